@@ -1,0 +1,99 @@
+"""Cross-entropy of a linear head without the [tokens, vocabulary] logits.
+
+Shapes: N tokens (batch and sequence flattened), D hidden size, V vocabulary, C tokens of one chunk.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+IGNORE = -100
+"""The label of a token that carries no loss, as in PyTorch and Hugging Face."""
+
+_CHUNK_LOGITS = 2**25  # float32 logits alive at a time: 128 MiB
+
+
+def chunk_tokens(vocab_size: int) -> int:
+    """Tokens of one chunk, chosen so that its logits take at most 128 MiB."""
+    return max(1, _CHUNK_LOGITS // vocab_size)
+
+
+@jax.custom_vjp
+def linear_cross_entropy(hidden_ND: jax.Array, head_VD: jax.Array, labels_N: jax.Array) -> jax.Array:
+    """`sum over n of logsumexp(W h_n) - (W h_n)[label_n]`, where the label is not IGNORE.
+
+    Works through chunks of tokens; at most 128 MiB of float32 logits exist at a time. The gradient with respect to `hidden` is
+    computed along with the value, so that the backward pass repeats no product with the head; the gradient with
+    respect to `head` is computed only where it is asked for.
+
+    Args:
+      hidden_ND, head_VD: float32 or bfloat16, one dtype; products accumulate in float32.
+      labels_N: int32 in [0, V) or IGNORE.
+
+    Returns:
+      float32 scalar, the sum in nats (not the mean: micro-batches of different sizes must add up).
+
+    Source: Liger Kernel, arXiv 2410.10989, section 3.2 (fused linear cross-entropy).
+    """
+
+    def chunk_loss(total, chunk):
+        hidden, labels = chunk
+        return total + _chunk_value(hidden, head_VD, labels)[0], None
+
+    return lax.scan(chunk_loss, jnp.float32(0), _chunks(hidden_ND, labels_N, head_VD.shape[0]))[0]
+
+
+def _forward(hidden_ND, head_VD, labels_N):
+    # symbolic_zeros hands over whether each argument is differentiated: a frozen head costs nothing.
+    hidden, head, labels = hidden_ND.value, head_VD.value, labels_N.value
+    chunks = _chunks(hidden, labels, head.shape[0])
+    dhead_start = jnp.zeros(head.shape, jnp.float32) if head_VD.perturbed else None
+
+    def chunk_loss_and_gradients(carry, chunk):
+        total, dhead = carry
+        hidden_CD, labels_C = chunk
+        loss, logits_CV, lse_C = _chunk_value(hidden_CD, head, labels_C)
+        counted = (labels_C != IGNORE)[:, None]
+        hit = jnp.arange(head.shape[0])[None, :] == labels_C[:, None]
+        dlogits_CV = jnp.exp(logits_CV - lse_C[:, None]) - hit.astype(jnp.float32)
+        dlogits_CV = jnp.where(counted, dlogits_CV, 0.0).astype(head.dtype)
+        dhidden_CD = jnp.dot(dlogits_CV, head)
+        if dhead is not None:
+            dhead = dhead + jnp.einsum("cv,cd->vd", dlogits_CV, hidden_CD, preferred_element_type=jnp.float32)
+        return (total + loss, dhead), dhidden_CD
+
+    (total, dhead), dhidden = lax.scan(chunk_loss_and_gradients, (jnp.float32(0), dhead_start), chunks)
+    dhidden_ND = dhidden.reshape(-1, hidden.shape[1])[: hidden.shape[0]]
+    return total, (dhidden_ND, dhead, head[:0])
+
+
+def _backward(residuals, dtotal):
+    dhidden_ND, dhead_VD, head_like = residuals
+    if dhead_VD is not None:
+        dhead_VD = (dhead_VD * dtotal).astype(head_like.dtype)
+    return dhidden_ND * dtotal.astype(dhidden_ND.dtype), dhead_VD, None
+
+
+linear_cross_entropy.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _chunk_value(hidden_CD, head_VD, labels_C):
+    logits_CV = jnp.einsum("cd,vd->cv", hidden_CD, head_VD, preferred_element_type=jnp.float32)
+    lse_C = jax.nn.logsumexp(logits_CV, axis=-1)
+    counted = labels_C != IGNORE
+    label_logits = jnp.take_along_axis(logits_CV, jnp.where(counted, labels_C, 0)[:, None], axis=1)[:, 0]
+    return jnp.where(counted, lse_C - label_logits, 0.0).sum(), logits_CV, lse_C
+
+
+def _chunks(hidden_ND, labels_N, vocab_size):
+    """Equal chunks [n, C, D] and [n, C]; the last one is filled up with ignored tokens."""
+    tokens = hidden_ND.shape[0]
+    count = -(-tokens // min(tokens, chunk_tokens(vocab_size)))
+    chunk = -(-tokens // count)
+    missing = count * chunk - tokens
+    if missing:
+        hidden_ND = jnp.pad(hidden_ND, ((0, missing), (0, 0)))
+        labels_N = jnp.pad(labels_N, (0, missing), constant_values=IGNORE)
+    return hidden_ND.reshape(count, chunk, -1), labels_N.reshape(count, chunk)
