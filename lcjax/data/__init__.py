@@ -1,0 +1,32 @@
+"""Reading, splitting, packing: from files to packed, resumable batches."""
+
+from lcjax.data.documents import Document, read_documents, stdlib_sources
+from lcjax.data.load import Data, load_corpus
+from lcjax.data.packing import PackingPlan, Piece, pack
+from lcjax.data.pipeline import evaluation_batches, iterate, make_dataset
+from lcjax.data.rows import IGNORE, NO_ROW, PAD_ID, Batch, documents_of, lay_out
+from lcjax.data.split import split_held_out
+from lcjax.data.tokens import TokenizedCorpus, tokenize
+
+__all__ = [
+    "IGNORE",
+    "NO_ROW",
+    "PAD_ID",
+    "Batch",
+    "Data",
+    "Document",
+    "PackingPlan",
+    "Piece",
+    "TokenizedCorpus",
+    "documents_of",
+    "evaluation_batches",
+    "iterate",
+    "lay_out",
+    "load_corpus",
+    "make_dataset",
+    "pack",
+    "read_documents",
+    "split_held_out",
+    "stdlib_sources",
+    "tokenize",
+]

@@ -1,0 +1,154 @@
+"""Which tokens share a row: a plan made from the documents' lengths alone.
+
+Best-fit decreasing (Johnson, Near-optimal bin packing algorithms, 1973): pieces in order of falling length, each into
+the fullest row that still has room for it.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from lcjax.errors import InputError
+
+
+class Piece(NamedTuple):
+    """The tokens start, ..., stop - 1 of a document."""
+
+    document: int
+    start: int
+    stop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PackingPlan:
+    """R rows of at most `max_seq_length` tokens, made of P pieces; compact, since there may be millions.
+
+    Attributes:
+      max_seq_length: T, the tokens of a full row.
+      row_offsets: [R + 1] int64; row r is made of the pieces row_offsets[r], ..., row_offsets[r + 1] - 1.
+      pieces: [P, 3] int64: document, start, stop.
+    """
+
+    max_seq_length: int
+    row_offsets: np.ndarray
+    pieces: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.row_offsets) - 1
+
+    def row(self, index: int) -> tuple[Piece, ...]:
+        """The pieces of one row, in the order in which they lie there."""
+        pieces = self.pieces[self.row_offsets[index] : self.row_offsets[index + 1]]
+        return tuple(Piece(*piece) for piece in pieces.tolist())
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all rows, padding not counted."""
+        return int((self.pieces[:, 2] - self.pieces[:, 1]).sum())
+
+    @property
+    def padding_share(self) -> float:
+        """The part of all positions that is padding, in [0, 1); 0 for no rows."""
+        return 1 - self.num_tokens / (len(self) * self.max_seq_length) if len(self) else 0.0
+
+
+def pack(lengths: np.ndarray, max_seq_length: int, documents: np.ndarray | None = None) -> PackingPlan:
+    """Lays every token of every document into exactly one row.
+
+    A document longer than T = max_seq_length is cut into consecutive windows of exactly T tokens, each a row of its
+    own, and a shorter rest; rests and short documents are packed by best-fit decreasing. Deterministic; O(n log n) in
+    the number of pieces (a million takes about three seconds).
+
+    Args:
+      lengths: [N] integers, tokens of each document; a document of 0 tokens takes no place.
+      max_seq_length: T, tokens in a row.
+      documents: the indices of the documents to pack, each at most once; None means all.
+
+    Raises:
+      InputError: max_seq_length is not a positive integer.
+    """
+    if max_seq_length < 1:
+        raise InputError(f"max_seq_length={max_seq_length} must be at least 1")
+    documents = np.arange(len(lengths)) if documents is None else np.asarray(documents)
+    pieces = _cut(documents, np.asarray(lengths)[documents], max_seq_length)
+    sizes = pieces[:, 2] - pieces[:, 1]
+    falling = np.argsort(-sizes, kind="stable")
+    full = int(np.count_nonzero(sizes == max_seq_length))
+    rows = np.concatenate([np.arange(full), full + _best_fit(sizes[falling[full:]], max_seq_length)])
+    by_row = np.argsort(rows, kind="stable")
+    row_offsets = np.concatenate([[0], np.cumsum(np.bincount(rows))])
+    return PackingPlan(max_seq_length, row_offsets.astype(np.int64), pieces[falling[by_row]])
+
+
+def _cut(documents: np.ndarray, lengths: np.ndarray, max_seq_length: int) -> np.ndarray:
+    """The windows of every document, [P, 3] int64."""
+    windows = -(-lengths // max_seq_length)
+    first = np.cumsum(windows) - windows
+    start = (np.arange(windows.sum()) - np.repeat(first, windows)) * max_seq_length
+    stop = np.minimum(start + max_seq_length, np.repeat(lengths, windows))
+    return np.stack([np.repeat(documents, windows), start, stop], axis=1).astype(np.int64)
+
+
+def _best_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
+    """The row of each piece, [P] int64; the sizes must fall, and lie in 1, ..., capacity."""
+    rows_with_room: dict[int, list[int]] = collections.defaultdict(list)
+    rooms = _IntegerSet(capacity)
+    num_rows = 0
+    chosen = []
+    for size in sizes.tolist():
+        room = rooms.successor(size)
+        if room is None:
+            room, row = capacity, num_rows
+            num_rows += 1
+        else:
+            row = rows_with_room[room].pop()
+            if not rows_with_room[room]:
+                rooms.remove(room)
+        chosen.append(row)
+        if room > size:
+            rows_with_room[room - size].append(row)
+            rooms.add(room - size)
+    return np.array(chosen, dtype=np.int64)
+
+
+class _IntegerSet:
+    """A set of integers 0, ..., limit with a fast successor: a bitmap of big integers, and one of its non-empty words.
+
+    Every operation touches a few words of about sqrt(limit) bits, which for a limit of 16M is 64 machine words.
+    """
+
+    def __init__(self, limit: int):
+        self._word_bits = max(64, 1 << ((limit.bit_length() + 1) // 2))
+        self._words = [0] * (limit // self._word_bits + 1)
+        self._occupied = 0
+
+    def add(self, value: int) -> None:
+        word, bit = divmod(value, self._word_bits)
+        self._words[word] |= 1 << bit
+        self._occupied |= 1 << word
+
+    def remove(self, value: int) -> None:
+        word, bit = divmod(value, self._word_bits)
+        self._words[word] &= ~(1 << bit)
+        if not self._words[word]:
+            self._occupied &= ~(1 << word)
+
+    def successor(self, value: int) -> int | None:
+        """The smallest member that is at least `value`, or None."""
+        word, bit = divmod(value, self._word_bits)
+        rest = self._words[word] >> bit
+        if rest:
+            return value + _lowest_bit(rest)
+        above = self._occupied >> (word + 1)
+        if not above:
+            return None
+        word += 1 + _lowest_bit(above)
+        return word * self._word_bits + _lowest_bit(self._words[word])
+
+
+def _lowest_bit(word: int) -> int:
+    return (word & -word).bit_length() - 1

@@ -1,0 +1,89 @@
+"""Batches in an order that is shuffled, endless and resumable, by grain.
+
+Every batch is a function of its index, so that the state of an iterator is the next index and nothing else.
+Legend: A = accumulation, B = batch_size, T = max_seq_length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from lcjax.data.packing import PackingPlan
+from lcjax.data.rows import NO_ROW, Batch, lay_out
+from lcjax.data.tokens import TokenizedCorpus
+from lcjax.errors import InputError
+
+# One thread lays out the next batches while the device computes. grain's default, 500 of them, would be gigabytes here.
+_READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+
+
+def make_dataset(
+    corpus: TokenizedCorpus, plan: PackingPlan, *, batch_size: int, accumulation: int = 1, seed: int
+) -> grain.MapDataset[Batch]:
+    """An endless dataset of batches with random access: `dataset[i]` belongs to optimizer step i.
+
+    Every epoch goes through all rows once, in an order of its own drawn from the seed. A batch that the last rows of an
+    epoch do not fill goes on with the next epoch's: no row is dropped, however few there are.
+
+    Args:
+      batch_size: B, rows that are on the device at once.
+      accumulation: A, batches that make one optimizer step.
+      seed: 0, ..., 2^32 - 1.
+
+    Returns:
+      a dataset of `Batch` with arrays of shape [A, B, T] (rows: [A, B]).
+
+    Raises:
+      InputError: a size or the seed is out of range, or the plan has no rows.
+    """
+    for name, value in (("batch_size", batch_size), ("accumulation", accumulation)):
+        if value < 1:
+            raise InputError(f"{name}={value} must be at least 1")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed={seed} must be at least 0 and below 2^32")
+    if not len(plan):
+        raise InputError("no tokens are left to train on; add documents")
+    # grain shuffles epoch e by seed + e: with the plain seed, epoch 1 of seed 0 would be epoch 0 of seed 1.
+    mixed_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    rows = grain.MapDataset.range(len(plan)).shuffle(seed=mixed_seed).repeat()
+    # Endless means sys.maxsize rows to grain, which rounds up past the largest length for batches of one row.
+    steps = rows.batch(accumulation * batch_size, drop_remainder=True)
+    return steps.map(lambda flat: lay_out(corpus, plan, np.reshape(flat, (accumulation, batch_size))))
+
+
+def iterate(dataset: grain.MapDataset[Batch]) -> grain.DatasetIterator[Batch]:
+    """Iterates over a dataset; a thread lays out the next batches meanwhile.
+
+    `get_state()` gives a small dictionary fit for JSON. After `set_state()` of it, an iterator over a dataset made in
+    the same way goes on with exactly the batch that would have come next; batches prefetched but not taken do not
+    count.
+    """
+    return iter(dataset.to_iter_dataset(_READ_OPTIONS))
+
+
+def evaluation_batches(
+    corpus: TokenizedCorpus, plan: PackingPlan, batch_size: int, limit: int | None = None
+) -> Iterator[Batch]:
+    """The rows of a plan once, in its order, in batches of one shape.
+
+    Args:
+      batch_size: B; the last batch is filled up with rows of padding, all of whose labels are IGNORE.
+      limit: at most so many batches, their rows spread evenly over the plan (which begins with the longest documents);
+        None for all.
+
+    Returns:
+      an iterator of `Batch` with arrays of shape [B, T] (rows: [B], NO_ROW where filled up).
+
+    Raises:
+      InputError: batch_size or limit is less than 1.
+    """
+    for name, value in (("batch_size", batch_size), ("limit", limit)):
+        if value is not None and value < 1:
+            raise InputError(f"{name}={value} of the evaluation must be at least 1")
+    count = len(plan) if limit is None else min(len(plan), limit * batch_size)
+    rows = np.arange(count) * len(plan) // max(count, 1)
+    rows = np.pad(rows, (0, -count % batch_size), constant_values=NO_ROW)
+    return (lay_out(corpus, plan, rows_B) for rows_B in rows.reshape(-1, batch_size))

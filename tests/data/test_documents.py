@@ -1,0 +1,125 @@
+import argparse
+import json
+import logging
+import os
+
+import pytest
+
+from lcjax.data import Document, read_documents, stdlib_sources
+from lcjax.errors import InputError
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_text_is_kept_to_the_byte(tmp_path):
+    text = "first\r\nsecond\rthird\n\n \u2028 ünïcode \U0001f600\t"
+    path = write(tmp_path / "a.weird", text)
+    assert read_documents([path]) == [Document(str(path), text)]
+    assert read_documents([str(path)]) == [Document(str(path), text)]
+
+
+def test_byte_order_mark_is_dropped(tmp_path):
+    assert read_documents([write(tmp_path / "a.txt", b"\xef\xbb\xbfhello")])[0].text == "hello"
+    assert read_documents([write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "hello"}')])[0].text == "hello"
+
+
+def test_jsonl_names_lines_and_splits_only_at_newlines(tmp_path):
+    texts = ["one", "two\u2028still two\x85and\x0bhere", "three"]
+    lines = [json.dumps({"text": text, "id": 7}, ensure_ascii=False) for text in texts]
+    path = write(tmp_path / "a.jsonl", "\r\n".join([lines[0], "", lines[1], lines[2], ""]))
+    expected = [Document(f"{path}:{number}", text) for number, text in zip((1, 3, 4), texts, strict=True)]
+    assert read_documents([path]) == expected
+
+
+def test_folder_is_read_recursively_in_sorted_order(tmp_path, caplog):
+    for name in ("b.py", "a.md", "z/c.txt", "d/e/LICENSE", "d/data.jsonl"):
+        write(tmp_path / name, '{"text": "in a line"}' if name.endswith("jsonl") else name)
+    for name in (".hidden", ".git/config", "__pycache__/x.py", "d/site-packages/y.py", "dist-packages/z.py"):
+        write(tmp_path / name, "must not be read")
+    write(tmp_path / "d/image.png", b"\x89PNG\r\n\x1a\n\0\0")
+    write(tmp_path / "d/latin1.txt", "é".encode("latin-1"))
+    (tmp_path / "d/dangling").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "d/pipe")
+    write(tmp_path / "d/blank.txt", " \n\t\n")
+    caplog.set_level(logging.INFO, logger="lcjax.data")
+    names = [os.path.relpath(document.name, tmp_path) for document in read_documents([tmp_path])]
+    assert names == ["a.md", "b.py", "d/data.jsonl:1", "d/e/LICENSE", "z/c.txt"]
+    assert f"skipped 4 files of {tmp_path}" in caplog.text
+    assert "skipped 1 empty documents of 6" in caplog.text
+
+
+def test_a_hidden_folder_can_be_named(tmp_path):
+    write(tmp_path / ".notes/a.txt", "text")
+    assert [document.text for document in read_documents([tmp_path / ".notes"])] == ["text"]
+
+
+def test_a_file_reached_twice_is_read_once(tmp_path):
+    first = write(tmp_path / "folder/a.txt", "a")
+    write(tmp_path / "folder/b.txt", "b")
+    (tmp_path / "folder/link.txt").symlink_to(first)
+    (tmp_path / "folder/loop").symlink_to(tmp_path / "folder", target_is_directory=True)
+    documents = read_documents([first, tmp_path / "folder", tmp_path / "folder/../folder/b.txt"])
+    assert [document.text for document in documents] == ["a", "b"]
+
+
+def refusal(paths):
+    with pytest.raises(InputError) as caught:
+        read_documents(paths)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("{not json}", "is not JSON (Expecting property name enclosed in double quotes at column 2)"),
+        ("[" * 100_000, "is not JSON that can be read"),
+        ("9" * 5000, "is not JSON that can be read"),
+        ('["text"]', "is a JSON list, not an object"),
+        ('{"content": "x", "id": 1}', "lacks the field text (it has content, id)"),
+        ("{}", "lacks the field text (it has none)"),
+        ('{"text": 5}', "has a text of type int, not a string"),
+        ('{"text": null}', "has a text of type NoneType, not a string"),
+        (r'{"text": "ab\ud800"}', "has half a surrogate pair at character 2"),
+    ],
+)
+def test_bad_jsonl_line_is_named(tmp_path, content, expected):
+    path = write(tmp_path / "a.jsonl", f'{{"text": "good"}}\n{content}\n')
+    assert refusal([path]).startswith(f"{path}:2 {expected}")
+
+
+def test_refusals_name_the_path_and_the_mend(tmp_path):
+    missing = tmp_path / "missing.txt"
+    assert refusal([missing]) == f"{missing} does not exist; check the path of the data"
+    binary = write(tmp_path / "binary", b"ab\0cd")
+    assert refusal([binary]).startswith(f"{binary} is a binary file; name UTF-8 text files")
+    latin = write(tmp_path / "latin.txt", b"caf\xe9 au lait")
+    assert refusal([latin]).startswith(f"{latin} is not UTF-8 (byte 3); name UTF-8 text files")
+    (tmp_path / "empty").mkdir()
+    assert refusal([tmp_path / "empty"]).startswith(f"the folder {tmp_path / 'empty'} holds no files")
+    write(tmp_path / "images/a.png", b"\0")
+    assert "holds no text among its 1 files" in refusal([tmp_path / "images"])
+    blank = write(tmp_path / "blank.txt", " \n")
+    assert refusal([blank]).startswith(f"all documents in {blank} are empty")
+    assert refusal([write(tmp_path / "none.jsonl", "\n")]).startswith("all documents in")
+    assert refusal([]).startswith("no data is named")
+
+
+def test_a_path_that_cannot_be_opened_is_refused(tmp_path):
+    path = tmp_path / ("x" * 300)
+    assert refusal([path]).startswith(f"{path} cannot be read (File name too long)")
+
+
+def test_stdlib_sources_are_the_library_without_its_tests():
+    sources = stdlib_sources()
+    assert argparse.__file__ in map(str, sources)
+    assert sources == stdlib_sources()
+    unwanted = {"test", "tests", "idle_test", "lib2to3", "site-packages", "__pycache__"}
+    assert not [path for path in sources if unwanted & set(path.parts[len(sources[0].parts) - 1 :])]
+    documents = read_documents(sources)
+    assert sum(len(document.text) for document in documents) > 5_000_000

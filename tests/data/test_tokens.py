@@ -1,0 +1,127 @@
+import copy
+import logging
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from lcjax.data import Document, read_documents, stdlib_sources, tokenize
+from lcjax.data import tokens as tokens_module
+from lcjax.errors import InputError
+
+WORDS = {"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4, "c": 5}
+
+
+def word_tokenizer(template="$A", **kwargs):
+    """A tokenizer of six words which adds special tokens by the template."""
+    backend = Tokenizer(models.WordLevel(WORDS, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("<s>", 1), ("</s>", 2)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **{"bos_token": "<s>", "eos_token": "</s>", **kwargs})
+
+
+def documents(*texts):
+    return [Document(f"d{i}", text) for i, text in enumerate(texts)]
+
+
+@pytest.fixture(scope="module")
+def sources():
+    """Every tenth file of the standard library, argparse, and texts that tokenizers stumble over."""
+    paths = [path for i, path in enumerate(stdlib_sources()) if i % 10 == 0 or path.name == "argparse.py"]
+    awkward = [
+        "x",
+        " ",
+        "\r\n\r\n",
+        "a" * 10_000,
+        "<|im_start|>user\nhi<|im_end|>",
+        "e\u0301 \u00e9 日本語 \U0001f600",
+        "\ufffd\x01",
+    ]
+    return read_documents(paths) + documents(*awkward)
+
+
+def test_ids_equal_those_of_transformers(smol_tokenizer, sources, monkeypatch):
+    monkeypatch.setattr(tokens_module, "_BATCH_CHARACTERS", 100_000)  # many batches
+    corpus = tokenize(sources, smol_tokenizer, append_eos=False, vocab_size=len(smol_tokenizer), progress=True)
+    assert corpus.tokens.dtype == np.int32
+    assert corpus.offsets.dtype == np.int64
+    assert corpus.names == tuple(document.name for document in sources)
+    assert corpus.offsets[0] == 0
+    assert corpus.offsets[-1] == len(corpus.tokens)
+    assert len(corpus) == len(sources)
+    for i, document in enumerate(sources):
+        assert corpus.document(i).tolist() == smol_tokenizer(document.text)["input_ids"], document.name
+
+
+def test_every_document_ends_in_one_eos(smol_tokenizer, sources):
+    bare = tokenize(sources, smol_tokenizer, append_eos=False)
+    corpus = tokenize(sources, smol_tokenizer)
+    eos = smol_tokenizer.eos_token_id
+    for i, document in enumerate(sources):
+        expected = bare.document(i).tolist()
+        if not document.text.endswith("<|im_end|>"):
+            expected.append(eos)
+        assert corpus.document(i).tolist() == expected
+        assert corpus.document(i)[-1] == eos
+    assert np.array_equal(corpus.lengths, np.diff(corpus.offsets))
+
+
+def test_special_tokens_are_those_that_the_tokenizer_adds():
+    for template, expected in [("$A", [3, 4, 2]), ("<s> $A", [1, 3, 4, 2]), ("<s> $A </s>", [1, 3, 4, 2])]:
+        assert tokenize(documents("a b"), word_tokenizer(template)).tokens.tolist() == expected
+
+
+def test_split_special_tokens_is_honoured():
+    for split in (False, True):
+        tokenizer = word_tokenizer(split_special_tokens=split)
+        ids = tokenize(documents("</s>x a"), tokenizer, append_eos=False).tokens.tolist()
+        assert ids == tokenizer("</s>x a")["input_ids"]
+        assert ids == ([0, 3] if split else [2, 0, 3])
+
+
+def test_tokenizer_settings_neither_matter_nor_change():
+    tokenizer = word_tokenizer()
+    tokenizer.backend_tokenizer.enable_truncation(2)
+    tokenizer.backend_tokenizer.enable_padding(length=8)
+    before = tokenizer.backend_tokenizer.to_str()
+    assert tokenize(documents("a b c a"), tokenizer).tokens.tolist() == [3, 4, 5, 3, 2]
+    assert tokenizer.backend_tokenizer.to_str() == before
+
+
+def test_long_documents_give_no_warning(smol_tokenizer):
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    try:
+        tokenizer = copy.deepcopy(smol_tokenizer)
+        tokenizer.model_max_length = 4
+        assert len(tokenize(documents("one two three four five six"), tokenizer).tokens) > 4
+        assert messages == []
+        tokenizer("one two three four five six")
+        assert "longer than the specified maximum sequence length" in messages[0]
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_progress_is_drawn_on_stderr_only_when_asked(capfd):
+    tokenize(documents("a b"), word_tokenizer())
+    assert capfd.readouterr() == ("", "")
+    tokenize(documents("a b"), word_tokenizer(), progress=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "100 %" in err
+
+
+def test_refusals():
+    with pytest.raises(InputError, match="makes id 5 in d1, the model's vocab_size is 5; use the tokenizer that came"):
+        tokenize(documents("a b", "c a"), word_tokenizer(), vocab_size=5)
+    assert len(tokenize(documents("a b", "c a"), word_tokenizer(), vocab_size=6)) == 2
+    with pytest.raises(InputError, match="vocab_size is 2"):  # the appended EOS counts
+        tokenize(documents("<s>"), word_tokenizer(), vocab_size=2)
+    with pytest.raises(InputError, match="has no EOS token; set eos_token"):
+        tokenize(documents("a"), word_tokenizer(eos_token=None))
+    with pytest.raises(InputError, match="object is not a fast tokenizer"):
+        tokenize(documents("a"), object())
