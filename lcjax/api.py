@@ -1,0 +1,155 @@
+"""The library in the words that users of Unsloth and PEFT know."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from lcjax import lora, ops, weights
+from lcjax.config import TARGET_MODULES, LoraConfig
+from lcjax.errors import InputError
+from lcjax.model import Llama, ModelSettings
+from lcjax.remat import resolve_policy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+logger = logging.getLogger("lcjax")
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def from_pretrained(
+    name_or_path: str | Path,
+    max_seq_length: int | None = None,
+    dtype: str | None = None,
+    use_gradient_checkpointing: str = "auto",
+    attention: str = "auto",
+) -> tuple[Llama, PreTrainedTokenizerFast]:
+    """Loads a model and its tokenizer.
+
+    Args:
+      name_or_path: a Hugging Face directory (config.json and safetensors), a .gguf file, or a hub id.
+      max_seq_length: tokens that sequences will have at most; the model's trained context when None.
+      dtype: "float32" or "bfloat16"; when None, bfloat16 on an accelerator and float32 on a CPU.
+      use_gradient_checkpointing: for full fine-tuning; `get_peft_model` has its own.
+      attention: the implementation, see `lcjax.ops.attention`.
+
+    Returns:
+      (model, tokenizer): a `lcjax.model.Llama` and a transformers `PreTrainedTokenizerFast`.
+
+    Raises:
+      InputError: nothing usable is there; the message names the thing and the mend.
+    """
+    jax_dtype = resolve_dtype(dtype)
+    ops.check_implementation(attention)
+    if max_seq_length is not None and max_seq_length <= 0:
+        raise InputError(f"max_seq_length={max_seq_length} must be a positive number of tokens")
+    source = weights.resolve_model(str(name_or_path))
+    tokenizer = weights.load_tokenizer(source)
+    config, params, _ = weights.load_model_files(source, jax_dtype)
+    length = max_seq_length or config.max_position_embeddings
+    if length > config.max_position_embeddings:
+        logger.warning(
+            "max_seq_length=%d is beyond the %d tokens the model was trained for, and its RoPE is not scaled",
+            length,
+            config.max_position_embeddings,
+        )
+    resolve_policy(use_gradient_checkpointing, length)
+    settings = ModelSettings(
+        max_seq_length=length,
+        name_or_path=str(name_or_path),
+        use_gradient_checkpointing=use_gradient_checkpointing,
+        attention=attention,
+    )
+    return Llama(config, params, settings), tokenizer
+
+
+def get_peft_model(
+    model: Llama,
+    r: int = 16,
+    lora_alpha: float = 32,
+    target_modules: Sequence[str] = TARGET_MODULES,
+    use_rslora: bool = False,
+    lora_dropout: float = 0.0,
+    use_gradient_checkpointing: str = "auto",
+    random_state: int = 0,
+) -> Llama:
+    """A model with a fresh adapter on `target_modules`; it shares the base weights of `model`, which stays as it is.
+
+    The adapter's B is zero, so the new model computes what the old one does until it is trained.
+
+    Args:
+      model: a model without an adapter.
+      r, lora_alpha, target_modules, use_rslora, lora_dropout: see `lcjax.config.LoraConfig`; target_modules may be "all-linear".
+      use_gradient_checkpointing: "auto", "none", "full", "offload" (or "unsloth"), "offload_attn"; see `lcjax.remat`.
+      random_state: seed of the adapter's A.
+
+    Raises:
+      InputError: a value out of range, or a model that has an adapter already.
+    """
+    if target_modules == "all-linear":
+        target_modules = TARGET_MODULES
+    config = LoraConfig(r, lora_alpha, tuple(target_modules), use_rslora, lora_dropout)
+    resolve_policy(use_gradient_checkpointing, model.settings.max_seq_length)
+    adapter = lora.init_adapter(model.config, config, jax.random.key(random_state))
+    return _with_adapter(model, config, adapter, use_gradient_checkpointing)
+
+
+def load_adapter(model: Llama, directory: str | Path) -> Llama:
+    """A model with the adapter of a PEFT directory (adapter_config.json, adapter_model.safetensors) on the weights of `model`.
+
+    Raises:
+      InputError: not such a directory, an adapter of another model, or a kind of adapter that is not supported.
+    """
+    config, adapter = weights.load_adapter(Path(directory), model.config)
+    return _with_adapter(model, config, adapter, model.settings.use_gradient_checkpointing)
+
+
+def save_pretrained(model: Llama, directory: str | Path) -> None:
+    """Writes the adapter alone, as PEFT reads it (`peft.PeftModel.from_pretrained(base, directory)`).
+
+    Raises:
+      InputError: the model has no adapter, or the directory cannot be written.
+    """
+    config = model.settings.lora
+    if config is None:
+        raise InputError("this model has no adapter to save; use save_merged for the full weights")
+    _, adapter = lora.detach(model.params)
+    weights.save_adapter(Path(directory), adapter, config, model.settings.name_or_path)
+
+
+def save_merged(model: Llama, directory: str | Path, tokenizer=None) -> None:
+    """Writes a full Hugging Face checkpoint in the base weights' dtype, with the adapter, if any, merged in.
+
+    Raises:
+      InputError: the directory cannot be written.
+    """
+    scaling = model.settings.lora.scaling if model.settings.lora else 0.0
+    weights.save_checkpoint(Path(directory), lora.merge(model.params, scaling), model.config, tokenizer)
+
+
+def resolve_dtype(name: str | None):
+    """The dtype of that name; for None, what the default device is best at.
+
+    Raises:
+      InputError: a name other than float32 and bfloat16.
+    """
+    if name is None or name == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    if name not in DTYPES:
+        raise InputError(f"dtype={name!r} is not supported; use float32 or bfloat16")
+    return DTYPES[name]
+
+
+def _with_adapter(model: Llama, config: LoraConfig, adapter: lora.Tree, use_gradient_checkpointing: str) -> Llama:
+    if model.settings.lora is not None:
+        raise InputError("this model has an adapter already; start from the base model, or from save_merged")
+    settings = dataclasses.replace(model.settings, lora=config, use_gradient_checkpointing=use_gradient_checkpointing)
+    return Llama(model.config, lora.attach(model.params, adapter), settings)

@@ -1,0 +1,122 @@
+"""The loss and the training step: what training, planning, evaluation and the tests all compile.
+
+Shapes: A micro-batches of one step, B sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from lcjax import lora
+from lcjax.config import LlamaConfig
+from lcjax.loss import IGNORE, linear_cross_entropy
+from lcjax.model import Llama, ModelSettings
+
+Tree = dict[str, Any]
+Batch = dict[str, jax.Array]
+"""int32 arrays `tokens`, `labels` (the next token, or IGNORE), `positions` and `segment_ids`, each [B, T]; see `lcjax.data`."""
+
+BATCH_KEYS = ("tokens", "labels", "positions", "segment_ids")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a step changes. `trainable` comes from `lcjax.lora.partition`; `key` seeds the adapters' dropout."""
+
+    step: jax.Array
+    trainable: Tree
+    optimizer: optax.OptState
+    key: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StepMetrics:
+    """float32 scalars of one step: mean loss in nats a token, norm of its gradient before clipping, counted tokens."""
+
+    loss: jax.Array
+    grad_norm: jax.Array
+    tokens: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """`objective.loss(trainable, frozen, batch)` for models of one config and settings; a pure function, made to be jitted."""
+
+    config: LlamaConfig
+    settings: ModelSettings
+
+    def loss(
+        self, trainable: Tree, frozen: Tree, batch: Batch, dropout_key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """(sum of the negative log-likelihood in nats, number of tokens it runs over), float32 and int32 scalars.
+
+        A sum, so that micro-batches with different numbers of labels add up to the gradient of the whole.
+        """
+        model = Llama(self.config, lora.combine(trainable, frozen), self.settings)
+        hidden_BTD = model.hidden_states(batch["tokens"], batch["positions"], batch["segment_ids"], dropout_key)
+        labels_N = batch["labels"].reshape(-1)
+        total = linear_cross_entropy(hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), model.head_VD, labels_N)
+        return total, jnp.sum(labels_N != IGNORE)
+
+
+def gradients(
+    objective: Objective, trainable: Tree, frozen: Tree, batches: Batch, dropout_key: jax.Array | None
+) -> tuple[jax.Array, jax.Array, Tree]:
+    """(mean loss, tokens, its gradient with respect to `trainable`) over micro-batches [A, B, T], one at a time.
+
+    The mean runs over all counted tokens of all micro-batches, so any split of a batch gives the same gradient; sums are
+    float32.
+    """
+    count = batches["tokens"].shape[0]
+    keys = None if dropout_key is None else jax.random.split(dropout_key, count)
+    value_and_grad = jax.value_and_grad(objective.loss, has_aux=True)
+
+    def add_micro_batch(sums, inputs):
+        batch, key = inputs
+        (loss, tokens), grads = value_and_grad(trainable, frozen, batch, key)
+        return jax.tree.map(lambda total, new: total + new.astype(total.dtype), sums, (loss, tokens, grads)), None
+
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), trainable)
+    start = jnp.float32(0), jnp.int32(0), zeros
+    batches = {name: batches[name] for name in BATCH_KEYS}
+    (loss, tokens, grads), _ = lax.scan(add_micro_batch, start, (batches, keys))
+    counted = jnp.maximum(tokens, 1).astype(jnp.float32)
+    return loss / counted, tokens, jax.tree.map(lambda total: total / counted, grads)
+
+
+def train_step(
+    objective: Objective, optimizer: optax.GradientTransformation, state: TrainState, frozen: Tree, batches: Batch
+) -> tuple[TrainState, StepMetrics]:
+    """One optimizer step over micro-batches [A, B, T]; jit it with `jit_train_step`."""
+    uses_dropout = objective.settings.lora is not None and objective.settings.lora.lora_dropout > 0
+    dropout_key = jax.random.fold_in(state.key, state.step) if uses_dropout else None
+    loss, tokens, grads = gradients(objective, state.trainable, frozen, batches, dropout_key)
+    updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
+    trainable = cast(Tree, optax.apply_updates(state.trainable, updates))
+    metrics = StepMetrics(loss=loss, grad_norm=optax.global_norm(grads), tokens=tokens)
+    return TrainState(state.step + 1, trainable, optimizer_state, state.key), metrics
+
+
+def jit_train_step(objective: Objective, optimizer: optax.GradientTransformation):
+    """The compiled step `(state, frozen, batches) -> (state, metrics)`; the old state's buffers are reused for the new."""
+    return jax.jit(functools.partial(train_step, objective, optimizer), donate_argnums=0)
+
+
+def init_state(optimizer: optax.GradientTransformation, trainable: Tree, seed: int) -> TrainState:
+    """The state before the first step. `trainable` is copied, since the step donates it."""
+    trainable = jax.tree.map(jnp.copy, trainable)
+    return TrainState(jnp.int32(0), trainable, optimizer.init(trainable), jax.random.key_data(jax.random.key(seed)))
+
+
+def jit_evaluate(objective: Objective):
+    """The compiled `(trainable, frozen, batch [B, T]) -> (loss sum, tokens)`, without dropout."""
+    return jax.jit(objective.loss)
