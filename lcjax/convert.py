@@ -1,0 +1,145 @@
+"""Converts a model to a Hugging Face directory and merges an adapter: `python -m lcjax.convert --help`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lcjax.cli import entry_point
+from lcjax.config import LoraConfig
+from lcjax.errors import InputError
+from lcjax.lora import merge_weight
+from lcjax.weights import Checkpoint, load_adapter, load_tokenizer, open_model_files, resolve_model
+from lcjax.weights.assembly import DTYPES
+from lcjax.weights.hf import write_checkpoint
+from lcjax.weights.names import TensorName, tensor_names
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+_PROGRAM = "python -m lcjax.convert"
+_DESCRIPTION = f"""Writes a model as a Hugging Face directory: config.json, safetensors and the tokenizer.
+One tensor is in memory at a time, so the model need not fit; nothing appears at DESTINATION until all is written.
+
+A llama.cpp file, dequantised to float32:
+  {_PROGRAM} SmolLM2-135M-Instruct.Q4_1.gguf smollm2
+
+A model from the hub, with a trained adapter merged into its weights:
+  {_PROGRAM} meta-llama/Llama-3.2-1B merged --adapter runs/adapter
+
+A model at half its size:
+  {_PROGRAM} llama-f32 llama-bf16 --dtype bfloat16
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """One conversion, as the command line spells it."""
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """The model: a Hugging Face directory, a .gguf file, or a hub id such as meta-llama/Llama-3.2-1B."""
+
+    destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DESTINATION")]
+    """The directory to write; it must not hold files yet, unless --overwrite is given."""
+
+    dtype: Literal["float32", "bfloat16", "keep"] = "keep"
+    """The weights' dtype. keep: bfloat16 where the source is bfloat16, else float32: it holds float16 exactly, and
+    GGUF's blocks are dequantised in it."""
+
+    adapter: Path | None = None
+    """A PEFT adapter directory to merge: W + scaling * B A, computed in float32 and rounded once."""
+
+    max_shard_size: str = "5GB"
+    """The most bytes of tensors in one file, with a unit: KB, MB, GB, or KiB, MiB, GiB."""
+
+    overwrite: bool = False
+    """Replace a model at the destination; files that do not belong to a model stay."""
+
+
+@entry_point
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command with `argv` (the process's arguments when None) and returns its exit code."""
+    convert(tyro.cli(Convert, args=argv, prog=_PROGRAM, description=_DESCRIPTION))
+    return 0
+
+
+def convert(command: Convert) -> None:
+    """Runs one conversion; raises InputError for whatever the user can mend, before anything is written."""
+    max_shard_bytes = parse_size(command.max_shard_size)
+    if not command.overwrite and command.destination.is_dir() and any(command.destination.iterdir()):
+        raise InputError(f"{command.destination} holds files already; name another directory or add --overwrite")
+    source = resolve_model(command.source)
+    checkpoint = open_model_files(source)
+    tokenizer = load_tokenizer(source)
+    lora, adapter = load_adapter(command.adapter, checkpoint.config) if command.adapter else (None, {})
+    dtype = checkpoint.dtype if command.dtype == "keep" else DTYPES[command.dtype]
+    names = list(tensor_names(checkpoint.config))
+    generation_config = source / "generation_config.json"
+    with _progress() as progress:
+        task = progress.add_task("converting", total=len(names))
+
+        def fetch(name: TensorName) -> np.ndarray:
+            progress.advance(task)
+            return _tensor(checkpoint, name, lora, adapter, dtype)
+
+        write_checkpoint(
+            command.destination,
+            fetch,
+            checkpoint.config,
+            tokenizer,
+            dtype=dtype,
+            max_shard_bytes=max_shard_bytes,
+            copies=[generation_config] if generation_config.is_file() else [],
+        )
+    total_bytes = sum(math.prod(name.shape) for name in names) * dtype.itemsize
+    print(f"{command.destination}: {len(names)} tensors, {dtype.name}, {total_bytes:,} bytes")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 5GB (10^9) or 500MiB (2^20).
+
+    Raises:
+      InputError: it is not a positive number and a unit.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?B)?", text.strip().upper())
+    size = round(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    if size <= 0:
+        raise InputError(f"max_shard_size={text!r} is not a size; write a number and a unit, such as 5GB or 500MiB")
+    return size
+
+
+def _tensor(
+    checkpoint: Checkpoint, name: TensorName, lora: LoraConfig | None, adapter: dict[str, Any], dtype: np.dtype
+) -> np.ndarray:
+    """The named tensor in `dtype`, with its adapter merged if it has one."""
+    factors: Any = adapter
+    for key in name.path[:-1]:
+        factors = factors.get(key, {})
+    if lora is None or not factors or name.path[-1] != "weight":
+        weight = np.empty(name.shape, dtype)
+        checkpoint.read(name, weight)
+        return weight
+    # In float32, which holds every stored dtype exactly, so that the sum is rounded once.
+    weight = np.empty(name.shape, np.float32)
+    checkpoint.read(name, weight)
+    lora_a_RI, lora_b_OR = factors["lora_A"][name.layer], factors["lora_B"][name.layer]
+    return np.asarray(merge_weight(jnp.asarray(weight), lora_a_RI, lora_b_OR, lora.scaling)).astype(dtype)
+
+
+def _progress() -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

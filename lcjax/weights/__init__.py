@@ -1,0 +1,44 @@
+"""Weights in and out: Hugging Face's, llama.cpp's and PEFT's files, and the tokenizers that come with them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import DTypeLike
+
+from lcjax.config import LlamaConfig
+from lcjax.weights.assembly import Checkpoint as Checkpoint
+from lcjax.weights.gguf import load_gguf as load_gguf
+from lcjax.weights.gguf import open_gguf as open_gguf
+from lcjax.weights.hf import load_config as load_config
+from lcjax.weights.hf import load_params as load_params
+from lcjax.weights.hf import open_checkpoint as open_checkpoint
+from lcjax.weights.hf import save_checkpoint as save_checkpoint
+from lcjax.weights.hub import resolve_model as resolve_model
+from lcjax.weights.peft import load_adapter as load_adapter
+from lcjax.weights.peft import save_adapter as save_adapter
+from lcjax.weights.tokenizer import load_tokenizer as load_tokenizer
+
+
+def open_model_files(path: Path) -> Checkpoint:
+    """Opens what `resolve_model` found, a GGUF file or a Hugging Face directory, without reading its weights."""
+    return open_checkpoint(path) if path.is_dir() else open_gguf(path)
+
+
+def load_model_files(
+    name_or_path: str | os.PathLike[str], dtype: DTypeLike
+) -> tuple[LlamaConfig, dict[str, Any], Path]:
+    """Loads a model by directory, GGUF file or hub id.
+
+    Returns:
+      Its config, its parameter tree in `dtype` (float32 or bfloat16), and the path it was read from, for
+      `load_tokenizer`.
+
+    Raises:
+      InputError: see `resolve_model`, `load_params` and `load_gguf`.
+    """
+    path = resolve_model(name_or_path)
+    checkpoint = open_model_files(path)
+    return checkpoint.config, checkpoint.load(dtype), path

@@ -1,0 +1,158 @@
+"""What every checkpoint format shares on the way in: strictness about names and shapes, stacking within one copy."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import jax
+import ml_dtypes
+import numpy as np
+from numpy.typing import DTypeLike
+
+from lcjax.config import LlamaConfig
+from lcjax.errors import InputError
+from lcjax.weights.names import TensorName, tensor_names
+
+Shape: TypeAlias = tuple[int, ...]
+TensorReader: TypeAlias = Callable[[TensorName, np.ndarray], None]
+
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+# The CPU backend takes a buffer without copying it only at this alignment, in bytes.
+_ALIGNMENT = 64
+_NAMED = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk, its names and shapes already checked against its config, its weights not yet read.
+
+    `read` fills an array with one tensor, casting to the array's dtype. `dtype` is the smallest parameter dtype that
+    holds every stored tensor exactly: bfloat16 where all are, else float32.
+    """
+
+    config: LlamaConfig
+    dtype: np.dtype
+    read: TensorReader
+
+    def load(self, dtype: DTypeLike) -> dict[str, Any]:
+        """The parameter tree in `dtype` (float32 or bfloat16), on the default device; see `assemble`."""
+        return assemble(tensor_names(self.config), self.read, self.config.num_hidden_layers, parameter_dtype(dtype))
+
+
+def parameter_dtype(dtype: DTypeLike) -> np.dtype:
+    """The numpy dtype of `dtype` (a name, a numpy or a jax dtype), which must be float32 or bfloat16.
+
+    Raises:
+      InputError: it is anything else.
+    """
+    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    if name not in DTYPES:
+        raise InputError(f"dtype={name} is not supported for parameters; use one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def check_tensors(found: Mapping[str, Shape], expected: Mapping[str, Shape], *, source: Any, mend: str) -> None:
+    """Requires that the names and shapes of a checkpoint's tensors are exactly those that its config implies.
+
+    Args:
+      found: the checkpoint's tensors, name to shape.
+      expected: the same according to the config.
+      source: the file or directory, for the error.
+      mend: what the user can do about it.
+
+    Raises:
+      InputError: one line with the first few unknown, missing and misshapen names and how many there are.
+    """
+    misshapen = [
+        f"{name} is {list(found[name])} and the config says {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    faults = {
+        "unknown": [name for name in found if name not in expected],
+        "missing": [name for name in expected if name not in found],
+        "misshapen": misshapen,
+    }
+    parts = [f"{len(names)} {kind} ({abridged(names)})" for kind, names in faults.items() if names]
+    if parts:
+        raise InputError(f"{source}: tensors do not match the config: {'; '.join(parts)}; {mend}")
+
+
+def abridged(names: Collection[str]) -> str:
+    """The first few of the names, and an ellipsis where there are more."""
+    return ", ".join([*names][:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
+def assemble(names: Iterable[TensorName], read: TensorReader, layers: int, dtype: np.dtype) -> dict[str, Any]:
+    """Builds the parameter tree, one host buffer per leaf, and gives each leaf to the default device once it is full.
+
+    Args:
+      names: the tensors in `tensor_names`' order: all layers of one kind before the next kind.
+      read: fills the array it is given, of the tensor's shape and `dtype`, with the named tensor.
+      layers: how many layers each stack has.
+      dtype: the leaves' dtype.
+
+    Returns:
+      The nested dictionary of `lcjax.weights.names`, of jax Arrays. On the CPU they own the buffers that were filled:
+      nothing is copied, so that the peak is the tree itself and what `read` needs.
+    """
+    tree: dict[str, Any] = {}
+    buffer = np.empty(0)
+    for name in names:
+        if name.layer is None:
+            buffer = aligned_empty(name.shape, dtype)
+            read(name, buffer)
+        else:
+            if name.layer == 0:
+                buffer = aligned_empty((layers, *name.shape), dtype)
+            read(name, buffer[name.layer])
+            if name.layer < layers - 1:
+                continue
+        # Waiting keeps the next buffer from being filled while this one is still in flight to an accelerator.
+        insert(tree, name.path, jax.device_put(buffer, may_alias=True).block_until_ready())
+    return tree
+
+
+def insert(tree: dict[str, Any], path: tuple[str, ...], leaf: Any) -> None:
+    """Sets `tree[path[0]][path[1]]...` to the leaf, making the dictionaries on the way."""
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[path[-1]] = leaf
+
+
+def tree_leaves(tree: dict[str, Any], names: Iterable[TensorName]) -> dict[str, tuple[Any, TensorName]]:
+    """For each tensor's name the leaf of the tree that holds it, and its place there.
+
+    Raises:
+      ValueError: the tree lacks a leaf, has one that the names do not mention, or one of another shape.
+    """
+    by_path = {tuple(key.key for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    names = list(names)
+    layers = Counter(name.path for name in names)
+    if differing := sorted(".".join(path) for path in by_path.keys() ^ layers.keys()):
+        raise ValueError(f"not the parameter tree of this config: {abridged(differing)} in one of them only")
+    for name in names:
+        shape = name.shape if name.layer is None else (layers[name.path], *name.shape)
+        if by_path[name.path].shape != shape:
+            raise ValueError(f"{'.'.join(name.path)} has shape {by_path[name.path].shape}; the config says {shape}")
+    return {name.name: (by_path[name.path], name) for name in names}
+
+
+def aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array whose first byte lies on a multiple of 64 bytes."""
+    size = math.prod(shape) * dtype.itemsize
+    storage = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -storage.ctypes.data % _ALIGNMENT
+    return storage[start : start + size].view(dtype).reshape(shape)
+
+
+def row_chunks(rows: int, row_bytes: int, chunk_bytes: int = 2**22) -> Iterator[slice]:
+    """Splits `rows` rows into slices of about `chunk_bytes` bytes: what is held in memory besides the model."""
+    step = max(1, chunk_bytes // max(row_bytes, 1))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))

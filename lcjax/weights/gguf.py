@@ -1,0 +1,100 @@
+"""llama.cpp's checkpoints (GGUF) in: the config from the metadata, the tensors dequantised."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf.quants import dequantize
+from numpy.typing import DTypeLike
+
+from lcjax.config import LlamaConfig
+from lcjax.errors import InputError
+from lcjax.weights.assembly import DTYPES, Checkpoint, check_tensors, row_chunks
+from lcjax.weights.gguf_config import ROPE_FACTORS, gguf_config
+from lcjax.weights.gguf_file import MEND, GgufFile, GgufTensor, read_gguf_file
+from lcjax.weights.names import TensorName, tensor_names
+
+_MODULES = {
+    "embed_tokens": "token_embd",
+    "norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "q_proj": "attn_q",
+    "k_proj": "attn_k",
+    "v_proj": "attn_v",
+    "o_proj": "attn_output",
+    "gate_proj": "ffn_gate",
+    "up_proj": "ffn_up",
+    "down_proj": "ffn_down",
+}
+
+
+def load_gguf(path: str | os.PathLike[str], dtype: DTypeLike) -> tuple[LlamaConfig, dict[str, Any]]:
+    """Loads a GGUF file of the llama architecture.
+
+    Args:
+      path: the file; its tensors may be F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K and Q6_K.
+      dtype: float32 or bfloat16; blocks are dequantised in float32 and then rounded to it.
+
+    Returns:
+      The config and the parameter tree of `lcjax.weights.names`, jax Arrays on the default device. The peak of host
+      memory is the tree and a few MB: the file is read a few rows at a time.
+
+    Raises:
+      InputError: the file is missing, corrupt or of another architecture, or its tensors do not match its metadata.
+    """
+    checkpoint = open_gguf(path)
+    return checkpoint.config, checkpoint.load(dtype)
+
+
+def open_gguf(path: str | os.PathLike[str]) -> Checkpoint:
+    """Reads the header and checks it, without reading weights; raises as `load_gguf` does."""
+    file = read_gguf_file(Path(path))
+    config = gguf_config(file)
+    check_tensors(
+        {tensor.name: tensor.shape for tensor in file.tensors.values() if tensor.name != ROPE_FACTORS},
+        {gguf_name(name): name.shape for name in tensor_names(config)},
+        source=file.path,
+        mend="use a GGUF file of a plain Llama model",
+    )
+
+    def read(name: TensorName, out: np.ndarray) -> None:
+        _read_tensor(file, file.tensors[gguf_name(name)], _row_places(name, config), out)
+
+    all_bfloat16 = all(tensor.type.name == "BF16" for tensor in file.tensors.values())
+    return Checkpoint(config, DTYPES["bfloat16" if all_bfloat16 else "float32"], read)
+
+
+def gguf_name(name: TensorName) -> str:
+    """llama.cpp's name of a tensor, e.g. `blk.3.attn_q.weight` for `model.layers.3.self_attn.q_proj.weight`."""
+    *_, module, kind = name.path
+    prefix = "" if name.layer is None else f"blk.{name.layer}."
+    return f"{prefix}{_MODULES[module]}.{kind}"
+
+
+def _row_places(name: TensorName, config: LlamaConfig) -> np.ndarray | None:
+    """Where each of the file's rows belongs, for Q and K; None where the order is the same.
+
+    llama.cpp rotates neighbouring pairs (2i, 2i + 1) of a head, Hugging Face pairs half a head apart
+    (i, i + head_dim / 2): llama.cpp's converter interleaves the two halves of every head.
+    """
+    if name.path[-2] not in ("q_proj", "k_proj"):
+        return None
+    return np.arange(name.shape[0]).reshape(-1, 2, config.head_dim // 2).swapaxes(1, 2).ravel()
+
+
+def _read_tensor(file: GgufFile, tensor: GgufTensor, places: np.ndarray | None, out: np.ndarray) -> None:
+    """Dequantises a tensor into `out`, a few rows at a time; a vector is a column of one-element rows."""
+    encoded_row, decoded_row = tensor.num_bytes // out.shape[0], out.nbytes // out.shape[0]
+    with file.path.open("rb") as stream:
+        stream.seek(tensor.offset)
+        for rows in row_chunks(out.shape[0], decoded_row):
+            encoded = np.empty((rows.stop - rows.start, encoded_row), np.uint8)
+            if stream.readinto(encoded.data) < encoded.nbytes:
+                raise InputError(f"{file.path} is truncated or corrupt: it ends inside {tensor.name}; {MEND}")
+            decoded = dequantize(encoded, tensor.type)
+            out[rows if places is None else places[rows]] = decoded[:, 0] if out.ndim == 1 else decoded

@@ -1,0 +1,132 @@
+"""GGUF's metadata as a LlamaConfig."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lcjax.config import LlamaConfig, RopeScaling
+from lcjax.errors import InputError
+from lcjax.weights.gguf_file import MEND, GgufFile
+
+ROPE_FACTORS = "rope_freqs.weight"
+
+
+def gguf_config(file: GgufFile) -> LlamaConfig:
+    """The config that the metadata and the presence of tensors (`output.weight`, biases) describe.
+
+    Raises:
+      InputError: another architecture, a part of a split model, a missing key, or an option that would change the
+        result and is not implemented.
+    """
+    metadata = _LlamaMetadata(file)
+    heads, hidden = metadata.integer("attention.head_count"), metadata.integer("embedding_length")
+    head_dim = metadata.integer("attention.key_length", default=hidden // heads)
+    for key in ("rope.dimension_count", "attention.value_length"):
+        if (found := metadata.integer(key, default=head_dim)) != head_dim:
+            raise InputError(
+                f"{file.path} says llama.{key}={found} with heads of {head_dim}; only equal sizes are supported"
+            )
+    layers = metadata.integer("block_count")
+    # A corrupt count must not make us list billions of names to say that they are missing.
+    if layers > len(file.tensors):
+        raise InputError(f"{file.path} says llama.block_count={layers} and has {len(file.tensors)} tensors; {MEND}")
+    theta = metadata.decimal("rope.freq_base", default=10_000.0)
+    return LlamaConfig(
+        vocab_size=metadata.integer("vocab_size", default=len(file.metadata.get("tokenizer.ggml.tokens", ()))),
+        hidden_size=hidden,
+        intermediate_size=metadata.integer("feed_forward_length"),
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=metadata.integer("attention.head_count_kv", default=heads),
+        head_dim=head_dim,
+        max_position_embeddings=metadata.integer("context_length"),
+        rms_norm_eps=metadata.decimal("attention.layer_norm_rms_epsilon"),
+        rope_theta=theta,
+        rope_scaling=_rope_scaling(file, metadata, theta, head_dim),
+        tie_word_embeddings="output.weight" not in file.tensors,
+        attention_bias="blk.0.attn_q.bias" in file.tensors,
+        mlp_bias="blk.0.ffn_up.bias" in file.tensors,
+        bos_token_id=file.metadata.get("tokenizer.ggml.bos_token_id"),
+        eos_token_id=file.metadata.get("tokenizer.ggml.eos_token_id"),
+    )
+
+
+class _LlamaMetadata:
+    """The `llama.*` keys of a file, checked one by one."""
+
+    def __init__(self, file: GgufFile):
+        self.file = file
+        architecture = file.metadata.get("general.architecture")
+        if architecture != "llama":
+            raise InputError(f"{file.path} says general.architecture={architecture!r}; only llama is supported")
+        if (parts := file.metadata.get("split.count", 1)) > 1:
+            raise InputError(
+                f"{file.path} is one of {parts} parts; join them with llama.cpp's llama-gguf-split --merge"
+            )
+        if experts := file.metadata.get("llama.expert_count"):
+            raise InputError(f"{file.path} says llama.expert_count={experts}; mixtures of experts are not supported")
+
+    def value(self, key: str, kind: type, default: Any) -> Any:
+        found = self.file.metadata.get(f"llama.{key}", default)
+        if found is None:
+            raise InputError(f"{self.file.path} lacks the metadata key llama.{key}; convert the model to GGUF again")
+        if not isinstance(found, kind) or isinstance(found, bool) or found <= 0:
+            raise InputError(f"{self.file.path} says llama.{key}={found!r}; a positive {kind.__name__} is supported")
+        return found
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        return self.value(key, int, default)
+
+    def decimal(self, key: str, default: float | None = None) -> float:
+        # The file holds float32; the shortest decimal that rounds to it is what was meant: 1e-05, not 9.99999975e-06.
+        return float(str(np.float32(self.value(key, float, default))))
+
+
+def _rope_scaling(file: GgufFile, metadata: _LlamaMetadata, theta: float, head_dim: int) -> RopeScaling:
+    scaling_type = file.metadata.get("llama.rope.scaling.type", "none")
+    if scaling_type != "none":
+        raise InputError(
+            f"{file.path} says llama.rope.scaling.type={scaling_type!r}; only none and Llama 3's are supported"
+        )
+    if ROPE_FACTORS not in file.tensors:
+        return RopeScaling()
+    factors = _read_factors(file, head_dim)
+    # The file keeps the scheme's result, a divisor per frequency, and not its parameters. Every released Llama 3.x uses
+    # the same ones but for the factor, which is the divisor of the lowest frequencies.
+    scaling = RopeScaling(
+        rope_type="llama3",
+        factor=float(factors[-1]),
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+        original_max_position_embeddings=metadata.integer("rope.scaling.original_context_length", default=8192),
+    )
+    # Only rounding of float32 may differ: parameters that are off by a hundredth move a divisor by thousandths.
+    if not np.allclose(factors, _llama3_factors(scaling, theta, head_dim), rtol=1e-5, atol=0.0):
+        raise InputError(
+            f"{file.path}: {ROPE_FACTORS} is not Llama 3's RoPE scaling with low_freq_factor=1, high_freq_factor=4 and "
+            f"{scaling.original_max_position_embeddings} positions; load the model from Hugging Face's format instead"
+        )
+    return scaling
+
+
+def _read_factors(file: GgufFile, head_dim: int) -> np.ndarray:
+    tensor = file.tensors[ROPE_FACTORS]
+    if tensor.type.name != "F32" or tensor.shape != (head_dim // 2,):
+        raise InputError(
+            f"{file.path}: {ROPE_FACTORS} is {tensor.type.name} {list(tensor.shape)}; F32 [{head_dim // 2}] is due: "
+            "convert the model to GGUF again"
+        )
+    with file.path.open("rb") as stream:
+        stream.seek(tensor.offset)
+        return np.frombuffer(stream.read(tensor.num_bytes), "<f4")
+
+
+def _llama3_factors(scaling: RopeScaling, theta: float, head_dim: int) -> np.ndarray:
+    """What llama.cpp's converter writes: a divisor for each of the head_dim / 2 frequencies, highest first."""
+    wavelengths = 2.0 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
+    turns = scaling.original_max_position_embeddings / wavelengths
+    smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    smooth = np.clip(smooth, 0.0, 1.0)
+    return 1.0 / ((1.0 - smooth) / scaling.factor + smooth)

@@ -1,0 +1,177 @@
+"""The tokenizer that a GGUF file's metadata describes: byte-level BPE (`gpt2`) or SentencePiece-style BPE (`llama`).
+
+Source for the metadata: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#tokenizer; for what the values of
+`tokenizer.ggml.pre` mean: llama.cpp, src/llama-vocab.cpp.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from lcjax.errors import InputError
+from lcjax.weights.gguf_file import GgufFile
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_CONTROL, _USER_DEFINED = 3, 4
+_SPACE = "▁"  # SentencePiece's spelling of a space
+
+_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}{_TAIL}"
+_QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{_TAIL}"
+
+# tokenizer.ggml.pre -> the pattern of one word; None is GPT-2's, which the byte-level pre-tokenizer has built in.
+# `smollm` follows transformers 5, whose GGUF tokenizer our ids have to equal; llama.cpp and the model's own
+# tokenizer.json also split digits off first, which differs where two or more spaces come before a digit.
+_WORDS = {
+    "default": None,
+    "gpt-2": None,
+    "smollm": None,
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
+    "llama-v3": _LLAMA3,
+    "qwen2": _QWEN2,
+}
+
+
+def gguf_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
+    """Builds the tokenizer; control tokens are special, user-defined ones are matched whole.
+
+    Raises:
+      InputError: the file holds no vocabulary, or one of a kind that is not supported.
+    """
+    metadata = _TokenizerMetadata(file)
+    builders = {"gpt2": _byte_level, "llama": _sentence_piece}
+    kind = metadata.get("model")
+    if kind not in builders:
+        raise InputError(
+            f"{file.path} says tokenizer.ggml.model={kind!r}; supported are {', '.join(builders)}: "
+            "convert the file to Hugging Face's format elsewhere and give its directory"
+        )
+    tokenizer = builders[kind](metadata)
+    _add_tokens(tokenizer, metadata)
+    _add_template(tokenizer, metadata)
+    # Importing transformers takes a second, which a command's --help and its argument errors should not.
+    from transformers import PreTrainedTokenizerFast
+
+    named = {
+        "bos_token": metadata.token("bos_token_id"),
+        "eos_token": metadata.token("eos_token_id"),
+        "unk_token": metadata.token("unknown_token_id"),
+        "pad_token": metadata.token("padding_token_id"),
+        "chat_template": file.metadata.get("tokenizer.chat_template"),
+    }
+    # Named tokens that are absent must be passed as None: left out, bos and eos would become "<s>" and "</s>".
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **named)
+
+
+class _TokenizerMetadata:
+    """The `tokenizer.ggml.*` keys of a file."""
+
+    def __init__(self, file: GgufFile):
+        self.path: Path = file.path
+        self._metadata = file.metadata
+        self.tokens: list[str] = self.get("tokens") or []
+        if not self.tokens or not all(isinstance(token, str) for token in self.tokens):
+            raise InputError(f"{file.path} holds no vocabulary (tokenizer.ggml.tokens); use a complete GGUF file")
+        self.vocabulary = {token: index for index, token in enumerate(self.tokens)}
+        self.merges: list[str] | None = self.get("merges")
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._metadata.get(f"tokenizer.ggml.{key}", default)
+
+    def token(self, key: str) -> str | None:
+        index = self.get(key)
+        if index is None:
+            return None
+        if not 0 <= index < len(self.tokens):
+            raise InputError(
+                f"{self.path} says tokenizer.ggml.{key}={index} of {len(self.tokens)} tokens; the file is corrupt"
+            )
+        return self.tokens[index]
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """The merges, best first: as listed, or else implied by the scores of the tokens."""
+        if self.merges is None:
+            return _merges_from_scores(self.vocabulary, self.get("scores") or [0.0] * len(self.tokens))
+        return [(left, right) for left, _, right in (merge.partition(" ") for merge in self.merges)]
+
+    def bpe(self, **options: Any) -> models.BPE:
+        try:
+            return models.BPE(vocab=self.vocabulary, merges=self.pairs(), **options)
+        except Exception as error:  # the library raises bare Exception
+            raise InputError(
+                f"{self.path}: the tokenizer's merges are corrupt ({error}); download the file again"
+            ) from error
+
+
+def _byte_level(metadata: _TokenizerMetadata) -> Tokenizer:
+    kind = metadata.get("pre", "default")
+    if kind not in _WORDS:
+        raise InputError(f"{metadata.path} says tokenizer.ggml.pre={kind!r}; supported are {', '.join(_WORDS)}")
+    if metadata.merges is None:
+        raise InputError(f"{metadata.path} lacks tokenizer.ggml.merges; convert the model to GGUF again")
+    words = _WORDS[kind]
+    # Llama 3 takes a word that is in the vocabulary as it is, even where no sequence of merges leads to it.
+    tokenizer = Tokenizer(metadata.bpe(ignore_merges=words is _LLAMA3))
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words is None)
+    if words is None:
+        tokenizer.pre_tokenizer = to_bytes
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(words), "isolated"), to_bytes])
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _sentence_piece(metadata: _TokenizerMetadata) -> Tokenizer:
+    prefix = metadata.get("add_space_prefix", True)
+    tokenizer = Tokenizer(
+        metadata.bpe(unk_token=metadata.token("unknown_token_id"), fuse_unk=True, byte_fallback=True),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+        replacement=_SPACE, prepend_scheme="first" if prefix else "never", split=False
+    )
+    strip = [decoders.Strip(content=" ", left=1)] if prefix else []
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
+    return tokenizer
+
+
+def _merges_from_scores(vocabulary: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
+    """Every way to put a token together from two others, the highest score first, longer parts first among equals."""
+    ranked = []
+    for token, index in vocabulary.items():
+        halves = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
+        pairs = [(left, right) for left, right in halves if left in vocabulary and right in vocabulary]
+        pairs.sort(key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
+        ranked += [(scores[index], len(left), len(right), (left, right)) for left, right in pairs]
+    ranked.sort(key=lambda entry: entry[:3], reverse=True)
+    return [pair for *_, pair in ranked]
+
+
+def _add_tokens(tokenizer: Tokenizer, metadata: _TokenizerMetadata) -> None:
+    by_type: dict[int, list[AddedToken]] = {_CONTROL: [], _USER_DEFINED: []}
+    for token, token_type in zip(metadata.tokens, metadata.get("token_type", ()), strict=False):
+        if token_type in by_type:
+            by_type[token_type].append(AddedToken(token, normalized=False, special=token_type == _CONTROL))
+    tokenizer.add_special_tokens(by_type[_CONTROL])
+    tokenizer.add_tokens(by_type[_USER_DEFINED])
+
+
+def _add_template(tokenizer: Tokenizer, metadata: _TokenizerMetadata) -> None:
+    """Puts bos before and eos after a text where the file says so, or where llama.cpp does when it says nothing."""
+    adds_bos = metadata.get("model") == "llama" or _WORDS.get(metadata.get("pre", "default")) is _LLAMA3
+    bos = metadata.token("bos_token_id") if metadata.get("add_bos_token", adds_bos) else None
+    eos = metadata.token("eos_token_id") if metadata.get("add_eos_token", False) else None
+    before, after = ([bos] if bos else []), ([eos] if eos else [])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[*before, "$A", *after],
+        pair=[*before, "$A", *after, *(f"{token}:1" for token in before), "$B:1", *(f"{token}:1" for token in after)],
+        special_tokens=[(token, metadata.vocabulary[token]) for token in {*before, *after}],
+    )

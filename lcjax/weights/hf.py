@@ -1,0 +1,231 @@
+"""Hugging Face checkpoints, in and out: config.json and safetensors, one tensor in memory at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from lcjax.config import LlamaConfig
+from lcjax.errors import InputError
+from lcjax.weights.assembly import DTYPES, Checkpoint, abridged, check_tensors, parameter_dtype, tree_leaves
+from lcjax.weights.names import TensorName, tensor_names
+from lcjax.weights.safetensors_files import StoredTensor, read_header, read_into, same_values, write_file
+from lcjax.weights.staging import staged
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SINGLE_FILE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+OUR_FILES = (SINGLE_FILE, INDEX, "model-*-of-*.safetensors")
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+# Old checkpoints carry RoPE's frequencies, which are computed from the config.
+_BUFFER = re.compile(r".+\.rotary_emb\.inv_freq")
+
+
+def load_config(directory: str | os.PathLike[str]) -> LlamaConfig:
+    """Reads a model directory's config.json; code that it points to (`auto_map`) is ignored."""
+    return LlamaConfig.from_json(Path(directory) / "config.json")
+
+
+def load_params(directory: str | os.PathLike[str], config: LlamaConfig, dtype: DTypeLike) -> dict[str, Any]:
+    """Loads a model directory's weights.
+
+    Args:
+      directory: holds `model.safetensors`, or shards and `model.safetensors.index.json`.
+      config: the model; see `load_config`.
+      dtype: float32 or bfloat16; stored are F32, F16 or BF16, rounded to nearest even.
+
+    Returns:
+      The parameter tree of `lcjax.weights.names`, jax Arrays on the default device. The peak of host memory is the
+      tree and a few MB.
+
+    Raises:
+      InputError: a file is missing or corrupt, or the tensors do not match the config; found before any weight is read.
+    """
+    return open_checkpoint(directory, config).load(dtype)
+
+
+def open_checkpoint(directory: str | os.PathLike[str], config: LlamaConfig | None = None) -> Checkpoint:
+    """Reads all headers and checks them, without reading weights; raises as `load_params` does."""
+    directory = Path(directory)
+    config = config or load_config(directory)
+    stored = {name: tensor for name, tensor in _headers(directory).items() if not _BUFFER.fullmatch(name)}
+    if config.tie_word_embeddings and _HEAD in stored and _EMBEDDING in stored:
+        head = stored.pop(_HEAD)
+        if not same_values(head, stored[_EMBEDDING]):
+            raise InputError(
+                f"{head.path}: {_HEAD} differs from {_EMBEDDING} though config.json says tie_word_embeddings=true; "
+                "set it to false"
+            )
+    check_tensors(
+        {name: tensor.shape for name, tensor in stored.items()},
+        {name.name: name.shape for name in tensor_names(config)},
+        source=directory,
+        mend="use the config.json that belongs to these weights, of a plain Llama model",
+    )
+
+    def read(name: TensorName, out: np.ndarray) -> None:
+        read_into(stored[name.name], out)
+
+    all_bfloat16 = all(tensor.dtype == DTYPES["bfloat16"] for tensor in stored.values())
+    return Checkpoint(config, DTYPES["bfloat16" if all_bfloat16 else "float32"], read)
+
+
+def save_checkpoint(
+    directory: str | os.PathLike[str],
+    params: dict[str, Any],
+    config: LlamaConfig,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    dtype: DTypeLike | None = None,
+    max_shard_bytes: int = 5 * 2**30,
+) -> None:
+    """Saves a model as transformers reads it: config.json, safetensors and the tokenizer's files; all or nothing.
+
+    Args:
+      directory: made if it does not exist; there, a former checkpoint is replaced and other files stay.
+      params: the parameter tree of `lcjax.weights.names`.
+      config: the model.
+      tokenizer: saved beside the weights, if given.
+      dtype: float32 or bfloat16; None keeps the leaves' dtype, if all have the same.
+      max_shard_bytes: the most bytes of tensors in one file, unless a single tensor has more.
+
+    Raises:
+      InputError: the directory cannot be written or the disk is full; what was there before is intact.
+      ValueError: params is not the tree of this config.
+    """
+    leaves = tree_leaves(params, tensor_names(config))
+    stored = {leaf.dtype.name for leaf, _ in leaves.values()}
+    if dtype is None and len(stored) > 1:
+        raise ValueError(f"params mixes {' and '.join(sorted(stored))}; say which dtype to save")
+    target = parameter_dtype(stored.pop() if dtype is None else dtype)
+
+    def fetch(name: TensorName) -> np.ndarray:
+        leaf, _ = leaves[name.name]
+        # One layer at a time: `np.asarray` of a whole stack would copy it to the host and keep it there.
+        return np.asarray(leaf if name.layer is None else leaf[name.layer]).astype(target, copy=False)
+
+    write_checkpoint(directory, fetch, config, tokenizer, dtype=target, max_shard_bytes=max_shard_bytes)
+
+
+def write_checkpoint(
+    directory: str | os.PathLike[str],
+    fetch: Callable[[TensorName], np.ndarray],
+    config: LlamaConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    dtype: np.dtype,
+    max_shard_bytes: int,
+    copies: Sequence[Path] = (),
+) -> None:
+    """`save_checkpoint` of tensors that are made one at a time: `fetch` returns the named tensor in `dtype`.
+
+    `copies` are files that are saved under their own names as they are.
+    """
+    names = {name.name: name for name in tensor_names(config)}
+    shards = _shards(list(names.values()), dtype.itemsize, max_shard_bytes)
+    total_bytes = sum(math.prod(name.shape) * dtype.itemsize for name in names.values())
+    with staged(Path(directory), total_bytes, replaces=OUR_FILES) as staging:
+        for file_name, shard in shards.items():
+            write_file(
+                staging / file_name,
+                {name.name: (dtype, name.shape) for name in shard},
+                lambda name: fetch(names[name]),
+                metadata={"format": "pt"},
+            )
+        if len(shards) > 1:
+            weight_map = {name.name: file_name for file_name, shard in shards.items() for name in shard}
+            write_json(staging / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
+        # transformers 4 reads torch_dtype, 5 reads dtype.
+        write_json(staging / "config.json", {**config.to_dict(), "dtype": dtype.name, "torch_dtype": dtype.name})
+        if tokenizer is not None:
+            tokenizer.save_pretrained(staging)
+        for path in copies:
+            shutil.copyfile(path, staging / path.name)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file as transformers lays it out."""
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def refuse_pickles(directory: Path, wanted: str) -> NoReturn:
+    """Raises the InputError for a directory without the `wanted` file; says how to convert a pickle that is there."""
+    if not directory.is_dir():
+        raise InputError(f"{directory} is not a directory that exists; check the path")
+    if pickles := sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern)):
+        raise InputError(
+            f"{directory} has {abridged(pickles)} and no {wanted}: pickles are never opened, since they can run code; "
+            "convert with `save_pretrained(..., safe_serialization=True)` where you trust them"
+        )
+    raise InputError(f"{directory} has no {wanted}; give the directory of a complete download")
+
+
+def _headers(directory: Path) -> dict[str, StoredTensor]:
+    if (directory / SINGLE_FILE).exists():
+        return read_header(directory / SINGLE_FILE)
+    if (directory / INDEX).exists():
+        return _sharded_headers(directory / INDEX)
+    refuse_pickles(directory, SINGLE_FILE)
+
+
+def _sharded_headers(index: Path) -> dict[str, StoredTensor]:
+    weight_map = _weight_map(index)
+    stored: dict[str, StoredTensor] = {}
+    for file_name in sorted(set(weight_map.values())):
+        for name, tensor in read_header(index.parent / file_name).items():
+            if weight_map.get(name) == file_name:
+                stored[name] = tensor
+            else:
+                raise InputError(f"{index} does not list {name}, which {file_name} holds; download the model again")
+    if absent := [name for name in weight_map if name not in stored]:
+        raise InputError(
+            f"{index} lists {len(absent)} tensors that its files lack ({abridged(absent)}); download the model again"
+        )
+    return stored
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{index} is not a valid index ({error!r}); download it again") from None
+    except OSError as error:
+        raise InputError(f"{index} cannot be read ({error.strerror}); check its permissions") from None
+    if not isinstance(weight_map, dict) or not weight_map or not all(map(_is_file_name, weight_map.values())):
+        raise InputError(
+            f"{index} is not a valid index: weight_map must name a file beside it for each tensor; download it again"
+        )
+    return weight_map
+
+
+def _is_file_name(value: Any) -> bool:
+    return isinstance(value, str) and value not in ("", ".", "..") and os.path.basename(value) == value
+
+
+def _shards(names: Sequence[TensorName], item_size: int, max_shard_bytes: int) -> dict[str, list[TensorName]]:
+    """The tensors of each file, in order, filled greedily."""
+    shards: list[list[TensorName]] = [[]]
+    used = 0
+    for name in names:
+        size = math.prod(name.shape) * item_size
+        if shards[-1] and used + size > max_shard_bytes:
+            shards.append([])
+            used = 0
+        shards[-1].append(name)
+        used += size
+    if len(shards) == 1:
+        return {SINGLE_FILE: shards[0]}
+    return {f"model-{i:05}-of-{len(shards):05}.safetensors": shard for i, shard in enumerate(shards, start=1)}

@@ -1,0 +1,148 @@
+"""One safetensors file at a time: its header, one tensor straight into an array, and a file written tensor by tensor.
+
+The library validates the header; the bytes are read and written here, because `safe_open` maps the file, whose pages
+then count as this process's memory, and `save_file` wants all of a file's tensors at once.
+
+Source: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from lcjax.errors import InputError
+from lcjax.weights.assembly import Shape, row_chunks
+
+STORED_DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
+
+_MEND = "download it again"
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies: `offset` counts bytes from the file's start."""
+
+    path: Path
+    name: str
+    dtype: np.dtype
+    shape: Shape
+    offset: int
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a file by name. The header is checked, the length of the file included, and no weight is read.
+
+    Raises:
+      InputError: the file is missing, unreadable, truncated or corrupt, or a tensor is neither F32, F16 nor BF16.
+    """
+    try:
+        with safe_open(path, framework="numpy"), path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; {_MEND}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}); check its permissions") from None
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"{path} ({path.stat().st_size} bytes) is truncated or corrupt: {error}; {_MEND}") from None
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        if not name.isprintable():
+            raise InputError(f"{path} is truncated or corrupt: it names a tensor {name!r}; {_MEND}")
+        if entry["dtype"] not in STORED_DTYPES:
+            raise InputError(
+                f"{path}: {name} is stored as {entry['dtype']}; supported are {', '.join(STORED_DTYPES)}: "
+                "use a checkpoint that is not quantised"
+            )
+    return {
+        name: StoredTensor(
+            path, name, STORED_DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
+        )
+        for name, entry in header.items()
+    }
+
+
+def read_into(tensor: StoredTensor, out: np.ndarray) -> None:
+    """Fills a C-contiguous array of the tensor's shape, casting to its dtype (to nearest even); a few MB at a time.
+
+    Raises:
+      InputError: the file ends early, or cannot be read.
+    """
+    flat = out.reshape(-1)
+    try:
+        with tensor.path.open("rb") as file:
+            file.seek(tensor.offset)
+            for part in row_chunks(flat.size, tensor.dtype.itemsize):
+                # Without a cast, the file's bytes go straight to their place.
+                chunk = flat[part] if out.dtype == tensor.dtype else np.empty(part.stop - part.start, tensor.dtype)
+                _fill(file, chunk, tensor)
+                if chunk.dtype != out.dtype:
+                    flat[part] = chunk
+    except OSError as error:
+        raise InputError(f"{tensor.path} cannot be read ({error}); check the disk and the permissions") from None
+
+
+def same_values(left: StoredTensor, right: StoredTensor) -> bool:
+    """Whether two tensors are stored with the same dtype, shape and bytes."""
+    if (left.dtype, left.shape) != (right.dtype, right.shape):
+        return False
+    with left.path.open("rb") as left_file, right.path.open("rb") as right_file:
+        left_file.seek(left.offset)
+        right_file.seek(right.offset)
+        for part in row_chunks(left.num_bytes, 1):
+            count = part.stop - part.start
+            if left_file.read(count) != right_file.read(count):
+                return False
+    return True
+
+
+def write_file(
+    path: Path,
+    tensors: Mapping[str, tuple[np.dtype, Shape]],
+    fetch: Callable[[str], np.ndarray],
+    *,
+    metadata: dict[str, str],
+) -> None:
+    """Writes a safetensors file, asking `fetch` for one tensor after another.
+
+    Args:
+      path: the file, which is overwritten.
+      tensors: name to (dtype, shape), in the order in which they are to lie in the file.
+      fetch: the named tensor, of that dtype and shape.
+      metadata: the header's strings; transformers requires {"format": "pt"}.
+
+    Raises:
+      OSError: the disk is full or the path cannot be written.
+    """
+    names = {dtype: name for name, dtype in STORED_DTYPES.items()}
+    header: dict[str, object] = {"__metadata__": metadata}
+    end = 0
+    for name, (dtype, shape) in tensors.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for name, (dtype, shape) in tensors.items():
+            array = np.ascontiguousarray(fetch(name))
+            assert (array.dtype, array.shape) == (dtype, shape), name
+            file.write(array.reshape(-1).view(np.uint8).data)
+
+
+def _fill(file: io.BufferedReader, chunk: np.ndarray, tensor: StoredTensor) -> None:
+    if file.readinto(chunk.view(np.uint8).data) < chunk.nbytes:
+        raise InputError(f"{tensor.path} is truncated or corrupt: it ends inside {tensor.name}; {_MEND}")

@@ -1,0 +1,101 @@
+"""Writes small GGUF files for the tests, as llama.cpp's converter lays a Llama out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+import transformers
+from gguf import GGMLQuantizationType as Type
+
+NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+Encode = Callable[[np.ndarray], tuple[np.ndarray, Type]]
+
+
+def gguf_name(name: str) -> str:
+    module, _, kind = name.rpartition(".")
+    if module.startswith("model.layers."):
+        _, _, layer, inner = module.split(".", 3)
+        return f"blk.{layer}.{NAMES[inner]}.{kind}"
+    return f"{NAMES[module]}.{kind}"
+
+
+def permute(weight: np.ndarray, heads: int) -> np.ndarray:
+    """llama.cpp's `LlamaModel.permute` (convert_hf_to_gguf.py)."""
+    rest = weight.shape[1:]
+    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, *rest).swapaxes(1, 2).reshape(weight.shape)
+
+
+def plain(array: np.ndarray) -> tuple[np.ndarray, Type]:
+    return array, Type.F32
+
+
+def add_model(writer: gguf.GGUFWriter, model: transformers.LlamaForCausalLM, encode: Encode = plain) -> None:
+    """The model's metadata and tensors, matrices through `encode`, vectors in float32."""
+    config = model.config
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        array = tensor.to(torch.float32).numpy()
+        module = name.split(".")[-2]
+        if module in heads:
+            array = permute(array, heads[module])
+        encoded, stored = encode(array) if array.ndim == 2 else plain(array)
+        writer.add_tensor(gguf_name(name), np.ascontiguousarray(encoded), raw_dtype=stored)
+
+
+def write(path: Path, fill: Callable[[gguf.GGUFWriter], None]) -> Path:
+    """Writes a file of architecture llama that `fill` has filled."""
+    writer = gguf.GGUFWriter(path, "llama")
+    fill(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def llama3_factors(head_dim: int, theta: float, factor: float, low: float = 1.0, high: float = 4.0) -> np.ndarray:
+    """The values of rope_freqs.weight as llama.cpp's converter computes them, in torch's float32, case by case."""
+    frequencies = 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim))
+    factors = []
+    for frequency in frequencies:
+        wavelength = 2 * torch.pi / frequency
+        if wavelength < 8192 / high:
+            factors.append(1.0)
+        elif wavelength > 8192 / low:
+            factors.append(factor)
+        else:
+            smooth = (8192 / wavelength - low) / (high - low)
+            factors.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(factors, np.float32)
