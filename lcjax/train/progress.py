@@ -1,0 +1,53 @@
+"""How a run shows itself: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class TrainingProgress:
+    """A context that shows step, loss, tokens a second, time left and peak device memory where the device reports it."""
+
+    def __init__(self, console: Console, start: int, max_steps: int, logging_steps: int):
+        self._console = console
+        self._logging_steps = logging_steps
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("training", total=max_steps, completed=start, figures="compiling")
+        self._max_steps = max_steps
+
+    def __enter__(self) -> TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.stop()
+
+    def update(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """Shows the figures of a finished step."""
+        figures = f"loss {loss:.4f}  {tokens_per_second:,.0f} tok/s{peak_device_memory()}"
+        self._bar.update(self._task, completed=step, figures=figures)
+        if not self._console.is_terminal and step % self._logging_steps == 0:
+            self.say(f"step {step}/{self._max_steps}  {figures}")
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bar."""
+        self._console.print(line, highlight=False, soft_wrap=True)
+
+
+def peak_device_memory() -> str:
+    """ "  peak 12.3 GiB" of the first device, or nothing where the backend keeps no count."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    peak = statistics.get("peak_bytes_in_use")
+    return f"  peak {peak / 2**30:.1f} GiB" if peak else ""
