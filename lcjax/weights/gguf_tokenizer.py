@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from lcjax.errors import InputError
-from lcjax.weights.gguf_file import GgufFile
+from lcjax.weights.gguf_file import MEND, GgufFile
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -85,29 +85,33 @@ class _TokenizerMetadata:
     def get(self, key: str, default: Any = None) -> Any:
         return self._metadata.get(f"tokenizer.ggml.{key}", default)
 
+    def scores(self) -> list[float]:
+        scores = self.get("scores")
+        if scores is None:
+            raise InputError(f"{self.path} lacks tokenizer.ggml.merges and tokenizer.ggml.scores; {MEND}")
+        if len(scores) != len(self.tokens):
+            raise InputError(
+                f"{self.path} has {len(scores)} tokenizer.ggml.scores for {len(self.tokens)} tokens; {MEND}"
+            )
+        return scores
+
     def token(self, key: str) -> str | None:
         index = self.get(key)
         if index is None:
             return None
         if not 0 <= index < len(self.tokens):
-            raise InputError(
-                f"{self.path} says tokenizer.ggml.{key}={index} of {len(self.tokens)} tokens; the file is corrupt"
-            )
+            raise InputError(f"{self.path} says tokenizer.ggml.{key}={index} of {len(self.tokens)} tokens; {MEND}")
         return self.tokens[index]
 
     def pairs(self) -> list[tuple[str, str]]:
         """The merges, best first: as listed, or else implied by the scores of the tokens."""
         if self.merges is None:
-            return _merges_from_scores(self.vocabulary, self.get("scores") or [0.0] * len(self.tokens))
-        return [(left, right) for left, _, right in (merge.partition(" ") for merge in self.merges)]
-
-    def bpe(self, **options: Any) -> models.BPE:
-        try:
-            return models.BPE(vocab=self.vocabulary, merges=self.pairs(), **options)
-        except Exception as error:  # the library raises bare Exception
-            raise InputError(
-                f"{self.path}: the tokenizer's merges are corrupt ({error}); download the file again"
-            ) from error
+            return _merges_from_scores(self.vocabulary, self.scores())
+        pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in self.merges)]
+        for left, right in pairs:  # which the library would answer with a panic
+            if not {left, right, left + right} <= self.vocabulary.keys():
+                raise InputError(f"{self.path}: the merge of {left!r} and {right!r} is not in the vocabulary; {MEND}")
+        return pairs
 
 
 def _byte_level(metadata: _TokenizerMetadata) -> Tokenizer:
@@ -118,7 +122,7 @@ def _byte_level(metadata: _TokenizerMetadata) -> Tokenizer:
         raise InputError(f"{metadata.path} lacks tokenizer.ggml.merges; convert the model to GGUF again")
     words = _WORDS[kind]
     # Llama 3 takes a word that is in the vocabulary as it is, even where no sequence of merges leads to it.
-    tokenizer = Tokenizer(metadata.bpe(ignore_merges=words is _LLAMA3))
+    tokenizer = Tokenizer(models.BPE(metadata.vocabulary, metadata.pairs(), ignore_merges=words is _LLAMA3))
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words is None)
     if words is None:
         tokenizer.pre_tokenizer = to_bytes
@@ -131,7 +135,13 @@ def _byte_level(metadata: _TokenizerMetadata) -> Tokenizer:
 def _sentence_piece(metadata: _TokenizerMetadata) -> Tokenizer:
     prefix = metadata.get("add_space_prefix", True)
     tokenizer = Tokenizer(
-        metadata.bpe(unk_token=metadata.token("unknown_token_id"), fuse_unk=True, byte_fallback=True),
+        models.BPE(
+            metadata.vocabulary,
+            metadata.pairs(),
+            unk_token=metadata.token("unknown_token_id"),
+            fuse_unk=True,
+            byte_fallback=True,
+        )
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
         replacement=_SPACE, prepend_scheme="first" if prefix else "never", split=False

@@ -35,7 +35,6 @@ _PLAIN_KEYS = """
     exclude_modules lora_alpha lora_dropout use_rslora init_lora_weights layers_pattern megatron_config megatron_core
     loftq_config eva_config corda_config lora_ga_config qalora_group_size runtime_config
 """
-_UNSET = (None, False, "none", [], {})
 # Other ways to draw the first values (pissa, olora, corda, loftq, ...) also change the base weights.
 _PLAIN_INITS = (True, False, "gaussian", "orthogonal", "eva")
 
@@ -149,13 +148,18 @@ def _parse_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} holds a {type(parsed).__name__}, not an object; download the adapter again")
     if parsed.get("peft_type") != "LORA":
         raise InputError(f"{path} says peft_type={parsed.get('peft_type')!r}; only LORA is supported")
-    variants = [key for key, value in parsed.items() if key not in _PLAIN_KEYS.split() and value not in _UNSET]
+    variants = [key for key, value in parsed.items() if key not in _PLAIN_KEYS.split() and not _is_unset(value)]
     if parsed.get("init_lora_weights", True) not in _PLAIN_INITS:
         variants.append("init_lora_weights")
     if variants:
         named = ", ".join(f"{key}={parsed[key]!r}" for key in variants)
         raise InputError(f"{path} says {named}; only plain LoRA is supported: train without it, or merge it with PEFT")
     return parsed
+
+
+def _is_unset(value: Any) -> bool:
+    # Not by truth: layers_to_transform=0 names the first layer.
+    return value is None or value is False or value in ("none", [], {})
 
 
 def _from_peft(parsed: dict[str, Any], stored: dict[str, StoredTensor], path: Path) -> LoraConfig:

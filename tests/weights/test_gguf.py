@@ -6,7 +6,7 @@ import torch
 import transformers
 from gguf import GGMLQuantizationType as Type
 from gguf_writing import add_model, gguf_name, llama3_factors, plain, write
-from test_hf import assert_equal_states, state_dict_of
+from states import assert_equal_states, state_dict_of
 
 from lcjax.config import RopeScaling
 from lcjax.errors import InputError
@@ -24,11 +24,11 @@ def by_transformers(path) -> tuple[transformers.LlamaConfig, dict[str, torch.Ten
     return model.config, states
 
 
-def test_smollm2_equals_transformers(smollm2_gguf):
-    expected_config, expected = by_transformers(smollm2_gguf)
-    config, params = load_gguf(smollm2_gguf, "float32")
+def test_smollm2_equals_transformers(smollm2):
+    expected_config, expected = by_transformers(smollm2)
+    config, params = load_gguf(smollm2, "float32")
     assert_equal_states(state_dict_of(params), expected)
-    _, params = load_gguf(smollm2_gguf, "bfloat16")
+    _, params = load_gguf(smollm2, "bfloat16")
     assert_equal_states(state_dict_of(params), {name: tensor.bfloat16() for name, tensor in expected.items()})
     for field in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                   "num_key_value_heads", "head_dim", "max_position_embeddings", "tie_word_embeddings",

@@ -1,44 +1,19 @@
 import json
 
 import jax
-import numpy as np
 import pytest
 import torch
 import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from states import TORCH_DTYPES, assert_equal_states, state_dict_of
 
+from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
 from lcjax.weights import load_config, load_params, save_checkpoint
+from lcjax.weights.assembly import assemble, parameter_dtype
 from lcjax.weights.hf import INDEX, SINGLE_FILE
-
-TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def to_torch(array) -> torch.Tensor:
-    """Bit for bit, by way of float32, which holds both dtypes exactly."""
-    return torch.from_numpy(np.asarray(array).astype(np.float32)).to(TORCH_DTYPES[array.dtype.name])
-
-
-def state_dict_of(params) -> dict[str, torch.Tensor]:
-    """The tree under Hugging Face's names, spelled here a second time, without lcjax's table."""
-    states = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        keys = [key.key for key in path]
-        if keys[0] == "layers":
-            for layer in range(leaf.shape[0]):
-                states[f"model.layers.{layer}.{'.'.join(keys[1:])}"] = to_torch(leaf[layer])
-        else:
-            states[("" if keys[0] == "lm_head" else "model.") + ".".join(keys)] = to_torch(leaf)
-    return states
-
-
-def assert_equal_states(found, expected):
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype, name
-        assert torch.equal(found[name], tensor), name
-
+from lcjax.weights.names import tensor_names
 
 VARIANTS = {
     "plain": {},
@@ -123,12 +98,19 @@ def test_shards_keep_to_their_size_and_to_the_library_format(tiny_llama, tmp_pat
     assert index["metadata"]["total_size"] == total
 
 
-def test_leaves_alias_the_buffers_they_were_read_into():
-    from lcjax.weights.assembly import aligned_empty
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_leaves_are_the_buffers_that_were_read_into(tiny_llama, dtype):
+    """On the CPU nothing is copied; a jax that no longer aliases would double the memory of loading."""
+    config = LlamaConfig.from_dict(tiny_llama().config.to_dict())
+    addresses = {}
 
-    for dtype in ("float32", "bfloat16"):
-        buffer = aligned_empty((3, 5, 7), np.dtype(jax.numpy.dtype(dtype)))
-        assert jax.device_put(buffer, may_alias=True).unsafe_buffer_pointer() == buffer.ctypes.data
+    def read(name, out):
+        addresses.setdefault(name.path, out.ctypes.data)
+        out[...] = 1
+
+    tree = assemble(tensor_names(config), read, config.num_hidden_layers, parameter_dtype(dtype))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        assert leaf.unsafe_buffer_pointer() == addresses[tuple(key.key for key in path)]
 
 
 @pytest.fixture
@@ -360,11 +342,11 @@ def test_saving_over_a_former_checkpoint_leaves_one(sharded):
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), reloaded, params))
 
 
-def test_tokenizer_and_config_travel_along(saved, smollm2_gguf, tmp_path_factory):
+def test_tokenizer_and_config_travel_along(saved, smollm2, tmp_path_factory):
     from lcjax.weights import load_tokenizer
 
     directory, _ = saved
     config = load_config(directory)
     out = tmp_path_factory.mktemp("out") / "deep" / "er"
-    save_checkpoint(out, load_params(directory, config, "float32"), config, load_tokenizer(smollm2_gguf))
+    save_checkpoint(out, load_params(directory, config, "float32"), config, load_tokenizer(smollm2))
     assert load_tokenizer(out)("def f(x):\n    return x")["input_ids"]

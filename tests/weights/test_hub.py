@@ -6,9 +6,9 @@ from lcjax.errors import InputError
 from lcjax.weights import load_model_files, resolve_model
 
 
-def test_directory_and_gguf_file_are_taken_as_they_are(tmp_path, smollm2_gguf):
+def test_directory_and_gguf_file_are_taken_as_they_are(tmp_path, smollm2):
     assert resolve_model(str(tmp_path)) == tmp_path
-    assert resolve_model(smollm2_gguf) == smollm2_gguf
+    assert resolve_model(smollm2) == smollm2
 
 
 @pytest.mark.parametrize("name", ["/no/such/place", "./here", "../there", "a/b/c", "name", "~/models/x", "x/y.gguf"])
@@ -56,11 +56,11 @@ def test_name_that_is_no_hub_id():
         resolve_model("owner/has spaces")
 
 
-def test_loads_by_directory_and_by_gguf_file(tiny_llama, tmp_path, smollm2_gguf):
+def test_loads_by_directory_and_by_gguf_file(tiny_llama, tmp_path, smollm2):
     tiny_llama().save_pretrained(tmp_path)
     config, params, source = load_model_files(str(tmp_path), "bfloat16")
     assert (config.vocab_size, source) == (101, tmp_path)
     assert params["embed_tokens"]["weight"].dtype.name == "bfloat16"
-    config, params, source = load_model_files(smollm2_gguf, "bfloat16")
-    assert (config.vocab_size, source) == (49152, smollm2_gguf)
+    config, params, source = load_model_files(smollm2, "bfloat16")
+    assert (config.vocab_size, source) == (49152, smollm2)
     assert params["norm"]["weight"].shape == (576,)

@@ -55,7 +55,7 @@ def test_sharded_hugging_face_checkpoint(sharded, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_gguf(smollm2_gguf, dtype, tmp_path):
-    peak = measure(smollm2_gguf, dtype, tmp_path / "saved")
+def test_gguf(smollm2, dtype, tmp_path):
+    peak = measure(smollm2, dtype, tmp_path / "saved")
     assert peak["model"] <= peak["load"] < peak["model"] + 2 * peak["tensor"]
     assert peak["save"] < 2 * peak["tensor"]
