@@ -7,6 +7,7 @@ weight is [O, I] (out, in), its adapter A [R, I] and B [O, R].
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -40,7 +41,7 @@ class Linear(nnx.Module):
         if self.lora_A is not None and self.lora_B is not None:
             # Adapters are float32 masters; their products run in the activations' dtype.
             low_rank = _times_transposed(self._dropout(x, dropout_key), self.lora_A[...].astype(x.dtype))
-            y = y + _times_transposed(low_rank * self.lora_scaling, self.lora_B[...].astype(x.dtype))
+            y = y + _expand(low_rank * self.lora_scaling, self.lora_B[...].astype(x.dtype))
         return y
 
     def _dropout(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
@@ -61,9 +62,7 @@ class RMSNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x32 = x.astype(jnp.float32)
-        normalised = x32 * lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
-        return jnp.expand_dims(self.weight[...], range(x.ndim - 1)) * normalised.astype(x.dtype)
+        return _rms_norm(x, self.weight[...], self.eps)
 
 
 class SelfAttention(nnx.Module):
@@ -104,7 +103,7 @@ class MLP(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         gate_key, up_key, down_key = _split_key(dropout_key, 3)
-        return self.down_proj(jax.nn.silu(self.gate_proj(x_BTD, gate_key)) * self.up_proj(x_BTD, up_key), down_key)
+        return self.down_proj(_gated(self.gate_proj(x_BTD, gate_key), self.up_proj(x_BTD, up_key)), down_key)
 
 
 class DecoderLayer(nnx.Module):
@@ -233,6 +232,44 @@ class Llama(nnx.Module):
 def _times_transposed(x: jax.Array, weight_OI: jax.Array) -> jax.Array:
     """x [..., I] times W^T, [..., O]."""
     return lax.dot_general(x, weight_OI, (((x.ndim - 1,), (1,)), ((), ())))
+
+
+# The two position-wise functions of a layer are cheap to compute and their intermediates dear to keep: each saves its arguments
+# alone, under every checkpoint policy.
+@functools.partial(jax.checkpoint, static_argnums=2)
+def _rms_norm(x: jax.Array, weight_D: jax.Array, eps: float) -> jax.Array:
+    x32 = x.astype(jnp.float32)
+    normalised = x32 * lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
+    return jnp.expand_dims(weight_D, range(x.ndim - 1)) * normalised.astype(x.dtype)
+
+
+@jax.checkpoint
+def _gated(gate: jax.Array, up: jax.Array) -> jax.Array:
+    return jax.nn.silu(gate) * up
+
+
+@jax.custom_vjp
+def _expand(low_rank: jax.Array, lora_B_OR: jax.Array) -> jax.Array:
+    """low_rank [..., R] times B^T, [..., O].
+
+    Its own backward rule, for the order of one product: dB as `(low_rank^T dy)^T` transposes the thin factor, where JAX's
+    `dy^T low_rank` has XLA transpose the wide one (on a CPU a quarter of the whole step).
+    """
+    return _times_transposed(low_rank, lora_B_OR)
+
+
+def _expand_forward(low_rank, lora_B_OR):
+    return _expand(low_rank, lora_B_OR), (low_rank, lora_B_OR)
+
+
+def _expand_backward(residuals, dy):
+    low_rank, lora_B_OR = residuals
+    tokens = tuple(range(dy.ndim - 1))
+    dB_RO = lax.dot_general(low_rank, dy, ((tokens, tokens), ((), ())))
+    return jnp.matmul(dy, lora_B_OR), dB_RO.T
+
+
+_expand.defvjp(_expand_forward, _expand_backward)
 
 
 def _split_key(key: jax.Array | None, count: int):
