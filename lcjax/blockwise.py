@@ -20,7 +20,8 @@ from jax import lax
 
 from lcjax.remat import ATTENTION_LSE, ATTENTION_OUTPUT, name_residual
 
-BLOCK = 512
+# Small enough that the blocks' scores stay in a core's cache, large enough that the products fill it.
+BLOCK = 256
 
 
 @dataclasses.dataclass(frozen=True)

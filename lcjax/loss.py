@@ -54,10 +54,11 @@ def _forward(hidden_ND, head_VD, labels_N):
     def chunk_loss_and_gradients(carry, chunk):
         total, dhead = carry
         hidden_CD, labels_C = chunk
-        loss, logits_CV, lse_C = _chunk_value(hidden_CD, head, labels_C)
+        loss, logits_CV, peak_C, log_total_C = _chunk_value(hidden_CD, head, labels_C)
         counted = (labels_C != IGNORE)[:, None]
         hit = jnp.arange(head.shape[0])[None, :] == labels_C[:, None]
-        dlogits_CV = jnp.exp(logits_CV - lse_C[:, None]) - hit.astype(jnp.float32)
+        # The peak goes first: a large logit less a large log-sum-exp would keep only what rounding has left of both.
+        dlogits_CV = jnp.exp(logits_CV - peak_C[:, None] - log_total_C[:, None]) - hit.astype(jnp.float32)
         dlogits_CV = jnp.where(counted, dlogits_CV, 0.0).astype(head.dtype)
         dhidden_CD = jnp.dot(dlogits_CV, head)
         if dhead is not None:
@@ -81,10 +82,12 @@ linear_cross_entropy.defvjp(_forward, _backward, symbolic_zeros=True)
 
 def _chunk_value(hidden_CD, head_VD, labels_C):
     logits_CV = jnp.einsum("cd,vd->cv", hidden_CD, head_VD, preferred_element_type=jnp.float32)
-    lse_C = jax.nn.logsumexp(logits_CV, axis=-1)
+    peak_C = logits_CV.max(axis=-1)
+    log_total_C = jnp.log(jnp.exp(logits_CV - peak_C[:, None]).sum(axis=-1))
     counted = labels_C != IGNORE
     label_logits = jnp.take_along_axis(logits_CV, jnp.where(counted, labels_C, 0)[:, None], axis=1)[:, 0]
-    return jnp.where(counted, lse_C - label_logits, 0.0).sum(), logits_CV, lse_C
+    loss_C = log_total_C + (peak_C - label_logits)
+    return jnp.where(counted, loss_C, 0.0).sum(), logits_CV, peak_C, log_total_C
 
 
 def _chunks(hidden_ND, labels_N, vocab_size):

@@ -91,9 +91,11 @@ def attention(
     if query_segments_BT is None or key_segments_BS is None:
         query_segments_BT = jnp.zeros((batch, tokens), jnp.int32)
         key_segments_BS = jnp.zeros((batch, keys), jnp.int32)
+    offset = keys - tokens if query_offset is None else query_offset
     masking = Masking(
         causal=causal,
-        query_offset=keys - tokens if query_offset is None else query_offset,
+        # Beyond these bounds all or none of the keys are visible; within them `t + query_offset` fits an int32.
+        query_offset=min(max(offset, -tokens), keys),
         scale=head_dim**-0.5 if scale is None else scale,
     )
     return blockwise_attention(masking, q_BTHD, k_BSKD, v_BSKD, query_segments_BT, key_segments_BS)
