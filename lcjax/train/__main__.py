@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import logging
+import io
 import sys
 from pathlib import Path
 
@@ -14,21 +15,29 @@ from lcjax import api, cli
 from lcjax.errors import InputError
 from lcjax.train.arguments import RunArguments, demo
 from lcjax.train.checkpoint import Checkpoints
-from lcjax.train.interrupt import StopRequest
-from lcjax.train.loop import TrainingDiverged, train
+from lcjax.train.divergence import TrainingDiverged
+from lcjax.train.interrupt import Interrupted, StopRequest
+from lcjax.train.loop import train
 from lcjax.train.resume import find_resume_point
+from lcjax.train.terminal import mute_libraries, say, shown_warnings
 
 
 @cli.entry_point
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0 done or stopped by a signal, 1 diverged, 2 bad input."""
-    arguments = parse(argv)
-    logging.getLogger("lcjax").addHandler(logging.StreamHandler())
     console = Console(stderr=True)
-    with StopRequest() as stop:
-        model, tokenizer = load(arguments)
+    mute_libraries()
+    with shown_warnings(console), StopRequest() as stop:
         try:
+            arguments = parse(argv)
+            check_paths(arguments)
+            model, tokenizer = load(arguments)
             train(model, tokenizer, arguments.data, arguments, console=console, stop=stop)
+        except Interrupted as signal:
+            say(
+                console,
+                f"{signal}: stopped before a step was taken; nothing is lost, start again with the same command",
+            )
         except TrainingDiverged as error:
             print("error:", error, file=sys.stderr)
             return 1
@@ -41,6 +50,21 @@ def parse(argv: list[str] | None = None) -> RunArguments:
     if given.resume_from_checkpoint is not None:
         return _parse(argv, _arguments_of_resumed_run(given))
     return given if given.model is not None else _parse(argv, demo())
+
+
+def check_paths(arguments: RunArguments) -> None:
+    """Refuses now what training would refuse after minutes of loading: paths of data, the output directory."""
+    for path in arguments.data:
+        if not Path(path).exists():
+            raise InputError(f"{path} does not exist; check the path of the data")
+    find_resume_point(arguments.resume_from_checkpoint, arguments.output_dir)
+    if arguments.output_dir is not None:
+        try:
+            arguments.output_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"--output-dir {arguments.output_dir} cannot be made ({error.strerror}); choose another"
+            ) from None
 
 
 def load(arguments: RunArguments):
@@ -68,24 +92,33 @@ def load(arguments: RunArguments):
 
 
 def _parse(argv: list[str] | None, default: RunArguments) -> RunArguments:
-    return tyro.cli(RunArguments, args=argv, default=default, prog="python -m lcjax.train")
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(RunArguments, args=argv, default=default, prog="python -m lcjax.train")
+    except SystemExit as stop:
+        # tyro frames what RunArguments refuses like a flag that does not parse; the user gets the line as it is.
+        if isinstance(stop.__context__, InputError):
+            raise stop.__context__ from None
+        sys.stderr.write(printed.getvalue())
+        raise
 
 
 def _arguments_of_resumed_run(given: RunArguments) -> RunArguments:
     requested = given.resume_from_checkpoint
-    if requested == "latest" and given.output_dir is None:
-        raise InputError("--resume-from-checkpoint latest needs the --output-dir of the run to go on with")
-    output_dir = given.output_dir or _run_directory(Path(str(requested)))
+    output_dir = given.output_dir
+    if output_dir is None and requested != "latest":
+        output_dir = _run_directory(Path(str(requested)))
     point = find_resume_point(requested, output_dir)
     assert point is not None
-    checkpoints = Checkpoints(point.directory)
-    saved = checkpoints.run(point.step)["arguments"]
-    checkpoints.close()
+    with contextlib.closing(Checkpoints(point.directory)) as checkpoints:
+        saved = checkpoints.run(point.step)["arguments"]
     if "model" not in saved:
-        raise InputError(f"{point.directory} was written by lcjax.train() in a program; go on from that program")
+        raise InputError(f"{point} was written by lcjax.train() in a program; go on from that program")
     saved |= {"output_dir": output_dir, "resume_from_checkpoint": requested}
     saved |= {name: tuple(saved[name]) for name in ("data", "target_modules")}
-    return RunArguments(**{field.name: saved[field.name] for field in dataclasses.fields(RunArguments)})
+    known = {field.name for field in dataclasses.fields(RunArguments)}
+    return RunArguments(**{name: value for name, value in saved.items() if name in known})
 
 
 def _run_directory(checkpoint: Path) -> Path:

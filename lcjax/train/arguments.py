@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 from pathlib import Path
 
-from lcjax.config import TARGET_MODULES
+from lcjax import api, ops
+from lcjax.config import TARGET_MODULES, LoraConfig
 from lcjax.data import stdlib_sources
 from lcjax.errors import InputError
 from lcjax.optim import SCHEDULES
+from lcjax.remat import resolve_policy
+
+_OF_THE_ADAPTER = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +77,13 @@ class TrainingArguments:
                 f"--lr-scheduler-type {self.lr_scheduler_type} is unknown; use one of {', '.join(SCHEDULES)}"
             )
 
+    def number_of_steps(self, rows: int) -> int:
+        """max_steps, or the steps that num_train_epochs passes over so many rows take."""
+        if self.max_steps > 0:
+            return self.max_steps
+        rows_a_step = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        return max(1, math.ceil(self.num_train_epochs * rows / rows_a_step))
+
     def _check_ranges(self):
         at_least_one = (
             "per_device_train_batch_size", "gradient_accumulation_steps", "eval_batches", "eval_steps", "save_steps",
@@ -84,14 +96,14 @@ class TrainingArguments:
         ranges |= {"warmup_ratio": (0, 1), "eval_fraction": (0, 0.9), "seed": (0, 2**32 - 1)}
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
-            if not low <= value <= high:
+            if not (low <= value <= high and math.isfinite(value)):
                 bounds = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
                 raise InputError(f"{flag(name)} {value} is out of range; it must be {bounds}")
         if self.max_steps == 0 or self.max_steps < -1:
             raise InputError(
                 f"--max-steps {self.max_steps} is out of range; give a positive number, or -1 for whole epochs"
             )
-        if self.max_steps == -1 and not self.num_train_epochs > 0:
+        if self.max_steps == -1 and not 0 < self.num_train_epochs < math.inf:
             raise InputError(f"--num-train-epochs {self.num_train_epochs} is out of range; it must be positive")
 
 
@@ -139,10 +151,15 @@ class RunArguments(TrainingArguments):
         if (self.model is None) != (not self.data) and self.resume_from_checkpoint is None:
             given, missing = ("--model", "--data") if self.model else ("--data", "--model")
             raise InputError(f"{given} is given without {missing}; give both, or neither for the demo")
-        changed = [name for name in ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules")
-                   if getattr(self, name) != _default(name)]  # fmt: skip
-        if self.full_finetuning and changed:
+        if not self.full_finetuning:
+            LoraConfig(self.lora_r, self.lora_alpha, self.target_modules, self.use_rslora, self.lora_dropout)
+        elif changed := [name for name in _OF_THE_ADAPTER if getattr(self, name) != _default(name)]:
             raise InputError(f"--full-finetuning and {flag(changed[0])} contradict each other; drop one of them")
+        # What loading the model would refuse, minutes later.
+        resolve_policy(self.use_gradient_checkpointing, self.max_seq_length)
+        ops.check_implementation(self.attention)
+        if self.dtype != "auto":
+            api.resolve_dtype(self.dtype)
 
 
 def flag(name: str) -> str:

@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
 
+from lcjax.train.disk import replacing, writing
+from lcjax.train.tensorboard import EventFile
+
 
 class JsonLines:
-    """A file of one JSON object a line, keyed by `step`; every line is on disk before the next step begins.
+    """A file of one JSON object a line, keyed by `step`; every line is written out before the next step begins.
 
     A run that goes on after step n drops the lines of later steps, which it will write again, and a torn last line.
     """
 
     def __init__(self, path: Path, after_step: int, source: Path | None = None):
-        """Keeps the lines up to `after_step` of `source` (default: of `path` itself)."""
+        """Keeps the lines up to `after_step` of `source` (default: of `path` itself).
+
+        Raises:
+          InputError: the file cannot be written; `write` and `sync` raise it, too.
+        """
         self.path = path
-        kept = [row for row in read_rows(source or path) if row["step"] <= after_step]
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(temporary, path)
-        self._file = path.open("a", encoding="utf-8")
+        self.rows = [row for row in read_rows(source or path) if row["step"] <= after_step]
+        with writing(path):
+            with replacing(path) as temporary:
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+            # Unbuffered, so that a line which the full disk refused is not tried again on closing.
+            self._file = path.open("ab", buffering=0)
 
     def write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        line = json.dumps(row).encode() + b"\n"
+        with writing(self.path):
+            while line:  # an almost full disk takes a part first
+                line = line[self._file.write(line) :]
+        self.rows.append(row)
+
+    def sync(self) -> None:
+        """Waits until all lines would survive a loss of power."""
+        with writing(self.path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
@@ -37,11 +52,14 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().split(b"\n"):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+        except ValueError:
             break  # torn by a kill; whatever follows is of no step that was finished
+        if not isinstance(row, dict) or "step" not in row:
+            break
+        rows.append(row)
     return rows
 
 
@@ -49,48 +67,59 @@ class RunLog:
     """All the records of a run in its output directory."""
 
     def __init__(self, output_dir: Path, after_step: int, logging_steps: int, source: Path | None = None):
-        # Imported here: a second of start-up that only training needs.
-        logging.getLogger("tensorboardX").setLevel(logging.ERROR)
-        from tensorboardX import SummaryWriter
+        """Keeps the records up to `after_step` that are in `source` (default: in `output_dir` itself).
 
-        self.output_dir = output_dir
+        Raises:
+          InputError: a file cannot be written; the methods raise it, too.
+        """
         source = source or output_dir
+        self.output_dir = output_dir
         self.metrics = JsonLines(output_dir / "metrics.jsonl", after_step, source / "metrics.jsonl")
         self.evaluations = JsonLines(output_dir / "evaluation.jsonl", after_step, source / "evaluation.jsonl")
         self._logging_steps = logging_steps
-        self._board = SummaryWriter(str(output_dir / "tensorboard"), purge_step=after_step + 1 if after_step else None)
+        self._events = EventFile(output_dir / "tensorboard", after_step + 1 if after_step else 0)
 
     def step(self, row: dict[str, Any]) -> None:
         """Records one step: step, loss, grad_norm, learning_rate, tokens, tokens_per_second."""
         self.metrics.write(row)
         if row["step"] % self._logging_steps == 0:
-            self._to_board("train", row)
+            self._events.add("train", row)
 
     def evaluation(self, row: dict[str, Any]) -> None:
         """Records one evaluation: step, eval_loss, eval_tokens."""
         self.evaluations.write(row)
-        self._to_board("eval", row)
+        self._events.add("eval", row)
+        self._events.flush()
+
+    def evaluated(self, step: int) -> bool:
+        """Whether the evaluation after that step is recorded."""
+        return any(row["step"] == step for row in self.evaluations.rows)
+
+    def sync(self) -> None:
+        """Lets everything recorded reach the disk, before a checkpoint that counts on it."""
+        self.metrics.sync()
+        self.evaluations.sync()
+        self._events.flush()
 
     def draw(self) -> Path:
         """Draws training and held-out loss over steps; returns the picture's path."""
-        self._board.flush()
         path = self.output_dir / "loss.png"
-        draw_losses(read_rows(self.metrics.path), read_rows(self.evaluations.path), path)
+        with writing(path):
+            draw_losses(self.metrics.rows, self.evaluations.rows, path)
         return path
 
     def close(self) -> None:
         self.metrics.close()
         self.evaluations.close()
-        self._board.close()
-
-    def _to_board(self, group: str, row: dict[str, Any]) -> None:
-        for name, value in row.items():
-            if name != "step":
-                self._board.add_scalar(f"{group}/{name}", value, row["step"])
+        self._events.close()
 
 
 def draw_losses(steps: list[dict[str, Any]], evaluations: list[dict[str, Any]], path: Path) -> None:
-    """A PNG of both losses (nats a token) over steps, replaced in one go."""
+    """A PNG of both losses (nats a token) over steps, replaced in one go.
+
+    Raises:
+      OSError: the picture cannot be written; a former one is still there.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -105,6 +134,5 @@ def draw_losses(steps: list[dict[str, Any]], evaluations: list[dict[str, Any]], 
     axes.set(xlabel="step", ylabel="loss (nats a token)")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    temporary = path.with_name(path.name + ".tmp")
-    FigureCanvasAgg(figure).print_png(str(temporary))
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        FigureCanvasAgg(figure).print_png(str(temporary))

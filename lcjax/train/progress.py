@@ -6,6 +6,8 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lcjax.train.terminal import say
+
 
 class TrainingProgress:
     """A context that shows step, loss, tokens a second, time left and peak device memory where the device reports it."""
@@ -39,15 +41,15 @@ class TrainingProgress:
         figures = f"loss {loss:.4f}  {tokens_per_second:,.0f} tok/s{peak_device_memory()}"
         self._bar.update(self._task, completed=step, figures=figures)
         if not self._console.is_terminal and step % self._logging_steps == 0:
-            self.say(f"step {step}/{self._max_steps}  {figures}")
-
-    def say(self, line: str) -> None:
-        """Prints a line above the bar."""
-        self._console.print(line, highlight=False, soft_wrap=True)
+            say(self._console, f"step {step}/{self._max_steps}  {figures}")
 
 
 def peak_device_memory() -> str:
     """ "  peak 12.3 GiB" of the first device, or nothing where the backend keeps no count."""
-    statistics = jax.local_devices()[0].memory_stats() or {}
-    peak = statistics.get("peak_bytes_in_use")
+    return memory_column(jax.local_devices()[0].memory_stats())
+
+
+def memory_column(statistics: dict[str, int] | None) -> str:
+    """The column of what `jax.Device.memory_stats` returned."""
+    peak = (statistics or {}).get("peak_bytes_in_use")
     return f"  peak {peak / 2**30:.1f} GiB" if peak else ""

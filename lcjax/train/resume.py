@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lcjax import lora
+from lcjax.data import Data
 from lcjax.errors import InputError
+from lcjax.model import Llama
+from lcjax.train.arguments import TrainingArguments, flag
 from lcjax.train.checkpoint import Checkpoints
 
 # Arguments that change neither a step's arithmetic nor the order of the data, or that are compared by what they led to: the
-# number of steps, the fingerprints of weights and data.
-_FREE = {
+# number of steps, the fingerprints of weights and data, the dtype of the weights.
+_FREE_ARGUMENTS = {
     "output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "eval_steps", "eval_batches", "logging_steps",
-    "max_steps", "num_train_epochs", "model", "data",
+    "max_steps", "num_train_epochs", "model", "data", "dtype", "use_gradient_checkpointing", "attention",
 }  # fmt: skip
+# Where the files lie and how the step is scheduled may change between two sittings; the numbers do not.
+_FREE_SETTINGS = {"name_or_path", "use_gradient_checkpointing", "attention"}
+# What a finished run leaves.
+_RESULTS = ("adapter", "model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,53 +38,117 @@ class ResumePoint:
     directory: Path
     step: int
 
+    def __str__(self) -> str:
+        return str(self.directory / str(self.step))
 
-def find_resume_point(requested: str | None, output_dir: Path) -> ResumePoint | None:
+
+def find_resume_point(requested: str | None, output_dir: Path | None) -> ResumePoint | None:
     """The checkpoint that `--resume-from-checkpoint` means, or None for a fresh run.
 
+    Args:
+      requested: None, "latest", a checkpoint's folder, or the folder of a run.
+      output_dir: of the run that goes on or begins; None where it gets a folder of its own.
+
     Raises:
-      InputError: there is no such checkpoint; or a fresh run would write over the checkpoints of an old one.
+      InputError: there is no such checkpoint; or going on would write over another run.
     """
-    own = output_dir / "checkpoints"
-    newest = _newest(own)
+    if output_dir is not None:
+        _check_output_dir(output_dir)
+    own = output_dir / "checkpoints" if output_dir else None
+    newest = _newest(own) if own else None
     if requested is None:
-        if newest is not None:
-            raise InputError(
-                f"{output_dir} holds a run with checkpoints; go on with --resume-from-checkpoint latest, or choose another "
-                "--output-dir"
-            )
+        _refuse_to_overwrite(output_dir, newest)
         return None
-    point = _newest_of(own, output_dir) if requested == "latest" else _named(Path(requested))
-    if newest is not None and newest != point.step and point.directory.resolve() == own.resolve():
+    if requested != "latest":
+        point = _named(Path(requested))
+    elif own is None:
+        raise InputError("--resume-from-checkpoint latest needs the --output-dir of the run to go on with")
+    else:
+        point = _newest_of(own, output_dir)
+    if newest is not None and own is not None and (own.resolve(), newest) != (point.directory.resolve(), point.step):
         raise InputError(
-            f"{own / str(point.step)} is older than checkpoint {newest} beside it, which going on would overwrite; give another "
-            "--output-dir for the new run"
+            f"{output_dir} holds checkpoint {newest}, which going on from {point} would overwrite; give another --output-dir "
+            "for the new run"
         )
     return point
 
 
+def describe_run(model: Llama, data: Data, arguments: TrainingArguments, max_steps: int) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be this run's, and the arguments for the record; equals its JSON."""
+    settings = {name: value for name, value in dataclasses.asdict(model.settings).items() if name not in _FREE_SETTINGS}
+    return _as_json(
+        {
+            "arguments": dataclasses.asdict(arguments),
+            "max_steps": max_steps,
+            "model": dataclasses.asdict(model.config) | settings | {"dtype": str(model.head_VD.dtype)},
+            "weights": _fingerprint(model),
+            "data": data.fingerprint(),
+        }
+    )
+
+
 def refuse_other_run(saved: dict[str, Any], current: dict[str, Any], point: ResumePoint) -> None:
     """Raises InputError, naming the first difference, when a checkpoint is not of this model, data and arguments."""
-    where = f"checkpoint {point.step} in {point.directory}"
     for path, before, now in _differences(saved, current, ()):
-        if path[0] == "arguments" and path[1] in _FREE:
-            continue
-        if path == ("weights",):
-            raise InputError(f"{where} was trained on other base weights; give the same --model, or start anew")
-        if path == ("data",):
-            raise InputError(f"{where} was trained on other data; give the same --data files, unchanged, or start anew")
-        if path == ("max_steps",):
-            raise InputError(
-                f"{where} is of a run of {before} steps, not {now}: its learning-rate schedule would change; give the same "
-                "number, or start anew"
-            )
-        name = ".".join(path[1:])
+        match path:
+            case ("arguments", name) if name in _FREE_ARGUMENTS:
+                continue
+            case ("arguments", name):
+                what = f"{flag(name)} was {before!r} and is {now!r}; give the same"
+            case ("weights",):
+                what = "the base weights were others; give the same --model"
+            case ("data",):
+                what = "the data were others; give the same --data files, unchanged"
+            case ("max_steps",):
+                what = (
+                    f"it was to take {before} steps, not {now}, by which its learning rate falls; give the same number"
+                )
+            case _:
+                what = f"{'.'.join(path)} was {before!r} and is {now!r}; give the same"
+        raise InputError(f"checkpoint {point} is of another run: {what}, or start anew with another --output-dir")
+
+
+def _check_output_dir(output_dir: Path) -> None:
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"--output-dir {output_dir} is a file; name a folder")
+    # orbax takes the first for a pattern and the second for a slash, and writes what it then does not find.
+    if unfit := sorted(set("[\\") & set(str(output_dir.absolute()))):
         raise InputError(
-            f"{where} is of another run: {name} was {before!r} and is {now!r}; give the same, or start anew"
+            f"--output-dir {output_dir.absolute()} holds the character {unfit[0]}, where checkpoints cannot be read back; choose "
+            "another"
         )
 
 
-def _differences(before: Any, now: Any, path: tuple[str, ...]):
+def _refuse_to_overwrite(output_dir: Path | None, newest: int | None) -> None:
+    if newest is not None:
+        raise InputError(
+            f"{output_dir} holds a run with checkpoints; go on with --resume-from-checkpoint latest, or choose another "
+            "--output-dir"
+        )
+    if output_dir is not None and (kept := [name for name in _RESULTS if (output_dir / name).exists()]):
+        raise InputError(f"{output_dir} holds the {kept[0]} of a finished run; choose another --output-dir")
+
+
+def _fingerprint(model: Llama) -> str:
+    """32 hexadecimal digits that tell the base weights from others of the same shape, by one column of every matrix."""
+    digest = hashlib.blake2b(digest_size=16)
+    base, _ = lora.detach(model.params)
+    for leaf in jax.tree.leaves(base):
+        column = leaf if leaf.ndim == 1 else leaf[..., 0]
+        digest.update(np.asarray(column.astype(jnp.float32)).tobytes())
+    return digest.hexdigest()
+
+
+def _as_json(value: Any) -> Any:
+    """Tuples to lists and paths to strings, so that the value equals what JSON gives back."""
+    if isinstance(value, dict):
+        return {key: _as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _differences(before: Any, now: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(before.keys() | now.keys()):
             yield from _differences(before.get(key), now.get(key), (*path, key))
@@ -88,10 +166,10 @@ def _newest(directory: Path) -> int | None:
         checkpoints.close()
 
 
-def _newest_of(directory: Path, output_dir: Path) -> ResumePoint:
+def _newest_of(directory: Path, run_directory: Path | None) -> ResumePoint:
     newest = _newest(directory)
     if newest is None:
-        raise InputError(f"{output_dir} holds no checkpoint to go on with; start without --resume-from-checkpoint")
+        raise InputError(f"{run_directory} holds no checkpoint to go on with; start without --resume-from-checkpoint")
     return ResumePoint(directory, newest)
 
 

@@ -1,0 +1,60 @@
+"""A disk that refuses, in words that the user can act on."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from lcjax.errors import InputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How tensorstore, which writes orbax's arrays, spells an OSError.
+_OS_ERROR_CODE = re.compile(r"os_error_code='(\d+)'")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A context that turns the refusal to write `path` into an InputError; every other exception passes.
+
+    Raises:
+      InputError: an OSError, or a ValueError of tensorstore that stands for one.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _refusal(path, error.errno, error.strerror or str(error)) from error
+    except ValueError as error:
+        code = _OS_ERROR_CODE.search(str(error))
+        if code is None:
+            raise
+        raise _refusal(path, int(code[1]), os.strerror(int(code[1]))) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A context whose value is a path to write to; what is there at its end takes the place of `path`, unless it failed."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def require_space(directory: Path, num_bytes: int) -> None:
+    """Raises OSError (ENOSPC) where the file system of `directory` has less than `num_bytes` free."""
+    if shutil.disk_usage(directory).free < num_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _refusal(path: Path, code: int | None, reason: str) -> InputError:
+    mend = "make room" if code in _FULL else "check the path and its permissions"
+    return InputError(
+        f"{path} cannot be written ({reason}); {mend}, then go on with --resume-from-checkpoint latest, or without it where "
+        "no checkpoint was saved yet"
+    )

@@ -1,0 +1,102 @@
+"""Who may import whom: the import column of the design, read off the source of every file."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lcjax
+
+PACKAGE = Path(lcjax.__file__).parent
+ROOT = PACKAGE.parent
+
+# Of each room, the rooms of lcjax and the libraries that it may import beside the standard library.
+ALLOWED = {
+    "errors": "",
+    "config": "errors",
+    "rope": "config | jax numpy",
+    "reference": "| jax",
+    "loss": "| jax",
+    "remat": "errors | jax",
+    "blockwise": "remat | jax",
+    "ops": "reference blockwise rope errors | jax",
+    "model": "config rope ops remat lora | jax flax",
+    "lora": "config weights.names | jax optax",
+    "optim": "errors | jax optax",
+    "step": "config loss model lora | jax optax",
+    "weights": "config errors | jax numpy ml_dtypes safetensors gguf tokenizers transformers huggingface_hub",
+    "data": "config errors | numpy grain rich transformers",
+    "api": "config errors lora ops weights model remat | jax transformers",
+    "cli": "errors",
+    "convert": "cli config errors lora weights | jax numpy rich tyro",
+    "train": "api cli config data errors lora model ops optim remat step "
+    "| jax numpy orbax tyro rich matplotlib tensorboardX transformers",
+    "": "api config errors model train",
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it; `from lcjax import lora` counts as lcjax.lora."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield from (
+                (f"lcjax.{alias.name}" for alias in node.names) if node.module == "lcjax" else [node.module or ""]
+            )
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+def is_below(module: str, allowed: list[str]) -> bool:
+    return any(module == name or module.startswith(name + ".") for name in allowed)
+
+
+def offences(path: Path, room: str) -> list[str]:
+    """The imports of a file that its room may not make."""
+    rooms, _, libraries = ALLOWED[room].partition("|")
+    own = [f"lcjax.{name}" for name in [*rooms.split(), *([room] if room else [])]]
+    return [
+        module
+        for module in imports(path)
+        if module.split(".")[0] not in sys.stdlib_module_names and not is_below(module, own + libraries.split())
+    ]
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_what_the_design_allows(path):
+    assert room_of(path) in ALLOWED, "a new room: give it a line above and in the design"
+    assert offences(path, room_of(path)) == []
+
+
+def test_every_room_is_there():
+    assert {room_of(path) for path in FILES} == set(ALLOWED)
+
+
+def test_an_offence_is_found(tmp_path):
+    path = tmp_path / "loss.py"
+    path.write_text(
+        "import jax.numpy as jnp\nfrom lcjax import config\ndef f():\n    import torch.nn\n    import lcjax.train.loop\n"
+    )
+    assert offences(path, "loss") == ["lcjax.config", "torch.nn", "lcjax.train.loop"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "stranger"), [("lcjax", "torch"), ("lcjax", "triton"), ("triton_ref", "jax"), ("triton_ref", "lcjax")]
+)
+def test_the_two_sides_stay_apart(folder, stranger):
+    files = sorted((ROOT / folder).rglob("*.py"))
+    if not files:
+        pytest.skip(f"{folder} is not written yet")
+    assert [path for path in files if any(is_below(module, [stranger]) for module in imports(path))] == []

@@ -1,0 +1,98 @@
+"""`python -m lcjax.train` as a user runs it: a process of its own, watched through the files that it writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+DEADLINE_S = 180
+
+
+def start(arguments: Sequence[str | Path], cwd: Path, cache: Path, **variables: str) -> subprocess.Popen[str]:
+    """Starts a run; `cache` keeps compiled steps, which is all that makes one start faster than the first."""
+    return launch([sys.executable, "-m", "lcjax.train", *map(str, arguments)], cwd, cache, **variables)
+
+
+def launch(command: list[str] | str, cwd: Path, cache: Path, **variables: str) -> subprocess.Popen[str]:
+    """Starts a command; a string goes through the shell, where `python` is the one that runs the tests."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        **variables,
+    }
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment,
+        shell=isinstance(command, str),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """(exit code, everything printed)."""
+    output, _ = process.communicate(timeout=DEADLINE_S)
+    return process.returncode, output
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Returns as soon as the condition holds while the process runs."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert process.poll() is None, f"ended too early: {process.communicate()[0]}"
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.0005)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def kill_during_save(process: subprocess.Popen[str], checkpoints: Path) -> Path:
+    """SIGKILL while a checkpoint is half written; returns the torn save, which was checked with the process frozen."""
+    while True:
+        wait_until(lambda: bool(torn_saves(checkpoints)), process)
+        process.send_signal(signal.SIGSTOP)
+        torn = torn_saves(checkpoints)
+        if torn:
+            kill(process)
+            assert torn_saves(checkpoints) == torn
+            return torn[0]
+        process.send_signal(signal.SIGCONT)  # the save was done before the process stopped: catch the next
+
+
+def torn_saves(checkpoints: Path) -> list[Path]:
+    return sorted(checkpoints.glob("*.orbax-checkpoint-tmp*"))
+
+
+def complete_saves(checkpoints: Path) -> list[int]:
+    return sorted(int(path.name) for path in checkpoints.glob("*") if path.name.isdigit())
+
+
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def records(run: Path) -> dict[str, object]:
+    """What two runs of the same arguments must share, bit for bit; tokens_per_second alone is a measurement of a clock."""
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in metrics:
+        assert row.pop("tokens_per_second") > 0
+    return {
+        "metrics": metrics,
+        "evaluation": (run / "evaluation.jsonl").read_text().splitlines(),
+        "adapter": (run / "adapter" / "adapter_model.safetensors").read_bytes(),
+    }

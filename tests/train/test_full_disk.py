@@ -1,0 +1,118 @@
+"""A disk that refuses, for real: one line, exit code 2, and the run goes on once there is room."""
+
+from __future__ import annotations
+
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from processes import complete_saves, finish, records, start, torn_saves
+
+from lcjax.errors import InputError
+from lcjax.train.__main__ import main
+from lcjax.train.disk import writing
+
+SHORT = (
+    "--max-seq-length 48 --max-steps 4 --save-steps 2 --eval-steps 2 --eval-fraction 0.2 --lora-r 2 --seed 7".split()
+)
+
+
+@pytest.fixture(scope="module")
+def finished(model_dir, data_dir, cache, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    flags = ["--model", model_dir, "--data", data_dir, *SHORT, "--output-dir", "run"]
+    code, output = finish(start(flags, folder, cache))
+    assert code == 0, output
+    return folder / "run"
+
+
+def go_on(run: Path) -> list[str]:
+    return ["--output-dir", str(run), "--resume-from-checkpoint", "latest"]
+
+
+# The limit of a file's size, in bytes, that only the named file exceeds; the run goes on after step 2, or after its last step.
+@pytest.mark.parametrize(
+    ("name", "limit", "step"),
+    [
+        ("metrics.jsonl", 330, 2),
+        ("tensorboard", 640, 2),
+        ("checkpoints/4", 6000, 2),
+        ("adapter", 5000, 4),
+        ("loss.png", 14_000, 4),
+    ],
+)
+def test_every_file_that_a_run_writes(name, limit, step, finished, cache, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "adapter")
+    if step == 2:
+        shutil.rmtree(run / "checkpoints" / "4")
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # inherited; Python ignores the signal, so writes fail
+    try:
+        # The cache is only read: a step's code is larger than the limits.
+        process = start(go_on(run), tmp_path, cache, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="1000")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    code, output = finish(process)
+    errors = [line for line in output.splitlines() if not re.match(r"[\d,]+ |resumed|step \d|held-out", line)]
+    assert code == 2, output
+    assert len(errors) == 1, output
+    assert re.match(rf"error: {re.escape(str(run / name))} cannot be written \(File too large\)", errors[0])
+    assert complete_saves(run / "checkpoints") == [2, 4][: step // 2]
+    assert main(go_on(run)) == 0
+    assert records(run) == records(finished)
+    assert torn_saves(run / "checkpoints") == []
+
+
+IN_A_NAMESPACE = """
+set -e
+mount -t tmpfs -o size=400k tmpfs disk
+"$PYTHON" -m lcjax.train "$@" --output-dir disk/run > full.txt 2>&1 || echo $? > full.code
+df --output=avail -B1 disk | tail -1 > free.txt
+ls disk/run/checkpoints > full.checkpoints
+mount -o remount,size=8m disk
+"$PYTHON" -m lcjax.train --output-dir disk/run --resume-from-checkpoint latest > rest.txt 2>&1
+cp -r disk/run run
+"""
+
+
+def test_a_full_file_system(finished, model_dir, data_dir, cache, tmp_path):
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small file system of one's own")
+    (tmp_path / "disk").mkdir()
+    flags = ["--model", str(model_dir), "--data", str(data_dir), *SHORT]
+    environment = {
+        "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
+        "PYTHON": sys.executable,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "HOME": str(tmp_path),
+    }
+    command = ["unshare", "-rm", "bash", "-c", IN_A_NAMESPACE, "run", *flags]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=180)
+    assert (tmp_path / "full.code").read_text() == "2\n"
+    *_, last = (tmp_path / "full.txt").read_text().splitlines()
+    assert re.match(
+        r"error: \S+/disk/run/checkpoints/4 cannot be written \(No space left on device\); make room, ", last
+    )
+    assert "Traceback" not in (tmp_path / "full.txt").read_text()
+    assert (tmp_path / "full.checkpoints").read_text() == "2\n"
+    assert int((tmp_path / "free.txt").read_text()) > 100_000  # refused before it was full, and nothing torn left
+    assert records(tmp_path / "run") == records(finished)
+
+
+def test_only_the_disk_is_blamed(tmp_path):
+    with pytest.raises(ValueError, match="a bug") as caught, writing(tmp_path):
+        raise ValueError("a bug of ours")
+    assert not isinstance(caught.value, InputError)
+    with pytest.raises(InputError, match=r"make room") as caught, writing(tmp_path):
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write 7 bytes [os_error_code='28' x='1']")
+    with pytest.raises(InputError, match=r"Permission denied\); check the path"), writing(tmp_path):
+        raise PermissionError(13, "Permission denied")
+    with pytest.raises(KeyError), writing(tmp_path):
+        raise KeyError("a bug of ours")

@@ -1,0 +1,115 @@
+"""The records of a run: lines that survive a kill, a picture, and TensorBoard's events."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
+
+from lcjax.train.metrics import JsonLines, RunLog, draw_losses, read_rows
+
+
+def test_lines_are_written_one_by_one(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = JsonLines(path, after_step=0)
+    for step in (1, 2):
+        log.write({"step": step, "loss": 0.1 * step})
+        assert path.read_text().count("\n") == step
+    log.sync()
+    log.close()
+    assert path.read_text() == '{"step": 1, "loss": 0.1}\n{"step": 2, "loss": 0.2}\n'
+    assert read_rows(path) == log.rows == [{"step": 1, "loss": 0.1}, {"step": 2, "loss": 0.2}]
+
+
+@pytest.mark.parametrize(("after_step", "kept"), [(0, 0), (1, 1), (2, 2), (3, 3), (9, 3)])
+@pytest.mark.parametrize(
+    "torn", ["", '{"step": 4', '{"step": 4, "loss": 1.', "\0\0\0", '"step"', "4", '{"loss": 1.0}', "\n"]
+)
+def test_going_on_drops_later_and_torn_lines(after_step, kept, torn, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    whole = [f'{{"step": {step}}}\n' for step in (1, 2, 3)]
+    path.write_text("".join(whole) + torn)
+    log = JsonLines(path, after_step)
+    assert path.read_text() == "".join(whole[:kept])
+    log.write({"step": after_step + 1})
+    log.close()
+    assert path.read_text() == "".join(whole[:kept]) + f'{{"step": {after_step + 1}}}\n'
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_going_on_elsewhere_leaves_the_source_alone(tmp_path):
+    source = tmp_path / "old.jsonl"
+    source.write_text('{"step": 1}\n{"step": 2}\n')
+    JsonLines(tmp_path / "new.jsonl", 1, source).close()
+    assert (tmp_path / "new.jsonl").read_text() == '{"step": 1}\n'
+    assert source.read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert read_rows(tmp_path / "none.jsonl") == []
+
+
+def png_size(content: bytes) -> tuple[int, int]:
+    """(width, height) of a PNG all of whose chunks are intact, to the last."""
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    at, names = 8, []
+    while at < len(content):
+        length, name = struct.unpack(">I4s", content[at : at + 8])
+        assert zlib.crc32(content[at + 4 : at + 8 + length]) == int.from_bytes(
+            content[at + 8 + length : at + 12 + length]
+        )
+        names.append(name)
+        at += 12 + length
+    assert (names[0], names[-1], at) == (b"IHDR", b"IEND", len(content))
+    return struct.unpack(">II", content[16:24])
+
+
+@pytest.mark.parametrize("evaluations", [0, 1, 3])
+@pytest.mark.parametrize("steps", [0, 1, 50])
+def test_the_picture(steps, evaluations, tmp_path):
+    path = tmp_path / "loss.png"
+    path.write_bytes(b"the former picture")
+    rows = [{"step": step, "loss": 6 / (step + 1)} for step in range(1, steps + 1)]
+    draw_losses(rows, [{"step": step, "eval_loss": 5.0} for step in range(evaluations)], path)
+    assert png_size(path.read_bytes()) == (800, 450)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def events(folder) -> list[list[Event]]:
+    """The events of each file, oldest first, with both checksums of every record compared."""
+    files = []
+    for path in sorted(folder.iterdir()):
+        content, at, found = path.read_bytes(), 0, []
+        while at < len(content):
+            header = content[at : at + 8]
+            (length,) = struct.unpack("Q", header)
+            data = content[at + 12 : at + 12 + length]
+            assert struct.unpack("I", content[at + 8 : at + 12]) == (masked_crc32c(header),)
+            assert struct.unpack("I", content[at + 12 + length : at + 16 + length]) == (masked_crc32c(data),)
+            found.append(Event.FromString(data))
+            at += 16 + length
+        files.append(found)
+    return files
+
+
+def test_all_records_of_a_run(tmp_path):
+    log = RunLog(tmp_path, after_step=0, logging_steps=2)
+    log.evaluation({"step": 0, "eval_loss": 3.0})
+    for step in (1, 2, 3):
+        log.step({"step": step, "loss": 1.5, "tokens": 7})
+    assert log.evaluated(0)
+    assert not log.evaluated(3)
+    log.sync()
+    assert log.draw() == tmp_path / "loss.png"
+    log.close()
+    (file,) = events(tmp_path / "tensorboard")
+    scalars = [(e.step, v.tag, v.simple_value) for e in file for v in e.summary.value]
+    assert scalars == [(0, "eval/eval_loss", 3.0), (2, "train/loss", 1.5), (2, "train/tokens", 7.0)]
+    assert len(read_rows(tmp_path / "metrics.jsonl")) == 3
+
+    log = RunLog(tmp_path, after_step=2, logging_steps=2)
+    assert [row["step"] for row in log.metrics.rows] == [1, 2]
+    assert log.evaluated(0)
+    log.close()
+    starts = [e.step for file in events(tmp_path / "tensorboard") for e in file if e.session_log.status == 1]
+    assert sorted(starts) == [0, 3]  # TensorBoard forgets what it had from step 3 on

@@ -1,0 +1,63 @@
+"""What a run shows, on a terminal and in a log file."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+import pytest
+from rich.console import Console
+
+from lcjax.train.progress import TrainingProgress, memory_column, peak_device_memory
+from lcjax.train.terminal import say, shown_warnings
+
+
+def run(console: Console, logging_steps: int = 1) -> None:
+    with TrainingProgress(console, start=2, max_steps=6, logging_steps=logging_steps) as progress:
+        for step in range(3, 7):
+            progress.update(step, loss=2.0 + step / 100, tokens_per_second=12345.6)
+
+
+def test_lines_where_there_is_no_terminal():
+    file = io.StringIO()
+    run(Console(file=file, width=40), logging_steps=2)
+    assert file.getvalue().splitlines() == [
+        "step 4/6  loss 2.0400  12,346 tok/s",
+        "step 6/6  loss 2.0600  12,346 tok/s",
+    ]
+
+
+def test_a_bar_on_a_terminal():
+    console = Console(file=io.StringIO(), force_terminal=True, record=True, width=120)
+    run(console)
+    last = console.export_text().splitlines()[-1]
+    for part in ("training ━━━━", "6/6", "loss 2.0600  12,346 tok/s", "eta 0:00:00"):
+        assert part in last
+    assert "step" not in last
+
+
+def test_the_memory_column_is_there_where_the_backend_counts():
+    assert memory_column({"peak_bytes_in_use": 13 * 2**30 + 2**28}) == "  peak 13.2 GiB"
+    assert memory_column({}) == memory_column(None) == peak_device_memory() == ""
+
+
+def test_a_line_is_shown_as_it_is():
+    file = io.StringIO()
+    line = "runs/[red]x[/red] :smile: " + "long " * 50
+    say(Console(file=file, width=40), line)
+    assert file.getvalue() == line + "\n"
+
+
+@pytest.mark.parametrize("with_handler", [False, True])
+def test_warnings_of_lcjax_are_shown_once(with_handler):
+    """Also where a library has given the root logger a handler, as absl does."""
+    file, other = io.StringIO(), logging.StreamHandler(io.StringIO())
+    if with_handler:
+        logging.getLogger().addHandler(other)
+    with shown_warnings(Console(file=file)):
+        logging.getLogger("lcjax.data.documents").warning("skipped %d files of [%s]", 3, "x")
+        logging.getLogger("lcjax").info("no news")
+    logging.getLogger().removeHandler(other)
+    assert file.getvalue() == "warning: skipped 3 files of [x]\n"
+    assert other.stream.getvalue() == ""
+    assert logging.getLogger("lcjax").handlers == []

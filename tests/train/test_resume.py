@@ -1,0 +1,133 @@
+"""A run that is killed or stopped at any moment goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+import re
+import shlex
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from processes import (
+    complete_saves,
+    finish,
+    kill,
+    kill_during_save,
+    launch,
+    lines,
+    records,
+    start,
+    torn_saves,
+    wait_until,
+)
+
+from lcjax.train.__main__ import main
+
+MAX_STEPS, SAVE_STEPS = 70, 4
+# Dropout takes the random key, accumulation and 2.9 shuffled epochs the iterator.
+RUN = (
+    f"--max-seq-length 48 --max-steps {MAX_STEPS} --save-steps {SAVE_STEPS} --eval-steps 6 --eval-fraction 0.2 "
+    "--gradient-accumulation-steps 2 --lora-dropout 0.1 --lora-r 4 --learning-rate 1e-3 --warmup-steps 3"
+).split()
+
+
+@pytest.fixture(scope="session")
+def arguments(model_dir, data_dir) -> list[str]:
+    return ["--model", str(model_dir), "--data", str(data_dir), *RUN]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(arguments, tmp_path_factory):
+    """(the records, what the terminal showed) of a run in one go, which compiles for itself."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    code, output = finish(start([*arguments, "--output-dir", "run"], folder, folder / "cache"))
+    assert code == 0, output
+    return records(folder / "run"), output
+
+
+def go_on(run: Path) -> list[str]:
+    return ["--output-dir", str(run), "--resume-from-checkpoint", "latest"]
+
+
+def test_undisturbed_run_learns_and_says_nothing_but_its_progress(undisturbed):
+    recorded, output = undisturbed
+    assert [row["step"] for row in recorded["metrics"]] == list(range(1, MAX_STEPS + 1))
+    assert len({row["loss"] for row in recorded["metrics"]}) == MAX_STEPS
+    expected = (
+        r"24 documents, .*|[\d,]+ trainable parameters; .*|step \d+/70  loss .* tok/s|held-out loss .*"
+        r"|(adapter|metrics|picture|checkpoints|tensorboard) +\S+"
+    )
+    assert [line for line in output.splitlines() if not re.fullmatch(expected, line)] == []
+    before, after = re.search(r"held-out loss (\S+) before, (\S+) after", output).groups()
+    assert float(after) < float(before)
+
+
+def test_five_kills_change_nothing(arguments, undisturbed, cache, tmp_path, capsys):
+    seed = 20250
+    draw = random.Random(seed)
+    run = tmp_path / "run"
+    checkpoints, metrics = run / "checkpoints", run / "metrics.jsonl"
+    kills = []
+
+    def kill_after_a_step(process):
+        done = lines(metrics)
+        target = max(complete_saves(checkpoints), default=0) + draw.randint(1, 7)
+        wait_until(lambda: lines(metrics) >= target and lines(metrics) != done, process)
+        time.sleep(draw.uniform(0, 0.05))
+        kill(process)
+        kills.append(f"step {lines(metrics)}")
+
+    # 1: before the first checkpoint.
+    process = start([*arguments, "--output-dir", run], tmp_path, cache)
+    wait_until(metrics.exists, process)
+    time.sleep(draw.uniform(0, 0.5))
+    kill(process)
+    kills.append(f"before the first checkpoint, after {lines(metrics)} steps")
+    assert complete_saves(checkpoints) == []
+    assert main(go_on(run)) == 2
+    assert "holds no checkpoint to go on with; start without --resume-from-checkpoint" in capsys.readouterr().err
+
+    # 2: in a fresh run in the same place.
+    process = start([*arguments, "--output-dir", run], tmp_path, cache)
+    wait_until(lambda: complete_saves(checkpoints) != [], process)
+    kill_after_a_step(process)
+
+    # 3: while a save is under way.
+    process = start(go_on(run), tmp_path, cache)
+    torn = kill_during_save(process, checkpoints)
+    kills.append(f"during the save {torn.name}")
+    assert int(torn.name.split(".")[0]) not in complete_saves(checkpoints)
+
+    # 4 and 5.
+    for _ in range(2):
+        process = start(go_on(run), tmp_path, cache)
+        kill_after_a_step(process)
+
+    code, output = finish(start(go_on(run), tmp_path, cache))
+    print(f"seed {seed}, killed {'; '.join(kills)}")
+    assert code == 0, output
+    assert records(run) == undisturbed[0]
+    assert torn_saves(checkpoints) == []
+    assert complete_saves(checkpoints) == [64, 68, 70]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_how_to_go_on(number, arguments, undisturbed, cache, tmp_path):
+    run = tmp_path / "a run: {1} :+1:"
+    process = start([*arguments, "--output-dir", run.name], tmp_path, cache)
+    wait_until(lambda: lines(run / "metrics.jsonl") >= 5, process)
+    process.send_signal(number)
+    code, output = finish(process)
+    assert code == 0, output
+    last = output.splitlines()[-1]
+    said = re.fullmatch(rf"{number.name}: saved after step (\d+); go on with: (.*)", last)
+    assert said, output
+    stopped, command = int(said[1]), said[2]
+    assert max(complete_saves(run / "checkpoints")) == stopped == lines(run / "metrics.jsonl") < MAX_STEPS
+    assert shlex.split(command)[:3] == ["python", "-m", "lcjax.train"]
+
+    code, output = finish(launch(command, tmp_path, cache))
+    assert code == 0, output
+    assert records(run) == undisturbed[0]
