@@ -52,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(_measure({"lcjax": lcjax_step, "peft": peft_step}[bench.worker](bench), bench)))
         return 0
     names = ("jax", "flax", "torch", "transformers", "peft")
-    print(f"{platform.processor() or platform.machine()}, {bench.threads} threads;", *(f"{n} {version(n)}" for n in names))
+    print(
+        f"{platform.processor() or platform.machine()}, {bench.threads} threads;", *(f"{n} {version(n)}" for n in names)
+    )
     results = {"lcjax": [], "peft": []}
     for _ in range(bench.rounds):
         for side, rows in results.items():
@@ -61,13 +63,17 @@ def main(argv: list[str] | None = None) -> int:
                   + " ".join(f"{loss:.4f}" for loss in rows[-1]["losses"]), flush=True)  # fmt: skip
     best = {side: max(row["tokens_per_second"] for row in rows) for side, rows in results.items()}
     peak = {side: max(row["peak_gib"] for row in rows) for side, rows in results.items()}
-    print(f"ratio  {best['lcjax'] / best['peft']:8.2f} x speed   {peak['lcjax'] / peak['peft']:5.2f} x memory   (lcjax / peft)")
+    print(
+        f"ratio  {best['lcjax'] / best['peft']:8.2f} x speed   {peak['lcjax'] / peak['peft']:5.2f} x memory   (lcjax / peft)"
+    )
     return 0
 
 
 def _run_worker(side: str, argv: list[str]) -> dict:
     command = [sys.executable, __file__, *argv, "--worker", side]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -140,7 +146,9 @@ def peft_step(bench: Bench) -> Callable[[], float]:
     dtype = getattr(torch, bench.dtype)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **where)
     base = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **where)
-    model = peft.get_peft_model(base, peft.LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", lora_dropout=0.0))
+    model = peft.get_peft_model(
+        base, peft.LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", lora_dropout=0.0)
+    )
     model.train()
     ids = torch.tensor(tokenizer(_text())["input_ids"][: bench.tokens + 1])
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4, weight_decay=0.0)

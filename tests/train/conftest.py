@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from processes import finish, start
 
 import lcjax
 from lcjax import weights
@@ -90,3 +91,23 @@ def data_dir(tmp_path_factory, texts) -> Path:
     for number, text in enumerate(texts):
         (directory / f"{number:02}.txt").write_text(text, encoding="utf-8")
     return directory
+
+
+SHORT = (
+    "--max-seq-length 48 --max-steps 4 --save-steps 2 --eval-steps 2 --eval-fraction 0.2 --lora-r 2 --seed 7".split()
+)
+
+
+@pytest.fixture(scope="session")
+def short(model_dir, data_dir) -> list[str]:
+    """The flags of a run of 4 steps that saves and evaluates after every second; --output-dir is wanting."""
+    return ["--model", str(model_dir), "--data", str(data_dir), *SHORT]
+
+
+@pytest.fixture(scope="session")
+def finished(short, cache, tmp_path_factory) -> Path:
+    """The folder of such a run, which nothing disturbed; tests must leave it as it is."""
+    folder = tmp_path_factory.mktemp("finished")
+    code, output = finish(start([*short, "--output-dir", "run"], folder, cache))
+    assert code == 0, output
+    return folder / "run"

@@ -16,54 +16,51 @@ from lcjax.errors import InputError
 from lcjax.train.__main__ import main
 from lcjax.train.disk import writing
 
-SHORT = (
-    "--max-seq-length 48 --max-steps 4 --save-steps 2 --eval-steps 2 --eval-fraction 0.2 --lora-r 2 --seed 7".split()
-)
-
-
-@pytest.fixture(scope="module")
-def finished(model_dir, data_dir, cache, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("finished")
-    flags = ["--model", model_dir, "--data", data_dir, *SHORT, "--output-dir", "run"]
-    code, output = finish(start(flags, folder, cache))
-    assert code == 0, output
-    return folder / "run"
-
 
 def go_on(run: Path) -> list[str]:
     return ["--output-dir", str(run), "--resume-from-checkpoint", "latest"]
 
 
-# The limit of a file's size, in bytes, that only the named file exceeds; the run goes on after step 2, or after its last step.
-@pytest.mark.parametrize(
-    ("name", "limit", "step"),
-    [
-        ("metrics.jsonl", 330, 2),
-        ("tensorboard", 640, 2),
-        ("checkpoints/4", 6000, 2),
-        ("adapter", 5000, 4),
-        ("loss.png", 14_000, 4),
-    ],
-)
-def test_every_file_that_a_run_writes(name, limit, step, finished, cache, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(finished, run)
-    shutil.rmtree(run / "adapter")
-    if step == 2:
-        shutil.rmtree(run / "checkpoints" / "4")
+# The limit of a file's size, in bytes, that only this file exceeds where a run goes on after step 2, or after its last.
+LIMITS = {
+    "metrics.jsonl": (330, 2),
+    "tensorboard": (640, 2),
+    "checkpoints/4": (6000, 2),
+    "adapter": (5000, 4),
+    "loss.png": (14_000, 4),
+}
+
+
+@pytest.fixture(scope="module")
+def attempts(finished, cache, tmp_path_factory):
+    """By file: the folder of a run and the process that goes on with it, all side by side."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # inherited; Python ignores the signal, so writes fail
-    try:
-        # The cache is only read: a step's code is larger than the limits.
-        process = start(go_on(run), tmp_path, cache, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="1000")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    started = {}
+    for name, (limit, step) in LIMITS.items():
+        run = tmp_path_factory.mktemp("limited") / "run"
+        shutil.copytree(finished, run)
+        shutil.rmtree(run / "adapter")
+        if step == 2:
+            shutil.rmtree(run / "checkpoints" / "4")
+        # Inherited; Python ignores the signal, so that writes fail. The cache is only read: a step's code exceeds all limits.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            process = start(go_on(run), run.parent, cache, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="1000")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        started[name] = run, process
+    return started
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_every_file_that_a_run_writes(name, attempts, finished):
+    run, process = attempts[name]
     code, output = finish(process)
     errors = [line for line in output.splitlines() if not re.match(r"[\d,]+ |resumed|step \d|held-out", line)]
     assert code == 2, output
     assert len(errors) == 1, output
     assert re.match(rf"error: {re.escape(str(run / name))} cannot be written \(File too large\)", errors[0])
-    assert complete_saves(run / "checkpoints") == [2, 4][: step // 2]
+    assert complete_saves(run / "checkpoints") == ([2] if LIMITS[name][1] == 2 else [2, 4])
     assert main(go_on(run)) == 0
     assert records(run) == records(finished)
     assert torn_saves(run / "checkpoints") == []
@@ -81,11 +78,10 @@ cp -r disk/run run
 """
 
 
-def test_a_full_file_system(finished, model_dir, data_dir, cache, tmp_path):
+def test_a_full_file_system(finished, short, cache, tmp_path):
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs the right to mount a small file system of one's own")
     (tmp_path / "disk").mkdir()
-    flags = ["--model", str(model_dir), "--data", str(data_dir), *SHORT]
     environment = {
         "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
         "PYTHON": sys.executable,
@@ -93,7 +89,7 @@ def test_a_full_file_system(finished, model_dir, data_dir, cache, tmp_path):
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "HOME": str(tmp_path),
     }
-    command = ["unshare", "-rm", "bash", "-c", IN_A_NAMESPACE, "run", *flags]
+    command = ["unshare", "-rm", "bash", "-c", IN_A_NAMESPACE, "run", *short]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=180)
     assert (tmp_path / "full.code").read_text() == "2\n"
     *_, last = (tmp_path / "full.txt").read_text().splitlines()

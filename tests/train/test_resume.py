@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import re
-import shlex
 import signal
 import time
 from pathlib import Path
@@ -38,30 +38,33 @@ def arguments(model_dir, data_dir) -> list[str]:
     return ["--model", str(model_dir), "--data", str(data_dir), *RUN]
 
 
-@pytest.fixture(scope="session")
+class Undisturbed:
+    """The same run in one go, in a process that compiles for itself; it runs while the tests disturb others."""
+
+    def __init__(self, arguments, folder: Path):
+        self._run = folder / "run"
+        self._process = start([*arguments, "--output-dir", "run"], folder, folder / "cache")
+
+    @functools.cached_property
+    def output(self) -> str:
+        code, output = finish(self._process)
+        assert code == 0, output
+        return output
+
+    def records(self) -> dict:
+        assert self.output
+        return records(self._run)
+
+
+@pytest.fixture(scope="module")
 def undisturbed(arguments, tmp_path_factory):
-    """(the records, what the terminal showed) of a run in one go, which compiles for itself."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    code, output = finish(start([*arguments, "--output-dir", "run"], folder, folder / "cache"))
-    assert code == 0, output
-    return records(folder / "run"), output
+    run = Undisturbed(arguments, tmp_path_factory.mktemp("undisturbed"))
+    yield run
+    assert run.output
 
 
 def go_on(run: Path) -> list[str]:
     return ["--output-dir", str(run), "--resume-from-checkpoint", "latest"]
-
-
-def test_undisturbed_run_learns_and_says_nothing_but_its_progress(undisturbed):
-    recorded, output = undisturbed
-    assert [row["step"] for row in recorded["metrics"]] == list(range(1, MAX_STEPS + 1))
-    assert len({row["loss"] for row in recorded["metrics"]}) == MAX_STEPS
-    expected = (
-        r"24 documents, .*|[\d,]+ trainable parameters; .*|step \d+/70  loss .* tok/s|held-out loss .*"
-        r"|(adapter|metrics|picture|checkpoints|tensorboard) +\S+"
-    )
-    assert [line for line in output.splitlines() if not re.fullmatch(expected, line)] == []
-    before, after = re.search(r"held-out loss (\S+) before, (\S+) after", output).groups()
-    assert float(after) < float(before)
 
 
 def test_five_kills_change_nothing(arguments, undisturbed, cache, tmp_path, capsys):
@@ -108,26 +111,43 @@ def test_five_kills_change_nothing(arguments, undisturbed, cache, tmp_path, caps
     code, output = finish(start(go_on(run), tmp_path, cache))
     print(f"seed {seed}, killed {'; '.join(kills)}")
     assert code == 0, output
-    assert records(run) == undisturbed[0]
+    assert records(run) == undisturbed.records()
     assert torn_saves(checkpoints) == []
     assert complete_saves(checkpoints) == [64, 68, 70]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_says_how_to_go_on(number, arguments, undisturbed, cache, tmp_path):
-    run = tmp_path / "a run: {1} :+1:"
-    process = start([*arguments, "--output-dir", run.name], tmp_path, cache)
-    wait_until(lambda: lines(run / "metrics.jsonl") >= 5, process)
-    process.send_signal(number)
-    code, output = finish(process)
-    assert code == 0, output
-    last = output.splitlines()[-1]
-    said = re.fullmatch(rf"{number.name}: saved after step (\d+); go on with: (.*)", last)
-    assert said, output
-    stopped, command = int(said[1]), said[2]
-    assert max(complete_saves(run / "checkpoints")) == stopped == lines(run / "metrics.jsonl") < MAX_STEPS
-    assert shlex.split(command)[:3] == ["python", "-m", "lcjax.train"]
+def test_a_signal_saves_and_says_how_to_go_on(arguments, undisturbed, cache, tmp_path):
+    """Both signals, in two runs side by side."""
+    stopped = {}
+    for number, name in ((signal.SIGTERM, "a run: {1} :+1:"), (signal.SIGINT, "another")):
+        process = start([*arguments, "--output-dir", name], tmp_path, cache)
+        stopped[number] = tmp_path / name, process
+    for number, (run, process) in stopped.items():
+        wait_until(lambda run=run: lines(run / "metrics.jsonl") >= 5, process)
+        process.send_signal(number)
+    going_on = []
+    for number, (run, process) in stopped.items():
+        code, output = finish(process)
+        assert code == 0, output
+        said = re.fullmatch(rf"{number.name}: saved after step (\d+); go on with: (.*)", output.splitlines()[-1])
+        assert said, output
+        assert max(complete_saves(run / "checkpoints")) == int(said[1]) == lines(run / "metrics.jsonl") < MAX_STEPS
+        assert said[2].startswith("python -m lcjax.train --output-dir ")
+        going_on.append((run, launch(said[2], tmp_path, cache)))  # as it was printed
+    for run, process in going_on:
+        code, output = finish(process)
+        assert code == 0, output
+        assert records(run) == undisturbed.records()
 
-    code, output = finish(launch(command, tmp_path, cache))
-    assert code == 0, output
-    assert records(run) == undisturbed[0]
+
+def test_undisturbed_run_learns_and_says_nothing_but_its_progress(undisturbed):
+    output, recorded = undisturbed.output, undisturbed.records()
+    assert [row["step"] for row in recorded["metrics"]] == list(range(1, MAX_STEPS + 1))
+    assert len({row["loss"] for row in recorded["metrics"]}) == MAX_STEPS
+    expected = (
+        r"24 documents, .*|[\d,]+ trainable parameters; .*|step \d+/70  loss .* tok/s|held-out loss .*"
+        r"|(adapter|metrics|picture|checkpoints|tensorboard) +\S+"
+    )
+    assert [line for line in output.splitlines() if not re.fullmatch(expected, line)] == []
+    before, after = re.search(r"held-out loss (\S+) before, (\S+) after", output).groups()
+    assert float(after) < float(before)
