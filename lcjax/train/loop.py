@@ -132,7 +132,9 @@ class _Run:
         objective = step.Objective(model.config, model.settings)
         self.train_step = step.jit_train_step(objective, optimizer)
         self.evaluate_batch = step.jit_evaluate(objective)
-        self.state = step.init_state(optimizer, trainable, arguments.seed)
+        state = step.init_state(optimizer, trainable, arguments.seed)
+        # Bound to its devices, as a restored state is: else JAX would compile a step of its own for each of the two.
+        self.state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
         self.batches = iterate(
             self.data.train_dataset(arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps)
         )
