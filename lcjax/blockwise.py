@@ -74,17 +74,18 @@ def _forward(masking, q_BTHD, k_BSKD, v_BSKD, query_segments_BT, key_segments_BS
         seen = total > 0
         out = accumulated / jnp.where(seen, total, 1.0)[..., None]
         # +inf for a row without keys makes its probabilities exp(s - inf) = 0 in the backward pass.
-        lse = jnp.where(seen, maximum + jnp.log(jnp.where(seen, total, 1.0)), jnp.inf)
-        return None, (out.astype(q_BTHD.dtype), lse)
+        maximum = jnp.where(seen, maximum, jnp.inf)
+        return None, (out.astype(q_BTHD.dtype), maximum, jnp.log(jnp.where(seen, total, 1.0)))
 
-    _, (out_n, lse_n) = lax.scan(one_query_block, None, jnp.arange(blocks.query_count))
+    _, (out_n, maximum_n, log_total_n) = lax.scan(one_query_block, None, jnp.arange(blocks.query_count))
     out_BTHD = name_residual(blocks.join_queries(out_n).reshape(q_BTHD.shape), ATTENTION_OUTPUT)
-    lse_n = name_residual(lse_n, ATTENTION_LSE)
+    # The log-sum-exp in its two parts: their float32 sum would round away what tells large scores apart.
+    lse_n = name_residual(maximum_n, ATTENTION_LSE), name_residual(log_total_n, ATTENTION_LSE)
     return out_BTHD, (q_BTHD, k_BSKD, v_BSKD, query_segments_BT, key_segments_BS, out_BTHD, lse_n)
 
 
 def _backward(masking, residuals, dout_BTHD):
-    q_BTHD, k_BSKD, v_BSKD, query_segments_BT, key_segments_BS, out_BTHD, lse_n = residuals
+    q_BTHD, k_BSKD, v_BSKD, query_segments_BT, key_segments_BS, out_BTHD, (maximum_n, log_total_n) = residuals
     kv_heads = k_BSKD.shape[2]
     blocks = _Blocks.of(masking, q_BTHD, k_BSKD, query_segments_BT, key_segments_BS)
     delta_BTH = (out_BTHD.astype(jnp.float32) * dout_BTHD.astype(jnp.float32)).sum(axis=-1)
@@ -99,7 +100,8 @@ def _backward(masking, residuals, dout_BTHD):
         def one_query_block(i, carry):
             dq_n, dk, dv = carry
             scores = _dot("bkmd,bksd->bkms", q_n[i], k_BKsD) * masking.scale
-            weights = jnp.where(blocks.mask(i, j), jnp.exp(scores - lse_n[i][..., None]), 0.0)
+            scores = scores - maximum_n[i][..., None] - log_total_n[i][..., None]
+            weights = jnp.where(blocks.mask(i, j), jnp.exp(scores), 0.0)
             dweights = _dot("bkmd,bksd->bkms", dout_n[i], v_BKsD)
             dscores = (weights * (dweights - delta_n[i]) * masking.scale).astype(q_BTHD.dtype)
             # dk and dv gather as [D, k]: that orientation of the product is a third faster on a CPU.

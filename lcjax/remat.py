@@ -1,14 +1,14 @@
 """What the backward pass keeps of the forward pass: on the device, in pinned host memory, or not at all.
 
 The layers run under one `jax.checkpoint`; tensors that a policy may keep carry a name. Bytes are per layer and token, with
-D the hidden size, H * head_dim the width of the attention output, and 2 bytes an element in bfloat16:
+D the hidden size, H * head_dim the width of the attention output, and 2 bytes an element in bfloat16 (4 for each of the log-sum-exp's two parts):
 
 | policy | device | pinned host | recomputed |
 | --- | --- | --- | --- |
 | none | every intermediate | 0 | nothing |
 | full | 2 D | 0 | the layer |
 | offload (alias unsloth) | 0 | 2 D | the layer |
-| offload_attn | 0 | 2 D + 2 H head_dim + 4 H | the layer but its attention |
+| offload_attn | 0 | 2 D + 2 H head_dim + 8 H | the layer but its attention |
 
 Source: Chen et al., arXiv 1604.06174; the offload to host memory stands in for Unsloth's
 `use_gradient_checkpointing="unsloth"`.
