@@ -1,7 +1,8 @@
 """What the backward pass keeps of the forward pass: on the device, in pinned host memory, or not at all.
 
 The layers run under one `jax.checkpoint`; tensors that a policy may keep carry a name. Bytes are per layer and token, with
-D the hidden size, H * head_dim the width of the attention output, and 2 bytes an element in bfloat16 (4 for each of the log-sum-exp's two parts):
+D the hidden size, H * head_dim the width of the attention output, and 2 bytes an element in bfloat16 (the two parts of the
+log-sum-exp are float32):
 
 | policy | device | pinned host | recomputed |
 | --- | --- | --- | --- |
