@@ -19,7 +19,7 @@ test: $(VENV)/.dev  ## the whole suite
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.dev  ## ruff and pyright, as pre-commit runs them
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
 install: $(VENV)/.dev  ## .venv with every development extra
 

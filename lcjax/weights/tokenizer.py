@@ -13,6 +13,9 @@ from lcjax.weights.gguf_tokenizer import gguf_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+# transformers advises on import that it lacks PyTorch; only its tokenizers are used here, which need none.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
