@@ -7,7 +7,6 @@ weight is [O, I] (out, in), its adapter A [R, I] and B [O, R].
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -41,6 +40,7 @@ class Linear(nnx.Module):
         if self.lora_A is not None and self.lora_B is not None:
             # Adapters are float32 masters; their products run in the activations' dtype.
             low_rank = _times_transposed(self._dropout(x, dropout_key), self.lora_A[...].astype(x.dtype))
+            low_rank = remat.name_residual(low_rank, remat.LOW_RANK)
             y = y + _expand(low_rank * self.lora_scaling, self.lora_B[...].astype(x.dtype))
         return y
 
@@ -62,7 +62,9 @@ class RMSNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return _rms_norm(x, self.weight[...], self.eps)
+        x32 = x.astype(jnp.float32)
+        normalised = x32 * lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
+        return jnp.expand_dims(self.weight[...], range(x.ndim - 1)) * normalised.astype(x.dtype)
 
 
 class SelfAttention(nnx.Module):
@@ -82,6 +84,7 @@ class SelfAttention(nnx.Module):
         k_BTKd = self.k_proj(x_BTD, k_key).reshape(heads)
         v_BTKd = self.v_proj(x_BTD, v_key).reshape(heads)
         q_BTHd, k_BTKd = ops.rope(q_BTHd, k_BTKd, context.positions_BT, context.inverse_frequencies_F)
+        q_BTHd, k_BTKd, v_BTKd = (remat.name_residual(x, remat.PROJECTION) for x in (q_BTHd, k_BTKd, v_BTKd))
         out_BTHd = ops.attention(
             q_BTHd,
             k_BTKd,
@@ -103,7 +106,9 @@ class MLP(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         gate_key, up_key, down_key = _split_key(dropout_key, 3)
-        return self.down_proj(_gated(self.gate_proj(x_BTD, gate_key), self.up_proj(x_BTD, up_key)), down_key)
+        gate, up = self.gate_proj(x_BTD, gate_key), self.up_proj(x_BTD, up_key)
+        gate, up = (remat.name_residual(x, remat.PROJECTION) for x in (gate, up))
+        return self.down_proj(jax.nn.silu(gate) * up, down_key)
 
 
 class DecoderLayer(nnx.Module):
@@ -119,6 +124,7 @@ class DecoderLayer(nnx.Module):
         attention_key, mlp_key = _split_key(dropout_key, 2)
         x_BTD = remat.name_residual(x_BTD, remat.LAYER_INPUT)
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), context, attention_key)
+        x_BTD = remat.name_residual(x_BTD, remat.MIDDLE)
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD), mlp_key)
 
 
@@ -232,20 +238,6 @@ class Llama(nnx.Module):
 def _times_transposed(x: jax.Array, weight_OI: jax.Array) -> jax.Array:
     """x [..., I] times W^T, [..., O]."""
     return lax.dot_general(x, weight_OI, (((x.ndim - 1,), (1,)), ((), ())))
-
-
-# The two position-wise functions of a layer are cheap to compute and their intermediates dear to keep: each saves its arguments
-# alone, under every checkpoint policy.
-@functools.partial(jax.checkpoint, static_argnums=2)
-def _rms_norm(x: jax.Array, weight_D: jax.Array, eps: float) -> jax.Array:
-    x32 = x.astype(jnp.float32)
-    normalised = x32 * lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
-    return jnp.expand_dims(weight_D, range(x.ndim - 1)) * normalised.astype(x.dtype)
-
-
-@jax.checkpoint
-def _gated(gate: jax.Array, up: jax.Array) -> jax.Array:
-    return jax.nn.silu(gate) * up
 
 
 @jax.custom_vjp

@@ -28,6 +28,9 @@ from lcjax.errors import InputError
 LAYER_INPUT = "layer_input"
 ATTENTION_OUTPUT = "attention_output"
 ATTENTION_LSE = "attention_lse"
+PROJECTION = "projection"
+LOW_RANK = "low_rank"
+MIDDLE = "layer_middle"
 
 POLICIES = ("none", "full", "offload", "offload_attn")
 ALIASES = {"unsloth": "offload"}
@@ -67,7 +70,8 @@ def resolve_policy(requested: str, tokens: int) -> str:
 def checkpoint_layer(layer: Callable[..., Any], policy: str) -> Callable[..., Any]:
     """The body of the scan over layers, rematerialised as `policy` (one of POLICIES) says."""
     if policy == "none":
-        return layer
+        keep = jax.checkpoint_policies.save_only_these_names(MIDDLE, PROJECTION, LOW_RANK, ATTENTION_OUTPUT, ATTENTION_LSE)
+        return jax.checkpoint(layer, policy=keep, prevent_cse=False)
     if policy == "full":
         # The scan already saves its carry, which is the layer's input.
         return jax.checkpoint(layer, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False)
