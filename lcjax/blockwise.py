@@ -20,8 +20,9 @@ from jax import lax
 
 from lcjax.remat import ATTENTION_LSE, ATTENTION_OUTPUT, name_residual
 
-# Small enough that the blocks' scores stay in a core's cache, large enough that the products fill it.
-BLOCK = 256
+# Tokens. Small enough that the blocks' scores stay in a core's cache, large enough for products at full speed.
+QUERY_BLOCK = 128
+KEY_BLOCK = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,8 @@ def _backward(masking, residuals, dout_BTHD):
     q_BTHD, k_BSKD, v_BSKD, query_segments_BT, key_segments_BS, out_BTHD, (maximum_n, log_total_n) = residuals
     kv_heads = k_BSKD.shape[2]
     blocks = _Blocks.of(masking, q_BTHD, k_BSKD, query_segments_BT, key_segments_BS)
-    delta_BTH = (out_BTHD.astype(jnp.float32) * dout_BTHD.astype(jnp.float32)).sum(axis=-1)
+    out_32, dout_32 = out_BTHD.astype(jnp.float32), dout_BTHD.astype(jnp.float32)
+    delta_BTH = jnp.einsum("bthd,bthd->bth", out_32, dout_32, precision="highest")
     q_n = blocks.split_queries(_group_heads(q_BTHD, kv_heads))
     dout_n = blocks.split_queries(_group_heads(dout_BTHD, kv_heads))
     delta_n = blocks.split_queries(_group_heads(delta_BTH[..., None], kv_heads))
@@ -141,7 +143,7 @@ class _Blocks:
     @classmethod
     def of(cls, masking, q_BTHD, k_BSKD, query_segments_BT, key_segments_BS) -> _Blocks:
         query_length, key_length = q_BTHD.shape[1], k_BSKD.shape[1]
-        query_count, key_count = _ceil_div(query_length, BLOCK), _ceil_div(key_length, BLOCK)
+        query_count, key_count = _ceil_div(query_length, QUERY_BLOCK), _ceil_div(key_length, KEY_BLOCK)
         query_segments = _split(query_segments_BT, query_count)
         key_segments = _split(key_segments_BS, key_count)
         group = q_BTHD.shape[2] // k_BSKD.shape[2]

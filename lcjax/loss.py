@@ -12,12 +12,14 @@ from jax import lax
 IGNORE = -100
 """The label of a token that carries no loss, as in PyTorch and Hugging Face."""
 
-_CHUNK_LOGITS = 2**25  # float32 logits alive at a time: 128 MiB
-
 
 def chunk_tokens(vocab_size: int) -> int:
-    """Tokens of one chunk, chosen so that its logits take at most 128 MiB."""
-    return max(1, _CHUNK_LOGITS // vocab_size)
+    """Tokens of one chunk: 128, or as many more or fewer as bring its float32 logits to at least 32 and at most 128 MiB.
+
+    A product with fewer rows would spend its time reading the head; logits beyond 32 MiB leave a CPU's cache.
+    """
+    logits = min(max(128 * vocab_size, 2**23), 2**25)
+    return max(1, logits // vocab_size)
 
 
 @jax.custom_vjp

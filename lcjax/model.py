@@ -7,6 +7,7 @@ weight is [O, I] (out, in), its adapter A [R, I] and B [O, R].
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -63,7 +64,10 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
-        normalised = x32 * lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
+        # As products, whose gradients are products too: on a CPU, XLA's sum of `a * b` takes six times as long as their dot.
+        product = functools.partial(jnp.einsum, precision="highest")
+        mean_square = product("...d,...d->...", x32, x32) / x.shape[-1]
+        normalised = product("...d,...->...d", x32, lax.rsqrt(mean_square + self.eps))
         return jnp.expand_dims(self.weight[...], range(x.ndim - 1)) * normalised.astype(x.dtype)
 
 

@@ -70,7 +70,9 @@ def resolve_policy(requested: str, tokens: int) -> str:
 def checkpoint_layer(layer: Callable[..., Any], policy: str) -> Callable[..., Any]:
     """The body of the scan over layers, rematerialised as `policy` (one of POLICIES) says."""
     if policy == "none":
-        keep = jax.checkpoint_policies.save_only_these_names(MIDDLE, PROJECTION, LOW_RANK, ATTENTION_OUTPUT, ATTENTION_LSE)
+        keep = jax.checkpoint_policies.save_only_these_names(
+            MIDDLE, PROJECTION, LOW_RANK, ATTENTION_OUTPUT, ATTENTION_LSE
+        )
         return jax.checkpoint(layer, policy=keep, prevent_cse=False)
     if policy == "full":
         # The scan already saves its carry, which is the layer's input.
