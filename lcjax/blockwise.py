@@ -102,8 +102,9 @@ def _backward(masking, residuals, dout_BTHD):
         def one_query_block(i, carry):
             dq_n, dk, dv = carry
             scores = _dot("bkmd,bksd->bkms", q_n[i], k_BKsD) * masking.scale
-            scores = scores - maximum_n[i][..., None] - log_total_n[i][..., None]
-            weights = jnp.where(blocks.mask(i, j), jnp.exp(scores), 0.0)
+            # Masked before the exponential, which XLA computes in one pass only where nothing but products follows.
+            scores = jnp.where(blocks.mask(i, j), scores, -jnp.inf)
+            weights = jnp.exp(scores - maximum_n[i][..., None] - log_total_n[i][..., None])
             dweights = _dot("bkmd,bksd->bkms", dout_n[i], v_BKsD)
             dscores = (weights * (dweights - delta_n[i]) * masking.scale).astype(q_BTHD.dtype)
             # dk and dv gather as [D, k]: that orientation of the product is a third faster on a CPU.

@@ -6,7 +6,7 @@ log-sum-exp are float32):
 
 | policy | device | pinned host | recomputed |
 | --- | --- | --- | --- |
-| none | every intermediate | 0 | nothing |
+| none | every result of a product or of attention | 0 | norms and activations |
 | full | 2 D | 0 | the layer |
 | offload (alias unsloth) | 0 | 2 D | the layer |
 | offload_attn | 0 | 2 D + 2 H head_dim + 8 H | the layer but its attention |
@@ -28,9 +28,9 @@ from lcjax.errors import InputError
 LAYER_INPUT = "layer_input"
 ATTENTION_OUTPUT = "attention_output"
 ATTENTION_LSE = "attention_lse"
-PROJECTION = "projection"
-LOW_RANK = "low_rank"
-MIDDLE = "layer_middle"
+PROJECTION = "projection"  # queries, keys and values after RoPE; gate and up
+LOW_RANK = "low_rank"  # an adapter's x A^T
+MIDDLE = "layer_middle"  # the residual stream between attention and MLP
 
 POLICIES = ("none", "full", "offload", "offload_attn")
 ALIASES = {"unsloth": "offload"}
@@ -46,7 +46,7 @@ name_residual = checkpoint_name
 def resolve_policy(requested: str, tokens: int) -> str:
     """The policy for sequences of `tokens` tokens: one of POLICIES.
 
-    `auto` keeps everything up to 4,096 tokens, recomputes layers up to 32,768 and offloads their inputs above.
+    `auto` is `none` up to 4,096 tokens, `full` up to 32,768 and `offload` above.
 
     Raises:
       InputError: an unknown name, or one that keeps residuals on the device above 32,768 tokens.
@@ -70,6 +70,7 @@ def resolve_policy(requested: str, tokens: int) -> str:
 def checkpoint_layer(layer: Callable[..., Any], policy: str) -> Callable[..., Any]:
     """The body of the scan over layers, rematerialised as `policy` (one of POLICIES) says."""
     if policy == "none":
+        # Position-wise results are cheaper to compute again than to write to memory and read back, layer by layer.
         keep = jax.checkpoint_policies.save_only_these_names(
             MIDDLE, PROJECTION, LOW_RANK, ATTENTION_OUTPUT, ATTENTION_LSE
         )
