@@ -48,7 +48,7 @@ def from_pretrained(
       InputError: nothing usable is there; the message names the thing and the mend.
     """
     jax_dtype = resolve_dtype(dtype)
-    ops.check_implementation(attention)
+    ops.resolve_implementation(attention)
     if max_seq_length is not None and max_seq_length <= 0:
         raise InputError(f"max_seq_length={max_seq_length} must be a positive number of tokens")
     source = weights.resolve_model(str(name_or_path))

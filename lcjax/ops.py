@@ -39,7 +39,7 @@ def rope(
 
     Source: Su et al., RoFormer, arXiv 2104.09864, with the halves paired as in Hugging Face's Llama.
     """
-    check_implementation(implementation)
+    resolve_implementation(implementation)
     if q_BTHD.shape[-1] != 2 * inverse_frequencies_F.shape[0] or q_BTHD.shape[:2] != positions_BT.shape:
         raise ValueError(
             f"rope: q {q_BTHD.shape} does not fit positions {positions_BT.shape} and {inverse_frequencies_F.shape[0]} "
@@ -84,7 +84,7 @@ def attention(
 
     Source: Vaswani et al., arXiv 1706.03762; grouped queries: Ainslie et al., arXiv 2305.13245.
     """
-    check_implementation(implementation)
+    resolve_implementation(implementation)
     _check_attention(q_BTHD, k_BSKD, v_BSKD, query_segments_BT, key_segments_BS)
     batch, tokens, _, head_dim = q_BTHD.shape
     keys = k_BSKD.shape[1]
@@ -101,10 +101,15 @@ def attention(
     return blockwise_attention(masking, q_BTHD, k_BSKD, v_BSKD, query_segments_BT, key_segments_BS)
 
 
-def check_implementation(implementation: str) -> None:
-    """Raises InputError for a name that is not in IMPLEMENTATIONS."""
+def resolve_implementation(implementation: str) -> str:
+    """What computes when `implementation` is asked for: "auto" is "xla".
+
+    Raises:
+      InputError: a name that is not in IMPLEMENTATIONS.
+    """
     if implementation not in IMPLEMENTATIONS:
         raise InputError(f"attention={implementation!r} is unknown; use one of {', '.join(IMPLEMENTATIONS)}")
+    return "xla"
 
 
 def _check_attention(q, k, v, query_segments, key_segments) -> None:

@@ -157,7 +157,7 @@ class RunArguments(TrainingArguments):
             raise InputError(f"--full-finetuning and {flag(changed[0])} contradict each other; drop one of them")
         # What loading the model would refuse, minutes later.
         resolve_policy(self.use_gradient_checkpointing, self.max_seq_length)
-        ops.check_implementation(self.attention)
+        ops.resolve_implementation(self.attention)
         if self.dtype != "auto":
             api.resolve_dtype(self.dtype)
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from lcjax import api, lora, optim, step
+from lcjax import api, lora, ops, optim, step
 from lcjax.data import Data, iterate, load_corpus
 from lcjax.model import Llama
 from lcjax.remat import resolve_policy
@@ -140,7 +140,8 @@ class _Run:
         )
         count = sum(leaf.size for leaf in jax.tree.leaves(trainable))
         policy = resolve_policy(model.settings.use_gradient_checkpointing, model.settings.max_seq_length)
-        self._say(f"{count:,} trainable parameters; gradient checkpointing: {policy}; attention: xla")
+        attention = ops.resolve_implementation(model.settings.attention)
+        self._say(f"{count:,} trainable parameters; gradient checkpointing: {policy}; attention: {attention}")
 
     def open(self, resources: contextlib.ExitStack) -> None:
         """Opens checkpoints and logs, to be closed with `resources`, and takes up the state of the run to go on with."""
