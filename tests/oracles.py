@@ -26,9 +26,8 @@ from lcjax.weights.peft import adapter_names
 
 JAX_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Batch = dict[str, np.ndarray]
-QUICK_TO_COMPILE = {
-    "xla_backend_optimization_level": 1
-}  # half the time, and the libraries' matrix products all the same
+# Half the time, and the libraries' matrix products all the same.
+QUICK_TO_COMPILE = {"xla_backend_optimization_level": 1}
 
 
 @dataclasses.dataclass(frozen=True)

