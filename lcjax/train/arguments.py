@@ -182,7 +182,7 @@ def demo_model() -> Path:
 
 
 def demo() -> RunArguments:
-    """The default preset: SmolLM2-135M-Instruct on Python's standard library, for about four minutes on two CPU cores.
+    """The default preset: SmolLM2-135M-Instruct on Python's standard library, for about two minutes on two CPU cores.
 
     Raises:
       InputError: the model's package is not installed.
