@@ -1,7 +1,7 @@
 """Attention in plain XLA, block by block: O(T) memory forward and backward on any device.
 
-Two nested loops over blocks of queries and blocks of keys with a running softmax; the loops' bounds leave out blocks that
-the causal mask or the segments hide altogether. The backward pass computes the probabilities again from the
+Two nested loops over blocks of queries and blocks of keys with a running softmax; the loops leave out blocks that the mask hides
+altogether. The backward pass computes the probabilities again from the
 log-sum-exp, in one sweep for dq, dk and dv.
 
 Source: Dao, FlashAttention-2, arXiv 2307.08691; Rabe & Staats, arXiv 2112.05682.
@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lcjax.masks import Blocks, Mask
 from lcjax.remat import ATTENTION_LSE, ATTENTION_OUTPUT, name_residual
 
 # Tokens. Small enough that the blocks' scores stay in a core's cache, large enough for products at full speed.
@@ -25,31 +28,27 @@ QUERY_BLOCK = 128
 KEY_BLOCK = 256
 
 
-@dataclasses.dataclass(frozen=True)
-class Masking:
-    """What is static about a call: see `lcjax.ops.attention`. `query_offset` is the key index of query 0."""
-
-    causal: bool
-    query_offset: int
-    scale: float
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def blockwise_attention(
-    masking: Masking,
+    scale: float,
     q_BTHD: jax.Array,
     k_BSKD: jax.Array,
     v_BSKD: jax.Array,
-    query_segments_BT: jax.Array,
-    key_segments_BS: jax.Array,
-) -> jax.Array:
-    """The operation of `lcjax.ops.attention`; scores and sums are float32. Any T and S, up to 2^31 - 1 tokens each."""
-    return _forward(masking, q_BTHD, k_BSKD, v_BSKD, query_segments_BT, key_segments_BS)[0]
+    sinks_H: jax.Array | None,
+    mask: Mask,
+    score_mod: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """The operation of `lcjax.ops.attention`: (out, lse float32 [B, H, T]); scores and sums are float32.
+
+    Largest safe size: 2^31 - 1 tokens a sequence. Differentiable in q, k, v and sinks; the arrays of mask and score_mod are
+    constants.
+    """
+    return _forward(scale, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod)[0]
 
 
-def _forward(masking, q_BTHD, k_BSKD, v_BSKD, query_segments_BT, key_segments_BS):
-    blocks = _Blocks.of(masking, q_BTHD, k_BSKD, query_segments_BT, key_segments_BS)
-    q_n = blocks.split_queries(_group_heads(q_BTHD, k_BSKD.shape[2]))
+def _forward(scale, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod):
+    blocks = _BlockPairs.of(mask, q_BTHD, k_BSKD)
+    q_n = blocks.split_queries(_group_heads(q_BTHD, blocks.kv_heads))
     k_n, v_n = blocks.split_keys(k_BSKD), blocks.split_keys(v_BSKD)
 
     def one_query_block(_, i):
@@ -57,7 +56,7 @@ def _forward(masking, q_BTHD, k_BSKD, v_BSKD, query_segments_BT, key_segments_BS
 
         def one_key_block(j, carry):
             accumulated, maximum, total = carry
-            scores = _dot("bkmd,bksd->bkms", q_BKmD, k_n[j]) * masking.scale
+            scores = blocks.modified(score_mod, _dot("bkmd,bksd->bkms", q_BKmD, k_n[j]) * scale, i, j)
             scores = jnp.where(blocks.mask(i, j), scores, -jnp.inf)
             new_maximum = jnp.maximum(maximum, scores.max(axis=-1))
             # A row that has seen no key yet has maximum -inf; 0 in its place keeps exp(-inf - 0) = 0 instead of nan.
@@ -69,9 +68,12 @@ def _forward(masking, q_BTHD, k_BSKD, v_BSKD, query_segments_BT, key_segments_BS
             return accumulated * rescale[..., None] + update, new_maximum, total
 
         rows = q_BKmD.shape[:-1]
-        start = jnp.zeros(q_BKmD.shape, jnp.float32), jnp.full(rows, -jnp.inf), jnp.zeros(rows)
-        first, last = blocks.keys_of_query[0][i], blocks.keys_of_query[1][i]
-        accumulated, maximum, total = lax.fori_loop(first, last, one_key_block, start)
+        if sinks_H is None:
+            maximum, total = jnp.full(rows, -jnp.inf), jnp.zeros(rows)
+        else:  # a sink is a key that every query has seen, with the value 0
+            maximum, total = blocks.of_heads(sinks_H), jnp.ones(rows)
+        start = jnp.zeros(q_BKmD.shape, jnp.float32), maximum, total
+        accumulated, maximum, total = blocks.visit_keys(i, one_key_block, start)
         seen = total > 0
         out = accumulated / jnp.where(seen, total, 1.0)[..., None]
         # +inf for a row without keys makes its probabilities exp(s - inf) = 0 in the backward pass.
@@ -82,18 +84,19 @@ def _forward(masking, q_BTHD, k_BSKD, v_BSKD, query_segments_BT, key_segments_BS
     out_BTHD = name_residual(blocks.join_queries(out_n).reshape(q_BTHD.shape), ATTENTION_OUTPUT)
     # The log-sum-exp in its two parts: their float32 sum would round away what tells large scores apart.
     lse_n = name_residual(maximum_n, ATTENTION_LSE), name_residual(log_total_n, ATTENTION_LSE)
-    return out_BTHD, (q_BTHD, k_BSKD, v_BSKD, query_segments_BT, key_segments_BS, out_BTHD, lse_n)
+    lse_BHT = blocks.join_rows(jnp.where(jnp.isposinf(maximum_n), -jnp.inf, maximum_n + log_total_n))
+    return (out_BTHD, lse_BHT), (q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, lse_n)
 
 
-def _backward(masking, residuals, dout_BTHD):
-    q_BTHD, k_BSKD, v_BSKD, query_segments_BT, key_segments_BS, out_BTHD, (maximum_n, log_total_n) = residuals
-    kv_heads = k_BSKD.shape[2]
-    blocks = _Blocks.of(masking, q_BTHD, k_BSKD, query_segments_BT, key_segments_BS)
+def _backward(scale, residuals, cotangents):
+    q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, (maximum_n, log_total_n) = residuals
+    dout_BTHD, dlse_BHT = cotangents
+    blocks = _BlockPairs.of(mask, q_BTHD, k_BSKD)
     out_32, dout_32 = out_BTHD.astype(jnp.float32), dout_BTHD.astype(jnp.float32)
-    delta_BTH = jnp.einsum("bthd,bthd->bth", out_32, dout_32, precision="highest")
-    q_n = blocks.split_queries(_group_heads(q_BTHD, kv_heads))
-    dout_n = blocks.split_queries(_group_heads(dout_BTHD, kv_heads))
-    delta_n = blocks.split_queries(_group_heads(delta_BTH[..., None], kv_heads))
+    delta_BTH = jnp.einsum("bthd,bthd->bth", out_32, dout_32, precision="highest") - jnp.swapaxes(dlse_BHT, 1, 2)
+    q_n = blocks.split_queries(_group_heads(q_BTHD, blocks.kv_heads))
+    dout_n = blocks.split_queries(_group_heads(dout_BTHD, blocks.kv_heads))
+    delta_n = blocks.split_queries(_group_heads(delta_BTH[..., None], blocks.kv_heads))
     k_n, v_n = blocks.split_keys(k_BSKD), blocks.split_keys(v_BSKD)
 
     def one_key_block(dq_n, j):
@@ -101,12 +104,17 @@ def _backward(masking, residuals, dout_BTHD):
 
         def one_query_block(i, carry):
             dq_n, dk, dv = carry
-            scores = _dot("bkmd,bksd->bkms", q_n[i], k_BKsD) * masking.scale
+            scores, modification = _dot("bkmd,bksd->bkms", q_n[i], k_BKsD) * scale, None
+            if score_mod is not None:
+                scores, modification = jax.vjp(lambda s: blocks.modified(score_mod, s, i, j), scores)
             # Masked before the exponential, which XLA computes in one pass only where nothing but products follows.
             scores = jnp.where(blocks.mask(i, j), scores, -jnp.inf)
             weights = jnp.exp(scores - maximum_n[i][..., None] - log_total_n[i][..., None])
             dweights = _dot("bkmd,bksd->bkms", dout_n[i], v_BKsD)
-            dscores = (weights * (dweights - delta_n[i]) * masking.scale).astype(q_BTHD.dtype)
+            dscores = weights * (dweights - delta_n[i])
+            if modification is not None:
+                (dscores,) = modification(dscores)
+            dscores = (dscores * scale).astype(q_BTHD.dtype)
             # dk and dv gather as [D, k]: that orientation of the product is a third faster on a CPU.
             dv = dv + _dot("bkms,bkmd->bkds", weights.astype(dout_n.dtype), dout_n[i])
             dk = dk + _dot("bkms,bkmd->bkds", dscores, q_n[i])
@@ -114,54 +122,75 @@ def _backward(masking, residuals, dout_BTHD):
             return lax.dynamic_update_index_in_dim(dq_n, dq, i, axis=0), dk, dv
 
         zeros = jnp.zeros(jnp.swapaxes(k_BKsD, 2, 3).shape, jnp.float32)
-        first, last = blocks.queries_of_key[0][j], blocks.queries_of_key[1][j]
-        dq_n, dk, dv = lax.fori_loop(first, last, one_query_block, (dq_n, zeros, zeros))
+        dq_n, dk, dv = blocks.visit_queries(j, one_query_block, (dq_n, zeros, zeros))
         return dq_n, tuple(jnp.swapaxes(g, 2, 3).astype(k_BSKD.dtype) for g in (dk, dv))
 
     dq_n, (dk_n, dv_n) = lax.scan(one_key_block, jnp.zeros(q_n.shape, jnp.float32), jnp.arange(blocks.key_count))
     dq_BTHD = blocks.join_queries(dq_n).reshape(q_BTHD.shape).astype(q_BTHD.dtype)
-    return dq_BTHD, blocks.join_keys(dk_n), blocks.join_keys(dv_n), None, None
+    dsinks_H = None
+    if sinks_H is not None:
+        weights_BHT = blocks.join_rows(jnp.exp(blocks.of_heads(sinks_H) - maximum_n - log_total_n))
+        dsinks_H = -jnp.einsum("bht,bth->h", weights_BHT, delta_BTH, precision="highest")
+    return dq_BTHD, blocks.join_keys(dk_n), blocks.join_keys(dv_n), dsinks_H, None, None
 
 
 blockwise_attention.defvjp(_forward, _backward)
 
 
 @dataclasses.dataclass
-class _Blocks:
+class _BlockPairs:
     """How the sequences are cut, and which pairs of blocks can see each other."""
 
-    masking: Masking
-    group: int
-    query_length: int
-    key_length: int
-    query_count: int
-    key_count: int
-    query_segments: jax.Array  # [n, B, q]
-    key_segments: jax.Array  # [n, B, k]
-    keys_of_query: tuple[jax.Array, jax.Array] = dataclasses.field(init=False)
-    queries_of_key: tuple[jax.Array, jax.Array] = dataclasses.field(init=False)
+    of_mask: Mask
+    blocks: Blocks
+    kv_heads: int
 
     @classmethod
-    def of(cls, masking, q_BTHD, k_BSKD, query_segments_BT, key_segments_BS) -> _Blocks:
-        query_length, key_length = q_BTHD.shape[1], k_BSKD.shape[1]
-        query_count, key_count = _ceil_div(query_length, QUERY_BLOCK), _ceil_div(key_length, KEY_BLOCK)
-        query_segments = _split(query_segments_BT, query_count)
-        key_segments = _split(key_segments_BS, key_count)
-        group = q_BTHD.shape[2] // k_BSKD.shape[2]
-        return cls(masking, group, query_length, key_length, query_count, key_count, query_segments, key_segments)
+    def of(cls, mask: Mask, q_BTHD: jax.Array, k_BSKD: jax.Array) -> _BlockPairs:
+        batch, tokens, heads, _ = q_BTHD.shape
+        keys = k_BSKD.shape[1]
+        # Equal blocks, none longer than its bound.
+        query_block = _ceil_div(tokens, _ceil_div(tokens, QUERY_BLOCK))
+        key_block = _ceil_div(keys, _ceil_div(keys, KEY_BLOCK))
+        return cls(mask, Blocks(batch, heads, tokens, keys, query_block, key_block), k_BSKD.shape[2])
 
     def __post_init__(self):
-        visible = self._visible()
-        self.keys_of_query = _first_and_last(visible)
-        self.queries_of_key = _first_and_last(visible.T)
+        some, _ = self.of_mask.bounds(self.blocks)
+        self.visible = jnp.any(some, axis=(0, 1))
+        self.keys_of_query = _first_and_last(self.visible)
+        self.queries_of_key = _first_and_last(self.visible.T)
 
     @property
-    def query_block(self) -> int:
-        return self.query_segments.shape[2]
+    def query_count(self) -> int:
+        return self.blocks.query_count
 
     @property
-    def key_block(self) -> int:
-        return self.key_segments.shape[2]
+    def key_count(self) -> int:
+        return self.blocks.key_count
+
+    @property
+    def group(self) -> int:
+        return self.blocks.heads // self.kv_heads
+
+    def visit_keys(self, i: jax.Array, body: Callable, start: Any) -> Any:
+        """Folds `body(j, carry)` over the blocks of keys that block i of the queries sees."""
+        return self._visit(self.keys_of_query, i, lambda j: self.visible[i, j], body, start)
+
+    def visit_queries(self, j: jax.Array, body: Callable, start: Any) -> Any:
+        """Folds `body(i, carry)` over the blocks of queries that see block j of the keys."""
+        return self._visit(self.queries_of_key, j, lambda i: self.visible[i, j], body, start)
+
+    def _visit(self, ends, row, is_visible, body, start):
+        if not self.of_mask.contiguous:
+            visit, body = body, lambda n, carry: lax.cond(is_visible(n), visit, lambda n, carry: carry, n, carry)
+        return lax.fori_loop(ends[0][row], ends[1][row], body, start)
+
+    def of_heads(self, x_H: jax.Array) -> jax.Array:
+        """A number a head as [B, K, m]."""
+        x_KGq = jnp.broadcast_to(
+            x_H.reshape(self.kv_heads, self.group, 1), (self.kv_heads, self.group, self.blocks.query_block)
+        )
+        return jnp.broadcast_to(x_KGq.reshape(1, self.kv_heads, -1), (self.blocks.batch, self.kv_heads, x_KGq[0].size))
 
     def split_queries(self, x_BTKGD: jax.Array) -> jax.Array:
         """[B, T, K, G, D] to [n, B, K, m, D]."""
@@ -170,8 +199,13 @@ class _Blocks:
 
     def join_queries(self, x_nBKmD: jax.Array) -> jax.Array:
         """The inverse of `split_queries`."""
-        x_nBKGqD = x_nBKmD.reshape(*x_nBKmD.shape[:3], -1, self.query_block, x_nBKmD.shape[4])
-        return _join(jnp.moveaxis(x_nBKGqD, 4, 2), self.query_length)
+        x_nBKGqD = x_nBKmD.reshape(*x_nBKmD.shape[:3], -1, self.blocks.query_block, x_nBKmD.shape[4])
+        return _join(jnp.moveaxis(x_nBKGqD, 4, 2), self.blocks.tokens)
+
+    def join_rows(self, x_nBKm: jax.Array) -> jax.Array:
+        """[n, B, K, m] to [B, H, T]."""
+        x_BTKG1 = self.join_queries(x_nBKm[..., None])
+        return jnp.moveaxis(x_BTKG1.reshape(*x_BTKG1.shape[:2], -1), 1, 2)
 
     def split_keys(self, x_BSKD: jax.Array) -> jax.Array:
         """[B, S, K, D] to [n, B, K, k, D]."""
@@ -179,32 +213,31 @@ class _Blocks:
 
     def join_keys(self, x_nBKkD: jax.Array) -> jax.Array:
         """The inverse of `split_keys`."""
-        return _join(jnp.swapaxes(x_nBKkD, 2, 3), self.key_length)
+        return _join(jnp.swapaxes(x_nBKkD, 2, 3), self.blocks.keys)
+
+    def indices(self, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """(b, h, q, k) of the scores of a pair of blocks, as [B, K, G, q, k] broadcast."""
+        b = jnp.arange(self.blocks.batch, dtype=jnp.int32).reshape(-1, 1, 1, 1, 1)
+        h = jnp.arange(self.blocks.heads, dtype=jnp.int32).reshape(1, self.kv_heads, self.group, 1, 1)
+        q = (i * self.blocks.query_block + jnp.arange(self.blocks.query_block)).reshape(1, 1, 1, -1, 1)
+        k = (j * self.blocks.key_block + jnp.arange(self.blocks.key_block)).reshape(1, 1, 1, 1, -1)
+        return b, h, q, k
 
     def mask(self, i: jax.Array, j: jax.Array) -> jax.Array:
-        """bool [B, 1, m, k]: what the queries of block i see of the keys of block j."""
-        query = (i * self.query_block + jnp.arange(self.query_block))[:, None]
-        key = (j * self.key_block + jnp.arange(self.key_block))[None, :]
-        inside = key < self.key_length
-        if self.masking.causal:
-            inside = inside & (key <= query + self.masking.query_offset)
-        same = self.query_segments[i][:, :, None] == self.key_segments[j][:, None, :]
-        return jnp.tile((same & inside[None])[:, None], (1, 1, self.group, 1))
+        """bool [B or 1, K or 1, m, k]: what the queries of block i see of the keys of block j."""
+        indices = self.indices(i, j)
+        visible = jnp.asarray(self.of_mask(*indices)) & (indices[3] < self.blocks.keys)
+        batch, kv_heads, *_, keys = visible.shape
+        visible = jnp.broadcast_to(visible, (batch, kv_heads, self.group, self.blocks.query_block, keys))
+        return visible.reshape(batch, kv_heads, -1, keys)
 
-    def _visible(self) -> jax.Array:
-        """bool [query_count, key_count]: pairs of blocks that may share a visible pair of tokens.
-
-        Blocks whose ranges of segment ids do not meet cannot; the test is exact for ids in ascending order and errs on
-        the side of work otherwise.
-        """
-        low, high = (f(self.query_segments, axis=2)[:, None] for f in (jnp.min, jnp.max))
-        key_low, key_high = (f(self.key_segments, axis=2)[None] for f in (jnp.min, jnp.max))
-        visible = jnp.any((low <= key_high) & (key_low <= high), axis=-1)
-        if self.masking.causal:
-            last_query = (jnp.arange(self.query_count) + 1) * self.query_block - 1 + self.masking.query_offset
-            first_key = jnp.arange(self.key_count) * self.key_block
-            visible = visible & (first_key[None, :] <= last_query[:, None])
-        return visible
+    def modified(self, score_mod: Any, scores_BKmk: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
+        """The scores after `score_mod`, float32."""
+        if score_mod is None:
+            return scores_BKmk
+        batch, kv_heads, _, keys = scores_BKmk.shape
+        scores = scores_BKmk.reshape(batch, kv_heads, self.group, -1, keys)
+        return score_mod(scores, *self.indices(i, j)).astype(jnp.float32).reshape(scores_BKmk.shape)
 
 
 def _ceil_div(a: int, b: int) -> int:

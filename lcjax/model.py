@@ -87,7 +87,13 @@ class SelfAttention(nnx.Module):
         q_BTHd = self.q_proj(x_BTD, q_key).reshape(heads)
         k_BTKd = self.k_proj(x_BTD, k_key).reshape(heads)
         v_BTKd = self.v_proj(x_BTD, v_key).reshape(heads)
-        q_BTHd, k_BTKd = ops.rope(q_BTHd, k_BTKd, context.positions_BT, context.inverse_frequencies_F)
+        q_BTHd, k_BTKd = ops.rope(
+            q_BTHd,
+            k_BTKd,
+            context.positions_BT,
+            context.inverse_frequencies_F,
+            implementation=ops.rope_beside(context.attention),
+        )
         q_BTHd, k_BTKd, v_BTKd = (remat.name_residual(x, remat.PROJECTION) for x in (q_BTHd, k_BTKd, v_BTKd))
         out_BTHd = ops.attention(
             q_BTHd,

@@ -290,8 +290,8 @@ def test_other_bad_arguments_are_refused():
         ops.attention(x, x, x, query_segments_BT=segments)
     with pytest.raises(ValueError, match="do not fit"):
         ops.attention(x, x, x, query_segments_BT=segments[:, :3], key_segments_BS=segments)
-    with pytest.raises(InputError, match="'pallas' is unknown; use one of auto, xla"):
-        ops.attention(x, x, x, implementation="pallas")
+    with pytest.raises(InputError, match="'triton' is unknown; use one of auto, pallas, cudnn, xla"):
+        ops.attention(x, x, x, implementation="triton")
 
 
 def test_error_ratio_bites():

@@ -219,7 +219,7 @@ def test_bad_arguments_are_refused():
     positions, q, k, *_ = make_inputs(20, np.arange(5))
     with pytest.raises(ValueError, match="10 frequencies"):
         ops.rope(q[..., :18], k, positions, frequencies)
-    with pytest.raises(ValueError, match="does not fit positions"):
+    with pytest.raises(ValueError, match="do not fit positions"):
         ops.rope(q, k, positions[:, :4], frequencies)
     with pytest.raises(InputError, match="'triton' is unknown"):
         ops.rope(q, k, positions, frequencies, implementation="triton")

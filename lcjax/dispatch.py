@@ -1,0 +1,130 @@
+"""Which implementation computes an operation, and why another one cannot.
+
+| implementation | runs on | largest safe size |
+| --- | --- | --- |
+| xla | anything | 2^31 - 1 tokens a sequence |
+| pallas | GPUs; CPUs interpreted, slowly | 2^31 - 1 tokens a sequence, arrays of any number of elements |
+| cudnn | GPUs | 2^31 - 1 elements an array, beyond which nothing is known |
+
+"auto" is pallas on a GPU and xla elsewhere. cuDNN is faster where it can do the job, but its backward pass need not give the same
+bits twice, so it is used where it is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from lcjax.attention_call import AttentionCall
+from lcjax.errors import InputError
+
+IMPLEMENTATIONS = ("auto", "pallas", "cudnn", "xla")
+ROPE_IMPLEMENTATIONS = ("auto", "pallas", "xla")
+
+Result = tuple[jax.Array, jax.Array | None]  # (out, lse); None where the call did not ask for an lse
+
+
+def resolve_implementation(implementation: str) -> str:
+    """What computes attention when `implementation` is asked for and the call is one that it supports.
+
+    Raises:
+      InputError: a name that is not in IMPLEMENTATIONS.
+    """
+    return _resolved("attention", implementation, IMPLEMENTATIONS)
+
+
+def choose_rope(implementation: str) -> str:
+    """ "pallas" or "xla". Raises InputError for another name."""
+    return _resolved("rope", implementation, ROPE_IMPLEMENTATIONS)
+
+
+def rope_beside(attention: str) -> str:
+    """The implementation of rope that goes with a model's implementation of attention: its own, where it has one."""
+    return attention if attention in ROPE_IMPLEMENTATIONS else "auto"
+
+
+def choose_attention(implementation: str, call: AttentionCall) -> Callable[[AttentionCall], Result]:
+    """The function that computes a call.
+
+    Raises:
+      InputError: an unknown implementation, or one that was named and does not support the call, with the reason.
+    """
+    name = resolve_implementation(implementation)
+    reason = _REFUSALS[name](call)
+    if reason is not None and implementation == "auto":
+        name = "xla"
+    elif reason is not None:
+        raise InputError(f"attention={implementation!r} {reason}")
+    return _RUN[name]
+
+
+def _resolved(operation: str, implementation: str, known: tuple[str, ...]) -> str:
+    if implementation not in known:
+        raise InputError(f"{operation}={implementation!r} is unknown; use one of {', '.join(known)}")
+    if implementation == "auto":
+        return "pallas" if jax.default_backend() == "gpu" else "xla"
+    return implementation
+
+
+def _xla_refusal(call: AttentionCall) -> str | None:
+    return None
+
+
+def _pallas_refusal(call: AttentionCall) -> str | None:
+    from lcjax.pallas.tiles import LARGEST_HEAD_DIM
+
+    head_dim, dtype = call.q_BTHD.shape[-1], call.q_BTHD.dtype
+    if dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
+        return f"does not support dtype {dtype}; use float32, bfloat16 or float16, or attention='xla'"
+    if head_dim > LARGEST_HEAD_DIM:
+        return f"does not support head_dim={head_dim}; use at most {LARGEST_HEAD_DIM}, or attention='xla'"
+    return None
+
+
+def _cudnn_refusal(call: AttentionCall) -> str | None:
+    (batch, tokens, heads, head_dim), keys = call.q_BTHD.shape, call.k_BSKD.shape[1]
+    mend = "use attention='pallas' or 'xla'"
+    if call.extras:
+        return f"does not support {', '.join(call.extras)}; {mend}"
+    if call.q_BTHD.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"does not support dtype {call.q_BTHD.dtype}; use bfloat16 or float16, or {mend[4:]}"
+    if head_dim % 8 or head_dim > 128:
+        return f"does not support head_dim={head_dim}; use a multiple of 8 up to 128, or {mend[4:]}"
+    if tokens % 2 or keys % 2:
+        return f"does not support {tokens} queries and {keys} keys; pad both to even numbers, or {mend[4:]}"
+    if (call.causal or call.window is not None) and not (isinstance(call.query_offset, int) and call.query_offset == 0):
+        return f"does not support causal masks and windows with query_offset={call.query_offset}; {mend}"
+    if call.window is not None and not call.causal:
+        return f"does not support window={call.window} without causal; {mend}"
+    if max(batch * tokens * heads, batch * keys * call.k_BSKD.shape[2]) * head_dim >= 2**31:
+        return f"is not known to be safe at {batch * tokens:,} tokens x {heads} heads x {head_dim}; {mend}"
+    return None
+
+
+def _run_xla(call: AttentionCall) -> Result:
+    from lcjax.blockwise import blockwise_attention
+
+    return blockwise_attention(
+        call.scale, call.q_BTHD, call.k_BSKD, call.v_BSKD, call.sinks_H, call.mask, call.score_mod
+    )
+
+
+def _run_pallas(call: AttentionCall) -> Result:
+    from lcjax.pallas.attention import Options, flash_attention
+
+    options = Options(call.scale)
+    return flash_attention(options, call.q_BTHD, call.k_BSKD, call.v_BSKD, call.sinks_H, call.mask, call.score_mod)
+
+
+def _run_cudnn(call: AttentionCall) -> Result:
+    from lcjax.cudnn import cudnn_attention
+
+    return cudnn_attention(
+        call.q_BTHD, call.k_BSKD, call.v_BSKD, scale=call.scale, causal=call.causal, window=call.window
+    )
+
+
+_REFUSALS = {"xla": _xla_refusal, "pallas": _pallas_refusal, "cudnn": _cudnn_refusal}
+_RUN = {"xla": _run_xla, "pallas": _run_pallas, "cudnn": _run_cudnn}

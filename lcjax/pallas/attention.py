@@ -1,0 +1,95 @@
+"""Flash attention from the three kernels, with its derivative.
+
+Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lcjax.masks import Blocks, Mask
+from lcjax.pallas.attention_dkv import attention_dkv
+from lcjax.pallas.attention_dq import attention_dq
+from lcjax.pallas.attention_forward import attention_forward
+from lcjax.pallas.schedule import schedule
+from lcjax.pallas.scores import LOG2_E, Problem
+from lcjax.pallas.tiles import Tile, tile_for
+from lcjax.remat import ATTENTION_LSE, ATTENTION_OUTPUT, name_residual
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is static about a call: the scale of the scores, and tiles that replace the table's, by kernel."""
+
+    scale: float
+    tiles: tuple[tuple[str, Tile], ...] = ()
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def flash_attention(
+    options: Options,
+    q_BTHD: jax.Array,
+    k_BSKD: jax.Array,
+    v_BSKD: jax.Array,
+    sinks_H: jax.Array | None,
+    mask: Mask,
+    score_mod: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """The operation of `lcjax.ops.attention`: (out, lse float32 [B, H, T] in base e).
+
+    Largest safe size: 2^31 - 1 tokens a sequence; arrays of any number of elements (the compiler's offsets have 64 bits
+    where an array exceeds 4 GiB). Differentiable in q, k, v and sinks; the arrays of mask and score_mod are constants.
+    """
+    return _forward(options, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod)[0]
+
+
+def _forward(options, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod):
+    problem = _problem("attention_forward", options, q_BTHD, k_BSKD)
+    visits = _schedule(problem, mask, rows="queries")
+    out_BTHD, lse_BHT = attention_forward(problem, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, visits)
+    # The residuals by name, every one: an unnamed one would keep the kernel alive in a recomputed forward pass.
+    out_BTHD, lse_BHT = name_residual(out_BTHD, ATTENTION_OUTPUT), name_residual(lse_BHT, ATTENTION_LSE)
+    residuals = q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, lse_BHT
+    return (out_BTHD, jnp.where(jnp.isposinf(lse_BHT), -jnp.inf, lse_BHT / LOG2_E)), residuals
+
+
+def _backward(options, residuals, cotangents):
+    q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, lse_BHT = residuals
+    dout_BTHD, dlse_BHT = cotangents
+    problem = _problem("attention_dq", options, q_BTHD, k_BSKD)
+    visits = _schedule(problem, mask, rows="queries")
+    dq_BTHD, delta_BHT = attention_dq(
+        problem, q_BTHD, k_BSKD, v_BSKD, out_BTHD, dout_BTHD, lse_BHT, dlse_BHT, mask, score_mod, visits
+    )
+    problem = _problem("attention_dkv", options, q_BTHD, k_BSKD)
+    visits = _schedule(problem, mask, rows="keys")
+    dk_BSKD, dv_BSKD = attention_dkv(
+        problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, delta_BHT, mask, score_mod, visits
+    )
+    dsinks_H = None if sinks_H is None else _sinks_gradient(sinks_H, lse_BHT, delta_BHT)
+    return dq_BTHD, dk_BSKD, dv_BSKD, dsinks_H, None, None
+
+
+flash_attention.defvjp(_forward, _backward)
+
+
+def _sinks_gradient(sinks_H, lse_BHT, delta_BHT):
+    """A sink is a key whose value is 0: its score's gradient is `p (0 - delta)`."""
+    weights_BHT = jnp.exp2(sinks_H[None, :, None] * LOG2_E - lse_BHT)
+    return -jnp.einsum("bht,bht->h", weights_BHT, delta_BHT, precision="highest")
+
+
+def _problem(kernel: str, options: Options, q_BTHD, k_BSKD) -> Problem:
+    batch, tokens, heads, head_dim = q_BTHD.shape
+    tile = dict(options.tiles).get(kernel) or tile_for(kernel, head_dim, q_BTHD.dtype.itemsize)
+    return Problem(batch, tokens, k_BSKD.shape[1], heads, k_BSKD.shape[2], head_dim, options.scale, tile)
+
+
+def _schedule(problem: Problem, mask: Mask, *, rows: str):
+    lengths = problem.batch, problem.heads, problem.tokens, problem.keys
+    return schedule(mask, Blocks(*lengths, problem.tile.query_block, problem.tile.key_block), rows=rows)

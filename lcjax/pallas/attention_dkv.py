@@ -1,0 +1,104 @@
+"""The backward kernel of attention by the keys and values: a block of keys walks over the blocks of queries that see it.
+
+    dv_s = sum_t p_ts dout_t,   dk_s = scale sum_t ds_ts q_t,   p_ts = 2^(x_ts - lse_t),   ds as in `attention_dq`
+
+Scores are computed transposed, keys by queries, so that p and ds enter their second product from registers. The query heads of
+a group follow one another inside, so dk and dv stay float32 until they are stored once.
+
+Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, G = H / K, D head_dim; a tile has M queries and N
+keys.
+Source: Dao, FlashAttention-2, arXiv 2307.08691.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from lcjax.pallas import scores
+from lcjax.pallas.launch import dot, dot_transposed, exp2_of_line, launch, store, tables, whole
+from lcjax.pallas.scores import Problem
+
+
+def attention_dkv(problem: Problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, delta_BHT, mask, score_mod, schedule):
+    """(dk, dv), [B, S, K, D] in k's dtype; lse and delta as `attention_dq` read and gave them; the schedule has keys as rows."""
+    tile, group = problem.tile, problem.group
+    query_spec = pl.BlockSpec((None, problem.tokens, group, problem.width), lambda kv, j, b: (b, 0, kv, 0))
+    key_spec = pl.BlockSpec((None, tile.key_block, None, problem.width), lambda kv, j, b: (b, j, kv, 0))
+    row_spec = pl.BlockSpec((None, group, problem.tokens), lambda kv, j, b: (b, kv, 0))
+    extras = (mask, score_mod, schedule)
+    return launch(
+        functools.partial(_kernel, problem=problem),
+        q_BTHD,
+        k_BSKD,
+        v_BSKD,
+        dout_BTHD,
+        lse_BHT,
+        delta_BHT,
+        *extras,
+        name="attention_dkv",
+        grid=(problem.kv_heads, problem.key_blocks, problem.batch),
+        in_specs=(
+            *(query_spec, key_spec, key_spec, query_spec, row_spec, row_spec),
+            *jax.tree.map(whole, extras),
+        ),
+        out_specs=(key_spec, key_spec),
+        out_shape=tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_BSKD, v_BSKD)),
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+    )
+
+
+def _kernel(
+    q_ref, k_ref, v_ref, dout_ref, lse_ref, delta_ref, mask, score_mod, schedule, dk_ref, dv_ref,
+    *, problem: Problem, native: bool,
+):  # fmt: skip
+    mask, score_mod, schedule = (tables(x) for x in (mask, score_mod, schedule))
+    b, kv, j = pl.program_id(2), pl.program_id(0), pl.program_id(1)
+    block = problem.tile.query_block
+    k_rows = problem.keys_of(j)
+    kv_inside = problem.inside(k_rows if problem.ragged_keys else None, problem.keys)
+    k_ND, v_ND = (scores.load_tile(ref, kv_inside) for ref in (k_ref, v_ref))
+
+    slope = scores.slope(problem, score_mod)
+
+    def visit(n, carry, *, head_in_group, column, partial: bool):
+        dk_ND, dv_ND = carry
+        i = column(n)
+        q_rows = problem.queries(i)
+        ragged = partial and problem.ragged_queries
+        q_inside = problem.inside(q_rows if ragged else None, problem.tokens)
+        q_MD, dout_MD = (
+            scores.load_tile(scores.block_of(ref, i, block, head_in_group, slice(None)), q_inside)
+            for ref in (q_ref, dout_ref)
+        )
+        length = problem.tokens if ragged else None
+        row_view = head_in_group, pl.ds(i * block, block)
+        lse_M = scores.load_rows(lse_ref.at[row_view], q_rows, length, jnp.inf)
+        delta_M = scores.load_rows(delta_ref.at[row_view], q_rows, length, 0.0)
+        indices = b, kv * problem.group + head_in_group, q_rows[None, :], k_rows[:, None]
+        x_NM, derivative = scores.logits_and_derivative(dot_transposed(k_ND, q_MD), problem, score_mod, indices)
+        weights_NM = exp2_of_line(x_NM, slope, lse_M[None, :], native=native)
+        if partial:
+            weights_NM = jnp.where(mask(*indices), weights_NM, 0.0)
+        dv_ND = dv_ND + dot(weights_NM.astype(dout_MD.dtype), dout_MD)
+        ds_NM = weights_NM * (dot_transposed(v_ND, dout_MD) - delta_M[None, :])
+        if derivative is not None:
+            ds_NM = ds_NM * derivative
+        return dk_ND + dot(ds_NM.astype(q_MD.dtype), q_MD), dv_ND
+
+    def one_head(head_in_group, carry):
+        h = kv * problem.group + head_in_group
+        for partial, (count, column) in ((False, schedule.full(b, h, j)), (True, schedule.partial(b, h, j))):
+            body = functools.partial(visit, head_in_group=head_in_group, column=column, partial=partial)
+            carry = lax.fori_loop(0, count, body, carry)
+        return carry
+
+    zeros = jnp.zeros(k_ND.shape, jnp.float32)
+    dk_ND, dv_ND = lax.fori_loop(0, problem.group, one_head, (zeros, zeros))
+    store(dk_ref, (dk_ND * problem.scale).astype(dk_ref.dtype), mask=kv_inside)
+    store(dv_ref, dv_ND.astype(dv_ref.dtype), mask=kv_inside)

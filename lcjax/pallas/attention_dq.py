@@ -1,0 +1,109 @@
+"""The backward kernel of attention by the queries, which also computes delta for the other one.
+
+    delta_t = sum_d dout_td out_td - dlse_t
+    ds_ts = 2^(x_ts - lse_t) (dout_t . v_s - delta_t),   dq_t = scale sum_s ds_ts k_s
+
+Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim; a tile has M queries and N keys.
+Source: Dao, FlashAttention-2, arXiv 2307.08691.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from lcjax.pallas import scores
+from lcjax.pallas.launch import dot, dot_transposed, exp2_of_line, launch, store, tables, whole
+from lcjax.pallas.scores import Problem
+
+
+def attention_dq(
+    problem: Problem, q_BTHD, k_BSKD, v_BSKD, out_BTHD, dout_BTHD, lse_BHT, dlse_BHT, mask, score_mod, schedule
+):
+    """(dq [B, T, H, D] in q's dtype, delta float32 [B, H, T]).
+
+    Args:
+      lse_BHT: what `attention_forward` gave.
+      dlse_BHT: float32 cotangent of the log-sum-exp in base e, or None.
+      mask, score_mod, schedule: as for `attention_forward`; the schedule is of this problem's tile.
+    """
+    tile, blocks = problem.tile, problem.query_blocks
+    query_spec = pl.BlockSpec((None, tile.query_block, None, problem.width), lambda h, i, b: (b, blocks - 1 - i, h, 0))
+    key_spec = pl.BlockSpec((None, problem.keys, None, problem.width), lambda h, i, b: (b, 0, h // problem.group, 0))
+    row_spec = pl.BlockSpec((None, None, tile.query_block), lambda h, i, b: (b, h, blocks - 1 - i))
+    extras = (mask, score_mod, schedule)
+    return launch(
+        functools.partial(_kernel, problem=problem),
+        q_BTHD,
+        k_BSKD,
+        v_BSKD,
+        out_BTHD,
+        dout_BTHD,
+        lse_BHT,
+        dlse_BHT,
+        *extras,
+        name="attention_dq",
+        grid=(problem.heads, blocks, problem.batch),
+        in_specs=(
+            *(query_spec, key_spec, key_spec, query_spec, query_spec, row_spec),
+            None if dlse_BHT is None else row_spec,
+            *jax.tree.map(whole, extras),
+        ),
+        out_specs=(query_spec, row_spec),
+        out_shape=(
+            jax.ShapeDtypeStruct(q_BTHD.shape, q_BTHD.dtype),
+            jax.ShapeDtypeStruct(lse_BHT.shape, jnp.float32),
+        ),
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+    )
+
+
+def _kernel(
+    q_ref, k_ref, v_ref, out_ref, dout_ref, lse_ref, dlse_ref, mask, score_mod, schedule, dq_ref, delta_ref,
+    *, problem: Problem, native: bool,
+):  # fmt: skip
+    mask, score_mod, schedule = (tables(x) for x in (mask, score_mod, schedule))
+    b, h, i = pl.program_id(2), pl.program_id(0), problem.query_blocks - 1 - pl.program_id(1)
+    q_rows = problem.queries(i)
+    length = problem.tokens if problem.ragged_queries else None
+    q_inside = problem.inside(q_rows if problem.ragged_queries else None, problem.tokens)
+    q_MD, dout_MD = (scores.load_tile(ref, q_inside) for ref in (q_ref, dout_ref))
+    out_MD = scores.load_tile(out_ref, q_inside)
+    delta_M = jnp.sum(out_MD.astype(jnp.float32) * dout_MD.astype(jnp.float32), axis=1)
+    if dlse_ref is not None:
+        delta_M = delta_M - scores.load_rows(dlse_ref, q_rows, length, 0.0)
+    lse_M = scores.load_rows(lse_ref, q_rows, length, jnp.inf)
+
+    slope = scores.slope(problem, score_mod)
+
+    def visit(n, dq_MD, *, column, partial: bool):
+        j = column(n)
+        k_rows = problem.keys_of(j)
+        kv_inside = problem.inside(k_rows if partial and problem.ragged_keys else None, problem.keys)
+        k_ND, v_ND = (
+            scores.load_tile(scores.block_of(ref, j, problem.tile.key_block, slice(None)), kv_inside)
+            for ref in (k_ref, v_ref)
+        )
+        indices = b, h, q_rows[:, None], k_rows[None, :]
+        x_MN, derivative = scores.logits_and_derivative(dot_transposed(q_MD, k_ND), problem, score_mod, indices)
+        weights_MN = exp2_of_line(x_MN, slope, lse_M[:, None], native=native)
+        if partial:
+            visible = mask(*indices)
+            if problem.ragged_keys:
+                visible = visible & (k_rows < problem.keys)[None, :]
+            weights_MN = jnp.where(visible, weights_MN, 0.0)
+        ds_MN = weights_MN * (dot_transposed(dout_MD, v_ND) - delta_M[:, None])
+        if derivative is not None:
+            ds_MN = ds_MN * derivative
+        return dq_MD + dot(ds_MN.astype(k_ND.dtype), k_ND)
+
+    dq_MD = jnp.zeros(q_MD.shape, jnp.float32)
+    for partial, (count, column) in ((False, schedule.full(b, h, i)), (True, schedule.partial(b, h, i))):
+        dq_MD = lax.fori_loop(0, count, functools.partial(visit, column=column, partial=partial), dq_MD)
+    store(dq_ref, (dq_MD * problem.scale).astype(dq_ref.dtype), mask=q_inside)
+    store(delta_ref, delta_M, mask=q_rows < problem.tokens if problem.ragged_queries else None)

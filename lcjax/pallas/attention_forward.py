@@ -1,0 +1,110 @@
+"""The forward kernel of attention: a block of queries walks over the blocks of keys that it sees, with a running softmax.
+
+    out = sum_s 2^(x_s - lse) v_s,   lse = log2(sum_s 2^x_s),   x the base-2 logits
+
+Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim; a tile has M queries and N keys.
+Source: Dao, FlashAttention-2, arXiv 2307.08691.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from lcjax.pallas import scores
+from lcjax.pallas.launch import dot, dot_transposed, exp2, exp2_of_line, launch, store, tables, whole
+from lcjax.pallas.scores import LOG2_E, NOTHING, Problem
+
+
+def attention_forward(problem: Problem, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, schedule):
+    """(out [B, T, H, D] in q's dtype, lse float32 [B, H, T] in base 2, +inf for a query without a key or a sink).
+
+    Args:
+      sinks_H: float32 or None.
+      mask: a `lcjax.masks.Mask`.
+      score_mod: a pytree that is called as `score_mod(score, b, h, q, k)`, or None.
+      schedule: of the mask, with queries as rows, for the problem's tile.
+    """
+    tile, blocks = problem.tile, problem.query_blocks
+    # The last queries see most keys under a causal mask: they start first, so that no long program is left for the end.
+    query_spec = pl.BlockSpec((None, tile.query_block, None, problem.width), lambda h, i, b: (b, blocks - 1 - i, h, 0))
+    key_spec = pl.BlockSpec((None, problem.keys, None, problem.width), lambda h, i, b: (b, 0, h // problem.group, 0))
+    lse_spec = pl.BlockSpec((None, None, tile.query_block), lambda h, i, b: (b, h, blocks - 1 - i))
+    extras = (sinks_H, mask, score_mod, schedule)
+    return launch(
+        functools.partial(_kernel, problem=problem),
+        q_BTHD,
+        k_BSKD,
+        v_BSKD,
+        *extras,
+        name="attention_forward",
+        grid=(problem.heads, blocks, problem.batch),
+        in_specs=(query_spec, key_spec, key_spec, *jax.tree.map(whole, extras)),
+        out_specs=(query_spec, lse_spec),
+        out_shape=(
+            jax.ShapeDtypeStruct(q_BTHD.shape, q_BTHD.dtype),
+            jax.ShapeDtypeStruct((problem.batch, problem.heads, problem.tokens), jnp.float32),
+        ),
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+    )
+
+
+def _kernel(q_ref, k_ref, v_ref, sinks, mask, score_mod, schedule, out_ref, lse_ref, *, problem: Problem, native: bool):
+    sinks, mask, score_mod, schedule = (tables(x) for x in (sinks, mask, score_mod, schedule))
+    b, h, i = pl.program_id(2), pl.program_id(0), problem.query_blocks - 1 - pl.program_id(1)
+    q_rows = problem.queries(i)
+    q_inside = problem.inside(q_rows if problem.ragged_queries else None, problem.tokens)
+    q_MD = scores.load_tile(q_ref, q_inside)
+
+    slope = scores.slope(problem, score_mod)
+
+    def visit(n, carry, *, column, partial: bool):
+        out_MD, maximum_M, total_M = carry
+        j = column(n)
+        k_rows = problem.keys_of(j)
+        kv_inside = problem.inside(k_rows if partial and problem.ragged_keys else None, problem.keys)
+        k_ND = scores.load_tile(scores.block_of(k_ref, j, problem.tile.key_block, slice(None)), kv_inside)
+        indices = b, h, q_rows[:, None], k_rows[None, :]
+        x_MN = scores.logits(dot_transposed(q_MD, k_ND), problem, score_mod, indices)
+        if partial:
+            visible = mask(*indices)
+            if problem.ragged_keys:
+                visible = visible & (k_rows < problem.keys)[None, :]
+            x_MN = jnp.where(visible, x_MN, NOTHING)
+        new_maximum_M = jnp.maximum(maximum_M, jnp.max(x_MN, axis=1) * slope)
+        weights_MN = exp2_of_line(x_MN, slope, new_maximum_M[:, None], native=native)
+        rescale_M = exp2(maximum_M - new_maximum_M, native=native)
+        total_M = total_M * rescale_M + jnp.sum(weights_MN, axis=1)
+        v_ND = scores.load_tile(scores.block_of(v_ref, j, problem.tile.key_block, slice(None)), kv_inside)
+        out_MD = out_MD * rescale_M[:, None] + dot(weights_MN.astype(v_ND.dtype), v_ND)
+        return out_MD, new_maximum_M, total_M
+
+    rows = (problem.tile.query_block,)
+    nothing = NOTHING * slope
+    carry = jnp.zeros(q_MD.shape, jnp.float32), jnp.full(rows, nothing, jnp.float32), jnp.zeros(rows, jnp.float32)
+    for partial, (count, column) in ((False, schedule.full(b, h, i)), (True, schedule.partial(b, h, i))):
+        carry = lax.fori_loop(0, count, functools.partial(visit, column=column, partial=partial), carry)
+    out_MD, lse_M = _finish(*carry, nothing, None if sinks is None else sinks[h] * LOG2_E)
+    store(out_ref, out_MD.astype(out_ref.dtype), mask=q_inside)
+    store(lse_ref, lse_M, mask=q_rows < problem.tokens if problem.ragged_queries else None)
+
+
+def _finish(out_MD, maximum_M, total_M, nothing, sink):
+    """Divides by the sum of the weights, the sink's included; a query that saw nothing gives 0 and an lse of +inf."""
+    # In a row without a visible key every masked logit has counted as 2^(nothing - nothing) = 1.
+    seen_M = maximum_M > nothing
+    total_M = jnp.where(seen_M, total_M, 0.0)
+    rescale_M = jnp.where(seen_M, 1.0, 0.0)
+    if sink is not None:
+        new_maximum_M = jnp.maximum(maximum_M, sink)
+        rescale_M = rescale_M * jnp.exp2(maximum_M - new_maximum_M)
+        total_M = total_M * rescale_M + jnp.exp2(sink - new_maximum_M)
+        maximum_M = new_maximum_M
+    positive_M = total_M > 0
+    safe_M = jnp.where(positive_M, total_M, 1.0)
+    return out_MD * (rescale_M / safe_M)[:, None], jnp.where(positive_M, maximum_M + jnp.log2(safe_M), jnp.inf)

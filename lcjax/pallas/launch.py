@@ -1,0 +1,140 @@
+"""Everything that touches Pallas' Triton backend and its differences between the device and the interpreter.
+
+JAX deprecates that backend since 0.11; what follows its API stays in this file and in the kernels beside it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plt
+
+load = plt.load
+store = plt.store
+
+
+def launch(
+    kernel: Callable[..., None],
+    *arguments: Any,
+    name: str,
+    grid: Sequence[int],
+    in_specs: Any,
+    out_specs: Any,
+    out_shape: Any,
+    num_warps: int,
+    num_stages: int,
+    input_output_aliases: dict[int, int] | None = None,
+) -> Any:
+    """Calls `kernel(*refs, native=...)` over a grid: compiled on a GPU, interpreted on a CPU.
+
+    Which of the two is decided where the program is compiled, not where it is traced, so a step compiled for a GPU on
+    a machine without one contains the kernels.
+    """
+
+    def call(*arguments: Any, native: bool) -> Any:
+        return pl.pallas_call(
+            functools.partial(kernel, native=native),
+            grid=tuple(grid),
+            in_specs=in_specs,
+            out_specs=out_specs,
+            out_shape=out_shape,
+            input_output_aliases=input_output_aliases or {},
+            compiler_params=plt.CompilerParams(num_warps=num_warps, num_stages=num_stages) if native else None,
+            interpret=not native,
+            name=name,
+        )(*arguments)
+
+    return lax.platform_dependent(
+        *arguments, cpu=functools.partial(call, native=False), cuda=functools.partial(call, native=True)
+    )
+
+
+def whole(x: Any) -> pl.BlockSpec:
+    """The specification of an array that every program may read anywhere."""
+    return pl.BlockSpec(x.shape, lambda *_: (0,) * len(x.shape))
+
+
+class Table:
+    """A whole array inside a kernel, read one scalar an element of the index, as `array[index]` is outside.
+
+    Indices are clamped into the array, and an axis of size 1 answers for every index.
+    """
+
+    def __init__(self, ref: Any):
+        self.ref = ref
+
+    def __getitem__(self, index: Any) -> jax.Array:
+        index = index if isinstance(index, tuple) else (index,)
+        clamped = (_clamped(i, size) for i, size in zip(index, self.ref.shape, strict=True))
+        return load(self.ref.at[tuple(clamped)])
+
+
+def tables(tree: Any) -> Any:
+    """The same object with each of its array references as a Table."""
+    return jax.tree.map(Table, tree)
+
+
+def _clamped(index: Any, size: int) -> jax.Array:
+    # Triton refuses a Python int as an index beside arrays.
+    return jnp.int32(0) if size == 1 else jnp.clip(jnp.asarray(index, jnp.int32), 0, size - 1)
+
+
+def dot(a_MK: jax.Array, b_KN: jax.Array) -> jax.Array:
+    """`a b` in float32; float32 operands keep all their bits (the device's default would round them to TF32)."""
+    return _dot(a_MK, b_KN, b_axis=0)
+
+
+def dot_transposed(a_MK: jax.Array, b_NK: jax.Array) -> jax.Array:
+    """`a b^T` in float32."""
+    return _dot(a_MK, b_NK, b_axis=1)
+
+
+def _dot(a, b, b_axis):
+    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    dimensions = (((1,), (b_axis,)), ((), ()))
+    return lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
+
+
+def exp2(x: jax.Array, *, native: bool) -> jax.Array:
+    """`2^x`, float32."""
+    if not native:
+        return jnp.exp2(x)
+    return _inline("ex2.approx.ftz.f32 $0, $1;", x)
+
+
+def exp2_of_line(x: jax.Array, slope: float, offset: jax.Array, *, native: bool) -> jax.Array:
+    """`2^(slope x - offset)`, float32.
+
+    One fused multiply-add and one exponential on the device, where XLA's own lowering takes a multiplication, a subtraction
+    and an exponential that handles denormals: a quarter of the instructions of attention's inner loop.
+    """
+    offset = jnp.broadcast_to(offset, x.shape)
+    if not native:
+        return jnp.exp2(x * slope - offset)
+    line = f"fma.rn.ftz.f32 line, $1, {_hexadecimal(slope)}, $2;"
+    return _inline(f"{{ .reg .f32 line; {line} ex2.approx.ftz.f32 $0, line; }}", x, -offset)
+
+
+def _inline(assembly: str, *args: jax.Array) -> jax.Array:
+    [result] = plt.elementwise_inline_asm(
+        assembly,
+        args=args,
+        constraints=",".join(["=f", *["f"] * len(args)]),
+        pack=1,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(args[0].shape, jnp.float32)],
+    )
+    return result
+
+
+def _hexadecimal(value: float) -> str:
+    """A float32 literal of PTX."""
+    assert math.isfinite(value)
+    return "0f" + struct.pack(">f", value).hex().upper()

@@ -1,0 +1,141 @@
+"""What the three attention kernels share: loading a tile, turning products into logits, asking the mask.
+
+Logits are in base 2, written as `slope * x`, so that the exponential takes its factor along: the softmax of scores s is
+`2^(s log2(e))` over its sum. Shapes: M rows of the tile at hand, D the padded head_dim.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from lcjax.pallas.launch import load
+from lcjax.pallas.tiles import Tile, padded_head_dim
+
+LOG2_E = math.log2(math.e)
+# Stands for minus infinity in masked logits: finite, so that differences stay numbers, and so far below any real one that its
+# exponential is 0. A power of two, so that `slope * NOTHING` is exact and a fused multiply-add of it against itself gives 0.
+NOTHING = -(2.0**100)
+
+ScoreMod = Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """The static side of one call: lengths in tokens, heads, the scale of the scores, the tile."""
+
+    batch: int
+    tokens: int
+    keys: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    tile: Tile
+
+    @property
+    def group(self) -> int:
+        return self.heads // self.kv_heads
+
+    @property
+    def width(self) -> int:
+        return padded_head_dim(self.head_dim)
+
+    @property
+    def query_blocks(self) -> int:
+        return -(-self.tokens // self.tile.query_block)
+
+    @property
+    def key_blocks(self) -> int:
+        return -(-self.keys // self.tile.key_block)
+
+    @property
+    def ragged_queries(self) -> bool:
+        return self.tokens % self.tile.query_block != 0
+
+    @property
+    def ragged_keys(self) -> bool:
+        return self.keys % self.tile.key_block != 0
+
+    def queries(self, block: jax.Array) -> jax.Array:
+        """The indices of the queries of a block, [query_block]."""
+        return block * self.tile.query_block + jnp.arange(self.tile.query_block, dtype=jnp.int32)
+
+    def keys_of(self, block: jax.Array) -> jax.Array:
+        """The indices of the keys of a block, [key_block]."""
+        return block * self.tile.key_block + jnp.arange(self.tile.key_block, dtype=jnp.int32)
+
+    def inside(self, rows: jax.Array | None, length: int) -> jax.Array | None:
+        """bool [M, D]: what of a tile is in the array; None where all of it is. `rows` None: the rows are known to be."""
+        columns = jnp.arange(self.width, dtype=jnp.int32)[None, :] < self.head_dim
+        if rows is None:
+            return columns if self.head_dim < self.width else None
+        in_rows = (rows < length)[:, None]
+        return in_rows & columns if self.head_dim < self.width else in_rows
+
+
+def load_tile(ref: Any, inside: jax.Array | None) -> jax.Array:
+    """A tile, zero outside of the array: the device checks no bounds itself."""
+    return load(ref) if inside is None else load(ref, mask=inside, other=0.0)
+
+
+def load_rows(ref: Any, rows: jax.Array, length: int | None, other: float) -> jax.Array:
+    """A number a row, `other` beyond `length`; None: no row is beyond."""
+    return load(ref) if length is None else load(ref, mask=rows < length, other=other)
+
+
+def block_of(ref: Any, block: jax.Array, size: int, *index: Any) -> Any:
+    """The view of the rows of one block."""
+    return ref.at[(pl.ds(block * size, size), *index)]
+
+
+def slope(problem: Problem, score_mod: ScoreMod | None) -> float:
+    """What turns the results of `logits` into base-2 logits."""
+    return LOG2_E * (problem.scale if score_mod is None else 1.0)
+
+
+def logits(products: jax.Array, problem: Problem, score_mod: ScoreMod | None, indices: tuple) -> jax.Array:
+    """The logits of unscaled products q k^T, but for the factor `slope`."""
+    if score_mod is None:
+        return products
+    return score_mod(products * problem.scale, *indices).astype(jnp.float32)
+
+
+def logits_and_derivative(
+    products: jax.Array, problem: Problem, score_mod: ScoreMod | None, indices: tuple
+) -> tuple[jax.Array, jax.Array | None]:
+    """`logits`, and the derivative of the modified score by the plain one (None where it is 1)."""
+    if score_mod is None:
+        return products, None
+    scores = products * problem.scale
+    # Pallas cannot differentiate around a load: the first call notes down what it reads, the second reads the notes.
+    notes: list[jax.Array] = []
+    jax.tree.map(lambda table: _Noting(table, notes), score_mod)(scores, *indices)
+    unread = iter(notes)
+    noted = jax.tree.map(lambda _: _Noted(unread), score_mod)
+    modified, derivative = jax.jvp(lambda s: noted(s, *indices), (scores,), (jnp.ones_like(scores),))
+    return modified.astype(jnp.float32), derivative.astype(jnp.float32)
+
+
+@dataclasses.dataclass
+class _Noting:
+    table: Any
+    notes: list[jax.Array]
+
+    def __getitem__(self, index: Any) -> jax.Array:
+        self.notes.append(self.table[index])
+        return self.notes[-1]
+
+
+@dataclasses.dataclass
+class _Noted:
+    unread: Iterator[jax.Array]
+
+    def __getitem__(self, index: Any) -> jax.Array:
+        return next(self.unread)

@@ -1,0 +1,54 @@
+"""The one table of tiles: how each kernel cuts its work, by head_dim and size of an element.
+
+Measured where a row says so; the others were chosen from the compiler's registers and spills (`scripts/kernel_report.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """Queries and keys a step, and how the GPU runs it: warps a program, stages of the pipelined loop."""
+
+    query_block: int
+    key_block: int
+    num_warps: int
+    num_stages: int
+
+
+# By kernel, padded head_dim, bytes of an element.
+TILES: dict[tuple[str, int, int], Tile] = {
+    ("attention_forward", 64, 2): Tile(128, 64, 8, 3),
+    ("attention_dq", 64, 2): Tile(128, 128, 8, 2),
+    ("attention_dkv", 64, 2): Tile(64, 128, 8, 3),
+    ("attention_forward", 128, 2): Tile(128, 64, 8, 3),
+    ("attention_dq", 128, 2): Tile(128, 128, 8, 2),
+    ("attention_dkv", 128, 2): Tile(64, 128, 8, 3),
+    ("attention_forward", 256, 2): Tile(128, 64, 8, 2),
+    ("attention_dq", 256, 2): Tile(64, 64, 8, 2),
+    ("attention_dkv", 256, 2): Tile(64, 64, 8, 2),
+    ("attention_forward", 64, 4): Tile(64, 32, 4, 2),
+    ("attention_dq", 64, 4): Tile(64, 32, 4, 2),
+    ("attention_dkv", 64, 4): Tile(32, 64, 4, 2),
+    ("attention_forward", 128, 4): Tile(32, 32, 4, 2),
+    ("attention_dq", 128, 4): Tile(32, 32, 4, 2),
+    ("attention_dkv", 128, 4): Tile(32, 32, 4, 2),
+    ("attention_forward", 256, 4): Tile(32, 16, 4, 1),
+    ("attention_dq", 256, 4): Tile(32, 16, 4, 1),
+    ("attention_dkv", 256, 4): Tile(16, 32, 4, 1),
+}
+
+SMALLEST_HEAD_DIM = 16  # what a tensor core's product needs
+LARGEST_HEAD_DIM = 256
+
+
+def padded_head_dim(head_dim: int) -> int:
+    """The power of two that a kernel computes with: 80 and 96 cost as much as 128."""
+    return max(SMALLEST_HEAD_DIM, 1 << (head_dim - 1).bit_length())
+
+
+def tile_for(kernel: str, head_dim: int, itemsize: int) -> Tile:
+    """The table's tile; below head_dim 64 that of 64."""
+    return TILES[kernel, max(64, padded_head_dim(head_dim)), itemsize]
