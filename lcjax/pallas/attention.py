@@ -16,7 +16,7 @@ from lcjax.masks import Blocks, Mask
 from lcjax.pallas.attention_dkv import attention_dkv
 from lcjax.pallas.attention_dq import attention_dq
 from lcjax.pallas.attention_forward import attention_forward
-from lcjax.pallas.schedule import schedule
+from lcjax.pallas.schedule import Schedule, schedule
 from lcjax.pallas.scores import LOG2_E, Problem
 from lcjax.pallas.tiles import Tile, tile_for
 from lcjax.remat import ATTENTION_LSE, ATTENTION_OUTPUT, name_residual
@@ -49,8 +49,8 @@ def flash_attention(
 
 
 def _forward(options, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod):
-    problem = _problem("attention_forward", options, q_BTHD, k_BSKD)
-    visits = _schedule(problem, mask, rows="queries")
+    problem = problem_of("attention_forward", options, q_BTHD, k_BSKD)
+    visits = schedule_of(problem, mask, rows="queries")
     out_BTHD, lse_BHT = attention_forward(problem, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, visits)
     # The residuals by name, every one: an unnamed one would keep the kernel alive in a recomputed forward pass.
     out_BTHD, lse_BHT = name_residual(out_BTHD, ATTENTION_OUTPUT), name_residual(lse_BHT, ATTENTION_LSE)
@@ -61,13 +61,13 @@ def _forward(options, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod):
 def _backward(options, residuals, cotangents):
     q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, lse_BHT = residuals
     dout_BTHD, dlse_BHT = cotangents
-    problem = _problem("attention_dq", options, q_BTHD, k_BSKD)
-    visits = _schedule(problem, mask, rows="queries")
+    problem = problem_of("attention_dq", options, q_BTHD, k_BSKD)
+    visits = schedule_of(problem, mask, rows="queries")
     dq_BTHD, delta_BHT = attention_dq(
         problem, q_BTHD, k_BSKD, v_BSKD, out_BTHD, dout_BTHD, lse_BHT, dlse_BHT, mask, score_mod, visits
     )
-    problem = _problem("attention_dkv", options, q_BTHD, k_BSKD)
-    visits = _schedule(problem, mask, rows="keys")
+    problem = problem_of("attention_dkv", options, q_BTHD, k_BSKD)
+    visits = schedule_of(problem, mask, rows="keys")
     dk_BSKD, dv_BSKD = attention_dkv(
         problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, delta_BHT, mask, score_mod, visits
     )
@@ -84,12 +84,14 @@ def _sinks_gradient(sinks_H, lse_BHT, delta_BHT):
     return -jnp.einsum("bht,bht->h", weights_BHT, delta_BHT, precision="highest")
 
 
-def _problem(kernel: str, options: Options, q_BTHD, k_BSKD) -> Problem:
+def problem_of(kernel: str, options: Options, q_BTHD, k_BSKD) -> Problem:
+    """The static side of a call as one of the kernels sees it, with that kernel's tile."""
     batch, tokens, heads, head_dim = q_BTHD.shape
     tile = dict(options.tiles).get(kernel) or tile_for(kernel, head_dim, q_BTHD.dtype.itemsize)
     return Problem(batch, tokens, k_BSKD.shape[1], heads, k_BSKD.shape[2], head_dim, options.scale, tile)
 
 
-def _schedule(problem: Problem, mask: Mask, *, rows: str):
+def schedule_of(problem: Problem, mask: Mask, *, rows: str) -> Schedule:
+    """Which blocks that kernel visits; `rows` is "queries" or, for dk/dv, "keys"."""
     lengths = problem.batch, problem.heads, problem.tokens, problem.keys
     return schedule(mask, Blocks(*lengths, problem.tile.query_block, problem.tile.key_block), rows=rows)

@@ -142,7 +142,7 @@ class RunArguments(TrainingArguments):
     use_gradient_checkpointing: str = "auto"
     """auto, none, full, offload (or unsloth), offload_attn: what the backward pass keeps, recomputes, or sends to host memory."""
     attention: str = "auto"
-    """Implementation of attention: auto, pallas, cudnn or xla (see lcjax.dispatch)."""
+    """Implementation of attention: auto, pallas, cudnn, fa3 or xla (see lcjax.dispatch)."""
 
     def __post_init__(self):
         super().__post_init__()

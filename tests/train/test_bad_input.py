@@ -14,9 +14,9 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SHORT, random_params
 from safetensors.numpy import load_file, save_file
 
+from conftest import SHORT, random_params
 from lcjax import weights
 from lcjax.train.__main__ import main
 
@@ -178,7 +178,7 @@ def test_bad_data(name, content, said, refused, model_dir, tmp_path):
         ("--max-seq-length 1", "--max-seq-length 1 is out of range; it must be at least 2"),
         ("--max-seq-length 40000 --use-gradient-checkpointing full", "above 32,768 tokens use 'offload'"),
         ("--use-gradient-checkpointing some", "'some' is unknown; use one of auto, none"),
-        ("--attention flash", "attention='flash' is unknown; use one of auto, pallas, cudnn, xla"),
+        ("--attention flash", "attention='flash' is unknown; use one of auto, pallas, cudnn, fa3, xla"),
         ("--dtype float16", "dtype='float16' is not supported; use float32 or bfloat16"),
         ("--lora-r 0", "r=0 must be a positive integer"),
         ("--lora-alpha -2", "lora_alpha=-2.0 must be positive"),

@@ -1,0 +1,69 @@
+"""Compiling for a GPU that is not there: exact memory figures and real machine code on a machine without one.
+
+    gpu = gpu_sharding("h100-80gb")
+    compiled = jax.jit(step).lower(*abstract(arguments, gpu)).compile()
+    compiled.memory_analysis()  # the bytes that the step would take on that GPU
+
+Nothing can be run: the devices only tell the compiler what to compile for. They stand beside the real devices of the process,
+so JAX may already be running on the CPU. Each GPU is a file `targets/NAME.txtpb`, a GpuTargetConfigProto in text form, whose
+figures are what the CUDA driver reports for it.
+
+Source: `jax.experimental.topologies` and OpenXLA's ahead-of-time compilation.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from importlib.util import find_spec
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lcjax.errors import InputError
+
+_TARGETS = resources.files("lcjax") / "targets"
+_SUFFIX = ".txtpb"
+
+
+def gpu_names() -> tuple[str, ...]:
+    """The GPUs that can be compiled for, in alphabetical order."""
+    files = (file.name for file in _TARGETS.iterdir())
+    return tuple(sorted(name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX)))
+
+
+def gpu_sharding(gpu: str) -> NamedSharding:
+    """Places an array, whole, on one GPU of that name.
+
+    Args:
+      gpu: one of `gpu_names()`.
+
+    Raises:
+      InputError: an unknown name, or a JAX that cannot compile for a GPU; the message says what to install or to set.
+    """
+    if gpu not in gpu_names():
+        raise InputError(f"gpu={gpu!r} is unknown; use one of {', '.join(gpu_names())}")
+    target = (_TARGETS / f"{gpu}{_SUFFIX}").read_text(encoding="utf-8")
+    try:
+        # Partitions x hosts x GPUs of a host.
+        topology = topologies.get_topology_desc(platform="cuda", target_config=target, topology="1x1x1")
+    except NotImplementedError as error:
+        raise InputError(f"gpu={gpu!r} cannot be compiled for: {_mend()}") from error
+    return NamedSharding(topologies.make_mesh(topology, (1,), ("gpu",)), PartitionSpec())
+
+
+def abstract(tree: Any, sharding: NamedSharding) -> Any:
+    """The shapes and dtypes of a tree of arrays (or of ShapeDtypeStructs), placed by `sharding`; values are not looked at."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _mend() -> str:
+    """What a user does when JAX knows no CUDA compiler."""
+    if find_spec("jax_cuda13_plugin") is None:
+        # --no-deps: the compiler alone, a tenth of what a machine with a GPU needs.
+        return (
+            f"run `pip install --no-deps jax-cuda13-plugin=={jax.__version__} jax-cuda13-pjrt=={jax.__version__} "
+            "nvidia-cuda-nvcc nvidia-nvvm nvidia-nvjitlink`"
+        )
+    return f"set JAX_PLATFORMS=cpu before JAX starts, and keep jax-cuda13-plugin at jax's version, {jax.__version__}"

@@ -1,0 +1,28 @@
+"""FlashAttention-3 through the package flash-attn3-jax, where it is installed.
+
+Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim.
+Source: Shah et al., FlashAttention-3, arXiv 2407.08608.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import jax
+
+INSTALLED = find_spec("flash_attn3_jax") is not None
+
+
+def fa3_attention(
+    q_BTHD: jax.Array, k_BSKD: jax.Array, v_BSKD: jax.Array, *, scale: float, window: int | None
+) -> tuple[jax.Array, None]:
+    """The causal part of `lcjax.ops.attention` that `lcjax.dispatch` lets through; it has no differentiable log-sum-exp.
+
+    The mask aligns the last query with the last key. Largest safe size: 2^31 - 1 elements an array, beyond which
+    nothing is known.
+    """
+    from flash_attn3_jax import flash_mha  # pyright: ignore[reportMissingImports]
+
+    window_size = (-1 if window is None else window - 1, 0)
+    out_BTHD = flash_mha(q_BTHD, k_BSKD, v_BSKD, softmax_scale=scale, is_causal=True, window_size=window_size)
+    return out_BTHD, None

@@ -1,0 +1,1 @@
+"""What the command lines about kernels share: parity, benchmarks, generated code."""

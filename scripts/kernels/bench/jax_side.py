@@ -1,0 +1,134 @@
+"""The JAX implementations: Pallas, XLA, cuDNN, FlashAttention-3, and the examples that JAX ships.
+
+Shapes: B batch, T tokens, H query heads, K key/value heads, D head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kernels.bench.jobs import BACKWARD, BOTH, FORWARD, KERNELS, Job, Result
+from kernels.bench.timing import milliseconds
+from lcjax import masks, ops
+
+
+def provenance() -> dict[str, str]:
+    """The device and the versions."""
+    found = {"device": jax.devices()[0].device_kind}
+    for name in ("jax", "jaxlib", "flash-attn3-jax"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def run(job: Job, seconds: float) -> Result:
+    """Compiles and times a job; `extra_bytes` is exact, from the compiled program."""
+    function, arguments = (_kernel if job.part in KERNELS else _operation)(job)
+    compiled = jax.jit(function).lower(*arguments).compile()
+    memory = compiled.memory_analysis()
+    extra = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    last: list[Any] = [None]
+
+    def once():
+        last[0] = compiled(*arguments)
+
+    return Result(job, milliseconds(once, lambda: jax.block_until_ready(last[0]), seconds=seconds), extra)
+
+
+def _operation(job: Job) -> tuple[Callable, tuple]:
+    q, k, v, dout = _inputs(job)
+    if job.operation == "rope":
+        rope = _rope(job)
+        return (rope, (q, k)) if job.part == FORWARD else (lambda q, k: jax.vjp(rope, q, k)[1]((q, k)), (q, k))
+    attention = _attention(job)
+    if job.part == FORWARD:
+        return attention, (q, k, v)
+    if job.part == BOTH:
+        return lambda q, k, v, dout: jax.vjp(attention, q, k, v)[1](dout), (q, k, v, dout)
+    assert job.part == BACKWARD
+    return jax.vjp(attention, q, k, v)[1], (dout,)
+
+
+def _inputs(job: Job):
+    dtype = jnp.dtype(job.dtype)
+    queries = (job.batch, job.tokens, job.heads, job.head_dim)
+    keys = (job.batch, job.tokens, job.kv_heads, job.head_dim)
+    draw = np.random.default_rng(0)
+    # Random bits: on zeros a GPU draws less power and runs faster.
+    blocks = [jnp.asarray(draw.normal(size=(shape[2], shape[3])), dtype) for shape in (queries, keys, keys, queries)]
+    noise = jax.random.normal(jax.random.key(0), (1, job.tokens, 1, job.head_dim), dtype)
+    return tuple(
+        jnp.broadcast_to(noise * block[None, None], shape)
+        for block, shape in zip(blocks, (queries, keys, keys, queries), strict=True)
+    )
+
+
+def _rope(job: Job) -> Callable:
+    positions = jnp.broadcast_to(jnp.arange(job.tokens, dtype=jnp.int32)[None], (job.batch, job.tokens))
+    frequencies = jnp.asarray(500_000.0 ** (-np.arange(0, 1, 2 / job.head_dim)), jnp.float32)
+    return lambda q, k: ops.rope(q, k, positions, frequencies, implementation=job.implementation)
+
+
+def _attention(job: Job) -> Callable:
+    if job.implementation == "mosaic_example":
+        return _mosaic_example(job)
+    if job.implementation == "pallas_example":
+        return _pallas_example(job)
+    return lambda q, k, v: ops.attention(q, k, v, causal=job.causal, implementation=job.implementation)
+
+
+def _mosaic_example(job: Job) -> Callable:
+    from jax.experimental.pallas.ops.gpu import attention_mgpu as example
+
+    blocks = dict(block_q_dkv=64, block_kv_dkv=64, block_q_dq=64, block_kv_dq=64)
+    tuning = example.TuningConfig(block_q=64, block_kv=64, max_concurrent_steps=2, causal=job.causal, **blocks)
+    # It has no scale of its own.
+    return lambda q, k, v: example.attention(q * q.shape[-1] ** -0.5, k, v, tuning)
+
+
+def _pallas_example(job: Job) -> Callable:
+    from jax.experimental.pallas.ops.gpu import attention as example
+
+    group = job.heads // job.kv_heads
+
+    def attention(q, k, v):
+        k, v = (jnp.repeat(x, group, axis=2) for x in (k, v))  # it knows no grouped queries
+        return example.mha(q, k, v, None, sm_scale=q.shape[-1] ** -0.5, causal=job.causal)
+
+    return attention
+
+
+def _kernel(job: Job) -> tuple[Callable, tuple]:
+    """One kernel of ours with a tile of the sweep's."""
+    from lcjax.pallas import attention as flash
+    from lcjax.pallas.attention_dkv import attention_dkv
+    from lcjax.pallas.attention_dq import attention_dq
+    from lcjax.pallas.attention_forward import attention_forward
+    from lcjax.pallas.tiles import Tile
+
+    assert job.implementation == "pallas"
+    q, k, v, dout = _inputs(job)
+    mask = masks.AllOf((masks.Band(after=0),) if job.causal else ())
+    tiles = () if job.tile is None else ((job.part, Tile(*job.tile)),)
+    problem = flash.problem_of(job.part, flash.Options(job.head_dim**-0.5, tiles), q, k)
+    visits = flash.schedule_of(problem, mask, rows="keys" if job.part == "attention_dkv" else "queries")
+    if job.part == "attention_forward":
+        return lambda q, k, v: attention_forward(problem, q, k, v, None, mask, None, visits), (q, k, v)
+    rows = jnp.zeros((job.batch, job.heads, job.tokens), jnp.float32)
+    if job.part == "attention_dq":
+        return (
+            lambda q, k, v, out, dout, lse: attention_dq(problem, q, k, v, out, dout, lse, None, mask, None, visits),
+            (q, k, v, dout, dout, rows),
+        )
+    return (
+        lambda q, k, v, dout, lse, delta: attention_dkv(problem, q, k, v, dout, lse, delta, mask, None, visits),
+        (q, k, v, dout, rows, rows),
+    )

@@ -1,0 +1,76 @@
+"""What is measured: a job is one implementation doing one part of one operation at one size.
+
+No JAX and no torch here: both sides' processes and the command line read it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+# Parts of an operation. Of attention also single kernels, for the sweep of tiles.
+FORWARD, BACKWARD, BOTH = "forward", "backward", "both"
+KERNELS = ("attention_forward", "attention_dq", "attention_dkv")
+
+JAX_IMPLEMENTATIONS = ("pallas", "xla", "cudnn", "fa3", "mosaic_example", "pallas_example")
+TORCH_IMPLEMENTATIONS = ("sdpa_fa2", "sdpa_cudnn", "triton", "liger")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """`tile` is (query block, key block, warps, stages) of a single kernel, None for the table's."""
+
+    operation: str  # "attention" or "rope"
+    part: str
+    implementation: str
+    tokens: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    dtype: str
+    causal: bool = True
+    batch: int = 1
+    tile: tuple[int, int, int, int] | None = None
+
+    @property
+    def side(self) -> str:
+        """The process that runs it: "jax" or "torch"."""
+        return "jax" if self.implementation in JAX_IMPLEMENTATIONS else "torch"
+
+    @property
+    def flops(self) -> float:
+        """Of attention by the usual count: two products forward, five backward, half of them when causal."""
+        product = (
+            2 * self.batch * self.heads * self.tokens * self.tokens * self.head_dim * (0.5 if self.causal else 1.0)
+        )
+        products = {FORWARD: 2, BACKWARD: 5, BOTH: 7, "attention_forward": 2, "attention_dq": 3, "attention_dkv": 4}
+        return product * products[self.part] if self.operation == "attention" else 0.0
+
+    @property
+    def bytes_moved(self) -> float:
+        """What must cross the memory's bus once: every operand read, every result written."""
+        size = 4 if self.dtype == "float32" else 2
+        queries, keys = (
+            self.batch * self.tokens * heads * self.head_dim * size for heads in (self.heads, self.kv_heads)
+        )
+        if self.operation == "rope":
+            return 2 * (queries + keys) * (2 if self.part == BOTH else 1)
+        forward, backward = 2 * queries + 2 * keys, 4 * queries + 4 * keys
+        return {FORWARD: forward, BACKWARD: backward, BOTH: forward + backward}.get(self.part, backward)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """`milliseconds` of one run, the median of several; `extra_bytes` on the device beside the inputs, at the peak."""
+
+    job: Job
+    milliseconds: float | None
+    extra_bytes: int | None
+    error: str = ""
+
+    @property
+    def tflops(self) -> float | None:
+        return self.job.flops / self.milliseconds / 1e9 if self.milliseconds and self.job.flops else None
+
+    @property
+    def terabytes_a_second(self) -> float | None:
+        return self.job.bytes_moved / self.milliseconds / 1e9 if self.milliseconds else None

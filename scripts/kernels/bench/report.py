@@ -1,0 +1,95 @@
+"""Results as a table, as lines of a CSV file, and as a picture."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from kernels.bench.jobs import Result
+
+# What a GPU can do at most: dense bf16 TFLOP/s and TB/s, of NVIDIA's data sheets.
+CEILINGS = {"H100 80GB HBM3": (989.0, 3.35), "H200": (989.0, 4.8), "A100": (312.0, 2.04), "B200": (2250.0, 8.0)}
+
+
+def table(results: Sequence[Result]) -> None:
+    """Prints a line a result; the ratio is to the best Triton of the same work in this run."""
+    triton: dict[tuple, float] = {}
+    for result in results:
+        if result.job.implementation == "triton" and result.milliseconds:
+            work = _work(result)
+            triton[work] = min(result.milliseconds, triton.get(work, result.milliseconds))
+    shown = Table(
+        "operation", "part", "tokens", "implementation", "tile", "ms", "TFLOP/s", "TB/s", "extra MiB", "x Triton"
+    )
+    for result in results:
+        job, peer = result.job, triton.get(_work(result))
+        size = "" if result.extra_bytes is None else f"{result.extra_bytes / 2**20:,.0f}"
+        ratio = f"{peer / result.milliseconds:.2f}" if peer and result.milliseconds else ""
+        shown.add_row(
+            *(job.operation, job.part, f"{job.tokens:,}", job.implementation, str(job.tile or "")),
+            f"{result.milliseconds:.3f}" if result.milliseconds else f"[dim]{result.error}",
+            f"{result.tflops:.0f}" if result.tflops else "",
+            f"{result.terabytes_a_second:.2f}" if job.operation == "rope" and result.milliseconds else "",
+            size,
+            ratio,
+        )
+    Console().print(shown)
+
+
+def _work(result: Result) -> tuple:
+    return dataclasses.astuple(dataclasses.replace(result.job, implementation="", tile=None))
+
+
+def append_csv(path: Path, results: Sequence[Result], provenance: dict[str, str]) -> None:
+    """Appends a line a result, with where it comes from; writes the header of a new file."""
+    rows = [
+        dataclasses.asdict(result.job)
+        | {"tile": "x".join(map(str, result.job.tile or ()))}
+        | {
+            "milliseconds": result.milliseconds,
+            "tflops": result.tflops,
+            "terabytes_a_second": result.terabytes_a_second,
+        }
+        | {"extra_bytes": result.extra_bytes, "error": result.error}
+        | {name: provenance.get(name, "") for name in ("device", "jax", "torch", "triton", "commit", "date")}
+        for result in results
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def roofline(path: Path, results: Sequence[Result], provenance: dict[str, str]) -> None:
+    """Draws speed over arithmetic intensity (operations a byte moved), below the GPU's two ceilings where they are known."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots()
+    points = defaultdict(list)
+    for result in results:
+        if result.tflops:
+            points[result.job.implementation].append((result.job.flops / result.job.bytes_moved, result.tflops))
+    for implementation, xy in points.items():
+        axes.scatter(*zip(*xy, strict=True), label=implementation, s=28)
+    device = provenance.get("device", "")
+    for name, (tflops, terabytes) in CEILINGS.items():
+        if name in device:
+            intensities = [1, tflops / terabytes, 1e5]
+            axes.plot(
+                intensities, [min(tflops, terabytes * x) for x in intensities], color="0.4", label=f"ceiling of {name}"
+            )
+    axes.set(xscale="log", yscale="log", xlabel="floating-point operations a byte", ylabel="TFLOP/s")
+    axes.set_title(f"attention on {device or 'an unknown device'}, commit {provenance['commit']}")
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)

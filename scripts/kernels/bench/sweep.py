@@ -1,0 +1,47 @@
+"""The tiles worth trying, and which of them won."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from kernels.bench.jobs import KERNELS, Job, Result
+
+# (query block, key block, warps, stages): more than fit; a tile that the GPU cannot hold is reported and passed over.
+CANDIDATES = {
+    "attention_forward": [(128, 64, 8, 2), (128, 64, 8, 3), (128, 64, 4, 3), (128, 128, 8, 2), (128, 128, 8, 3), (64, 64, 4, 2),
+                          (64, 64, 4, 3), (64, 128, 4, 2), (128, 32, 4, 3), (128, 32, 8, 4)],
+    "attention_dq": [(128, 128, 8, 2), (128, 64, 8, 2), (128, 64, 8, 3), (64, 64, 4, 2), (64, 64, 4, 3), (64, 128, 4, 2),
+                     (64, 32, 4, 3), (128, 32, 8, 3)],
+    "attention_dkv": [(64, 128, 8, 3), (64, 128, 8, 2), (32, 128, 8, 3), (64, 64, 4, 2), (64, 64, 4, 3), (32, 64, 4, 3),
+                      (32, 64, 4, 4), (128, 64, 8, 2), (128, 128, 8, 2)],
+}  # fmt: skip
+
+
+def jobs(sizes: Iterable[Job]) -> list[Job]:
+    """Every candidate of every kernel, in Pallas and in Triton, at the sizes of the given jobs."""
+    return [
+        dataclasses.replace(size, part=kernel, implementation=implementation, tile=tile)
+        for size in sizes
+        for kernel in KERNELS
+        for implementation in ("pallas", "triton")
+        for tile in CANDIDATES[kernel]
+    ]
+
+
+def table(results: Sequence[Result]) -> None:
+    """Prints the best tile of each kernel, implementation and length."""
+    best: dict[tuple, Result] = {}
+    for result in results:
+        job = result.job
+        key = job.part, job.implementation, job.head_dim, job.dtype, job.tokens
+        if result.milliseconds and (key not in best or result.milliseconds < (best[key].milliseconds or 0)):
+            best[key] = result
+    shown = Table("kernel", "implementation", "head_dim", "dtype", "tokens", "best tile", "ms", "TFLOP/s")
+    for (kernel, implementation, head_dim, dtype, tokens), result in best.items():
+        speed = f"{result.milliseconds:.3f}", f"{result.tflops:.0f}"
+        shown.add_row(kernel, implementation, str(head_dim), dtype, f"{tokens:,}", str(result.job.tile), *speed)
+    Console().print(shown)

@@ -1,0 +1,130 @@
+"""The PyTorch implementations: SDPA's FlashAttention-2 and cuDNN, our Triton kernels, Liger's RoPE.
+
+Shapes: B batch, T tokens, H query heads, K key/value heads, D head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import triton
+
+from kernels.bench.jobs import BOTH, FORWARD, KERNELS, Job, Result
+from kernels.bench.timing import milliseconds
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def provenance() -> dict[str, str]:
+    """The device and the versions."""
+    device = torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu"
+    return {"device": device, "torch": torch.__version__, "triton": triton.__version__}
+
+
+def run(job: Job, seconds: float) -> Result:
+    """Times a job; `extra_bytes` is the peak of torch's allocator over one run, above what was there before."""
+    once = _kernel(job) if job.part in KERNELS else _operation(job)
+    extra = None
+    if DEVICE == "cuda":
+        once()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        once()
+        torch.cuda.synchronize()
+        extra = torch.cuda.max_memory_allocated() - before
+    wait = torch.cuda.synchronize if DEVICE == "cuda" else lambda: None
+    return Result(job, milliseconds(once, wait, seconds=seconds), extra)
+
+
+def _operation(job: Job) -> Callable[[], object]:
+    q, k, v, dout = _inputs(job)
+    if job.operation == "rope":
+        return _rope(job, q, k)
+    attention = _attention(job)
+    if job.part == FORWARD:
+        return lambda: attention(q, k, v)
+    inputs = tuple(x.requires_grad_() for x in (q, k, v))
+    if job.part == BOTH:
+        return lambda: torch.autograd.grad(attention(*inputs), inputs, dout)
+    out = attention(*inputs)
+    return lambda: torch.autograd.grad(out, inputs, dout, retain_graph=True)
+
+
+def _inputs(job: Job) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    shapes = [
+        (job.batch, job.tokens, heads, job.head_dim) for heads in (job.heads, job.kv_heads, job.kv_heads, job.heads)
+    ]
+    dtype = getattr(torch, job.dtype)
+    return tuple(torch.randn(shape, generator=generator, device=DEVICE, dtype=dtype) for shape in shapes)
+
+
+def _attention(job: Job) -> Callable:
+    if job.implementation == "triton":
+        from triton_ref import attention
+
+        return lambda q, k, v: attention(q, k, v, causal=job.causal)
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.functional import scaled_dot_product_attention
+
+    backends = {"sdpa_fa2": SDPBackend.FLASH_ATTENTION, "sdpa_cudnn": SDPBackend.CUDNN_ATTENTION}
+    backend = backends[job.implementation]
+
+    def attention(q, k, v):
+        with sdpa_kernel(backend):
+            heads_first = (x.transpose(1, 2) for x in (q, k, v))
+            out = scaled_dot_product_attention(*heads_first, is_causal=job.causal, enable_gqa=job.heads != job.kv_heads)
+        return out.transpose(1, 2)
+
+    return attention
+
+
+def _rope(job: Job, q: torch.Tensor, k: torch.Tensor) -> Callable[[], object]:
+    frequencies = 500_000.0 ** (-torch.arange(0, 1, 2 / job.head_dim, device=DEVICE))
+    positions = torch.arange(job.tokens, device=DEVICE, dtype=torch.int32).expand(job.batch, -1).contiguous()
+    if job.implementation == "triton":
+        from triton_ref import rope
+
+        # Again and again over the same memory: the numbers turn, the work stays.
+        rotate = lambda q, k: rope(q, k, positions, frequencies)  # noqa: E731
+    else:
+        from liger_kernel.ops.rope import LigerRopeFunction
+
+        angles = positions.float()[..., None] * torch.cat([frequencies, frequencies])
+        cos, sin = (f(angles).to(q.dtype) for f in (torch.cos, torch.sin))
+        rotate = lambda q, k: LigerRopeFunction.apply(q.transpose(1, 2), k.transpose(1, 2), cos, sin)  # noqa: E731
+    if job.part == FORWARD:
+        return lambda: rotate(q, k)
+    q, k = q.requires_grad_(), k.requires_grad_()
+
+    def both():
+        out = rotate(q + 0, k + 0)  # a copy, since a leaf is not changed in place: counted against neither
+        return torch.autograd.grad(out, (q, k), (q.detach().view_as(out[0]), k.detach().view_as(out[1])))
+
+    return both
+
+
+def _kernel(job: Job) -> Callable[[], object]:
+    """One kernel of ours with a tile of the sweep's."""
+    import triton_ref.attention as T
+
+    KernelCall = getattr(T, "KernelCall", None) or T._Call
+    band = getattr(T, "band", None) or T._band
+    from triton_ref.tiles import Tile
+
+    assert job.implementation == "triton"
+    name = job.part.removeprefix("attention_")
+    q, k, v, dout = _inputs(job)
+    lower, upper = band(job.tokens, job.tokens, job.causal, 0, None)
+    call = KernelCall(lower, upper, job.head_dim**-0.5, None, None if job.tile is None else {name: Tile(*job.tile)})
+    rows = [torch.zeros(job.batch, job.heads, job.tokens, device=DEVICE) for _ in range(3)]
+    outputs = {
+        "forward": {"sinks": None, "out": dout, "lse": rows[0]},
+        "dq": {"out": dout, "dout": dout, "lse": rows[0], "dlse": None, "delta": rows[1], "base2_lse": rows[2]},
+        "dkv": {"dout": dout, "delta": rows[1], "base2_lse": rows[2]},
+    }[name]
+    gradients = {"forward": (), "dq": (("dq", q),), "dkv": (("dk", k), ("dv", v))}[name]
+    outputs |= {gradient: torch.empty_like(like) for gradient, like in gradients}
+    return lambda: call.launch(name, q, k, (None, None), v=v, **outputs)

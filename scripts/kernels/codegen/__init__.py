@@ -1,0 +1,1 @@
+"""What `scripts/kernel_report.py` is made of: kernels compiled without a GPU, and what their machine code says."""

@@ -1,0 +1,85 @@
+"""The loops of a kernel's machine code, read off a disassembly by nvdisasm."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+_SECTION = re.compile(r"^\.text\.(\w+):")
+_LABEL = re.compile(r"^(\.L_x_\d+):")
+_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;")
+_PREDICATE = re.compile(r"^@!?U?P\w+\s+")
+_BRANCH = re.compile(r"\bBRA\b.*`\((\.L_x_\d+)\)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """A backward branch and all between its target and it."""
+
+    first: int
+    """Index of the instruction that the branch goes back to."""
+    last: int
+    """Index of the branch."""
+    products: int
+    """Tensor-core instructions inside."""
+    stores: int
+    """Stores to global memory inside."""
+
+    @property
+    def instructions(self) -> int:
+        return self.last + 1 - self.first
+
+    def encloses(self, other: Loop) -> bool:
+        return self != other and self.first <= other.first and other.last <= self.last
+
+
+def functions(disassembly: str) -> dict[str, list[str]]:
+    """The lines of every kernel of a disassembly, by name."""
+    result: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in disassembly.splitlines():
+        if match := _SECTION.match(line):
+            lines = result[match.group(1)] = []
+        elif line.lstrip().startswith(".section"):
+            lines = []
+        lines.append(line)
+    return result
+
+
+def loops(lines: Sequence[str]) -> list[Loop]:
+    """Every loop of one kernel, in the order of their branches."""
+    labels: dict[str, int] = {}
+    code: list[str] = []
+    for line in lines:
+        if match := _LABEL.match(line):
+            labels[match.group(1)] = len(code)
+        elif match := _INSTRUCTION.match(line):
+            code.append(_PREDICATE.sub("", match.group(1)))
+    opcodes = [instruction.split()[0].split(".")[0] for instruction in code]
+    found = []
+    for last, instruction in enumerate(code):
+        match = _BRANCH.search(instruction)
+        # A branch to itself is the padding behind a kernel's end.
+        if match and (first := labels.get(match.group(1), last)) < last:
+            body = opcodes[first : last + 1]
+            products = sum(opcode.endswith("MMA") for opcode in body)
+            found.append(Loop(first, last, products, stores=body.count("STG")))
+    return found
+
+
+def work_loops(found: Sequence[Loop]) -> list[Loop]:
+    """The innermost loops that do a kernel's work: multiply or, in a kernel without products, write results.
+
+    Loops within them that do neither, such as waits for a barrier or a sine of a large angle, are part of them.
+    """
+    work = [loop for loop in found if loop.products] or [loop for loop in found if loop.stores]
+    return [loop for loop in work if not any(loop.encloses(other) for other in work)]
+
+
+def main_loop(found: Sequence[Loop]) -> Loop | None:
+    """The loop that a long sequence spends its time in: of those with the most products the shortest.
+
+    Attention has a loop over whole blocks beside one that asks the mask, which is longer.
+    """
+    return min(work_loops(found), key=lambda loop: (-loop.products, loop.instructions), default=None)
