@@ -123,18 +123,70 @@ def exp2_of_line(x: jax.Array, slope: float, offset: jax.Array, *, native: bool)
     return _inline(f"{{ .reg .f32 line; {line} ex2.approx.ftz.f32 $0, line; }}", x, -offset)
 
 
-def _inline(assembly: str, *args: jax.Array) -> jax.Array:
-    [result] = plt.elementwise_inline_asm(
-        assembly,
-        args=args,
-        constraints=",".join(["=f", *["f"] * len(args)]),
-        pack=1,
-        result_shape_dtypes=[jax.ShapeDtypeStruct(args[0].shape, jnp.float32)],
-    )
-    return result
+def cos_and_sin(x: jax.Array, *, native: bool) -> tuple[jax.Array, jax.Array]:
+    """(cos x, sin x), float32, for |x| up to 2^24.
+
+    On the device one reduction to [-pi/4, pi/4] serves both, by Cody and Waite in three fused steps, where the library's functions
+    each reduce for themselves and take a slow path above 105,615. Polynomials: Cephes' sinf and cosf.
+    """
+    if not native:
+        return jnp.cos(x), jnp.sin(x)
+    turns = _inline(_QUARTER_TURNS, x)
+    remainder = _inline(_REMAINDER, x, turns)
+    sine, cosine = _inline(_SINE, remainder), _inline(_COSINE, remainder)
+    return tuple(_inline(_OF_QUADRANT.format(ahead=ahead), turns, sine, cosine) for ahead in (1, 0))
+
+
+def _polynomial(coefficients: Sequence[float], variable: str) -> str:
+    """PTX that leaves a polynomial in the register p, highest power first."""
+    first, *others = map(_hexadecimal, coefficients)
+    return f"mov.f32 p, {first};" + "".join(f" fma.rn.f32 p, p, {variable}, {other};" for other in others)
 
 
 def _hexadecimal(value: float) -> str:
     """A float32 literal of PTX."""
     assert math.isfinite(value)
     return "0f" + struct.pack(">f", value).hex().upper()
+
+
+# pi / 2 in three float32 numbers.
+_HALF_PI = (1.5707963705062866, -4.371138828673793e-08, -1.7151245100058819e-15)
+# The quarter turns in x, rounded to the nearest. The first guess can be off by one where x is in the millions.
+_QUARTER_TURNS = (
+    f"{{ .reg .f32 n, m, r; mul.rn.f32 n, $1, {_hexadecimal(2 / math.pi)}; cvt.rni.f32.f32 n, n; neg.f32 m, n;"
+    f" fma.rn.f32 r, m, {_hexadecimal(_HALF_PI[0])}, $1; fma.rn.f32 r, m, {_hexadecimal(_HALF_PI[1])}, r;"
+    f" mul.rn.f32 r, r, {_hexadecimal(2 / math.pi)}; cvt.rni.f32.f32 r, r; add.rn.f32 $0, n, r; }}"
+)
+_REMAINDER = (
+    f"{{ .reg .f32 m, r; neg.f32 m, $2; fma.rn.f32 r, m, {_hexadecimal(_HALF_PI[0])}, $1;"
+    f" fma.rn.f32 r, m, {_hexadecimal(_HALF_PI[1])}, r; fma.rn.f32 $0, m, {_hexadecimal(_HALF_PI[2])}, r; }}"
+)
+# sin r = r + r^3 p(r^2) and cos r = p(r^2), |r| <= pi / 4.
+_SINE = (
+    "{ .reg .f32 p, t; mul.rn.f32 t, $1, $1;"
+    + _polynomial((-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1), "t")
+    + " mul.rn.f32 p, p, t; fma.rn.f32 $0, p, $1, $1; }"
+)
+_COSINE = (
+    "{ .reg .f32 p, t; mul.rn.f32 t, $1, $1;"
+    + _polynomial((2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2, -0.5, 1.0), "t")
+    + " mov.f32 $0, p; }"
+)
+# The sine of an angle some quarter turns ahead, from $1 turns, $2 = sin r and $3 = cos r: odd quadrants swap the two, and the lower
+# half of the circle negates.
+_OF_QUADRANT = (
+    "{{ .reg .f32 s; .reg .s32 q, b; .reg .pred odd; cvt.rni.s32.f32 q, $1; add.s32 q, q, {ahead};"
+    " and.b32 b, q, 1; setp.ne.s32 odd, b, 0; selp.f32 s, $3, $2, odd;"
+    " and.b32 b, q, 2; shl.b32 b, b, 30; xor.b32 $0, s, b; }}"
+)
+
+
+def _inline(assembly: str, *args: jax.Array) -> jax.Array:
+    [result] = plt.elementwise_inline_asm(
+        assembly,
+        args=args,
+        constraints=",".join(["=f"] + ["f"] * len(args)),
+        pack=1,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(args[0].shape, jnp.float32)],
+    )
+    return result
