@@ -64,14 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             f"implementations: {', '.join(sorted(unknown))} is unknown; use some of {', '.join(known)}", file=sys.stderr
         )
         return 2
-    jobs = sweep.jobs(_job(bench, "attention", FORWARD, "pallas", length) for length in bench.lengths) if bench.sweep else [
-        _job(bench, operation, part, implementation, length)
-        for length in bench.lengths
-        for operation in bench.operations
-        for part in (bench.parts if operation == "attention" else (FORWARD,))
-        for implementation in (DEFAULT if operation == "attention" else ROPE)
-        if bench.implementations is None or implementation in bench.implementations
-    ]  # fmt: skip
+    jobs = _sweep_jobs(bench) if bench.sweep else _jobs(bench)
     results, provenance = runs.run(jobs, bench.seconds)
     report.table(results)
     if bench.sweep:
@@ -81,6 +74,22 @@ def main(argv: list[str] | None = None) -> int:
     if bench.plot is not None:
         report.roofline(bench.plot, results, provenance)
     return 0
+
+
+def _jobs(bench: Bench) -> list[Job]:
+    return [
+        _job(bench, operation, part, implementation, length)
+        for length in bench.lengths
+        for operation in bench.operations
+        for part in (bench.parts if operation == "attention" else (FORWARD,))
+        for implementation in (DEFAULT if operation == "attention" else ROPE)
+        if bench.implementations is None or implementation in bench.implementations
+    ]
+
+
+def _sweep_jobs(bench: Bench) -> list[Job]:
+    sizes = [_job(bench, "attention", FORWARD, "pallas", length) for length in bench.lengths]
+    return sweep.jobs(sizes, bench.implementations or sweep.IMPLEMENTATIONS)
 
 
 def _job(bench: Bench, operation: str, part: str, implementation: str, tokens: int) -> Job:

@@ -98,7 +98,14 @@ def test_an_offence_is_found(tmp_path):
     assert offences(path, "loss") == ["lcjax.config", "torch.nn", "lcjax.train.loop"]
 
 
-@pytest.mark.parametrize("stranger", ["torch", "triton"])
-def test_the_package_stays_apart_from_its_oracles(stranger):
-    assert FILES
-    assert [path for path in FILES if any(is_below(module, [stranger]) for module in imports(path))] == []
+REFERENCE = sorted((PACKAGE.parent / "triton_ref").rglob("*.py"))
+
+
+@pytest.mark.parametrize(
+    ("files", "strangers"),
+    [(FILES, ["torch", "triton", "triton_ref"]), (REFERENCE, ["jax", "jaxlib", "flax", "lcjax"])],
+    ids=["lcjax", "triton_ref"],
+)
+def test_the_package_and_its_opponent_stay_apart(files, strangers):
+    assert files
+    assert [p for p in files if any(is_below(module, strangers) for module in imports(p))] == []

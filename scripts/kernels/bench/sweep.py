@@ -12,22 +12,26 @@ from kernels.bench.jobs import KERNELS, Job, Result
 
 # (query block, key block, warps, stages): more than fit; a tile that the GPU cannot hold is reported and passed over.
 CANDIDATES = {
-    "attention_forward": [(128, 64, 8, 2), (128, 64, 8, 3), (128, 64, 4, 3), (128, 128, 8, 2), (128, 128, 8, 3), (64, 64, 4, 2),
-                          (64, 64, 4, 3), (64, 128, 4, 2), (128, 32, 4, 3), (128, 32, 8, 4)],
-    "attention_dq": [(128, 128, 8, 2), (128, 64, 8, 2), (128, 64, 8, 3), (64, 64, 4, 2), (64, 64, 4, 3), (64, 128, 4, 2),
-                     (64, 32, 4, 3), (128, 32, 8, 3)],
+    "attention_forward": [(128, 64, 8, 3), (128, 64, 4, 2), (128, 64, 4, 3), (256, 64, 8, 2), (256, 64, 8, 3), (128, 128, 8, 2),
+                          (128, 128, 8, 3), (64, 64, 4, 2), (64, 64, 4, 3), (128, 32, 8, 3)],
+    "attention_dq": [(128, 128, 8, 2), (128, 128, 8, 3), (128, 64, 8, 2), (128, 64, 8, 3), (128, 64, 4, 3), (64, 64, 4, 2),
+                     (64, 64, 4, 3), (64, 64, 8, 2), (128, 32, 8, 2)],
     "attention_dkv": [(64, 128, 8, 3), (64, 128, 8, 2), (32, 128, 8, 3), (64, 64, 4, 2), (64, 64, 4, 3), (32, 64, 4, 3),
-                      (32, 64, 4, 4), (128, 64, 8, 2), (128, 128, 8, 2)],
+                      (64, 64, 8, 2), (32, 64, 8, 2), (128, 128, 8, 2)],
 }  # fmt: skip
 
 
-def jobs(sizes: Iterable[Job]) -> list[Job]:
-    """Every candidate of every kernel, in Pallas and in Triton, at the sizes of the given jobs."""
+IMPLEMENTATIONS = ("pallas", "triton")
+
+
+def jobs(sizes: Iterable[Job], implementations: Sequence[str] = IMPLEMENTATIONS) -> list[Job]:
+    """Every candidate of every kernel at the sizes of the given jobs."""
     return [
         dataclasses.replace(size, part=kernel, implementation=implementation, tile=tile)
         for size in sizes
         for kernel in KERNELS
-        for implementation in ("pallas", "triton")
+        for implementation in IMPLEMENTATIONS
+        if implementation in implementations
         for tile in CANDIDATES[kernel]
     ]
 

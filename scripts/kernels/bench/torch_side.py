@@ -108,10 +108,7 @@ def _rope(job: Job, q: torch.Tensor, k: torch.Tensor) -> Callable[[], object]:
 
 def _kernel(job: Job) -> Callable[[], object]:
     """One kernel of ours with a tile of the sweep's."""
-    import triton_ref.attention as T
-
-    KernelCall = getattr(T, "KernelCall", None) or T._Call
-    band = getattr(T, "band", None) or T._band
+    from triton_ref.attention import KernelCall, band
     from triton_ref.tiles import Tile
 
     assert job.implementation == "triton"
@@ -119,12 +116,11 @@ def _kernel(job: Job) -> Callable[[], object]:
     q, k, v, dout = _inputs(job)
     lower, upper = band(job.tokens, job.tokens, job.causal, 0, None)
     call = KernelCall(lower, upper, job.head_dim**-0.5, None, None if job.tile is None else {name: Tile(*job.tile)})
-    rows = [torch.zeros(job.batch, job.heads, job.tokens, device=DEVICE) for _ in range(3)]
-    outputs = {
-        "forward": {"sinks": None, "out": dout, "lse": rows[0]},
-        "dq": {"out": dout, "dout": dout, "lse": rows[0], "dlse": None, "delta": rows[1], "base2_lse": rows[2]},
-        "dkv": {"dout": dout, "delta": rows[1], "base2_lse": rows[2]},
+    lse, delta = (torch.zeros(job.batch, job.heads, job.tokens, device=DEVICE) for _ in range(2))
+    shared = {"v": v, "base2_lse": lse, "log_total": torch.zeros_like(lse) if q.dtype == torch.float32 else None}
+    own = {
+        "forward": {"sinks": None, "out": dout, "lse": delta},
+        "dq": {"dout": dout, "delta": delta, "out": dout, "dlse": None, "dq": torch.empty_like(q)},
+        "dkv": {"dout": dout, "delta": delta, "dk": torch.empty_like(k), "dv": torch.empty_like(v)},
     }[name]
-    gradients = {"forward": (), "dq": (("dq", q),), "dkv": (("dk", k), ("dv", v))}[name]
-    outputs |= {gradient: torch.empty_like(like) for gradient, like in gradients}
-    return lambda: call.launch(name, q, k, (None, None), v=v, **outputs)
+    return lambda: call.launch(name, q, k, (None, None), **shared, **own)

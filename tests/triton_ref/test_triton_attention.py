@@ -1,0 +1,341 @@
+"""The Triton attention, interpreted, against the plain reference in float64, backward pass first."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from triton_calls import SMALL_TILES, Shape, make_call
+
+import triton_ref
+from triton_ref import reference
+from triton_ref.segment_ranges import segment_ranges
+from triton_ref.tiles import KERNELS, TILES, Tile
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+SHAPES = {
+    "one query": Shape(1, 3, 1, 16, batch=2, keys=17),
+    "gqa 1": Shape(17, 2, 2, 20, batch=2),
+    "gqa 3": Shape(127, 3, 1, 64),
+    "gqa 4": Shape(64, 4, 1, 96),
+    "gqa 8": Shape(40, 8, 1, 80),
+    "head_dim 256": Shape(70, 2, 1, 256),
+    "full": Shape(130, 2, 1, 64, options={"causal": False}),
+    "decoding": Shape(17, 1, 1, 128, keys=200),
+    "queries from the start": Shape(127, 1, 1, 20, keys=300, options={"query_offset": 0}),
+    "queries in the middle": Shape(130, 1, 1, 16, keys=300, options={"query_offset": 77}),
+    "fewer keys": Shape(130, 2, 1, 16, keys=50, batch=2),
+    "fewer keys, later queries": Shape(110, 2, 1, 16, keys=40, options={"query_offset": -3}),
+    "scale": Shape(70, 1, 1, 16, options={"scale": 0.7}),
+    "window": Shape(260, 1, 1, 16, options={"window": 100}),
+    "window of two": Shape(70, 2, 1, 16, options={"window": 2}),
+    "window both ways": Shape(200, 1, 1, 16, options={"causal": False, "window": 70}),
+    "window, offset": Shape(130, 1, 1, 16, keys=200, options={"query_offset": 100, "window": 60}),
+    "soft cap": Shape(70, 2, 1, 16, options={"soft_cap": 0.8}),
+    "wide soft cap": Shape(70, 2, 1, 16, options={"soft_cap": 30.0}),
+    # Eight heads, since the largest error of two or four sinks is a matter of luck.
+    "sinks": Shape(50, 8, 2, 16, sinks=True),
+    "sinks, fewer keys": Shape(100, 2, 1, 16, keys=50, sinks=True),
+    "packed": Shape(170, 1, 1, 16, batch=2, segments="packed"),
+    "packed full": Shape(170, 1, 1, 16, segments="packed", options={"causal": False}),
+    "packed, window": Shape(130, 1, 1, 16, segments="packed", options={"window": 40}),
+    "arbitrary segments": Shape(100, 2, 1, 16, batch=2, segments="arbitrary"),
+    "arbitrary segments full": Shape(70, 2, 2, 20, keys=100, segments="arbitrary", options={"causal": False}),
+    "everything": Shape(
+        70,
+        8,
+        2,
+        80,
+        keys=100,
+        segments="packed",
+        sinks=True,
+        options={"window": 40, "soft_cap": 3.0, "query_offset": 25},
+    ),
+}
+BFLOAT16 = ("gqa 1", "gqa 3", "decoding", "fewer keys", "window", "packed", "everything")
+FLOAT16 = ("gqa 3", "packed", "everything")
+CASES = [("float32", name) for name in SHAPES]
+CASES += [("bfloat16", name) for name in BFLOAT16] + [("float16", name) for name in FLOAT16]
+
+
+@pytest.mark.parametrize(("dtype", "name"), CASES)
+def test_value_and_gradients(dtype, name):
+    assert make_call(SHAPES[name], DTYPES[dtype]).ratio() <= 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_own_tiles(dtype):
+    """Without `tiles`: those of the table, and several blocks of each."""
+    shape = Shape(1000, 1, 1, 64) if dtype == "bfloat16" else Shape(128, 1, 1, 128)
+    assert make_call(shape, DTYPES[dtype]).ratio(tiles=None) <= 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_extreme_logits(dtype):
+    """Scores in the hundreds: the softmax must subtract its maximum, and most weights underflow."""
+    assert make_call(Shape(130, 3, 1, 64), DTYPES[dtype], sharpness=50.0).ratio() <= 1
+
+
+def test_queries_without_keys_give_zero():
+    call = make_call(SHAPES["fewer keys"])
+    blind = 80
+    results = call.results()
+    np.testing.assert_array_equal(results["out"][:, :blind], 0)
+    np.testing.assert_array_equal(results["dq_BTHD"][:, :blind], 0)
+    np.testing.assert_array_equal(results["lse"][..., :blind], -np.inf)
+    assert np.abs(results["out"][:, blind:]).max(axis=-1).min() > 0
+
+
+def test_queries_without_keys_see_their_sink():
+    call = make_call(SHAPES["sinks, fewer keys"])
+    results = call.results()
+    np.testing.assert_array_equal(results["out"][:, :50], 0)
+    sinks = call.inputs["sinks_H"].double().numpy()[None, :, None]
+    np.testing.assert_allclose(results["lse"][..., :50], np.broadcast_to(sinks, (1, 2, 50)), rtol=2**-22, atol=0)
+
+
+@pytest.mark.parametrize("shape", [Shape(17, 2, 1, 16, options={"query_offset": -20}), Shape(5, 2, 1, 16, keys=0)])
+def test_no_query_sees_a_key(shape):
+    for name, result in make_call(shape).results().items():
+        np.testing.assert_array_equal(result, -np.inf if name == "lse" else 0, err_msg=name)
+
+
+def test_only_the_log_sum_exp_is_used():
+    call = make_call(Shape(40, 2, 1, 16))
+    silent = dataclasses.replace(call, dout=torch.zeros_like(call.dout))
+    inputs = {name: x.clone().requires_grad_() for name, x in call.inputs.items()}
+    _, lse = triton_ref.attention(**inputs, return_lse=True, tiles=SMALL_TILES)
+    gradients = torch.autograd.grad(lse, list(inputs.values()), call.dlse)
+    for (name, expected), actual in zip(list(silent.results().items())[2:], gradients, strict=True):
+        np.testing.assert_array_equal(actual.double().numpy(), expected, err_msg=name)
+
+
+def test_layout_and_repetition_change_nothing():
+    """Non-contiguous inputs and cotangents give the same bits, and so does a second run."""
+    call = make_call(Shape(70, 2, 1, 16, batch=2, sinks=True), torch.bfloat16)
+    transposed = {name: x.transpose(0, -1).contiguous().transpose(0, -1) for name, x in call.inputs.items()}
+    strided = dataclasses.replace(call, inputs=transposed, dout=call.dout.transpose(1, 2).contiguous().transpose(1, 2))
+    expected = call.results()
+    for results in (call.results(), strided.results()):
+        for name, result in results.items():
+            np.testing.assert_array_equal(result, expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize("offset", [2**40, 2**31 - 30, -(2**40)])
+@pytest.mark.parametrize("window", [None, 2**39])
+def test_distances_beyond_int32_do_not_wrap(offset, window):
+    call = make_call(Shape(60, 2, 1, 16))
+    out = triton_ref.attention(**call.inputs, query_offset=offset, window=window)
+    hidden = offset < 0 or (window is not None and offset >= window)
+    near = -60 if hidden else 60
+    torch.testing.assert_close(out, triton_ref.attention(**call.inputs, query_offset=near), rtol=0, atol=0)
+
+
+def test_beyond_2_to_the_31_elements():
+    """The last keys of 131,200 x 64 x 256 elements; the pages before them are never touched."""
+    keys = 131_200
+    k, v = (torch.empty(1, keys, 64, 256, dtype=torch.bfloat16) for _ in range(2))
+    assert k.numel() > 2**31
+    call = make_call(Shape(1, 64, 64, 256, keys=16), torch.bfloat16)
+    k[:, -16:], v[:, -16:] = call.inputs["k_BSKD"], call.inputs["v_BSKD"]
+    q = call.inputs["q_BTHD"]
+    tile = {"forward": Tile(16, 32, 4, 2)}
+    # Another block length in the small call: the last 16 keys there are a whole block.
+    out = triton_ref.attention(q, k, v, window=16, tiles=tile)
+    torch.testing.assert_close(out, triton_ref.attention(**call.inputs, tiles=tile), rtol=0, atol=0)
+
+
+MUTANTS = {
+    "mask one further": {"query_offset": 26},
+    "mask one short": {"query_offset": 24},
+    "window one wider": {"window": 41},
+    "no window": {"window": None},
+    "not causal": {"causal": False},
+    "no scale": {"scale": 1.0},
+    "no soft cap": {"soft_cap": None},
+    "soft cap off by 3%": {"soft_cap": 3.1},
+    "segments ignored": {"query_segments_BT": None, "key_segments_BS": None},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_mutants_of_the_mask_and_the_scores_fail(dtype):
+    call = make_call(dataclasses.replace(SHAPES["everything"], heads=2, kv_heads=1, head_dim=16), DTYPES[dtype])
+    assert max(call.ratios(call.results()).values()) <= 1
+    for mutant in MUTANTS if dtype == "float32" else ("mask one further", "window one wider", "segments ignored"):
+        ratios = call.ratios(call.results(**MUTANTS[mutant]))
+        assert min(ratios.values()) > 1, (mutant, ratios)
+
+
+def test_mutants_of_heads_and_sinks_fail():
+    call = make_call(Shape(40, 6, 2, 16, sinks=True))
+
+    def ratios(attention):
+        return call.ratios(call.run(attention, tiles=SMALL_TILES, return_lse=True))
+
+    def swapped(q_BTHD, k_BSKD, v_BSKD, **options):
+        return triton_ref.attention(q_BTHD, k_BSKD.flip(2), v_BSKD.flip(2), **options)
+
+    def interleaved(q_BTHD, k_BSKD, v_BSKD, **options):
+        group = torch.arange(6).reshape(2, 3).T.reshape(-1)
+        return triton_ref.attention(q_BTHD[:, :, group], k_BSKD, v_BSKD, **options)
+
+    def shifted_sinks(sinks_H, **options):
+        return triton_ref.attention(sinks_H=sinks_H + 0.01, **options)
+
+    for mutant in (swapped, interleaved, shifted_sinks):
+        assert min(ratios(mutant).values()) > 1, mutant.__name__
+
+
+def test_mutants_of_the_backward_pass_fail():
+    """Their value is right: only the gradients give them away."""
+    call = make_call(Shape(40, 8, 1, 16, sinks=True))
+
+    def incomplete_group_sum(q_BTHD, k_BSKD, v_BSKD, **options):
+        """dk and dv lack the last of eight query heads."""
+        most = triton_ref.attention(q_BTHD, k_BSKD, v_BSKD, **options)
+        last = triton_ref.attention(q_BTHD, k_BSKD.detach(), v_BSKD.detach(), **options)
+        return tuple(
+            torch.cat([a[head], b[rest]], axis) for a, b, head, rest, axis in zip(most, last, *cuts, strict=True)
+        )
+
+    every = slice(None)
+    cuts = (
+        ((every, every, slice(0, 7)), (every, slice(0, 7))),
+        ((every, every, slice(7, 8)), (every, slice(7, 8))),
+        (2, 1),
+    )
+
+    def deaf_to_the_log_sum_exp(**arguments):
+        out, lse = triton_ref.attention(**arguments)
+        return out, lse.detach() + 0 * lse
+
+    right = {"out", "lse"}
+    for mutant, wrong in (
+        (incomplete_group_sum, {"dk_BSKD", "dv_BSKD"}),
+        (deaf_to_the_log_sum_exp, {"dq_BTHD", "dk_BSKD", "dsinks_H"}),
+    ):
+        ratios = call.ratios(call.run(mutant, tiles=SMALL_TILES, return_lse=True))
+        assert {name for name, ratio in ratios.items() if ratio > 1} == wrong, ratios
+        assert max(ratios[name] for name in right) <= 1
+
+
+def poisoned(call, first, last):
+    """The call with nan in every input and cotangent of tokens [first, last)."""
+
+    def poison(x, dim):
+        x = x.clone()
+        x.narrow(dim, first, last - first).fill_(torch.nan)
+        return x
+
+    inputs = {name: poison(x, 1) for name, x in call.inputs.items()}
+    return dataclasses.replace(call, inputs=inputs, dout=poison(call.dout, 1), dlse=poison(call.dlse, 2))
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("options", [{"segments": True}, {}])
+def test_hidden_blocks_are_never_touched(options):
+    """nan in a block that no query of the others sees, and that sees none of them, changes not one bit."""
+    call = make_call(Shape(256, 2, 1, 16, options={key: x for key, x in options.items() if key != "segments"}))
+    segments = torch.arange(256, dtype=torch.int32)[None] // 128
+    given = {"query_segments_BT": segments, "key_segments_BS": segments} if "segments" in options else {}
+    call = dataclasses.replace(call, options=call.options | given)
+    expected, results = call.results(), poisoned(call, 128, 256).results()
+    for name, tokens in (("out", 1), ("lse", 2), ("dq_BTHD", 1), ("dk_BSKD", 1), ("dv_BSKD", 1)):
+        if not given and name in ("dk_BSKD", "dv_BSKD"):
+            continue
+        untouched, clean = (np.take(x[name], np.arange(128), tokens) for x in (results, expected))
+        np.testing.assert_array_equal(untouched, clean, err_msg=name)
+    assert np.isnan(results["out"][:, 128:]).all()
+
+
+@pytest.mark.parametrize("order", ["packed", "arbitrary"])
+def test_segment_ranges(order):
+    """Every pair that shares an id lies in the ranges, full blocks share one id throughout, and ascending ids leave no slack."""
+    rng = np.random.default_rng(0)
+    rows, columns = rng.integers(0, 6, (2, 100)), rng.integers(0, 6, (2, 75))
+    if order == "packed":
+        rows, columns = np.sort(rows, axis=1), np.sort(columns, axis=1)
+    ranges = segment_ranges(torch.from_numpy(rows).int(), torch.from_numpy(columns).int(), 16, 8).numpy()
+    assert ranges.shape == (2, 7, 4)
+    slack = np.zeros(2, int)
+    for batch, block in np.ndindex(2, 7):
+        row = rows[batch, block * 16 : block * 16 + 16]
+        pairs = [row[:, None] == columns[batch, None, j * 8 : j * 8 + 8] for j in range(10)]
+        seen, full = (np.flatnonzero([f(pair) for pair in pairs]) for f in (np.any, np.all))
+        first, full_first, full_last, last = ranges[batch, block]
+        assert set(seen) <= set(range(first, last))
+        assert set(range(full_first, full_last)) <= set(full)
+        slack += max(0, last - first) - len(seen), len(full) - max(0, full_last - full_first)
+    if order == "packed":
+        np.testing.assert_array_equal(slack, 0)
+
+
+def test_the_reference_on_a_case_by_hand():
+    """Two keys: weights 1/4 and 3/4 by scores 0 and log 3; a sink of log 4 halves them; the cap and the window apply."""
+    q, k, v = torch.ones(1, 2, 1, 1), torch.tensor([0.0, np.log(3)]).reshape(1, 2, 1, 1), torch.tensor([4.0, 8.0])
+    q, k, v = q.double(), k.double(), v.double().reshape(1, 2, 1, 1)
+    out, lse = reference.attention(q, k, v)
+    np.testing.assert_allclose(out.flatten(), [4, 7], rtol=1e-6)
+    np.testing.assert_allclose(lse.flatten(), [0, np.log(4)], rtol=1e-6, atol=1e-12)
+    out, lse = reference.attention(q, k, v, sinks_H=torch.tensor([np.log(4)]))
+    np.testing.assert_allclose(out.flatten(), [4 / 5, 3.5], rtol=1e-6)
+    np.testing.assert_allclose(lse.flatten(), [np.log(5), np.log(8)], rtol=1e-6)
+    out, _ = reference.attention(q, k, v, window=1)
+    np.testing.assert_allclose(out.flatten(), [4, 8], rtol=1e-6)
+    cap = 0.5
+    out, lse = reference.attention(q, k, v, soft_cap=cap)
+    weight = np.exp(cap * np.tanh(np.log(3) / cap))
+    np.testing.assert_allclose(out.flatten(), [4, (4 + 8 * weight) / (1 + weight)], rtol=1e-6)
+
+
+def refused(message, **overrides):
+    x = torch.zeros(1, 4, 2, 8)
+    arguments = {"q_BTHD": x, "k_BSKD": x, "v_BSKD": x} | overrides
+    with pytest.raises(ValueError, match=message) as error:
+        triton_ref.attention(**arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_arguments_are_refused():
+    def zeros(*sizes, dtype=torch.float32):
+        return torch.zeros(*sizes, dtype=dtype)
+
+    k3, segments = zeros(1, 4, 3, 8), zeros(1, 4, dtype=torch.int32)
+    refused("do not fit; expected", k_BSKD=zeros(1, 5, 2, 8))
+    refused("do not fit; expected", k_BSKD=zeros(1, 4, 2, 6), v_BSKD=zeros(1, 4, 2, 6))
+    refused("do not fit; expected", q_BTHD=zeros(4, 2, 8))
+    refused("2 query heads are not a multiple of 3", k_BSKD=k3, v_BSKD=k3)
+    big = zeros(1, 4, 2, 257)
+    refused("head_dim=257 is not supported; use 1 to 256", q_BTHD=big, k_BSKD=big, v_BSKD=big)
+    refused(
+        "dtypes torch.float32, torch.bfloat16, torch.float32 differ", k_BSKD=zeros(1, 4, 2, 8, dtype=torch.bfloat16)
+    )
+    double = zeros(1, 4, 2, 8, dtype=torch.float64)
+    refused("dtype torch.float64 is not supported; cast", q_BTHD=double, k_BSKD=double, v_BSKD=double)
+    refused("both queries and keys", query_segments_BT=segments)
+    refused(
+        r"segment ids \[1, 3\] and \[1, 4\] do not fit", query_segments_BT=segments[:, :3], key_segments_BS=segments
+    )
+    refused("cast both to torch.int32", query_segments_BT=segments.long(), key_segments_BS=segments)
+    refused("window=0 lets a query see nothing; use 1 or more", window=0)
+    refused("window=-5 lets", window=-5)
+    refused("query_offset=1.5 is not an int", query_offset=1.5)
+    refused("soft_cap=0.0 must be positive", soft_cap=0.0)
+    refused("scale=-1.0 must be positive", scale=-1.0)
+    refused(r"sinks \[3\] torch.float32 do not fit", sinks_H=zeros(3))
+    refused(r"expected float32 \[2\]", sinks_H=zeros(2, dtype=torch.bfloat16))
+    refused("tiles for 'backward', which is no kernel; use forward, dq, dkv", tiles={"backward": Tile(32, 32, 4, 2)})
+    refused("tensors on cpu, meta; move them to one device", sinks_H=torch.zeros(2, device="meta"))
+
+
+def test_tiles():
+    assert {kernel for kernel, _, _ in TILES} == set(KERNELS)
+    assert set(TILES) == {
+        (kernel, width, size) for kernel in KERNELS for width in (16, 32, 64, 128, 256) for size in (2, 4)
+    }
+    with pytest.raises(ValueError, match="tile of 48 queries and 64 keys: use powers of two"):
+        Tile(48, 64, 4, 2)

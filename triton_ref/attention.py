@@ -1,0 +1,182 @@
+"""Flash attention as a torch function: what the three kernels are launched with, and its derivative.
+
+Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads (H a multiple of K), D head_dim.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import triton
+
+from triton_ref.attention_dkv import dkv_kernel
+from triton_ref.attention_dq import dq_kernel
+from triton_ref.attention_forward import forward_kernel
+from triton_ref.checks import check_attention
+from triton_ref.segment_ranges import segment_ranges
+from triton_ref.tiles import Tile, padded, tile_of
+
+
+def attention(
+    q_BTHD: torch.Tensor,
+    k_BSKD: torch.Tensor,
+    v_BSKD: torch.Tensor,
+    *,
+    causal: bool = True,
+    query_segments_BT: torch.Tensor | None = None,
+    key_segments_BS: torch.Tensor | None = None,
+    query_offset: int | None = None,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    sinks_H: torch.Tensor | None = None,
+    scale: float | None = None,
+    return_lse: bool = False,
+    tiles: Mapping[str, Tile] | None = None,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """`softmax(scale * q k^T + mask) v` with grouped query heads, differentiable in q, k, v and sinks, and through the lse.
+
+    Query t stands at key index `p = t + query_offset`; query head h uses key/value head `h // (H / K)`. Accumulation is float32,
+    also over the query heads of a group; products of float32 inputs are full float32. Deterministic. Memory is O(T + S).
+    A query that sees no key gives 0. Safe for any tensor size with T + S below 2^31 tokens.
+
+    Args:
+      q_BTHD, k_BSKD, v_BSKD: bfloat16, float16 or float32, one dtype; D up to 256.
+      causal: a query sees the keys s <= p.
+      query_segments_BT, key_segments_BS: int32 document ids, both or neither; a query sees keys of its own id only. Blocks
+        without a common id cost nothing where ids ascend.
+      query_offset: the key index of query 0 in tokens; `S - T` when None, which aligns the last query with the last key.
+      window: a query sees the keys with `p - s < window`, in tokens, and when not causal `s - p < window` too.
+      soft_cap: scores become `soft_cap * tanh(score / soft_cap)`, before the mask.
+      sinks_H: float32, one logit a head that joins the denominator, neither scaled nor capped.
+      scale: `1 / sqrt(D)` when None.
+      return_lse: whether to return the log-sum-exp as well.
+      tiles: tiles by kernel ("forward", "dq", "dkv") in place of those in `triton_ref.tiles.TILES`.
+
+    Returns:
+      out [B, T, H, D] in q's dtype, and under `return_lse` also lse float32 [B, H, T] in natural log, sinks included, -inf for a
+      query that sees neither key nor sink.
+
+    Raises:
+      ValueError: shapes, dtypes, devices or options that do not fit.
+
+    Source: Dao, FlashAttention-2, arXiv 2307.08691; sinks: gpt-oss model card, arXiv 2508.10925.
+    """
+    segments = query_segments_BT, key_segments_BS
+    check_attention(q_BTHD, k_BSKD, v_BSKD, *segments, query_offset, window, soft_cap, sinks_H, scale, tiles)
+    tokens, keys = q_BTHD.shape[1], k_BSKD.shape[1]
+    lower, upper = band(tokens, keys, causal, keys - tokens if query_offset is None else query_offset, window)
+    call = KernelCall(lower, upper, q_BTHD.shape[3] ** -0.5 if scale is None else scale, soft_cap, tiles)
+    if not tokens or not keys:
+        segments = None, None
+    # The kernels count in whole rows of heads: what is contiguous already is not copied.
+    inputs = (q_BTHD, k_BSKD, v_BSKD, sinks_H, *segments)
+    out, lse = _Attention.apply(call, *(None if x is None else x.contiguous() for x in inputs))
+    return (out, lse) if return_lse else out
+
+
+def band(tokens: int, keys: int, causal: bool, offset: int, window: int | None) -> tuple[int | None, int | None]:
+    """(lower, upper) with: query t sees key s by its position where `lower <= s - t <= upper`.
+
+    A bound that hides nothing is None. One that hides all is brought near enough for int32.
+    """
+    lower = -tokens if window is None else offset - window + 1
+    upper = offset if causal else keys if window is None else offset + window - 1
+    return (
+        None if lower <= 1 - tokens else min(lower, keys),
+        None if upper >= keys - 1 else max(upper, -tokens),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelCall:
+    """What is static about a call, and how it launches a kernel."""
+
+    lower: int | None
+    upper: int | None
+    scale: float
+    soft_cap: float | None
+    tiles: Mapping[str, Tile] | None
+
+    def launch(
+        self, name: str, q: torch.Tensor, k: torch.Tensor, segments: tuple, **tensors: torch.Tensor | None
+    ) -> None:
+        """Launches the kernel `name` over blocks of queries, or of keys for "dkv", with every argument it shares."""
+        batch, tokens, heads, head_dim = q.shape
+        keys, kv_heads = k.shape[1:3]
+        tile = tile_of(name, head_dim, q.dtype, self.tiles)
+        over_keys = name == "dkv"
+        blocks = triton.cdiv(keys, tile.keys) * kv_heads if over_keys else triton.cdiv(tokens, tile.queries) * heads
+        lower, upper = (_negated(self.upper), _negated(self.lower)) if over_keys else (self.lower, self.upper)
+        with torch.cuda.device_of(q):
+            FUNCTIONS[name][(batch * blocks,)](
+                q=q, k=k, **tensors, query_segments=segments[0], key_segments=segments[1],
+                ranges=_ranges(segments, tile, over_keys), T=tokens, S=keys, lower=lower, upper=upper,
+                scale=self.scale, **attention_constants(heads, kv_heads, head_dim, self.soft_cap, tile),
+                **tile.options,
+            )  # fmt: skip
+
+
+FUNCTIONS: dict[str, Any] = {"forward": forward_kernel, "dq": dq_kernel, "dkv": dkv_kernel}
+
+
+def attention_constants(
+    heads: int, kv_heads: int, head_dim: int, soft_cap: float | None, tile: Tile
+) -> dict[str, int | float | None]:
+    """What is compiled into a kernel."""
+    return {
+        "HEADS": heads,
+        "KV_HEADS": kv_heads,
+        "HEAD_DIM": head_dim,
+        "WIDTH": padded(head_dim),
+        "SOFT_CAP": soft_cap,
+        "QUERIES": tile.queries,
+        "KEYS": tile.keys,
+    }
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, call: KernelCall, q, k, v, sinks, query_segments, key_segments):
+        out = torch.empty_like(q)
+        lse = torch.empty(q.shape[0], q.shape[2], q.shape[1], dtype=torch.float32, device=q.device)
+        base2_lse, log_total = torch.empty_like(lse), torch.empty_like(lse) if q.dtype == torch.float32 else None
+        row_sums = {"base2_lse": base2_lse, "log_total": log_total}
+        call.launch("forward", q, k, (query_segments, key_segments), v=v, sinks=sinks, out=out, lse=lse, **row_sums)
+        ctx.save_for_backward(q, k, v, sinks, query_segments, key_segments, out, base2_lse, log_total)
+        ctx.call = call
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *cotangents):  # pyright: ignore[reportIncompatibleMethodOverride]
+        dout, dlse = cotangents
+        q, k, v, sinks, *segments, out, base2_lse, log_total = ctx.saved_tensors
+        dout = torch.zeros_like(out) if dout is None else dout.contiguous()
+        dlse = None if dlse is None else dlse.contiguous()
+        dq, dk, dv, delta = (torch.empty_like(x) for x in (q, k, v, base2_lse))
+        shared = {"v": v, "dout": dout, "base2_lse": base2_lse, "log_total": log_total, "delta": delta}
+        ctx.call.launch("dq", q, k, segments, **shared, out=out, dlse=dlse, dq=dq)
+        ctx.call.launch("dkv", q, k, segments, **shared, dk=dk, dv=dv)
+        dsinks = None
+        if sinks is not None:
+            exponents = sinks[:, None] / math.log(2) - base2_lse - (0 if log_total is None else log_total)
+            dsinks = -(torch.exp2(exponents) * delta).sum(dim=(0, 2))
+        return None, dq, dk, dv, dsinks, None, None
+
+
+def _ranges(segments: tuple, tile: Tile, over_keys: bool) -> torch.Tensor | None:
+    query_segments, key_segments = segments
+    if query_segments is None:
+        return None
+    if over_keys:
+        return segment_ranges(key_segments, query_segments, tile.keys, tile.queries)
+    return segment_ranges(query_segments, key_segments, tile.queries, tile.keys)
+
+
+def _negated(bound: int | None) -> int | None:
+    return None if bound is None else -bound

@@ -1,0 +1,119 @@
+"""The forward kernel: one program a block of queries of one head, running over the keys with a running softmax.
+
+Source: Dao, FlashAttention-2, arXiv 2307.08691. Exponentials and maxima are in base 2 until the log-sum-exp is stored.
+"""
+
+# What a kernel is given is traced, and constants arrive unwrapped: Triton's annotations say neither.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportOperatorIssue=false
+
+import triton
+import triton.language as tl
+
+from triton_ref.blocks import (
+    LN2,
+    LOG2E,
+    capped,
+    dot,
+    first_column,
+    hide,
+    last_column,
+    load_rows,
+    load_tokens,
+    store_rows,
+    visible_blocks,
+)
+
+# Lengths are specialized: whole rows of numbers load wide where T is a multiple of 16.
+UNSPECIALIZED = ["lower", "upper"]
+
+
+@triton.jit(do_not_specialize=UNSPECIALIZED)
+def forward_kernel(
+    q, k, v, sinks, query_segments, key_segments, ranges, out, lse, base2_lse, log_total,
+    T, S, lower, upper, scale,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """q, out [B, T, H, D]; k, v [B, S, K, D]; sinks [H]; segments [B, T] and [B, S]; ranges [B, blocks, 4];
+    float32 [B, H, T]: lse and, for the backward pass,
+    base2_lse. In one number it rounds away what tells large scores apart: where `log_total` is given it is the maximum alone.
+    """
+    blocks = tl.cdiv(T, QUERIES)
+    head = tl.program_id(0) % HEADS
+    # Heads vary fastest, so that a group shares its keys in cache; late queries, which see most, come first.
+    block = blocks - 1 - (tl.program_id(0) // HEADS) % blocks
+    batch = (tl.program_id(0) // HEADS // blocks).to(tl.int64)
+    q += batch * T * (HEADS * HEAD_DIM) + head * HEAD_DIM
+    out += batch * T * (HEADS * HEAD_DIM) + head * HEAD_DIM
+    k += batch * S * (KV_HEADS * HEAD_DIM) + head // (HEADS // KV_HEADS) * HEAD_DIM
+    v += batch * S * (KV_HEADS * HEAD_DIM) + head // (HEADS // KV_HEADS) * HEAD_DIM
+    query = block * QUERIES
+    if query_segments is not None:
+        query_segment = load_tokens(query_segments + batch * T, query, T, QUERIES, True)
+        key_segments += batch * S
+        ranges += (batch * blocks + block) * 4
+    else:
+        query_segment = None
+    first, full_first, full_last, last = visible_blocks(block, T, S, lower, upper, ranges, QUERIES, KEYS)
+    row = tl.arange(0, QUERIES)
+    first_key = first_column(query + row, T, S, lower) if lower is not None else None
+    last_key = last_column(query + row, T, S, upper)
+
+    q_block = load_rows(q, query, T, HEADS * HEAD_DIM, HEAD_DIM, (QUERIES, WIDTH), True)
+    weighted = tl.zeros((QUERIES, WIDTH), tl.float32)
+    if sinks is None:
+        maximum = tl.full((QUERIES,), float("-inf"), tl.float32)
+        total = tl.zeros((QUERIES,), tl.float32)
+    else:
+        # The sink is a key of weight 1 at its own maximum and without a value.
+        maximum = tl.zeros((QUERIES,), tl.float32) + tl.load(sinks + head) * LOG2E
+        total = tl.full((QUERIES,), 1.0, tl.float32)
+
+    # The partly visible blocks lie on both sides of the full ones.
+    for n in range(first, last - (full_last - full_first)):
+        n += tl.where(n < full_first, 0, full_last - full_first)
+        weighted, total, maximum = _attend(
+            weighted, total, maximum, q_block, k, v, n * KEYS, first_key, last_key, query_segment, key_segments,
+            S, scale, KV_HEADS, HEAD_DIM, WIDTH, SOFT_CAP, KEYS, True,
+        )  # fmt: skip
+    for n in range(full_first, full_last):
+        weighted, total, maximum = _attend(
+            weighted, total, maximum, q_block, k, v, n * KEYS, first_key, last_key, query_segment, key_segments,
+            S, scale, KV_HEADS, HEAD_DIM, WIDTH, SOFT_CAP, KEYS, False,
+        )  # fmt: skip
+
+    seen = total > 0
+    safe_total = tl.where(seen, total, 1.0)
+    store_rows(out, query, T, weighted / safe_total[:, None], HEADS * HEAD_DIM, HEAD_DIM)
+    numbers = (batch * HEADS + head) * T + query + row
+    log2_total = tl.log2(safe_total)
+    tl.store(lse + numbers, tl.where(seen, (maximum + log2_total) * LN2, float("-inf")), mask=row < T - query)
+    if log_total is None:
+        maximum += log2_total
+    else:
+        tl.store(log_total + numbers, log2_total, mask=row < T - query)
+    # +inf makes the weights of a row that sees nothing exp2(-inf - inf) = 0.
+    tl.store(base2_lse + numbers, tl.where(seen, maximum, float("inf")), mask=row < T - query)
+
+
+@triton.jit
+def _attend(
+    weighted, total, maximum, q_block, k, v, key, first_key, last_key, query_segment, key_segments, S, scale,
+    KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr,
+    KEYS: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """The running softmax (weighted values, total weight, maximum) after one more block of keys."""
+    k_block = load_rows(k, key, S, KV_HEADS * HEAD_DIM, HEAD_DIM, (KEYS, WIDTH), MASKED)
+    scores, slope = capped(dot(q_block, k_block.T, None), scale, SOFT_CAP)
+    if MASKED:
+        scores = hide(scores, key, first_key, last_key, query_segment, key_segments, S)
+    new_maximum = tl.maximum(maximum, tl.max(scores, 1) * slope)
+    shift = new_maximum
+    if MASKED:
+        # 0 in place of the -inf of a row that has seen no key keeps exp2(-inf - shift) = 0 instead of nan.
+        shift = tl.where(new_maximum == float("-inf"), 0.0, new_maximum)
+    weights = tl.exp2(scores * slope - shift[:, None])
+    rescale = tl.exp2(maximum - shift)
+    v_block = load_rows(v, key, S, KV_HEADS * HEAD_DIM, HEAD_DIM, (KEYS, WIDTH), MASKED)
+    weighted = dot(weights.to(v_block.dtype), v_block, weighted * rescale[:, None])
+    return weighted, total * rescale + tl.sum(weights, 1), new_maximum

@@ -1,0 +1,81 @@
+"""The specification in plain PyTorch: obvious, quadratic, in the dtype of its inputs. Tests run it in float64.
+
+Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, G = H / K, D head_dim, F rotated pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def attention(
+    q_BTHD: torch.Tensor,
+    k_BSKD: torch.Tensor,
+    v_BSKD: torch.Tensor,
+    *,
+    causal: bool = True,
+    query_segments_BT: torch.Tensor | None = None,
+    key_segments_BS: torch.Tensor | None = None,
+    query_offset: int | None = None,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    sinks_H: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The operation of `triton_ref.attention`: (out [B, T, H, D], lse [B, H, T])."""
+    batch, tokens, heads, head_dim = q_BTHD.shape
+    keys, kv_heads = k_BSKD.shape[1:3]
+    q_BTKGD = q_BTHD.reshape(batch, tokens, kv_heads, heads // kv_heads, head_dim)
+    scores = torch.einsum("btkgd,bskd->bkgts", q_BTKGD, k_BSKD).reshape(batch, heads, tokens, keys)
+    scores = scores * (head_dim**-0.5 if scale is None else scale)
+    if soft_cap is not None:
+        scores = soft_cap * torch.tanh(scores / soft_cap)
+    offset = keys - tokens if query_offset is None else query_offset
+    mask = attention_mask(tokens, keys, causal, offset, window, q_BTHD.device)
+    if query_segments_BT is not None and key_segments_BS is not None:
+        mask = mask & (query_segments_BT[:, None, :, None] == key_segments_BS[:, None, None, :])
+    scores = torch.where(mask, scores, -torch.inf)
+    sinks_H = scores.new_full((heads,), -torch.inf) if sinks_H is None else sinks_H.to(scores.dtype)
+    scores = torch.cat([sinks_H[None, :, None, None].expand(batch, heads, tokens, 1), scores], dim=-1)
+    # Where nothing at all is visible, a finite score in place of the sink keeps softmax and its gradient free of nan.
+    blind = (scores == -torch.inf).all(dim=-1, keepdim=True)
+    scores = torch.where(blind, 0, scores)
+    weights = torch.where(blind, 0, torch.softmax(scores, dim=-1))[..., 1:]
+    lse_BHT = torch.where(blind, -torch.inf, torch.logsumexp(scores, dim=-1, keepdim=True))[..., 0]
+    weights = weights.reshape(batch, kv_heads, heads // kv_heads, tokens, keys)
+    return torch.einsum("bkgts,bskd->btkgd", weights, v_BSKD).reshape(q_BTHD.shape), lse_BHT
+
+
+def attention_mask(
+    tokens: int, keys: int, causal: bool, offset: int, window: int | None, device: torch.device | None = None
+) -> torch.Tensor:
+    """bool [T, S]: what each query sees by its position alone, query t standing at key index `t + offset`."""
+    position = torch.arange(tokens, device=device)[:, None] + offset
+    key = torch.arange(keys, device=device)[None, :]
+    mask = torch.ones(tokens, keys, dtype=torch.bool, device=device)
+    if causal:
+        mask = mask & (key <= position)
+    if window is not None:
+        mask = mask & (position - key < window)
+        if not causal:
+            mask = mask & (key - position < window)
+    return mask
+
+
+def rope(
+    q_BTHD: torch.Tensor, k_BTKD: torch.Tensor, positions_BT: torch.Tensor, inverse_frequencies_F: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The operation of `triton_ref.rope`, out of place.
+
+    The angles are float32 products even where q and k are float64: they belong to the specification, not to its rounding.
+    """
+    angles = positions_BT.float()[..., None] * inverse_frequencies_F.float()
+    angles = angles.to(torch.promote_types(torch.float32, q_BTHD.dtype))
+    cos, sin = (f(angles)[:, :, None].to(q_BTHD.dtype) for f in (torch.cos, torch.sin))
+    half = inverse_frequencies_F.shape[0]
+
+    def rotate(x: torch.Tensor) -> torch.Tensor:
+        first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+        return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+    return rotate(q_BTHD), rotate(k_BTKD)

@@ -1,0 +1,130 @@
+"""Rotary position embedding of queries and keys in one launch, in place.
+
+Shapes: B batch, T tokens, H query heads, K key heads, D head_dim, F rotated pairs (2 F <= D).
+"""
+
+# What a kernel is given is traced, and constants arrive unwrapped: Triton's annotations say neither.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportOperatorIssue=false
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from triton_ref.checks import check_rope
+
+HEADS_A_STEP = tl.constexpr(32)
+OPTIONS = {"num_warps": 2, "enable_fp_fusion": True}
+
+
+def rope(
+    q_BTHD: torch.Tensor, k_BTKD: torch.Tensor, positions_BT: torch.Tensor, inverse_frequencies_F: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotates the pairs (x[i], x[i + F]) of every head, in place, by `position * inverse_frequencies[i]`; the rest stays.
+
+    Angles (one float32 product), cosines, sines and the rotation are float32. The backward pass rotates the cotangents the other
+    way, out of place, since others may hold them too. Safe for any tensor size with B T below 2^31 tokens.
+
+    Args:
+      q_BTHD, k_BTKD: bfloat16, float16 or float32, contiguous; overwritten.
+      positions_BT: int32, in tokens, one a token, so that packed documents can restart at 0.
+      inverse_frequencies_F: float32, radians a token.
+
+    Returns:
+      q and k themselves.
+
+    Raises:
+      ValueError: shapes, dtypes, devices or layouts that do not fit.
+
+    Source: Su et al., RoFormer, arXiv 2104.09864, with the halves paired as in Hugging Face's Llama.
+    """
+    check_rope(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F)
+    # Autograd takes two tensors modified in place only if neither is a view, and a projection's output usually is one. What
+    # happens to the tensor that it is a view of, happens to the view.
+    q, k = (x if x._base is None or x._base.numel() != x.numel() else x._base for x in (q_BTHD, k_BTKD))
+    sizes = (q_BTHD.shape[2], k_BTKD.shape[2], q_BTHD.shape[3])
+    _Rope.apply(q, k, positions_BT.contiguous(), inverse_frequencies_F.contiguous(), sizes)
+    return q_BTHD, k_BTKD
+
+
+class _Rope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, positions, inverse_frequencies, sizes):
+        _rotate(q, k, q, k, positions, inverse_frequencies, sizes, inverse=False)
+        ctx.mark_dirty(q, k)
+        ctx.save_for_backward(positions, inverse_frequencies)
+        ctx.sizes = sizes
+        return q, k
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *cotangents):  # pyright: ignore[reportIncompatibleMethodOverride]
+        dq_out, dk_out = (x.contiguous() for x in cotangents)
+        dq, dk = torch.empty_like(dq_out), torch.empty_like(dk_out)
+        _rotate(dq_out, dk_out, dq, dk, *ctx.saved_tensors, ctx.sizes, inverse=True)
+        return dq, dk, None, None, None
+
+
+def _rotate(q_in, k_in, q_out, k_out, positions, inverse_frequencies, sizes, *, inverse: bool) -> None:
+    heads, kv_heads, head_dim = sizes
+    pairs = inverse_frequencies.shape[0]
+    with torch.cuda.device_of(q_in):
+        rope_kernel[(positions.numel(),)](
+            q_in, k_in, q_out, k_out, positions, inverse_frequencies, **rope_constants(heads, kv_heads, head_dim, pairs),
+            INVERSE=inverse, IN_PLACE=q_in is q_out, **OPTIONS,
+        )  # fmt: skip
+
+
+def rope_constants(heads: int, kv_heads: int, head_dim: int, pairs: int) -> dict[str, int]:
+    """What is compiled into the kernel, but for its direction."""
+    return {
+        "HEADS": heads,
+        "KV_HEADS": kv_heads,
+        "HEAD_DIM": head_dim,
+        "PAIRS": pairs,
+        "PADDED_PAIRS": triton.next_power_of_2(pairs),
+        "PADDED_REST": triton.next_power_of_2(head_dim - 2 * pairs),
+    }
+
+
+@triton.jit
+def rope_kernel(
+    q_in, k_in, q_out, k_out, positions, inverse_frequencies,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
+    PAIRS: tl.constexpr, PADDED_PAIRS: tl.constexpr, PADDED_REST: tl.constexpr,
+    INVERSE: tl.constexpr, IN_PLACE: tl.constexpr,
+):  # fmt: skip
+    """One program a token; q [B, T, H, D], k [B, T, K, D], in and out the same where IN_PLACE."""
+    token = tl.program_id(0).to(tl.int64)
+    pair = tl.arange(0, PADDED_PAIRS)
+    frequency = tl.load(inverse_frequencies + pair, mask=pair < PAIRS, other=0.0)
+    angle = tl.load(positions + token).to(tl.float32) * frequency
+    cos, sin = tl.cos(angle), tl.sin(angle)
+    if INVERSE:
+        sin = -sin
+    _rotate_heads(q_in, q_out, token, cos, sin, HEADS, HEAD_DIM, PAIRS, PADDED_REST, IN_PLACE)
+    _rotate_heads(k_in, k_out, token, cos, sin, KV_HEADS, HEAD_DIM, PAIRS, PADDED_REST, IN_PLACE)
+
+
+@triton.jit
+def _rotate_heads(
+    x_in, x_out, token, cos, sin,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PAIRS: tl.constexpr, PADDED_REST: tl.constexpr, IN_PLACE: tl.constexpr,
+):  # fmt: skip
+    STEP: tl.constexpr = min(triton.next_power_of_2(HEADS), HEADS_A_STEP)
+    x_in += token * (HEADS * HEAD_DIM)
+    x_out += token * (HEADS * HEAD_DIM)
+    pair = tl.arange(0, cos.shape[0])[None, :]
+    for start in range(0, HEADS, STEP):
+        head = start + tl.arange(0, STEP)[:, None]
+        offsets = head * HEAD_DIM + pair
+        mask = (head < HEADS) & (pair < PAIRS)
+        first = tl.load(x_in + offsets, mask=mask).to(tl.float32)
+        second = tl.load(x_in + PAIRS + offsets, mask=mask).to(tl.float32)
+        tl.store(x_out + offsets, (first * cos - second * sin).to(x_out.dtype.element_ty), mask=mask)
+        tl.store(x_out + PAIRS + offsets, (second * cos + first * sin).to(x_out.dtype.element_ty), mask=mask)
+        if not IN_PLACE and 2 * PAIRS < HEAD_DIM:
+            rest = 2 * PAIRS + tl.arange(0, PADDED_REST)[None, :]
+            mask = (head < HEADS) & (rest < HEAD_DIM)
+            tl.store(x_out + head * HEAD_DIM + rest, tl.load(x_in + head * HEAD_DIM + rest, mask=mask), mask=mask)
