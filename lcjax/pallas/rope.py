@@ -20,6 +20,7 @@ from jax.experimental import pallas as pl
 from lcjax.pallas.launch import cos_and_sin, launch, load, store, whole
 
 NUM_WARPS = 4
+NUM_STAGES = 1
 PAIRS_A_THREAD = 8  # in bfloat16 two accesses of 16 bytes; more pairs, warps or heads at once were slower on an H200
 
 
@@ -48,7 +49,7 @@ rotate.defvjp(_forward, _backward)
 
 def _rotate(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, *, inverse: bool):
     batch, tokens = positions_BT.shape
-    programs = pl.cdiv(tokens, _tokens_a_program(inverse_frequencies_F.shape[0]))
+    programs = pl.cdiv(tokens, tokens_a_program(inverse_frequencies_F.shape[0]))
     arguments = q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F
     specs = tuple(whole(x) for x in arguments)
     return launch(
@@ -61,11 +62,12 @@ def _rotate(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, *, inverse: boo
         out_shape=tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q_BTHD, k_BTKD)),
         input_output_aliases={0: 0, 1: 1},
         num_warps=NUM_WARPS,
-        num_stages=1,
+        num_stages=NUM_STAGES,
     )
 
 
-def _tokens_a_program(pairs: int) -> int:
+def tokens_a_program(pairs: int) -> int:
+    """Tokens that a program rotates, for heads with so many rotated pairs."""
     return max(1, 32 * NUM_WARPS * PAIRS_A_THREAD // pl.next_power_of_2(pairs))
 
 
@@ -73,7 +75,7 @@ def _kernel(_q_ref, _k_ref, positions_ref, frequencies_ref, q_ref, k_ref, *, inv
     """Reads and writes the outputs, which are the inputs' memory."""
     b = pl.program_id(1)
     tokens, pairs = positions_ref.shape[1], frequencies_ref.shape[0]
-    width, size = pl.next_power_of_2(pairs), _tokens_a_program(pairs)
+    width, size = pl.next_power_of_2(pairs), tokens_a_program(pairs)
     rows = pl.ds(pl.program_id(0) * size, size)
     in_rows = rows.start + jnp.arange(size, dtype=jnp.int32) < tokens
     in_columns = jnp.arange(width, dtype=jnp.int32) < pairs

@@ -19,7 +19,7 @@ class Tile:
     num_stages: int
 
 
-# By kernel, padded head_dim, bytes of an element.
+# By kernel, head_dim, bytes of an element.
 TILES: dict[tuple[str, int, int], Tile] = {
     ("attention_forward", 64, 2): Tile(128, 64, 4, 3),
     ("attention_dq", 64, 2): Tile(128, 64, 8, 3),
@@ -27,6 +27,9 @@ TILES: dict[tuple[str, int, int], Tile] = {
     ("attention_forward", 128, 2): Tile(256, 64, 8, 3),
     ("attention_dq", 128, 2): Tile(128, 64, 8, 3),
     ("attention_dkv", 128, 2): Tile(64, 128, 8, 3),
+    # Heads that are padded spill with the tile of 128.
+    ("attention_forward", 80, 2): Tile(128, 64, 8, 3),
+    ("attention_forward", 96, 2): Tile(128, 64, 8, 3),
     ("attention_forward", 256, 2): Tile(128, 32, 8, 3),
     ("attention_dq", 256, 2): Tile(128, 32, 8, 2),
     ("attention_dkv", 256, 2): Tile(64, 64, 8, 2),
@@ -51,5 +54,6 @@ def padded_head_dim(head_dim: int) -> int:
 
 
 def tile_for(kernel: str, head_dim: int, itemsize: int) -> Tile:
-    """The table's tile; below head_dim 64 that of 64."""
-    return TILES[kernel, max(64, padded_head_dim(head_dim)), itemsize]
+    """The table's tile; a head_dim that is not in it takes that of its padded size, at least 64."""
+    padded = kernel, max(64, padded_head_dim(head_dim)), itemsize
+    return TILES.get((kernel, head_dim, itemsize)) or TILES[padded]
