@@ -51,36 +51,41 @@ def flash_attention(
 def _forward(options, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod):
     problem = problem_of("attention_forward", options, q_BTHD, k_BSKD)
     visits = schedule_of(problem, mask, rows="queries")
-    out_BTHD, lse_BHT = attention_forward(problem, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, visits)
+    out_BTHD, lse_BHT, log_total_BHT = attention_forward(
+        problem, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, visits
+    )
     # The residuals by name, every one: an unnamed one would keep the kernel alive in a recomputed forward pass.
     out_BTHD, lse_BHT = name_residual(out_BTHD, ATTENTION_OUTPUT), name_residual(lse_BHT, ATTENTION_LSE)
-    residuals = q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, lse_BHT
-    return (out_BTHD, jnp.where(jnp.isposinf(lse_BHT), -jnp.inf, lse_BHT / LOG2_E)), residuals
+    if log_total_BHT is not None:
+        log_total_BHT = name_residual(log_total_BHT, ATTENTION_LSE)
+    residuals = q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, lse_BHT, log_total_BHT
+    whole_BHT = lse_BHT if log_total_BHT is None else lse_BHT + log_total_BHT
+    return (out_BTHD, jnp.where(jnp.isposinf(lse_BHT), -jnp.inf, whole_BHT / LOG2_E)), residuals
 
 
 def _backward(options, residuals, cotangents):
-    q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, lse_BHT = residuals
+    q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, lse_BHT, log_total_BHT = residuals
     dout_BTHD, dlse_BHT = cotangents
     problem = problem_of("attention_dq", options, q_BTHD, k_BSKD)
     visits = schedule_of(problem, mask, rows="queries")
     dq_BTHD, delta_BHT = attention_dq(
-        problem, q_BTHD, k_BSKD, v_BSKD, out_BTHD, dout_BTHD, lse_BHT, dlse_BHT, mask, score_mod, visits
+        problem, q_BTHD, k_BSKD, v_BSKD, out_BTHD, dout_BTHD, lse_BHT, log_total_BHT, dlse_BHT, mask, score_mod, visits
     )
     problem = problem_of("attention_dkv", options, q_BTHD, k_BSKD)
     visits = schedule_of(problem, mask, rows="keys")
     dk_BSKD, dv_BSKD = attention_dkv(
-        problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, delta_BHT, mask, score_mod, visits
+        problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, log_total_BHT, delta_BHT, mask, score_mod, visits
     )
-    dsinks_H = None if sinks_H is None else _sinks_gradient(sinks_H, lse_BHT, delta_BHT)
+    dsinks_H = None if sinks_H is None else _sinks_gradient(sinks_H, lse_BHT, log_total_BHT, delta_BHT)
     return dq_BTHD, dk_BSKD, dv_BSKD, dsinks_H, None, None
 
 
 flash_attention.defvjp(_forward, _backward)
 
 
-def _sinks_gradient(sinks_H, lse_BHT, delta_BHT):
+def _sinks_gradient(sinks_H, lse_BHT, log_total_BHT, delta_BHT):
     """A sink is a key whose value is 0: its score's gradient is `p (0 - delta)`."""
-    weights_BHT = jnp.exp2(sinks_H[None, :, None] * LOG2_E - lse_BHT)
+    weights_BHT = jnp.exp2(sinks_H[None, :, None] * LOG2_E - lse_BHT - (0 if log_total_BHT is None else log_total_BHT))
     return -jnp.einsum("bht,bht->h", weights_BHT, delta_BHT, precision="highest")
 
 

@@ -24,7 +24,9 @@ from lcjax.pallas.launch import dot, dot_transposed, exp2_of_line, launch, store
 from lcjax.pallas.scores import Problem
 
 
-def attention_dkv(problem: Problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, delta_BHT, mask, score_mod, schedule):
+def attention_dkv(
+    problem: Problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, log_total_BHT, delta_BHT, mask, score_mod, schedule
+):
     """(dk, dv), [B, S, K, D] in k's dtype; lse and delta as `attention_dq` read and gave them; the schedule has keys as rows."""
     tile, group = problem.tile, problem.group
     query_spec = pl.BlockSpec((None, problem.tokens, group, problem.width), lambda kv, j, b: (b, 0, kv, 0))
@@ -38,12 +40,15 @@ def attention_dkv(problem: Problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, 
         v_BSKD,
         dout_BTHD,
         lse_BHT,
+        log_total_BHT,
         delta_BHT,
         *extras,
         name="attention_dkv",
         grid=(problem.kv_heads, problem.key_blocks, problem.batch),
         in_specs=(
-            *(query_spec, key_spec, key_spec, query_spec, row_spec, row_spec),
+            *(query_spec, key_spec, key_spec, query_spec, row_spec),
+            None if log_total_BHT is None else row_spec,
+            row_spec,
             *jax.tree.map(whole, extras),
         ),
         out_specs=(key_spec, key_spec),
@@ -54,7 +59,7 @@ def attention_dkv(problem: Problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, 
 
 
 def _kernel(
-    q_ref, k_ref, v_ref, dout_ref, lse_ref, delta_ref, mask, score_mod, schedule, dk_ref, dv_ref,
+    q_ref, k_ref, v_ref, dout_ref, lse_ref, log_total_ref, delta_ref, mask, score_mod, schedule, dk_ref, dv_ref,
     *, problem: Problem, native: bool,
 ):  # fmt: skip
     mask, score_mod, schedule = (tables(x) for x in (mask, score_mod, schedule))
@@ -79,10 +84,13 @@ def _kernel(
         length = problem.tokens if ragged else None
         row_view = head_in_group, pl.ds(i * block, block)
         lse_M = scores.load_rows(lse_ref.at[row_view], q_rows, length, jnp.inf)
+        total_M = scores.load_totals(log_total_ref, q_rows, length, row_view)
         delta_M = scores.load_rows(delta_ref.at[row_view], q_rows, length, 0.0)
         indices = b, kv * problem.group + head_in_group, q_rows[None, :], k_rows[:, None]
         x_NM, derivative = scores.logits_and_derivative(dot_transposed(k_ND, q_MD), problem, score_mod, indices)
         weights_NM = exp2_of_line(x_NM, slope, lse_M[None, :], native=native)
+        if total_M is not None:
+            weights_NM = weights_NM / total_M[None, :]
         if partial:
             weights_NM = jnp.where(mask(*indices), weights_NM, 0.0)
         dv_ND = dv_ND + dot(weights_NM.astype(dout_MD.dtype), dout_MD)

@@ -22,12 +22,23 @@ from lcjax.pallas.scores import Problem
 
 
 def attention_dq(
-    problem: Problem, q_BTHD, k_BSKD, v_BSKD, out_BTHD, dout_BTHD, lse_BHT, dlse_BHT, mask, score_mod, schedule
+    problem: Problem,
+    q_BTHD,
+    k_BSKD,
+    v_BSKD,
+    out_BTHD,
+    dout_BTHD,
+    lse_BHT,
+    log_total_BHT,
+    dlse_BHT,
+    mask,
+    score_mod,
+    schedule,
 ):
     """(dq [B, T, H, D] in q's dtype, delta float32 [B, H, T]).
 
     Args:
-      lse_BHT: what `attention_forward` gave.
+      lse_BHT, log_total_BHT: what `attention_forward` gave.
       dlse_BHT: float32 cotangent of the log-sum-exp in base e, or None.
       mask, score_mod, schedule: as for `attention_forward`; the schedule is of this problem's tile.
     """
@@ -44,13 +55,14 @@ def attention_dq(
         out_BTHD,
         dout_BTHD,
         lse_BHT,
+        log_total_BHT,
         dlse_BHT,
         *extras,
         name="attention_dq",
         grid=(problem.heads, blocks, problem.batch),
         in_specs=(
             *(query_spec, key_spec, key_spec, query_spec, query_spec, row_spec),
-            None if dlse_BHT is None else row_spec,
+            *(None if x is None else row_spec for x in (log_total_BHT, dlse_BHT)),
             *jax.tree.map(whole, extras),
         ),
         out_specs=(query_spec, row_spec),
@@ -64,7 +76,7 @@ def attention_dq(
 
 
 def _kernel(
-    q_ref, k_ref, v_ref, out_ref, dout_ref, lse_ref, dlse_ref, mask, score_mod, schedule, dq_ref, delta_ref,
+    q_ref, k_ref, v_ref, out_ref, dout_ref, lse_ref, log_total_ref, dlse_ref, mask, score_mod, schedule, dq_ref, delta_ref,
     *, problem: Problem, native: bool,
 ):  # fmt: skip
     mask, score_mod, schedule = (tables(x) for x in (mask, score_mod, schedule))
@@ -78,6 +90,7 @@ def _kernel(
     if dlse_ref is not None:
         delta_M = delta_M - scores.load_rows(dlse_ref, q_rows, length, 0.0)
     lse_M = scores.load_rows(lse_ref, q_rows, length, jnp.inf)
+    total_M = scores.load_totals(log_total_ref, q_rows, length)
 
     slope = scores.slope(problem, score_mod)
 
@@ -92,6 +105,8 @@ def _kernel(
         indices = b, h, q_rows[:, None], k_rows[None, :]
         x_MN, derivative = scores.logits_and_derivative(dot_transposed(q_MD, k_ND), problem, score_mod, indices)
         weights_MN = exp2_of_line(x_MN, slope, lse_M[:, None], native=native)
+        if total_M is not None:
+            weights_MN = weights_MN / total_M[:, None]
         if partial:
             visible = mask(*indices)
             if problem.ragged_keys:

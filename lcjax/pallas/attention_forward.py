@@ -21,7 +21,10 @@ from lcjax.pallas.scores import LOG2_E, NOTHING, Problem
 
 
 def attention_forward(problem: Problem, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, schedule):
-    """(out [B, T, H, D] in q's dtype, lse float32 [B, H, T] in base 2, +inf for a query without a key or a sink).
+    """(out [B, T, H, D] in q's dtype, lse float32 [B, H, T] in base 2, log_total), +inf for a query without a key or a sink.
+
+    For float32 inputs lse is the maximum alone and log_total, float32 [B, H, T], is to be added: their sum would round away what
+    tells large scores apart. For other dtypes log_total is None.
 
     Args:
       sinks_H: float32 or None.
@@ -33,7 +36,9 @@ def attention_forward(problem: Problem, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, s
     # The last queries see most keys under a causal mask: they start first, so that no long program is left for the end.
     query_spec = pl.BlockSpec((None, tile.query_block, None, problem.width), lambda h, i, b: (b, blocks - 1 - i, h, 0))
     key_spec = pl.BlockSpec((None, problem.keys, None, problem.width), lambda h, i, b: (b, 0, h // problem.group, 0))
-    lse_spec = pl.BlockSpec((None, None, tile.query_block), lambda h, i, b: (b, h, blocks - 1 - i))
+    row_spec = pl.BlockSpec((None, None, tile.query_block), lambda h, i, b: (b, h, blocks - 1 - i))
+    row = jax.ShapeDtypeStruct((problem.batch, problem.heads, problem.tokens), jnp.float32)
+    in_two_parts = q_BTHD.dtype == jnp.float32
     extras = (sinks_H, mask, score_mod, schedule)
     return launch(
         functools.partial(_kernel, problem=problem),
@@ -44,17 +49,17 @@ def attention_forward(problem: Problem, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, s
         name="attention_forward",
         grid=(problem.heads, blocks, problem.batch),
         in_specs=(query_spec, key_spec, key_spec, *jax.tree.map(whole, extras)),
-        out_specs=(query_spec, lse_spec),
-        out_shape=(
-            jax.ShapeDtypeStruct(q_BTHD.shape, q_BTHD.dtype),
-            jax.ShapeDtypeStruct((problem.batch, problem.heads, problem.tokens), jnp.float32),
-        ),
+        out_specs=(query_spec, row_spec, row_spec if in_two_parts else None),
+        out_shape=(jax.ShapeDtypeStruct(q_BTHD.shape, q_BTHD.dtype), row, row if in_two_parts else None),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
     )
 
 
-def _kernel(q_ref, k_ref, v_ref, sinks, mask, score_mod, schedule, out_ref, lse_ref, *, problem: Problem, native: bool):
+def _kernel(
+    q_ref, k_ref, v_ref, sinks, mask, score_mod, schedule, out_ref, lse_ref, log_total_ref,
+    *, problem: Problem, native: bool,
+):  # fmt: skip
     sinks, mask, score_mod, schedule = (tables(x) for x in (sinks, mask, score_mod, schedule))
     b, h, i = pl.program_id(2), pl.program_id(0), problem.query_blocks - 1 - pl.program_id(1)
     q_rows = problem.queries(i)
@@ -89,13 +94,18 @@ def _kernel(q_ref, k_ref, v_ref, sinks, mask, score_mod, schedule, out_ref, lse_
     carry = jnp.zeros(q_MD.shape, jnp.float32), jnp.full(rows, nothing, jnp.float32), jnp.zeros(rows, jnp.float32)
     for partial, (count, column) in ((False, schedule.full(b, h, i)), (True, schedule.partial(b, h, i))):
         carry = lax.fori_loop(0, count, functools.partial(visit, column=column, partial=partial), carry)
-    out_MD, lse_M = _finish(*carry, nothing, None if sinks is None else sinks[h] * LOG2_E)
+    out_MD, maximum_M, log_total_M = _finish(*carry, nothing, None if sinks is None else sinks[h] * LOG2_E)
+    in_rows = q_rows < problem.tokens if problem.ragged_queries else None
     store(out_ref, out_MD.astype(out_ref.dtype), mask=q_inside)
-    store(lse_ref, lse_M, mask=q_rows < problem.tokens if problem.ragged_queries else None)
+    if log_total_ref is None:
+        store(lse_ref, maximum_M + log_total_M, mask=in_rows)
+    else:
+        store(lse_ref, maximum_M, mask=in_rows)
+        store(log_total_ref, log_total_M, mask=in_rows)
 
 
 def _finish(out_MD, maximum_M, total_M, nothing, sink):
-    """Divides by the sum of the weights, the sink's included; a query that saw nothing gives 0 and an lse of +inf."""
+    """(out, maximum, log2 of the total), the sink included; a query that saw nothing gives 0, +inf and 0."""
     # In a row without a visible key every masked logit has counted as 2^(nothing - nothing) = 1.
     seen_M = maximum_M > nothing
     total_M = jnp.where(seen_M, total_M, 0.0)
@@ -107,4 +117,4 @@ def _finish(out_MD, maximum_M, total_M, nothing, sink):
         maximum_M = new_maximum_M
     positive_M = total_M > 0
     safe_M = jnp.where(positive_M, total_M, 1.0)
-    return out_MD * (rescale_M / safe_M)[:, None], jnp.where(positive_M, maximum_M + jnp.log2(safe_M), jnp.inf)
+    return out_MD * (rescale_M / safe_M)[:, None], jnp.where(positive_M, maximum_M, jnp.inf), jnp.log2(safe_M)

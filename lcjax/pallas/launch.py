@@ -134,7 +134,8 @@ def cos_and_sin(x: jax.Array, *, native: bool) -> tuple[jax.Array, jax.Array]:
     turns = _inline(_QUARTER_TURNS, x)
     remainder = _inline(_REMAINDER, x, turns)
     sine, cosine = _inline(_SINE, remainder), _inline(_COSINE, remainder)
-    return tuple(_inline(_OF_QUADRANT.format(ahead=ahead), turns, sine, cosine) for ahead in (1, 0))
+    cos, sin = (_inline(_OF_QUADRANT.format(ahead=ahead), turns, sine, cosine) for ahead in (1, 0))
+    return cos, sin
 
 
 def _polynomial(coefficients: Sequence[float], variable: str) -> str:

@@ -90,6 +90,11 @@ def load_rows(ref: Any, rows: jax.Array, length: int | None, other: float) -> ja
     return load(ref) if length is None else load(ref, mask=rows < length, other=other)
 
 
+def load_totals(log_total_ref: Any, rows: jax.Array, length: int | None, view: Any = ...) -> jax.Array | None:
+    """The sums of the weights, where `attention_forward` kept them apart from the log-sum-exp; else None."""
+    return None if log_total_ref is None else jnp.exp2(load_rows(log_total_ref.at[view], rows, length, 0.0))
+
+
 def block_of(ref: Any, block: jax.Array, size: int, *index: Any) -> Any:
     """The view of the rows of one block."""
     return ref.at[(pl.ds(block * size, size), *index)]

@@ -35,6 +35,7 @@ def run(job: Job, seconds: float) -> Result:
     in_place = job.operation == "rope"
     compiled = jax.jit(function, donate_argnums=(0, 1) if in_place else ()).lower(*arguments).compile()
     memory = compiled.memory_analysis()
+    assert memory is not None
     extra = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     last = arguments
 
@@ -91,8 +92,16 @@ def _attention(job: Job) -> Callable:
 def _mosaic_example(job: Job) -> Callable:
     from jax.experimental.pallas.ops.gpu import attention_mgpu as example
 
-    blocks = dict(block_q_dkv=64, block_kv_dkv=64, block_q_dq=64, block_kv_dq=64)
-    tuning = example.TuningConfig(block_q=64, block_kv=64, max_concurrent_steps=2, causal=job.causal, **blocks)
+    tuning = example.TuningConfig(
+        block_q=64,
+        block_kv=64,
+        block_q_dkv=64,
+        block_kv_dkv=64,
+        block_q_dq=64,
+        block_kv_dq=64,
+        max_concurrent_steps=2,
+        causal=job.causal,
+    )
     # It has no scale of its own.
     return lambda q, k, v: example.attention(q * q.shape[-1] ** -0.5, k, v, tuning)
 
@@ -128,10 +137,12 @@ def _kernel(job: Job) -> tuple[Callable, tuple]:
     rows = jnp.zeros((job.batch, job.heads, job.tokens), jnp.float32)
     if job.part == "attention_dq":
         return (
-            lambda q, k, v, out, dout, lse: attention_dq(problem, q, k, v, out, dout, lse, None, mask, None, visits),
+            lambda q, k, v, out, dout, lse: attention_dq(
+                problem, q, k, v, out, dout, lse, None, None, mask, None, visits
+            ),
             (q, k, v, dout, dout, rows),
         )
     return (
-        lambda q, k, v, dout, lse, delta: attention_dkv(problem, q, k, v, dout, lse, delta, mask, None, visits),
+        lambda q, k, v, dout, lse, delta: attention_dkv(problem, q, k, v, dout, lse, None, delta, mask, None, visits),
         (q, k, v, dout, rows, rows),
     )

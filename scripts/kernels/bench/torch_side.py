@@ -63,9 +63,9 @@ def _inputs(job: Job) -> tuple[torch.Tensor, ...]:
 
 def _attention(job: Job) -> Callable:
     if job.implementation == "triton":
-        from triton_ref import attention
+        import triton_ref
 
-        return lambda q, k, v: attention(q, k, v, causal=job.causal)
+        return lambda q, k, v: triton_ref.attention(q, k, v, causal=job.causal)
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
@@ -90,7 +90,8 @@ def _rope(job: Job, q: torch.Tensor, k: torch.Tensor) -> Callable[[], object]:
         # Again and again over the same memory: the numbers turn, the work stays.
         rotate = lambda q, k: rope(q, k, positions, frequencies)  # noqa: E731
     else:
-        from liger_kernel.ops.rope import LigerRopeFunction
+        # Another library's kernel, measured where it is installed.
+        from liger_kernel.ops.rope import LigerRopeFunction  # pyright: ignore[reportMissingImports]
 
         angles = positions.float()[..., None] * torch.cat([frequencies, frequencies])
         cos, sin = (f(angles).to(q.dtype) for f in (torch.cos, torch.sin))
