@@ -14,7 +14,6 @@ import numpy as np
 import peft
 import torch
 import transformers
-from shapes import MODEL_COMMON
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 import lcjax
@@ -23,6 +22,7 @@ from lcjax.loss import IGNORE
 from lcjax.model import ModelSettings
 from lcjax.weights.names import TensorName, tensor_names
 from lcjax.weights.peft import adapter_names
+from shapes import MODEL_COMMON
 
 JAX_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Batch = dict[str, np.ndarray]

@@ -1,48 +1,13 @@
-"""One table of named shapes for the tests of operations and of models: awkward on purpose.
-
-Lengths lie on, just beside and far from the block of 512; head counts give 1, 3, 4 and 8 query heads a key/value head.
-"""
+"""Named shapes for the tests: those of operations from `kernels.cases`, and models, awkward on purpose."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+from kernels.cases import ATTENTION, AttentionShape
 
-@dataclasses.dataclass(frozen=True)
-class AttentionShape:
-    """A call of `ops.attention`. `segments` is None, "packed" (ascending ids) or "arbitrary" (ids in any order)."""
+__all__ = ["ATTENTION", "ATTENTION_BFLOAT16", "MODELS", "MODEL_COMMON", "AttentionShape"]
 
-    tokens: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    batch: int = 1
-    keys: int | None = None
-    causal: bool = True
-    query_offset: int | None = None
-    segments: str | None = None
-
-
-ATTENTION = {
-    "one query": AttentionShape(1, 3, 1, 16, batch=2, keys=17),
-    "gqa 1": AttentionShape(17, 2, 2, 20, batch=2),
-    "gqa 3": AttentionShape(127, 6, 2, 64),
-    "gqa 4": AttentionShape(512, 4, 1, 16),
-    "gqa 8": AttentionShape(513, 8, 1, 80),
-    "full": AttentionShape(513, 3, 1, 64, causal=False),
-    "many blocks": AttentionShape(1025, 2, 1, 128),
-    "packed": AttentionShape(1000, 3, 1, 64, batch=2, segments="packed"),
-    "packed full": AttentionShape(1025, 2, 2, 20, causal=False, segments="packed"),
-    "arbitrary segments": AttentionShape(600, 4, 1, 16, batch=2, segments="arbitrary"),
-    "arbitrary segments full": AttentionShape(127, 3, 3, 20, keys=513, causal=False, segments="arbitrary"),
-    "decoding": AttentionShape(17, 8, 1, 64, keys=1000),
-    "queries from the start": AttentionShape(127, 4, 1, 20, keys=600, query_offset=0),
-    "queries in the middle": AttentionShape(513, 2, 1, 16, keys=1025, query_offset=300),
-    "fewer keys": AttentionShape(600, 3, 1, 16, keys=127, batch=2),
-    "fewer keys, later queries": AttentionShape(520, 2, 1, 16, keys=40, query_offset=-3),
-    "after all keys": AttentionShape(17, 2, 1, 16, keys=520, query_offset=100_000),
-}
 # Once more in bfloat16: the extremes of head counts, segments of both kinds, blind queries.
 ATTENTION_BFLOAT16 = ("gqa 1", "gqa 3", "gqa 8", "packed", "arbitrary segments", "fewer keys")
 

@@ -13,15 +13,15 @@ import peft
 import pytest
 import torch
 import transformers
-from numerics import error_ratio
-from oracles import Oracle, make_batch, make_oracle, to_numpy, torch_logits, with_random_adapter
 from rich.console import Console
-from shapes import MODELS
 
 import lcjax
 from lcjax import lora
 from lcjax.config import TARGET_MODULES
 from lcjax.weights import load_tokenizer
+from numerics import error_ratio
+from oracles import Oracle, make_batch, make_oracle, to_numpy, torch_logits, with_random_adapter
+from shapes import MODELS
 
 VOCABULARY = 49_152
 

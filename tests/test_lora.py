@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from numerics import error_ratio
 
 from lcjax import lora
 from lcjax.config import TARGET_MODULES, LlamaConfig, LoraConfig
+from numerics import error_ratio
 
 CONFIG = LlamaConfig(
     vocab_size=31,

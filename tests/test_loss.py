@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxprs import output_shapes
-from numerics import error_ratios
 
+from jaxprs import output_shapes
 from lcjax import loss
 from lcjax.loss import IGNORE, chunk_tokens, linear_cross_entropy
+from numerics import error_ratios
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # tokens, hidden size, vocabulary; a chunk takes 8,192 logits here, so 81 tokens of the vocabulary of 101, and 4 of that of 2,003.

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+
+import lcjax
+from lcjax.config import RopeScaling
 from numerics import error_ratio, tree_error_ratio
 from oracles import (
     QUICK_TO_COMPILE,
@@ -27,9 +30,6 @@ from oracles import (
     with_random_adapter,
 )
 from shapes import MODEL_COMMON, MODELS
-
-import lcjax
-from lcjax.config import RopeScaling
 
 VOCABULARY = MODEL_COMMON["vocab_size"]
 # Far apart within a row, so that the angles between tokens are those of a long context although the row is short.

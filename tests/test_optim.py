@@ -9,11 +9,11 @@ import optax
 import pytest
 import torch
 import transformers
-from numerics import error_ratios
 
 from lcjax.errors import InputError
 from lcjax.lora import partition
 from lcjax.optim import SCHEDULES, make_optimizer, make_schedule
+from numerics import error_ratios
 
 RATE = 3e-4
 

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxprs import count, equations
-from oracles import QUICK_TO_COMPILE, Oracle, jax_gradients, make_batch, make_oracle, split, with_random_adapter
-from shapes import MODEL_COMMON, MODELS
 
+from jaxprs import count, equations
 from lcjax import step
 from lcjax.errors import InputError
 from lcjax.remat import POLICIES, resolve_policy
+from oracles import QUICK_TO_COMPILE, Oracle, jax_gradients, make_batch, make_oracle, split, with_random_adapter
+from shapes import MODEL_COMMON, MODELS
 
 LAYERS, HIDDEN = MODEL_COMMON["num_hidden_layers"], MODEL_COMMON["hidden_size"]
 ROWS, TOKENS = 2, 29

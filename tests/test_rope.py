@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from numerics import error_ratio, error_ratios
 from transformers import LlamaConfig as HFLlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
@@ -15,6 +14,7 @@ from lcjax import ops
 from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
 from lcjax.rope import inverse_frequencies, rope_tables
+from numerics import error_ratio, error_ratios
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 ROPES = {

@@ -10,7 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
+import lcjax
 from jaxprs import count, equations
+from lcjax import lora, optim, step
+from lcjax.loss import IGNORE
 from numerics import tree_error_ratio
 from oracles import (
     QUICK_TO_COMPILE,
@@ -25,10 +29,6 @@ from oracles import (
     with_random_adapter,
 )
 from shapes import MODEL_COMMON, MODELS
-
-import lcjax
-from lcjax import lora, optim, step
-from lcjax.loss import IGNORE
 
 VOCABULARY = MODEL_COMMON["vocab_size"]
 ROWS, TOKENS = 4, 29

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from oracles import Oracle, micro_batches, split, stacked, torch_loss, with_random_adapter
 
 import lcjax
 from lcjax import optim, step
 from lcjax.loss import IGNORE
 from lcjax.weights.peft import adapter_names
+from oracles import Oracle, micro_batches, split, stacked, torch_loss, with_random_adapter
 
 STEPS, ROWS, TOKENS = 20, 2, 64
 RATE, WARMUP, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-3, 3, 0.01, 1.0

@@ -1,0 +1,1 @@
+"""The parity harness of scripts/parity.py: both sides' processes, the verdict, the report."""

@@ -1,0 +1,156 @@
+"""The kernels' parity: Pallas, XLA, Triton, cuDNN and torch on identical inputs, each held against float64.
+
+    python scripts/parity.py --html parity.html
+    python scripts/parity.py --mutants
+
+A case is one tensor (the value, a gradient) of one shape: operation, dtype, head_dim, group of heads, length, mask. It passes
+when the error of every implementation is at most twice that of plain PyTorch in the same dtype, plus rounding
+(`kernels/tolerance.py`); over the matrix Pallas may not be less accurate than Triton by more than a tenth. JAX and torch run in
+processes of their own. Without a GPU the kernels are interpreted, which takes minutes; with one the same command runs them.
+Needs the extra `ref`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from kernels.cases import ModelShape, default_matrix, full_matrix
+from kernels.parity.accuracy import less_accurate
+from kernels.parity.hunt import caught, mutant_jobs, survivors
+from kernels.parity.jobs import Job
+from kernels.parity.mutants import MUTANTS
+from kernels.parity.report_files import as_json, page
+from kernels.parity.sides import run_jobs
+from kernels.parity.summary import mutants_table, print_summary
+from kernels.parity.verdicts import Case, judge
+from lcjax.cli import entry_point
+from lcjax.errors import InputError
+from lcjax.train.arguments import demo_model
+
+Judged = list[tuple[Job, list[Case]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """Holds every implementation of the kernels against float64, case by case."""
+
+    full: bool = False
+    """The whole product of dtypes, head_dims, groups, lengths and masks: hours without a GPU."""
+    shapes: tuple[str, ...] = ()
+    """Only the shapes whose name contains one of these, e.g. "bfloat16 d128" or "rope"."""
+    mutants: bool = False
+    """Instead of the matrix, plant known bugs into each implementation in turn; all have to be caught."""
+    plant: str | None = None
+    """Plant one of the mutants into every implementation of the matrix, to see the harness find it."""
+    json: Path | None = None
+    """Also write every verdict to this file."""
+    html: Path | None = None
+    """Also write a page with a heat map to this file."""
+
+
+@entry_point
+def main(argv: list[str] | None) -> int:
+    parity = tyro.cli(Parity, args=argv, description=__doc__)
+    check(parity)
+    began = time.monotonic()
+    sound, planted = mutant_jobs() if parity.mutants else (matrix_jobs(parity), [])
+    judged = run(sound + planted)
+    cases = [case for _, of_job in judged[: len(sound)] for case in of_job]
+    hunted = caught(judged[len(sound) :])
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    print_summary(console, cases)
+    if hunted:
+        console.print(mutants_table(hunted))
+    # Over the matrix: in a few cases a tenth is luck.
+    behind = {} if parity.shapes or parity.mutants else less_accurate(cases)
+    facts = {"machine": machine(), "seconds": round(time.monotonic() - began, 1), "pallas_less_accurate": [*behind]}
+    report = as_json(cases, hunted, facts)
+    write(parity, report)
+    faults = survivors(hunted) + [f"Pallas is less accurate than Triton, {x:.2f}: {name}" for name, x in behind.items()]
+    for fault in faults:
+        console.print(fault, style="red")
+    print(f"{report['cases']} cases, {report['verdicts']} verdicts, {report['failed']} failed, "
+          f"{len(hunted)} mutants, {len(survivors(hunted))} survived; {report['seconds']:.0f} s")  # fmt: skip
+    return 1 if report["failed"] or faults else 0
+
+
+def check(parity: Parity) -> None:
+    """Raises InputError for what would fail after minutes of running."""
+    for flag, path in (("--json", parity.json), ("--html", parity.html)):
+        if path and not path.parent.is_dir():
+            raise InputError(f"{flag} {path}: the directory {path.parent} does not exist")
+    if parity.plant is not None and parity.plant not in MUTANTS:
+        raise InputError(f"--plant {parity.plant!r} is unknown; use one of {', '.join(MUTANTS)}")
+    if parity.mutants and (parity.full or parity.shapes or parity.plant):
+        raise InputError("--mutants has shapes of its own: leave --full, --shapes and --plant out")
+
+
+def matrix_jobs(parity: Parity) -> list[Job]:
+    """The work of a run, in the order of the table.
+
+    Raises:
+      InputError: no shape has such a name.
+    """
+    matrix = full_matrix() if parity.full else default_matrix()
+    wanted = {n: s for n, s in matrix.items() if not parity.shapes or any(part in n for part in parity.shapes)}
+    if not wanted:
+        raise InputError(
+            f"--shapes {' '.join(parity.shapes)}: no shape's name contains that; see scripts/kernels/cases.py"
+        )
+    jobs = [Job(f"shape{n}", name, shape, parity.plant) for n, (name, shape) in enumerate(wanted.items())]
+    return [
+        dataclasses.replace(job, model_file=demo_model()) if isinstance(job.shape, ModelShape) else job for job in jobs
+    ]
+
+
+def run(jobs: Sequence[Job]) -> Judged:
+    """Every job judged, in the order given, with a progress bar on the way."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    judged: Judged = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Progress(*columns, console=Console(stderr=True), transient=True) as bar,
+    ):
+        task = bar.add_task("starting", total=len(jobs))
+        for job, *sides in run_jobs(jobs, Path(folder)):
+            judged.append((job, judge(job, sides)))
+            failed = sum(case.failed for done, cases in judged if done.mutant is None for case in cases)
+            bar.update(task, advance=1, description=f"{job.name[:40]:40} {failed} failed")
+    order = {job.key: n for n, job in enumerate(jobs)}
+    return sorted(judged, key=lambda pair: order[pair[0].key])
+
+
+def write(parity: Parity, report: dict) -> None:
+    if parity.json:
+        parity.json.write_text(json.dumps(report, indent=1, allow_nan=False), encoding="utf-8")
+    if parity.html:
+        parity.html.write_text(page(report), encoding="utf-8")
+
+
+def machine() -> str:
+    """What the figures were found on."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch", "triton", "transformers", "peft"))
+    return f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores; {packages}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""The parity harness: its table, its verdicts, a slice of the matrix end to end, and bugs that it has to find."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import itertools
+import json
+import math
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import triton.language as tl
+from triton.runtime import interpreter
+
+import parity
+from kernels import cases
+from kernels.parity.accuracy import less_accurate, pallas_over_triton
+from kernels.parity.hunt import caught, mutant_jobs, survivors
+from kernels.parity.inputs import digest, make_inputs
+from kernels.parity.interpreter import round_as_a_gpu
+from kernels.parity.jobs import Job
+from kernels.parity.mutants import MUTANTS
+from kernels.parity.results import SideResult, load, save
+from kernels.parity.verdicts import Case, Verdict, judge
+from numerics import error_ratio
+
+ROPE = cases.RopeShape(5, 2, 1, 8)
+JOB = Job("job", "a rope", ROPE)
+
+
+def test_every_two_values_of_two_axes_meet():
+    rows = [name.split(maxsplit=5)[1:] for name in cases.default_matrix() if name.startswith("attention ")]
+    axes = [{row[n] for row in rows} for n in range(5)]
+    assert [len(axis) for axis in axes] == [3, 5, 4, 5, len(cases.MASKS)]
+    for a, b in itertools.combinations(range(5), 2):
+        assert {(row[a], row[b]) for row in rows} == set(itertools.product(axes[a], axes[b]))
+    ropes = [shape for shape in cases.default_matrix().values() if isinstance(shape, cases.RopeShape)]
+    for a, b in itertools.combinations(("dtype", "head_dim", "gqa_ratio", "positions"), 2):
+        pairs = {(getattr(shape, a), getattr(shape, b)) for shape in ropes}
+        assert len(pairs) == len({x for x, _ in pairs}) * len({y for _, y in pairs})
+
+
+def test_the_matrix_is_large_and_its_product_larger():
+    default, full = cases.default_matrix(), cases.full_matrix()
+    assert sum(len(shape.tensors) for shape in default.values()) >= 400
+    assert default.items() <= full.items()
+    product = len(cases.DTYPES) * len(cases.HEAD_DIMS) * len(cases.GQA_RATIOS) * len(cases.LENGTHS)
+    assert len(full) >= product * (len(cases.MASKS) + 2 * len(cases.POSITIONS))
+    assert {shape.tokens for shape in default.values()} >= set(cases.LENGTHS)
+
+
+def test_the_table_needs_the_standard_library_only():
+    tree = ast.parse(Path(cases.__file__).read_text(encoding="utf-8"))
+    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {module.split(".")[0] for module in modules} <= sys.stdlib_module_names
+
+
+def test_a_slice_of_the_matrix(tmp_path, capsys):
+    files = {name: tmp_path / f"report.{name}" for name in ("json", "html")}
+    shapes = ["gqa 1", "bfloat16 d96 gqa8 x1", "rope float32 d20"]
+    flags = itertools.chain.from_iterable((f"--{name}", str(path)) for name, path in files.items())
+    assert parity.main(["--shapes", *shapes, *flags]) == 0
+    report = json.loads(files["json"].read_text())
+    names = {result["name"] for result in report["results"]}
+    assert names == {name for name in cases.default_matrix() if any(part in name for part in shapes)}
+    assert report["cases"] == len(report["results"]) == sum(len(cases.default_matrix()[name].tensors) for name in names)
+    assert report["failed"] == 0
+    assert set(report["implementations"]) >= {"pallas", "xla", "triton", "sdpa"}
+    for result in report["results"]:
+        assert {"pallas", "xla", "triton"} <= result["verdicts"].keys()
+        assert all(0 <= verdict["ratio"] <= 1 for verdict in result["verdicts"].values())
+    assert any(verdict["ratio"] > 0.01 for result in report["results"] for verdict in result["verdicts"].values())
+    assert report["pallas_over_triton"].keys() == {"attention float16", "attention bfloat16", "rope float32"}
+    page = files["html"].read_text()
+    assert "http" not in page
+    assert all(json.dumps(name) in page for name in names)
+    assert f"{report['cases']} cases" in capsys.readouterr().out
+
+
+def test_a_failing_case_is_the_exit_code(tmp_path, capsys):
+    path = tmp_path / "report.json"
+    assert parity.main(["--shapes", "gqa 1", "--plant", "missing scale", "--json", str(path)]) == 1
+    report = json.loads(path.read_text())
+    assert report["failed"] == report["cases"] == 5
+    assert "pallas failed: gqa 1" in capsys.readouterr().out
+
+
+def test_planted_bugs_are_caught():
+    _, planted = mutant_jobs()
+    wanted = [job for job in planted if job.mutant in ("phase off by 0.01", "int32 wrap of offset")]
+    found = caught([(job, cases) for job, cases in parity.run(wanted)])
+    assert survivors(found) == []
+    assert {name for name, ratio in found["phase off by 0.01"].items() if ratio} == {"pallas", "xla", "triton"}
+    assert {name for name, ratio in found["int32 wrap of offset"].items() if ratio} >= {"pallas", "xla", "triton"}
+
+
+@pytest.mark.slow
+def test_every_planted_bug_is_caught(capsys):
+    assert parity.main(["--mutants"]) == 0
+    assert f"{len(MUTANTS)} mutants, 0 survived" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_model(capsys):
+    assert parity.main(["--shapes", "SmolLM2"]) == 0
+    assert "2 cases, 4 verdicts, 0 failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--shapes", "no such shape"], "no shape's name contains that"),
+        (["--plant", "a bug"], "'a bug' is unknown; use one of phase off by 0.01"),
+        (["--mutants", "--full"], "leave --full"),
+        (["--json", "no/such/folder/report.json"], "the directory no/such/folder does not exist"),
+    ],
+)
+def test_bad_arguments_are_refused(flags, words, capsys):
+    assert parity.main(flags) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_mutants_change_what_they_are_planted_in():
+    for mutant in MUTANTS.values():
+        for name, shape in mutant.shapes.items():
+            arrays, options = make_inputs(name, shape)
+            planted, other_options = mutant.plant(dict(arrays), dict(options))
+            assert digest(planted) != digest(arrays) or other_options != options
+            assert planted.keys() == arrays.keys()
+            for key, array in arrays.items():
+                assert (planted[key].shape, planted[key].dtype) == (array.shape, array.dtype)
+
+
+def test_the_interpreter_rounds_as_a_gpu(monkeypatch):
+    for owner, name in ((interpreter, "_convert_float"), (interpreter.InterpreterBuilder, "create_dot")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # to be put back afterwards
+    round_as_a_gpu()
+    rng = np.random.default_rng(0)
+    x = np.append(rng.normal(size=1000), [np.inf, 0.0, 1e-40]).astype(np.float32)
+    bits = interpreter._convert_float(x, tl.float32, tl.bfloat16, None)
+    np.testing.assert_array_equal(bits.view(ml_dtypes.bfloat16), x.astype(ml_dtypes.bfloat16))
+    back = interpreter._convert_float(bits, tl.bfloat16, tl.float32, None)
+    np.testing.assert_array_equal(back, x.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+    def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        zero = np.zeros((a.shape[0], b.shape[1]), np.float32)
+        handles = (interpreter.TensorHandle(x, tl.float32) for x in (a, b, zero))
+        return interpreter.interpreter_builder.create_dot(*handles, None, 0).data
+
+    a, b = (rng.normal(size=size).astype(np.float32) for size in ((64, 80), (80, 32)))
+    np.testing.assert_array_equal(product(a, b), product(b.T, a.T).T)
+    np.testing.assert_array_equal(product(a, b)[:16, :8], product(a[:16], b[:, :8]))
+    exact = a.astype(np.float64) @ b
+    assert error_ratio(product(a, b), a @ b, exact) <= 1
+    halves = [x.astype(np.float16).astype(np.float32) for x in (a, b)]
+    np.testing.assert_array_equal(product(*halves), np.matmul(*halves))
+
+
+def exact_outcome(job: Job) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {tensor: rng.normal(size=(1, 5, 2, 8)) for tensor in job.shape.tensors}
+
+
+def sides(job: Job, error: float = 1e-6, **others) -> list[SideResult]:
+    """Both sides of a job, of whose plain reference every element is off by `error`."""
+    exact = exact_outcome(job)
+    plain = {name: x + error for name, x in exact.items()}
+    torch_side = {"exact": exact, "plain": plain, "triton": plain}
+    return [SideResult("same", {"pallas": plain} | others, {}), SideResult("same", torch_side, {"sdpa": "why"})]
+
+
+def test_verdicts():
+    judged = judge(JOB, sides(JOB))
+    assert [case.tensor for case in judged] == ["q", "k", "dq", "dk"]
+    for case in judged:
+        assert (case.operation, case.dtype, case.head_dim, case.gqa_ratio, case.length) == ("rope", "float32", 8, 2, 5)
+        assert case.verdicts.keys() == {"pallas", "triton"}
+        assert case.refused == {"sdpa": "why"}
+        assert not case.failed
+        assert case.verdicts["pallas"].ratio == pytest.approx(0.5, abs=0.1)
+
+
+def test_verdicts_that_fail():
+    exact = exact_outcome(JOB)
+    off = {name: x + 1e-5 for name, x in exact.items()}
+    assert all(case.failed for case in judge(JOB, sides(JOB, xla=off)))
+    assert all(case.verdicts["sdpa"].failed and not case.failed for case in judge(JOB, sides(JOB, sdpa=off)))
+    for wrong in (np.full_like(exact["dk"], np.nan), exact["dk"][:, 1:]):
+        judged = judge(JOB, sides(JOB, xla=exact | {"dk": wrong}))
+        assert [case.failed for case in judged] == [False, False, False, True]
+    died = judge(JOB, sides(JOB, xla="RuntimeError: no"))
+    assert all(case.failed and case.verdicts["xla"].fault == "RuntimeError: no" for case in died)
+
+
+def test_sides_with_different_inputs_are_no_case():
+    jax_side, torch_side = sides(JOB)
+    with pytest.raises(AssertionError, match="drew different inputs"):
+        judge(JOB, [jax_side, dataclasses.replace(torch_side, digest="other")])
+
+
+def test_the_lse_of_a_query_without_keys():
+    """It is -inf in every implementation, and nothing else is."""
+    job = Job("job", "an attention", cases.AttentionShape(5, 2, 1, 8))
+    exact = exact_outcome(job) | {"lse": np.array([[[-np.inf, 1.0], [2.0, 3.0]]])}
+    references = SideResult("same", {"exact": exact, "plain": exact}, {})
+
+    def lse(values: list[float]) -> Verdict:
+        mine = {"lse": np.array(values, np.float32).reshape(1, 2, 2)}
+        return judge(job, [SideResult("same", {"xla": mine}, {}), references])[1].verdicts["xla"]
+
+    assert lse([-math.inf, 1, 2, 3]).ratio == 0
+    assert lse([-1e30, 1, 2, 3]).ratio == math.inf
+    assert lse([-math.inf, 1, 2, -math.inf]).ratio == math.inf
+    assert lse([-math.inf, 1, 2, 3.1]).failed
+
+
+def case_of(pallas: float, triton: float, operation: str = "rope") -> Case:
+    verdicts = {"pallas": Verdict(0.0, pallas), "triton": Verdict(0.0, triton)}
+    return Case("a case", operation, "float32", 64, 1, 5, (), "q", verdicts, {})
+
+
+def test_pallas_against_triton():
+    alike = [case_of(0.3, 0.4), case_of(0.4, 0.3)]
+    assert pallas_over_triton(alike) == pytest.approx({"rope float32": 1.0})
+    worse = [case_of(0.56, 0.5, "attention"), case_of(0.5, 0.5)]
+    assert pallas_over_triton(worse) == pytest.approx({"attention float32": 1.12, "rope float32": 1.0})
+    assert list(less_accurate(worse)) == ["attention float32"]
+    assert less_accurate([case_of(math.inf, 0.5)])
+    assert pallas_over_triton([case_of(0, 0)]) == {"rope float32": 1.0}
+    assert pallas_over_triton([]) == {}
+
+
+def test_survivors():
+    job = dataclasses.replace(JOB, mutant="swapped halves")
+    found = caught([(job, [case_of(0.9, 3.0)]), (job, [case_of(7.0, 2.0)])])
+    assert found == {"swapped halves": {"pallas": 0.9, "triton": 2.0}}
+    assert survivors(found) == ["swapped halves survived in pallas at 0.9"]
+    died = dataclasses.replace(case_of(0, 0), verdicts={"xla": Verdict(math.inf, math.inf, "died")})
+    assert survivors(caught([(job, [died])])) == ["swapped halves survived in xla at 0"]
+    refusing = dataclasses.replace(case_of(0, 0), verdicts={}, refused={"cudnn": "no"})
+    assert caught([(job, [refusing])]) == {"swapped halves": {"cudnn": None}}
+    assert survivors({"swapped halves": {"cudnn": None}}) == []
+
+
+def test_results_survive_their_file(tmp_path):
+    result = SideResult("abc", {"xla": {"out": np.arange(3.0)}, "pallas": "died"}, {"cudnn": "no GPU"})
+    save(result, tmp_path / "x.npz")
+    loaded = load(tmp_path / "x.npz")
+    assert (loaded.digest, loaded.refused, loaded.outcomes["pallas"]) == ("abc", {"cudnn": "no GPU"}, "died")
+    np.testing.assert_array_equal(loaded.outcomes["xla"]["out"], np.arange(3.0))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
+
+
+def test_a_matrix_in_which_pallas_is_behind_fails(monkeypatch, capsys):
+    monkeypatch.setattr(parity, "run", lambda jobs: [(job, [case_of(0.6, 0.5)]) for job in jobs])
+    assert parity.main([]) == 1
+    assert "Pallas is less accurate than Triton, 1.20: rope float32" in capsys.readouterr().out
+    assert parity.main(["--shapes", "rope"]) == 0  # a part of the matrix says nothing
+    monkeypatch.setattr(parity, "run", lambda jobs: [(job, [case_of(0.5, 0.5)]) for job in jobs])
+    assert parity.main([]) == 0
