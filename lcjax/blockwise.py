@@ -26,6 +26,9 @@ from lcjax.remat import ATTENTION_LSE, ATTENTION_OUTPUT, name_residual
 # Tokens. Small enough that the blocks' scores stay in a core's cache, large enough for products at full speed.
 QUERY_BLOCK = 128
 KEY_BLOCK = 256
+# XLA's products on a CPU add up one term after another. From the sum dout v its delta is subtracted, which is about as large:
+# over 128 terms the chain's rounding left dq with 1.2 times the error that the tolerance rule allows, over two of 64 with 0.5.
+LONGEST_SUM = 64
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -110,7 +113,7 @@ def _backward(scale, residuals, cotangents):
             # Masked before the exponential, which XLA computes in one pass only where nothing but products follows.
             scores = jnp.where(blocks.mask(i, j), scores, -jnp.inf)
             weights = jnp.exp(scores - maximum_n[i][..., None] - log_total_n[i][..., None])
-            dweights = _dot("bkmd,bksd->bkms", dout_n[i], v_BKsD)
+            dweights = _dot_in_parts(dout_n[i], v_BKsD)
             dscores = weights * (dweights - delta_n[i])
             if modification is not None:
                 (dscores,) = modification(dscores)
@@ -249,6 +252,16 @@ def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
     # float32 in full: a GPU's default would round the operands to TF32.
     precision = "highest" if x.dtype == jnp.float32 else None
     return jnp.einsum(equation, x, y, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _dot_in_parts(x_BKmD: jax.Array, y_BKsD: jax.Array) -> jax.Array:
+    """[B, K, m, s], in float32 at most LONGEST_SUM terms in one chain of additions."""
+    width = x_BKmD.shape[-1]
+    part = min(LONGEST_SUM, width) if x_BKmD.dtype == jnp.float32 else width
+    return functools.reduce(
+        jnp.add,
+        [_dot("bkmd,bksd->bkms", x_BKmD[..., d : d + part], y_BKsD[..., d : d + part]) for d in range(0, width, part)],
+    )
 
 
 def _group_heads(x_BTHD: jax.Array, kv_heads: int) -> jax.Array:
