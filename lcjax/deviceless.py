@@ -1,7 +1,7 @@
 """Compiling for a GPU that is not there: exact memory figures and real machine code on a machine without one.
 
     gpu = gpu_sharding("h100-80gb")
-    compiled = jax.jit(step).lower(*abstract(arguments, gpu)).compile()
+    compiled = compile_lowered(jax.jit(step).lower(*abstract(arguments, gpu)))
     compiled.memory_analysis()  # the bytes that the step would take on that GPU
 
 Nothing can be run: the devices only tell the compiler what to compile for. They stand beside the real devices of the process,
@@ -13,6 +13,7 @@ Source: `jax.experimental.topologies` and OpenXLA's ahead-of-time compilation.
 
 from __future__ import annotations
 
+import math
 from importlib import resources
 from importlib.util import find_spec
 from typing import Any
@@ -56,6 +57,20 @@ def gpu_sharding(gpu: str) -> NamedSharding:
 def abstract(tree: Any, sharding: NamedSharding) -> Any:
     """The shapes and dtypes of a tree of arrays (or of ShapeDtypeStructs), placed by `sharding`; values are not looked at."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def compile_lowered(lowered: jax.stages.Lowered, options: dict[str, Any] | None = None) -> jax.stages.Compiled:
+    """The program of a GPU that is not there. `options` are XLA's, e.g. {"xla_dump_to": folder}.
+
+    It stays out of the folder in which JAX may keep compiled programs: from there it could not be loaded without its GPU.
+    """
+    shortest = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, shortest)
+    jax.config.update(shortest, math.inf)
+    try:
+        return lowered.compile(compiler_options=options)
+    finally:
+        jax.config.update(shortest, before)
 
 
 def _mend() -> str:

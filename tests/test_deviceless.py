@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 
 from hlos import Program, aliases
 from lcjax import ops
-from lcjax.deviceless import abstract, gpu_names, gpu_sharding
+from lcjax.deviceless import abstract, compile_lowered, gpu_names, gpu_sharding
 from lcjax.errors import InputError
 
 ARCHITECTURES = {"a100-80gb": "8.0", "b200": "10.0", "h100-80gb": "9.0", "h200": "9.0"}
@@ -29,9 +30,8 @@ def test_compiles_for(gpu, tmp_path):
     assert device.platform == "gpu"
     assert device.compute_capability == ARCHITECTURES[gpu]
     x = abstract(jnp.zeros((1000, 3), jnp.bfloat16), sharding)
-    compiled = (
-        jax.jit(lambda x: x.astype(jnp.float32).T @ x).lower(x).compile(compiler_options={"xla_dump_to": str(tmp_path)})
-    )
+    lowered = jax.jit(lambda x: x.astype(jnp.float32).T @ x).lower(x)
+    compiled = compile_lowered(lowered, {"xla_dump_to": str(tmp_path)})
     memory = compiled.memory_analysis()
     assert (memory.argument_size_in_bytes, memory.output_size_in_bytes) == (1000 * 3 * 2, 3 * 3 * 4)
     [target] = tmp_path.glob("*gpu_target_config.pbtxt")
@@ -53,6 +53,25 @@ def test_the_cpu_stays_the_default():
     gpu_sharding("h100-80gb")
     assert {device.platform for device in jax.devices()} == {"cpu"}
     assert float(jnp.ones(3).sum()) == 3
+
+
+def test_a_folder_of_compiled_programs_is_left_alone(tmp_path):
+    """JAX could write such a program there, but not load it."""
+    compilation_cache.reset_cache()
+    options = {"jax_compilation_cache_dir": str(tmp_path), "jax_persistent_cache_min_compile_time_secs": 0.0}
+    before = {name: getattr(jax.config, name) for name in options}
+    try:
+        for name, value in options.items():
+            jax.config.update(name, value)
+        compile_lowered(jax.jit(jnp.sin).lower(abstract(jnp.ones(3), gpu_sharding("h100-80gb"))))
+        assert list(tmp_path.iterdir()) == []
+        assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
+        jax.jit(jnp.cos).lower(jnp.ones(3)).compile()
+        assert list(tmp_path.iterdir()) != []
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 def test_an_unknown_gpu_is_refused():
@@ -99,7 +118,7 @@ def compile_step(step) -> Program:
         jax.ShapeDtypeStruct((HEAD_DIM // 2,), "float32"),
     )
     lowered = jax.jit(step).lower(*abstract(arguments, gpu_sharding("h100-80gb")))
-    text = lowered.compile().as_text()
+    text = compile_lowered(lowered).as_text()
     assert text is not None
     return Program(text)
 

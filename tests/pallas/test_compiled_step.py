@@ -13,7 +13,7 @@ import pytest
 
 from lcjax import lora
 from lcjax.config import LlamaConfig, LoraConfig
-from lcjax.deviceless import abstract, gpu_sharding
+from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
 from lcjax.model import ModelSettings
 from lcjax.step import BATCH_KEYS, Objective, init_state, train_step
 from lcjax.weights.names import tensor_names
@@ -55,7 +55,8 @@ def kernels_of_step(policy: str, attention: str) -> collections.Counter:
     batches = {name: jax.ShapeDtypeStruct((1, 1, TOKENS), jnp.int32) for name in BATCH_KEYS}
     step = functools.partial(train_step, Objective(CONFIG, settings), optimizer)
     arguments = abstract((state, frozen, batches), gpu_sharding("h100-80gb"))
-    text = jax.jit(step, donate_argnums=0).lower(*arguments).compile().as_text()
+    text = compile_lowered(jax.jit(step, donate_argnums=0).lower(*arguments)).as_text()
+    assert text is not None
     return collections.Counter(re.findall(r'name = "(attention_\w+|rope)"', text))
 
 

@@ -16,7 +16,7 @@ from lcjax.weights.names import tensor_names
 WORDS = "the old river carried seven small boats past a quiet town while nobody there ever learned to swim".split()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def cache(tmp_path_factory):
     """The folder that keeps compiled steps from one run to the next, of this process and of others."""
     folder = tmp_path_factory.mktemp("compiled")
@@ -104,7 +104,7 @@ def short(model_dir, data_dir) -> list[str]:
     return ["--model", str(model_dir), "--data", str(data_dir), *SHORT]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def finished(short, cache, tmp_path_factory) -> Path:
     """The folder of such a run, which nothing disturbed; tests must leave it as it is."""
     folder = tmp_path_factory.mktemp("finished")

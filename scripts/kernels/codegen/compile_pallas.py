@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from kernels.codegen import ptx
 from kernels.codegen.compiled import ATTENTION_KERNELS, HEADS, KEY_VALUE_HEADS, TOKENS, CompiledKernel
 from lcjax import ops
-from lcjax.deviceless import abstract, gpu_sharding
+from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
 from lcjax.pallas import rope
 from lcjax.pallas.tiles import tile_for
 
@@ -94,7 +94,7 @@ def emitted(function: Callable, arguments: Any, gpu: str) -> dict[str, Emitted]:
     """Every kernel that a compiled function launches, XLA's own too, by name."""
     lowered = jax.jit(function).lower(*abstract(arguments, gpu_sharding(gpu)))
     with tempfile.TemporaryDirectory() as folder:
-        lowered.compile(compiler_options={"xla_dump_to": folder})
+        compile_lowered(lowered, {"xla_dump_to": folder})
         modules = [path.read_text(encoding="utf-8") for path in Path(folder).glob("*.ptx")]
         launches = "".join(path.read_text(encoding="utf-8") for path in Path(folder).glob("*thunk_sequence.txt"))
     module_of = {name: module for module in modules for name in ptx.entries(module)}
