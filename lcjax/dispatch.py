@@ -109,7 +109,7 @@ def _fa3_refusal(call: AttentionCall) -> str | None:
         return (
             f"does not support query_offset={given}, only that of the last query at the last key, {last}; use {_MEND}"
         )
-    return _library_refusal(call, largest_head_dim=256)
+    return _library_refusal(call, largest_head_dim=128)
 
 
 _MEND = "attention='pallas' or 'xla'"
