@@ -46,7 +46,7 @@ def _process_count(side: str) -> int:
 
 def _start(side: str, number: int, folder: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", f"kernels.parity.run_{side}", str(folder / JOBS)]
-    path = os.pathsep.join([str(_SCRIPTS), str(_SCRIPTS.parent)])
+    path = os.pathsep.join([str(_SCRIPTS), str(_SCRIPTS.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     # The sides share a GPU, where there is one.
     environment = os.environ | {"PYTHONPATH": path, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     if side == "torch":
