@@ -4,7 +4,7 @@
 
 Compiles attention (32 query and 8 key/value heads, 8,192 tokens, causal, forward and backward) and RoPE for a named GPU,
 assembles both implementations with one ptxas, and reads registers, spills, tensor-core products, copies and loops off the
-result. Exits with 1 when a kernel breaks its budget in `scripts/kernels/budgets.json`. The Triton rows need the extra `ref`.
+result. Exits with 1 when a kernel breaks its budget (`scripts/kernels/codegen/budgets.json`). Triton's rows need the extra `ref`.
 """
 
 from __future__ import annotations
