@@ -65,12 +65,15 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     jobs = _sweep_jobs(bench) if bench.sweep else _jobs(bench)
-    results, provenance = runs.run(jobs, bench.seconds)
+    results, provenance = [], {}
+    for result, provenance in runs.run(jobs, bench.seconds):
+        results.append(result)
+        if bench.csv is not None:  # at once: a long run may not reach its end
+            report.append_csv(bench.csv, result, provenance)
+    results.sort(key=lambda result: jobs.index(result.job))
     report.table(results)
     if bench.sweep:
         sweep.table(results)
-    if bench.csv is not None:
-        report.append_csv(bench.csv, results, provenance)
     if bench.plot is not None:
         report.roofline(bench.plot, results, provenance)
     return 0

@@ -7,58 +7,23 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from triton_calls import SMALL_TILES, Shape, make_call
+from triton_calls import SMALL_TILES, make_call
 
 import triton_ref
+from kernels.cases import ATTENTION, ATTENTION_FEATURES, MASKS, AttentionShape
 from triton_ref import reference
 from triton_ref.segment_ranges import segment_ranges
 from triton_ref.tiles import KERNELS, TILES, Tile
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+# Each mask of the matrix by itself, over several blocks, and the small ones of the named shapes; the parity harness has all.
 SHAPES = {
-    "one query": Shape(1, 3, 1, 16, batch=2, keys=17),
-    "gqa 1": Shape(17, 2, 2, 20, batch=2),
-    "gqa 3": Shape(127, 3, 1, 64),
-    "gqa 4": Shape(64, 4, 1, 96),
-    "gqa 8": Shape(40, 8, 1, 80),
-    "head_dim 256": Shape(70, 2, 1, 256),
-    "full": Shape(130, 2, 1, 64, options={"causal": False}),
-    "decoding": Shape(17, 1, 1, 128, keys=200),
-    "queries from the start": Shape(127, 1, 1, 20, keys=300, options={"query_offset": 0}),
-    "queries in the middle": Shape(130, 1, 1, 16, keys=300, options={"query_offset": 77}),
-    "fewer keys": Shape(130, 2, 1, 16, keys=50, batch=2),
-    "fewer keys, later queries": Shape(110, 2, 1, 16, keys=40, options={"query_offset": -3}),
-    "scale": Shape(70, 1, 1, 16, options={"scale": 0.7}),
-    "window": Shape(260, 1, 1, 16, options={"window": 100}),
-    "window of two": Shape(70, 2, 1, 16, options={"window": 2}),
-    "window both ways": Shape(200, 1, 1, 16, options={"causal": False, "window": 70}),
-    "window, offset": Shape(130, 1, 1, 16, keys=200, options={"query_offset": 100, "window": 60}),
-    "soft cap": Shape(70, 2, 1, 16, options={"soft_cap": 0.8}),
-    "wide soft cap": Shape(70, 2, 1, 16, options={"soft_cap": 30.0}),
-    # Eight heads, since the largest error of two or four sinks is a matter of luck.
-    "sinks": Shape(50, 8, 2, 16, sinks=True),
-    "sinks, fewer keys": Shape(100, 2, 1, 16, keys=50, sinks=True),
-    "packed": Shape(170, 1, 1, 16, batch=2, segments="packed"),
-    "packed full": Shape(170, 1, 1, 16, segments="packed", options={"causal": False}),
-    "packed, window": Shape(130, 1, 1, 16, segments="packed", options={"window": 40}),
-    "arbitrary segments": Shape(100, 2, 1, 16, batch=2, segments="arbitrary"),
-    "arbitrary segments full": Shape(70, 2, 2, 20, keys=100, segments="arbitrary", options={"causal": False}),
-    "everything": Shape(
-        70,
-        8,
-        2,
-        80,
-        keys=100,
-        segments="packed",
-        sinks=True,
-        options={"window": 40, "soft_cap": 3.0, "query_offset": 25},
-    ),
+    name: AttentionShape(150, 8 if "sinks" in name else 2, 1, 16, **fields(150)) for name, fields in MASKS.items()
 }
-BFLOAT16 = ("gqa 1", "gqa 3", "decoding", "fewer keys", "window", "packed", "everything")
-FLOAT16 = ("gqa 3", "packed", "everything")
-CASES = [("float32", name) for name in SHAPES]
-CASES += [("bfloat16", name) for name in BFLOAT16] + [("float16", name) for name in FLOAT16]
+SHAPES |= {n: shape for n, shape in (ATTENTION | ATTENTION_FEATURES).items() if shape.tokens * shape.key_count < 30_000}
+CASES = [(shape.dtype, name) for name, shape in SHAPES.items()]
+CASES += [("bfloat16", name) for name in MASKS] + [("float16", name) for name in ("causal", "packed", "sinks")]
 
 
 @pytest.mark.parametrize(("dtype", "name"), CASES)
@@ -66,21 +31,19 @@ def test_value_and_gradients(dtype, name):
     assert make_call(SHAPES[name], DTYPES[dtype]).ratio() <= 1
 
 
+def test_scale():
+    assert make_call(AttentionShape(70, 1, 1, 16), scale=0.7).ratio() <= 1
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_own_tiles(dtype):
     """Without `tiles`: those of the table, and several blocks of each."""
-    shape = Shape(1000, 1, 1, 64) if dtype == "bfloat16" else Shape(128, 1, 1, 128)
+    shape = AttentionShape(1000, 1, 1, 64) if dtype == "bfloat16" else AttentionShape(128, 1, 1, 128)
     assert make_call(shape, DTYPES[dtype]).ratio(tiles=None) <= 1
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_extreme_logits(dtype):
-    """Scores in the hundreds: the softmax must subtract its maximum, and most weights underflow."""
-    assert make_call(Shape(130, 3, 1, 64), DTYPES[dtype], sharpness=50.0).ratio() <= 1
-
-
 def test_queries_without_keys_give_zero():
-    call = make_call(SHAPES["fewer keys"])
+    call = make_call(AttentionShape(130, 2, 1, 16, keys=50, batch=2))
     blind = 80
     results = call.results()
     np.testing.assert_array_equal(results["out"][:, :blind], 0)
@@ -90,21 +53,21 @@ def test_queries_without_keys_give_zero():
 
 
 def test_queries_without_keys_see_their_sink():
-    call = make_call(SHAPES["sinks, fewer keys"])
+    call = make_call(AttentionShape(100, 2, 1, 16, keys=50, sinks=True))
     results = call.results()
     np.testing.assert_array_equal(results["out"][:, :50], 0)
     sinks = call.inputs["sinks_H"].double().numpy()[None, :, None]
     np.testing.assert_allclose(results["lse"][..., :50], np.broadcast_to(sinks, (1, 2, 50)), rtol=2**-22, atol=0)
 
 
-@pytest.mark.parametrize("shape", [Shape(17, 2, 1, 16, options={"query_offset": -20}), Shape(5, 2, 1, 16, keys=0)])
+@pytest.mark.parametrize("shape", [AttentionShape(17, 2, 1, 16, query_offset=-20), AttentionShape(5, 2, 1, 16, keys=0)])
 def test_no_query_sees_a_key(shape):
     for name, result in make_call(shape).results().items():
         np.testing.assert_array_equal(result, -np.inf if name == "lse" else 0, err_msg=name)
 
 
 def test_only_the_log_sum_exp_is_used():
-    call = make_call(Shape(40, 2, 1, 16))
+    call = make_call(AttentionShape(40, 2, 1, 16))
     silent = dataclasses.replace(call, dout=torch.zeros_like(call.dout))
     inputs = {name: x.clone().requires_grad_() for name, x in call.inputs.items()}
     _, lse = triton_ref.attention(**inputs, return_lse=True, tiles=SMALL_TILES)
@@ -115,7 +78,7 @@ def test_only_the_log_sum_exp_is_used():
 
 def test_layout_and_repetition_change_nothing():
     """Non-contiguous inputs and cotangents give the same bits, and so does a second run."""
-    call = make_call(Shape(70, 2, 1, 16, batch=2, sinks=True), torch.bfloat16)
+    call = make_call(AttentionShape(70, 2, 1, 16, batch=2, sinks=True), torch.bfloat16)
     transposed = {name: x.transpose(0, -1).contiguous().transpose(0, -1) for name, x in call.inputs.items()}
     strided = dataclasses.replace(call, inputs=transposed, dout=call.dout.transpose(1, 2).contiguous().transpose(1, 2))
     expected = call.results()
@@ -127,7 +90,7 @@ def test_layout_and_repetition_change_nothing():
 @pytest.mark.parametrize("offset", [2**40, 2**31 - 30, -(2**40)])
 @pytest.mark.parametrize("window", [None, 2**39])
 def test_distances_beyond_int32_do_not_wrap(offset, window):
-    call = make_call(Shape(60, 2, 1, 16))
+    call = make_call(AttentionShape(60, 2, 1, 16))
     out = triton_ref.attention(**call.inputs, query_offset=offset, window=window)
     hidden = offset < 0 or (window is not None and offset >= window)
     near = -60 if hidden else 60
@@ -139,7 +102,7 @@ def test_beyond_2_to_the_31_elements():
     keys = 131_200
     k, v = (torch.empty(1, keys, 64, 256, dtype=torch.bfloat16) for _ in range(2))
     assert k.numel() > 2**31
-    call = make_call(Shape(1, 64, 64, 256, keys=16), torch.bfloat16)
+    call = make_call(AttentionShape(1, 64, 64, 256, keys=16), torch.bfloat16)
     k[:, -16:], v[:, -16:] = call.inputs["k_BSKD"], call.inputs["v_BSKD"]
     q = call.inputs["q_BTHD"]
     tile = {"forward": Tile(16, 32, 4, 2)}
@@ -163,15 +126,18 @@ MUTANTS = {
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_mutants_of_the_mask_and_the_scores_fail(dtype):
-    call = make_call(dataclasses.replace(SHAPES["everything"], heads=2, kv_heads=1, head_dim=16), DTYPES[dtype])
-    assert max(call.ratios(call.results()).values()) <= 1
+    shape = AttentionShape(
+        70, 2, 1, 16, keys=100, query_offset=25, segments="packed", window=40, soft_cap=3.0, sinks=True
+    )
+    call = make_call(shape, DTYPES[dtype])
+    assert call.ratio() <= 1
     for mutant in MUTANTS if dtype == "float32" else ("mask one further", "window one wider", "segments ignored"):
         ratios = call.ratios(call.results(**MUTANTS[mutant]))
         assert min(ratios.values()) > 1, (mutant, ratios)
 
 
 def test_mutants_of_heads_and_sinks_fail():
-    call = make_call(Shape(40, 6, 2, 16, sinks=True))
+    call = make_call(AttentionShape(40, 6, 2, 16, sinks=True))
 
     def ratios(attention):
         return call.ratios(call.run(attention, tiles=SMALL_TILES, return_lse=True))
@@ -192,7 +158,7 @@ def test_mutants_of_heads_and_sinks_fail():
 
 def test_mutants_of_the_backward_pass_fail():
     """Their value is right: only the gradients give them away."""
-    call = make_call(Shape(40, 8, 1, 16, sinks=True))
+    call = make_call(AttentionShape(40, 8, 1, 16, sinks=True))
 
     def incomplete_group_sum(q_BTHD, k_BSKD, v_BSKD, **options):
         """dk and dv lack the last of eight query heads."""
@@ -236,12 +202,12 @@ def poisoned(call, first, last):
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
-@pytest.mark.parametrize("options", [{"segments": True}, {}])
-def test_hidden_blocks_are_never_touched(options):
+@pytest.mark.parametrize("with_segments", [True, False])
+def test_hidden_blocks_are_never_touched(with_segments):
     """nan in a block that no query of the others sees, and that sees none of them, changes not one bit."""
-    call = make_call(Shape(256, 2, 1, 16, options={key: x for key, x in options.items() if key != "segments"}))
+    call = make_call(AttentionShape(256, 2, 1, 16))
     segments = torch.arange(256, dtype=torch.int32)[None] // 128
-    given = {"query_segments_BT": segments, "key_segments_BS": segments} if "segments" in options else {}
+    given = {"query_segments_BT": segments, "key_segments_BS": segments} if with_segments else {}
     call = dataclasses.replace(call, options=call.options | given)
     expected, results = call.results(), poisoned(call, 128, 256).results()
     for name, tokens in (("out", 1), ("lse", 2), ("dq_BTHD", 1), ("dk_BSKD", 1), ("dv_BSKD", 1)):

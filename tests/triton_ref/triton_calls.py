@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 import triton_ref
+from kernels.cases import AttentionShape
+from kernels.parity.inputs import make_inputs
 from numerics import error_ratio, tree_error_ratio
 from triton_ref import reference
 from triton_ref.tiles import Tile
@@ -21,25 +23,10 @@ SMALL_TILES = {"forward": Tile(32, 64, 4, 2), "dq": Tile(64, 32, 4, 2), "dkv": T
 
 
 @dataclasses.dataclass(frozen=True)
-class Shape:
-    """A call of `triton_ref.attention`. `segments` is None, "packed" (ascending ids) or "arbitrary" (ids in any order)."""
-
-    tokens: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    batch: int = 1
-    keys: int | None = None
-    segments: str | None = None
-    sinks: bool = False
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
 class Call:
     """The inputs of one call and a random cotangent of each of its results."""
 
-    shape: Shape
+    shape: AttentionShape
     inputs: dict[str, torch.Tensor]
     options: dict[str, Any]
     dout: torch.Tensor
@@ -98,27 +85,14 @@ class Call:
         return max(tree, *(ratio for name, ratio in ratios.items() if name not in tensors))
 
 
-def make_call(shape: Shape, dtype: torch.dtype = torch.float32, seed: int = 0, sharpness: float = 1.0) -> Call:
-    rng = np.random.default_rng(seed)
-    keys = shape.tokens if shape.keys is None else shape.keys
-
-    def normal(*sizes: int) -> torch.Tensor:
-        return torch.from_numpy(rng.normal(size=sizes))
-
-    inputs = {
-        "q_BTHD": normal(shape.batch, shape.tokens, shape.heads, shape.head_dim).mul(sharpness).to(dtype),
-        "k_BSKD": normal(shape.batch, keys, shape.kv_heads, shape.head_dim).to(dtype),
-        "v_BSKD": normal(shape.batch, keys, shape.kv_heads, shape.head_dim).to(dtype),
-    }
+def make_call(shape: AttentionShape, dtype: torch.dtype | None = None, **options: Any) -> Call:
+    """Inputs of a shape, in its dtype or another; `options` are further arguments of the call."""
+    dtype = dtype or getattr(torch, shape.dtype)
+    arrays, own = make_inputs("a Triton call", dataclasses.replace(shape, dtype="float32", lse_cotangent=True))
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    inputs = {name: tensors[name[0]].to(dtype) for name in ("q_BTHD", "k_BSKD", "v_BSKD")}
     if shape.sinks:
-        inputs["sinks_H"] = normal(shape.heads).float()
-    options = dict(shape.options)
+        inputs["sinks_H"] = tensors["sinks"]
     if shape.segments is not None:
-        key_segments = rng.integers(-1, 4, (shape.batch, keys))
-        if shape.segments == "packed":
-            key_segments = np.sort(key_segments, axis=1)
-        query_segments = key_segments if keys == shape.tokens else rng.integers(-1, 4, (shape.batch, shape.tokens))
-        options["query_segments_BT"] = torch.from_numpy(query_segments).int()
-        options["key_segments_BS"] = torch.from_numpy(key_segments).int()
-    dout = normal(shape.batch, shape.tokens, shape.heads, shape.head_dim).to(dtype)
-    return Call(shape, inputs, options, dout, normal(shape.batch, shape.heads, shape.tokens).float())
+        own |= {"query_segments_BT": tensors["query_segments"], "key_segments_BS": tensors["key_segments"]}
+    return Call(shape, inputs, own | options, tensors["dout"].to(dtype), tensors["dlse"])

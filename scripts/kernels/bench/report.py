@@ -46,27 +46,24 @@ def _work(result: Result) -> tuple:
     return dataclasses.astuple(dataclasses.replace(result.job, implementation="", tile=None))
 
 
-def append_csv(path: Path, results: Sequence[Result], provenance: dict[str, str]) -> None:
-    """Appends a line a result, with where it comes from; writes the header of a new file."""
-    rows = [
+def append_csv(path: Path, result: Result, provenance: dict[str, str]) -> None:
+    """Appends a line, with where it comes from; writes the header of a new file."""
+    row = (
         dataclasses.asdict(result.job)
         | {"tile": "x".join(map(str, result.job.tile or ()))}
         | {
-            "milliseconds": result.milliseconds,
-            "tflops": result.tflops,
-            "terabytes_a_second": result.terabytes_a_second,
+            name: getattr(result, name)
+            for name in ("milliseconds", "tflops", "terabytes_a_second", "extra_bytes", "error")
         }
-        | {"extra_bytes": result.extra_bytes, "error": result.error}
         | {name: provenance.get(name, "") for name in ("device", "jax", "torch", "triton", "commit", "date")}
-        for result in results
-    ]
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(file, fieldnames=list(row))
         if new:
             writer.writeheader()
-        writer.writerows(rows)
+        writer.writerow(row)
 
 
 def roofline(path: Path, results: Sequence[Result], provenance: dict[str, str]) -> None:

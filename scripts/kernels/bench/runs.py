@@ -1,4 +1,4 @@
-"""Hands jobs to one process a side and gathers what comes back, with a progress bar."""
+"""Hands jobs to one process a side and passes on what comes back, with a progress bar."""
 
 from __future__ import annotations
 
@@ -19,23 +19,30 @@ from kernels.bench.jobs import Job, Result
 SCRIPTS = Path(__file__).parents[2]
 
 
-def run(jobs: Sequence[Job], seconds: float) -> tuple[list[Result], dict[str, str]]:
-    """(the results in the order of the jobs, the machine and the versions)."""
-    provenance = {"commit": _commit(), "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    results: dict[Job, Result] = {}
+Provenance = dict[str, str]
+
+
+def run(jobs: Sequence[Job], seconds: float) -> Iterator[tuple[Result, Provenance]]:
+    """(a result, its machine and versions) of every job as soon as it is there, one side after the other."""
+    run_of_all = {"commit": _commit(), "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("measuring", total=len(jobs))
         # One after the other, so that they do not disturb each other.
         for side in ("torch", "jax"):
             own = [job for job in jobs if job.side == side]
-            if own:
-                lines = _lines(side, own, seconds)
-                provenance |= next(lines)
-                for line in lines:
-                    result = _result(line)
-                    results[result.job] = result
-                    progress.update(bar, advance=1, description=f"{result.job.implementation} {result.job.part}")
-    return [results.get(job, Result(job, None, None, "its process ended before")) for job in jobs], provenance
+            if not own:
+                continue
+            provenance = run_of_all
+            for line in _lines(side, own, seconds):
+                if "job" not in line:
+                    provenance = run_of_all | line
+                    continue
+                result = _result(line)
+                own.remove(result.job)
+                progress.update(bar, advance=1, description=f"{result.job.implementation} {result.job.part}")
+                yield result, provenance
+            for job in own:
+                yield Result(job, None, None, "its process ended before"), provenance
 
 
 def _lines(side: str, jobs: Sequence[Job], seconds: float) -> Iterator[dict]:
