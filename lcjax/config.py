@@ -210,8 +210,20 @@ def _refuse_what_is_not_llama(config: dict[str, Any], source: str) -> None:
     if config.get("hidden_act", "silu") != "silu":
         raise InputError(f"{source} says hidden_act={config['hidden_act']!r}; only silu is supported")
     if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "?")
+        _refuse_what_is_not_nf4(config["quantization_config"], source)
+
+
+def _refuse_what_is_not_nf4(quantization: dict[str, Any], source: str) -> None:
+    """Of quantised checkpoints, bitsandbytes' NF4 is read (see `lcjax.weights.bnb`)."""
+    method = quantization.get("quant_method", "?")
+    if method != "bitsandbytes":
         raise InputError(f"{source} says the weights are quantised ({method}); use an unquantised checkpoint")
+    expected = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_quant_storage": "uint8"}
+    for key, value in expected.items():
+        if (found := quantization.get(key, value)) != value:
+            raise InputError(
+                f"{source} says {key}={found}, and only {value} is supported; use an unquantised checkpoint"
+            )
 
 
 def _rope_scaling_from_dict(rope: dict[str, Any]) -> RopeScaling:

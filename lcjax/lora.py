@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lcjax import quant
 from lcjax.config import LlamaConfig, LoraConfig
-from lcjax.weights.names import linear_path
+from lcjax.errors import InputError
+from lcjax.weights.names import TensorName, linear_path
 
 Tree = dict[str, Any]
 
@@ -79,6 +81,23 @@ def merge(params: Tree, scaling: float) -> Tree:
     return {name: merge(value, scaling) if isinstance(value, dict) else value for name, value in params.items()}
 
 
+def merged_tensor(params: Tree, name: TensorName, scaling: float) -> jax.Array:
+    """One tensor of a checkpoint with its adapter, if any, added: of `merge`'s result, without the rest.
+
+    A quantised weight is dequantised, to float32.
+    """
+    module = params
+    for key in name.path[:-1]:
+        module = module[key]
+    tensors = module if name.layer is None else jax.tree.map(lambda stack: stack[name.layer], module)
+    tensor = tensors[name.path[-1]]
+    if quant.is_quantised(tensor):
+        tensor = quant.dequantise(tensor, jnp.float32)
+    if name.path[-1] != "weight" or "lora_A" not in module:
+        return tensor
+    return merge_weight(tensor, tensors["lora_A"], tensors["lora_B"], scaling)
+
+
 def adapters_only(path: tuple[str, ...]) -> bool:
     """The choice of LoRA: what `trainable_mask` marks when only adapters learn."""
     return path[-1] in ADAPTER_LEAVES
@@ -93,8 +112,21 @@ def trainable_mask(params: Tree, trains: Callable[[tuple[str, ...]], bool]) -> T
     """A tree of bools like `params`, true where `trains(path)`; the one source of truth about what learns.
 
     `partition` splits the parameters by it and `optax.masked` (in `lcjax.optim`) takes it as it is.
+
+    Raises:
+      InputError: a quantised weight is to learn.
     """
-    return jax.tree.map_with_path(lambda path, _: trains(tuple(key.key for key in path)), params)
+
+    def learns(path, leaf) -> bool:
+        chosen = trains(tuple(key.key for key in path))
+        if chosen and not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise InputError(
+                f"{'.'.join(key.key for key in path[:-1])} is quantised and cannot be trained itself; put an adapter on the model "
+                "(get_peft_model), or load it without quantize"
+            )
+        return chosen
+
+    return jax.tree.map_with_path(learns, params)
 
 
 def partition(params: Tree, mask: Tree) -> tuple[Tree, Tree]:

@@ -16,6 +16,7 @@ from lcjax.weights.hf import load_config as load_config
 from lcjax.weights.hf import load_params as load_params
 from lcjax.weights.hf import open_checkpoint as open_checkpoint
 from lcjax.weights.hf import save_checkpoint as save_checkpoint
+from lcjax.weights.hf import write_checkpoint as write_checkpoint
 from lcjax.weights.hub import resolve_model as resolve_model
 from lcjax.weights.peft import load_adapter as load_adapter
 from lcjax.weights.peft import save_adapter as save_adapter
@@ -28,17 +29,17 @@ def open_model_files(path: Path) -> Checkpoint:
 
 
 def load_model_files(
-    name_or_path: str | os.PathLike[str], dtype: DTypeLike
+    name_or_path: str | os.PathLike[str], dtype: DTypeLike, quantize: str | None = None
 ) -> tuple[LlamaConfig, dict[str, Any], Path]:
     """Loads a model by directory, GGUF file or hub id.
 
     Returns:
-      Its config, its parameter tree in `dtype` (float32 or bfloat16), and the path it was read from, for
-      `load_tokenizer`.
+      Its config, its parameter tree in `dtype` (float32 or bfloat16), with `quantize="nf4"` or from a checkpoint that is
+      in four bits with quantised linear maps (see `lcjax.quant.nf4`), and the path it was read from, for `load_tokenizer`.
 
     Raises:
       InputError: see `resolve_model`, `load_params` and `load_gguf`.
     """
     path = resolve_model(name_or_path)
     checkpoint = open_model_files(path)
-    return checkpoint.config, checkpoint.load(dtype), path
+    return checkpoint.config, checkpoint.load(dtype, quantize), path

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 import ml_dtypes
@@ -16,9 +16,8 @@ from numpy.typing import DTypeLike
 from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
 from lcjax.weights.names import TensorName, tensor_names
-
-Shape: TypeAlias = tuple[int, ...]
-TensorReader: TypeAlias = Callable[[TensorName, np.ndarray], None]
+from lcjax.weights.packing import Packer, Packing, Path, TensorReader, quantising
+from lcjax.weights.packing import Shape as Shape
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -32,16 +31,34 @@ class Checkpoint:
     """A checkpoint on disk, its names and shapes already checked against its config, its weights not yet read.
 
     `read` fills an array with one tensor, casting to the array's dtype. `dtype` is the smallest parameter dtype that
-    holds every stored tensor exactly: bfloat16 where all are, else float32.
+    holds every stored tensor exactly: bfloat16 where all are, else float32. `packed` finds the tensors that are stored in
+    four bits and stay so.
     """
 
     config: LlamaConfig
     dtype: np.dtype
     read: TensorReader
+    packed: Packer = lambda name: None
 
-    def load(self, dtype: DTypeLike) -> dict[str, Any]:
-        """The parameter tree in `dtype` (float32 or bfloat16), on the default device; see `assemble`."""
-        return assemble(tensor_names(self.config), self.read, self.config.num_hidden_layers, parameter_dtype(dtype))
+    def load(self, dtype: DTypeLike, quantize: str | None = None) -> dict[str, Any]:
+        """The parameter tree, on the default device; see `assemble`.
+
+        Args:
+          dtype: float32 or bfloat16, of all but quantised weights.
+          quantize: "nf4" quantises the layers' linear maps as they are read, one tensor at a time, from the stored values.
+
+        Raises:
+          InputError: a bad option, or a weight whose shape cannot be quantised.
+        """
+        quantise = quantising(self.read, self.config, quantize)
+        layers = self.config.num_hidden_layers
+        return assemble(
+            tensor_names(self.config),
+            self.read,
+            layers,
+            parameter_dtype(dtype),
+            lambda name: self.packed(name) or quantise(name),
+        )
 
 
 def parameter_dtype(dtype: DTypeLike) -> np.dtype:
@@ -88,7 +105,13 @@ def abridged(names: Collection[str]) -> str:
     return ", ".join([*names][:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
-def assemble(names: Iterable[TensorName], read: TensorReader, layers: int, dtype: np.dtype) -> dict[str, Any]:
+def assemble(
+    names: Iterable[TensorName],
+    read: TensorReader,
+    layers: int,
+    dtype: np.dtype,
+    packed: Packer = lambda name: None,
+) -> dict[str, Any]:
     """Builds the parameter tree, one host buffer per leaf, and gives each leaf to the default device once it is full.
 
     Args:
@@ -96,26 +119,33 @@ def assemble(names: Iterable[TensorName], read: TensorReader, layers: int, dtype
       read: fills the array it is given, of the tensor's shape and `dtype`, with the named tensor.
       layers: how many layers each stack has.
       dtype: the leaves' dtype.
+      packed: how the named tensor lies in the tree, the same for all its layers; None for one array of `dtype`.
 
     Returns:
       The nested dictionary of `lcjax.weights.names`, of jax Arrays. On the CPU they own the buffers that were filled:
       nothing is copied, so that the peak is the tree itself and what `read` needs.
     """
     tree: dict[str, Any] = {}
-    buffer = np.empty(0)
+    buffers: dict[Path, np.ndarray] = {}
     for name in names:
+        packing = packed(name) or _one_array(name, read, dtype)
         if name.layer is None:
-            buffer = aligned_empty(name.shape, dtype)
-            read(name, buffer)
+            buffers = {path: aligned_empty(*leaf) for path, leaf in packing.leaves.items()}
+            packing.fill(buffers)
         else:
             if name.layer == 0:
-                buffer = aligned_empty((layers, *name.shape), dtype)
-            read(name, buffer[name.layer])
+                buffers = {path: aligned_empty((layers, *shape), of) for path, (shape, of) in packing.leaves.items()}
+            packing.fill({path: buffer[name.layer, ...] for path, buffer in buffers.items()})
             if name.layer < layers - 1:
                 continue
-        # Waiting keeps the next buffer from being filled while this one is still in flight to an accelerator.
-        insert(tree, name.path, jax.device_put(buffer, may_alias=True).block_until_ready())
+        for path, buffer in buffers.items():
+            # Waiting keeps the next buffer from being filled while this one is still in flight to an accelerator.
+            insert(tree, name.path + path, jax.device_put(buffer, may_alias=True).block_until_ready())
     return tree
+
+
+def _one_array(name: TensorName, read: TensorReader, dtype: np.dtype) -> Packing:
+    return Packing({(): (name.shape, dtype)}, lambda leaves: read(name, leaves[()]))
 
 
 def insert(tree: dict[str, Any], path: tuple[str, ...], leaf: Any) -> None:

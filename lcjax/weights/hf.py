@@ -17,7 +17,9 @@ from numpy.typing import DTypeLike
 from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
 from lcjax.weights.assembly import DTYPES, Checkpoint, abridged, check_tensors, parameter_dtype, tree_leaves
+from lcjax.weights.bnb import take_packed_weights
 from lcjax.weights.names import TensorName, tensor_names
+from lcjax.weights.packing import Packing
 from lcjax.weights.safetensors_files import StoredTensor, read_header, read_into, same_values, write_file
 from lcjax.weights.staging import staged
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 SINGLE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+MAX_SHARD_BYTES = 5 * 2**30
 OUR_FILES = (SINGLE_FILE, INDEX, "model-*-of-*.safetensors")
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
@@ -62,6 +65,7 @@ def open_checkpoint(directory: str | os.PathLike[str], config: LlamaConfig | Non
     directory = Path(directory)
     config = config or load_config(directory)
     stored = {name: tensor for name, tensor in _headers(directory).items() if not _BUFFER.fullmatch(name)}
+    stored, packed = take_packed_weights(stored, config)
     if config.tie_word_embeddings and _HEAD in stored and _EMBEDDING in stored:
         head = stored.pop(_HEAD)
         if not same_values(head, stored[_EMBEDDING]):
@@ -70,17 +74,23 @@ def open_checkpoint(directory: str | os.PathLike[str], config: LlamaConfig | Non
                 "set it to false"
             )
     check_tensors(
-        {name: tensor.shape for name, tensor in stored.items()},
+        {name: tensor.shape for name, tensor in (stored | packed).items()},
         {name.name: name.shape for name in tensor_names(config)},
         source=directory,
         mend="use the config.json that belongs to these weights, of a plain Llama model",
     )
 
     def read(name: TensorName, out: np.ndarray) -> None:
-        read_into(stored[name.name], out)
+        if name.name in packed:
+            packed[name.name].read(out)
+        else:
+            read_into(stored[name.name], out)
 
-    all_bfloat16 = all(tensor.dtype == DTYPES["bfloat16"] for tensor in stored.values())
-    return Checkpoint(config, DTYPES["bfloat16" if all_bfloat16 else "float32"], read)
+    def packing(name: TensorName) -> Packing | None:
+        return packed[name.name].packing() if name.name in packed else None
+
+    all_bfloat16 = not packed and all(tensor.dtype == DTYPES["bfloat16"] for tensor in stored.values())
+    return Checkpoint(config, DTYPES["bfloat16" if all_bfloat16 else "float32"], read, packing)
 
 
 def save_checkpoint(
@@ -90,7 +100,7 @@ def save_checkpoint(
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     dtype: DTypeLike | None = None,
-    max_shard_bytes: int = 5 * 2**30,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Saves a model as transformers reads it: config.json, safetensors and the tokenizer's files; all or nothing.
 
@@ -127,7 +137,7 @@ def write_checkpoint(
     tokenizer: PreTrainedTokenizerBase | None,
     *,
     dtype: np.dtype,
-    max_shard_bytes: int,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
     copies: Sequence[Path] = (),
 ) -> None:
     """`save_checkpoint` of tensors that are made one at a time: `fetch` returns the named tensor in `dtype`.
@@ -175,7 +185,7 @@ def refuse_pickles(directory: Path, wanted: str) -> NoReturn:
 
 def _headers(directory: Path) -> dict[str, StoredTensor]:
     if (directory / SINGLE_FILE).exists():
-        return read_header(directory / SINGLE_FILE)
+        return read_header(directory / SINGLE_FILE, packed=True)
     if (directory / INDEX).exists():
         return _sharded_headers(directory / INDEX)
     refuse_pickles(directory, SINGLE_FILE)
@@ -185,7 +195,7 @@ def _sharded_headers(index: Path) -> dict[str, StoredTensor]:
     weight_map = _weight_map(index)
     stored: dict[str, StoredTensor] = {}
     for file_name in sorted(set(weight_map.values())):
-        for name, tensor in read_header(index.parent / file_name).items():
+        for name, tensor in read_header(index.parent / file_name, packed=True).items():
             if weight_map.get(name) == file_name:
                 stored[name] = tensor
             else:

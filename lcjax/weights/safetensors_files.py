@@ -23,6 +23,8 @@ from lcjax.errors import InputError
 from lcjax.weights.assembly import Shape, row_chunks
 
 STORED_DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
+# What a weight in four bits is stored as; refused wherever its parts do not make one (`require_plain`).
+_PACKED_DTYPES = {"U8": np.dtype(np.uint8)}
 
 _MEND = "download it again"
 
@@ -42,12 +44,14 @@ class StoredTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_header(path: Path) -> dict[str, StoredTensor]:
+def read_header(path: Path, *, packed: bool = False) -> dict[str, StoredTensor]:
     """The tensors of a file by name. The header is checked, the length of the file included, and no weight is read.
 
     Raises:
-      InputError: the file is missing, unreadable, truncated or corrupt, or a tensor is neither F32, F16 nor BF16.
+      InputError: the file is missing, unreadable, truncated or corrupt, or a tensor is neither F32, F16 nor BF16; with `packed`
+        it may be U8 as well.
     """
+    dtypes = STORED_DTYPES | _PACKED_DTYPES if packed else STORED_DTYPES
     try:
         with safe_open(path, framework="numpy"), path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -62,17 +66,21 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     for name, entry in header.items():
         if not name.isprintable():
             raise InputError(f"{path} is truncated or corrupt: it names a tensor {name!r}; {_MEND}")
-        if entry["dtype"] not in STORED_DTYPES:
-            raise InputError(
-                f"{path}: {name} is stored as {entry['dtype']}; supported are {', '.join(STORED_DTYPES)}: "
-                "use a checkpoint that is not quantised"
-            )
+        if entry["dtype"] not in dtypes:
+            raise _unsupported(path, name, entry["dtype"])
     return {
         name: StoredTensor(
-            path, name, STORED_DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
+            path, name, dtypes[entry["dtype"]], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
         )
         for name, entry in header.items()
     }
+
+
+def require_plain(tensors: Mapping[str, StoredTensor]) -> None:
+    """Raises InputError where a tensor is stored in bytes that no weight in four bits has laid claim to."""
+    for name, tensor in tensors.items():
+        if tensor.dtype in _PACKED_DTYPES.values():
+            raise _unsupported(tensor.path, name, "U8")
 
 
 def read_into(tensor: StoredTensor, out: np.ndarray) -> None:
@@ -141,6 +149,13 @@ def write_file(
             array = np.ascontiguousarray(fetch(name))
             assert (array.dtype, array.shape) == (dtype, shape), name
             file.write(array.reshape(-1).view(np.uint8).data)
+
+
+def _unsupported(path: Path, name: str, dtype: str) -> InputError:
+    return InputError(
+        f"{path}: {name} is stored as {dtype}; supported are {', '.join(STORED_DTYPES)}, and the NF4 of bitsandbytes: "
+        "use a checkpoint that is not quantised"
+    )
 
 
 def _fill(file: io.BufferedReader, chunk: np.ndarray, tensor: StoredTensor) -> None:

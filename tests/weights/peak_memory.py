@@ -1,7 +1,7 @@
 """Measures, in a process of its own, how much resident memory loading a model takes at most, and saving it.
 
-Usage: python peak_memory.py LOADED DTYPE SAVED. Prints JSON: bytes of the model, of its largest tensor, and the two
-peaks above what was resident before.
+Usage: python peak_memory.py LOADED DTYPE SAVED, or LOADED DTYPE --quantize KIND, which saves nothing. Prints JSON: bytes of the
+model, of its largest tensor, of the largest linear map of a layer in float32, and the two peaks above what was resident before.
 """
 
 from __future__ import annotations
@@ -29,24 +29,21 @@ def reset_peak() -> int:
 
 
 def main() -> None:
-    loaded, dtype, saved = sys.argv[1:]
+    loaded, dtype, saved, *kind = sys.argv[1:]
     jax.numpy.zeros(1).block_until_ready()  # the backend's own memory is no part of the measurement
     before = reset_peak()
-    config, params, _ = weights.load_model_files(loaded, dtype)
-    load_peak = resident("VmHWM") - before
-    leaves = jax.tree.leaves(params)
-    before = reset_peak()
-    weights.save_checkpoint(saved, params, config, max_shard_bytes=10**8)
-    print(
-        json.dumps(
-            {
-                "model": sum(leaf.nbytes for leaf in leaves),
-                "tensor": max(math.prod(name.shape) for name in tensor_names(config)) * leaves[0].dtype.itemsize,
-                "load": load_peak,
-                "save": resident("VmHWM") - before,
-            }
-        )
-    )
+    config, params, _ = weights.load_model_files(loaded, dtype, *kind)
+    measured = {
+        "model": sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
+        "tensor": max(math.prod(name.shape) for name in tensor_names(config)) * params["norm"]["weight"].dtype.itemsize,
+        "linear": max(math.prod(shape) for shape in config.linear_shapes().values()) * 4,
+        "load": resident("VmHWM") - before,
+    }
+    if not kind:
+        before = reset_peak()
+        weights.save_checkpoint(saved, params, config, max_shard_bytes=10**8)
+        measured["save"] = resident("VmHWM") - before
+    print(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -40,9 +40,10 @@ def sharded(tmp_path_factory):
     return directory
 
 
-def measure(path: Path, dtype: str, saved: Path) -> dict[str, int]:
+def measure(path: Path, dtype: str, *saved_or_quantize: Path | str) -> dict[str, int]:
     script = Path(__file__).with_name("peak_memory.py")
-    run = subprocess.run([sys.executable, script, path, dtype, saved], capture_output=True, text=True, check=True)
+    command = [sys.executable, script, path, dtype, *saved_or_quantize]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(run.stdout)
 
 
@@ -59,3 +60,14 @@ def test_gguf(smollm2, dtype, tmp_path):
     peak = measure(smollm2, dtype, tmp_path / "saved")
     assert peak["model"] <= peak["load"] < peak["model"] + 2 * peak["tensor"]
     assert peak["save"] < 2 * peak["tensor"]
+
+
+def test_quantised_while_loading(sharded):
+    """Neither the model in bfloat16 nor a stack of its layers exists at any time."""
+    peak = measure(sharded, "bfloat16", "--quantize", "nf4")
+    assert peak["model"] <= peak["load"] < peak["model"] + 2 * peak["linear"]
+
+
+def test_gguf_quantised_while_loading(smollm2):
+    peak = measure(smollm2, "bfloat16", "--quantize", "nf4")
+    assert peak["model"] <= peak["load"] < peak["model"] + peak["tensor"]

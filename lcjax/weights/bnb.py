@@ -1,0 +1,184 @@
+"""Weights that bitsandbytes stored in NF4, straight from a Hugging Face checkpoint into the parameter tree.
+
+Beside `X.weight`, uint8 [O * I / 2, 1], lie `X.weight.absmax` (uint8, or float32 where the scales are not quantised),
+`X.weight.quant_map`, with quantised scales `X.weight.nested_absmax` and `X.weight.nested_quant_map`, and as
+`X.weight.quant_state.bitsandbytes__nf4` a JSON text in bytes, with block sizes, shape and offset.
+
+Source: bitsandbytes 0.50, `functional.QuantState.as_dict`; transformers 5, `quantizers/quantizer_bnb_4bit.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from lcjax import quant
+from lcjax.config import LlamaConfig
+from lcjax.errors import InputError
+from lcjax.quant.nf4 import ABSMAX_BLOCK, BLOCK, CODEBOOK, DYNAMIC_MAP
+from lcjax.weights.assembly import abridged
+from lcjax.weights.names import linear_path, tensor_names
+from lcjax.weights.packing import Packing, Path, Shape
+from lcjax.weights.safetensors_files import StoredTensor, read_into, require_plain
+
+_STATE = ".quant_state.bitsandbytes__"
+_MEND = "load the model that it was made from, with quantize=nf4"
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedWeight:
+    """A weight [O, I] in NF4: where its arrays lie, by the names of `lcjax.quant.nf4`, and its offset."""
+
+    arrays: Mapping[str, StoredTensor]
+    shape: Shape
+    offset: float | None  # None where the scales are not quantised
+
+    @property
+    def kind(self) -> str:
+        """In words; all layers of a stack are of one."""
+        if self.offset is None:
+            return "nf4 with plain scales"
+        return "nf4 with quantised scales" + (" in a map of its own" if "absmax_map" in self.arrays else "")
+
+    def packing(self) -> Packing:
+        """Its place in the parameter tree."""
+        return Packing({(leaf,): kind for leaf, kind in self._leaves().items()}, self._fill)
+
+    def read(self, out: np.ndarray) -> None:
+        """Fills an array [O, I] with its values, rounded to the array's dtype."""
+        leaves = {name: np.empty(*kind) for name, kind in self._leaves().items()}
+        self._fill({(name,): leaf for name, leaf in leaves.items()})
+        out[...] = np.asarray(quant.dequantise({name: jnp.asarray(leaf) for name, leaf in leaves.items()}, out.dtype))
+
+    def _leaves(self) -> dict[str, tuple[Shape, np.dtype]]:
+        leaves = quant.leaf_types(*self.shape)
+        if self.offset is None:
+            return {"codes": leaves["codes"], "absmax": (leaves["absmax"][0], np.dtype(np.float32))}
+        if "absmax_map" in self.arrays:
+            leaves["absmax_map"] = (DYNAMIC_MAP.shape, DYNAMIC_MAP.dtype)
+        return leaves
+
+    def _fill(self, out: Mapping[Path, np.ndarray]) -> None:
+        for name, tensor in self.arrays.items():
+            read_into(tensor, out[name,])
+        if self.offset is not None:
+            out["absmax_offset",][...] = self.offset
+
+
+def take_packed_weights(
+    stored: Mapping[str, StoredTensor], config: LlamaConfig
+) -> tuple[dict[str, StoredTensor], dict[str, PackedWeight]]:
+    """Parts a checkpoint's tensors: the plain ones, and the weights in NF4 by name.
+
+    Raises:
+      InputError: a weight is quantised in another way than NF4 in blocks of 64, its parts do not fit together, or it is none that
+        all layers have quantised alike; or a tensor is in bytes and part of no weight.
+    """
+    plain, packed = dict(stored), {}
+    names = {name.name: name for name in tensor_names(config)}
+    linear_weights: set[Path] = {(*linear_path(module), "weight") for module in config.linear_shapes()}
+    for key in [key for key in stored if _STATE in key]:
+        name, _, kind = key.partition(_STATE)
+        path = stored[key].path
+        if kind != "nf4":
+            raise InputError(f"{path}: {name} is quantised as {kind}, and only nf4 is supported; {_MEND}")
+        if name not in names or names[name].path not in linear_weights:
+            raise InputError(f"{path}: {name} is quantised and no weight of a layer's linear map; {_MEND}")
+        parts = [part for part in plain if part == name or part.startswith(f"{name}.")]
+        packed[name] = _packed_weight(
+            {part.removeprefix(name): plain.pop(part) for part in parts}, name, names[name].shape
+        )
+    require_plain(plain)
+    _require_whole_stacks(packed, config)
+    return plain, packed
+
+
+def _packed_weight(parts: dict[str, StoredTensor], name: str, shape: Shape) -> PackedWeight:
+    """The weight of these parts (by the ends of their names), checked."""
+    path = parts[f"{_STATE}nf4"].path
+    state = _read_state(parts[f"{_STATE}nf4"])
+    nested = "nested_offset" in state
+    for key, value in _expected_state(shape, nested).items():
+        if state.get(key) != value:
+            raise InputError(f"{path}: {name} is quantised with {key}={state.get(key)}, not {value}; {_MEND}")
+    for part, kind in _expected_parts(shape, nested).items():
+        found = _kind(parts[part].shape, parts[part].dtype) if part in parts else "missing"
+        if found != kind:
+            raise InputError(f"{path}: {name}{part} is {found}, not {kind}; {_MEND}")
+    if shape[1] % BLOCK:
+        raise InputError(
+            f"{path}: {name} has rows of {shape[1]} values, no multiple of {BLOCK}; load the model that it was made from"
+        )
+    if not np.array_equal(_read(parts[".quant_map"]), CODEBOOK):
+        raise InputError(f"{path}: {name}.quant_map is not NF4's; {_MEND}")
+    arrays = {"codes": parts[""], "absmax": parts[".absmax"]}
+    if not nested:
+        return PackedWeight(arrays, shape, None)
+    arrays["absmax_scale"] = parts[".nested_absmax"]
+    absmax_map = _read(parts[".nested_quant_map"])
+    if not np.array_equal(absmax_map, DYNAMIC_MAP):
+        if not (np.abs(absmax_map) <= 1).all():
+            raise InputError(f"{path}: {name}.nested_quant_map leaves [-1, 1]; {_MEND}")
+        arrays["absmax_map"] = parts[".nested_quant_map"]
+    return PackedWeight(arrays, shape, float(state["nested_offset"]))
+
+
+def _expected_state(shape: Shape, nested: bool) -> dict[str, Any]:
+    state: dict[str, Any] = {"quant_type": "nf4", "blocksize": BLOCK, "shape": list(shape)}
+    return state | ({"nested_blocksize": ABSMAX_BLOCK, "nested_dtype": "float32"} if nested else {})
+
+
+def _expected_parts(shape: Shape, nested: bool) -> dict[str, str]:
+    """Dtype and shape, in words, of each stored tensor but the state."""
+    byte, single = np.dtype(np.uint8), np.dtype(np.float32)
+    blocks = math.prod(shape) // BLOCK
+    parts = {
+        "": _kind((math.prod(shape) // 2, 1), byte),
+        ".quant_map": _kind(CODEBOOK.shape, single),
+        ".absmax": _kind((blocks,), byte if nested else single),
+    }
+    if nested:
+        parts[".nested_absmax"] = _kind((math.ceil(blocks / ABSMAX_BLOCK),), single)
+        parts[".nested_quant_map"] = _kind(DYNAMIC_MAP.shape, single)
+    return parts
+
+
+def _kind(shape: Shape, dtype: np.dtype) -> str:
+    return f"{dtype} {list(shape)}"
+
+
+def _read(tensor: StoredTensor) -> np.ndarray:
+    values = np.empty(tensor.shape, tensor.dtype)
+    read_into(tensor, values)
+    return values
+
+
+def _read_state(tensor: StoredTensor) -> dict[str, Any]:
+    try:
+        state = json.loads(_read(tensor).tobytes())
+    except ValueError as error:
+        raise InputError(f"{tensor.path}: {tensor.name} is not valid JSON ({error}); download it again") from None
+    if not isinstance(state, dict) or not isinstance(state.get("nested_offset", 0.0), float):
+        raise InputError(f"{tensor.path}: {tensor.name} is no state of bitsandbytes; download it again")
+    return state
+
+
+def _require_whole_stacks(packed: Mapping[str, PackedWeight], config: LlamaConfig) -> None:
+    """Requires of each linear map that all layers have it quantised, with scales of one kind, or none: they share arrays."""
+    kinds: dict[Path, dict[str, str]] = {}
+    for name in tensor_names(config):
+        kind = packed[name.name].kind if name.name in packed else "not quantised"
+        kinds.setdefault(name.path, {})[name.name] = kind
+    for of_layers in kinds.values():
+        first, kind = next(iter(of_layers.items()))
+        if differing := [name for name in of_layers if of_layers[name] != kind]:
+            path = next(packed[name].arrays["codes"].path for name in of_layers if name in packed)
+            raise InputError(
+                f"{path}: {first} is {kind} and {abridged(differing)} {of_layers[differing[0]]}; all layers must be alike: {_MEND}"
+            )

@@ -1,0 +1,59 @@
+"""Tensors that lie in the parameter tree as several arrays: quantised ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import numpy as np
+
+from lcjax import quant
+from lcjax.config import LlamaConfig
+from lcjax.weights.names import TensorName, linear_path
+
+Shape: TypeAlias = tuple[int, ...]
+Path: TypeAlias = tuple[str, ...]
+TensorReader: TypeAlias = Callable[[TensorName, np.ndarray], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """How one tensor lies in the tree, where it is not one array: its leaves and what fills them.
+
+    `leaves` gives shape and dtype by the path below the tensor's own; `fill` is handed arrays of these, one layer's.
+    """
+
+    leaves: Mapping[Path, tuple[Shape, np.dtype]]
+    fill: Callable[[Mapping[Path, np.ndarray]], None]
+
+
+Packer: TypeAlias = Callable[[TensorName], Packing | None]
+
+
+def quantising(read: TensorReader, config: LlamaConfig, kind: str | None) -> Packer:
+    """Quantises the layers' linear maps as they are read; nothing where `kind` is None.
+
+    Raises:
+      InputError: an unknown kind, or a weight of this config that cannot be quantised.
+    """
+    quant.check_kind(kind)
+    if kind is None:
+        return lambda name: None
+    leaves: dict[Path, dict[str, tuple[Shape, np.dtype]]] = {
+        (*linear_path(module), "weight"): quant.leaf_types(*shape) for module, shape in config.linear_shapes().items()
+    }
+
+    def pack(name: TensorName) -> Packing | None:
+        if name.path not in leaves:
+            return None
+        return Packing({(leaf,): kind for leaf, kind in leaves[name.path].items()}, lambda out: fill(name, out))
+
+    def fill(name: TensorName, out: Mapping[Path, np.ndarray]) -> None:
+        # In float32, which holds every stored dtype exactly.
+        weight_OI = np.empty(name.shape, np.float32)
+        read(name, weight_OI)
+        for leaf, values in quant.quantise(weight_OI).items():
+            out[leaf,][...] = values
+
+    return pack
