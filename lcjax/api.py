@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from lcjax import lora, ops, weights
+from lcjax import lora, ops, quant, weights
 from lcjax.config import TARGET_MODULES, LoraConfig
 from lcjax.errors import InputError
+from lcjax.memory import MemorySettings, parse_memory
 from lcjax.model import Llama, ModelSettings
 from lcjax.remat import resolve_policy
+from lcjax.weights.names import TensorName
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -31,6 +34,8 @@ def from_pretrained(
     dtype: str | None = None,
     use_gradient_checkpointing: str = "auto",
     attention: str = "auto",
+    quantize: str | None = None,
+    memory: MemorySettings | str = "auto",
 ) -> tuple[Llama, PreTrainedTokenizerFast]:
     """Loads a model and its tokenizer.
 
@@ -40,6 +45,10 @@ def from_pretrained(
       dtype: "float32" or "bfloat16"; when None, bfloat16 on an accelerator and float32 on a CPU.
       use_gradient_checkpointing: for full fine-tuning; `get_peft_model` has its own.
       attention: the implementation, see `lcjax.ops.attention`.
+      quantize: "nf4" keeps the layers' linear maps in four bits, as bitsandbytes does, for training adapters on them; the
+        activations are in `dtype` still. A checkpoint that bitsandbytes wrote in NF4 is taken as it is, with or without.
+      memory: how layers run in tiles: `lcjax.memory.MemorySettings`, the same in words ("tile=4096,head_groups=8"), "none", or
+        "auto", which is tiles above 32,768 tokens.
 
     Returns:
       (model, tokenizer): a `lcjax.model.Llama` and a transformers `PreTrainedTokenizerFast`.
@@ -49,11 +58,12 @@ def from_pretrained(
     """
     jax_dtype = resolve_dtype(dtype)
     ops.resolve_implementation(attention)
+    quant.check_kind(quantize)
     if max_seq_length is not None and max_seq_length <= 0:
         raise InputError(f"max_seq_length={max_seq_length} must be a positive number of tokens")
     source = weights.resolve_model(str(name_or_path))
     tokenizer = weights.load_tokenizer(source)
-    config, params, _ = weights.load_model_files(source, jax_dtype)
+    config, params, _ = weights.load_model_files(source, jax_dtype, quantize)
     length = max_seq_length or config.max_position_embeddings
     if length > config.max_position_embeddings:
         logger.warning(
@@ -67,6 +77,7 @@ def from_pretrained(
         name_or_path=str(name_or_path),
         use_gradient_checkpointing=use_gradient_checkpointing,
         attention=attention,
+        memory=parse_memory(memory) if isinstance(memory, str) else memory,
     )
     return Llama(config, params, settings), tokenizer
 
@@ -126,13 +137,21 @@ def save_pretrained(model: Llama, directory: str | Path) -> None:
 
 
 def save_merged(model: Llama, directory: str | Path, tokenizer=None) -> None:
-    """Writes a full Hugging Face checkpoint in the base weights' dtype, with the adapter, if any, merged in.
+    """Writes a full Hugging Face checkpoint in the base weights' dtype, with the adapter, if any, merged in; tensor by tensor.
+
+    Quantised weights are dequantised first: the checkpoint is in the dtype of the embedding throughout, and many times larger
+    than the model.
 
     Raises:
       InputError: the directory cannot be written.
     """
     scaling = model.settings.lora.scaling if model.settings.lora else 0.0
-    weights.save_checkpoint(Path(directory), lora.merge(model.params, scaling), model.config, tokenizer)
+    params = model.params
+
+    def fetch(name: TensorName) -> np.ndarray:
+        return np.asarray(lora.merged_tensor(params, name, scaling).astype(model.head_VD.dtype))
+
+    weights.write_checkpoint(Path(directory), fetch, model.config, tokenizer, dtype=np.dtype(model.head_VD.dtype))
 
 
 def resolve_dtype(name: str | None):

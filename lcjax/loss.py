@@ -51,12 +51,12 @@ def linear_cross_entropy(hidden_ND: jax.Array, head_VD: jax.Array, labels_N: jax
 def _forward(hidden_ND, head_VD, labels_N):
     # symbolic_zeros hands over whether each argument is differentiated: a frozen head costs nothing.
     hidden, head, labels = hidden_ND.value, head_VD.value, labels_N.value
-    chunks = _chunks(hidden, labels, head.shape[0])
+    hidden_nCD, labels_nC = _chunks(hidden, labels, head.shape[0])
     dhead_start = jnp.zeros(head.shape, jnp.float32) if head_VD.perturbed else None
 
-    def chunk_loss_and_gradients(carry, chunk):
-        total, dhead = carry
-        hidden_CD, labels_C = chunk
+    def one_chunk(i, carry):
+        total, dhead, hidden_nCD = carry
+        hidden_CD, labels_C = hidden_nCD[i], labels_nC[i]
         loss, logits_CV, peak_C, log_total_C = _chunk_value(hidden_CD, head, labels_C)
         counted = (labels_C != IGNORE)[:, None]
         hit = jnp.arange(head.shape[0])[None, :] == labels_C[:, None]
@@ -66,10 +66,12 @@ def _forward(hidden_ND, head_VD, labels_N):
         dhidden_CD = jnp.dot(dlogits_CV, head)
         if dhead is not None:
             dhead = dhead + jnp.einsum("cv,cd->vd", dlogits_CV, hidden_CD, preferred_element_type=jnp.float32)
-        return (total + loss, dhead), dhidden_CD
+        # The gradient takes the memory of the chunk that it is of.
+        return total + loss, dhead, hidden_nCD.at[i].set(dhidden_CD)
 
-    (total, dhead), dhidden = lax.scan(chunk_loss_and_gradients, (jnp.float32(0), dhead_start), chunks)
-    dhidden_ND = dhidden.reshape(-1, hidden.shape[1])[: hidden.shape[0]]
+    start = jnp.float32(0), dhead_start, hidden_nCD
+    total, dhead, dhidden_nCD = lax.fori_loop(0, len(hidden_nCD), one_chunk, start)
+    dhidden_ND = dhidden_nCD.reshape(-1, hidden.shape[1])[: hidden.shape[0]]
     return total, (dhidden_ND, dhead, head[:0])
 
 

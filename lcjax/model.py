@@ -6,6 +6,7 @@ weight is [O, I] (out, in), its adapter A [R, I] and B [O, R].
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from typing import Any
@@ -15,40 +16,71 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from lcjax import ops, remat
+from lcjax import ops, quant, remat
+from lcjax.attention_halves import runs_in_halves
 from lcjax.config import LlamaConfig, LoraConfig
+from lcjax.errors import InputError
+from lcjax.memory import MemorySettings, resolve_memory, run_stack, tiled_stack
 from lcjax.rope import inverse_frequencies
 
 Tree = dict[str, Any]
 
 
 class Linear(nnx.Module):
-    """`y = x W^T + b`, plus the adapter `scaling * (dropout(x) A^T) B^T` where one is attached."""
+    """`y = x W^T + b`, plus the adapter `scaling * (dropout(x) A^T) B^T` where one is attached.
+
+    Where the tree has W quantised (see `lcjax.quant.nf4`), every call makes its values anew: under the layer's checkpoint they are
+    made again in the backward pass and never kept.
+    """
 
     def __init__(self, tree: Tree, lora: LoraConfig | None = None):
-        self.weight = nnx.Param(tree["weight"])
+        weight = tree["weight"]
+        self.weight = nnx.Dict(jax.tree.map(nnx.Param, weight)) if quant.is_quantised(weight) else nnx.Param(weight)
         self.bias = nnx.Param(tree["bias"]) if "bias" in tree else None
         self.lora_A = nnx.LoRAParam(tree["lora_A"]) if "lora_A" in tree else None
         self.lora_B = nnx.LoRAParam(tree["lora_B"]) if "lora_B" in tree else None
-        self.lora_scaling = lora.scaling if lora else 0.0
-        self.lora_dropout = lora.lora_dropout if lora else 0.0
+        self.lora = lora
 
     def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """x [..., I] to [..., O], in x's dtype; products accumulate in float32."""
-        y = _times_transposed(x, self.weight[...])
+        weight = self._weight()
+        y = _times_transposed(x, quant.dequantise(weight, x.dtype) if quant.is_quantised(weight) else weight)
         if self.bias is not None:
             y = y + jnp.expand_dims(self.bias[...], range(x.ndim - 1))
-        if self.lora_A is not None and self.lora_B is not None:
+        if self.lora is not None and self.lora_A is not None and self.lora_B is not None:
             # Adapters are float32 masters; their products run in the activations' dtype.
             low_rank = _times_transposed(self._dropout(x, dropout_key), self.lora_A[...].astype(x.dtype))
             low_rank = remat.name_residual(low_rank, remat.LOW_RANK)
-            y = y + _expand(low_rank * self.lora_scaling, self.lora_B[...].astype(x.dtype))
+            y = y + _expand(low_rank * self.lora.scaling, self.lora_B[...].astype(x.dtype))
         return y
 
+    def rows(self, part: jax.Array, parts: int) -> Linear:
+        """The map to one of `parts` equal parts of the outputs."""
+        return Linear(self._sliced(part, parts, {"weight": 0, "bias": 0, "lora_B": 0}), self.lora)
+
+    def columns(self, part: jax.Array, parts: int) -> Linear:
+        """The map from one of `parts` equal parts of the inputs: these maps' results add up to the whole's."""
+        tree = self._sliced(part, parts, {"weight": 1, "lora_A": 1})
+        if "bias" in tree:  # enters once
+            tree["bias"] = jnp.where(part == 0, tree["bias"], jnp.zeros_like(tree["bias"]))
+        return Linear(tree, self.lora)
+
+    def _sliced(self, part: jax.Array, parts: int, axes: dict[str, int]) -> Tree:
+        """The parameters, those named in `axes` cut along their axis."""
+        leaves = {"weight": self._weight()}
+        leaves |= {name: x[...] for name in ("bias", "lora_A", "lora_B") if (x := getattr(self, name)) is not None}
+        return {name: _part_of(x, part, parts, axes[name]) if name in axes else x for name, x in leaves.items()}
+
+    def _weight(self) -> Any:
+        """The array, or the dictionary of a quantised one."""
+        if isinstance(self.weight, nnx.Dict):
+            return {name: leaf[...] for name, leaf in self.weight.items()}
+        return self.weight[...]
+
     def _dropout(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        if key is None or self.lora_dropout == 0.0:
+        if key is None or self.lora is None or self.lora.lora_dropout == 0.0:
             return x
-        keep = 1.0 - self.lora_dropout
+        keep = 1.0 - self.lora.lora_dropout
         return jnp.where(jax.random.bernoulli(key, keep, x.shape), x / keep, jnp.zeros_like(x))
 
 
@@ -80,9 +112,11 @@ class SelfAttention(nnx.Module):
         self.v_proj = Linear(tree["v_proj"], lora)
         self.o_proj = Linear(tree["o_proj"], lora)
         self.head_dim = config.head_dim
+        self.kv_heads = config.num_key_value_heads
 
-    def __call__(self, x_BTD: jax.Array, context: Context, dropout_key: jax.Array | None) -> jax.Array:
-        q_key, k_key, v_key, o_key = _split_key(dropout_key, 4)
+    def project(self, x_BTD: jax.Array, context: Context, dropout_key: jax.Array | None) -> tuple[jax.Array, ...]:
+        """(queries [B, T, H, d], keys [B, T, K, d], values [B, T, K, d]), rotated to their positions."""
+        q_key, k_key, v_key = _split_key(dropout_key, 3)
         heads = (*x_BTD.shape[:2], -1, self.head_dim)
         q_BTHd = self.q_proj(x_BTD, q_key).reshape(heads)
         k_BTKd = self.k_proj(x_BTD, k_key).reshape(heads)
@@ -95,15 +129,24 @@ class SelfAttention(nnx.Module):
             implementation=ops.rope_beside(context.attention),
         )
         q_BTHd, k_BTKd, v_BTKd = (remat.name_residual(x, remat.PROJECTION) for x in (q_BTHd, k_BTKd, v_BTKd))
-        out_BTHd = ops.attention(
-            q_BTHd,
-            k_BTKd,
-            v_BTKd,
-            query_segments_BT=context.segment_ids_BT,
-            key_segments_BS=context.segment_ids_BT,
-            implementation=context.attention,
-        )
-        return self.o_proj(out_BTHd.reshape(*x_BTD.shape[:2], -1), o_key)
+        return q_BTHd, k_BTKd, v_BTKd
+
+    def heads(self, group: jax.Array, groups: int) -> SelfAttention:
+        """One of `groups` equal groups of the key/value heads, with their queries: the groups' outputs add up to the whole's.
+
+        Raises:
+          InputError: the number of groups does not divide that of the heads.
+        """
+        if self.kv_heads % groups:
+            raise InputError(f"head_groups={groups} does not divide {self.kv_heads} key/value heads")
+        own = copy.copy(self)
+        own.kv_heads = self.kv_heads // groups
+        own.q_proj, own.k_proj, own.v_proj = (x.rows(group, groups) for x in (self.q_proj, self.k_proj, self.v_proj))
+        own.o_proj = self.o_proj.columns(group, groups)
+        return own
+
+    def output(self, out_BTHd: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        return self.o_proj(out_BTHd.reshape(*out_BTHd.shape[:2], -1), dropout_key)
 
 
 class MLP(nnx.Module):
@@ -122,7 +165,10 @@ class MLP(nnx.Module):
 
 
 class DecoderLayer(nnx.Module):
-    """Pre-norm attention and MLP, each added to the residual stream."""
+    """Pre-norm attention and MLP, each added to the residual stream.
+
+    In three parts, of which the first and the last work position by position: `lcjax.memory` runs them over tiles of the sequence.
+    """
 
     def __init__(self, tree: Tree, config: LlamaConfig, lora: LoraConfig | None):
         self.input_layernorm = RMSNorm(tree["input_layernorm"], config.rms_norm_eps)
@@ -131,11 +177,37 @@ class DecoderLayer(nnx.Module):
         self.mlp = MLP(tree["mlp"], lora)
 
     def __call__(self, x_BTD: jax.Array, context: Context, dropout_key: jax.Array | None) -> jax.Array:
-        attention_key, mlp_key = _split_key(dropout_key, 2)
+        before_key, after_key = _split_key(dropout_key, 2)
         x_BTD = remat.name_residual(x_BTD, remat.LAYER_INPUT)
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), context, attention_key)
-        x_BTD = remat.name_residual(x_BTD, remat.MIDDLE)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD), mlp_key)
+        q_BTHd, k_BTKd, v_BTKd = self.before_attention(x_BTD, context, before_key)
+        return self.after_attention(x_BTD, attend(q_BTHd, k_BTKd, v_BTKd, context), after_key)
+
+    def before_attention(
+        self, x_BTD: jax.Array, context: Context, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, ...]:
+        """Queries, keys and values of a part of the residual stream; `context` is of the same positions."""
+        return self.self_attn.project(self.input_layernorm(x_BTD), context, dropout_key)
+
+    def after_attention(self, x_BTD: jax.Array, out_BTHd: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        """What the layer makes of the residual stream and of attention's output at the same positions."""
+        output_key, mlp_key = _split_key(dropout_key, 2)
+        x_BTD = remat.name_residual(x_BTD + self.self_attn.output(out_BTHd, output_key), remat.MIDDLE)
+        return self.feed_forward(x_BTD, mlp_key)
+
+    def feed_forward(self, x_BTD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD), dropout_key)
+
+
+def attend(q_BTHd: jax.Array, k_BTKd: jax.Array, v_BTKd: jax.Array, context: Context) -> jax.Array:
+    """The layer's attention over whole sequences: causal, inside segments."""
+    return ops.attention(
+        q_BTHd,
+        k_BTKd,
+        v_BTKd,
+        query_segments_BT=context.segment_ids_BT,
+        key_segments_BS=context.segment_ids_BT,
+        implementation=context.attention,
+    )
 
 
 @jax.tree_util.register_dataclass
@@ -154,7 +226,8 @@ class ModelSettings:
     """What a model is besides its shape and weights: how it is run and what its adapter is.
 
     `max_seq_length` is in tokens; `use_gradient_checkpointing` is a name that `lcjax.remat.resolve_policy` knows; `name_or_path` is
-    where the base weights came from, for the adapter's own config.
+    where the base weights came from, for the adapter's own config; `memory` says how layers run in tiles: MemorySettings, "none" or
+    "auto" (see `lcjax.memory`).
     """
 
     max_seq_length: int
@@ -162,6 +235,11 @@ class ModelSettings:
     lora: LoraConfig | None = None
     use_gradient_checkpointing: str = "auto"
     attention: str = "auto"
+    memory: MemorySettings | str = "auto"
+
+    def memory_for(self, tokens: int) -> MemorySettings | None:
+        """How layers run over sequences of that many tokens; None: without tiles."""
+        return resolve_memory(self.memory, tokens, attention_in_halves=runs_in_halves(self.attention))
 
 
 class Embedding(nnx.Module):
@@ -232,7 +310,9 @@ class Llama(nnx.Module):
             segment_ids_BT = jnp.zeros(tokens_BT.shape, jnp.int32)
         frequencies = jnp.asarray(inverse_frequencies(self.config))
         context = Context(positions_BT, segment_ids_BT, frequencies, self.settings.attention)
-        policy = remat.resolve_policy(self.settings.use_gradient_checkpointing, tokens_BT.shape[1])
+        memory = self.settings.memory_for(tokens_BT.shape[1])
+        requested = self.settings.use_gradient_checkpointing
+        policy = remat.resolve_policy(requested, tokens_BT.shape[1], in_tiles=memory is not None)
         layer_structure, stacked_params = nnx.split(self.layers)
 
         def layer(x_BTD, layer_inputs):
@@ -241,8 +321,41 @@ class Llama(nnx.Module):
 
         x_BTD = self.embed_tokens(tokens_BT)
         layer_keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.num_hidden_layers)
+        if memory is not None:
+            stack = tiled_stack(_LayerParts(layer_structure), context.attention, policy, memory)
+            return self.norm(run_stack(stack, x_BTD, stacked_params, layer_keys, context))
         x_BTD, _ = lax.scan(remat.checkpoint_layer(layer, policy), x_BTD, (stacked_params, layer_keys))
         return self.norm(x_BTD)
+
+
+@dataclasses.dataclass(frozen=True)
+class _LayerParts:
+    """A layer as functions of its parameters, for the memory engine."""
+
+    structure: nnx.GraphDef
+
+    def before_attention(self, params: Any, x_BtD: jax.Array, context: Context, key: jax.Array | None):
+        return nnx.merge(self.structure, params).before_attention(x_BtD, context, key)
+
+    def attention_output(self, params: Any, out_BtHd: jax.Array, key: jax.Array | None):
+        return nnx.merge(self.structure, params).self_attn.output(out_BtHd, key)
+
+    def feed_forward(self, params: Any, x_BtD: jax.Array, key: jax.Array | None):
+        return nnx.merge(self.structure, params).feed_forward(x_BtD, key)
+
+    def heads(self, params: Any, group: jax.Array, groups: int):
+        layer = nnx.merge(self.structure, params)
+        layer.self_attn = layer.self_attn.heads(group, groups)
+        structure, params = nnx.split(layer)
+        return params, _LayerParts(structure)
+
+
+def _part_of(x: Any, part: jax.Array, parts: int, axis: int) -> Any:
+    """One of equal parts of an array along an axis, or of a quantised weight."""
+    if quant.is_quantised(x):
+        return quant.part_of(x, part, parts, axis)
+    size = x.shape[axis] // parts
+    return lax.dynamic_slice_in_dim(x, part * size, size, axis)
 
 
 def _times_transposed(x: jax.Array, weight_OI: jax.Array) -> jax.Array:

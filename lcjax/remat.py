@@ -1,15 +1,15 @@
 """What the backward pass keeps of the forward pass: on the device, in pinned host memory, or not at all.
 
 The layers run under one `jax.checkpoint`; tensors that a policy may keep carry a name. Bytes are per layer and token, with
-D the hidden size, H * head_dim the width of the attention output, and 2 bytes an element in bfloat16 (the two parts of the
-log-sum-exp are float32):
+D the hidden size, H * head_dim the width of the attention output, and 2 bytes an element in bfloat16 (the
+log-sum-exp is float32, and in two parts where the inputs are):
 
 | policy | device | pinned host | recomputed |
 | --- | --- | --- | --- |
 | none | every result of a product or of attention | 0 | norms and activations |
 | full | 2 D | 0 | the layer |
 | offload (alias unsloth) | 0 | 2 D | the layer |
-| offload_attn | 0 | 2 D + 2 H head_dim + 8 H | the layer but its attention |
+| offload_attn | 0 | 2 D + 2 H head_dim + 4 H | the layer but its attention |
 
 Source: Chen et al., arXiv 1604.06174; the offload to host memory stands in for Unsloth's
 `use_gradient_checkpointing="unsloth"`.
@@ -43,10 +43,11 @@ KEEP_UP_TO_TOKENS = 4_096
 name_residual = checkpoint_name
 
 
-def resolve_policy(requested: str, tokens: int) -> str:
+def resolve_policy(requested: str, tokens: int, *, in_tiles: bool = False) -> str:
     """The policy for sequences of `tokens` tokens: one of POLICIES.
 
-    `auto` is `none` up to 4,096 tokens, `full` up to 32,768 and `offload` above.
+    `auto` is `none` up to 4,096 tokens (never where layers run in tiles, which are computed again), `full` up to 32,768 and
+    `offload` above.
 
     Raises:
       InputError: an unknown name, or one that keeps residuals on the device above 32,768 tokens.
@@ -55,7 +56,7 @@ def resolve_policy(requested: str, tokens: int) -> str:
     if policy == "auto":
         if tokens > OFFLOAD_ABOVE_TOKENS:
             return "offload"
-        return "full" if tokens > KEEP_UP_TO_TOKENS else "none"
+        return "full" if in_tiles or tokens > KEEP_UP_TO_TOKENS else "none"
     if policy not in POLICIES:
         known = ", ".join(("auto", *POLICIES, *ALIASES))
         raise InputError(f"use_gradient_checkpointing={requested!r} is unknown; use one of {known}")

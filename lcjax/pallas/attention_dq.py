@@ -34,6 +34,9 @@ def attention_dq(
     mask,
     score_mod,
     schedule,
+    *,
+    delta_BHT=None,
+    in_place: bool = False,
 ):
     """(dq [B, T, H, D] in q's dtype, delta float32 [B, H, T]).
 
@@ -41,13 +44,15 @@ def attention_dq(
       lse_BHT, log_total_BHT: what `attention_forward` gave.
       dlse_BHT: float32 cotangent of the log-sum-exp in base e, or None.
       mask, score_mod, schedule: as for `attention_forward`; the schedule is of this problem's tile.
+      delta_BHT: where it is known already; then out and dlse are not read, and None will do.
+      in_place: dq takes over q's memory: each program reads the block of queries whose gradient it then writes.
     """
     tile, blocks = problem.tile, problem.query_blocks
     query_spec = pl.BlockSpec((None, tile.query_block, None, problem.width), lambda h, i, b: (b, blocks - 1 - i, h, 0))
     key_spec = pl.BlockSpec((None, problem.keys, None, problem.width), lambda h, i, b: (b, 0, h // problem.group, 0))
     row_spec = pl.BlockSpec((None, None, tile.query_block), lambda h, i, b: (b, h, blocks - 1 - i))
     extras = (mask, score_mod, schedule)
-    return launch(
+    dq_BTHD, new_delta_BHT = launch(
         functools.partial(_kernel, problem=problem),
         q_BTHD,
         k_BSKD,
@@ -57,27 +62,30 @@ def attention_dq(
         lse_BHT,
         log_total_BHT,
         dlse_BHT,
+        delta_BHT,
         *extras,
         name="attention_dq",
         grid=(problem.heads, blocks, problem.batch),
         in_specs=(
-            *(query_spec, key_spec, key_spec, query_spec, query_spec, row_spec),
-            *(None if x is None else row_spec for x in (log_total_BHT, dlse_BHT)),
+            *(query_spec, key_spec, key_spec, None if out_BTHD is None else query_spec, query_spec, row_spec),
+            *(None if x is None else row_spec for x in (log_total_BHT, dlse_BHT, delta_BHT)),
             *jax.tree.map(whole, extras),
         ),
-        out_specs=(query_spec, row_spec),
+        out_specs=(query_spec, row_spec if delta_BHT is None else None),
         out_shape=(
             jax.ShapeDtypeStruct(q_BTHD.shape, q_BTHD.dtype),
-            jax.ShapeDtypeStruct(lse_BHT.shape, jnp.float32),
+            jax.ShapeDtypeStruct(lse_BHT.shape, jnp.float32) if delta_BHT is None else None,
         ),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        input_output_aliases={0: 0} if in_place else None,
     )
+    return dq_BTHD, delta_BHT if new_delta_BHT is None else new_delta_BHT
 
 
 def _kernel(
-    q_ref, k_ref, v_ref, out_ref, dout_ref, lse_ref, log_total_ref, dlse_ref, mask, score_mod, schedule, dq_ref, delta_ref,
-    *, problem: Problem, native: bool,
+    q_ref, k_ref, v_ref, out_ref, dout_ref, lse_ref, log_total_ref, dlse_ref, given_delta_ref, mask, score_mod, schedule,
+    dq_ref, delta_ref, *, problem: Problem, native: bool,
 ):  # fmt: skip
     mask, score_mod, schedule = (tables(x) for x in (mask, score_mod, schedule))
     b, h, i = pl.program_id(2), pl.program_id(0), problem.query_blocks - 1 - pl.program_id(1)
@@ -85,10 +93,13 @@ def _kernel(
     length = problem.tokens if problem.ragged_queries else None
     q_inside = problem.inside(q_rows if problem.ragged_queries else None, problem.tokens)
     q_MD, dout_MD = (scores.load_tile(ref, q_inside) for ref in (q_ref, dout_ref))
-    out_MD = scores.load_tile(out_ref, q_inside)
-    delta_M = jnp.sum(out_MD.astype(jnp.float32) * dout_MD.astype(jnp.float32), axis=1)
-    if dlse_ref is not None:
-        delta_M = delta_M - scores.load_rows(dlse_ref, q_rows, length, 0.0)
+    if given_delta_ref is not None:
+        delta_M = scores.load_rows(given_delta_ref, q_rows, length, 0.0)
+    else:
+        out_MD = scores.load_tile(out_ref, q_inside)
+        delta_M = jnp.sum(out_MD.astype(jnp.float32) * dout_MD.astype(jnp.float32), axis=1)
+        if dlse_ref is not None:
+            delta_M = delta_M - scores.load_rows(dlse_ref, q_rows, length, 0.0)
     lse_M = scores.load_rows(lse_ref, q_rows, length, jnp.inf)
     total_M = scores.load_totals(log_total_ref, q_rows, length)
 
@@ -121,4 +132,5 @@ def _kernel(
     for partial, (count, column) in ((False, schedule.full(b, h, i)), (True, schedule.partial(b, h, i))):
         dq_MD = lax.fori_loop(0, count, functools.partial(visit, column=column, partial=partial), dq_MD)
     store(dq_ref, (dq_MD * problem.scale).astype(dq_ref.dtype), mask=q_inside)
-    store(delta_ref, delta_M, mask=q_rows < problem.tokens if problem.ragged_queries else None)
+    if delta_ref is not None:
+        store(delta_ref, delta_M, mask=q_rows < problem.tokens if problem.ragged_queries else None)

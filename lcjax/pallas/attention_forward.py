@@ -20,7 +20,9 @@ from lcjax.pallas.launch import dot, dot_transposed, exp2, exp2_of_line, launch,
 from lcjax.pallas.scores import LOG2_E, NOTHING, Problem
 
 
-def attention_forward(problem: Problem, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, schedule):
+def attention_forward(
+    problem: Problem, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, schedule, *, in_place: bool = False
+):
     """(out [B, T, H, D] in q's dtype, lse float32 [B, H, T] in base 2, log_total), +inf for a query without a key or a sink.
 
     For float32 inputs lse is the maximum alone and log_total, float32 [B, H, T], is to be added: their sum would round away what
@@ -31,6 +33,7 @@ def attention_forward(problem: Problem, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, s
       mask: a `lcjax.masks.Mask`.
       score_mod: a pytree that is called as `score_mod(score, b, h, q, k)`, or None.
       schedule: of the mask, with queries as rows, for the problem's tile.
+      in_place: out takes over q's memory: each program reads the block of queries that it then writes.
     """
     tile, blocks = problem.tile, problem.query_blocks
     # The last queries see most keys under a causal mask: they start first, so that no long program is left for the end.
@@ -53,6 +56,7 @@ def attention_forward(problem: Problem, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, s
         out_shape=(jax.ShapeDtypeStruct(q_BTHD.shape, q_BTHD.dtype), row, row if in_two_parts else None),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        input_output_aliases={0: 0} if in_place else None,
     )
 
 

@@ -76,6 +76,8 @@ def load(arguments: RunArguments):
         arguments.dtype,
         use_gradient_checkpointing=arguments.use_gradient_checkpointing,
         attention=arguments.attention,
+        quantize=arguments.quantize,
+        memory=arguments.memory,
     )
     if not arguments.full_finetuning:
         model = api.get_peft_model(

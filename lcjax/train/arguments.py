@@ -7,10 +7,11 @@ import importlib.util
 import math
 from pathlib import Path
 
-from lcjax import api, ops
+from lcjax import api, ops, quant
 from lcjax.config import TARGET_MODULES, LoraConfig
 from lcjax.data import stdlib_sources
 from lcjax.errors import InputError
+from lcjax.memory import parse_memory
 from lcjax.optim import SCHEDULES
 from lcjax.remat import resolve_policy
 
@@ -127,6 +128,8 @@ class RunArguments(TrainingArguments):
     """Tokens of context to train at. Above 32,768 layer inputs are offloaded to host memory."""
     dtype: str = "auto"
     """Of the base weights: float32, bfloat16, or auto (float32 on a CPU, bfloat16 on a GPU). Adapters are float32."""
+    quantize: str | None = None
+    """nf4: the layers' linear maps in four bits, as bitsandbytes has them, under an adapter; dequantised a layer at a time."""
     lora_r: int = 16
     """Rank of the adapter."""
     lora_alpha: float = 32
@@ -141,6 +144,9 @@ class RunArguments(TrainingArguments):
     """Train every weight instead of an adapter."""
     use_gradient_checkpointing: str = "auto"
     """auto, none, full, offload (or unsloth), offload_attn: what the backward pass keeps, recomputes, or sends to host memory."""
+    memory: str = "auto"
+    """How layers run in tiles of the sequence to save memory: auto (tiles above 32,768 tokens), none, or by hand, e.g.
+    tile=4096,head_groups=8,save_every=2 (see lcjax.memory.MemorySettings)."""
     attention: str = "auto"
     """Implementation of attention: auto, pallas, cudnn, fa3 or xla (see lcjax.dispatch)."""
 
@@ -155,7 +161,13 @@ class RunArguments(TrainingArguments):
             LoraConfig(self.lora_r, self.lora_alpha, self.target_modules, self.use_rslora, self.lora_dropout)
         elif changed := [name for name in _OF_THE_ADAPTER if getattr(self, name) != _default(name)]:
             raise InputError(f"--full-finetuning and {flag(changed[0])} contradict each other; drop one of them")
+        if self.full_finetuning and self.quantize:
+            raise InputError(
+                f"--full-finetuning and --quantize {self.quantize} contradict each other: quantised weights cannot learn; drop one"
+            )
         # What loading the model would refuse, minutes later.
+        quant.check_kind(self.quantize)
+        parse_memory(self.memory)
         resolve_policy(self.use_gradient_checkpointing, self.max_seq_length)
         ops.resolve_implementation(self.attention)
         if self.dtype != "auto":

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from lcjax import api, lora, ops, optim, step
+from lcjax import api, lora, ops, step
 from lcjax.data import Data, iterate, load_corpus
 from lcjax.model import Llama
 from lcjax.remat import resolve_policy
@@ -27,6 +27,7 @@ from lcjax.train.disk import writing
 from lcjax.train.divergence import TrainingDiverged
 from lcjax.train.interrupt import StopRequest
 from lcjax.train.metrics import RunLog
+from lcjax.train.program import build_program
 from lcjax.train.progress import TrainingProgress
 from lcjax.train.resume import ResumePoint, describe_run, find_resume_point, refuse_other_run
 from lcjax.train.terminal import say
@@ -116,29 +117,17 @@ class _Run:
 
     def _build_step(self) -> None:
         arguments, model = self.arguments, self.model
-        trains = lora.everything if model.settings.lora is None else lora.adapters_only
-        mask = lora.trainable_mask(model.params, trains)
-        trainable, self.frozen = lora.partition(model.params, mask)
-        self.schedule = optim.make_schedule(
-            arguments.lr_scheduler_type,
-            arguments.learning_rate,
-            self.max_steps,
-            warmup_steps=arguments.warmup_steps,
-            warmup_ratio=arguments.warmup_ratio,
-        )
-        optimizer = optim.make_optimizer(
-            self.schedule, mask, weight_decay=arguments.weight_decay, max_grad_norm=arguments.max_grad_norm
-        )
-        objective = step.Objective(model.config, model.settings)
-        self.train_step = step.jit_train_step(objective, optimizer)
-        self.evaluate_batch = step.jit_evaluate(objective)
-        state = step.init_state(optimizer, trainable, arguments.seed)
+        program = build_program(model.config, model.params, model.settings, arguments, self.max_steps)
+        self.frozen, self.schedule = program.frozen, program.schedule
+        self.train_step = step.jit_train_step(program.objective, program.optimizer)
+        self.evaluate_batch = step.jit_evaluate(program.objective)
+        state = step.init_state(program.optimizer, program.trainable, arguments.seed)
         # Bound to its devices, as a restored state is: else JAX would compile a step of its own for each of the two.
         self.state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
         self.batches = iterate(
             self.data.train_dataset(arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps)
         )
-        count = sum(leaf.size for leaf in jax.tree.leaves(trainable))
+        count = sum(leaf.size for leaf in jax.tree.leaves(program.trainable))
         policy = resolve_policy(model.settings.use_gradient_checkpointing, model.settings.max_seq_length)
         attention = ops.resolve_implementation(model.settings.attention)
         self._say(f"{count:,} trainable parameters; gradient checkpointing: {policy}; attention: {attention}")

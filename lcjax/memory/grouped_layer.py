@@ -1,0 +1,126 @@
+"""A decoder layer whose attention runs one group of key/value heads after another.
+
+Of queries, keys, values, attention's output and all their cotangents only one group's exist at a time; what each group's output
+adds to the residual stream is added to it at once. In exchange the norm before the projections and, of quantised weights, the
+dequantisation run again for every group, and the backward pass runs attention forward twice: once for the residual stream after
+attention, once for the group at hand.
+
+Shapes: B batch, T tokens, t tokens of a tile, D hidden size, H query heads, d head_dim (of a group), G groups.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lcjax.memory.parts import LayerInputs, LayerParts
+from lcjax.memory.position_wise import Leaves, PositionWise, added, delta_of
+from lcjax.memory.tiles import Tiles
+from lcjax.memory.trainable import Parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupedLayer:
+    """As `TiledLayer`, with attention in `groups` groups of heads."""
+
+    parts: LayerParts
+    attention: str
+    tile: int
+    groups: int
+
+    def forward(self, x_BTD: jax.Array, inputs: LayerInputs, attended: None = None) -> tuple[jax.Array, None]:
+        """(the layer's output, None): of attention nothing whole exists that could be kept."""
+        layer = self._over_tiles(self.parts, x_BTD, inputs)
+
+        def one_tile(i, y_BTD):
+            return layer.tiles.put(y_BTD, layer.feed_forward(i, layer.tiles.take(y_BTD, i), layer.trainable), i)
+
+        return layer.tiles.loop(one_tile, self._after_attention(x_BTD, inputs)), None
+
+    def backward(
+        self, x_BTD: jax.Array, inputs: LayerInputs, dy_BTD: jax.Array, attended: None = None
+    ) -> tuple[jax.Array, Leaves]:
+        """(dx, float32 gradients of the trainable parameters), given the layer's input."""
+        layer = self._over_tiles(self.parts, x_BTD, inputs)
+        tiles, middle_BTD = layer.tiles, self._after_attention(x_BTD, inputs)
+
+        def one_tile(i, carry):
+            dmiddle_BTD, gradients = carry
+            _, pull_back = jax.vjp(
+                lambda x, trainable: layer.feed_forward(i, x, trainable), tiles.take(middle_BTD, i), layer.trainable
+            )
+            dmiddle_BtD, own = pull_back(tiles.take(dmiddle_BTD, i))
+            return tiles.put(dmiddle_BTD, dmiddle_BtD, i), added(gradients, own)
+
+        dmiddle_BTD, gradients = tiles.loop(one_tile, (dy_BTD, inputs.params.zeros()))
+
+        def one_group(j, carry):
+            dx_BTD, gradients = carry
+            group, pull_back = self._group(j, x_BTD, inputs)
+            dx_BTD, own = _group_gradients(group, x_BTD, dmiddle_BTD, dx_BTD)
+            return dx_BTD, added(gradients, pull_back(own))
+
+        return lax.fori_loop(0, self.groups, one_group, (dmiddle_BTD, gradients))
+
+    def _after_attention(self, x_BTD: jax.Array, inputs: LayerInputs) -> jax.Array:
+        """The residual stream after attention."""
+
+        def one_group(j, middle_BTD):
+            group, _ = self._group(j, x_BTD, inputs)
+            out_BTHd, _ = group.attend(group.project(x_BTD))
+
+            def one_tile(i, middle_BTD):
+                output_BtD = group.output(i, group.tiles.take(out_BTHd, i), group.trainable)
+                return group.tiles.put(middle_BTD, group.tiles.take(middle_BTD, i) + output_BtD, i)
+
+            return group.tiles.loop(one_tile, middle_BTD)
+
+        return lax.fori_loop(0, self.groups, one_group, x_BTD)
+
+    def _group(
+        self, j: jax.Array, x_BTD: jax.Array, inputs: LayerInputs
+    ) -> tuple[PositionWise, Callable[[Leaves], Leaves]]:
+        """(group j of the heads as a layer, what turns its gradients into those of the layer's parameters)."""
+
+        def sliced(trainable: Leaves) -> tuple[Parameters, LayerParts]:
+            params = dataclasses.replace(inputs.params, trainable=trainable)
+            return params.mapped(lambda tree: self.parts.heads(tree, j, self.groups))
+
+        params, parts = sliced(inputs.params.trainable)
+        _, pull_back = jax.vjp(lambda trainable: sliced(trainable)[0].trainable, inputs.params.trainable)
+
+        def whole(gradients: Leaves) -> Leaves:
+            return pull_back([g.astype(x.dtype) for g, x in zip(gradients, params.trainable, strict=True)])[0]
+
+        return self._over_tiles(parts, x_BTD, inputs._replace(params=params)), whole
+
+    def _over_tiles(self, parts: LayerParts, x_BTD: jax.Array, inputs: LayerInputs) -> PositionWise:
+        return PositionWise(parts, inputs, Tiles.of(x_BTD.shape[1], self.tile), self.attention)
+
+
+def _group_gradients(group: PositionWise, x_BTD, dmiddle_BTD, dx_BTD) -> tuple[jax.Array, Leaves]:
+    """(dx with what comes through this group's heads added, gradients of the group's parameters)."""
+    tiles, qkv = group.tiles, group.project(x_BTD)
+    out_BTHd, lse = group.attend(qkv)
+
+    def one_tile(i, carry):
+        out_BTHd, delta_BHT, gradients = carry
+        out_BtHd = tiles.take(out_BTHd, i)
+        _, pull_back = jax.vjp(lambda out, trainable: group.output(i, out, trainable), out_BtHd, group.trainable)
+        dout_BtHd, own = pull_back(tiles.take(dmiddle_BTD, i))
+        delta_BHt = delta_of(out_BtHd, dout_BtHd)
+        return (
+            tiles.put(out_BTHd, dout_BtHd, i),
+            tiles.put(delta_BHT, delta_BHt, i, axis=2),
+            added(gradients, own),
+        )
+
+    delta_BHT = jnp.zeros((out_BTHd.shape[0], out_BTHd.shape[2], out_BTHd.shape[1]), jnp.float32)
+    start = out_BTHd, delta_BHT, group.inputs.params.zeros()
+    dout_BTHd, delta_BHT, gradients = tiles.loop(one_tile, start)
+    dqkv = group.attention_gradients(qkv, lse, dout_BTHd, delta_BHT)
+    return group.add_projection_gradients(x_BTD, dqkv, dx_BTD, gradients)

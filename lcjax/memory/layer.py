@@ -1,0 +1,84 @@
+"""A decoder layer and its backward pass over tiles of the sequence, each result written over what it replaces.
+
+The position-wise parts (norm, projections and RoPE before attention; output projection and MLP after it) run tile by tile and are
+computed again in the backward pass, so that of them only a tile exists at a time. Of whole sequences the backward pass holds the
+input, its cotangent, queries, keys, values, and attention's output: the cotangent of the output takes the output's memory, that of
+the queries the queries', and the input's cotangent that of the layer's output.
+
+Shapes: B batch, T tokens, t tokens of a tile, D hidden size, H query heads, K key/value heads, d head_dim.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lcjax.memory.parts import LayerInputs, LayerParts
+from lcjax.memory.position_wise import Leaves, PositionWise, added, delta_of
+from lcjax.memory.tiles import Tiles
+
+
+@dataclasses.dataclass(frozen=True)
+class TiledLayer:
+    """A layer by its position-wise parts; `attention` is the name of an implementation in halves."""
+
+    parts: LayerParts
+    attention: str
+    tile: int
+
+    def forward(self, x_BTD: jax.Array, inputs: LayerInputs, attended: Any = None) -> tuple[jax.Array, Any]:
+        """(the layer's output, attention's output and log-sum-exp); `attended` is the second, where it is known already.
+
+        The output takes x's memory where x is not used afterwards.
+        """
+        layer = self._over_tiles(x_BTD, inputs)
+        out_BTHd, lse = layer.attend(layer.project(x_BTD)) if attended is None else attended
+
+        def one_tile(i, x_BTD):
+            y_BtD = _after(layer, i, layer.tiles.take(x_BTD, i), layer.tiles.take(out_BTHd, i), layer.trainable)
+            return layer.tiles.put(x_BTD, y_BtD, i)
+
+        return layer.tiles.loop(one_tile, x_BTD), (out_BTHd, lse)
+
+    def backward(
+        self, x_BTD: jax.Array, inputs: LayerInputs, dy_BTD: jax.Array, attended: Any = None
+    ) -> tuple[jax.Array, Leaves]:
+        """(dx in dy's memory, float32 gradients of the trainable parameters), given the layer's input.
+
+        With `attended`, what `forward` gave, attention is not run forward again.
+        """
+        layer = self._over_tiles(x_BTD, inputs)
+        tiles = layer.tiles
+        qkv = layer.project(x_BTD)
+        out_BTHd, lse = layer.attend(qkv) if attended is None else attended
+
+        def one_tile(i, carry):
+            dx_BTD, out_BTHd, delta_BHT, gradients = carry
+            out_BtHd = tiles.take(out_BTHd, i)
+            _, pull_back = jax.vjp(
+                lambda x, out, trainable: _after(layer, i, x, out, trainable),
+                *(tiles.take(x_BTD, i), out_BtHd, layer.trainable),
+            )
+            dx_BtD, dout_BtHd, own = pull_back(tiles.take(dx_BTD, i))
+            return (
+                tiles.put(dx_BTD, dx_BtD, i),
+                tiles.put(out_BTHd, dout_BtHd, i),
+                tiles.put(delta_BHT, delta_of(out_BtHd, dout_BtHd), i, axis=2),
+                added(gradients, own),
+            )
+
+        delta_BHT = jnp.zeros((out_BTHd.shape[0], out_BTHd.shape[2], out_BTHd.shape[1]), jnp.float32)
+        start = dy_BTD, out_BTHd, delta_BHT, inputs.params.zeros()
+        dx_BTD, dout_BTHd, delta_BHT, gradients = tiles.loop(one_tile, start)
+        dqkv = layer.attention_gradients(qkv, lse, dout_BTHd, delta_BHT)
+        return layer.add_projection_gradients(x_BTD, dqkv, dx_BTD, gradients)
+
+    def _over_tiles(self, x_BTD: jax.Array, inputs: LayerInputs) -> PositionWise:
+        return PositionWise(self.parts, inputs, Tiles.of(x_BTD.shape[1], self.tile), self.attention)
+
+
+def _after(layer: PositionWise, i, x_BtD: jax.Array, out_BtHd: jax.Array, trainable: Leaves) -> jax.Array:
+    return layer.feed_forward(i, x_BtD + layer.output(i, out_BtHd, trainable), trainable)

@@ -1,0 +1,44 @@
+"""A layer as the memory engine sees it: functions of its parameters that work position by position.
+
+Shapes: B batch, t tokens of a tile, D hidden size, H query heads, K key/value heads, d head_dim.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from lcjax.memory.trainable import Parameters
+
+Tree = Any
+
+
+class LayerParts(Protocol):
+    """The position-wise parts of a layer; hashable. A key is dropout's, None for none."""
+
+    def before_attention(
+        self, params: Tree, x_BtD: jax.Array, context: Any, key: jax.Array | None, /
+    ) -> tuple[jax.Array, ...]:
+        """(q_BtHd, k_BtKd, v_BtKd)."""
+        ...
+
+    def attention_output(self, params: Tree, out_BtHd: jax.Array, key: jax.Array | None, /) -> jax.Array:
+        """What attention adds to the residual stream, [B, t, D]."""
+        ...
+
+    def feed_forward(self, params: Tree, x_BtD: jax.Array, key: jax.Array | None, /) -> jax.Array:
+        """The residual stream after the MLP, [B, t, D]."""
+        ...
+
+    def heads(self, params: Tree, group: jax.Array, groups: int, /) -> tuple[Tree, LayerParts]:
+        """(parameters, parts) of the attention with one of `groups` equal groups of the key/value heads and their queries."""
+        ...
+
+
+class LayerInputs(NamedTuple):
+    """What one layer reads besides the residual stream. `context` has the positions and segment ids of all tokens."""
+
+    params: Parameters
+    dropout_key: jax.Array | None
+    context: Any

@@ -1,0 +1,97 @@
+"""What both forms of a layer do tile by tile, each part with its own derivative.
+
+Shapes: B batch, T tokens, t tokens of a tile, D hidden size, H query heads, K key/value heads, d head_dim.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lcjax.attention_halves import backward_half, forward_half
+from lcjax.memory.parts import LayerInputs, LayerParts
+from lcjax.memory.tiles import Tiles
+
+Tree = Any
+Leaves = list[jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class PositionWise:
+    """A layer's parts over the tiles of one sequence; `attention` is an implementation in halves."""
+
+    parts: LayerParts
+    inputs: LayerInputs
+    tiles: Tiles
+    attention: str
+
+    @property
+    def trainable(self) -> Leaves:
+        return self.inputs.params.trainable
+
+    def before(self, i: Any, x_BtD: jax.Array, trainable: Leaves) -> tuple[jax.Array, ...]:
+        """Queries, keys and values of tile i."""
+        positions_Bt = self.tiles.take(self.inputs.context.positions_BT, i)
+        context = dataclasses.replace(self.inputs.context, positions_BT=positions_Bt)
+        return self.parts.before_attention(self.inputs.params.joined(trainable), x_BtD, context, self._key(i, 0))
+
+    def output(self, i: Any, out_BtHd: jax.Array, trainable: Leaves) -> jax.Array:
+        """What attention adds to tile i of the residual stream."""
+        return self.parts.attention_output(self.inputs.params.joined(trainable), out_BtHd, self._key(i, 1))
+
+    def feed_forward(self, i: Any, x_BtD: jax.Array, trainable: Leaves) -> jax.Array:
+        return self.parts.feed_forward(self.inputs.params.joined(trainable), x_BtD, self._key(i, 2))
+
+    def project(self, x_BTD: jax.Array) -> tuple[jax.Array, ...]:
+        """Queries, keys and values of the sequence."""
+
+        def one_tile(i, qkv):
+            parts = self.before(i, self.tiles.take(x_BTD, i), self.trainable)
+            return tuple(self.tiles.put(whole, part, i) for whole, part in zip(qkv, parts, strict=True))
+
+        shapes = jax.eval_shape(lambda x: self.before(0, self.tiles.take(x, 0), self.trainable), x_BTD)
+        whole = tuple(jnp.zeros((s.shape[0], x_BTD.shape[1], *s.shape[2:]), s.dtype) for s in shapes)
+        return self.tiles.loop(one_tile, whole)
+
+    def attend(self, qkv: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
+        """(out, log-sum-exp); out may take over the queries' memory."""
+        q_BTHd, k_BTKd, v_BTKd = qkv
+        return forward_half(self.attention, q_BTHd, k_BTKd, v_BTKd, self.inputs.context.segment_ids_BT)
+
+    def attention_gradients(self, qkv, lse: Any, dout_BTHd: jax.Array, delta_BHT: jax.Array) -> tuple[jax.Array, ...]:
+        """(dq, dk, dv); dq may take over the queries' memory."""
+        q_BTHd, k_BTKd, v_BTKd = qkv
+        segments_BT = self.inputs.context.segment_ids_BT
+        return backward_half(self.attention, q_BTHd, k_BTKd, v_BTKd, segments_BT, lse, dout_BTHd, delta_BHT)
+
+    def add_projection_gradients(self, x_BTD, dqkv: tuple[jax.Array, ...], dx_BTD, gradients: Leaves) -> tuple:
+        """(dx, gradients) with what comes through queries, keys and values added."""
+
+        def one_tile(i, carry):
+            dx_BTD, gradients = carry
+            _, pull_back = jax.vjp(
+                lambda x, trainable: self.before(i, x, trainable), self.tiles.take(x_BTD, i), self.trainable
+            )
+            dx_BtD, own = pull_back(tuple(self.tiles.take(x, i) for x in dqkv))
+            return self.tiles.put(dx_BTD, self.tiles.take(dx_BTD, i) + dx_BtD, i), added(gradients, own)
+
+        return self.tiles.loop(one_tile, (dx_BTD, gradients))
+
+    def _key(self, i: Any, part: int) -> jax.Array | None:
+        """A tile's own dropout, the same forward and backward."""
+        if self.inputs.dropout_key is None:
+            return None
+        return jax.random.fold_in(jax.random.fold_in(self.inputs.dropout_key, part), i)
+
+
+def delta_of(out_BtHd: jax.Array, dout_BtHd: jax.Array) -> jax.Array:
+    """`sum over d of out dout`, float32 [B, H, t]."""
+    return jnp.swapaxes((out_BtHd.astype(jnp.float32) * dout_BtHd.astype(jnp.float32)).sum(axis=-1), 1, 2)
+
+
+def added(sums: Leaves, new: Leaves) -> Leaves:
+    """Sums of gradients, in the sums' dtype."""
+    return [total + x.astype(total.dtype) for total, x in zip(sums, new, strict=True)]

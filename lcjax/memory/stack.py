@@ -1,0 +1,177 @@
+"""All layers with one derivative: the input of every layer, or of every g-th, is kept in host memory or on the device, no more.
+
+Where it fetches ahead, the backward scan carries the saved input that the layer at hand needs and asks for that of the layer below
+before anything else happens, so that the copy from the host runs beside the layer's computation.
+
+Shapes: L layers, g layers of which one input is saved, S = L / g saved inputs, B batch, T tokens, D hidden size.
+Source: Chen et al., arXiv 1604.06174.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lcjax.attention_halves import implementation_in_halves
+from lcjax.errors import InputError
+from lcjax.memory.grouped_layer import GroupedLayer
+from lcjax.memory.layer import TiledLayer
+from lcjax.memory.parts import LayerInputs, LayerParts
+from lcjax.memory.settings import MemorySettings
+from lcjax.memory.trainable import Parameters
+
+Tree = Any
+
+
+# The policies of `lcjax.remat` that a stack in tiles knows.
+IN_TILES = ("full", "offload", "offload_attn")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """How the stack runs.
+
+    Attributes:
+      offload: whether what is saved goes to host memory, and `fetch_ahead` whether it is fetched ahead of its use.
+      save_attention: whether attention's output and log-sum-exp are saved too, of every layer.
+      save_every: the layers of which the first one's input is saved.
+    """
+
+    layer: TiledLayer | GroupedLayer
+    offload: bool
+    save_attention: bool
+    fetch_ahead: bool
+    save_every: int
+
+
+def tiled_stack(parts: LayerParts, attention: str, policy: str, settings: MemorySettings) -> Stack:
+    """The stack of layers that are made of `parts`.
+
+    Raises:
+      InputError: an implementation of attention or a policy that does not go with tiles.
+    """
+    if policy not in IN_TILES or (policy == "offload_attn" and settings.head_groups > 1):
+        also = " in groups of heads" if policy in IN_TILES else ""
+        raise InputError(f"use_gradient_checkpointing={policy!r} does not run in tiles{also}; use 'full' or 'offload'")
+    layer = TiledLayer(parts, implementation_in_halves(attention), settings.tile)
+    if settings.head_groups > 1:
+        layer = GroupedLayer(**vars(layer), groups=settings.head_groups)
+    return Stack(
+        layer,
+        offload=policy != "full",
+        save_attention=policy == "offload_attn",
+        fetch_ahead=settings.fetch_ahead,
+        save_every=settings.save_every,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def run_stack(stack: Stack, x_BTD: jax.Array, params: Tree, dropout_keys: jax.Array | None, context: Any) -> jax.Array:
+    """The residual stream after all layers. `params` and `dropout_keys` are stacked, L first.
+
+    Differentiable in x and in those leaves of params of which a gradient is asked; only for them are gradients computed.
+    """
+    parameters = Parameters.of(params, [False] * len(jax.tree.leaves(params)))
+
+    def one_layer(x_BTD, inputs):
+        parameters, dropout_key = inputs
+        return stack.layer.forward(x_BTD, LayerInputs(parameters, dropout_key, context))[0], None
+
+    return lax.scan(one_layer, x_BTD, (parameters, dropout_keys))[0]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Residuals:
+    saved_SBTD: jax.Array
+    attended_L: Any
+    params: Parameters
+    dropout_keys: jax.Array | None
+    context: Any
+
+    def inputs_of(self, layer: jax.Array) -> LayerInputs:
+        """What a layer reads."""
+        return LayerInputs(_at(self.params, layer), _at(self.dropout_keys, layer), self.context)
+
+
+def _forward(stack, x_BTD, params, dropout_keys, context):
+    # symbolic_zeros: every array comes with whether its gradient is asked for.
+    learns = [leaf.perturbed for leaf in jax.tree.leaves(params)]
+    params, dropout_keys, context = jax.tree.map(lambda leaf: leaf.value, (params, dropout_keys, context))
+    parameters = Parameters.of(params, learns)
+
+    def save(tree):
+        return jax.device_put(tree, jax.memory.Space.Host) if stack.offload else tree
+
+    def one_layer(x_BTD, inputs):
+        parameters, dropout_key = inputs
+        y_BTD, attended = stack.layer.forward(x_BTD, LayerInputs(parameters, dropout_key, context))
+        return y_BTD, save(attended) if stack.save_attention else None
+
+    def save_and_run(x_BTD, inputs):
+        y_BTD, attended = lax.scan(one_layer, x_BTD, inputs)
+        return y_BTD, (save(x_BTD), attended)
+
+    groups = _in_groups((parameters, dropout_keys), stack.save_every)
+    y_BTD, (saved_SBTD, attended) = lax.scan(save_and_run, x_BTD.value, groups)
+    attended_L = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), attended)
+    return y_BTD, _Residuals(saved_SBTD, attended_L, parameters, dropout_keys, context)
+
+
+def _in_groups(stacked: Tree, size: int) -> Tree:
+    """[L, ...] as [L / g, g, ...]."""
+
+    def grouped(x: jax.Array) -> jax.Array:
+        if len(x) % size:
+            raise InputError(f"save_every={size} does not divide {len(x)} layers; use one of {_divisors(len(x))}")
+        return x.reshape(len(x) // size, size, *x.shape[1:])
+
+    return jax.tree.map(grouped, stacked)
+
+
+def _at(stacked: Tree, i: jax.Array) -> Tree:
+    """Entry i of every leaf."""
+    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), stacked)
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
+
+
+def _backward(stack, residuals, dy_BTD):
+    size = stack.save_every
+    layers = len(residuals.saved_SBTD) * size
+
+    def fetch(saved: Tree) -> Tree:
+        return jax.device_put(saved, jax.memory.Space.Device) if stack.offload else saved
+
+    def fetch_for(layer: jax.Array) -> tuple[jax.Array, Any]:
+        """(input of the first layer of its group, what was saved of its own attention)."""
+        return fetch((_at(residuals.saved_SBTD, layer // size), _at(residuals.attended_L, layer)))
+
+    def rerun(i: jax.Array, x_BTD: jax.Array) -> jax.Array:
+        return stack.layer.forward(x_BTD, residuals.inputs_of(i), fetch(_at(residuals.attended_L, i)))[0]
+
+    def one_layer(carry, layer):
+        dy_BTD, fetched = carry
+        if stack.fetch_ahead:
+            (x_BTD, attended), below = fetched, fetch_for(jnp.maximum(layer - 1, 0))
+        else:
+            (x_BTD, attended), below = fetch_for(layer), None
+        if size > 1:
+            x_BTD = lax.fori_loop(layer - layer % size, layer, rerun, x_BTD)
+        dx_BTD, gradients = stack.layer.backward(x_BTD, residuals.inputs_of(layer), dy_BTD, attended)
+        return (dx_BTD, below), gradients
+
+    start = dy_BTD, fetch_for(jnp.int32(layers - 1)) if stack.fetch_ahead else None
+    (dx_BTD, _), gradients = lax.scan(one_layer, start, jnp.arange(layers), reverse=True)
+    gradients = [g.astype(x.dtype) for g, x in zip(gradients, residuals.params.trainable, strict=True)]
+    return dx_BTD, residuals.params.with_leaves(gradients, [None] * len(residuals.params.frozen)), None, None
+
+
+run_stack.defvjp(_forward, _backward, symbolic_zeros=True)

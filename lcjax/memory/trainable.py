@@ -1,0 +1,51 @@
+"""A layer's parameters in two parts: what learns, of which there are gradients, and what does not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Tree = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """The leaves of a tree, one layer's or all layers' stacked, apart by whether they learn."""
+
+    trainable: list[jax.Array]
+    frozen: list[jax.Array]
+    structure: Any = dataclasses.field(metadata={"static": True})
+    learns: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
+    """Of each leaf of the structure, in order."""
+
+    @classmethod
+    def of(cls, tree: Tree, learns: Sequence[bool]) -> Parameters:
+        leaves, structure = jax.tree.flatten(tree)
+        pairs = list(zip(leaves, learns, strict=True))
+        return cls([x for x, mine in pairs if mine], [x for x, mine in pairs if not mine], structure, tuple(learns))
+
+    def joined(self, trainable: Sequence[Any]) -> Tree:
+        """The tree with other trainable leaves."""
+        return self.with_leaves(trainable, self.frozen)
+
+    def with_leaves(self, trainable: Sequence[Any], frozen: Sequence[Any]) -> Tree:
+        """A tree of this structure with other leaves."""
+        sources = {True: iter(trainable), False: iter(frozen)}
+        return self.structure.unflatten([next(sources[mine]) for mine in self.learns])
+
+    def mapped(self, function: Callable[[Tree], tuple[Tree, Any]]) -> tuple[Parameters, Any]:
+        """`function` of the tree, with its first result as Parameters: a leaf learns there if the leaf of its name does here."""
+        tree = self.joined(self.trainable)
+        paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
+        learning = {path for path, mine in zip(paths, self.learns, strict=True) if mine}
+        result, other = function(tree)
+        return Parameters.of(result, [path in learning for path, _ in jax.tree.leaves_with_path(result)]), other
+
+    def zeros(self) -> list[jax.Array]:
+        """Where the gradients are summed: float32."""
+        return [jnp.zeros(x.shape, jnp.float32) for x in self.trainable]

@@ -1,0 +1,78 @@
+"""The memory engine's step as an H100 would run it: what it holds on the device and on the host, and what it never holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lcjax.memory import MemorySettings
+from lcjax.plan.compile import CompiledStep, compile_step
+from lcjax.plan.settings import choose_settings
+from lcjax.plan.workload import Workload
+from lcjax.presets import PRESETS
+
+LAYERS = 2
+# Llama-3.1-8B but for its depth, which changes the length of a scan and of what is on the host, not the program.
+CONFIG = dataclasses.replace(PRESETS["llama-3.1-8b"], num_hidden_layers=LAYERS)
+TOKENS = 131_072
+FORMS = {"tiles": MemorySettings(fetch_ahead=False), "head groups": MemorySettings(head_groups=8, fetch_ahead=False)}
+SLOPES = Path(__file__).with_name("bytes_a_token.json")
+INPUT_BYTES = 2 * CONFIG.hidden_size
+
+
+@functools.cache
+def compiled(settings: MemorySettings | str, tokens: int = TOKENS, policy: str = "offload") -> CompiledStep:
+    workload = Workload("8b", CONFIG, "h100-80gb", 32, "nf4", policy)
+    return compile_step(workload, dataclasses.replace(choose_settings(workload, tokens), memory=settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "times"), [("tiles", (0.5, 0.75, 1, 1.5)), ("head groups", (0.5, 1))])
+def test_device_bytes_lie_on_a_line_that_rises_no_more_than_it_did(form, times):
+    lengths = np.array(times) * TOKENS
+    device = np.array([compiled(FORMS[form], int(tokens)).memory.temp_bytes for tokens in lengths])
+    slope, start = np.polyfit(lengths, device, 1)
+    # Within a hundredth: buffers of a tile and of a chunk of the loss fit between the large ones at one length and not at another.
+    assert np.abs(device - (start + slope * lengths)).max() < device.max() / 100, device
+    assert slope <= json.loads(SLOPES.read_text())[form] * 1.005
+
+
+def test_tiles_need_a_third_of_the_plain_form():
+    assert compiled(FORMS["tiles"]).memory.temp_bytes < compiled("none").memory.temp_bytes / 3
+
+
+@pytest.mark.parametrize("settings", ["none", FORMS["tiles"]])
+def test_no_buffer_is_quadratic_or_holds_all_logits(settings):
+    shapes = {
+        tuple(map(int, shape[shape.index("[") + 1 : -1].split(",")))
+        for instruction in compiled(settings).program.instructions.values()
+        for shape, _ in instruction.arrays
+        if not shape.endswith("[]")
+    }
+    assert (1, TOKENS, CONFIG.hidden_size) in shapes
+    # The stack of inputs, which is on the host, or what the MLP works on.
+    widest = max(LAYERS * CONFIG.hidden_size, CONFIG.intermediate_size)
+    assert max(math.prod(shape) for shape in shapes) <= TOKENS * widest
+    for shape in shapes:
+        assert sum(TOKENS % size == 0 and size >= 8192 for size in shape) <= 1, shape
+        assert not (CONFIG.vocab_size in shape and math.prod(shape) >= CONFIG.vocab_size * 8192), shape
+
+
+@pytest.mark.parametrize("settings", [FORMS["tiles"], MemorySettings(save_every=2), FORMS["head groups"]])
+def test_host_bytes_are_those_of_the_saved_inputs(settings):
+    assert compiled(settings).memory.host_bytes == LAYERS // settings.save_every * TOKENS * INPUT_BYTES
+
+
+def test_offloaded_attention_runs_forward_once():
+    step = compiled(MemorySettings(), policy="offload_attn")
+    log_sum_exp = 4 * CONFIG.num_attention_heads
+    assert step.memory.host_bytes == LAYERS * TOKENS * (2 * INPUT_BYTES + log_sum_exp)
+    expected = {"attention_forward": 1, "attention_dq": 1, "attention_dkv": 1}
+    assert {name: step.program.kernels()[name] for name in expected} == expected
+    assert compiled(FORMS["tiles"]).program.kernels()["attention_forward"] == 2
