@@ -14,6 +14,7 @@ Source: `jax.experimental.topologies` and OpenXLA's ahead-of-time compilation.
 from __future__ import annotations
 
 import math
+import re
 from importlib import resources
 from importlib.util import find_spec
 from typing import Any
@@ -22,7 +23,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lcjax.errors import InputError
+from lcjax.errors import InputError, unknown
 
 _TARGETS = resources.files("lcjax") / "targets"
 _SUFFIX = ".txtpb"
@@ -34,8 +35,14 @@ def gpu_names() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX)))
 
 
-def gpu_sharding(gpu: str) -> NamedSharding:
-    """Places an array, whole, on one GPU of that name.
+def gpu_memory_bytes(gpu: str) -> int:
+    """The memory of one GPU of that name as the CUDA driver reports it. Raises InputError for an unknown name."""
+    [size] = re.findall(r"^\s*device_memory_size: (\d+)", _target(gpu), re.MULTILINE)
+    return int(size)
+
+
+def gpu_sharding(gpu: str, gpus: int = 1, hosts: int = 1) -> NamedSharding:
+    """Places an array, whole, on every GPU of `hosts` machines with `gpus` GPUs of that name each.
 
     Args:
       gpu: one of `gpu_names()`.
@@ -43,15 +50,13 @@ def gpu_sharding(gpu: str) -> NamedSharding:
     Raises:
       InputError: an unknown name, or a JAX that cannot compile for a GPU; the message says what to install or to set.
     """
-    if gpu not in gpu_names():
-        raise InputError(f"gpu={gpu!r} is unknown; use one of {', '.join(gpu_names())}")
-    target = (_TARGETS / f"{gpu}{_SUFFIX}").read_text(encoding="utf-8")
+    target = _target(gpu)
     try:
         # Partitions x hosts x GPUs of a host.
-        topology = topologies.get_topology_desc(platform="cuda", target_config=target, topology="1x1x1")
+        topology = topologies.get_topology_desc(platform="cuda", target_config=target, topology=f"1x{hosts}x{gpus}")
     except NotImplementedError as error:
         raise InputError(f"gpu={gpu!r} cannot be compiled for: {_mend()}") from error
-    return NamedSharding(topologies.make_mesh(topology, (1,), ("gpu",)), PartitionSpec())
+    return NamedSharding(topologies.make_mesh(topology, (hosts * gpus,), ("gpu",)), PartitionSpec())
 
 
 def abstract(tree: Any, sharding: NamedSharding) -> Any:
@@ -71,6 +76,12 @@ def compile_lowered(lowered: jax.stages.Lowered, options: dict[str, Any] | None 
         return lowered.compile(compiler_options=options)
     finally:
         jax.config.update(shortest, before)
+
+
+def _target(gpu: str) -> str:
+    if gpu not in gpu_names():
+        raise InputError(unknown("gpu", gpu, gpu_names()))
+    return (_TARGETS / f"{gpu}{_SUFFIX}").read_text(encoding="utf-8")
 
 
 def _mend() -> str:

@@ -1,5 +1,10 @@
 """The one exception for faults that the user can mend."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """A wrong path, file, flag or combination: the message names the thing and the mend in one line.
@@ -7,3 +12,12 @@ class InputError(ValueError):
     Command lines print the message alone and exit with code 2 (see `lcjax.cli`); every other exception is a bug of
     ours and keeps its traceback.
     """
+
+
+def unknown(what: str, value: str, known: Iterable[str]) -> str:
+    """The words for a name that is none of `known`: the nearest of them first."""
+    known = list(known)
+    lower = value.lower()
+    nearest = [name for name in known if name.startswith(lower)] or difflib.get_close_matches(lower, known, cutoff=0.4)
+    hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
+    return f"{what}={value!r} is unknown; {hint}use one of {', '.join(known)}"

@@ -106,10 +106,15 @@ def train_step(
     return TrainState(state.step + 1, trainable, optimizer_state, state.key), metrics
 
 
-def jit_train_step(objective: Objective, optimizer: optax.GradientTransformation):
-    """The compiled step `(state, frozen, batches) -> (state, metrics)`; the old state's buffers are reused for the new."""
+def jit_train_step(
+    objective: Objective, optimizer: optax.GradientTransformation, platform: str | None = None
+) -> jax.stages.Wrapped:
+    """The compiled step `(state, frozen, batches) -> (state, metrics)`; the old state's buffers are reused for the new.
+
+    `platform` is what it is compiled for: the default backend when None.
+    """
     step = functools.partial(train_step, objective, optimizer)
-    return jax.jit(step, donate_argnums=0, compiler_options=_compiler_options())
+    return jax.jit(step, donate_argnums=0, compiler_options=_compiler_options(platform))
 
 
 def init_state(optimizer: optax.GradientTransformation, trainable: Tree, seed: int) -> TrainState:
@@ -123,6 +128,6 @@ def jit_evaluate(objective: Objective):
     return jax.jit(objective.loss, compiler_options=_compiler_options())
 
 
-def _compiler_options() -> dict[str, Any]:
+def _compiler_options(platform: str | None = None) -> dict[str, Any]:
     """On a CPU: vectors as wide as the machine has them. XLA's default of 256 bits halves the speed of AVX-512's exponentials."""
-    return {"xla_cpu_prefer_vector_width": 512} if jax.default_backend() == "cpu" else {}
+    return {"xla_cpu_prefer_vector_width": 512} if (platform or jax.default_backend()) == "cpu" else {}

@@ -12,11 +12,31 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from hlos import Program, aliases
 from lcjax import ops
-from lcjax.deviceless import abstract, compile_lowered, gpu_names, gpu_sharding
+from lcjax.deviceless import abstract, compile_lowered, gpu_memory_bytes, gpu_names, gpu_sharding
 from lcjax.errors import InputError
 
-ARCHITECTURES = {"a100-80gb": "8.0", "b200": "10.0", "h100-80gb": "9.0", "h200": "9.0"}
-GIB = {"a100-80gb": 79, "b200": 178, "h100-80gb": 79, "h200": 139}
+ARCHITECTURES = {
+    "a100-40gb": "8.0",
+    "a100-80gb": "8.0",
+    "b200": "10.0",
+    "h100-80gb": "9.0",
+    "h200": "9.0",
+    "l40s": "8.9",
+    "rtx-pro-6000": "12.0",
+    "rtx3090": "8.6",
+    "rtx4090": "8.9",
+}
+GIB = {
+    "a100-40gb": 39,
+    "a100-80gb": 79,
+    "b200": 178,
+    "h100-80gb": 79,
+    "h200": 139,
+    "l40s": 44,
+    "rtx-pro-6000": 94,
+    "rtx3090": 23,
+    "rtx4090": 23,
+}
 
 
 def test_every_gpu_is_tested():
@@ -36,7 +56,8 @@ def test_compiles_for(gpu, tmp_path):
     assert (memory.argument_size_in_bytes, memory.output_size_in_bytes) == (1000 * 3 * 2, 3 * 3 * 4)
     [target] = tmp_path.glob("*gpu_target_config.pbtxt")
     [size] = [line.split()[1] for line in target.read_text().splitlines() if "device_memory_size" in line]
-    assert int(size) >> 30 == GIB[gpu]
+    assert int(size) == gpu_memory_bytes(gpu)
+    assert gpu_memory_bytes(gpu) >> 30 == GIB[gpu]
 
 
 def test_abstract_keeps_shapes_and_dtypes():
@@ -74,9 +95,20 @@ def test_a_folder_of_compiled_programs_is_left_alone(tmp_path):
         compilation_cache.reset_cache()
 
 
-def test_an_unknown_gpu_is_refused():
-    with pytest.raises(InputError, match=r"gpu='h100' is unknown; use one of a100-80gb, b200, h100-80gb, h200"):
-        gpu_sharding("h100")
+def test_several_gpus_of_several_hosts():
+    sharding = gpu_sharding("h100-80gb", gpus=4, hosts=2)
+    assert len(sharding.device_set) == 8
+    assert sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("h100", "h100-80gb"), ("H200", "h200"), ("rtx", "rtx-pro-6000 or rtx3090 or rtx4090")]
+)
+def test_an_unknown_gpu_is_refused(name, nearest):
+    message = rf"^gpu='{name}' is unknown; did you mean {nearest}\? use one of a100-40gb, .*, rtx4090$"
+    for function in (gpu_sharding, gpu_memory_bytes):
+        with pytest.raises(InputError, match=message):
+            function(name)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,130 @@
+"""`python -m lcjax.plan`: parse, compile, report."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+from rich.console import Console
+
+from lcjax.cli import entry_point
+from lcjax.deviceless import gpu_memory_bytes, gpu_names, gpu_sharding
+from lcjax.errors import InputError
+from lcjax.plan.arguments import PlanArguments
+from lcjax.plan.mends import mends
+from lcjax.plan.planner import Plan, Planner
+from lcjax.plan.plot import draw, lengths
+from lcjax.plan.progress import CompilationProgress
+from lcjax.plan.report import buffer_table, headline, ladder_table, plan_table
+from lcjax.plan.search import LENGTH_STEP
+from lcjax.plan.workload import Workload
+from lcjax.train.terminal import say
+
+
+@entry_point
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 0 it fits, 1 it does not, 2 bad input."""
+    arguments = parse(argv)
+    start_quietly()
+    with CompilationProgress() as progress:
+        return Command(arguments, progress).run()
+
+
+def start_quietly() -> None:
+    """Before JAX's first compilation: leaves a GPU that is here alone, and keeps XLA's log, which is about its passes, away."""
+    jax.config.update("jax_platforms", "cpu")  # the variable JAX_PLATFORMS was read when lcjax was imported
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+
+def parse(argv: list[str] | None = None) -> PlanArguments:
+    """The arguments; raises InputError for what PlanArguments refuses."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(PlanArguments, args=argv, prog="python -m lcjax.plan")
+    except SystemExit as stop:
+        if isinstance(stop.__context__, InputError):
+            raise stop.__context__ from None
+        sys.stderr.write(printed.getvalue())
+        raise
+
+
+class Command:
+    """One call of the command line."""
+
+    def __init__(self, arguments: PlanArguments, progress: CompilationProgress):
+        self.arguments = arguments
+        self.workload = arguments.workload()
+        self.progress = progress
+        # Tables go where they do not mix with JSON.
+        to_stderr = arguments.json == "-"
+        terminal = (sys.stderr if to_stderr else sys.stdout).isatty()
+        self.console = Console(stderr=to_stderr, width=None if terminal else 160)
+
+    def run(self) -> int:
+        """Plans, writes and prints; returns the exit code."""
+        gpu_sharding(self.workload.gpu, self.workload.gpus, self.workload.hosts)
+        if self.arguments.table:
+            return self._ladder()
+        planner = self.planner(self.workload)
+        plan = self._chosen(planner)
+        if self.arguments.plot:
+            draw([planner.plan(tokens) for tokens in lengths(plan.max_seq_length)], self.arguments.plot)
+        self._write(plan.as_json())
+        say(self.console, headline(plan))
+        self.console.print(plan_table(plan), buffer_table(plan))
+        if not plan.fits:
+            found = list(mends(plan, self.planner))
+            say(
+                self.console,
+                "it would fit with " + ", or ".join(found) if found else "no change that was tried makes it fit",
+            )
+        return 0 if plan.fits else 1
+
+    def planner(self, workload: Workload) -> Planner:
+        """A planner within the budget of the command line; --vram-gb is of --gpu alone."""
+        vram_gb = self.arguments.vram_gb if workload.gpu == self.arguments.gpu else None
+        return Planner(workload, vram_gb, self.arguments.host_gb, self.progress.compiling)
+
+    def _chosen(self, planner: Planner) -> Plan:
+        if not self.arguments.find_max:
+            return planner.plan(self.arguments.max_seq_length or self.workload.config.max_position_embeddings)
+        return planner.longest() or planner.plan(LENGTH_STEP)
+
+    def _ladder(self) -> int:
+        rows: list[tuple[str, Plan | str]] = []
+        smaller: Plan | None = None
+        for gpu in sorted(gpu_names(), key=gpu_memory_bytes):
+            planner = self.planner(dataclasses.replace(self.workload, gpu=gpu))
+            guess = smaller.length_within(planner.device_limit_bytes) if smaller else None
+            try:
+                plan = planner.longest(guess=guess)
+            except InputError as error:
+                rows.append((gpu, str(error)))
+                continue
+            rows.append((gpu, plan or "not even 1,024 tokens fit"))
+            smaller = plan or smaller
+        self._write({"model": self.workload.model, "rows": [row.as_json() for _, row in rows if isinstance(row, Plan)]})
+        self.console.print(ladder_table(rows, title=f"the longest context for {self.workload.describe()}"))
+        return 0
+
+    def _write(self, content: dict[str, Any]) -> None:
+        if self.arguments.json is None:
+            return
+        text = json.dumps(content, indent=1) + "\n"
+        if self.arguments.json == "-":
+            sys.stdout.write(text)
+        else:
+            Path(self.arguments.json).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

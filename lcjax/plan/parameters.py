@@ -1,0 +1,48 @@
+"""The parameter tree of a model that nobody has downloaded: shapes and dtypes."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lcjax import lora, quant
+from lcjax.config import LlamaConfig, LoraConfig
+from lcjax.weights.names import tensor_names
+
+Tree = dict[str, Any]
+
+
+def abstract_params(config: LlamaConfig, adapter: LoraConfig | None, quantize: str | None) -> Tree:
+    """The tree of `lcjax.weights.names` in bfloat16, the layers' linear maps quantised where told, adapters float32.
+
+    Every leaf is a ShapeDtypeStruct.
+
+    Raises:
+      InputError: a shape that cannot be quantised.
+    """
+    params: Tree = {}
+    for name in tensor_names(config):
+        node = params
+        for part in name.path[:-1]:
+            node = node.setdefault(part, {})
+        shape = name.shape if name.layer is None else (config.num_hidden_layers, *name.shape)
+        quantised = quantize is not None and name.path[-2] in config.linear_shapes() and name.path[-1] == "weight"
+        node[name.path[-1]] = _quantised(shape) if quantised else jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+    if adapter is None:
+        return params
+    init = functools.partial(lora.init_adapter, config, adapter)
+    return lora.attach(params, jax.eval_shape(init, jax.random.key(0)))
+
+
+def _quantised(shape_LOI: tuple[int, ...]) -> Tree:
+    layers, out_features, in_features = shape_LOI
+    types = quant.leaf_types(out_features, in_features)
+    return {name: jax.ShapeDtypeStruct((layers, *shape), dtype) for name, (shape, dtype) in types.items()}
+
+
+def tree_bytes(tree: Any) -> int:
+    """The bytes of all leaves."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,48 @@
+"""Memory over context length, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+
+from lcjax.plan.memory import GIB
+from lcjax.plan.planner import Plan
+from lcjax.plan.search import LENGTH_STEP
+
+_POINTS = 5
+
+
+def lengths(last: int) -> list[int]:
+    """A few lengths up to `last` tokens, at which memory is asked for."""
+    steps = (last * i // _POINTS // LENGTH_STEP for i in range(1, _POINTS))
+    return sorted({max(1, step) * LENGTH_STEP for step in steps if step * LENGTH_STEP < last} | {last})
+
+
+def draw(plans: Sequence[Plan], path: Path) -> None:
+    """Stacked device memory over the lengths of `plans`, the GPU's limit, and pinned host memory as a broken line."""
+    tokens = [plan.max_seq_length for plan in plans]
+    memories = [plan.memory for plan in plans]
+    parts = {
+        "frozen weights": [memory.weights_bytes for memory in memories],
+        "trained weights, optimizer": [memory.state_bytes for memory in memories],
+        "batch": [memory.argument_bytes - memory.weights_bytes - memory.state_bytes for memory in memories],
+        "activations and other temporaries": [memory.temp_bytes + memory.output_bytes for memory in memories],
+    }
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    heights = [[size / GIB for size in sizes] for sizes in parts.values()]
+    axes.stackplot(tokens, *heights, labels=list(parts), alpha=0.85)
+    workload = plans[-1].workload
+    axes.axhline(plans[-1].device_limit_bytes / GIB, color="red", label=f"limit of {workload.gpu}")
+    if any(memory.host_bytes for memory in memories):
+        axes.plot(tokens, [memory.host_bytes / GIB for memory in memories], "k--", label="pinned host memory")
+    axes.set(xlabel="tokens", ylabel="GiB", title=f"{workload.model} on {workload.gpu}", ylim=(0, None))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.legend(loc="upper left")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)

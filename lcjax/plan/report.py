@@ -1,0 +1,100 @@
+"""Plans as tables that a person reads in ten seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.table import Table
+from rich.text import Text
+
+from lcjax.plan.flops import UTILISATION
+from lcjax.plan.memory import GIB, MARGIN_BYTES
+from lcjax.plan.planner import Plan
+
+
+def headline(plan: Plan) -> str:
+    """Whether it fits, in one line."""
+    workload, memory = plan.workload, plan.memory
+    needs = f"{gib(memory.device_bytes)} of {gib(plan.device_limit_bytes)} on the GPU"
+    if memory.host_bytes:
+        needs += f", {gib(memory.host_bytes)} of pinned host memory"
+    verdict = "fits" if plan.fits else "does not fit"
+    return f"{workload.model}, {plan.max_seq_length:,} tokens, {workload.gpu}: {verdict} ({needs})"
+
+
+def plan_table(plan: Plan) -> Table:
+    """The figures of one plan."""
+    memory, flops = plan.memory, plan.flops
+    table = Table(show_header=False)
+    for justify in ("left", "right", "left"):
+        table.add_column(justify=justify)
+    batch = memory.argument_bytes - memory.weights_bytes - memory.state_bytes
+    limit = plan.device_limit_bytes
+    host = "" if plan.host_limit_bytes is None else f"of {gib(plan.host_limit_bytes)}"
+    for name, figure, note in (
+        ("frozen weights", gib(memory.weights_bytes), plan.workload.quantize or "bfloat16"),
+        ("trained weights, optimizer", gib(memory.state_bytes), _trained(plan)),
+        ("batch, outputs", gib(batch + memory.output_bytes), ""),
+        ("temporaries", gib(memory.temp_bytes), f"gradient checkpointing {plan.policy}, attention {plan.attention}"),
+        ("device", gib(memory.device_bytes), f"{plan.device_load:.0%} of {gib(limit)}; {gib(limit - memory.device_bytes)} left"),
+        ("margin", gib(MARGIN_BYTES), "not counted as the GPU's: CUDA context, allocator"),
+        ("pinned host", gib(memory.host_bytes), host),
+        ("model FLOPs", f"{flops.total / 1e15:,.2f} P", f"attention {flops.attention / flops.total:.0%}"),
+        ("step", duration(flops.seconds(plan.workload.gpu)), f"at {UTILISATION:.0%} of the GPU's dense bfloat16 peak"),
+        ("kernels", str(sum(plan.kernels.values())), ", ".join(f"{n} x {name}" for name, n in plan.kernels.items())),
+    ):  # fmt: skip
+        table.add_row(name, figure, Text(note))
+    return table
+
+
+def buffer_table(plan: Plan) -> Table:
+    """The largest buffers of one plan."""
+    table = Table(title="largest buffers at the fullest moment of the step", title_justify="left")
+    table.add_column("buffer")
+    table.add_column("GiB", justify="right", no_wrap=True)
+    table.add_column("shape", no_wrap=True)
+    table.add_column("made by")
+    for buffer in plan.buffers:
+        place = " (host)" if buffer.on_host else ""
+        table.add_row(Text(buffer.name + place), f"{buffer.bytes / GIB:.2f}", Text(buffer.shape), Text(buffer.source))
+    return table
+
+
+def ladder_table(rows: Iterable[tuple[str, Plan | str]], title: str) -> Table:
+    """The longest context that fits each GPU; a row without a plan says why."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("GPU", no_wrap=True)
+    for name in ("limit", "longest context", "device", "host", "step"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("policy")
+    for gpu, plan in rows:
+        if isinstance(plan, str):
+            table.add_row(gpu, "", "", "", "", "", Text(plan))
+            continue
+        memory = plan.memory
+        table.add_row(
+            gpu,
+            gib(plan.device_limit_bytes),
+            f"{plan.max_seq_length:,}",
+            gib(memory.device_bytes),
+            gib(memory.host_bytes),
+            duration(plan.flops.seconds(gpu)),
+            plan.policy,
+        )
+    return table
+
+
+def gib(count: int) -> str:
+    """Bytes in GiB."""
+    return f"{count / GIB:,.1f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _trained(plan: Plan) -> str:
+    return f"LoRA r={plan.workload.lora_r}, AdamW" if plan.workload.lora_r else "every weight, AdamW"

@@ -1,0 +1,44 @@
+"""The longest context that fits, by few compilations: memory is close to a line in tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+LENGTH_STEP = 1024
+"""Tokens; lengths are searched in multiples of it."""
+
+_PATIENCE = 10  # Loads that are asked for before the interval is halved instead; lines take five.
+
+
+def largest_fitting(load: Callable[[int], float], low: int, high: int, guess: int | None = None) -> int | None:
+    """The largest n from `low` to `high` with `load(n) <= 1`, for a load that grows with n; None where `low` does not fit.
+
+    Follows the line through the nearest n that fits and the nearest that does not, or through the two nearest that there are. It
+    ends when some n fits and n + 1 does not (or is above `high`), so both have been asked for. `guess` is asked for first.
+    """
+    known: dict[int, float] = {}
+    fits, fails = low - 1, high + 1
+    while fails - fits > 1:
+        if not known:
+            candidate = low if guess is None else guess
+        elif len(known) == 1:
+            [only] = known
+            candidate = 16 * only if guess is None else only + 1
+        else:
+            both = fits in known and fails in known
+            ends = (fits, fails) if both else sorted(known, key=lambda n: abs(known[n] - 1))[:2]
+            candidate = _crossing(known, *ends) if len(known) < _PATIENCE else (fits + fails) // 2
+        candidate = min(max(candidate, fits + 1), fails - 1)
+        known[candidate] = load(candidate)
+        if known[candidate] <= 1:
+            fits = candidate
+        else:
+            fails = candidate
+    return fits if fits >= low else None
+
+
+def _crossing(known: dict[int, float], a: int, b: int) -> int:
+    """Where the line through two points crosses 1, rounded down; beyond the larger where it does not rise."""
+    slope = (known[b] - known[a]) / (b - a)
+    return math.floor(a + (1 - known[a]) / slope) if slope > 0 else 2 * max(a, b)

@@ -1,0 +1,174 @@
+"""`python -m lcjax.plan` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from lcjax import deviceless
+from lcjax.plan.__main__ import main
+from lcjax.plan.memory import GIB
+
+KEYS = {
+    "model", "gpu", "max_seq_length", "fits", "device_bytes", "device_argument_bytes", "device_temp_bytes",
+    "device_limit_bytes", "host_bytes", "policy",
+}  # fmt: skip
+OFFLOAD = ("--use-gradient-checkpointing", "offload")
+
+
+@pytest.fixture
+def plan(capsys):
+    """Runs the command line; returns the exit code, standard output and standard error."""
+
+    def run(*flags: object) -> tuple[int, str, str]:
+        code = main([str(flag) for flag in flags])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_the_real_step_end_to_end(plan, tiny_json):
+    code, out, err = plan("--model", tiny_json, "--max-seq-length", 1024, "--lora-r", 4, "--json", "-")
+    found = json.loads(out)
+    assert code == 0
+    assert found.keys() >= KEYS
+    assert (found["gpu"], found["max_seq_length"], found["fits"]) == ("h100-80gb", 1024, True)
+    assert (found["policy"], found["attention"], found["host_bytes"]) == ("none", "pallas", 0)
+    assert found["device_limit_bytes"] == 84_978_434_048 - GIB
+    assert 0 < found["device_argument_bytes"] + found["device_temp_bytes"] <= found["device_bytes"]
+    assert found["kernels"]["attention_forward"] == 1
+    assert "1,024 tokens, h100-80gb: fits" in err
+    assert "lcjax/model.py" in err
+
+
+def test_json_into_a_file(plan, tiny_json, tmp_path, asked):
+    path = tmp_path / "plan.json"
+    code, out, err = plan("--model", tiny_json, "--max-seq-length", 65_536, "--json", path)
+    assert (code, err) == (0, "")
+    assert json.loads(path.read_text())["host_bytes"] == 262_144 * 65_536
+    assert "65,536 tokens, h100-80gb: fits (27.1 GiB of 78.1 GiB on the GPU, 16.0 GiB of pinned host memory)" in out
+
+
+def test_the_trained_context_is_the_default(plan, tiny_json, asked):
+    assert plan("--model", tiny_json)[0] == 0
+    assert asked == [("h100-80gb", 2048)]
+
+
+def test_find_max(plan, tiny_json, asked):
+    code, out, _ = plan("--model", tiny_json, *OFFLOAD, "--find-max", "--json", "-")
+    found = json.loads(out)
+    assert (code, found["fits"]) == (0, True)
+    assert found["max_seq_length"] == (found["device_limit_bytes"] - 16_000_000_000) // 200_000 // 1024 * 1024
+
+
+def test_what_does_not_fit_says_what_would(plan, tiny_json, asked):
+    code, out, _ = plan("--model", tiny_json, *OFFLOAD, "--max-seq-length", 500_000)
+    assert code == 1
+    assert out.splitlines()[-1] == "it would fit with --max-seq-length 338944, or --gpu h200"
+
+
+def test_another_policy_and_quantised_weights_are_offered(plan, tiny_json, asked):
+    flags = ("--model", tiny_json, "--max-seq-length", 32_768, "--use-gradient-checkpointing", "full")
+    code, out, _ = plan(*flags, "--vram-gb", 24)
+    assert code == 1
+    wanted = "--use-gradient-checkpointing offload, or --quantize nf4, or --max-seq-length 19456, or --gpu a100-40gb"
+    assert out.splitlines()[-1] == f"it would fit with {wanted}"
+
+
+def test_what_fits_nowhere(plan, tiny_json, asked):
+    code, out, _ = plan("--model", tiny_json, *OFFLOAD, "--max-seq-length", 9000, "--vram-gb", 8, "--host-gb", 0.1)
+    assert code == 1
+    assert out.splitlines()[-1] == "no change that was tried makes it fit"
+
+
+def test_too_little_host_memory(plan, tiny_json, asked):
+    code, out, _ = plan("--model", tiny_json, *OFFLOAD, "--max-seq-length", 262_144, "--host-gb", 32)
+    assert code == 1
+    assert "64.0 GiB of pinned host memory" in out
+    assert out.splitlines()[-1] == "it would fit with --max-seq-length 131072"
+
+
+def test_the_ladder_over_gpus(plan, tiny_json, asked):
+    code, out, _ = plan("--model", tiny_json, *OFFLOAD, "--table", "--json", "-")
+    rows = json.loads(out)["rows"]
+    assert code == 0
+    assert {row["gpu"] for row in rows} == set(deviceless.gpu_names())
+    lengths = [row["max_seq_length"] for row in rows]
+    assert lengths == sorted(lengths)
+    assert all(row.keys() >= KEYS for row in rows)
+    assert len(asked) <= 4 * len(rows)
+
+
+def test_a_picture(plan, tiny_json, tmp_path, asked):
+    path = tmp_path / "memory.png"
+    assert plan("--model", tiny_json, *OFFLOAD, "--max-seq-length", 65_536, "--plot", path)[0] == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert len(asked) == 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--gpu", "h100"), r"gpu='h100' is unknown; did you mean h100-80gb\? use one of .*"),
+        (("--model", "llama-3.1-9b"), r"model='llama-3.1-9b' is unknown; did you mean llama-3.1-8b .*"),
+        (("--max-seq-length", "1"), "--max-seq-length 1 is out of range; it must be from 2 to 16,777,216"),
+        (("--host-gb", "0"), "--host-gb 0.0 is out of range; it must be positive"),
+        (("--vram-gb", "0.5"), "--vram-gb 0.5 leaves nothing beside the margin of 1.0 GiB"),
+        (("--find-max", "--max-seq-length", "9"), "--find-max searches the length and --max-seq-length gives one; .*"),
+        (("--table", "--find-max"), "--table searches every GPU as it is; drop .*"),
+        (("--json", "no/such/folder.json"), ".*the directory .* does not exist"),
+        (
+            ("--use-gradient-checkpointing", "full", "--max-seq-length", "40000"),
+            ".*above 32,768 tokens use 'offload'.*",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(plan, tiny_json, asked, flags, message):
+    code, out, err = plan("--model", tiny_json, *flags)
+    assert (code, out) == (2, "")
+    [line] = err.splitlines()
+    assert re.fullmatch(f"error: {message}", line)
+
+
+def test_kernels_too_large_for_a_gpu(plan, tmp_path):
+    """head_dim 256: what the tiles of the data centre's GPUs take is not there on an RTX 4090."""
+    config = {"vocab_size": 100, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config | {"num_attention_heads": 1, "head_dim": 256}))
+    code, out, err = plan("--model", tmp_path, "--gpu", "rtx4090", "--max-seq-length", 256)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(
+        r"error: attention='pallas' needs [\d,]+ bytes of shared memory for this model's head_dim and rtx4090 has 101,376; "
+        r"use --attention xla, or another --gpu\n",
+        err,
+    )
+
+
+def test_without_the_extra_it_says_how_to_install_it(plan, tiny_json, monkeypatch):
+    def unknown_platform(**_):
+        raise NotImplementedError("topology not implemented for cuda")
+
+    monkeypatch.setattr(deviceless.topologies, "get_topology_desc", unknown_platform)
+    monkeypatch.setattr(deviceless, "find_spec", lambda name: None)
+    code, _, err = plan("--model", tiny_json)
+    assert code == 2
+    assert "pip install --no-deps jax-cuda13-plugin==" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_8b_at_131072_tokens_in_a_process_of_its_own(tmp_path):
+    """Whole and quiet: XLA's log, which warns of such lengths, stays away."""
+    command = "-m lcjax.plan --model llama-3.1-8b --max-seq-length 131072 --lora-r 32 --json".split()
+    done = subprocess.run([sys.executable, *command, "-"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["fits"]) == (0, True)
+    assert found["host_bytes"] == 32 * 131_072 * 4096 * 2
+    adapter = 3 * 4 * 83_886_080 + 20
+    assert found["device_argument_bytes"] == 2 * 8_030_261_248 + adapter + 4 * 4 * 131_072
+    assert "131,072 tokens, h100-80gb: fits" in done.stderr
+    assert not re.search(r"\.cc:\d+\]", done.stderr)

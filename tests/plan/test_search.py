@@ -1,0 +1,71 @@
+"""lcjax.plan.search: the longest that fits, asked of few lengths."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lcjax.plan.search import largest_fitting
+
+
+class Load:
+    """A load that counts how often it is asked for, and never twice for the same."""
+
+    def __init__(self, function):
+        self.function, self.asked = function, []
+
+    def __call__(self, n: int) -> float:
+        assert n not in self.asked
+        self.asked.append(n)
+        return self.function(n)
+
+
+def brute_force(function, low: int, high: int) -> int | None:
+    return max((n for n in range(low, high + 1) if function(n) <= 1), default=None)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 17, 33, 100, 999, 5000, 16_384])
+@pytest.mark.parametrize("low", [1, 33])
+def test_a_line_takes_few_questions(limit, low):
+    load = Load(lambda n: 0.2 + 0.8 * n / (limit + 0.5))
+    found = largest_fitting(load, low, 16_384)
+    assert found == brute_force(load.function, low, 16_384)
+    assert len(load.asked) <= 6
+
+
+def test_random_rising_loads_against_brute_force():
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        rises = np.cumsum(generator.exponential(size=200) ** 4)
+        limit = generator.uniform(rises[0], rises[-1])
+        load = Load(lambda n, rises=rises / limit: float(rises[n]))
+        assert largest_fitting(load, 1, 199) == brute_force(load.function, 1, 199)
+        assert len(load.asked) <= 20
+
+
+def test_a_kinked_load():
+    """Host memory runs out where the GPU's does not yet."""
+    load = Load(lambda n: max(0.5 + n / 5000, n / 700))
+    assert largest_fitting(load, 1, 16_384) == 700
+    assert len(load.asked) <= 8
+
+
+def test_the_neighbours_are_asked_for():
+    load = Load(lambda n: n / 321.5)
+    assert largest_fitting(load, 1, 1000) == 321
+    assert {321, 322} <= set(load.asked)
+
+
+@pytest.mark.parametrize(("guess", "questions"), [(321, 2), (322, 2), (310, 4), (600, 5)])
+def test_a_guess_saves_questions(guess, questions):
+    load = Load(lambda n: 0.1 + 0.9 * n / 321.5)
+    assert largest_fitting(load, 1, 1000, guess) == 321
+    assert load.asked[0] == guess
+    assert len(load.asked) <= questions
+
+
+def test_the_ends():
+    assert largest_fitting(Load(lambda n: 2.0), 1, 100) is None
+    assert largest_fitting(Load(lambda n: 0.5), 1, 100) == 100
+    assert largest_fitting(Load(lambda n: 0.5), 7, 7) == 7
+    assert largest_fitting(Load(lambda n: 1.0), 1, 3) == 3

@@ -1,0 +1,58 @@
+"""lcjax.presets: the models by name are the published ones."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from lcjax.errors import InputError
+from lcjax.presets import PRESETS, resolve_config
+from lcjax.weights import gguf
+from lcjax.weights.names import tensor_names
+
+# The parameter counts that the hub shows for each checkpoint's safetensors, tied heads counted once.
+PARAMETERS = {
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
+    "llama-3.1-70b": 70_553_706_496,
+    "llama-3.3-70b": 70_553_706_496,
+    "llama-3.1-405b": 405_853_388_800,
+    "smollm2-135m": 134_515_008,
+    "tinyllama-1.1b": 1_100_048_384,
+    "mistral-7b": 7_248_023_552,
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_has_the_published_number_of_parameters(name):
+    assert sum(math.prod(tensor.shape) for tensor in tensor_names(PRESETS[name])) == PARAMETERS[name]
+
+
+def test_smollm2_is_that_of_its_file(smollm2):
+    """But for the tokens: the file is of the model that was trained on instructions."""
+    stored, preset = gguf.open_gguf(smollm2).config, resolve_config("SmolLM2-135M")
+    different = {name for name in vars(stored) if getattr(stored, name) != getattr(preset, name)}
+    assert different <= {"bos_token_id", "eos_token_id"}
+
+
+def test_a_config_file_is_read(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(PRESETS["llama-3.2-1b"].to_dict()))
+    assert resolve_config(str(path)) == resolve_config(str(tmp_path)) == PRESETS["llama-3.2-1b"]
+
+
+def test_an_unknown_model_is_refused():
+    with pytest.raises(
+        InputError, match=r"model='llama-3.1-9b' is unknown; did you mean llama-3.1-8b or .*config.json$"
+    ):
+        resolve_config("llama-3.1-9b")
+
+
+def test_missing_fields_are_named(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"hidden_size": 64, "vocab_size": 100}))
+    with pytest.raises(InputError, match="lacks intermediate_size, num_hidden_layers, num_attention_heads"):
+        resolve_config(str(path))
