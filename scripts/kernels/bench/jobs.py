@@ -38,12 +38,15 @@ class Job:
 
     @property
     def flops(self) -> float:
-        """Of attention by the usual count: two products forward, five backward, half of them when causal."""
+        """Of attention by the usual count: two products forward, five backward, half of them when causal. Of RoPE six a pair."""
+        if self.operation == "rope":
+            pairs = self.batch * self.tokens * (self.heads + self.kv_heads) * self.head_dim / 2
+            return 6 * pairs * (2 if self.part == BOTH else 1)
         product = (
             2 * self.batch * self.heads * self.tokens * self.tokens * self.head_dim * (0.5 if self.causal else 1.0)
         )
         products = {FORWARD: 2, BACKWARD: 5, BOTH: 7, "attention_forward": 2, "attention_dq": 3, "attention_dkv": 4}
-        return product * products[self.part] if self.operation == "attention" else 0.0
+        return product * products[self.part]
 
     @property
     def bytes_moved(self) -> float:
@@ -69,7 +72,7 @@ class Result:
 
     @property
     def tflops(self) -> float | None:
-        return self.job.flops / self.milliseconds / 1e9 if self.milliseconds and self.job.flops else None
+        return self.job.flops / self.milliseconds / 1e9 if self.milliseconds else None
 
     @property
     def terabytes_a_second(self) -> float | None:

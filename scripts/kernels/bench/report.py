@@ -16,6 +16,16 @@ from kernels.bench.jobs import Result
 # What a GPU can do at most: dense bf16 TFLOP/s and TB/s, of NVIDIA's data sheets.
 CEILINGS = {"H100 80GB HBM3": (989.0, 3.35), "H200": (989.0, 4.8), "A100": (312.0, 2.04), "B200": (2250.0, 8.0)}
 
+# Of a part of an operation, in the plot.
+MARKERS = {
+    "forward": "^",
+    "backward": "v",
+    "both": "D",
+    "attention_forward": "^",
+    "attention_dq": "v",
+    "attention_dkv": "s",
+}
+
 
 def table(results: Sequence[Result]) -> None:
     """Prints a line a result; the ratio is to the best Triton of the same work in this run."""
@@ -34,7 +44,7 @@ def table(results: Sequence[Result]) -> None:
         shown.add_row(
             *(job.operation, job.part, f"{job.tokens:,}", job.implementation, str(job.tile or "")),
             f"{result.milliseconds:.3f}" if result.milliseconds else f"[dim]{result.error}",
-            f"{result.tflops:.0f}" if result.tflops else "",
+            f"{result.tflops:.0f}" if job.operation == "attention" and result.tflops else "",
             f"{result.terabytes_a_second:.2f}" if job.operation == "rope" and result.milliseconds else "",
             size,
             ratio,
@@ -69,24 +79,37 @@ def append_csv(path: Path, result: Result, provenance: dict[str, str]) -> None:
 def roofline(path: Path, results: Sequence[Result], provenance: dict[str, str]) -> None:
     """Draws speed over arithmetic intensity (operations a byte moved), below the GPU's two ceilings where they are known."""
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
     points = defaultdict(list)
     for result in results:
         if result.tflops:
-            points[result.job.implementation].append((result.job.flops / result.job.bytes_moved, result.tflops))
-    for implementation, xy in points.items():
-        axes.scatter(*zip(*xy, strict=True), label=implementation, s=28)
+            intensity = result.job.flops / result.job.bytes_moved
+            points[result.job.implementation, result.job.part].append((intensity, result.tflops))
+    colours = {name: f"C{n}" for n, name in enumerate(dict.fromkeys(name for name, _ in points))}
+    for (implementation, part), xy in points.items():
+        axes.scatter(
+            *zip(*xy, strict=True), color=colours[implementation], marker=MARKERS.get(part, "o"), s=36, alpha=0.8
+        )
+    found = [x for xy in points.values() for x, _ in xy]
     device = provenance.get("device", "")
     for name, (tflops, terabytes) in CEILINGS.items():
-        if name in device:
-            intensities = [1, tflops / terabytes, 1e5]
-            axes.plot(
-                intensities, [min(tflops, terabytes * x) for x in intensities], color="0.4", label=f"ceiling of {name}"
+        if name in device and found:
+            ridge = tflops / terabytes
+            intensities = sorted((min(*found, ridge) / 2, ridge, max(*found, ridge) * 2))
+            axes.plot(intensities, [min(tflops, terabytes * x) for x in intensities], color="0.4")
+            axes.annotate(
+                f"{tflops:.0f} TFLOP/s, {terabytes} TB/s", (ridge, tflops), (0, 6), textcoords="offset points"
             )
     axes.set(xscale="log", yscale="log", xlabel="floating-point operations a byte", ylabel="TFLOP/s")
-    axes.set_title(f"attention on {device or 'an unknown device'}, commit {provenance['commit']}")
-    axes.legend(fontsize=8)
+    axes.set_title(f"attention and RoPE on {device or 'an unknown device'}, commit {provenance['commit']}")
+    parts = dict.fromkeys(part for _, part in points)
+    axes.legend(
+        handles=[Line2D([], [], color=colour, marker="o", ls="", label=name) for name, colour in colours.items()]
+        + [Line2D([], [], color="0.4", marker=MARKERS.get(part, "o"), ls="", label=part) for part in parts],
+        fontsize=8,
+    )
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -1,0 +1,48 @@
+"""The kernels' benchmark: its arithmetic, and a small run end to end."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+import bench_kernels
+from kernels.bench.jobs import BACKWARD, BOTH, FORWARD, Job, Result
+
+SMALL = "--lengths 64 --heads 2 --kv-heads 1 --head-dim 16 --dtype float32 --parts forward --seconds 0.01".split()
+
+
+def test_a_run_on_a_cpu(tmp_path, capsys):
+    paths = {flag: tmp_path / name for flag, name in (("--csv", "kernels.csv"), ("--plot", "roofline.png"))}
+    flags = [str(part) for pair in paths.items() for part in pair]
+    assert bench_kernels.main([*SMALL, "--implementations", "xla", "sdpa_cudnn", *flags]) == 0
+    with paths["--csv"].open(newline="") as file:
+        rows = {(row["operation"], row["implementation"]): row for row in csv.DictReader(file)}
+    assert set(rows) == {("attention", "xla"), ("rope", "xla"), ("attention", "sdpa_cudnn")}
+    for operation in ("attention", "rope"):
+        row = rows[operation, "xla"]
+        assert float(row["milliseconds"]) > 0
+        assert row["jax"]
+        assert not row["error"]
+    assert rows["attention", "sdpa_cudnn"]["error"]
+    assert not rows["attention", "sdpa_cudnn"]["milliseconds"]
+    assert paths["--plot"].stat().st_size > 10_000
+    assert "xla" in capsys.readouterr().out
+
+
+def test_an_unknown_implementation_is_refused(capsys):
+    assert bench_kernels.main([*SMALL, "--implementations", "fa4"]) == 2
+    assert "fa4 is unknown; use some of pallas" in capsys.readouterr().err
+
+
+def test_the_usual_count():
+    forward, backward, both = (
+        Job("attention", part, "pallas", 16_384, 32, 8, 128, "bfloat16") for part in (FORWARD, BACKWARD, BOTH)
+    )
+    assert forward.flops == 4 * 16_384**2 * 32 * 128 / 2
+    assert backward.flops == 2.5 * forward.flops
+    assert both.flops == forward.flops + backward.flops
+    assert Result(forward, 4.4, None).tflops == pytest.approx(500, rel=0.01)
+    rope = Job("rope", FORWARD, "pallas", 131_072, 32, 8, 128, "bfloat16")
+    assert rope.bytes_moved == 2 * 131_072 * 40 * 128 * 2
+    assert Result(rope, 1.0, None).terabytes_a_second == pytest.approx(2.68, rel=0.01)
