@@ -242,20 +242,27 @@ def test_segment_ranges(order):
 
 def test_the_reference_on_a_case_by_hand():
     """Two keys: weights 1/4 and 3/4 by scores 0 and log 3; a sink of log 4 halves them; the cap and the window apply."""
-    q, k, v = torch.ones(1, 2, 1, 1), torch.tensor([0.0, np.log(3)]).reshape(1, 2, 1, 1), torch.tensor([4.0, 8.0])
-    q, k, v = q.double(), k.double(), v.double().reshape(1, 2, 1, 1)
+
+    def float64(*values: float) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float64)
+
+    def equal(actual: torch.Tensor, *expected: float) -> None:
+        """But for a few roundings of float64."""
+        np.testing.assert_allclose(actual.flatten(), expected, rtol=2**-50, atol=0)
+
+    q, k, v = (float64(*x).reshape(1, 2, 1, 1) for x in ((1, 1), (0, np.log(3)), (4, 8)))
     out, lse = reference.attention(q, k, v)
-    np.testing.assert_allclose(out.flatten(), [4, 7], rtol=1e-6)
-    np.testing.assert_allclose(lse.flatten(), [0, np.log(4)], rtol=1e-6, atol=1e-12)
-    out, lse = reference.attention(q, k, v, sinks_H=torch.tensor([np.log(4)]))
-    np.testing.assert_allclose(out.flatten(), [4 / 5, 3.5], rtol=1e-6)
-    np.testing.assert_allclose(lse.flatten(), [np.log(5), np.log(8)], rtol=1e-6)
+    equal(out, 4, 7)
+    equal(lse, 0, np.log(4))
+    out, lse = reference.attention(q, k, v, sinks_H=float64(np.log(4)))
+    equal(out, 4 / 5, 3.5)
+    equal(lse, np.log(5), np.log(8))
     out, _ = reference.attention(q, k, v, window=1)
-    np.testing.assert_allclose(out.flatten(), [4, 8], rtol=1e-6)
+    equal(out, 4, 8)
     cap = 0.5
     out, lse = reference.attention(q, k, v, soft_cap=cap)
     weight = np.exp(cap * np.tanh(np.log(3) / cap))
-    np.testing.assert_allclose(out.flatten(), [4, (4 + 8 * weight) / (1 + weight)], rtol=1e-6)
+    equal(out, 4, (4 + 8 * weight) / (1 + weight))
 
 
 def refused(message, **overrides):
