@@ -76,27 +76,27 @@ def _forward(scale, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod):
         out = accumulated / jnp.where(seen, total, 1.0)[..., None]
         # +inf for a row without keys makes its probabilities exp(s - inf) = 0 in the backward pass.
         maximum = jnp.where(seen, maximum, jnp.inf)
-        return None, (out.astype(q_BTHD.dtype), maximum, jnp.log(jnp.where(seen, total, 1.0)))
+        return None, (out.astype(q_BTHD.dtype), maximum, jnp.where(seen, total, 1.0))
 
-    _, (out_n, maximum_n, log_total_n) = lax.scan(one_query_block, None, jnp.arange(blocks.query_count))
+    _, (out_n, maximum_n, total_n) = lax.scan(one_query_block, None, jnp.arange(blocks.query_count))
     out_BTHD = name_residual(blocks.join_queries(out_n).reshape(q_BTHD.shape), ATTENTION_OUTPUT)
     # The log-sum-exp in its two parts: their float32 sum would round away what tells large scores apart.
-    lse_n = name_residual(maximum_n, ATTENTION_LSE), name_residual(log_total_n, ATTENTION_LSE)
-    lse_BHT = blocks.join_rows(jnp.where(jnp.isposinf(maximum_n), -jnp.inf, maximum_n + log_total_n))
+    lse_n = name_residual(maximum_n, ATTENTION_LSE), name_residual(total_n, ATTENTION_LSE)
+    lse_BHT = blocks.join_rows(jnp.where(jnp.isposinf(maximum_n), -jnp.inf, maximum_n + jnp.log(total_n)))
     return (out_BTHD, lse_BHT), (q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, lse_n)
 
 
 def _backward(scale, residuals, cotangents):
-    q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, (maximum_n, log_total_n) = residuals
+    q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, (maximum_n, total_n) = residuals
     dout_BTHD, dlse_BHT = cotangents
     out_32, dout_32 = out_BTHD.astype(jnp.float32), dout_BTHD.astype(jnp.float32)
     delta_BHT = jnp.einsum("bthd,bthd->bht", out_32, dout_32, precision="highest") - dlse_BHT
     call = scale, q_BTHD, k_BSKD, v_BSKD, mask, score_mod
-    dq_BTHD, dk_BSKD, dv_BSKD = blockwise_gradients(*call, (maximum_n, log_total_n), dout_BTHD, delta_BHT)
+    dq_BTHD, dk_BSKD, dv_BSKD = blockwise_gradients(*call, (maximum_n, total_n), dout_BTHD, delta_BHT)
     dsinks_H = None
     if sinks_H is not None:
         blocks = BlockPairs.of(mask, q_BTHD, k_BSKD)
-        weights_BHT = blocks.join_rows(jnp.exp(blocks.of_heads(sinks_H) - maximum_n - log_total_n))
+        weights_BHT = blocks.join_rows(jnp.exp(blocks.of_heads(sinks_H) - maximum_n - jnp.log(total_n)))
         dsinks_H = -jnp.einsum("bht,bht->h", weights_BHT, delta_BHT, precision="highest")
     return dq_BTHD, dk_BSKD, dv_BSKD, dsinks_H, None, None
 
@@ -114,7 +114,7 @@ def blockwise_gradients(
     scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, score_mod: Any, lse_n: Any, dout_BTHD, delta_BHT
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(dq, dk, dv), given the log-sum-exp of the forward pass and `delta = sum over D of out dout`, float32."""
-    maximum_n, log_total_n = lse_n
+    maximum_n, total_n = lse_n
     blocks = BlockPairs.of(mask, q_BTHD, k_BSKD)
     delta_BTH = jnp.swapaxes(delta_BHT, 1, 2)
     q_n = blocks.split_queries(_group_heads(q_BTHD, blocks.kv_heads))
@@ -132,7 +132,7 @@ def blockwise_gradients(
                 scores, modification = jax.vjp(lambda s: blocks.modified(score_mod, s, i, j), scores)
             # Masked before the exponential, which XLA computes in one pass only where nothing but products follows.
             scores = jnp.where(blocks.mask(i, j), scores, -jnp.inf)
-            weights = jnp.exp(scores - maximum_n[i][..., None] - log_total_n[i][..., None])
+            weights = jnp.exp(scores - maximum_n[i][..., None]) * (1 / total_n[i])[..., None]
             dweights = _dot_in_parts(dout_n[i], v_BKsD)
             dscores = weights * (dweights - delta_n[i])
             if modification is not None:

@@ -27,7 +27,7 @@ ALLOWED = {
     "blockwise": "block_pairs masks remat | jax",
     "cudnn": "| jax",
     "fa3": "| jax flash_attn3_jax",
-    "pallas": "masks remat | jax",
+    "pallas": "masks remat | jax numpy",
     "dispatch": "attention_call blockwise cudnn fa3 pallas errors | jax",
     "attention_halves": "attention_call blockwise dispatch errors pallas | jax",
     "memory": "attention_halves errors | jax",
@@ -38,7 +38,7 @@ ALLOWED = {
     "quant": "errors | jax numpy",
     "lora": "config errors quant weights.names | jax optax",
     "optim": "errors | jax optax",
-    "step": "config loss model lora | jax optax",
+    "step": "config loss model lora remat | jax optax",
     "weights": "config errors quant | jax numpy ml_dtypes safetensors gguf tokenizers transformers huggingface_hub",
     "data": "config errors | numpy grain rich transformers",
     "api": "config errors lora memory ops quant weights model remat | jax numpy transformers",
@@ -46,8 +46,8 @@ ALLOWED = {
     "convert": "cli config errors lora weights | jax numpy rich tyro",
     "train": "api cli config data errors lora memory model ops optim quant remat step "
     "| jax numpy optax orbax tyro rich matplotlib tensorboardX transformers",
-    "plan": "cli config deviceless errors lora memory model ops presets quant remat step train weights.names "
-    "| jax tyro rich matplotlib",
+    "plan": "attention_halves cli config deviceless dispatch errors lora memory model ops pallas.tiles presets quant remat step train "
+    "weights.names | jax tyro rich matplotlib",
     "": "api config errors model train",
 }
 

@@ -143,10 +143,10 @@ class _Attention(torch.autograd.Function):
     def forward(ctx, call: KernelCall, q, k, v, sinks, query_segments, key_segments):
         out = torch.empty_like(q)
         lse = torch.empty(q.shape[0], q.shape[2], q.shape[1], dtype=torch.float32, device=q.device)
-        base2_lse, log_total = torch.empty_like(lse), torch.empty_like(lse) if q.dtype == torch.float32 else None
-        row_sums = {"base2_lse": base2_lse, "log_total": log_total}
+        base2_lse, totals = torch.empty_like(lse), torch.empty_like(lse) if q.dtype == torch.float32 else None
+        row_sums = {"base2_lse": base2_lse, "totals": totals}
         call.launch("forward", q, k, (query_segments, key_segments), v=v, sinks=sinks, out=out, lse=lse, **row_sums)
-        ctx.save_for_backward(q, k, v, sinks, query_segments, key_segments, out, base2_lse, log_total)
+        ctx.save_for_backward(q, k, v, sinks, query_segments, key_segments, out, base2_lse, totals)
         ctx.call = call
         ctx.set_materialize_grads(False)
         return out, lse
@@ -155,17 +155,17 @@ class _Attention(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, *cotangents):  # pyright: ignore[reportIncompatibleMethodOverride]
         dout, dlse = cotangents
-        q, k, v, sinks, *segments, out, base2_lse, log_total = ctx.saved_tensors
+        q, k, v, sinks, *segments, out, base2_lse, totals = ctx.saved_tensors
         dout = torch.zeros_like(out) if dout is None else dout.contiguous()
         dlse = None if dlse is None else dlse.contiguous()
         dq, dk, dv, delta = (torch.empty_like(x) for x in (q, k, v, base2_lse))
-        shared = {"v": v, "dout": dout, "base2_lse": base2_lse, "log_total": log_total, "delta": delta}
+        shared = {"v": v, "dout": dout, "base2_lse": base2_lse, "totals": totals, "delta": delta}
         ctx.call.launch("dq", q, k, segments, **shared, out=out, dlse=dlse, dq=dq)
         ctx.call.launch("dkv", q, k, segments, **shared, dk=dk, dv=dv)
         dsinks = None
         if sinks is not None:
-            exponents = sinks[:, None] / math.log(2) - base2_lse - (0 if log_total is None else log_total)
-            dsinks = -(torch.exp2(exponents) * delta).sum(dim=(0, 2))
+            weights = torch.exp2(sinks[:, None] / math.log(2) - base2_lse)
+            dsinks = -((weights if totals is None else weights / totals) * delta).sum(dim=(0, 2))
         return None, dq, dk, dv, dsinks, None, None
 
 

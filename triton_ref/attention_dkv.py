@@ -17,6 +17,7 @@ from triton_ref.attention_forward import UNSPECIALIZED
 from triton_ref.blocks import (
     capped,
     dot,
+    factor_of,
     first_column,
     hide,
     last_column,
@@ -30,7 +31,7 @@ from triton_ref.blocks import (
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def dkv_kernel(
-    q, k, v, dout, delta, base2_lse, log_total, query_segments, key_segments, ranges, dk, dv,
+    q, k, v, dout, delta, base2_lse, totals, query_segments, key_segments, ranges, dk, dv,
     T, S, lower, upper, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr,
@@ -49,8 +50,8 @@ def dkv_kernel(
     dout += batch * T * (HEADS * HEAD_DIM) + kv_head * (GROUP * HEAD_DIM)
     base2_lse += (batch * HEADS + kv_head * GROUP) * T
     delta += (batch * HEADS + kv_head * GROUP) * T
-    if log_total is not None:
-        log_total += (batch * HEADS + kv_head * GROUP) * T
+    if totals is not None:
+        totals += (batch * HEADS + kv_head * GROUP) * T
     rows = batch * S * (KV_HEADS * HEAD_DIM) + kv_head * HEAD_DIM
     key = block * KEYS
     if key_segments is not None:
@@ -76,12 +77,12 @@ def dkv_kernel(
         piece = n // GROUP
         piece += tl.where(piece < full_first * SLICES, 0, (full_last - full_first) * SLICES)
         dk_block, dv_block = _add_dkv(
-            dk_block, dv_block, k_block, v_block, q, dout, delta, base2_lse, log_total, n % GROUP, piece * SLICE,
+            dk_block, dv_block, k_block, v_block, q, dout, delta, base2_lse, totals, n % GROUP, piece * SLICE,
             first_query, last_query, key_segment, query_segments, T, scale, HEADS, HEAD_DIM, WIDTH, SOFT_CAP, SLICE, True,
         )  # fmt: skip
     for n in range(full_first * GROUP, full_last * GROUP):
         dk_block, dv_block = _add_dkv(
-            dk_block, dv_block, k_block, v_block, q, dout, delta, base2_lse, log_total, n % GROUP, n // GROUP * QUERIES,
+            dk_block, dv_block, k_block, v_block, q, dout, delta, base2_lse, totals, n % GROUP, n // GROUP * QUERIES,
             first_query, last_query, key_segment, query_segments, T, scale, HEADS, HEAD_DIM, WIDTH, SOFT_CAP, QUERIES, False,
         )  # fmt: skip
     store_rows(dk + rows, key, S, dk_block * scale, KV_HEADS * HEAD_DIM, HEAD_DIM)
@@ -90,7 +91,7 @@ def dkv_kernel(
 
 @triton.jit
 def _add_dkv(
-    dk_block, dv_block, k_block, v_block, q, dout, delta, base2_lse, log_total, head, query,
+    dk_block, dv_block, k_block, v_block, q, dout, delta, base2_lse, totals, head, query,
     first_query, last_query, key_segment, query_segments, T, scale,
     HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr,
     QUERIES: tl.constexpr, MASKED: tl.constexpr,
@@ -100,15 +101,13 @@ def _add_dkv(
     q_block = load_rows(q + head * HEAD_DIM, query, T, HEADS * HEAD_DIM, HEAD_DIM, (QUERIES, WIDTH), MASKED)
     dout_block = load_rows(dout + head * HEAD_DIM, query, T, HEADS * HEAD_DIM, HEAD_DIM, (QUERIES, WIDTH), MASKED)
     lse_row = load_tokens(base2_lse + numbers, query, T, QUERIES, MASKED)[None, :]
-    total_row = None
-    if log_total is not None:
-        total_row = load_tokens(log_total + numbers, query, T, QUERIES, MASKED)[None, :]
+    factor_row = factor_of(totals, numbers, query, T, QUERIES, MASKED, 0)
     delta_row = load_tokens(delta + numbers, query, T, QUERIES, MASKED)[None, :]
     capped_scores, slope = capped(dot(k_block, q_block.T, None), scale, SOFT_CAP)
     scores = capped_scores
     if MASKED:
         scores = hide(scores, query, first_query, last_query, key_segment, query_segments, T)
-    weights = weights_of(scores, slope, lse_row, total_row)
+    weights = weights_of(scores, slope, lse_row, factor_row)
     dv_block = dot(weights.to(dout_block.dtype), dout_block, dv_block)
     dscores = weights * (dot(v_block, dout_block.T, None) - delta_row)
     if SOFT_CAP is not None:

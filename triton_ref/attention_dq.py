@@ -17,6 +17,7 @@ from triton_ref.attention_forward import UNSPECIALIZED
 from triton_ref.blocks import (
     capped,
     dot,
+    factor_of,
     first_column,
     hide,
     last_column,
@@ -30,7 +31,7 @@ from triton_ref.blocks import (
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def dq_kernel(
-    q, k, v, out, dout, base2_lse, log_total, dlse, query_segments, key_segments, ranges, dq, delta,
+    q, k, v, out, dout, base2_lse, totals, dlse, query_segments, key_segments, ranges, dq, delta,
     T, S, lower, upper, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr,
@@ -64,21 +65,19 @@ def dq_kernel(
         delta_row -= load_tokens(dlse + numbers, query, T, QUERIES, True)
     tl.store(delta + numbers + query + row, delta_row, mask=row < T - query)
     lse_row = load_tokens(base2_lse + numbers, query, T, QUERIES, True)[:, None]
-    total_row = None
-    if log_total is not None:
-        total_row = load_tokens(log_total + numbers, query, T, QUERIES, True)[:, None]
+    factor_row = factor_of(totals, numbers, query, T, QUERIES, True, 1)
 
     q_block = load_rows(q + rows, query, T, HEADS * HEAD_DIM, HEAD_DIM, (QUERIES, WIDTH), True)
     dq_block = tl.zeros((QUERIES, WIDTH), tl.float32)
     for n in range(first, last - (full_last - full_first)):
         n += tl.where(n < full_first, 0, full_last - full_first)
         dq_block = _add_dq(
-            dq_block, q_block, dout_block, lse_row, total_row, delta_row, k, v, n * KEYS,
+            dq_block, q_block, dout_block, lse_row, factor_row, delta_row, k, v, n * KEYS,
             first_key, last_key, query_segment, key_segments, S, scale, KV_HEADS, HEAD_DIM, WIDTH, SOFT_CAP, KEYS, True,
         )  # fmt: skip
     for n in range(full_first, full_last):
         dq_block = _add_dq(
-            dq_block, q_block, dout_block, lse_row, total_row, delta_row, k, v, n * KEYS,
+            dq_block, q_block, dout_block, lse_row, factor_row, delta_row, k, v, n * KEYS,
             first_key, last_key, query_segment, key_segments, S, scale, KV_HEADS, HEAD_DIM, WIDTH, SOFT_CAP, KEYS, False,
         )  # fmt: skip
     store_rows(dq + rows, query, T, dq_block * scale, HEADS * HEAD_DIM, HEAD_DIM)
@@ -86,7 +85,7 @@ def dq_kernel(
 
 @triton.jit
 def _add_dq(
-    dq_block, q_block, dout_block, lse_row, total_row, delta_row, k, v, key,
+    dq_block, q_block, dout_block, lse_row, factor_row, delta_row, k, v, key,
     first_key, last_key, query_segment, key_segments, S, scale,
     KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr,
     KEYS: tl.constexpr, MASKED: tl.constexpr,
@@ -98,7 +97,7 @@ def _add_dq(
     scores = capped_scores
     if MASKED:
         scores = hide(scores, key, first_key, last_key, query_segment, key_segments, S)
-    weights = weights_of(scores, slope, lse_row, total_row)
+    weights = weights_of(scores, slope, lse_row, factor_row)
     dscores = weights * (dot(dout_block, v_block.T, None) - delta_row[:, None])
     if SOFT_CAP is not None:
         dscores *= (1.0 - capped_scores) * (1.0 + capped_scores)

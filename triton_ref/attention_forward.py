@@ -14,6 +14,7 @@ from triton_ref.blocks import (
     LOG2E,
     capped,
     dot,
+    exp2_for,
     first_column,
     hide,
     last_column,
@@ -29,14 +30,14 @@ UNSPECIALIZED = ["lower", "upper"]
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def forward_kernel(
-    q, k, v, sinks, query_segments, key_segments, ranges, out, lse, base2_lse, log_total,
+    q, k, v, sinks, query_segments, key_segments, ranges, out, lse, base2_lse, totals,
     T, S, lower, upper, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """q, out [B, T, H, D]; k, v [B, S, K, D]; sinks [H]; segments [B, T] and [B, S]; ranges [B, blocks, 4];
-    float32 [B, H, T]: lse and, for the backward pass,
-    base2_lse. In one number it rounds away what tells large scores apart: where `log_total` is given it is the maximum alone.
+    float32 [B, H, T]: lse and, for the backward pass, base2_lse. In one number it rounds away what tells large scores apart:
+    where `totals` is given base2_lse is the maximum alone, and the sum of the weights beside it lies there.
     """
     blocks = tl.cdiv(T, QUERIES)
     head = tl.program_id(0) % HEADS
@@ -87,11 +88,13 @@ def forward_kernel(
     store_rows(out, query, T, weighted / safe_total[:, None], HEADS * HEAD_DIM, HEAD_DIM)
     numbers = (batch * HEADS + head) * T + query + row
     log2_total = tl.log2(safe_total)
-    tl.store(lse + numbers, tl.where(seen, (maximum + log2_total) * LN2, float("-inf")), mask=row < T - query)
-    if log_total is None:
+    # One rounding of the sum, not two and that of a product.
+    whole_lse = tl.fma(maximum, LN2, log2_total * LN2)
+    tl.store(lse + numbers, tl.where(seen, whole_lse, float("-inf")), mask=row < T - query)
+    if totals is None:
         maximum += log2_total
     else:
-        tl.store(log_total + numbers, log2_total, mask=row < T - query)
+        tl.store(totals + numbers, safe_total, mask=row < T - query)
     # +inf makes the weights of a row that sees nothing exp2(-inf - inf) = 0.
     tl.store(base2_lse + numbers, tl.where(seen, maximum, float("inf")), mask=row < T - query)
 
@@ -112,8 +115,8 @@ def _attend(
     if MASKED:
         # 0 in place of the -inf of a row that has seen no key keeps exp2(-inf - shift) = 0 instead of nan.
         shift = tl.where(new_maximum == float("-inf"), 0.0, new_maximum)
-    weights = tl.exp2(scores * slope - shift[:, None])
-    rescale = tl.exp2(maximum - shift)
+    weights = exp2_for(q_block.dtype, scores * slope - shift[:, None])
+    rescale = exp2_for(q_block.dtype, maximum - shift)
     v_block = load_rows(v, key, S, KV_HEADS * HEAD_DIM, HEAD_DIM, (KEYS, WIDTH), MASKED)
     weighted = dot(weights.to(v_block.dtype), v_block, weighted * rescale[:, None])
     return weighted, total * rescale + tl.sum(weights, 1), new_maximum

@@ -20,6 +20,10 @@ INTERPRETED = tl.constexpr(knobs.runtime.interpret)
 @triton.jit
 def dot(x, y, total):
     """`total + x y`, accumulated in float32, products of float32 in full (no TF32)."""
+    # float32 products are summed apart: the compiler would make one chain of additions of them and the total, all through the
+    # caller's loop, whose rounding grows with its length. A difference it leaves alone.
+    if total is not None and x.dtype == tl.float32:
+        return total - tl.dot(-x, y, input_precision="ieee")
     # The interpreter multiplies the bits of bfloat16. Its products are exact in float32, so this is the same arithmetic.
     if INTERPRETED:
         return tl.dot(x.to(tl.float32), y.to(tl.float32), total, input_precision="ieee")
@@ -76,12 +80,43 @@ def capped(products, score_scale, SOFT_CAP: tl.constexpr):
 
 
 @triton.jit
-def weights_of(scores, slope, base2_lse, log_total):
-    """The softmax from what the forward kernel left of its log-sum-exp, broadcast to the scores; `log_total` may be None."""
-    exponents = scores * slope - base2_lse
-    if log_total is not None:
-        exponents -= log_total
-    return tl.exp2(exponents)
+def weights_of(scores, slope, base2_lse, factor):
+    """The softmax from what the forward kernel left of its log-sum-exp and `factor_of`, broadcast to the scores."""
+    if factor is None:
+        return tl.exp2(scores * slope - base2_lse)
+    else:
+        return precise_exp2(scores * slope - base2_lse) * factor
+
+
+@triton.jit
+def factor_of(totals, numbers, first, rows, BLOCK: tl.constexpr, MASKED: tl.constexpr, AXIS: tl.constexpr):
+    """What the weights beside the largest are multiplied by, [BLOCK] and a new AXIS; None where there are no totals of them."""
+    factor = None
+    if totals is not None:
+        total = load_tokens(totals + numbers, first, rows, BLOCK, MASKED)
+        factor = tl.expand_dims(tl.div_rn(1.0, tl.where(total > 0, total, 1.0)), AXIS)
+    return factor
+
+
+@triton.jit
+def exp2_for(dtype: tl.constexpr, x):
+    """2^x, float32: as the hardware gives it, to two units in the last place, or for float32 inputs to one."""
+    if dtype == tl.float32:
+        return precise_exp2(x)
+    else:
+        return tl.exp2(x)
+
+
+@triton.jit
+def precise_exp2(x):
+    """2^x = 2^n 2^f with n whole, of which the hardware's exponential is exact, and |f| <= 1/2, where a polynomial is."""
+    # Below -200 it is 0 anyway, and -inf has no f.
+    x = tl.maximum(x, -200.0, propagate_nan=tl.PropagateNan.ALL)
+    n = tl.floor(x + 0.5)
+    f = x - n
+    p = ((1.5461447765e-4 * f + 1.3390866807e-3) * f + 9.6180569381e-3) * f + 5.5503569543e-2
+    p = ((p * f + 2.4022650719e-1) * f + 6.9314718246e-1) * f + 1.0
+    return p * tl.exp2(n)
 
 
 @triton.jit

@@ -21,9 +21,7 @@ from triton_ref.tiles import KERNELS, Tile, tile_of
 
 TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 # Every argument of the kernels that is neither a constant nor a pointer to the caller's dtype.
-TYPES_BY_NAME = dict.fromkeys(
-    ("lse", "dlse", "delta", "base2_lse", "log_total", "sinks", "inverse_frequencies"), "*fp32"
-)
+TYPES_BY_NAME = dict.fromkeys(("lse", "dlse", "delta", "base2_lse", "totals", "sinks", "inverse_frequencies"), "*fp32")
 TYPES_BY_NAME |= dict.fromkeys(("query_segments", "key_segments", "ranges", "positions"), "*i32")
 TYPES_BY_NAME |= dict.fromkeys(("T", "S", "lower", "upper"), "i32") | {"scale": "fp32"}
 
@@ -68,7 +66,7 @@ def compiled(
     if kernel == "dkv":
         bounds = {"lower": bounds["upper"], "upper": bounds["lower"]}
     given = bounds | dict.fromkeys(("query_segments", "key_segments", "ranges"), segments)
-    given |= {"sinks": sinks, "dlse": lse_cotangent, "log_total": dtype == torch.float32}
+    given |= {"sinks": sinks, "dlse": lse_cotangent, "totals": dtype == torch.float32}
     function = FUNCTIONS[kernel]
     absent = {name: None for name in function.arg_names if not given.get(name, True)}
     return _compile(function, dtype, constants | absent, capability, tile.options)

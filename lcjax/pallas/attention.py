@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lcjax.masks import Blocks, Mask
+from lcjax.pallas import scores
 from lcjax.pallas.attention_dkv import attention_dkv
 from lcjax.pallas.attention_dq import attention_dq
 from lcjax.pallas.attention_forward import attention_forward
@@ -52,32 +53,31 @@ def flash_attention(
 def _forward(options, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod):
     problem = problem_of("attention_forward", options, q_BTHD, k_BSKD)
     visits = schedule_of(problem, mask, rows="queries")
-    out_BTHD, lse_BHT, log_total_BHT = attention_forward(
-        problem, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, visits
-    )
+    out_BTHD, lse_BHT, total_BHT = attention_forward(problem, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, visits)
     # The residuals by name, every one: an unnamed one would keep the kernel alive in a recomputed forward pass.
     out_BTHD, lse_BHT = name_residual(out_BTHD, ATTENTION_OUTPUT), name_residual(lse_BHT, ATTENTION_LSE)
-    if log_total_BHT is not None:
-        log_total_BHT = name_residual(log_total_BHT, ATTENTION_LSE)
-    residuals = q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, lse_BHT, log_total_BHT
-    whole_BHT = lse_BHT if log_total_BHT is None else lse_BHT + log_total_BHT
-    return (out_BTHD, jnp.where(jnp.isposinf(lse_BHT), -jnp.inf, whole_BHT / LOG2_E)), residuals
+    if total_BHT is not None:
+        total_BHT = name_residual(total_BHT, ATTENTION_LSE)
+    residuals = q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, lse_BHT, total_BHT
+    slope = scores.slope(problem, score_mod)
+    whole_BHT = lse_BHT if total_BHT is None else scores.in_base_e(lse_BHT, total_BHT, slope)
+    return (out_BTHD, jnp.where(jnp.isposinf(lse_BHT), -jnp.inf, whole_BHT)), residuals
 
 
 def _backward(options, residuals, cotangents):
-    q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, lse_BHT, log_total_BHT = residuals
+    q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, lse_BHT, total_BHT = residuals
     dout_BTHD, dlse_BHT = cotangents
     problem = problem_of("attention_dq", options, q_BTHD, k_BSKD)
     visits = schedule_of(problem, mask, rows="queries")
     dq_BTHD, delta_BHT = attention_dq(
-        problem, q_BTHD, k_BSKD, v_BSKD, out_BTHD, dout_BTHD, lse_BHT, log_total_BHT, dlse_BHT, mask, score_mod, visits
+        problem, q_BTHD, k_BSKD, v_BSKD, out_BTHD, dout_BTHD, lse_BHT, total_BHT, dlse_BHT, mask, score_mod, visits
     )
     problem = problem_of("attention_dkv", options, q_BTHD, k_BSKD)
     visits = schedule_of(problem, mask, rows="keys")
     dk_BSKD, dv_BSKD = attention_dkv(
-        problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, log_total_BHT, delta_BHT, mask, score_mod, visits
+        problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, total_BHT, delta_BHT, mask, score_mod, visits
     )
-    dsinks_H = None if sinks_H is None else _sinks_gradient(sinks_H, lse_BHT, log_total_BHT, delta_BHT)
+    dsinks_H = None if sinks_H is None else _sinks_gradient(sinks_H, lse_BHT, total_BHT, delta_BHT)
     return dq_BTHD, dk_BSKD, dv_BSKD, dsinks_H, None, None
 
 
@@ -88,36 +88,41 @@ def forward_in_place(scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask) -> tuple[
     """(out in q's memory, the log-sum-exp as `gradients_in_place` takes it), without a rule for differentiation."""
     problem = problem_of("attention_forward", Options(scale), q_BTHD, k_BSKD)
     visits = schedule_of(problem, mask, rows="queries")
-    out_BTHD, lse_BHT, log_total_BHT = attention_forward(
+    out_BTHD, lse_BHT, total_BHT = attention_forward(
         problem, q_BTHD, k_BSKD, v_BSKD, None, mask, None, visits, in_place=True
     )
-    return out_BTHD, (lse_BHT, log_total_BHT)
+    return out_BTHD, (lse_BHT, total_BHT)
 
 
 def gradients_in_place(
     scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, lse: Any, dout_BTHD, delta_BHT
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(dq in q's memory, dk, dv), given `delta = sum over D of out dout`, float32."""
-    lse_BHT, log_total_BHT = lse
+    lse_BHT, total_BHT = lse
     problem = problem_of("attention_dkv", Options(scale), q_BTHD, k_BSKD)
     visits = schedule_of(problem, mask, rows="keys")
     dk_BSKD, dv_BSKD = attention_dkv(
-        problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, log_total_BHT, delta_BHT, mask, None, visits
+        problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, total_BHT, delta_BHT, mask, None, visits
     )
     # dq overwrites q, so not before dk has been computed from it.
     q_BTHD, dk_BSKD, dv_BSKD = lax.optimization_barrier((q_BTHD, dk_BSKD, dv_BSKD))
     problem = problem_of("attention_dq", Options(scale), q_BTHD, k_BSKD)
     visits = schedule_of(problem, mask, rows="queries")
     dq_BTHD, _ = attention_dq(
-        problem, q_BTHD, k_BSKD, v_BSKD, None, dout_BTHD, lse_BHT, log_total_BHT, None, mask, None, visits,
+        problem, q_BTHD, k_BSKD, v_BSKD, None, dout_BTHD, lse_BHT, total_BHT, None, mask, None, visits,
         delta_BHT=delta_BHT, in_place=True,
     )  # fmt: skip
     return dq_BTHD, dk_BSKD, dv_BSKD
 
 
-def _sinks_gradient(sinks_H, lse_BHT, log_total_BHT, delta_BHT):
+def _sinks_gradient(sinks_H, lse_BHT, total_BHT, delta_BHT):
     """A sink is a key whose value is 0: its score's gradient is `p (0 - delta)`."""
-    weights_BHT = jnp.exp2(sinks_H[None, :, None] * LOG2_E - lse_BHT - (0 if log_total_BHT is None else log_total_BHT))
+    sinks_BHT = sinks_H[None, :, None]
+    if total_BHT is None:
+        weights_BHT = jnp.exp(sinks_BHT - lse_BHT)
+    else:
+        # The logarithm: on a CPU the quotient of exponential and total is the less accurate by half.
+        weights_BHT = jnp.exp2(sinks_BHT * LOG2_E - lse_BHT - jnp.log2(total_BHT))
     return -jnp.einsum("bht,bht->h", weights_BHT, delta_BHT, precision="highest")
 
 

@@ -1,6 +1,6 @@
 """The backward kernel of attention by the keys and values: a block of keys walks over the blocks of queries that see it.
 
-    dv_s = sum_t p_ts dout_t,   dk_s = scale sum_t ds_ts q_t,   p_ts = 2^(x_ts - lse_t),   ds as in `attention_dq`
+    dv_s = sum_t p_ts dout_t,   dk_s = scale sum_t ds_ts q_t,   p_ts = exp(x_ts - lse_t),   ds as in `attention_dq`
 
 Scores are computed transposed, keys by queries, so that p and ds enter their second product from registers. The query heads of
 a group follow one another inside, so dk and dv stay float32 until they are stored once.
@@ -20,12 +20,12 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from lcjax.pallas import scores
-from lcjax.pallas.launch import dot, dot_transposed, exp2_of_line, launch, store, tables, whole
+from lcjax.pallas.launch import add_product, dot_transposed, exp2_of_line, launch, store, tables, whole
 from lcjax.pallas.scores import Problem
 
 
 def attention_dkv(
-    problem: Problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, log_total_BHT, delta_BHT, mask, score_mod, schedule
+    problem: Problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, total_BHT, delta_BHT, mask, score_mod, schedule
 ):
     """(dk, dv), [B, S, K, D] in k's dtype; lse and delta as `attention_dq` read and gave them; the schedule has keys as rows."""
     tile, group = problem.tile, problem.group
@@ -40,14 +40,14 @@ def attention_dkv(
         v_BSKD,
         dout_BTHD,
         lse_BHT,
-        log_total_BHT,
+        total_BHT,
         delta_BHT,
         *extras,
         name="attention_dkv",
         grid=(problem.kv_heads, problem.key_blocks, problem.batch),
         in_specs=(
             *(query_spec, key_spec, key_spec, query_spec, row_spec),
-            None if log_total_BHT is None else row_spec,
+            None if total_BHT is None else row_spec,
             row_spec,
             *jax.tree.map(whole, extras),
         ),
@@ -59,7 +59,7 @@ def attention_dkv(
 
 
 def _kernel(
-    q_ref, k_ref, v_ref, dout_ref, lse_ref, log_total_ref, delta_ref, mask, score_mod, schedule, dk_ref, dv_ref,
+    q_ref, k_ref, v_ref, dout_ref, lse_ref, total_ref, delta_ref, mask, score_mod, schedule, dk_ref, dv_ref,
     *, problem: Problem, native: bool,
 ):  # fmt: skip
     mask, score_mod, schedule = (tables(x) for x in (mask, score_mod, schedule))
@@ -83,21 +83,23 @@ def _kernel(
         )
         length = problem.tokens if ragged else None
         row_view = head_in_group, pl.ds(i * block, block)
-        lse_M = scores.load_rows(lse_ref.at[row_view], q_rows, length, jnp.inf)
-        total_M = scores.load_totals(log_total_ref, q_rows, length, row_view)
+        totals = None if total_ref is None else total_ref.at[row_view]
+        offset_M, factor_M = scores.load_softmax(lse_ref.at[row_view], totals, q_rows, length, native=native)
         delta_M = scores.load_rows(delta_ref.at[row_view], q_rows, length, 0.0)
         indices = b, kv * problem.group + head_in_group, q_rows[None, :], k_rows[:, None]
-        x_NM, derivative = scores.logits_and_derivative(dot_transposed(k_ND, q_MD), problem, score_mod, indices)
-        weights_NM = exp2_of_line(x_NM, slope, lse_M[None, :], native=native)
-        if total_M is not None:
-            weights_NM = weights_NM / total_M[None, :]
+        x_NM, derivative = scores.logits_and_derivative(
+            dot_transposed(k_ND, q_MD, native=native), problem, score_mod, indices
+        )
+        weights_NM = exp2_of_line(x_NM, slope, offset_M[None, :], precise=factor_M is not None, native=native)
+        if factor_M is not None:
+            weights_NM = weights_NM * factor_M[None, :]
         if partial:
             weights_NM = jnp.where(mask(*indices), weights_NM, 0.0)
-        dv_ND = dv_ND + dot(weights_NM.astype(dout_MD.dtype), dout_MD)
-        ds_NM = weights_NM * (dot_transposed(v_ND, dout_MD) - delta_M[None, :])
+        dv_ND = add_product(dv_ND, weights_NM.astype(dout_MD.dtype), dout_MD, native=native)
+        ds_NM = weights_NM * (dot_transposed(v_ND, dout_MD, native=native) - delta_M[None, :])
         if derivative is not None:
             ds_NM = ds_NM * derivative
-        return dk_ND + dot(ds_NM.astype(q_MD.dtype), q_MD), dv_ND
+        return add_product(dk_ND, ds_NM.astype(q_MD.dtype), q_MD, native=native), dv_ND
 
     def one_head(head_in_group, carry):
         h = kv * problem.group + head_in_group

@@ -1,7 +1,7 @@
 """The backward kernel of attention by the queries, which also computes delta for the other one.
 
     delta_t = sum_d dout_td out_td - dlse_t
-    ds_ts = 2^(x_ts - lse_t) (dout_t . v_s - delta_t),   dq_t = scale sum_s ds_ts k_s
+    ds_ts = exp(x_ts - lse_t) (dout_t . v_s - delta_t),   dq_t = scale sum_s ds_ts k_s
 
 Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim; a tile has M queries and N keys.
 Source: Dao, FlashAttention-2, arXiv 2307.08691.
@@ -17,7 +17,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from lcjax.pallas import scores
-from lcjax.pallas.launch import dot, dot_transposed, exp2_of_line, launch, store, tables, whole
+from lcjax.pallas.launch import add_product, dot_transposed, exp2_of_line, launch, store, tables, whole
 from lcjax.pallas.scores import Problem
 
 
@@ -29,7 +29,7 @@ def attention_dq(
     out_BTHD,
     dout_BTHD,
     lse_BHT,
-    log_total_BHT,
+    total_BHT,
     dlse_BHT,
     mask,
     score_mod,
@@ -41,7 +41,7 @@ def attention_dq(
     """(dq [B, T, H, D] in q's dtype, delta float32 [B, H, T]).
 
     Args:
-      lse_BHT, log_total_BHT: what `attention_forward` gave.
+      lse_BHT, total_BHT: what `attention_forward` gave.
       dlse_BHT: float32 cotangent of the log-sum-exp in base e, or None.
       mask, score_mod, schedule: as for `attention_forward`; the schedule is of this problem's tile.
       delta_BHT: where it is known already; then out and dlse are not read, and None will do.
@@ -60,7 +60,7 @@ def attention_dq(
         out_BTHD,
         dout_BTHD,
         lse_BHT,
-        log_total_BHT,
+        total_BHT,
         dlse_BHT,
         delta_BHT,
         *extras,
@@ -68,7 +68,7 @@ def attention_dq(
         grid=(problem.heads, blocks, problem.batch),
         in_specs=(
             *(query_spec, key_spec, key_spec, None if out_BTHD is None else query_spec, query_spec, row_spec),
-            *(None if x is None else row_spec for x in (log_total_BHT, dlse_BHT, delta_BHT)),
+            *(None if x is None else row_spec for x in (total_BHT, dlse_BHT, delta_BHT)),
             *jax.tree.map(whole, extras),
         ),
         out_specs=(query_spec, row_spec if delta_BHT is None else None),
@@ -84,7 +84,7 @@ def attention_dq(
 
 
 def _kernel(
-    q_ref, k_ref, v_ref, out_ref, dout_ref, lse_ref, log_total_ref, dlse_ref, given_delta_ref, mask, score_mod, schedule,
+    q_ref, k_ref, v_ref, out_ref, dout_ref, lse_ref, total_ref, dlse_ref, given_delta_ref, mask, score_mod, schedule,
     dq_ref, delta_ref, *, problem: Problem, native: bool,
 ):  # fmt: skip
     mask, score_mod, schedule = (tables(x) for x in (mask, score_mod, schedule))
@@ -100,8 +100,7 @@ def _kernel(
         delta_M = jnp.sum(out_MD.astype(jnp.float32) * dout_MD.astype(jnp.float32), axis=1)
         if dlse_ref is not None:
             delta_M = delta_M - scores.load_rows(dlse_ref, q_rows, length, 0.0)
-    lse_M = scores.load_rows(lse_ref, q_rows, length, jnp.inf)
-    total_M = scores.load_totals(log_total_ref, q_rows, length)
+    offset_M, factor_M = scores.load_softmax(lse_ref, total_ref, q_rows, length, native=native)
 
     slope = scores.slope(problem, score_mod)
 
@@ -114,19 +113,21 @@ def _kernel(
             for ref in (k_ref, v_ref)
         )
         indices = b, h, q_rows[:, None], k_rows[None, :]
-        x_MN, derivative = scores.logits_and_derivative(dot_transposed(q_MD, k_ND), problem, score_mod, indices)
-        weights_MN = exp2_of_line(x_MN, slope, lse_M[:, None], native=native)
-        if total_M is not None:
-            weights_MN = weights_MN / total_M[:, None]
+        x_MN, derivative = scores.logits_and_derivative(
+            dot_transposed(q_MD, k_ND, native=native), problem, score_mod, indices
+        )
+        weights_MN = exp2_of_line(x_MN, slope, offset_M[:, None], precise=factor_M is not None, native=native)
+        if factor_M is not None:
+            weights_MN = weights_MN * factor_M[:, None]
         if partial:
             visible = mask(*indices)
             if problem.ragged_keys:
                 visible = visible & (k_rows < problem.keys)[None, :]
             weights_MN = jnp.where(visible, weights_MN, 0.0)
-        ds_MN = weights_MN * (dot_transposed(dout_MD, v_ND) - delta_M[:, None])
+        ds_MN = weights_MN * (dot_transposed(dout_MD, v_ND, native=native) - delta_M[:, None])
         if derivative is not None:
             ds_MN = ds_MN * derivative
-        return dq_MD + dot(ds_MN.astype(k_ND.dtype), k_ND)
+        return add_product(dq_MD, ds_MN.astype(k_ND.dtype), k_ND, native=native)
 
     dq_MD = jnp.zeros(q_MD.shape, jnp.float32)
     for partial, (count, column) in ((False, schedule.full(b, h, i)), (True, schedule.partial(b, h, i))):

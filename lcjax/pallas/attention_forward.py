@@ -1,6 +1,6 @@
 """The forward kernel of attention: a block of queries walks over the blocks of keys that it sees, with a running softmax.
 
-    out = sum_s 2^(x_s - lse) v_s,   lse = log2(sum_s 2^x_s),   x the base-2 logits
+    out = sum_s exp(x_s - lse) v_s,   lse = log(sum_s exp(x_s)),   x the logits
 
 Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim; a tile has M queries and N keys.
 Source: Dao, FlashAttention-2, arXiv 2307.08691.
@@ -16,17 +16,27 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from lcjax.pallas import scores
-from lcjax.pallas.launch import dot, dot_transposed, exp2, exp2_of_line, launch, store, tables, whole
+from lcjax.pallas.launch import (
+    add_product,
+    dot_transposed,
+    exp2,
+    exp2_of_line,
+    launch,
+    reciprocal,
+    store,
+    tables,
+    whole,
+)
 from lcjax.pallas.scores import LOG2_E, NOTHING, Problem
 
 
 def attention_forward(
     problem: Problem, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, schedule, *, in_place: bool = False
 ):
-    """(out [B, T, H, D] in q's dtype, lse float32 [B, H, T] in base 2, log_total), +inf for a query without a key or a sink.
+    """(out [B, T, H, D] in q's dtype, lse float32 [B, H, T], total), lse +inf for a query without a key or a sink.
 
-    For float32 inputs lse is the maximum alone and log_total, float32 [B, H, T], is to be added: their sum would round away what
-    tells large scores apart. For other dtypes log_total is None.
+    For float32 inputs lse is the largest logit alone, in base 2, and total, float32 [B, H, T], the sum of the weights beside it:
+    the whole log-sum-exp would round away what tells large scores apart. For other dtypes total is None.
 
     Args:
       sinks_H: float32 or None.
@@ -61,7 +71,7 @@ def attention_forward(
 
 
 def _kernel(
-    q_ref, k_ref, v_ref, sinks, mask, score_mod, schedule, out_ref, lse_ref, log_total_ref,
+    q_ref, k_ref, v_ref, sinks, mask, score_mod, schedule, out_ref, lse_ref, total_ref,
     *, problem: Problem, native: bool,
 ):  # fmt: skip
     sinks, mask, score_mod, schedule = (tables(x) for x in (sinks, mask, score_mod, schedule))
@@ -71,6 +81,7 @@ def _kernel(
     q_MD = scores.load_tile(q_ref, q_inside)
 
     slope = scores.slope(problem, score_mod)
+    precise = q_MD.dtype == jnp.float32
 
     def visit(n, carry, *, column, partial: bool):
         out_MD, maximum_M, total_M = carry
@@ -79,18 +90,18 @@ def _kernel(
         kv_inside = problem.inside(k_rows if partial and problem.ragged_keys else None, problem.keys)
         k_ND = scores.load_tile(scores.block_of(k_ref, j, problem.tile.key_block, slice(None)), kv_inside)
         indices = b, h, q_rows[:, None], k_rows[None, :]
-        x_MN = scores.logits(dot_transposed(q_MD, k_ND), problem, score_mod, indices)
+        x_MN = scores.logits(dot_transposed(q_MD, k_ND, native=native), problem, score_mod, indices)
         if partial:
             visible = mask(*indices)
             if problem.ragged_keys:
                 visible = visible & (k_rows < problem.keys)[None, :]
             x_MN = jnp.where(visible, x_MN, NOTHING)
         new_maximum_M = jnp.maximum(maximum_M, jnp.max(x_MN, axis=1) * slope)
-        weights_MN = exp2_of_line(x_MN, slope, new_maximum_M[:, None], native=native)
-        rescale_M = exp2(maximum_M - new_maximum_M, native=native)
+        weights_MN = exp2_of_line(x_MN, slope, new_maximum_M[:, None], precise=precise, native=native)
+        rescale_M = exp2(maximum_M - new_maximum_M, precise=precise, native=native)
         total_M = total_M * rescale_M + jnp.sum(weights_MN, axis=1)
         v_ND = scores.load_tile(scores.block_of(v_ref, j, problem.tile.key_block, slice(None)), kv_inside)
-        out_MD = out_MD * rescale_M[:, None] + dot(weights_MN.astype(v_ND.dtype), v_ND)
+        out_MD = add_product(out_MD * rescale_M[:, None], weights_MN.astype(v_ND.dtype), v_ND, native=native)
         return out_MD, new_maximum_M, total_M
 
     rows = (problem.tile.query_block,)
@@ -98,18 +109,18 @@ def _kernel(
     carry = jnp.zeros(q_MD.shape, jnp.float32), jnp.full(rows, nothing, jnp.float32), jnp.zeros(rows, jnp.float32)
     for partial, (count, column) in ((False, schedule.full(b, h, i)), (True, schedule.partial(b, h, i))):
         carry = lax.fori_loop(0, count, functools.partial(visit, column=column, partial=partial), carry)
-    out_MD, maximum_M, log_total_M = _finish(*carry, nothing, None if sinks is None else sinks[h] * LOG2_E)
+    out_MD, maximum_M, total_M = _finish(*carry, nothing, None if sinks is None else sinks[h] * LOG2_E, native)
     in_rows = q_rows < problem.tokens if problem.ragged_queries else None
     store(out_ref, out_MD.astype(out_ref.dtype), mask=q_inside)
-    if log_total_ref is None:
-        store(lse_ref, maximum_M + log_total_M, mask=in_rows)
+    if total_ref is None:
+        store(lse_ref, scores.in_base_e(maximum_M, total_M, slope), mask=in_rows)
     else:
         store(lse_ref, maximum_M, mask=in_rows)
-        store(log_total_ref, log_total_M, mask=in_rows)
+        store(total_ref, total_M, mask=in_rows)
 
 
-def _finish(out_MD, maximum_M, total_M, nothing, sink):
-    """(out, maximum, log2 of the total), the sink included; a query that saw nothing gives 0, +inf and 0."""
+def _finish(out_MD, maximum_M, total_M, nothing, sink, native):
+    """(out, maximum, total), the sink included; a query that saw nothing gives 0, +inf and 1."""
     # In a row without a visible key every masked logit has counted as 2^(nothing - nothing) = 1.
     seen_M = maximum_M > nothing
     total_M = jnp.where(seen_M, total_M, 0.0)
@@ -121,4 +132,5 @@ def _finish(out_MD, maximum_M, total_M, nothing, sink):
         maximum_M = new_maximum_M
     positive_M = total_M > 0
     safe_M = jnp.where(positive_M, total_M, 1.0)
-    return out_MD * (rescale_M / safe_M)[:, None], jnp.where(positive_M, maximum_M, jnp.inf), jnp.log2(safe_M)
+    factor_M = rescale_M * reciprocal(safe_M, native=native)
+    return out_MD * factor_M[:, None], jnp.where(positive_M, maximum_M, jnp.inf), safe_M

@@ -20,6 +20,8 @@ from jax.experimental.pallas import triton as plt
 load = plt.load
 store = plt.store
 
+_LONGEST_INTERPRETED_SUM = 32
+
 
 def launch(
     kernel: Callable[..., None],
@@ -87,40 +89,73 @@ def _clamped(index: Any, size: int) -> jax.Array:
     return jnp.int32(0) if size == 1 else jnp.clip(jnp.asarray(index, jnp.int32), 0, size - 1)
 
 
-def dot(a_MK: jax.Array, b_KN: jax.Array) -> jax.Array:
+def dot(a_MK: jax.Array, b_KN: jax.Array, *, native: bool) -> jax.Array:
     """`a b` in float32; float32 operands keep all their bits (the device's default would round them to TF32)."""
-    return _dot(a_MK, b_KN, b_axis=0)
+    return _dot(a_MK, b_KN, b_axis=0, native=native)
 
 
-def dot_transposed(a_MK: jax.Array, b_NK: jax.Array) -> jax.Array:
+def dot_transposed(a_MK: jax.Array, b_NK: jax.Array, *, native: bool) -> jax.Array:
     """`a b^T` in float32."""
-    return _dot(a_MK, b_NK, b_axis=1)
+    return _dot(a_MK, b_NK, b_axis=1, native=native)
 
 
-def _dot(a, b, b_axis):
+def _dot(a, b, b_axis, native):
+    if a.dtype == jnp.float32 and not native:
+        # XLA on a CPU rounds every product and adds up one term after another; in parts its error is about the device's.
+        count = -(-a.shape[1] // _LONGEST_INTERPRETED_SUM)
+        parts = zip(jnp.array_split(a, count, axis=1), jnp.array_split(b, count, axis=b_axis), strict=True)
+        return functools.reduce(jnp.add, [_plain_dot(*part, b_axis) for part in parts])
+    return _plain_dot(a, b, b_axis)
+
+
+def _plain_dot(a, b, b_axis):
     precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     dimensions = (((1,), (b_axis,)), ((), ()))
     return lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
 
 
-def exp2(x: jax.Array, *, native: bool) -> jax.Array:
-    """`2^x`, float32."""
+def add_product(sum_MN: jax.Array, a_MK: jax.Array, b_KN: jax.Array, *, native: bool) -> jax.Array:
+    """`sum + a b` in float32.
+
+    Of float32 operands the product is summed apart. The compiler makes one chain of additions of sum and product, all through a
+    loop over blocks, whose rounding grows with its length; a difference it leaves alone.
+    """
+    if a_MK.dtype == jnp.float32:
+        return sum_MN - dot(-a_MK, b_KN, native=native)
+    return sum_MN + dot(a_MK, b_KN, native=native)
+
+
+def reciprocal(x: jax.Array, *, native: bool) -> jax.Array:
+    """`1 / x`, float32, correctly rounded: the compiler's own division is off by up to two units in the last place."""
+    return _inline("rcp.rn.f32 $0, $1;", x) if native else 1 / x
+
+
+def exp2(x: jax.Array, *, precise: bool, native: bool) -> jax.Array:
+    """`2^x`, float32, to two units in the last place, or `precise`ly to one."""
     if not native:
-        return jnp.exp2(x)
-    return _inline("ex2.approx.ftz.f32 $0, $1;", x)
+        return _exp2_in_two_factors(x) if precise else jnp.exp2(x)
+    return _inline(f"{{ .reg .f32 line; mov.f32 line, $1; {_PRECISE_EXP2 if precise else _EXP2} }}", x)
 
 
-def exp2_of_line(x: jax.Array, slope: float, offset: jax.Array, *, native: bool) -> jax.Array:
-    """`2^(slope x - offset)`, float32.
+def exp2_of_line(x: jax.Array, slope: float, offset: jax.Array, *, precise: bool, native: bool) -> jax.Array:
+    """`2^(slope x - offset)`, float32, as `exp2`.
 
     One fused multiply-add and one exponential on the device, where XLA's own lowering takes a multiplication, a subtraction
     and an exponential that handles denormals: a quarter of the instructions of attention's inner loop.
     """
     offset = jnp.broadcast_to(offset, x.shape)
     if not native:
-        return jnp.exp2(x * slope - offset)
+        return exp2(x * slope - offset, precise=precise, native=False)
     line = f"fma.rn.ftz.f32 line, $1, {_hexadecimal(slope)}, $2;"
-    return _inline(f"{{ .reg .f32 line; {line} ex2.approx.ftz.f32 $0, line; }}", x, -offset)
+    return _inline(f"{{ .reg .f32 line; {line} {_PRECISE_EXP2 if precise else _EXP2} }}", x, -offset)
+
+
+def _exp2_in_two_factors(x: jax.Array) -> jax.Array:
+    """As the device has it in _PRECISE_EXP2; XLA's own goes by way of base e, which costs another rounding."""
+    x = jnp.maximum(x, -200.0)
+    n = jnp.round(x)
+    power = functools.reduce(lambda p, coefficient: p * (x - n) + coefficient, _EXP2_POLYNOMIAL)
+    return jnp.where(n < -126, 0.0, jnp.ldexp(power, n.astype(jnp.int32)))
 
 
 def cos_and_sin(x: jax.Array, *, native: bool) -> tuple[jax.Array, jax.Array]:
@@ -150,6 +185,23 @@ def _hexadecimal(value: float) -> str:
     return "0f" + struct.pack(">f", value).hex().upper()
 
 
+_EXP2 = "ex2.approx.ftz.f32 $0, line;"
+# 2^x = 2^n 2^f with n whole and |f| <= 1/2, where 2^f = 1 + f p(f), minimax; the highest power first. Of whole numbers the device's
+# exponential is exact. Below -200 the result is 0 anyway, and -inf has no f.
+_EXP2_POLYNOMIAL = (
+    1.5461447765e-4,
+    1.3390866807e-3,
+    9.6180569381e-3,
+    5.5503569543e-2,
+    2.4022650719e-1,
+    6.9314718246e-1,
+    1.0,
+)
+_PRECISE_EXP2 = (
+    "{ .reg .f32 n, f, p; max.NaN.f32 line, line, 0fC3480000; cvt.rni.f32.f32 n, line; sub.rn.f32 f, line, n;"
+    + _polynomial(_EXP2_POLYNOMIAL, "f")
+    + " ex2.approx.ftz.f32 n, n; mul.rn.ftz.f32 $0, p, n; }"
+)
 # pi / 2 in three float32 numbers.
 _HALF_PI = (1.5707963705062866, -4.371138828673793e-08, -1.7151245100058819e-15)
 # The quarter turns in x, rounded to the nearest. The first guess can be off by one where x is in the millions.

@@ -13,12 +13,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 
-from lcjax.pallas.launch import load
+from lcjax.pallas.launch import load, reciprocal
 from lcjax.pallas.tiles import Tile, padded_head_dim
 
 LOG2_E = math.log2(math.e)
+LN_2 = math.log(2)
 # Stands for minus infinity in masked logits: finite, so that differences stay numbers, and so far below any real one that its
 # exponential is 0. A power of two, so that `slope * NOTHING` is exact and a fused multiply-add of it against itself gives 0.
 NOTHING = -(2.0**100)
@@ -90,9 +92,17 @@ def load_rows(ref: Any, rows: jax.Array, length: int | None, other: float) -> ja
     return load(ref) if length is None else load(ref, mask=rows < length, other=other)
 
 
-def load_totals(log_total_ref: Any, rows: jax.Array, length: int | None, view: Any = ...) -> jax.Array | None:
-    """The sums of the weights, where `attention_forward` kept them apart from the log-sum-exp; else None."""
-    return None if log_total_ref is None else jnp.exp2(load_rows(log_total_ref.at[view], rows, length, 0.0))
+def load_softmax(
+    lse_ref: Any, total_ref: Any, rows: jax.Array, length: int | None, *, native: bool
+) -> tuple[jax.Array, jax.Array | None]:
+    """(offset, factor) of each row: its weights are `2^(x - offset) factor` of base-2 logits x; None is a factor of 1.
+
+    `lse_ref` and `total_ref` are what `attention_forward` left; total_ref is None where the log-sum-exp is whole.
+    """
+    lse = load_rows(lse_ref, rows, length, jnp.inf)
+    if total_ref is None:
+        return lse * LOG2_E, None
+    return lse, reciprocal(load_rows(total_ref, rows, length, 1.0), native=native)
 
 
 def block_of(ref: Any, block: jax.Array, size: int, *index: Any) -> Any:
@@ -103,6 +113,16 @@ def block_of(ref: Any, block: jax.Array, size: int, *index: Any) -> Any:
 def slope(problem: Problem, score_mod: ScoreMod | None) -> float:
     """What turns the results of `logits` into base-2 logits."""
     return LOG2_E * (problem.scale if score_mod is None else 1.0)
+
+
+def in_base_e(maximum: jax.Array, total: jax.Array, slope: float) -> jax.Array:
+    """The log-sum-exp from the largest base-2 logit and the sum of the weights beside it.
+
+    `maximum` carries the rounding of the slope to float32, which is undone here, in two constants that together are exact.
+    """
+    factor = LN_2 * slope / float(np.float32(slope))
+    coarse = float(np.float32(factor))
+    return maximum * coarse + (maximum * (factor - coarse) + jnp.log(total))
 
 
 def logits(products: jax.Array, problem: Problem, score_mod: ScoreMod | None, indices: tuple) -> jax.Array:

@@ -118,7 +118,7 @@ def _kernel(job: Job) -> Callable[[], object]:
     lower, upper = band(job.tokens, job.tokens, job.causal, 0, None)
     call = KernelCall(lower, upper, job.head_dim**-0.5, None, None if job.tile is None else {name: Tile(*job.tile)})
     lse, delta = (torch.zeros(job.batch, job.heads, job.tokens, device=DEVICE) for _ in range(2))
-    shared = {"v": v, "base2_lse": lse, "log_total": torch.zeros_like(lse) if q.dtype == torch.float32 else None}
+    shared = {"v": v, "base2_lse": lse, "totals": torch.zeros_like(lse) if q.dtype == torch.float32 else None}
     own = {
         "forward": {"sinks": None, "out": dout, "lse": delta},
         "dq": {"dout": dout, "delta": delta, "out": dout, "dlse": None, "dq": torch.empty_like(q)},

@@ -16,7 +16,7 @@ from kernels.codegen.compiled import ATTENTION_KERNELS, HEADS, KEY_VALUE_HEADS, 
 from lcjax import ops
 from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
 from lcjax.pallas import rope
-from lcjax.pallas.tiles import tile_for
+from lcjax.pallas.tiles import tile_for, traced_for
 
 # A line of XLA's schedule of launches; the name is the kernel's.
 _LAUNCH = re.compile(r"(\w+) grid: \[.*shared_memory: (\d+) bytes")
@@ -34,7 +34,8 @@ def compile_attention(gpu: str, head_dim: int, dtype: str) -> list[CompiledKerne
         return ops.attention(q_BTHD, k_BSKD, v_BSKD, causal=True, implementation="pallas")
 
     itemsize = jnp.dtype(dtype).itemsize
-    tiles = {kernel: tile_for(kernel, head_dim, itemsize) for kernel in ATTENTION_KERNELS}
+    with traced_for(device_of(gpu)):
+        tiles = {kernel: tile_for(kernel, head_dim, itemsize) for kernel in ATTENTION_KERNELS}
     arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape in heads]
     kernels = emitted(value_and_gradients, arguments, gpu)
     return [
@@ -81,6 +82,11 @@ def compile_rope(gpu: str, head_dim: int, dtype: str) -> CompiledKernel:
     )
 
 
+def device_of(gpu: str) -> Any:
+    """One device of that name, to be compiled for."""
+    return next(iter(gpu_sharding(gpu).device_set))
+
+
 class Emitted(NamedTuple):
     """What XLA makes of one kernel."""
 
@@ -92,7 +98,8 @@ class Emitted(NamedTuple):
 
 def emitted(function: Callable, arguments: Any, gpu: str) -> dict[str, Emitted]:
     """Every kernel that a compiled function launches, XLA's own too, by name."""
-    lowered = jax.jit(function).lower(*abstract(arguments, gpu_sharding(gpu)))
+    with traced_for(device_of(gpu)):
+        lowered = jax.jit(function).lower(*abstract(arguments, gpu_sharding(gpu)))
     with tempfile.TemporaryDirectory() as folder:
         compile_lowered(lowered, {"xla_dump_to": folder})
         modules = [path.read_text(encoding="utf-8") for path in Path(folder).glob("*.ptx")]

@@ -1,0 +1,82 @@
+"""lcjax.pallas.tiles: every kernel fits the shared memory of every GPU that can be planned for."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kernels.codegen.compile_pallas import compile_attention, device_of
+from lcjax import ops, reference
+from lcjax.deviceless import gpu_names
+from lcjax.pallas.tiles import (
+    HOPPER_SHARED_MEMORY,
+    SMALL_TILES,
+    TILES,
+    shared_memory,
+    tile_for,
+    traced_for,
+)
+from numerics import tree_error_ratio
+
+RTX = "rtx4090"
+LITTLE = 101_376
+
+
+def test_the_choice_follows_the_gpu_that_is_traced_for():
+    assert shared_memory() == HOPPER_SHARED_MEMORY  # no GPU here
+    for gpu in gpu_names():
+        with traced_for(device_of(gpu)):
+            hopper = gpu in ("h100-80gb", "h200", "b200")
+            assert (shared_memory() == HOPPER_SHARED_MEMORY) == hopper
+            table = TILES if hopper else SMALL_TILES
+            assert tile_for("attention_forward", 128, 2) == table["attention_forward", 128, 2]
+            assert tile_for("attention_forward", 96, 2) == TILES["attention_forward", 96, 2]
+            assert tile_for("attention_dq", 64, 2) == TILES["attention_dq", 64, 2]
+    assert shared_memory() == HOPPER_SHARED_MEMORY
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "dtype"),
+    [(64, "bfloat16"), (80, "float16"), (128, "bfloat16"), (256, "bfloat16"), (64, "float32"), (256, "float32")],
+)
+def test_every_kernel_fits_an_rtx(head_dim, dtype):
+    for kernel in compile_attention(RTX, head_dim, dtype):
+        assert 0 < kernel.shared_memory <= LITTLE, kernel
+
+
+def value_and_gradients(attend, inputs):
+    q, k, v, dout = inputs
+    out, pull_back = jax.vjp(attend, q, k, v)
+    return out, *pull_back(dout)
+
+
+@pytest.mark.parametrize("head_dim", [128, 256])
+def test_values_under_the_small_tiles(head_dim):
+    tokens, rng = 300, np.random.default_rng(0)
+    shapes = [(1, tokens, heads, head_dim) for heads in (2, 1, 1, 2)]
+    inputs = [jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in shapes]
+    segments = jnp.zeros((1, tokens), jnp.int32)
+    mask = reference.attention_mask(segments, segments, causal=True, query_offset=0)
+
+    def plain(q, k, v):
+        return reference.attention(q, k, v, mask, scale=head_dim**-0.5)[0]
+
+    in_dtype = value_and_gradients(plain, inputs)
+    with jax.enable_x64(True):
+        exact = jax.tree.map(np.asarray, value_and_gradients(plain, [x.astype(jnp.float64) for x in inputs]))
+    attend = functools.partial(ops.attention, implementation="pallas")
+    with traced_for(device_of(RTX)):
+        actual = jax.jit(lambda *inputs: value_and_gradients(attend, inputs))(*inputs)
+        mutant = value_and_gradients(functools.partial(attend, scale=head_dim**-0.5 * 1.05), inputs)
+    assert tree_error_ratio(actual, in_dtype, exact) <= 1
+    assert tree_error_ratio(mutant, in_dtype, exact) > 1
+
+
+def test_a_tile_that_does_not_fit_is_seen(monkeypatch):
+    monkeypatch.delitem(SMALL_TILES, ("attention_forward", 128, 2))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Shared memory size limit exceeded"):
+        compile_attention(RTX, 128, "bfloat16")
