@@ -241,6 +241,11 @@ class ModelSettings:
         """How layers run over sequences of that many tokens; None: without tiles."""
         return resolve_memory(self.memory, tokens, attention_in_halves=runs_in_halves(self.attention))
 
+    def policy_for(self, tokens: int) -> str:
+        """The gradient checkpointing of sequences of that many tokens, one of `lcjax.remat.POLICIES`."""
+        in_tiles = self.memory_for(tokens) is not None
+        return remat.resolve_policy(self.use_gradient_checkpointing, tokens, in_tiles=in_tiles)
+
 
 class Embedding(nnx.Module):
     """Rows of `weight` [V, D] by token."""
@@ -310,9 +315,8 @@ class Llama(nnx.Module):
             segment_ids_BT = jnp.zeros(tokens_BT.shape, jnp.int32)
         frequencies = jnp.asarray(inverse_frequencies(self.config))
         context = Context(positions_BT, segment_ids_BT, frequencies, self.settings.attention)
-        memory = self.settings.memory_for(tokens_BT.shape[1])
-        requested = self.settings.use_gradient_checkpointing
-        policy = remat.resolve_policy(requested, tokens_BT.shape[1], in_tiles=memory is not None)
+        tokens = tokens_BT.shape[1]
+        memory, policy = self.settings.memory_for(tokens), self.settings.policy_for(tokens)
         layer_structure, stacked_params = nnx.split(self.layers)
 
         def layer(x_BTD, layer_inputs):

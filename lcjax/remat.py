@@ -33,6 +33,7 @@ LOW_RANK = "low_rank"  # an adapter's x A^T
 MIDDLE = "layer_middle"  # the residual stream between attention and MLP
 
 POLICIES = ("none", "full", "offload", "offload_attn")
+OFFLOADING = ("offload", "offload_attn")  # those that use host memory
 ALIASES = {"unsloth": "offload"}
 
 # From here on, one saved input per layer fills a GPU (8B at 131,072 tokens: 32 GiB), so a policy that offloads is required.
