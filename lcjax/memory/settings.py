@@ -43,6 +43,10 @@ class MemorySettings:
         if self.tile < 1:
             raise InputError(f"tile={self.tile} is no number of tokens; use 1 or more, 8192 for a GPU")
 
+    def __str__(self) -> str:
+        """As `parse_memory` reads it."""
+        return ",".join(f"{name}={str(value).lower()}" for name, value in vars(self).items())
+
 
 def resolve_memory(requested: MemorySettings | str, tokens: int, *, attention_in_halves: bool) -> MemorySettings | None:
     """How layers run over sequences of `tokens` tokens; None: plain, without tiles.
@@ -77,10 +81,9 @@ def parse_memory(text: str) -> MemorySettings | str:
         name, _, value = part.partition("=")
         parsed = {"true": True, "false": False}.get(value) if fields.get(name) == "bool" else _whole(value)
         if parsed is None or name not in fields:
-            known = ",".join(
-                f"{field.name}={str(field.default).lower()}" for field in dataclasses.fields(MemorySettings)
+            raise InputError(
+                f"memory={text!r} is not understood at {part!r}; use auto, none, or some of {MemorySettings()}"
             )
-            raise InputError(f"memory={text!r} is not understood at {part!r}; use auto, none, or some of {known}")
         values[name] = parsed
     return MemorySettings(**values)  # pyright: ignore[reportArgumentType]
 

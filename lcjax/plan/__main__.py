@@ -23,7 +23,7 @@ from lcjax.plan.mends import mends
 from lcjax.plan.planner import Plan, Planner
 from lcjax.plan.plot import draw, lengths
 from lcjax.plan.progress import CompilationProgress
-from lcjax.plan.report import buffer_table, headline, ladder_table, plan_table
+from lcjax.plan.report import buffer_table, headline, ladder_table, plan_table, trial_table
 from lcjax.plan.search import LENGTH_STEP
 from lcjax.plan.workload import Workload
 from lcjax.train.terminal import say
@@ -80,7 +80,7 @@ class Command:
             draw([planner.plan(tokens) for tokens in lengths(plan.max_seq_length)], self.arguments.plot)
         self._write(plan.as_json())
         say(self.console, headline(plan))
-        self.console.print(plan_table(plan), buffer_table(plan))
+        self.console.print(plan_table(plan), *([trial_table(plan)] if plan.trials else []), buffer_table(plan))
         if not plan.fits:
             found = list(mends(plan, self.planner))
             say(

@@ -3,38 +3,59 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from lcjax.plan.buffers import Buffer, largest_buffers
-from lcjax.plan.compile import compile_step
+import jax.numpy as jnp
+
+from lcjax.model import ModelSettings
+from lcjax.plan.buffers import Buffer
+from lcjax.plan.candidates import Candidate, candidates
+from lcjax.plan.cost import step_seconds
+from lcjax.plan.figures import compiled_figures
 from lcjax.plan.flops import UTILISATION, StepFlops, step_flops
 from lcjax.plan.memory import GIB, Memory, device_limit_bytes
+from lcjax.plan.offload import host_arrays
 from lcjax.plan.search import LENGTH_STEP, largest_fitting
-from lcjax.plan.settings import choose_settings, policy_lengths
+from lcjax.plan.settings import policy_lengths, requested_settings
+from lcjax.plan.tuner import Trial, most_frugal, tune
 from lcjax.plan.workload import Workload
 
 LONGEST = 2**24
 """Tokens: RoPE's angles are exact for positions below it (see `lcjax.ops.rope`)."""
 
-_BUFFERS = 12
-
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one step at one length takes, and whether it is there. `host_limit_bytes` is None where the host was not stated."""
+    """What one step at one length takes, and whether it is there.
+
+    `host_limit_bytes` is None where the host was not stated; `trials` are what was compiled to choose the settings.
+    """
 
     workload: Workload
-    max_seq_length: int
-    policy: str
-    attention: str
+    settings: ModelSettings
     memory: Memory
     device_limit_bytes: int
     host_limit_bytes: int | None
     buffers: tuple[Buffer, ...]
-    kernels: Counter[str]
+    kernels: dict[str, int]
     flops: StepFlops
+    trials: tuple[Trial, ...] = ()
+
+    @property
+    def max_seq_length(self) -> int:
+        """Tokens."""
+        return self.settings.max_seq_length
+
+    @property
+    def policy(self) -> str:
+        """The gradient checkpointing."""
+        return self.settings.policy_for(self.max_seq_length)
+
+    @property
+    def layers(self) -> str:
+        """The form of the layers, as --memory takes it."""
+        return str(self.settings.memory_for(self.max_seq_length) or "none")
 
     @property
     def device_load(self) -> float:
@@ -69,7 +90,8 @@ class Plan:
             "host_bytes": memory.host_bytes,
             "host_limit_bytes": self.host_limit_bytes,
             "policy": self.policy,
-            "attention": self.attention,
+            "memory": self.layers,
+            "attention": self.settings.attention,
             "quantize": workload.quantize,
             "lora_r": workload.lora_r,
             "gpus": workload.gpus,
@@ -79,13 +101,13 @@ class Plan:
             "model_flops": self.flops.total,
             "utilisation": UTILISATION,
             "step_seconds": self.flops.seconds(workload.gpu),
-            "kernels": dict(self.kernels),
+            "kernels": self.kernels,
             "largest_buffers": [dataclasses.asdict(buffer) for buffer in self.buffers],
         }
 
 
 class Planner:
-    """Plans of one workload within one budget; no length is compiled twice.
+    """Plans of one workload within one budget; nothing is compiled twice.
 
     Args:
       workload: what is planned.
@@ -105,26 +127,33 @@ class Planner:
         self.device_limit_bytes = device_limit_bytes(workload.gpu, vram_gb)
         self.host_limit_bytes = None if host_gb is None else int(host_gb * GIB)
         self._compiling = compiling
-        self._plans: dict[int, Plan] = {}
+        self._plans: dict[ModelSettings, Plan] = {}
 
     def plan(self, tokens: int) -> Plan:
-        """The plan at a length.
+        """The plan at a length, by the fastest settings that fit where the workload leaves them open.
 
         Raises:
           InputError: a policy that is not for this length, or a step that cannot be compiled for this GPU.
         """
-        if tokens not in self._plans:
-            self._plans[tokens] = self._compiled(tokens)
-        return self._plans[tokens]
+        settings = requested_settings(self.workload, tokens)
+        if settings.memory != "auto":
+            return self._compiled(settings)
+
+        def compiled(candidate: Candidate) -> tuple[Memory, bool]:
+            plan = self._compiled(candidate.applied(settings))
+            return plan.memory, plan.fits
+
+        tuning = tune(self._candidates(settings), lambda c: self._seconds(c.applied(settings)), compiled)
+        return dataclasses.replace(self._compiled(tuning.chosen.applied(settings)), trials=tuning.trials)
 
     def longest(self, below: int = LONGEST + 1, guess: int | None = None) -> Plan | None:
         """The plan of the longest context under `below` tokens that fits, in multiples of 1,024; None where none does.
 
-        `guess`, in tokens, is tried first.
+        Where the workload leaves the settings open they are those that need least. `guess`, in tokens, is tried first.
         """
 
         def load(steps: int) -> float:
-            plan = self.plan(steps * LENGTH_STEP)
+            plan = self._most_frugal(steps * LENGTH_STEP)
             return max(plan.device_load, plan.host_load)
 
         for first, last in policy_lengths(self.workload, below - 1):
@@ -132,22 +161,39 @@ class Planner:
             start = guess // LENGTH_STEP if guess and low <= guess // LENGTH_STEP <= high else None
             found = largest_fitting(load, low, high, start) if low <= high else None
             if found is not None:
-                return self.plan(found * LENGTH_STEP)
+                return self._most_frugal(found * LENGTH_STEP)
         return None
 
-    def _compiled(self, tokens: int) -> Plan:
-        self._compiling(self.workload, tokens)
-        settings = choose_settings(self.workload, tokens)
-        step = compile_step(self.workload, settings)
-        return Plan(
-            workload=self.workload,
-            max_seq_length=tokens,
-            policy=settings.use_gradient_checkpointing,
-            attention=settings.attention,
-            memory=step.memory,
-            device_limit_bytes=self.device_limit_bytes,
-            host_limit_bytes=self.host_limit_bytes,
-            buffers=tuple(largest_buffers(step.live_ranges, step.program, _BUFFERS)),
-            kernels=step.program.kernels(),
-            flops=step_flops(self.workload.config, tokens, self.workload.lora_r),
-        )
+    def _most_frugal(self, tokens: int) -> Plan:
+        settings = requested_settings(self.workload, tokens)
+        if settings.memory == "auto":
+            settings = most_frugal(self._candidates(settings)).applied(settings)
+        return self._compiled(settings)
+
+    def _candidates(self, settings: ModelSettings) -> list[Candidate]:
+        return candidates(self.workload.config, settings, self._host_fits)
+
+    def _host_fits(self, settings: ModelSettings) -> bool:
+        arrays = host_arrays(self.workload.config, settings, jnp.bfloat16)
+        return self.host_limit_bytes is None or sum(array.bytes for array in arrays) <= self.host_limit_bytes
+
+    def _seconds(self, settings: ModelSettings) -> float:
+        workload = self.workload
+        quantised = workload.quantize is not None
+        return step_seconds(workload.config, settings, lora_r=workload.lora_r, quantised=quantised, gpu=workload.gpu)
+
+    def _compiled(self, settings: ModelSettings) -> Plan:
+        if settings not in self._plans:
+            self._compiling(self.workload, settings.max_seq_length)
+            figures = compiled_figures(self.workload, settings)
+            self._plans[settings] = Plan(
+                workload=self.workload,
+                settings=settings,
+                memory=figures.memory,
+                device_limit_bytes=self.device_limit_bytes,
+                host_limit_bytes=self.host_limit_bytes,
+                buffers=figures.buffers,
+                kernels=figures.kernels,
+                flops=step_flops(self.workload.config, settings.max_seq_length, self.workload.lora_r),
+            )
+        return self._plans[settings]

@@ -35,7 +35,8 @@ def plan_table(plan: Plan) -> Table:
         ("frozen weights", gib(memory.weights_bytes), plan.workload.quantize or "bfloat16"),
         ("trained weights, optimizer", gib(memory.state_bytes), _trained(plan)),
         ("batch, outputs", gib(batch + memory.output_bytes), ""),
-        ("temporaries", gib(memory.temp_bytes), f"gradient checkpointing {plan.policy}, attention {plan.attention}"),
+        ("temporaries", gib(memory.temp_bytes), f"gradient checkpointing {plan.policy}, attention {plan.settings.attention}"),
+        ("layers", "", "whole" if plan.layers == "none" else f"in tiles: {plan.layers}"),
         ("device", gib(memory.device_bytes), f"{plan.device_load:.0%} of {gib(limit)}; {gib(limit - memory.device_bytes)} left"),
         ("margin", gib(MARGIN_BYTES), "not counted as the GPU's: CUDA context, allocator"),
         ("pinned host", gib(memory.host_bytes), host),
@@ -44,6 +45,28 @@ def plan_table(plan: Plan) -> Table:
         ("kernels", str(sum(plan.kernels.values())), ", ".join(f"{n} x {name}" for name, n in plan.kernels.items())),
     ):  # fmt: skip
         table.add_row(name, figure, Text(note))
+    return table
+
+
+def trial_table(plan: Plan) -> Table:
+    """What was compiled to choose the settings, the fastest first."""
+    table = Table(title="settings, the fastest first, by their estimated time", title_justify="left")
+    for name in ("gradient checkpointing, layers", "step", "device", "host"):
+        table.add_column(name, justify="left" if name.startswith("gradient") else "right", no_wrap=True)
+    table.add_column("")
+    for trial in plan.trials:
+        memory = trial.memory
+        chosen = trial.candidate.applied(plan.settings) == plan.settings
+        if memory is None:
+            verdict = f"needs no less than {trial.needs}"
+        elif chosen:
+            verdict = "chosen" if trial.fits else "needs least"
+        else:
+            verdict = "fits" if trial.fits else "does not fit"
+        figures = ("", "") if memory is None else (gib(memory.device_bytes), gib(memory.host_bytes))
+        table.add_row(
+            Text(str(trial.candidate)), duration(trial.seconds), *figures, verdict, style="bold" if chosen else ""
+        )
     return table
 
 

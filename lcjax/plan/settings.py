@@ -1,4 +1,4 @@
-"""How a run is to be computed: the one place where settings are chosen for a length, and where a tuner will try others."""
+"""What a run is asked to be computed with; where that is "auto", `lcjax.plan.tuner` chooses."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from lcjax.plan.workload import Workload
 from lcjax.remat import KEEP_UP_TO_TOKENS, OFFLOAD_ABOVE_TOKENS, resolve_policy
 
 
-def choose_settings(workload: Workload, tokens: int) -> ModelSettings:
-    """The settings with which `lcjax.train` would run sequences of `tokens` tokens on the workload's GPU.
+def requested_settings(workload: Workload, tokens: int) -> ModelSettings:
+    """The settings of `lcjax.train` for sequences of `tokens` tokens on the workload's GPU.
 
     Raises:
       InputError: a policy that is unknown or not for this length.
     """
+    resolve_policy(workload.use_gradient_checkpointing, tokens)
     return ModelSettings(
         max_seq_length=tokens,
         lora=workload.lora,
-        use_gradient_checkpointing=resolve_policy(workload.use_gradient_checkpointing, tokens),
+        use_gradient_checkpointing=workload.use_gradient_checkpointing,
         memory=parse_memory(workload.memory),
         # What "auto" means where the step will run, which is not here.
         attention="pallas" if workload.attention == "auto" else workload.attention,
@@ -27,13 +28,15 @@ def choose_settings(workload: Workload, tokens: int) -> ModelSettings:
 
 
 def policy_lengths(workload: Workload, longest: int) -> list[tuple[int, int]]:
-    """The ranges of lengths (first, last) over which one policy holds, the longest lengths first.
+    """The ranges of lengths (first, last) over which memory grows with the length, the longest lengths first.
 
-    Within a range memory grows with the length; from one to the next it may shrink.
+    From one to the next it may shrink, where a policy holds for some lengths only.
     """
     requested = workload.use_gradient_checkpointing
     policy = resolve_policy(requested, 1)
-    if requested == "auto":
+    if requested == "auto" and workload.memory == "auto":
+        edges = [0, longest]  # what needs least may be chosen at any length
+    elif requested == "auto":
         edges = [0, KEEP_UP_TO_TOKENS, OFFLOAD_ABOVE_TOKENS, longest]
     elif policy in ("none", "full"):
         edges = [0, OFFLOAD_ABOVE_TOKENS]

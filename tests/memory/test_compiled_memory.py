@@ -13,7 +13,7 @@ import pytest
 
 from lcjax.memory import MemorySettings
 from lcjax.plan.compile import CompiledStep, compile_step
-from lcjax.plan.settings import choose_settings
+from lcjax.plan.settings import requested_settings
 from lcjax.plan.workload import Workload
 from lcjax.presets import PRESETS
 
@@ -29,7 +29,7 @@ INPUT_BYTES = 2 * CONFIG.hidden_size
 @functools.cache
 def compiled(settings: MemorySettings | str, tokens: int = TOKENS, policy: str = "offload") -> CompiledStep:
     workload = Workload("8b", CONFIG, "h100-80gb", 32, "nf4", policy)
-    return compile_step(workload, dataclasses.replace(choose_settings(workload, tokens), memory=settings))
+    return compile_step(workload, dataclasses.replace(requested_settings(workload, tokens), memory=settings))
 
 
 @pytest.mark.slow

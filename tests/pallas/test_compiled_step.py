@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from lcjax.plan.compile import compile_step
-from lcjax.plan.settings import choose_settings
+from lcjax.plan.settings import requested_settings
 from lcjax.plan.workload import Workload
 from lcjax.presets import PRESETS
 
@@ -33,4 +33,4 @@ def test_the_step_contains_the_kernels(policy, memory, attention, expected):
     workload = Workload(
         "8b", CONFIG, "h100-80gb", lora_r=8, use_gradient_checkpointing=policy, memory=memory, attention=attention
     )
-    assert compile_step(workload, choose_settings(workload, TOKENS)).program.kernels() == expected
+    assert compile_step(workload, requested_settings(workload, TOKENS)).program.kernels() == expected

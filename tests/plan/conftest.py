@@ -7,7 +7,7 @@ import json
 import pytest
 from tiny_model import TINY
 
-from lcjax.plan import planner
+from lcjax.plan import figures
 from lcjax.plan.compile import CompiledStep
 from lcjax.plan.hlo import Program
 from lcjax.plan.memory import Memory
@@ -22,13 +22,20 @@ def tiny_json(tmp_path) -> str:
     return str(path)
 
 
+@pytest.fixture(autouse=True)
+def _empty_cache(monkeypatch, tmp_path):
+    """No figure of another test, or of the user's, is believed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def asked(monkeypatch) -> list[tuple[str, int]]:
-    """Replaces the compiler by a line in tokens; returns the (gpu, tokens) that it is asked for."""
+    """Replaces the compiler by a line in tokens, for plain layers; returns the (gpu, tokens) that it is asked for."""
     calls: list[tuple[str, int]] = []
 
     def compile_line(workload: Workload, settings) -> CompiledStep:
-        tokens, policy = settings.max_seq_length, settings.use_gradient_checkpointing
+        tokens = settings.max_seq_length
+        policy = settings.policy_for(tokens)
         calls.append((workload.gpu, tokens))
         weights = 4_000_000_000 if workload.quantize else 16_000_000_000
         a_token = {"none": 2_000_000, "full": 400_000}.get(policy, 200_000)
@@ -36,5 +43,5 @@ def asked(monkeypatch) -> list[tuple[str, int]]:
         memory = Memory(weights, 0, weights, a_token * tokens, 0, host)
         return CompiledStep(memory, Program(""), "")
 
-    monkeypatch.setattr(planner, "compile_step", compile_line)
+    monkeypatch.setattr(figures, "compile_step", compile_line)
     return calls

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import pytest
 from tiny_model import TINY
 
 from lcjax.errors import InputError
-from lcjax.plan import planner
 from lcjax.plan.memory import GIB
 from lcjax.plan.planner import LONGEST, Planner
-from lcjax.plan.settings import choose_settings, policy_lengths
+from lcjax.plan.settings import policy_lengths, requested_settings
 from lcjax.plan.workload import Workload
 from lcjax.train import loop, program
 
 LIMIT = 84_978_434_048 - GIB
-BIG = Workload("big", TINY, "h100-80gb", use_gradient_checkpointing="offload")
+BIG = Workload("big", TINY, "h100-80gb", use_gradient_checkpointing="offload", memory="none")
 
 
 def test_the_trainer_and_the_planner_build_one_program():
@@ -25,9 +23,8 @@ def test_the_trainer_and_the_planner_build_one_program():
 
 
 @pytest.mark.slow
-def test_the_longest_context_against_brute_force_of_the_real_compiler(monkeypatch):
+def test_the_longest_context_against_brute_force_of_the_real_compiler():
     """Under a cap that lies between 2,048 and 3,072 tokens of the tiny model."""
-    monkeypatch.setattr(planner, "compile_step", functools.cache(planner.compile_step))
     workload = dataclasses.replace(BIG, lora_r=8)
     free = Planner(workload)
     sizes = {tokens: free.plan(tokens).memory.device_bytes for tokens in range(1024, 4097, 1024)}
@@ -87,7 +84,7 @@ def test_one_policy_holds_over_each_range(policy, ranges):
     workload = dataclasses.replace(BIG, use_gradient_checkpointing=policy)
     assert policy_lengths(workload, LONGEST) == ranges
     for first, last in ranges:
-        policies = {choose_settings(workload, n).use_gradient_checkpointing for n in (first, last)}
+        policies = {requested_settings(workload, n).use_gradient_checkpointing for n in (first, last)}
         assert len(policies) == 1
 
 

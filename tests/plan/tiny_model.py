@@ -6,7 +6,7 @@ import functools
 
 from lcjax.config import LlamaConfig
 from lcjax.plan.compile import CompiledStep, compile_step
-from lcjax.plan.settings import choose_settings
+from lcjax.plan.settings import requested_settings
 from lcjax.plan.workload import Workload
 
 TINY = LlamaConfig(
@@ -25,4 +25,4 @@ TOKENS = 2048
 def compiled(policy: str, lora_r: int = 8, quantize: str | None = None) -> CompiledStep:
     """The real step of the tiny model."""
     workload = Workload("tiny", TINY, "h100-80gb", lora_r, quantize, policy)
-    return compile_step(workload, choose_settings(workload, TOKENS))
+    return compile_step(workload, requested_settings(workload, TOKENS))

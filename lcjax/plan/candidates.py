@@ -1,0 +1,92 @@
+"""The ways in which a step can run: gradient checkpointing and the form of the layers, each a choice between time and memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from lcjax.attention_halves import runs_in_halves
+from lcjax.config import LlamaConfig
+from lcjax.memory import MemorySettings
+from lcjax.model import ModelSettings
+from lcjax.remat import OFFLOAD_ABOVE_TOKENS, OFFLOADING, POLICIES
+
+# Tokens of a tile: from those that keep a GPU busy and seldom dequantise the weights to those that need next to no memory.
+_TILES = (8192, 2048, 1024)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One way. `memory` None: plain layers."""
+
+    policy: str
+    memory: MemorySettings | None
+
+    def needs_no_less_than(self, other: Candidate) -> bool:
+        """Whether each choice takes at least as much device memory as the other's."""
+        return all(a >= b for a, b in zip(self.device_memory(), other.device_memory(), strict=True))
+
+    def device_memory(self) -> tuple[float, ...]:
+        """A number for each choice, which grows with the device memory that it takes; the first ones weigh most."""
+        policy = ("offload", "offload_attn", "full", "none").index(self.policy)
+        if self.memory is None:
+            return policy, 1, 0, 1, float("inf")
+        return policy, 0, -self.memory.head_groups, self.memory.fetch_ahead, self.memory.tile
+
+    @property
+    def kind(self) -> tuple[str, int]:
+        """What it is but for the sizes of its tiles and its buffers: the policy, and the groups of heads, 0 for plain layers."""
+        return self.policy, self.memory.head_groups if self.memory else 0
+
+    def applied(self, settings: ModelSettings) -> ModelSettings:
+        """The settings of a model that runs this way."""
+        return dataclasses.replace(settings, use_gradient_checkpointing=self.policy, memory=self.memory or "none")
+
+    def __str__(self) -> str:
+        """As --use-gradient-checkpointing and --memory take it."""
+        return f"{self.policy} {self.memory or 'none'}"
+
+
+def candidates(
+    config: LlamaConfig, settings: ModelSettings, host_fits: Callable[[ModelSettings], bool] = lambda settings: True
+) -> list[Candidate]:
+    """Every way worth trying, in no order; only those of `settings.use_gradient_checkpointing` where that is not "auto".
+
+    Args:
+      settings: the length, and the implementation of attention.
+      host_fits: whether the host has the memory for a way. As many layers' inputs are saved as it takes; where even the fewest
+        are too many, the fewest.
+    """
+    requested, tokens = settings.use_gradient_checkpointing, settings.max_seq_length
+    allowed = POLICIES if tokens <= OFFLOAD_ABOVE_TOKENS else OFFLOADING
+    policies = allowed if requested == "auto" else [settings.policy_for(tokens)]
+    forms = list(_forms(config.num_key_value_heads, tokens)) if runs_in_halves(settings.attention) else []
+    found = [Candidate(policy, None) for policy in policies]
+    for policy in policies:
+        for form in forms:
+            grouped = form.head_groups > 1
+            offloads = policy in OFFLOADING
+            if policy != "none" and not (grouped and policy == "offload_attn") and (offloads or form.fetch_ahead):
+                found.append(_within_host(Candidate(policy, form), config.num_hidden_layers, settings, host_fits))
+    return found
+
+
+def _forms(kv_heads: int, tokens: int) -> Iterator[MemorySettings]:
+    for tile in _TILES:
+        for groups in _divisors(kv_heads):
+            for fetch_ahead in (True, False):
+                if tokens % tile == 0:
+                    yield MemorySettings(tile=tile, head_groups=groups, fetch_ahead=fetch_ahead)
+
+
+def _within_host(candidate: Candidate, layers: int, settings: ModelSettings, host_fits) -> Candidate:
+    """With as many saved inputs as the host takes."""
+    assert candidate.memory is not None
+    numbers = _divisors(layers) if candidate.policy in OFFLOADING else [1]
+    memories = (dataclasses.replace(candidate.memory, save_every=every) for every in numbers)
+    *fewer, fewest = (dataclasses.replace(candidate, memory=memory) for memory in memories)
+    return next((saving for saving in fewer if host_fits(saving.applied(settings))), fewest)
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]

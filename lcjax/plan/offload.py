@@ -1,0 +1,140 @@
+"""What a step sends to pinned host memory, and the proof that the compiler sent it there.
+
+Whether an array is offloaded is a wish that a compiler may drop without a word: the array then stays on the device, and what was
+to be the host's share of memory is the device's. So the bytes of the compiled step are held against those that were asked for.
+
+Shapes: L layers, g layers of which one input is saved, B batch, T tokens, D hidden size, H query heads, d head_dim.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from lcjax.attention_halves import IN_HALVES, forward_half
+from lcjax.config import LlamaConfig
+from lcjax.dispatch import resolve_implementation
+from lcjax.errors import InputError
+from lcjax.model import ModelSettings
+from lcjax.plan.hlo import Instruction, Program
+from lcjax.remat import resolve_policy
+
+# How XLA spells the dtypes of activations and of sums.
+_SPELLED = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
+_ON_HOST = "S(5)"  # of a layout
+
+
+@dataclasses.dataclass(frozen=True)
+class HostArray:
+    """An array that is kept in host memory from the forward to the backward pass, of all layers in one."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * jnp.dtype(self.dtype).itemsize
+
+    def __str__(self) -> str:
+        return f"{_SPELLED[self.dtype]}[{','.join(map(str, self.shape))}]"
+
+
+def host_arrays(config: LlamaConfig, settings: ModelSettings, dtype: DTypeLike, sequences: int = 1) -> list[HostArray]:
+    """What a step over `sequences` sequences of `settings.max_seq_length` tokens keeps in host memory; nothing is compiled.
+
+    Under `offload` every g-th layer's input, `L/g B T D` elements of `dtype`; under `offload_attn` every layer's attention output
+    too, `L B T H d`, and its log-sum-exp as the implementation keeps it: float32 [L, B, H, T], twice where `dtype` is float32.
+
+    Raises:
+      InputError: an implementation of attention whose output and log-sum-exp cannot be kept.
+    """
+    tokens, layers = settings.max_seq_length, config.num_hidden_layers
+    memory = settings.memory_for(tokens)
+    policy = resolve_policy(settings.use_gradient_checkpointing, tokens, in_tiles=memory is not None)
+    if policy in ("none", "full"):
+        return []
+    dtype = jnp.dtype(dtype).name
+    saved = layers // (memory.save_every if memory else 1)
+    inputs = HostArray("the layers' inputs", (saved, sequences, tokens, config.hidden_size), dtype)
+    return [inputs, *(_of_attention(config, settings, dtype, sequences) if policy == "offload_attn" else [])]
+
+
+def _of_attention(config: LlamaConfig, settings: ModelSettings, dtype: str, sequences: int) -> Iterator[HostArray]:
+    implementation = resolve_implementation(settings.attention)
+    if implementation not in IN_HALVES:
+        raise InputError(
+            f"use_gradient_checkpointing='offload_attn' keeps attention's log-sum-exp, which attention={implementation!r} does not "
+            "give; use 'offload', or attention='pallas' or 'xla'"
+        )
+
+    def shape(*heads: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((sequences, settings.max_seq_length, *heads), jnp.dtype(dtype))
+
+    queries = shape(config.num_attention_heads, config.head_dim)
+    keys = shape(config.num_key_value_heads, config.head_dim)
+    segments = jax.ShapeDtypeStruct((sequences, settings.max_seq_length), jnp.int32)
+    out, lse = jax.eval_shape(functools.partial(forward_half, implementation), queries, keys, keys, segments)
+    for name, kept in (("attention's outputs", [out]), ("attention's log-sum-exps", jax.tree.leaves(lse))):
+        for array in kept:
+            yield HostArray(name, (config.num_hidden_layers, *array.shape), array.dtype.name)
+
+
+def check_offload(expected: list[HostArray], host_bytes: int, text: Callable[[], str]) -> None:
+    """Holds the host bytes of a compiled step against `expected`; they must be equal.
+
+    Args:
+      expected: of `host_arrays`.
+      host_bytes: of the compiled step; see `lcjax.plan.memory.measure`.
+      text: gives the optimized program, e.g. `compiled.as_text`; it is asked for where the bytes differ.
+
+    Raises:
+      InputError: they differ; named are the arrays that stayed on the device, with the line of code that made each.
+    """
+    wanted = sum(array.bytes for array in expected)
+    if host_bytes == wanted:
+        return
+    program = Program(text())
+    missed = [line for array in expected if (line := _whereabouts(array, program))]
+    raise InputError(
+        f"offload: {host_bytes:,} bytes are in host memory instead of {wanted:,}: "
+        + ("; ".join(missed) or "every array is there, and others with them")
+        + ". This version of JAX does not run the policy; use --use-gradient-checkpointing full, or another version"
+    )
+
+
+def _whereabouts(array: HostArray, program: Program) -> str | None:
+    """Where the array is that ought to be on the host, in words; None where it is there."""
+    on_device = None
+    for name, instruction in program.instructions.items():
+        for index, (shape, layout) in enumerate(instruction.arrays):
+            if not _same(shape, array):
+                continue
+            if _ON_HOST in layout:
+                return None
+            if on_device is None or instruction.opcode == "while":
+                on_device = program.maker(name, index if len(instruction.arrays) > 1 else None)
+    size = f"{array.name} {array} ({array.bytes:,} bytes)"
+    if on_device is None:
+        return f"{size} are kept nowhere"
+    return f"{size} stayed on the device, made by {_made_by(on_device, program)}"
+
+
+def _same(shape: str, array: HostArray) -> bool:
+    """Whether XLA's spelling is that of the array's shape, but for axes of size 1."""
+    dtype, _, sizes = shape.removesuffix("]").partition("[")
+    spelled = [size for size in re.findall(r"\d+", sizes) if size != "1"]
+    return dtype == _SPELLED[array.dtype] and spelled == [str(size) for size in array.shape if size != 1]
+
+
+def _made_by(maker: Instruction, program: Program) -> str:
+    operation = maker.op_name.rsplit("/", 1)[-1] or maker.opcode
+    source = program.source(maker)
+    return f"{operation} in {source}" if source else operation

@@ -1,0 +1,92 @@
+"""The fastest way to run a step that fits, found by compiling candidates in the order of their estimated time.
+
+A candidate that needs no less memory than one that did not fit is passed over, so a handful of compilations is enough. The same
+question always has the same answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from lcjax.plan.candidates import Candidate
+from lcjax.plan.memory import Memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A candidate and what became of it; `memory` None: passed over, since `needs` did not fit."""
+
+    candidate: Candidate
+    seconds: float
+    """Estimated, of one step."""
+    memory: Memory | None
+    fits: bool
+    needs: Candidate | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """The trials, fastest first, and the one that is chosen: the fastest that fits, or else the one that needs least."""
+
+    chosen: Candidate
+    trials: tuple[Trial, ...]
+
+
+def tune(
+    candidates: Sequence[Candidate],
+    seconds: Callable[[Candidate], float],
+    compiled: Callable[[Candidate], tuple[Memory, bool]],
+) -> Tuning:
+    """The tuning of candidates.
+
+    Args:
+      seconds: the estimated time of a candidate's step.
+      compiled: what a candidate takes, and whether that fits; the expensive one.
+    """
+    search = _Search(sorted(candidates, key=lambda candidate: (seconds(candidate), str(candidate))), compiled)
+    chosen = search.run()
+    trials = (
+        Trial(c, seconds(c), *(search.tried.get(c) or (None, False)), search.passed_over.get(c)) for c in search.ordered
+    )
+    return Tuning(chosen, tuple(trial for trial in trials if trial.memory or trial.needs))
+
+
+class _Search:
+    """`ordered` are the candidates, fastest first."""
+
+    def __init__(self, ordered: list[Candidate], compiled: Callable[[Candidate], tuple[Memory, bool]]):
+        self.ordered = ordered
+        self.tried: dict[Candidate, tuple[Memory, bool]] = {}
+        self.passed_over: dict[Candidate, Candidate] = {}
+        self._compiled = compiled
+
+    def run(self) -> Candidate:
+        frugal = most_frugal(self.ordered)
+        # The fastest usually fits. Where it does not, the most frugal says whether anything can.
+        if not self._fits(self.ordered[0]) and not self._fits(frugal):
+            return frugal
+        for candidate in self.ordered:
+            if candidate not in self.tried and (smaller := self._one_too_large(candidate)):
+                self.passed_over[candidate] = smaller
+            elif self._fits(candidate):
+                return candidate
+        return frugal
+
+    def _fits(self, candidate: Candidate) -> bool:
+        if candidate not in self.tried:
+            self.tried[candidate] = self._compiled(candidate)
+        return self.tried[candidate][1]
+
+    def _one_too_large(self, candidate: Candidate) -> Candidate | None:
+        """One that does not fit and needs no more; asks for the most frugal of its kind, which speaks for all of them."""
+        for other in [c for c, (_, fits) in self.tried.items() if not fits]:
+            if candidate.needs_no_less_than(other):
+                return other
+        least = most_frugal([c for c in self.ordered if c.kind == candidate.kind])
+        return None if least == candidate or self._fits(least) else least
+
+
+def most_frugal(candidates: Sequence[Candidate]) -> Candidate:
+    """The one than which none needs less device memory, by its choices."""
+    return min(candidates, key=Candidate.device_memory)
