@@ -46,8 +46,8 @@ ALLOWED = {
     "convert": "cli config errors lora weights | jax numpy rich tyro",
     "train": "api cli config data errors lora memory model ops optim quant remat step "
     "| jax numpy optax orbax tyro rich matplotlib tensorboardX transformers",
-    "plan": "attention_halves cli config deviceless dispatch errors lora memory model ops pallas.tiles presets quant remat step train "
-    "weights.names | jax tyro rich matplotlib",
+    "plan": "attention_halves cli config deviceless dispatch errors lora memory model ops pallas.tiles presets quant remat step "
+    "train weights.names | jax tyro rich matplotlib",
     "": "api config errors model train",
 }
 

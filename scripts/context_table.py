@@ -1,0 +1,155 @@
+"""The longest context of each GPU, found by compiling the training step for it: writes docs/context.json and docs/context.md.
+
+    python scripts/context_table.py                 # every row, about a quarter of an hour on two cores
+    python scripts/context_table.py --only 70b      # those whose model's name contains that; the others stay as they are
+
+What has been compiled stays on disk (see `lcjax.plan.figures`), so that a run that is cut off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from lcjax.plan.__main__ import start_quietly
+from lcjax.plan.memory import GIB, MARGIN_BYTES
+from lcjax.plan.planner import Plan, Planner
+from lcjax.plan.progress import CompilationProgress
+from lcjax.plan.workload import Workload
+from lcjax.presets import resolve_config
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+LARGE_HOST_GIB = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A model on a GPU sold with `vram_gb`; `others` is what others published for so much memory, in tokens."""
+
+    model: str
+    gpu: str
+    vram_gb: int
+    target: int
+    others: str = ""
+    quantize: str | None = "nf4"
+    lora_r: int = 32
+
+    @property
+    def workload(self) -> Workload:
+        """As `lcjax.plan` takes it."""
+        return Workload(self.model, resolve_config(self.model), self.gpu, self.lora_r, self.quantize)
+
+    @property
+    def trains(self) -> str:
+        """Weights and what learns."""
+        weights = self.quantize or "bf16"
+        return f"{weights}, LoRA r={self.lora_r}" if self.lora_r else f"{weights}, every weight"
+
+
+# Unsloth's and ALST's figures: the anchors in the log. The first guess of each search is the target.
+ROWS = (
+    Row("llama-3.1-8b", "rtx4090", 8, 8_192, "Unsloth 2,972"),
+    Row("llama-3.1-8b", "rtx4090", 12, 98_304, "Unsloth 21,848"),
+    Row("llama-3.1-8b", "rtx4090", 16, 196_608, "Unsloth 40,724"),
+    Row("llama-3.1-8b", "rtx4090", 24, 393_216, "Unsloth 78,475"),
+    Row("llama-3.1-8b", "a100-40gb", 40, 786_432, "Unsloth 153,977"),
+    Row("llama-3.1-8b", "l40s", 48, 1_048_576, "Unsloth 191,728"),
+    Row("llama-3.1-8b", "h100-80gb", 80, 2_097_152, "Unsloth 342,733"),
+    Row("llama-3.1-70b", "l40s", 48, 65_536, "Unsloth 12,106"),
+    Row("llama-3.1-70b", "h100-80gb", 80, 393_216, "Unsloth 89,389"),
+    Row("llama-3.1-8b", "h100-80gb", 80, 1_048_576, "", quantize=None),
+    Row("llama-3.1-8b", "h100-80gb", 80, 512_000, "ALST 500K", quantize=None, lora_r=0),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Which rows to compute."""
+
+    only: str = ""
+    """Rows whose model, GPU or weights contain this; the others are taken from docs/context.json."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
+    start_quietly()
+    path = DOCS / "context.json"
+    before = {key(entry): entry for entry in json.loads(path.read_text())["rows"]} if path.exists() else {}
+    entries = []
+    with CompilationProgress() as progress:
+        for row in ROWS:
+            wanted = arguments.only in f"{row.model} {row.gpu} {row.trains}"
+            for host_gb in (None, LARGE_HOST_GIB):
+                entry = entry_of(row, host_gb, longest(row, host_gb, progress)) if wanted else None
+                entry = entry or before.get((row.model, row.trains, row.vram_gb, host_gb))
+                if entry is not None:
+                    entries.append(entry)
+                    print(row.model, row.trains, row.vram_gb, host_gb, entry["max_seq_length"], flush=True)
+    compiler = {name: version(name) for name in ("jax", "jax-cuda13-pjrt")}
+    path.write_text(json.dumps({"margin_bytes": MARGIN_BYTES, "versions": compiler, "rows": entries}, indent=1) + "\n")
+    (DOCS / "context.md").write_text(page(entries), encoding="utf-8")
+    return 0
+
+
+def longest(row: Row, host_gb: int | None, progress: CompilationProgress) -> Plan | None:
+    """The plan of the longest context, in multiples of 1,024; None where not even that fits."""
+    planner = Planner(row.workload, row.vram_gb, host_gb, progress.compiling)
+    return planner.longest(guess=row.target)
+
+
+def entry_of(row: Row, host_gb: int | None, plan: Plan | None) -> dict[str, Any]:
+    """A row of the JSON."""
+    facts = dataclasses.asdict(row) | {"trains": row.trains, "host_gb": host_gb, "max_seq_length": 0}
+    return facts | (plan.as_json() if plan else {})
+
+
+def key(entry: dict[str, Any]) -> tuple:
+    """What tells rows apart."""
+    return entry["model"], entry["trains"], entry["vram_gb"], entry["host_gb"]
+
+
+def page(entries: Iterable[dict[str, Any]]) -> str:
+    """The table as Markdown."""
+    lines = [
+        "# How long a context fits",
+        "",
+        "Written by `make context-table` (`scripts/context_table.py`); the figures are in [context.json](context.json). Each row is a",
+        "search in multiples of 1,024 tokens over compilations of the very step that `lcjax.train` runs (forward, backward, AdamW; one",
+        f"sequence a step) for that GPU, without the GPU. Kept free for the CUDA context and the allocator: {MARGIN_BYTES / GIB:.1f} GiB; a GPU of N GB is",
+        "taken to have 0.98 N GiB, or what its driver reports. Host memory is pinned; with 256 GiB fewer layers' inputs are saved,",
+        "which costs further forward passes. Such steps are long: see the time of the step in the JSON, at a quarter of the GPU's peak.",
+        "",
+        "| model, weights | memory, GPU | aim | longest, any host | GPU GiB | host GiB | longest, 256 GiB host | one input in | others |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    rows: dict[tuple, dict[int | None, dict[str, Any]]] = {}
+    for entry in entries:
+        rows.setdefault(key(entry)[:3], {})[entry["host_gb"]] = entry
+    for by_host in rows.values():
+        free, bound = by_host[None], by_host[LARGE_HOST_GIB]
+        lines.append(
+            f"| {free['model']}, {free['trains']} | {free['vram_gb']} GB, {free['gpu']} | {free['target']:,} "
+            f"| **{free['max_seq_length']:,}** | {_gib(free, 'device_bytes')} | {_gib(free, 'host_bytes')} "
+            f"| {bound['max_seq_length']:,} | {_every(bound)} | {free['others']} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _gib(entry: dict[str, Any], name: str) -> str:
+    return f"{entry[name] / GIB:.1f}" if name in entry else ""
+
+
+def _every(entry: dict[str, Any]) -> str:
+    _, _, every = entry.get("memory", "").partition("save_every=")
+    return f"{every} layers" if every else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
