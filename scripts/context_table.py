@@ -120,13 +120,15 @@ def page(entries: Iterable[dict[str, Any]]) -> str:
     lines = [
         "# How long a context fits",
         "",
-        "Written by `make context-table` (`scripts/context_table.py`); the figures are in [context.json](context.json). Each row is a",
-        "search in multiples of 1,024 tokens over compilations of the very step that `lcjax.train` runs (forward, backward, AdamW; one",
-        f"sequence a step) for that GPU, without the GPU. Kept free for the CUDA context and the allocator: {MARGIN_BYTES / GIB:.1f} GiB; a GPU of N GB is",
-        "taken to have 0.98 N GiB, or what its driver reports. Host memory is pinned; with 256 GiB fewer layers' inputs are saved,",
-        "which costs further forward passes. Such steps are long: see the time of the step in the JSON, at a quarter of the GPU's peak.",
+        "Written by `make context-table` (`scripts/context_table.py`); the figures are in [context.json](context.json). Each row",
+        "is a search in multiples of 1,024 tokens over compilations of the very step that `lcjax.train` runs (forward, backward,",
+        "AdamW; one sequence a step) for that GPU, without the GPU. Kept free for the CUDA context and the allocator: "
+        f"{MARGIN_BYTES / GIB:.1f}",
+        "GiB; a GPU of N GB is taken to have 0.98 N GiB, or what its driver reports. Host memory is pinned; with 256 GiB fewer",
+        "layers' inputs are saved, which costs further forward passes. Such steps are long: the JSON has their time at a quarter",
+        "of the GPU's peak.",
         "",
-        "| model, weights | memory, GPU | aim | longest, any host | GPU GiB | host GiB | longest, 256 GiB host | one input in | others |",
+        "| model, weights | memory, GPU | aim | longest, any host | GPU GiB | host GiB | 256 GiB host | saved inputs | others |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     rows: dict[tuple, dict[int | None, dict[str, Any]]] = {}
@@ -148,7 +150,7 @@ def _gib(entry: dict[str, Any], name: str) -> str:
 
 def _every(entry: dict[str, Any]) -> str:
     _, _, every = entry.get("memory", "").partition("save_every=")
-    return f"{every} layers" if every else ""
+    return f"1 in {every}" if every else ""
 
 
 if __name__ == "__main__":
