@@ -44,7 +44,7 @@ ALLOWED = {
     "api": "config errors lora memory ops quant weights model remat | jax numpy transformers",
     "cli": "errors",
     "convert": "cli config errors lora weights | jax numpy rich tyro",
-    "train": "api cli config data errors lora memory model ops optim quant remat step "
+    "train": "api cli config data errors lora memory model ops optim plan quant remat step "
     "| jax numpy optax orbax tyro rich matplotlib tensorboardX transformers",
     "plan": "attention_halves cli config deviceless dispatch errors lora memory model ops pallas.tiles presets quant remat step "
     "train weights.names | jax tyro rich matplotlib",

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from lcjax import api, cli
 from lcjax.errors import InputError
+from lcjax.train.allocators import raise_limits
 from lcjax.train.arguments import RunArguments, demo
 from lcjax.train.checkpoint import Checkpoints
 from lcjax.train.divergence import TrainingDiverged
@@ -27,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0 done or stopped by a signal, 1 diverged, 2 bad input."""
     console = Console(stderr=True)
     mute_libraries()
+    raise_limits()
     with shown_warnings(console), StopRequest() as stop:
         try:
             arguments = parse(argv)

@@ -19,12 +19,12 @@ from rich.console import Console
 
 from lcjax import api, lora, ops, step
 from lcjax.data import Data, iterate, load_corpus
-from lcjax.model import Llama
-from lcjax.remat import resolve_policy
+from lcjax.model import Llama, ModelSettings
 from lcjax.train.arguments import RunArguments, TrainingArguments
 from lcjax.train.checkpoint import Checkpoints
 from lcjax.train.disk import writing
 from lcjax.train.divergence import TrainingDiverged
+from lcjax.train.fit import fit, room_here
 from lcjax.train.interrupt import StopRequest
 from lcjax.train.metrics import RunLog
 from lcjax.train.program import build_program
@@ -117,7 +117,8 @@ class _Run:
 
     def _build_step(self) -> None:
         arguments, model = self.arguments, self.model
-        program = build_program(model.config, model.params, model.settings, arguments, self.max_steps)
+        settings = self._fitting_settings()
+        program = build_program(model.config, model.params, settings, arguments, self.max_steps)
         self.frozen, self.schedule = program.frozen, program.schedule
         self.train_step = step.jit_train_step(program.objective, program.optimizer)
         self.evaluate_batch = step.jit_evaluate(program.objective)
@@ -128,9 +129,18 @@ class _Run:
             self.data.train_dataset(arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps)
         )
         count = sum(leaf.size for leaf in jax.tree.leaves(program.trainable))
-        policy = resolve_policy(model.settings.use_gradient_checkpointing, model.settings.max_seq_length)
-        attention = ops.resolve_implementation(model.settings.attention)
+        policy, attention = settings.policy_for(settings.max_seq_length), ops.resolve_implementation(settings.attention)
         self._say(f"{count:,} trainable parameters; gradient checkpointing: {policy}; attention: {attention}")
+
+    def _fitting_settings(self) -> ModelSettings:
+        """The model's settings; on a GPU with the memory settings under which its step fits there."""
+        room, model = room_here(), self.model
+        if room is None:
+            return model.settings
+        with self.console.status("compiling the step in the ways that it can run"):
+            found = fit(model.config, model.params, model.settings, self.arguments, room)
+        self._say(found.describe(room))
+        return found.settings
 
     def open(self, resources: contextlib.ExitStack) -> None:
         """Opens checkpoints and logs, to be closed with `resources`, and takes up the state of the run to go on with."""

@@ -1,0 +1,168 @@
+"""Before the first step: settings under which it fits the GPU that is here, or a refusal that says what would mend it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lcjax import step
+from lcjax.config import LlamaConfig
+from lcjax.errors import InputError
+from lcjax.model import ModelSettings
+from lcjax.plan.candidates import Candidate, candidates
+from lcjax.plan.cost import step_seconds
+from lcjax.plan.memory import GIB, Memory, measure
+from lcjax.plan.offload import check_offload, host_arrays
+from lcjax.plan.search import LENGTH_STEP
+from lcjax.plan.tuner import Tuning, tune
+from lcjax.quant import is_quantised
+from lcjax.train.allocators import host_limit_bytes
+from lcjax.train.arguments import TrainingArguments
+from lcjax.train.program import build_program
+
+Tree = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """Bytes that a step may take on the device and in pinned host memory."""
+
+    device: int
+    host: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """The settings with which a run fits, what its step takes, and what was tried."""
+
+    settings: ModelSettings
+    memory: Memory
+    tuning: Tuning
+
+    def describe(self, room: Room) -> str:
+        """In one line, for the user."""
+        tried = sum(trial.memory is not None for trial in self.tuning.trials)
+        host = f" and {_gib(self.memory.host_bytes)} of pinned host memory" if self.memory.host_bytes else ""
+        return (
+            f"memory: {self.tuning.chosen} takes {_gib(self.memory.device_bytes)} of {_gib(room.device)} on the GPU{host}"
+            f" ({tried} compiled)"
+        )
+
+
+def room_here() -> Room | None:
+    """What this process' GPU and host have; None without a GPU, where memory is the operating system's to give."""
+    device = jax.local_devices()[0]
+    statistics = device.memory_stats() if device.platform == "gpu" else None
+    return Room(statistics["bytes_limit"], host_limit_bytes()) if statistics else None
+
+
+def fit(
+    config: LlamaConfig,
+    params: Tree,
+    settings: ModelSettings,
+    arguments: TrainingArguments,
+    room: Room,
+    *,
+    compiled: Callable[[jax.stages.Lowered], jax.stages.Compiled] = jax.stages.Lowered.compile,
+) -> Fit:
+    """The fastest settings with which the training step fits: of all where `settings.memory` is "auto", else as told.
+
+    Args:
+      params: the model's weights, or ShapeDtypeStructs with shardings; the step is compiled for where they are.
+      compiled: the compiler.
+
+    Raises:
+      InputError: the step fits in no way that may be tried; the message says what it takes and what would mend that.
+    """
+
+    def host_fits(settings: ModelSettings) -> bool:
+        arrays = host_arrays(config, settings, _dtype(params), arguments.per_device_train_batch_size)
+        return sum(array.bytes for array in arrays) <= room.host
+
+    def attempt(candidate: Candidate) -> tuple[Memory, bool]:
+        memory = step_memory(config, params, candidate.applied(settings), arguments, compiled)
+        return memory, memory.device_bytes <= room.device and memory.host_bytes <= room.host
+
+    def seconds(candidate: Candidate) -> float:
+        rank = settings.lora.r if settings.lora else 0
+        quantised = _is_quantised(params)
+        return step_seconds(config, candidate.applied(settings), lora_r=rank, quantised=quantised)
+
+    tokens = settings.max_seq_length
+    told = [Candidate(settings.policy_for(tokens), settings.memory_for(tokens))]
+    tuning = tune(candidates(config, settings, host_fits) if settings.memory == "auto" else told, seconds, attempt)
+    [chosen] = [trial for trial in tuning.trials if trial.candidate == tuning.chosen]
+    assert chosen.memory is not None
+    if not chosen.fits:
+        raise _refused(chosen.memory, room, settings, arguments, _is_quantised(params), str(chosen.candidate))
+    return Fit(tuning.chosen.applied(settings), chosen.memory, tuning)
+
+
+def step_memory(
+    config: LlamaConfig, params: Tree, settings: ModelSettings, arguments: TrainingArguments, compiled: Callable
+) -> Memory:
+    """What one step of the run takes, arguments included; and the proof that what was to go to host memory goes there."""
+    program = build_program(config, jax.tree.map(_abstract, params), settings, arguments, max_steps=1)
+    sharding = jax.tree.leaves(program.frozen or program.trainable)[0].sharding
+    state = jax.eval_shape(functools.partial(step.init_state, program.optimizer, seed=0), program.trainable)
+    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
+    rows = arguments.per_device_train_batch_size
+    shape = arguments.gradient_accumulation_steps, rows, settings.max_seq_length
+    batches = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding) for name in step.BATCH_KEYS}
+    platform = next(iter(sharding.device_set)).platform
+    train_step = step.jit_train_step(program.objective, program.optimizer, platform)
+    executable = compiled(train_step.lower(state, program.frozen, batches))
+    memory = measure(executable, state, program.frozen)
+    if platform != "cpu":  # whose memory is all the host's
+        arrays = host_arrays(config, settings, _dtype(params), rows)
+        check_offload(arrays, memory.host_bytes, lambda: executable.as_text() or "")
+    return memory
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _dtype(params: Tree) -> Any:
+    return params["embed_tokens"]["weight"].dtype
+
+
+def _is_quantised(params: Tree) -> bool:
+    return is_quantised(params["layers"]["mlp"]["up_proj"]["weight"])
+
+
+def _refused(
+    memory: Memory, room: Room, settings: ModelSettings, arguments: TrainingArguments, quantised: bool, way: str
+) -> InputError:
+    """With the three cheapest mends."""
+    mends = []
+    if settings.memory != "auto":
+        mends.append("--memory auto")
+    if arguments.per_device_train_batch_size > 1:
+        mends.append("--per-device-train-batch-size 1")
+    if settings.lora is not None and not quantised and memory.device_bytes > room.device:
+        mends.append("--quantize nf4")
+    share = min(
+        (room.device - memory.argument_bytes) / max(1, memory.device_bytes - memory.argument_bytes),
+        room.host / max(1, memory.host_bytes),
+    )
+    shorter = int(share * settings.max_seq_length) // LENGTH_STEP * LENGTH_STEP
+    if 0 < shorter < settings.max_seq_length:
+        mends.append(f"--max-seq-length {shorter}")
+    if memory.device_bytes > room.device:
+        mends.append(f"a GPU with {_gib(memory.device_bytes)} free")
+    else:
+        mends.append(f"a host with {_gib(memory.host_bytes)} to pin")
+    return InputError(
+        f"a step of {settings.max_seq_length:,} tokens takes {_gib(memory.device_bytes)} of {_gib(room.device)} on the GPU and "
+        f"{_gib(memory.host_bytes)} of {_gib(room.host)} of host memory ({way}); use {', or '.join(mends[:3])}"
+    )
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:,.1f} GiB"

@@ -1,0 +1,120 @@
+"""lcjax.train.fit and allocators: a run gets settings that fit its GPU, or a line that says what would."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lcjax.config import LlamaConfig, LoraConfig
+from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
+from lcjax.errors import InputError
+from lcjax.memory import MemorySettings
+from lcjax.model import ModelSettings
+from lcjax.plan.compile import compile_step
+from lcjax.plan.parameters import abstract_params
+from lcjax.plan.workload import Workload
+from lcjax.train import allocators
+from lcjax.train.arguments import TrainingArguments
+from lcjax.train.fit import Room, fit, room_here, step_memory
+
+TINY = LlamaConfig(
+    vocab_size=1000,
+    hidden_size=128,
+    intermediate_size=384,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=64,
+)
+LORA = LoraConfig(8, 32)
+TOKENS = 8192
+SETTINGS = ModelSettings(TOKENS, lora=LORA, attention="pallas")
+PLENTY = Room(2**40, 2**40)
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Of the tiny model, on an H100 that is not here."""
+    return abstract(abstract_params(TINY, LORA, None), gpu_sharding("h100-80gb"))
+
+
+fitted = functools.partial(fit, compiled=functools.cache(lambda lowered: compile_lowered(lowered)))
+
+
+def test_with_plenty_of_room_the_fastest_is_taken_at_once(params):
+    found = fitted(TINY, params, SETTINGS, TrainingArguments(), PLENTY)
+    assert found.settings.policy_for(TOKENS) == "none"
+    assert len(found.tuning.trials) == 1
+    line = found.describe(PLENTY)
+    assert line.startswith("memory: none none takes 0.")
+    assert line.endswith("GiB of 1,024.0 GiB on the GPU (1 compiled)")
+
+
+def test_the_figures_are_the_plan_s(params):
+    settings = dataclasses.replace(SETTINGS, use_gradient_checkpointing="offload", memory=MemorySettings(1024))
+    memory = step_memory(TINY, params, settings, TrainingArguments(), compile_lowered)
+    planned = compile_step(Workload("tiny", TINY, "h100-80gb", lora_r=8), settings).memory
+    assert memory == planned
+    assert memory.host_bytes == 4 * TOKENS * 128 * 2
+
+
+def test_with_less_room_something_slower_that_fits(params):
+    free = fitted(TINY, params, SETTINGS, TrainingArguments(), PLENTY).memory
+    frugal = dataclasses.replace(SETTINGS, use_gradient_checkpointing="full", memory=MemorySettings(1024))
+    least = step_memory(TINY, params, frugal, TrainingArguments(), compile_lowered)
+    room = Room((free.device_bytes + least.device_bytes) // 2, 2**40)
+    found = fitted(TINY, params, SETTINGS, TrainingArguments(), room)
+    assert least.device_bytes < free.device_bytes
+    assert found.memory.device_bytes <= room.device
+    assert found.settings.policy_for(TOKENS) != "none"
+
+
+def test_what_does_not_fit_is_refused_with_three_mends(params):
+    two = TrainingArguments(per_device_train_batch_size=2)
+    with pytest.raises(InputError) as refused:
+        fitted(TINY, params, SETTINGS, two, Room(11 * 2**20, 2**40))
+    message = str(refused.value)
+    assert re.match(
+        r"a step of 8,192 tokens takes 0\.\d GiB of 0\.0 GiB on the GPU and .* \(offload tile=1024,", message
+    )
+    assert "use --per-device-train-batch-size 1, or --quantize nf4, or --max-seq-length " in message
+    assert "\n" not in message
+
+
+def test_settings_by_hand_are_checked_and_kept(params):
+    by_hand = dataclasses.replace(SETTINGS, memory="none", use_gradient_checkpointing="offload")
+    assert fitted(TINY, params, by_hand, TrainingArguments(), PLENTY).settings == by_hand
+    with pytest.raises(InputError, match=r"use --memory auto, or --max-seq-length \d+, or a host with 0\.0 GiB to pin"):
+        fitted(TINY, params, by_hand, TrainingArguments(), Room(2**40, 2**20))
+
+
+def test_on_a_cpu_it_is_left_alone_and_can_be_asked():
+    assert room_here() is None
+    own = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract_params(TINY, LORA, None))
+    settings = ModelSettings(1024, lora=LORA, attention="xla")
+    found = fit(TINY, own, settings, TrainingArguments(), PLENTY)
+    assert found.memory.device_bytes > 0
+
+
+def test_the_allocators_limits(monkeypatch):
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)  # twice, so that whatever is set below is undone
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert allocators.host_limit_bytes() == min(64 * 10**9, physical)
+    allocators.raise_limits()
+    assert os.environ["XLA_CLIENT_MEM_FRACTION"] == "0.97"
+    assert 0.8 * physical < allocators.host_limit_bytes() < physical
+    monkeypatch.setenv("XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB", "7")
+    allocators.raise_limits()
+    assert allocators.host_limit_bytes() == 7 * 10**9
+    monkeypatch.delenv("XLA_CLIENT_MEM_FRACTION")
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
+    allocators.raise_limits()
+    assert "XLA_CLIENT_MEM_FRACTION" not in os.environ  # JAX refuses both
