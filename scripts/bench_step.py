@@ -45,7 +45,7 @@ class Bench:
     lora_r: int = 32
     """Rank of the adapter."""
     steps: int = 2
-    """Timed steps, after one that warms up."""
+    """Timed steps, after one that warms up; 0 times that one, its first allocations included, where a step takes minutes."""
     host_gb: int = 100
     """GiB of host memory that may be pinned."""
     peft: bool = False
@@ -233,13 +233,13 @@ def peft_step(bench: Bench, tokens: int, policy: str, memory: str) -> dict[str, 
 
 
 def _timed(one_step: Callable[[], float], steps: int) -> tuple[list[float], float]:
-    """(seconds of each step after the first, the last loss)."""
-    loss, times = one_step(), []
-    for _ in range(steps):
+    """(seconds of each step after the first, or of the first alone where `steps` is 0; the last loss)."""
+    loss, times = 0.0, []
+    for _ in range(steps + 1):
         began = time.perf_counter()
         loss = one_step()
         times.append(time.perf_counter() - began)
-    return times, loss
+    return times[1:] or times, loss
 
 
 def _rates(config: Any, bench: Bench, tokens: int, seconds: float) -> dict[str, float]:
