@@ -79,7 +79,8 @@ def _backward(residuals, dtotal):
     dhidden_ND, dhead_VD, head_like = residuals
     if dhead_VD is not None:
         dhead_VD = (dhead_VD * dtotal).astype(head_like.dtype)
-    return dhidden_ND * dtotal.astype(dhidden_ND.dtype), dhead_VD, None
+    # In float32: rounded to bfloat16, the factor would shift the whole gradient.
+    return (dhidden_ND.astype(jnp.float32) * dtotal).astype(dhidden_ND.dtype), dhead_VD, None
 
 
 linear_cross_entropy.defvjp(_forward, _backward, symbolic_zeros=True)

@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import Sharding
 
 from lcjax import lora
 from lcjax.config import LlamaConfig
+from lcjax.layerwise import global_norm, place
 from lcjax.loss import IGNORE, linear_cross_entropy
 from lcjax.model import Llama, ModelSettings
 from lcjax.remat import OFFLOADING
@@ -74,24 +76,32 @@ def gradients(
 ) -> tuple[jax.Array, jax.Array, Tree]:
     """(mean loss, tokens, its gradient with respect to `trainable`) over micro-batches [A, B, T], one at a time.
 
-    The mean runs over all counted tokens of all micro-batches, so any split of a batch gives the same gradient; sums are
-    float32.
+    The mean runs over all counted tokens of all micro-batches, so any split of a batch gives the same gradient. Sums over
+    micro-batches are float32; the gradient of a single one has the parameters' dtypes.
     """
     count = batches["tokens"].shape[0]
     keys = None if dropout_key is None else jax.random.split(dropout_key, count)
-    value_and_grad = jax.value_and_grad(objective.loss, has_aux=True)
-
-    def add_micro_batch(sums, inputs):
-        batch, key = inputs
-        (loss, tokens), grads = value_and_grad(trainable, frozen, batch, key)
-        return jax.tree.map(lambda total, new: total + new.astype(total.dtype), sums, (loss, tokens, grads)), None
-
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), trainable)
-    start = jnp.float32(0), jnp.int32(0), zeros
     batches = {name: batches[name] for name in BATCH_KEYS}
-    (loss, tokens, grads), _ = lax.scan(add_micro_batch, start, (batches, keys))
+    tokens = jnp.sum(batches["labels"] != IGNORE)
     counted = jnp.maximum(tokens, 1).astype(jnp.float32)
-    return loss / counted, tokens, jax.tree.map(lambda total: total / counted, grads)
+
+    def share(trainable, batch, key):
+        return objective.loss(trainable, frozen, batch, key)[0] / counted
+
+    def of_micro_batch(inputs):
+        return jax.value_and_grad(share)(trainable, *inputs)
+
+    def add(sums, inputs):
+        return jax.tree.map(lambda total, new: total + new.astype(total.dtype), sums, of_micro_batch(inputs)), None
+
+    # Sums start as the first one's gradient. Where there is no other, it stays in its dtype and none is beside it.
+    micro_batches = batches, keys
+    loss, grads = of_micro_batch(jax.tree.map(lambda x: x[0], micro_batches))
+    if count > 1:
+        others = jax.tree.map(lambda x: x[1:], micro_batches)
+        start = loss, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), grads)
+        (loss, grads), _ = lax.scan(add, start, others)
+    return loss, tokens, grads
 
 
 def train_step(
@@ -103,7 +113,7 @@ def train_step(
     loss, tokens, grads = gradients(objective, state.trainable, frozen, batches, dropout_key)
     updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
     trainable = cast(Tree, optax.apply_updates(state.trainable, updates))
-    metrics = StepMetrics(loss=loss, grad_norm=optax.tree.norm(grads), tokens=tokens)
+    metrics = StepMetrics(loss=loss, grad_norm=global_norm(grads), tokens=tokens)
     return TrainState(state.step + 1, trainable, optimizer_state, state.key), metrics
 
 
@@ -124,6 +134,12 @@ def init_state(optimizer: optax.GradientTransformation, trainable: Tree, seed: i
     """The state before the first step. `trainable` is copied, since the step donates it."""
     trainable = jax.tree.map(jnp.copy, trainable)
     return TrainState(jnp.int32(0), trainable, optimizer.init(trainable), jax.random.key_data(jax.random.key(seed)))
+
+
+def abstract_state(optimizer: optax.GradientTransformation, trainable: Tree, sharding: Sharding) -> TrainState:
+    """The shapes of `init_state`'s result, on the devices of `sharding` and in their host memory; nothing is computed."""
+    state = jax.eval_shape(functools.partial(init_state, optimizer, seed=0), trainable)
+    return place(state, sharding)
 
 
 def jit_evaluate(objective: Objective):

@@ -30,7 +30,7 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """LoRA on all seven linear maps, AdamW, one sequence a step."""
+    """LoRA on all seven linear maps or every weight, AdamW, one sequence a step."""
 
     model: str = "llama-3.1-8b"
     """A preset or a config.json."""
@@ -43,7 +43,9 @@ class Bench:
     attention: str = "auto"
     """Implementation of attention."""
     lora_r: int = 32
-    """Rank of the adapter."""
+    """Rank of the adapter; 0 trains every weight."""
+    optimizer_memory: str = "auto"
+    """As in lcjax.train: where AdamW's state is."""
     steps: int = 2
     """Timed steps, after one that warms up; 0 times that one, its first allocations included, where a step takes minutes."""
     host_gb: int = 100
@@ -83,7 +85,7 @@ def rows(bench: Bench) -> Iterator[dict[str, Any]]:
 
 def _in_a_process(bench: Bench, row: dict[str, Any]) -> dict[str, Any]:
     arguments = [f"--{f.name.replace('_', '-')}={getattr(bench, f.name)}" for f in dataclasses.fields(bench)
-                 if f.name in ("model", "quantize", "attention", "lora_r", "steps")]  # fmt: skip
+                 if f.name in ("model", "quantize", "attention", "lora_r", "optimizer_memory", "steps")]  # fmt: skip
     environment = os.environ | {
         "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB": str(bench.host_gb),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -109,7 +111,19 @@ def _line(result: dict[str, Any]) -> str:
 
 def _append(path: Path, result: dict[Any, Any]) -> None:
     columns: tuple[str, ...] = (
-        *("device", "jax", "implementation", "tokens", "policy", "memory", "quantize", "attention", "compile_seconds"),
+        *(
+            "device",
+            "jax",
+            "implementation",
+            "tokens",
+            "policy",
+            "memory",
+            "quantize",
+            "lora_r",
+            "optimizer_memory",
+            "attention",
+            "compile_seconds",
+        ),
         *("seconds", "tokens_per_second", "mfu", "peak_bytes", "planned_bytes", "host_bytes", "loss", "error"),
     )
     new = not path.exists()
@@ -144,7 +158,8 @@ def lcjax_step(bench: Bench, tokens: int, policy: str, memory: str) -> dict[str,
         memory=parse_memory(memory),
     )
     params = jax.tree.map(_random, abstract_params(config, lora, quantize))
-    program = build_program(config, params, settings, TrainingArguments(), max_steps=10)
+    arguments = TrainingArguments(optimizer_memory=bench.optimizer_memory)
+    program = build_program(config, params, settings, arguments, max_steps=10)
     del params
     state = step.init_state(program.optimizer, program.trainable, 0)
     program = dataclasses.replace(program, trainable={})
@@ -169,6 +184,8 @@ def lcjax_step(bench: Bench, tokens: int, policy: str, memory: str) -> dict[str,
         "device": device.device_kind,
         "jax": jax.__version__,
         "quantize": bench.quantize,
+        "lora_r": bench.lora_r,
+        "optimizer_memory": bench.optimizer_memory,
         "attention": bench.attention,
         "compile_seconds": round(compile_seconds, 1),
         "loss": loss,
@@ -226,6 +243,7 @@ def peft_step(bench: Bench, tokens: int, policy: str, memory: str) -> dict[str, 
     return _rates(config, bench, tokens, min(times)) | {
         "device": torch.cuda.get_device_name(),
         "quantize": "none",
+        "lora_r": bench.lora_r,
         "attention": "sdpa",
         "loss": loss,
         "peak_bytes": torch.cuda.max_memory_allocated(),

@@ -40,11 +40,19 @@ class Row:
     others: str = ""
     quantize: str | None = "nf4"
     lora_r: int = 32
+    optimizer_memory: str = "host"
 
     @property
     def workload(self) -> Workload:
         """As `lcjax.plan` takes it."""
-        return Workload(self.model, resolve_config(self.model), self.gpu, self.lora_r, self.quantize)
+        return Workload(
+            self.model,
+            resolve_config(self.model),
+            self.gpu,
+            self.lora_r,
+            self.quantize,
+            optimizer_memory=self.optimizer_memory,
+        )
 
     @property
     def trains(self) -> str:

@@ -37,17 +37,18 @@ ALLOWED = {
     "model": "attention_halves config errors memory rope ops quant remat lora | jax flax",
     "quant": "errors | jax numpy",
     "lora": "config errors quant weights.names | jax optax",
-    "optim": "errors | jax optax",
-    "step": "config loss model lora remat | jax optax",
+    "layerwise": "| jax optax",
+    "optim": "errors layerwise | jax optax",
+    "step": "config layerwise loss model lora remat | jax optax",
     "weights": "config errors quant | jax numpy ml_dtypes safetensors gguf tokenizers transformers huggingface_hub",
     "data": "config errors | numpy grain rich transformers",
     "api": "config errors lora memory ops quant weights model remat | jax numpy transformers",
     "cli": "errors",
     "convert": "cli config errors lora weights | jax numpy rich tyro",
-    "train": "api cli config data errors lora memory model ops optim plan quant remat step "
+    "train": "api cli config data errors layerwise lora memory model ops optim plan quant remat step weights "
     "| jax numpy optax orbax tyro rich matplotlib tensorboardX transformers",
-    "plan": "attention_halves cli config deviceless dispatch errors lora memory model ops pallas.tiles presets quant remat step "
-    "train weights.names | jax tyro rich matplotlib",
+    "plan": "attention_halves cli config deviceless dispatch errors layerwise lora memory model ops pallas.tiles presets quant "
+    "remat step train weights.names | jax tyro rich matplotlib",
     "": "api config errors model train",
 }
 

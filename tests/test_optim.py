@@ -113,11 +113,11 @@ def by_torch(dtype, weight_decay: float, max_grad_norm: float, undecayed=UNDECAY
     return jax.tree.unflatten(treedef, [p.detach().numpy() for p in parameters.values()])
 
 
-def by_lcjax(weight_decay: float, max_grad_norm: float, mask=None):
+def by_lcjax(weight_decay: float, max_grad_norm: float, mask=None, **where):
     params = jax.tree.map(jnp.asarray, random_tree(0, 1.0))
     mask = jax.tree.map(lambda _: True, params) if mask is None else mask
     schedule = make_schedule("cosine", RATE, STEPS, warmup_steps=3)
-    optimizer = make_optimizer(schedule, mask, weight_decay=weight_decay, max_grad_norm=max_grad_norm)
+    optimizer = make_optimizer(schedule, mask, weight_decay=weight_decay, max_grad_norm=max_grad_norm, **where)
     trainable, _ = partition(params, mask)
     state = optimizer.init(trainable)
     update = jax.jit(optimizer.update)
@@ -136,12 +136,13 @@ def update_ratios(actual, plain, exact) -> list[float]:
     return error_ratios(*(total_updates(params) for params in (actual, plain, exact)), dtype=np.float32)
 
 
+@pytest.mark.parametrize("where", [{}, {"by_layers": True}, {"on_host": True}], ids=str)
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
-def test_adamw_equals_torch(weight_decay, max_grad_norm):
+def test_adamw_equals_torch(weight_decay, max_grad_norm, where):
     options = {"weight_decay": weight_decay, "max_grad_norm": max_grad_norm}
     plain, exact = (by_torch(dtype, **options) for dtype in (torch.float32, torch.float64))
-    assert max(update_ratios(by_lcjax(**options)[0], plain, exact)) <= 1
+    assert max(update_ratios(by_lcjax(**options, **where)[0], plain, exact)) <= 1
 
 
 def test_mutants_of_the_optimizer_fail():

@@ -166,11 +166,12 @@ def _backward(stack, residuals, dy_BTD):
         if size > 1:
             x_BTD = lax.fori_loop(layer - layer % size, layer, rerun, x_BTD)
         dx_BTD, gradients = stack.layer.backward(x_BTD, residuals.inputs_of(layer), dy_BTD, attended)
-        return (dx_BTD, below), gradients
+        # In the weights' dtype now: all layers' together are as large as the weights, and twice that in float32.
+        dtypes = [x.dtype for x in residuals.params.trainable]
+        return (dx_BTD, below), [g.astype(dtype) for g, dtype in zip(gradients, dtypes, strict=True)]
 
     start = dy_BTD, fetch_for(jnp.int32(layers - 1)) if stack.fetch_ahead else None
     (dx_BTD, _), gradients = lax.scan(one_layer, start, jnp.arange(layers), reverse=True)
-    gradients = [g.astype(x.dtype) for g, x in zip(gradients, residuals.params.trainable, strict=True)]
     return dx_BTD, residuals.params.with_leaves(gradients, [None] * len(residuals.params.frozen)), None, None
 
 

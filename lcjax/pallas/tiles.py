@@ -97,10 +97,15 @@ def shared_memory() -> int:
     return getattr(jax.local_devices()[0], "shared_memory_per_block_optin", HOPPER_SHARED_MEMORY)
 
 
-@contextlib.contextmanager
-def traced_for(device: Any) -> Iterator[None]:
+def traced_for(device: Any) -> contextlib.AbstractContextManager[None]:
     """Kernels traced in this context get the tiles of that device, which need not be here."""
-    token = _TRACED_FOR.set(getattr(device, "shared_memory_per_block_optin", None))
+    return traced_with(getattr(device, "shared_memory_per_block_optin", None))
+
+
+@contextlib.contextmanager
+def traced_with(shared_memory: int | None = HOPPER_SHARED_MEMORY) -> Iterator[None]:
+    """Kernels traced in this context get the tiles of a device with so many bytes of shared memory; none is asked for."""
+    token = _TRACED_FOR.set(shared_memory)
     try:
         yield
     finally:

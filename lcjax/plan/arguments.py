@@ -38,6 +38,8 @@ class PlanArguments:
     """As in lcjax.train: auto (tiles above 32,768 tokens), none, or by hand, e.g. head_groups=8,fetch_ahead=false,save_every=2."""
     attention: str = "auto"
     """Implementation of attention: auto (pallas), pallas, cudnn, fa3 or xla."""
+    optimizer_memory: str = "auto"
+    """As in lcjax.train: auto (host where every weight learns), device or host."""
     vram_gb: float | None = None
     """Plan for a GPU of that kind sold with so many GB."""
     host_gb: float | None = None
@@ -83,6 +85,7 @@ class PlanArguments:
             use_gradient_checkpointing=self.use_gradient_checkpointing,
             memory=self.memory,
             attention=self.attention,
+            optimizer_memory=self.optimizer_memory,
             gpus=self.gpus,
             hosts=self.hosts,
         )

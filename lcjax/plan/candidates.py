@@ -59,8 +59,11 @@ def candidates(
     """
     requested, tokens = settings.use_gradient_checkpointing, settings.max_seq_length
     allowed = POLICIES if tokens <= OFFLOAD_ABOVE_TOKENS else OFFLOADING
-    policies = allowed if requested == "auto" else [settings.policy_for(tokens)]
-    forms = list(_forms(config.num_key_value_heads, tokens)) if runs_in_halves(settings.attention) else []
+    in_halves = runs_in_halves(settings.attention)
+    policies = [settings.policy_for(tokens)]
+    if requested == "auto":
+        policies = [policy for policy in allowed if in_halves or policy != "offload_attn"]
+    forms = list(_forms(config.num_key_value_heads, tokens)) if in_halves else []
     found = [Candidate(policy, None) for policy in policies]
     for policy in policies:
         for form in forms:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import tempfile
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 
 from lcjax import step
 from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
+from lcjax.layerwise import host_bytes
 from lcjax.model import ModelSettings
 from lcjax.pallas.tiles import traced_for
 from lcjax.plan.hlo import Program
@@ -19,7 +19,6 @@ from lcjax.plan.memory import Memory, measure
 from lcjax.plan.offload import check_offload, host_arrays
 from lcjax.plan.parameters import abstract_params
 from lcjax.plan.workload import Workload
-from lcjax.train.arguments import TrainingArguments
 from lcjax.train.program import build_program
 
 
@@ -41,12 +40,11 @@ def compile_step(workload: Workload, settings: ModelSettings) -> CompiledStep:
     sharding = gpu_sharding(workload.gpu, workload.gpus, workload.hosts)
     params = abstract_params(workload.config, workload.lora, workload.quantize)
     # The number of steps is in the schedule's constants alone.
-    program = build_program(workload.config, params, settings, TrainingArguments(), max_steps=1)
-    init = functools.partial(step.init_state, program.optimizer, seed=0)
-    state = jax.eval_shape(init, program.trainable)
+    program = build_program(workload.config, params, settings, workload.training, max_steps=1)
+    state = step.abstract_state(program.optimizer, program.trainable, sharding)
     shape = (1, 1, settings.max_seq_length)
     batches = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in step.BATCH_KEYS}
-    arguments = abstract((state, program.frozen, batches), sharding)
+    arguments = state, *abstract((program.frozen, batches), sharding)
     with traced_for(next(iter(sharding.device_set))):
         lowered = step.jit_train_step(program.objective, program.optimizer, platform="gpu").lower(*arguments)
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +52,8 @@ def compile_step(workload: Workload, settings: ModelSettings) -> CompiledStep:
         # Both are of one moment: names change between it and `compiled.as_text()`.
         text, live_ranges = (_dumped(folder, f"*gpu_after_optimizations{end}.txt") for end in ("", "-live-range"))
     memory = measure(compiled, state, program.frozen)
-    check_offload(host_arrays(workload.config, settings, jnp.bfloat16), memory.host_bytes, lambda: text)
+    arrays = host_arrays(workload.config, settings, jnp.bfloat16)
+    check_offload(arrays, host_bytes(state), memory.host_bytes, lambda: text)
     return CompiledStep(memory, Program(text), live_ranges)
 
 

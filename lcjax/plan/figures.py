@@ -76,6 +76,7 @@ def _key(workload: Workload, settings: ModelSettings) -> str:
             workload.hosts,
             workload.quantize,
             workload.lora_r,
+            workload.optimizer_memory,
             repr(workload.config),
         ],
         "settings": [tokens, settings.policy_for(tokens), str(settings.memory_for(tokens)), repr(settings)],

@@ -9,6 +9,7 @@ import jax
 
 from lcjax.deviceless import gpu_memory_bytes
 from lcjax.errors import InputError
+from lcjax.layerwise import host_bytes
 from lcjax.plan.parameters import tree_bytes
 
 GIB = 2**30
@@ -21,7 +22,8 @@ _REPORTED_OF_SOLD = 0.98
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one step. `weights` are frozen; `state` is what the optimizer changes: adapter, or all weights, and moments."""
+    """Bytes of one step. `weights` are frozen; `state` is what the optimizer changes: adapter, or all weights, and moments; not
+    counting what of it is in host memory, which is in `host_bytes`."""
 
     weights_bytes: int
     state_bytes: int
@@ -42,7 +44,7 @@ def measure(compiled: jax.stages.Compiled, state: Any, frozen: Any) -> Memory:
     assert analysis is not None, "every CUDA program has one"
     return Memory(
         weights_bytes=tree_bytes(frozen),
-        state_bytes=tree_bytes(state),
+        state_bytes=tree_bytes(state) - host_bytes(state),
         argument_bytes=analysis.argument_size_in_bytes,
         temp_bytes=analysis.temp_size_in_bytes,
         output_bytes=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -33,8 +32,8 @@ def abstract_params(config: LlamaConfig, adapter: LoraConfig | None, quantize: s
         node[name.path[-1]] = _quantised(shape) if quantised else jax.ShapeDtypeStruct(shape, jnp.bfloat16)
     if adapter is None:
         return params
-    init = functools.partial(lora.init_adapter, config, adapter)
-    return lora.attach(params, jax.eval_shape(init, jax.random.key(0)))
+    fresh = jax.eval_shape(lambda: lora.init_adapter(config, adapter, jax.random.key(0)))
+    return lora.attach(params, fresh)
 
 
 def _quantised(shape_LOI: tuple[int, ...]) -> Tree:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +17,12 @@ from lcjax.plan.figures import compiled_figures
 from lcjax.plan.flops import UTILISATION, StepFlops, step_flops
 from lcjax.plan.memory import GIB, Memory, device_limit_bytes
 from lcjax.plan.offload import host_arrays
+from lcjax.plan.parameters import abstract_params
 from lcjax.plan.search import LENGTH_STEP, largest_fitting
 from lcjax.plan.settings import policy_lengths, requested_settings
 from lcjax.plan.tuner import Trial, most_frugal, tune
 from lcjax.plan.workload import Workload
+from lcjax.train.program import build_program
 
 LONGEST = 2**24
 """Tokens: RoPE's angles are exact for positions below it (see `lcjax.ops.rope`)."""
@@ -58,6 +61,13 @@ class Plan:
         return str(self.settings.memory_for(self.max_seq_length) or "none")
 
     @property
+    def optimizer_on_host(self) -> bool:
+        """Whether masters and moments are in host memory between steps."""
+        return self.workload.optimizer_memory == "host" or (
+            self.workload.optimizer_memory == "auto" and not self.workload.lora_r
+        )
+
+    @property
     def device_load(self) -> float:
         """The GPU's share in use; more than 1 does not fit."""
         return self.memory.device_bytes / self.device_limit_bytes
@@ -92,6 +102,7 @@ class Plan:
             "policy": self.policy,
             "memory": self.layers,
             "attention": self.settings.attention,
+            "optimizer_memory": "host" if self.optimizer_on_host else "device",
             "quantize": workload.quantize,
             "lora_r": workload.lora_r,
             "gpus": workload.gpus,
@@ -174,8 +185,17 @@ class Planner:
         return candidates(self.workload.config, settings, self._host_fits)
 
     def _host_fits(self, settings: ModelSettings) -> bool:
+        if self.host_limit_bytes is None:
+            return True
         arrays = host_arrays(self.workload.config, settings, jnp.bfloat16)
-        return self.host_limit_bytes is None or sum(array.bytes for array in arrays) <= self.host_limit_bytes
+        return self._host_state_bytes + sum(array.bytes for array in arrays) <= self.host_limit_bytes
+
+    @functools.cached_property
+    def _host_state_bytes(self) -> int:
+        workload = self.workload
+        params = abstract_params(workload.config, workload.lora, workload.quantize)
+        settings = ModelSettings(LENGTH_STEP, lora=workload.lora)
+        return build_program(workload.config, params, settings, workload.training, max_steps=1).host_state_bytes
 
     def _seconds(self, settings: ModelSettings) -> float:
         workload = self.workload

@@ -120,4 +120,5 @@ def duration(seconds: float) -> str:
 
 
 def _trained(plan: Plan) -> str:
-    return f"LoRA r={plan.workload.lora_r}, AdamW" if plan.workload.lora_r else "every weight, AdamW"
+    learns = f"LoRA r={plan.workload.lora_r}" if plan.workload.lora_r else "every weight"
+    return f"{learns}, AdamW{' with its state in host memory' if plan.optimizer_on_host else ''}"

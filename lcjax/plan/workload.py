@@ -8,7 +8,7 @@ from lcjax import ops, quant
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.errors import InputError
 from lcjax.memory import parse_memory
-from lcjax.train.arguments import RunArguments
+from lcjax.train.arguments import RunArguments, TrainingArguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Workload:
       gpu: a name of `lcjax.deviceless.gpu_names`, `gpus` of it in each of `hosts` machines.
       lora_r: rank of the adapter on all seven linear maps of a layer; 0 trains every weight.
       quantize: None or "nf4".
-      use_gradient_checkpointing, memory, attention: as in `lcjax.train`.
+      use_gradient_checkpointing, memory, attention, optimizer_memory: as in `lcjax.train`.
 
     Raises:
       InputError: an unknown name, a value out of range, or quantised weights that are to be trained.
@@ -35,6 +35,7 @@ class Workload:
     use_gradient_checkpointing: str = "auto"
     memory: str = "auto"
     attention: str = "auto"
+    optimizer_memory: str = "auto"
     gpus: int = 1
     hosts: int = 1
 
@@ -50,6 +51,12 @@ class Workload:
         if self.gpus < 1 or self.hosts < 1:
             raise InputError(f"--gpus {self.gpus} and --hosts {self.hosts} must both be at least 1")
         ops.resolve_implementation(self.attention)
+        _ = self.training
+
+    @property
+    def training(self) -> TrainingArguments:
+        """The arguments of the run."""
+        return TrainingArguments(optimizer_memory=self.optimizer_memory)
 
     @property
     def lora(self) -> LoraConfig | None:

@@ -11,12 +11,13 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from lcjax import api, cli
+from lcjax import api, cli, weights
 from lcjax.errors import InputError
-from lcjax.train.allocators import raise_limits
+from lcjax.train.allocators import pinnable_bytes, raise_limits
 from lcjax.train.arguments import RunArguments, demo
 from lcjax.train.checkpoint import Checkpoints
 from lcjax.train.divergence import TrainingDiverged
+from lcjax.train.fit import host_bytes_at_most
 from lcjax.train.interrupt import Interrupted, StopRequest
 from lcjax.train.loop import train
 from lcjax.train.resume import find_resume_point
@@ -28,11 +29,11 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0 done or stopped by a signal, 1 diverged, 2 bad input."""
     console = Console(stderr=True)
     mute_libraries()
-    raise_limits()
     with shown_warnings(console), StopRequest() as stop:
         try:
             arguments = parse(argv)
             check_paths(arguments)
+            prepare_devices(arguments)
             model, tokenizer = load(arguments)
             train(model, tokenizer, arguments.data, arguments, console=console, stop=stop)
         except Interrupted as signal:
@@ -67,6 +68,13 @@ def check_paths(arguments: RunArguments) -> None:
             raise InputError(
                 f"--output-dir {arguments.output_dir} cannot be made ({error.strerror}); choose another"
             ) from None
+
+
+def prepare_devices(arguments: RunArguments) -> None:
+    """Tells JAX what memory the run may take, before it starts."""
+    assert arguments.model is not None
+    config = weights.open_model_files(weights.resolve_model(arguments.model)).config
+    raise_limits(host_bytes_at_most(config, arguments, pinnable_bytes()))
 
 
 def load(arguments: RunArguments):

@@ -15,6 +15,7 @@ from lcjax.memory import parse_memory
 from lcjax.optim import SCHEDULES
 from lcjax.remat import resolve_policy
 
+OPTIMIZER_MEMORY = ("auto", "device", "host")
 _OF_THE_ADAPTER = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules")
 
 
@@ -48,6 +49,9 @@ class TrainingArguments:
     """AdamW's decay of weights (not of biases and norms)."""
     max_grad_norm: float = 1.0
     """Gradients with a larger global norm are scaled down to it; 0 does not clip."""
+    optimizer_memory: str = "auto"
+    """Where AdamW's state is between steps: device, host (it passes over the device layer by layer), or auto: host where weights in
+    bfloat16 learn, whose float32 masters and moments are six times their size, else device."""
     seed: int = 42
     """Of the adapter's start, the held-out split, the order of the data and dropout."""
     eval_fraction: float = 0.05
@@ -67,6 +71,9 @@ class TrainingArguments:
 
     def __post_init__(self):
         self._check_ranges()
+        if self.optimizer_memory not in OPTIMIZER_MEMORY:
+            known = ", ".join(OPTIMIZER_MEMORY)
+            raise InputError(f"--optimizer-memory {self.optimizer_memory} is unknown; use one of {known}")
         if self.warmup_steps and self.warmup_ratio:
             raise InputError(
                 f"--warmup-steps {self.warmup_steps} and --warmup-ratio {self.warmup_ratio} contradict each other; give one"
@@ -169,7 +176,10 @@ class RunArguments(TrainingArguments):
         quant.check_kind(self.quantize)
         parse_memory(self.memory)
         resolve_policy(self.use_gradient_checkpointing, self.max_seq_length)
-        ops.resolve_implementation(self.attention)
+        if (
+            self.attention != "auto"
+        ):  # to resolve it would start the GPU, before `prepare_devices` has told JAX its limits
+            ops.resolve_implementation(self.attention)
         if self.dtype != "auto":
             api.resolve_dtype(self.dtype)
 

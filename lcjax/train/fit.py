@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,18 +10,21 @@ import jax
 import jax.numpy as jnp
 
 from lcjax import step
-from lcjax.config import LlamaConfig
+from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.errors import InputError
+from lcjax.layerwise import host_bytes
+from lcjax.memory import parse_memory
 from lcjax.model import ModelSettings
 from lcjax.plan.candidates import Candidate, candidates
 from lcjax.plan.cost import step_seconds
 from lcjax.plan.memory import GIB, Memory, measure
 from lcjax.plan.offload import check_offload, host_arrays
+from lcjax.plan.parameters import abstract_params
 from lcjax.plan.search import LENGTH_STEP
 from lcjax.plan.tuner import Tuning, tune
 from lcjax.quant import is_quantised
 from lcjax.train.allocators import host_limit_bytes
-from lcjax.train.arguments import TrainingArguments
+from lcjax.train.arguments import RunArguments, TrainingArguments
 from lcjax.train.program import build_program
 
 Tree = dict[str, Any]
@@ -80,9 +82,12 @@ def fit(
       InputError: the step fits in no way that may be tried; the message says what it takes and what would mend that.
     """
 
+    abstract = jax.tree.map(_abstract, params)
+    state_bytes = build_program(config, abstract, settings, arguments, max_steps=1).host_state_bytes
+
     def host_fits(settings: ModelSettings) -> bool:
         arrays = host_arrays(config, settings, _dtype(params), arguments.per_device_train_batch_size)
-        return sum(array.bytes for array in arrays) <= room.host
+        return state_bytes + sum(array.bytes for array in arrays) <= room.host
 
     def attempt(candidate: Candidate) -> tuple[Memory, bool]:
         memory = step_memory(config, params, candidate.applied(settings), arguments, compiled)
@@ -93,14 +98,49 @@ def fit(
         quantised = _is_quantised(params)
         return step_seconds(config, candidate.applied(settings), lora_r=rank, quantised=quantised)
 
-    tokens = settings.max_seq_length
-    told = [Candidate(settings.policy_for(tokens), settings.memory_for(tokens))]
-    tuning = tune(candidates(config, settings, host_fits) if settings.memory == "auto" else told, seconds, attempt)
+    tuning = tune(_ways(config, settings, host_fits), seconds, attempt)
     [chosen] = [trial for trial in tuning.trials if trial.candidate == tuning.chosen]
     assert chosen.memory is not None
     if not chosen.fits:
         raise _refused(chosen.memory, room, settings, arguments, _is_quantised(params), str(chosen.candidate))
     return Fit(tuning.chosen.applied(settings), chosen.memory, tuning)
+
+
+def host_bytes_at_most(config: LlamaConfig, arguments: RunArguments, limit: int) -> int:
+    """What a run pins in host memory, in that of its ways which takes most within `limit` bytes; does not start JAX's devices.
+
+    0 where every way takes more than that: `fit` refuses the run.
+    """
+    lora = (
+        None
+        if arguments.full_finetuning
+        else LoraConfig(arguments.lora_r, arguments.lora_alpha, arguments.target_modules)
+    )
+    settings = ModelSettings(
+        arguments.max_seq_length,
+        lora=lora,
+        use_gradient_checkpointing=arguments.use_gradient_checkpointing,
+        # What "auto" means on a GPU; to ask would start it.
+        attention="pallas" if arguments.attention == "auto" else arguments.attention,
+        memory=parse_memory(arguments.memory),
+    )
+    params = abstract_params(config, lora, None)
+    state_bytes = build_program(config, params, settings, arguments, max_steps=1).host_state_bytes
+
+    def pinned(settings: ModelSettings) -> int:
+        arrays = host_arrays(config, settings, jnp.bfloat16, arguments.per_device_train_batch_size)
+        return state_bytes + sum(array.bytes for array in arrays)
+
+    ways = _ways(config, settings, lambda settings: pinned(settings) <= limit)
+    return max((size for way in ways if (size := pinned(way.applied(settings))) <= limit), default=0)
+
+
+def _ways(config: LlamaConfig, settings: ModelSettings, host_fits: Callable[[ModelSettings], bool]) -> list[Candidate]:
+    """All that may be tried where `settings.memory` is "auto", else the one that was told."""
+    tokens = settings.max_seq_length
+    if settings.memory == "auto":
+        return candidates(config, settings, host_fits)
+    return [Candidate(settings.policy_for(tokens), settings.memory_for(tokens))]
 
 
 def step_memory(
@@ -109,8 +149,7 @@ def step_memory(
     """What one step of the run takes, arguments included; and the proof that what was to go to host memory goes there."""
     program = build_program(config, jax.tree.map(_abstract, params), settings, arguments, max_steps=1)
     sharding = jax.tree.leaves(program.frozen or program.trainable)[0].sharding
-    state = jax.eval_shape(functools.partial(step.init_state, program.optimizer, seed=0), program.trainable)
-    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
+    state = step.abstract_state(program.optimizer, program.trainable, sharding)
     rows = arguments.per_device_train_batch_size
     shape = arguments.gradient_accumulation_steps, rows, settings.max_seq_length
     batches = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding) for name in step.BATCH_KEYS}
@@ -120,7 +159,7 @@ def step_memory(
     memory = measure(executable, state, program.frozen)
     if platform != "cpu":  # whose memory is all the host's
         arrays = host_arrays(config, settings, _dtype(params), rows)
-        check_offload(arrays, memory.host_bytes, lambda: executable.as_text() or "")
+        check_offload(arrays, host_bytes(state), memory.host_bytes, lambda: executable.as_text() or "")
     return memory
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from lcjax import lora, optim
 from lcjax.config import LlamaConfig
+from lcjax.layerwise import host_bytes
 from lcjax.model import ModelSettings
 from lcjax.step import Objective
 from lcjax.train.arguments import TrainingArguments
@@ -25,6 +28,11 @@ class Program:
     schedule: optax.Schedule
     trainable: Tree
     frozen: Tree
+
+    @property
+    def host_state_bytes(self) -> int:
+        """What of the optimizer's state is in host memory between steps."""
+        return host_bytes(jax.eval_shape(self.optimizer.init, self.trainable))
 
 
 def build_program(
@@ -44,7 +52,13 @@ def build_program(
         warmup_steps=arguments.warmup_steps,
         warmup_ratio=arguments.warmup_ratio,
     )
+    masters = any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(trainable))
     optimizer = optim.make_optimizer(
-        schedule, mask, weight_decay=arguments.weight_decay, max_grad_norm=arguments.max_grad_norm
+        schedule,
+        mask,
+        weight_decay=arguments.weight_decay,
+        max_grad_norm=arguments.max_grad_norm,
+        by_layers=masters,
+        on_host=arguments.optimizer_memory == "host" or (masters and arguments.optimizer_memory == "auto"),
     )
     return Program(Objective(config, settings), optimizer, schedule, trainable, frozen)

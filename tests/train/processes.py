@@ -86,13 +86,18 @@ def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def records(run: Path) -> dict[str, object]:
-    """What two runs of the same arguments must share, bit for bit; tokens_per_second alone is a measurement of a clock."""
+def metrics_of(run: Path) -> list[dict]:
+    """A run's metrics without what a clock measured."""
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for row in metrics:
         assert row.pop("tokens_per_second") > 0
+    return metrics
+
+
+def records(run: Path) -> dict[str, object]:
+    """What two runs of the same arguments must share, bit for bit; tokens_per_second alone is a measurement of a clock."""
     return {
-        "metrics": metrics,
+        "metrics": metrics_of(run),
         "evaluation": (run / "evaluation.jsonl").read_text().splitlines(),
         "adapter": (run / "adapter" / "adapter_model.safetensors").read_bytes(),
     }

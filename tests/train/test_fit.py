@@ -6,6 +6,8 @@ import dataclasses
 import functools
 import os
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +21,10 @@ from lcjax.model import ModelSettings
 from lcjax.plan.compile import compile_step
 from lcjax.plan.parameters import abstract_params
 from lcjax.plan.workload import Workload
+from lcjax.presets import PRESETS
 from lcjax.train import allocators
-from lcjax.train.arguments import TrainingArguments
-from lcjax.train.fit import Room, fit, room_here, step_memory
+from lcjax.train.arguments import RunArguments, TrainingArguments
+from lcjax.train.fit import Room, fit, host_bytes_at_most, room_here, step_memory
 
 TINY = LlamaConfig(
     vocab_size=1000,
@@ -107,14 +110,53 @@ def test_the_allocators_limits(monkeypatch):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)  # twice, so that whatever is set below is undone
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert allocators.host_limit_bytes() == min(64 * 10**9, physical)
-    allocators.raise_limits()
+    assert allocators.host_limit_bytes() == min(64 * 2**30, physical)
+    allocators.raise_limits(2**31)
     assert os.environ["XLA_CLIENT_MEM_FRACTION"] == "0.97"
+    assert allocators.host_limit_bytes() == min(10 * 2**30, physical)
+    allocators.raise_limits(2**50)
+    assert allocators.host_limit_bytes() == min(10 * 2**30, physical), "what is set stays"
+    monkeypatch.delenv("XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB")
+    allocators.raise_limits(2**50)
     assert 0.8 * physical < allocators.host_limit_bytes() < physical
     monkeypatch.setenv("XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB", "7")
-    allocators.raise_limits()
-    assert allocators.host_limit_bytes() == 7 * 10**9
+    allocators.raise_limits(0)
+    assert allocators.host_limit_bytes() == 7 * 2**30
     monkeypatch.delenv("XLA_CLIENT_MEM_FRACTION")
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
-    allocators.raise_limits()
+    allocators.raise_limits(0)
     assert "XLA_CLIENT_MEM_FRACTION" not in os.environ  # JAX refuses both
+
+
+INPUTS = 32 * 349_184 * 4096 * 2  # of the 8B model's layers
+ATTENDED = INPUTS + 32 * 32 * 349_184 * 4  # attention's outputs and log-sum-exps
+
+
+@pytest.mark.parametrize(
+    ("limit", "flags", "expected"),
+    [
+        (88 * 2**30, {}, INPUTS),
+        (100 * 2**30, {}, INPUTS // 8 + ATTENDED),
+        (2**40, {}, INPUTS + ATTENDED),
+        (60 * 2**30, {}, INPUTS // 2),
+        (2**40, {"memory": "tile=8192,save_every=4", "use_gradient_checkpointing": "offload"}, INPUTS // 4),
+        (2**40, {"max_seq_length": 1024, "full_finetuning": True, "use_gradient_checkpointing": "full"}, 12 * 8_030_261_248),
+        (2**10, {}, 0),
+    ],
+)  # fmt: skip
+def test_what_will_be_pinned_is_known_before_jax_starts(limit, flags, expected):
+    arguments = RunArguments(**({"model": "m", "data": ("d",), "max_seq_length": 349_184} | flags))
+    assert host_bytes_at_most(PRESETS["llama-3.1-8b"], arguments, limit) == expected
+
+
+def test_asking_does_not_start_jax():
+    program = (
+        "import jax\n"
+        "from lcjax.presets import PRESETS\n"
+        "from lcjax.train.arguments import RunArguments\n"
+        "from lcjax.train.fit import host_bytes_at_most\n"
+        "arguments = RunArguments(model='m', data=('d',), max_seq_length=65536)\n"
+        "assert host_bytes_at_most(PRESETS['llama-3.1-8b'], arguments, 2**40) > 0\n"
+        "assert not jax._src.xla_bridge.backends_are_initialized()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

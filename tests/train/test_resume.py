@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from processes import (
     kill_during_save,
     launch,
     lines,
+    metrics_of,
     records,
     start,
     torn_saves,
@@ -151,3 +153,20 @@ def test_undisturbed_run_learns_and_says_nothing_but_its_progress(undisturbed):
     assert [line for line in output.splitlines() if not re.fullmatch(expected, line)] == []
     before, after = re.search(r"held-out loss (\S+) before, (\S+) after", output).groups()
     assert float(after) < float(before)
+
+
+def test_masters_in_host_memory_go_on_exactly(model_dir, data_dir, cache, tmp_path):
+    """Full fine-tuning in bfloat16: the weights alone would not tell where their masters were."""
+    flags = (
+        f"--model {model_dir} --data {data_dir} --full-finetuning --dtype bfloat16 --max-seq-length 48 --save-steps 3"
+    )
+
+    def read(run):
+        return metrics_of(run), (run / "model" / "model.safetensors").read_bytes()
+
+    for name in ("whole", "cut"):
+        assert main([*flags.split(), "--max-steps", "6", "--output-dir", str(tmp_path / name)]) == 0
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "6")
+    assert main(go_on(tmp_path / "cut")) == 0
+    cut, whole = (read(tmp_path / name) for name in ("cut", "whole"))
+    assert cut == whole

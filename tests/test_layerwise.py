@@ -1,0 +1,121 @@
+"""lcjax.layerwise: masters that learn what bfloat16 cannot, and state that stays in host memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lcjax import optim
+from lcjax.config import LlamaConfig
+from lcjax.layerwise import global_norm, host_bytes
+from lcjax.plan.compile import compile_step
+from lcjax.plan.parameters import abstract_params
+from lcjax.plan.settings import requested_settings
+from lcjax.plan.workload import Workload
+
+STEPS, RATE = 6, 1e-3
+SHAPES = {"layers": {"up": {"weight": (5, 12, 8)}, "norm": {"weight": (5, 8)}}, "head": {"weight": (30, 8)}}
+EVERYTHING = jax.tree.map(lambda _: True, SHAPES, is_leaf=lambda x: isinstance(x, tuple))
+
+
+def random_tree(seed: int, dtype) -> dict:
+    keys = iter(jax.random.split(jax.random.key(seed), 3))
+    draw = lambda shape: jax.random.normal(next(keys), shape, jnp.float32).astype(dtype)  # noqa: E731
+    return jax.tree.map(draw, SHAPES, is_leaf=lambda x: isinstance(x, tuple))
+
+
+def trained(dtype, **where):
+    """(weights, state) after some steps on the gradients that all runs share, which bfloat16 holds exactly."""
+    schedule = optim.make_schedule("linear", RATE, STEPS)
+    optimizer = optim.make_optimizer(schedule, EVERYTHING, weight_decay=0.1, **where)
+    weights = jax.tree.map(lambda x: x.astype(dtype), random_tree(0, jnp.bfloat16))
+    state = optimizer.init(weights)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def update(weights, state, grads):
+        updates, state = optimizer.update(grads, state, weights)
+        return optax.apply_updates(weights, updates), state
+
+    for seed in range(1, STEPS + 1):
+        grads = jax.tree.map(lambda x: x.astype(dtype), random_tree(seed, jnp.bfloat16))
+        weights, state = update(weights, state, grads)
+    return weights, state
+
+
+@pytest.mark.parametrize("where", [{"by_layers": True}, {"on_host": True}], ids=str)
+def test_a_bfloat16_weight_is_its_float32_twin_rounded(where):
+    twin, _ = trained(jnp.float32, by_layers=True)
+    weights, state = trained(jnp.bfloat16, **where)
+    masters = state.inner_state.masters
+    masters = masters.arrays if "on_host" in where else masters
+    jax.tree.map(np.testing.assert_array_equal, masters, twin)
+    jax.tree.map(lambda w, m: np.testing.assert_array_equal(w, m.astype(jnp.bfloat16)), weights, twin)
+
+
+def test_without_masters_bfloat16_learns_something_else():
+    twin, _ = trained(jnp.float32, by_layers=True)
+    weights, _ = trained(jnp.bfloat16)
+    equal = jax.tree.map(lambda w, m: np.mean(np.asarray(w == m.astype(jnp.bfloat16))), weights, twin)
+    assert max(jax.tree.leaves(equal)) < 0.9
+
+
+def test_state_stays_in_host_memory():
+    _, state = trained(jnp.bfloat16, on_host=True)
+    kinds = jax.tree.map(lambda x: x.sharding.memory_kind, state.inner_state)
+    assert set(jax.tree.leaves(kinds[1:])) == {"pinned_host"}
+    assert host_bytes(state) == 3 * 4 * sum(leaf.size for leaf in jax.tree.leaves(random_tree(0, jnp.float32)))
+    _, on_device = trained(jnp.bfloat16, by_layers=True)
+    assert host_bytes(on_device) == 0
+
+
+def test_the_norm_of_bfloat16_gradients_is_summed_in_float32():
+    tree = random_tree(3, jnp.bfloat16)
+    exact = np.sqrt(sum(np.sum(np.asarray(leaf, np.float64) ** 2) for leaf in jax.tree.leaves(tree)))
+    np.testing.assert_allclose(global_norm(tree), exact, rtol=1e-6)
+    assert global_norm(tree).dtype == jnp.float32
+
+
+TINY = LlamaConfig(
+    vocab_size=1000,
+    hidden_size=256,
+    intermediate_size=768,
+    num_hidden_layers=16,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=64,
+)
+
+
+@pytest.mark.parametrize("lora_r", [0, 8])
+def test_a_compiled_step_has_the_state_on_the_host_and_a_layer_of_it_on_the_device(lora_r):
+    def planned(where: str):
+        workload = Workload("tiny", TINY, "h100-80gb", lora_r, None, "offload", "tile=1024", optimizer_memory=where)
+        return compile_step(workload, requested_settings(workload, 8192)).memory
+
+    here, there = planned("device"), planned("host")
+    params = abstract_params(TINY, Workload("tiny", TINY, "h100-80gb", lora_r).lora, None)
+    learning = params if lora_r == 0 else [x for x in jax.tree.leaves(params) if x.dtype == jnp.float32]
+    state = (12 if lora_r == 0 else 8) * sum(leaf.size for leaf in jax.tree.leaves(learning))
+    inputs = 16 * 8192 * 256 * 2
+    assert there.host_bytes >= here.host_bytes + state == inputs + state
+    assert here.argument_bytes - there.argument_bytes == pytest.approx(state, rel=1e-3)
+    assert there.temp_bytes <= here.temp_bytes + state // 16
+
+
+def test_full_fine_tuning_takes_four_bytes_a_weight_on_the_device():
+    """The weight and its gradient, both bfloat16."""
+
+    def device_bytes(layers: int) -> int:
+        config = dataclasses.replace(TINY, num_hidden_layers=layers)
+        workload = Workload("tiny", config, "h100-80gb", 0, None, "offload", "tile=1024")
+        return compile_step(workload, requested_settings(workload, 2048)).memory.device_bytes
+
+    layer = sum(math.prod(shape) for shape in TINY.linear_shapes().values())
+    assert (device_bytes(32) - device_bytes(16)) / 16 == pytest.approx(4 * layer, rel=0.02)
