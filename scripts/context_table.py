@@ -26,6 +26,7 @@ from lcjax.plan.workload import Workload
 from lcjax.presets import resolve_config
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+SLOPES = DOCS.parent / "tests" / "memory" / "bytes_a_token.json"
 LARGE_HOST_GIB = 256
 
 
@@ -125,16 +126,19 @@ def key(entry: dict[str, Any]) -> tuple:
 
 def page(entries: Iterable[dict[str, Any]]) -> str:
     """The table as Markdown."""
+    slopes = json.loads(SLOPES.read_text())
     lines = [
         "# How long a context fits",
         "",
         "Written by `make context-table` (`scripts/context_table.py`); the figures are in [context.json](context.json). Each row",
         "is a search in multiples of 1,024 tokens over compilations of the very step that `lcjax.train` runs (forward, backward,",
-        "AdamW; one sequence a step) for that GPU, without the GPU. Kept free for the CUDA context and the allocator: "
-        f"{MARGIN_BYTES / GIB:.1f}",
-        "GiB; a GPU of N GB is taken to have 0.98 N GiB, or what its driver reports. Host memory is pinned; with 256 GiB fewer",
-        "layers' inputs are saved, which costs further forward passes. Such steps are long: the JSON has their time at a quarter",
-        "of the GPU's peak.",
+        "AdamW with its state in host memory; one sequence a step) for that GPU, without the GPU. Kept free for the CUDA context",
+        f"and the allocator: {MARGIN_BYTES / GIB:.1f} GiB; a GPU of N GB is taken to have 0.98 N GiB, or what its driver reports.",
+        "Host memory is pinned; with 256 GiB fewer layers' inputs are saved, which costs further forward passes. Such steps are",
+        "long: the JSON has their time at a quarter of the GPU's peak.",
+        "",
+        f"A further token of 8B takes {slopes['head groups']:,} bytes of the GPU in groups of heads, as here, and",
+        f"{slopes['tiles']:,} in tiles alone; the suite holds to it ([bytes_a_token.json](../tests/memory/bytes_a_token.json)).",
         "",
         "| model, weights | memory, GPU | aim | longest, any host | GPU GiB | host GiB | 256 GiB host | saved inputs | others |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",

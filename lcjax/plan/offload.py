@@ -68,6 +68,15 @@ def host_arrays(config: LlamaConfig, settings: ModelSettings, dtype: DTypeLike, 
     return [inputs, *(_of_attention(config, settings, dtype, sequences) if policy == "offload_attn" else [])]
 
 
+def pinned_bytes(arrays: list[HostArray], state_bytes: int) -> int:
+    """Host memory that a step takes with these arrays and an optimizer state of that size, near enough to choose by.
+
+    The update writes the state anew, into the memory of the arrays where that is large enough; gaps take a hundredth.
+    """
+    kept = sum(array.bytes for array in arrays)
+    return kept if state_bytes == 0 else state_bytes + max(kept + kept // 100, state_bytes)
+
+
 def _of_attention(config: LlamaConfig, settings: ModelSettings, dtype: str, sequences: int) -> Iterator[HostArray]:
     implementation = resolve_implementation(settings.attention)
     if implementation not in IN_HALVES:

@@ -16,7 +16,7 @@ from lcjax.plan.cost import step_seconds
 from lcjax.plan.figures import compiled_figures
 from lcjax.plan.flops import UTILISATION, StepFlops, step_flops
 from lcjax.plan.memory import GIB, Memory, device_limit_bytes
-from lcjax.plan.offload import host_arrays
+from lcjax.plan.offload import host_arrays, pinned_bytes
 from lcjax.plan.parameters import abstract_params
 from lcjax.plan.search import LENGTH_STEP, largest_fitting
 from lcjax.plan.settings import policy_lengths, requested_settings
@@ -188,7 +188,7 @@ class Planner:
         if self.host_limit_bytes is None:
             return True
         arrays = host_arrays(self.workload.config, settings, jnp.bfloat16)
-        return self._host_state_bytes + sum(array.bytes for array in arrays) <= self.host_limit_bytes
+        return pinned_bytes(arrays, self._host_state_bytes) <= self.host_limit_bytes
 
     @functools.cached_property
     def _host_state_bytes(self) -> int:

@@ -15,7 +15,7 @@ from lcjax.plan.memory import Memory
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A candidate and what became of it; `memory` None: passed over, since `needs` did not fit."""
+    """A candidate and what became of it; `memory` None: passed over, since `needs` did not fit, or too large to be compiled."""
 
     candidate: Candidate
     seconds: float
@@ -36,28 +36,30 @@ class Tuning:
 def tune(
     candidates: Sequence[Candidate],
     seconds: Callable[[Candidate], float],
-    compiled: Callable[[Candidate], tuple[Memory, bool]],
+    compiled: Callable[[Candidate], tuple[Memory | None, bool]],
 ) -> Tuning:
     """The tuning of candidates.
 
     Args:
       seconds: the estimated time of a candidate's step.
-      compiled: what a candidate takes, and whether that fits; the expensive one.
+      compiled: what a candidate takes, None where it is too large even to be compiled, and whether that fits; the expensive one.
     """
     search = _Search(sorted(candidates, key=lambda candidate: (seconds(candidate), str(candidate))), compiled)
     chosen = search.run()
     trials = (
-        Trial(c, seconds(c), *(search.tried.get(c) or (None, False)), search.passed_over.get(c)) for c in search.ordered
+        Trial(c, seconds(c), *search.tried.get(c, (None, False)), search.passed_over.get(c))
+        for c in search.ordered
+        if c in search.tried or c in search.passed_over
     )
-    return Tuning(chosen, tuple(trial for trial in trials if trial.memory or trial.needs))
+    return Tuning(chosen, tuple(trials))
 
 
 class _Search:
     """`ordered` are the candidates, fastest first."""
 
-    def __init__(self, ordered: list[Candidate], compiled: Callable[[Candidate], tuple[Memory, bool]]):
+    def __init__(self, ordered: list[Candidate], compiled: Callable[[Candidate], tuple[Memory | None, bool]]):
         self.ordered = ordered
-        self.tried: dict[Candidate, tuple[Memory, bool]] = {}
+        self.tried: dict[Candidate, tuple[Memory | None, bool]] = {}
         self.passed_over: dict[Candidate, Candidate] = {}
         self._compiled = compiled
 

@@ -152,8 +152,8 @@ class RunArguments(TrainingArguments):
     use_gradient_checkpointing: str = "auto"
     """auto, none, full, offload (or unsloth), offload_attn: what the backward pass keeps, recomputes, or sends to host memory."""
     memory: str = "auto"
-    """How layers run in tiles of the sequence to save memory: auto (tiles above 32,768 tokens), none, or by hand, e.g.
-    tile=4096,head_groups=8,save_every=2 (see lcjax.memory.MemorySettings)."""
+    """How layers run in tiles of the sequence to save memory: auto (on a GPU the fastest way that fits, found by compiling; else
+    tiles above 32,768 tokens), none, or by hand, e.g. tile=4096,head_groups=8,save_every=2 (see lcjax.memory.MemorySettings)."""
     attention: str = "auto"
     """Implementation of attention: auto, pallas, cudnn, fa3 or xla (see lcjax.dispatch)."""
 

@@ -18,7 +18,7 @@ from lcjax.model import ModelSettings
 from lcjax.plan.candidates import Candidate, candidates
 from lcjax.plan.cost import step_seconds
 from lcjax.plan.memory import GIB, Memory, measure
-from lcjax.plan.offload import check_offload, host_arrays
+from lcjax.plan.offload import check_offload, host_arrays, pinned_bytes
 from lcjax.plan.parameters import abstract_params
 from lcjax.plan.search import LENGTH_STEP
 from lcjax.plan.tuner import Tuning, tune
@@ -87,10 +87,15 @@ def fit(
 
     def host_fits(settings: ModelSettings) -> bool:
         arrays = host_arrays(config, settings, _dtype(params), arguments.per_device_train_batch_size)
-        return state_bytes + sum(array.bytes for array in arrays) <= room.host
+        return pinned_bytes(arrays, state_bytes) <= room.host
 
-    def attempt(candidate: Candidate) -> tuple[Memory, bool]:
-        memory = step_memory(config, params, candidate.applied(settings), arguments, compiled)
+    def attempt(candidate: Candidate) -> tuple[Memory | None, bool]:
+        try:
+            memory = step_memory(config, params, candidate.applied(settings), arguments, compiled)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return None, False  # XLA tries kernels out while it compiles, and had no room for one's arguments
         return memory, memory.device_bytes <= room.device and memory.host_bytes <= room.host
 
     def seconds(candidate: Candidate) -> float:
@@ -100,7 +105,12 @@ def fit(
 
     tuning = tune(_ways(config, settings, host_fits), seconds, attempt)
     [chosen] = [trial for trial in tuning.trials if trial.candidate == tuning.chosen]
-    assert chosen.memory is not None
+    if chosen.memory is None:
+        raise InputError(
+            f"a step of {settings.max_seq_length:,} tokens is too large for {_gib(room.device)} on the GPU even to be compiled "
+            f"({chosen.candidate}); use {'' if _is_quantised(params) else '--quantize nf4, '}a smaller --max-seq-length or a "
+            "GPU with more memory"
+        )
     if not chosen.fits:
         raise _refused(chosen.memory, room, settings, arguments, _is_quantised(params), str(chosen.candidate))
     return Fit(tuning.chosen.applied(settings), chosen.memory, tuning)
@@ -129,7 +139,7 @@ def host_bytes_at_most(config: LlamaConfig, arguments: RunArguments, limit: int)
 
     def pinned(settings: ModelSettings) -> int:
         arrays = host_arrays(config, settings, jnp.bfloat16, arguments.per_device_train_batch_size)
-        return state_bytes + sum(array.bytes for array in arrays)
+        return pinned_bytes(arrays, state_bytes)
 
     ways = _ways(config, settings, lambda settings: pinned(settings) <= limit)
     return max((size for way in ways if (size := pinned(way.applied(settings))) <= limit), default=0)
@@ -148,7 +158,7 @@ def step_memory(
 ) -> Memory:
     """What one step of the run takes, arguments included; and the proof that what was to go to host memory goes there."""
     program = build_program(config, jax.tree.map(_abstract, params), settings, arguments, max_steps=1)
-    sharding = jax.tree.leaves(program.frozen or program.trainable)[0].sharding
+    sharding = jax.tree.leaves((program.frozen, program.trainable))[0].sharding
     state = step.abstract_state(program.optimizer, program.trainable, sharding)
     rows = arguments.per_device_train_batch_size
     shape = arguments.gradient_accumulation_steps, rows, settings.max_seq_length

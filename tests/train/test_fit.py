@@ -140,7 +140,7 @@ ATTENDED = INPUTS + 32 * 32 * 349_184 * 4  # attention's outputs and log-sum-exp
         (2**40, {}, INPUTS + ATTENDED),
         (60 * 2**30, {}, INPUTS // 2),
         (2**40, {"memory": "tile=8192,save_every=4", "use_gradient_checkpointing": "offload"}, INPUTS // 4),
-        (2**40, {"max_seq_length": 1024, "full_finetuning": True, "use_gradient_checkpointing": "full"}, 12 * 8_030_261_248),
+        (2**40, {"max_seq_length": 1024, "full_finetuning": True, "use_gradient_checkpointing": "full"}, 24 * 8_030_261_248),
         (2**10, {}, 0),
     ],
 )  # fmt: skip
@@ -160,3 +160,36 @@ def test_asking_does_not_start_jax():
         "assert not jax._src.xla_bridge.backends_are_initialized()\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_every_weight_can_be_fitted(params):
+    whole = abstract(abstract_params(TINY, None, None), gpu_sharding("h100-80gb"))
+    settings = dataclasses.replace(SETTINGS, lora=None)
+    found = fitted(TINY, whole, settings, TrainingArguments(), PLENTY)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(whole))
+    assert found.memory.host_bytes >= 12 * weights
+    with pytest.raises(InputError, match=r"on the GPU and 0\.0 GiB .*; use a GPU with 0\.1 GiB free"):
+        fitted(TINY, whole, settings, TrainingArguments(), Room(2**21, 2**40))
+
+
+def test_what_is_too_large_to_be_compiled_does_not_fit(params):
+    """On a GPU, XLA runs kernels while it compiles."""
+    sizes = []
+
+    def exhausted(lowered):
+        sizes.append(lowered)
+        if len(sizes) == 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 20.00MiB")
+        return compile_lowered(lowered)
+
+    found = fit(TINY, params, SETTINGS, TrainingArguments(), PLENTY, compiled=exhausted)
+    assert found.settings.policy_for(TOKENS) != "none"
+    assert found.tuning.trials[0].memory is None
+
+    def never(lowered):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    with pytest.raises(
+        InputError, match=r"^a step of 8,192 tokens is too large for 1,024.0 GiB on the GPU even to be compiled"
+    ):
+        fit(TINY, params, SETTINGS, TrainingArguments(), PLENTY, compiled=never)
