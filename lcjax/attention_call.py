@@ -95,6 +95,8 @@ def _check_shapes(q, k, v, query_segments, key_segments, sinks) -> None:
         raise ValueError(f"attention: {shapes} do not fit; expected [B, T, H, D], [B, S, K, D], [B, S, K, D]")
     if 0 in (*q.shape, *k.shape):
         raise ValueError(f"attention: {shapes} are empty; give at least one query and one key")
+    if max(q.shape[1], k.shape[1]) > 2**31 - 1:
+        raise ValueError(f"attention: {shapes} have positions beyond int32; use at most 2^31 - 1 tokens")
     if q.shape[2] % k.shape[2]:
         raise ValueError(f"attention: {q.shape[2]} query heads are not a multiple of {k.shape[2]} key/value heads")
     if not q.dtype == k.dtype == v.dtype:

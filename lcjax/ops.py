@@ -15,7 +15,7 @@ from lcjax import reference
 from lcjax.attention_call import AttentionCall
 from lcjax.dispatch import IMPLEMENTATIONS, choose_attention, choose_rope, resolve_implementation, rope_beside
 from lcjax.masks import Mask
-from lcjax.rope import rope_tables
+from lcjax.rope import LONGEST, rope_tables
 
 __all__ = ["IMPLEMENTATIONS", "attention", "resolve_implementation", "rope", "rope_beside"]
 
@@ -41,7 +41,7 @@ def rope(
 
     Raises:
       InputError: an unknown implementation.
-      ValueError: shapes that do not fit together.
+      ValueError: shapes that do not fit together, or more than 2^24 tokens.
 
     Source: Su et al., RoFormer, arXiv 2104.09864, with the halves paired as in Hugging Face's Llama.
     """
@@ -51,6 +51,11 @@ def rope(
         raise ValueError(
             f"rope: q {q_BTHD.shape} and k {k_BTKD.shape} do not fit positions {positions_BT.shape} and {rotated // 2} "
             "frequencies; expected [B, T, H, D], [B, T, K, D], [B, T] and at most D / 2"
+        )
+    if positions_BT.shape[1] > LONGEST:
+        raise ValueError(
+            f"rope: {positions_BT.shape[1]:,} tokens are more than {LONGEST:,}, beyond which float32 does not hold every position; "
+            "use shorter sequences"
         )
     if choose_rope(implementation) == "pallas":
         from lcjax.pallas.rope import rotate  # Pallas' Triton backend is imported where it runs

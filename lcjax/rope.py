@@ -13,6 +13,9 @@ import numpy as np
 
 from lcjax.config import LlamaConfig, RopeScaling
 
+LONGEST = 2**24
+"""Tokens of a sequence at most: float32 holds every position up to here, and so every angle."""
+
 
 def inverse_frequencies(config: LlamaConfig) -> np.ndarray:
     """The rotation of pair i in radians a token, `theta^(-2i / head_dim)`, after scaling.

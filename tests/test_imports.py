@@ -45,10 +45,10 @@ ALLOWED = {
     "api": "config errors lora memory ops quant weights model remat | jax numpy transformers",
     "cli": "errors",
     "convert": "cli config errors lora weights | jax numpy rich tyro",
-    "train": "api cli config data errors layerwise lora memory model ops optim plan quant remat step weights "
+    "train": "api cli config data errors layerwise lora memory model ops optim plan quant remat rope step weights "
     "| jax numpy optax orbax tyro rich matplotlib tensorboardX transformers",
     "plan": "attention_halves cli config deviceless dispatch errors layerwise lora memory model ops pallas.tiles presets quant "
-    "remat step train weights.names | jax tyro rich matplotlib",
+    "remat rope step train weights.names | jax tyro rich matplotlib",
     "": "api config errors model train",
 }
 

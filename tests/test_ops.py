@@ -283,6 +283,27 @@ def test_shapes_that_do_not_fit_are_refused(shapes, message):
         ops.attention(*(jnp.zeros(shape) for shape in shapes))
 
 
+def test_more_tokens_than_positions_are_refused():
+    def arrays(tokens, *heads):
+        return [jax.ShapeDtypeStruct((1, tokens, n, 4), jnp.bfloat16) for n in heads]
+
+    frequencies = jax.ShapeDtypeStruct((2,), jnp.float32)
+
+    def rotated(tokens):
+        positions = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
+        return jax.eval_shape(
+            functools.partial(ops.rope, implementation="xla"), *arrays(tokens, 2, 1), positions, frequencies
+        )
+
+    rotated(2**24)
+    with pytest.raises(ValueError, match="16,777,217 tokens are more than"):
+        rotated(2**24 + 1)
+    for implementation in ("xla", "pallas"):
+        attention = functools.partial(ops.attention, implementation=implementation)
+        with pytest.raises(ValueError, match=r"positions beyond int32; use at most 2\^31 - 1 tokens"):
+            jax.eval_shape(attention, *arrays(2**31, 1, 1, 1))
+
+
 def test_other_bad_arguments_are_refused():
     x = jnp.zeros((1, 4, 2, 8))
     segments = jnp.zeros((1, 4), jnp.int32)

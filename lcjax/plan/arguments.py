@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 
 from lcjax.errors import InputError
-from lcjax.plan.planner import LONGEST
 from lcjax.plan.workload import Workload
 from lcjax.presets import resolve_config
+from lcjax.rope import LONGEST
 
 
 @dataclasses.dataclass(frozen=True)

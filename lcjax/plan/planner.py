@@ -22,10 +22,8 @@ from lcjax.plan.search import LENGTH_STEP, largest_fitting
 from lcjax.plan.settings import policy_lengths, requested_settings
 from lcjax.plan.tuner import Trial, most_frugal, tune
 from lcjax.plan.workload import Workload
+from lcjax.rope import LONGEST
 from lcjax.train.program import build_program
-
-LONGEST = 2**24
-"""Tokens: RoPE's angles are exact for positions below it (see `lcjax.ops.rope`)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -123,6 +123,8 @@ def _arguments_of_resumed_run(given: RunArguments) -> RunArguments:
         output_dir = _run_directory(Path(str(requested)))
     point = find_resume_point(requested, output_dir)
     assert point is not None
+    # orbax starts JAX, and what the run is, and so what it will pin, is only read then: it may pin all that can be.
+    raise_limits(pinnable_bytes())
     with contextlib.closing(Checkpoints(point.directory)) as checkpoints:
         saved = checkpoints.run(point.step)["arguments"]
     if "model" not in saved:

@@ -14,6 +14,7 @@ from lcjax.errors import InputError
 from lcjax.memory import parse_memory
 from lcjax.optim import SCHEDULES
 from lcjax.remat import resolve_policy
+from lcjax.rope import LONGEST
 
 OPTIMIZER_MEMORY = ("auto", "device", "host")
 _OF_THE_ADAPTER = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules")
@@ -159,8 +160,10 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.max_seq_length < 2:
-            raise InputError(f"--max-seq-length {self.max_seq_length} is out of range; it must be at least 2")
+        if not 2 <= self.max_seq_length <= LONGEST:
+            raise InputError(
+                f"--max-seq-length {self.max_seq_length} is out of range; it must be from 2 to {LONGEST:,}"
+            )
         if (self.model is None) != (not self.data) and self.resume_from_checkpoint is None:
             given, missing = ("--model", "--data") if self.model else ("--data", "--model")
             raise InputError(f"{given} is given without {missing}; give both, or neither for the demo")

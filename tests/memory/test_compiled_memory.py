@@ -13,6 +13,7 @@ import pytest
 
 from lcjax.memory import MemorySettings
 from lcjax.plan.compile import CompiledStep, compile_step
+from lcjax.plan.memory import device_limit_bytes
 from lcjax.plan.settings import requested_settings
 from lcjax.plan.workload import Workload
 from lcjax.presets import PRESETS
@@ -76,3 +77,19 @@ def test_offloaded_attention_runs_forward_once():
     expected = {"attention_forward": 1, "attention_dq": 1, "attention_dkv": 1}
     assert {name: step.program.kernels()[name] for name in expected} == expected
     assert compiled(FORMS["tiles"]).program.kernels()["attention_forward"] == 2
+
+
+@pytest.mark.parametrize(("model", "tokens"), [("llama-3.1-8b", 2_097_152), ("llama-3.1-70b", 524_288)])
+def test_more_than_2_to_the_31_elements_fit_an_h100(model, tokens):
+    """A residual stream of that many elements; offsets into it must be 64 bits wide, or the compiler would refuse or wrap."""
+    config = PRESETS[model]
+    workload = Workload(model, config, "h100-80gb", 32, "nf4", "offload", optimizer_memory="host")
+    settings = dataclasses.replace(requested_settings(workload, tokens), memory=FORMS["head groups"])
+    step = compile_step(workload, settings)
+    assert tokens * config.hidden_size > 2**31
+    assert f"bf16[1,{tokens},{config.hidden_size}]" in {
+        shape for instruction in step.program.instructions.values() for shape, _ in instruction.arrays
+    }
+    assert step.memory.device_bytes <= device_limit_bytes("h100-80gb")
+    inputs = config.num_hidden_layers * tokens * 2 * config.hidden_size
+    assert inputs <= step.memory.host_bytes <= inputs * 1.02

@@ -9,9 +9,10 @@ from tiny_model import TINY
 
 from lcjax.errors import InputError
 from lcjax.plan.memory import GIB
-from lcjax.plan.planner import LONGEST, Planner
+from lcjax.plan.planner import Planner
 from lcjax.plan.settings import policy_lengths, requested_settings
 from lcjax.plan.workload import Workload
+from lcjax.rope import LONGEST
 from lcjax.train import loop, program
 
 LIMIT = 84_978_434_048 - GIB

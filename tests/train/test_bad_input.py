@@ -49,6 +49,11 @@ def no_file(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
+def no_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
 def empty_folder(folder: Path) -> None:
     for path in folder.iterdir():
         path.unlink()
@@ -88,7 +93,8 @@ def other_architecture(folder: Path) -> None:
     ("damage", "said"),
     [
         (no_file, "does not exist; check the path"),
-        (empty_folder, "has no tokenizer: it needs one of"),
+        (empty_folder, "config.json does not exist; a model directory needs a config.json"),
+        (no_tokenizer, "has no tokenizer: it needs one of"),
         (truncated, "is truncated or corrupt"),
         (corrupt_header, "is truncated or corrupt"),
         (pickled, "pickles are never opened"),
@@ -175,7 +181,8 @@ def test_bad_data(name, content, said, refused, model_dir, tmp_path):
         ("--save-total-limit 0", "--save-total-limit 0 is out of range"),
         ("--logging-steps 0", "--logging-steps 0 is out of range"),
         ("--lr-scheduler-type polynomial", "polynomial is unknown; use one of linear, cosine, constant"),
-        ("--max-seq-length 1", "--max-seq-length 1 is out of range; it must be at least 2"),
+        ("--max-seq-length 1", "--max-seq-length 1 is out of range; it must be from 2 to 16,777,216"),
+        ("--max-seq-length 1000000000", "--max-seq-length 1000000000 is out of range; it must be from 2 to 16,777,216"),
         ("--max-seq-length 40000 --use-gradient-checkpointing full", "above 32,768 tokens use 'offload'"),
         ("--use-gradient-checkpointing some", "'some' is unknown; use one of auto, none"),
         ("--attention flash", "attention='flash' is unknown; use one of auto, pallas, cudnn, fa3, xla"),
