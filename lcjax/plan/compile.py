@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from lcjax import step
 from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
-from lcjax.layerwise import host_bytes
 from lcjax.model import ModelSettings
 from lcjax.pallas.tiles import traced_for
 from lcjax.plan.hlo import Program
@@ -53,7 +52,7 @@ def compile_step(workload: Workload, settings: ModelSettings) -> CompiledStep:
         text, live_ranges = (_dumped(folder, f"*gpu_after_optimizations{end}.txt") for end in ("", "-live-range"))
     memory = measure(compiled, state, program.frozen)
     arrays = host_arrays(workload.config, settings, jnp.bfloat16)
-    check_offload(arrays, host_bytes(state), memory.host_bytes, lambda: text)
+    check_offload(arrays, memory, lambda: text)
     return CompiledStep(memory, Program(text), live_ranges)
 
 

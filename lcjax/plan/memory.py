@@ -31,6 +31,8 @@ class Memory:
     temp_bytes: int
     output_bytes: int
     host_bytes: int
+    host_state_bytes: int = 0
+    """Of `host_bytes`, what of the optimizer's state stays there between steps."""
 
     @property
     def device_bytes(self) -> int:
@@ -40,11 +42,12 @@ class Memory:
 
 def measure(compiled: jax.stages.Compiled, state: Any, frozen: Any) -> Memory:
     """The compiler's figures. Outputs that take the memory of a donated argument are counted there."""
+    on_host = host_bytes(state)
     analysis = compiled.memory_analysis()
     assert analysis is not None, "every CUDA program has one"
     return Memory(
         weights_bytes=tree_bytes(frozen),
-        state_bytes=tree_bytes(state) - host_bytes(state),
+        state_bytes=tree_bytes(state) - on_host,
         argument_bytes=analysis.argument_size_in_bytes,
         temp_bytes=analysis.temp_size_in_bytes,
         output_bytes=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
@@ -52,6 +55,7 @@ def measure(compiled: jax.stages.Compiled, state: Any, frozen: Any) -> Memory:
         + analysis.host_argument_size_in_bytes
         + analysis.host_output_size_in_bytes
         - analysis.host_alias_size_in_bytes,
+        host_state_bytes=on_host,
     )
 
 

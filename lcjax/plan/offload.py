@@ -25,6 +25,7 @@ from lcjax.errors import InputError
 from lcjax.model import ModelSettings
 from lcjax.pallas.tiles import traced_with
 from lcjax.plan.hlo import Instruction, Program
+from lcjax.plan.memory import Memory
 from lcjax.remat import resolve_policy
 
 # How XLA spells the dtypes of activations and of sums.
@@ -98,7 +99,7 @@ def _of_attention(config: LlamaConfig, settings: ModelSettings, dtype: str, sequ
             yield HostArray(name, (config.num_hidden_layers, *array.shape), array.dtype.name)
 
 
-def check_offload(expected: list[HostArray], state_bytes: int, host_bytes: int, text: Callable[[], str]) -> None:
+def check_offload(expected: list[HostArray], memory: Memory, text: Callable[[], str]) -> None:
     """Holds the host bytes of a compiled step against `expected` and what the optimizer keeps there; they must be equal.
 
     Where the optimizer keeps its state there, the update's buffers are there besides, once the backward pass has no more use for
@@ -106,22 +107,21 @@ def check_offload(expected: list[HostArray], state_bytes: int, host_bytes: int, 
 
     Args:
       expected: of `host_arrays`.
-      state_bytes: of the state, in host memory between steps; see `lcjax.layerwise.host_bytes`.
-      host_bytes: of the compiled step; see `lcjax.plan.memory.measure`.
+      memory: of the compiled step; see `lcjax.plan.memory.measure`.
       text: gives the optimized program, e.g. `compiled.as_text`; it is asked for where the bytes differ.
 
     Raises:
       InputError: they differ; named are the arrays that stayed on the device, with the line of code that made each.
     """
-    wanted = state_bytes + sum(array.bytes for array in expected)
-    if host_bytes == wanted:
+    wanted = memory.host_state_bytes + sum(array.bytes for array in expected)
+    if memory.host_bytes == wanted:
         return
     program = Program(text())
     missed = [line for array in expected if (line := _whereabouts(array, program))]
-    if state_bytes and host_bytes > wanted and not missed:
+    if memory.host_state_bytes and memory.host_bytes > wanted and not missed:
         return
     raise InputError(
-        f"offload: {host_bytes:,} bytes are in host memory instead of {wanted:,}: "
+        f"offload: {memory.host_bytes:,} bytes are in host memory instead of {wanted:,}: "
         + ("; ".join(missed) or "every array is there, and others with them")
         + ". This version of JAX does not run the policy; use --use-gradient-checkpointing full, or another version"
     )

@@ -59,13 +59,6 @@ class Plan:
         return str(self.settings.memory_for(self.max_seq_length) or "none")
 
     @property
-    def optimizer_on_host(self) -> bool:
-        """Whether masters and moments are in host memory between steps."""
-        return self.workload.optimizer_memory == "host" or (
-            self.workload.optimizer_memory == "auto" and not self.workload.lora_r
-        )
-
-    @property
     def device_load(self) -> float:
         """The GPU's share in use; more than 1 does not fit."""
         return self.memory.device_bytes / self.device_limit_bytes
@@ -100,7 +93,7 @@ class Plan:
             "policy": self.policy,
             "memory": self.layers,
             "attention": self.settings.attention,
-            "optimizer_memory": "host" if self.optimizer_on_host else "device",
+            "host_state_bytes": memory.host_state_bytes,
             "quantize": workload.quantize,
             "lora_r": workload.lora_r,
             "gpus": workload.gpus,

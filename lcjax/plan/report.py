@@ -121,4 +121,4 @@ def duration(seconds: float) -> str:
 
 def _trained(plan: Plan) -> str:
     learns = f"LoRA r={plan.workload.lora_r}" if plan.workload.lora_r else "every weight"
-    return f"{learns}, AdamW{' with its state in host memory' if plan.optimizer_on_host else ''}"
+    return f"{learns}, AdamW{' with its state in host memory' if plan.memory.host_state_bytes else ''}"

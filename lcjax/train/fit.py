@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from lcjax import step
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.errors import InputError
-from lcjax.layerwise import host_bytes
 from lcjax.memory import parse_memory
 from lcjax.model import ModelSettings
 from lcjax.plan.candidates import Candidate, candidates
@@ -169,7 +168,7 @@ def step_memory(
     memory = measure(executable, state, program.frozen)
     if platform != "cpu":  # whose memory is all the host's
         arrays = host_arrays(config, settings, _dtype(params), rows)
-        check_offload(arrays, host_bytes(state), memory.host_bytes, lambda: executable.as_text() or "")
+        check_offload(arrays, memory, lambda: executable.as_text() or "")
     return memory
 
 
