@@ -85,8 +85,9 @@ def _kernel(
         row_view = head_in_group, pl.ds(i * block, block)
         totals = None if total_ref is None else total_ref.at[row_view]
         offset_M, factor_M = scores.load_softmax(lse_ref.at[row_view], totals, q_rows, length, native=native)
-        delta_M = scores.load_rows(delta_ref.at[row_view], q_rows, length, 0.0)
         indices = b, kv * problem.group + head_in_group, q_rows[None, :], k_rows[:, None]
+        # Both products before the exponentials, in the order of the program: all that follows these then runs beside dv's.
+        dweights_NM = dot_transposed(v_ND, dout_MD, native=native)
         x_NM, derivative = scores.logits_and_derivative(
             dot_transposed(k_ND, q_MD, native=native), problem, score_mod, indices
         )
@@ -96,7 +97,9 @@ def _kernel(
         if partial:
             weights_NM = jnp.where(mask(*indices), weights_NM, 0.0)
         dv_ND = add_product(dv_ND, weights_NM.astype(dout_MD.dtype), dout_MD, native=native)
-        ds_NM = weights_NM * (dot_transposed(v_ND, dout_MD, native=native) - delta_M[None, :])
+        # Loaded no earlier, for want of registers.
+        delta_M = scores.load_rows(delta_ref.at[row_view], q_rows, length, 0.0)
+        ds_NM = weights_NM * (dweights_NM - delta_M[None, :])
         if derivative is not None:
             ds_NM = ds_NM * derivative
         return add_product(dk_ND, ds_NM.astype(q_MD.dtype), q_MD, native=native), dv_ND
