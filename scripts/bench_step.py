@@ -25,27 +25,19 @@ from typing import Any
 
 import tyro
 
+from steps.shape import Shape
+
 GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
-class Bench:
-    """LoRA on all seven linear maps or every weight, AdamW, one sequence a step."""
+class Bench(Shape):
+    """Which steps to time, one sequence each."""
 
-    model: str = "llama-3.1-8b"
-    """A preset or a config.json."""
     lengths: tuple[int, ...] = (16_384,)
     """Tokens a sequence."""
     settings: tuple[str, ...] = ("auto auto",)
     """Gradient checkpointing and --memory, as a pair in one word each: "offload tile=8192,head_groups=8"."""
-    quantize: str = "nf4"
-    """nf4, or none for bfloat16."""
-    attention: str = "auto"
-    """Implementation of attention."""
-    lora_r: int = 32
-    """Rank of the adapter; 0 trains every weight."""
-    optimizer_memory: str = "auto"
-    """As in lcjax.train: where AdamW's state is."""
     steps: int = 2
     """Timed steps, after one that warms up; 0 times that one, its first allocations included, where a step takes minutes."""
     host_gb: int = 100
@@ -84,8 +76,7 @@ def rows(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def _in_a_process(bench: Bench, row: dict[str, Any]) -> dict[str, Any]:
-    arguments = [f"--{f.name.replace('_', '-')}={getattr(bench, f.name)}" for f in dataclasses.fields(bench)
-                 if f.name in ("model", "quantize", "attention", "lora_r", "optimizer_memory", "steps")]  # fmt: skip
+    arguments = [*bench.flags(), f"--steps={bench.steps}"]
     environment = os.environ | {
         "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB": str(bench.host_gb),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -138,115 +129,37 @@ def lcjax_step(bench: Bench, tokens: int, policy: str, memory: str) -> dict[str,
     """The very step of `lcjax.train`."""
     import jax
 
-    from lcjax import step
-    from lcjax.memory import parse_memory
-    from lcjax.model import ModelSettings
-    from lcjax.plan.memory import measure
-    from lcjax.plan.parameters import abstract_params
-    from lcjax.plan.workload import Workload
-    from lcjax.presets import resolve_config
-    from lcjax.train.arguments import TrainingArguments
-    from lcjax.train.program import build_program
+    from steps import lcjax_side
 
-    config, quantize = resolve_config(bench.model), None if bench.quantize == "none" else bench.quantize
-    lora = Workload(bench.model, config, "h100-80gb", bench.lora_r, quantize).lora
-    settings = ModelSettings(
-        tokens,
-        lora=lora,
-        use_gradient_checkpointing=policy,
-        attention=bench.attention,
-        memory=parse_memory(memory),
-    )
-    params = jax.tree.map(_random, abstract_params(config, lora, quantize))
-    arguments = TrainingArguments(optimizer_memory=bench.optimizer_memory)
-    program = build_program(config, params, settings, arguments, max_steps=10)
-    del params
-    state = step.init_state(program.optimizer, program.trainable, 0)
-    program = dataclasses.replace(program, trainable={})
-    positions = jax.numpy.arange(tokens, dtype="int32")[None, None]
-    ids = positions * 7919 % config.vocab_size
-    batch = dict(zip(step.BATCH_KEYS, (ids, ids, positions, positions * 0), strict=True))
-    began = time.perf_counter()
-    train_step = step.jit_train_step(program.objective, program.optimizer)
-    compiled = train_step.lower(state, program.frozen, batch).compile()
-    compile_seconds = time.perf_counter() - began
-    planned = measure(compiled, state, program.frozen)
-
-    def one_step() -> float:
-        nonlocal state
-        state, metrics = compiled(state, program.frozen, batch)
-        return float(metrics.loss)
-
-    times, loss = _timed(one_step, bench.steps)
-    device = jax.devices()[0]
-    statistics = device.memory_stats() or {}
-    return _rates(config, bench, tokens, min(times)) | {
-        "device": device.device_kind,
+    step = lcjax_side.compile_step(bench, tokens, policy, memory)
+    times, loss = _timed(step.run, bench.steps)
+    return _rates(bench, tokens, min(times)) | {
+        "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
         "quantize": bench.quantize,
         "lora_r": bench.lora_r,
         "optimizer_memory": bench.optimizer_memory,
         "attention": bench.attention,
-        "compile_seconds": round(compile_seconds, 1),
+        "compile_seconds": round(step.compile_seconds, 1),
         "loss": loss,
-        "peak_bytes": statistics.get("peak_bytes_in_use", 0),
-        "planned_bytes": planned.device_bytes,
-        "host_bytes": planned.host_bytes,
+        "peak_bytes": lcjax_side.peak_bytes(),
+        "planned_bytes": step.planned.device_bytes,
+        "host_bytes": step.planned.host_bytes,
     }
 
 
-def _random(leaf: Any) -> Any:
-    """Values of a weight's size, made on the device."""
-    import jax
-    import jax.numpy as jnp
-
-    def make():
-        bits = jax.lax.iota(jnp.uint32, leaf.size) * jnp.uint32(2654435761) >> 8
-        if leaf.dtype == jnp.uint8:
-            return (bits & 0xFF).astype(jnp.uint8).reshape(leaf.shape)
-        return ((bits.astype(jnp.float32) / 2**23 - 1) * 0.03).astype(leaf.dtype).reshape(leaf.shape)
-
-    return jax.jit(make)()
-
-
 def peft_step(bench: Bench, tokens: int, policy: str, memory: str) -> dict[str, Any]:
-    """transformers + PEFT in bfloat16, its own gradient checkpointing, torch's scaled_dot_product_attention."""
-    import peft
-    import torch
-    import transformers
+    """transformers + PEFT."""
+    from steps import peft_side
 
-    from lcjax.presets import resolve_config
-
-    config = resolve_config(bench.model)
-    torch.manual_seed(0)
-    with torch.device("cuda"):
-        model = transformers.AutoModelForCausalLM.from_config(
-            transformers.LlamaConfig(**config.to_dict()), dtype=torch.bfloat16, attn_implementation="sdpa"
-        )
-    adapter = peft.LoraConfig(r=bench.lora_r, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = peft.get_peft_model(model, adapter)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.enable_input_require_grads()
-    model.train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4)
-    ids = (torch.arange(tokens, device="cuda") * 7919 % config.vocab_size)[None]
-
-    def one_step() -> float:
-        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        torch.cuda.synchronize()
-        return float(loss)
-
-    times, loss = _timed(one_step, bench.steps)
-    return _rates(config, bench, tokens, min(times)) | {
-        "device": torch.cuda.get_device_name(),
+    times, loss = _timed(peft_side.make_step(bench, tokens), bench.steps)
+    return _rates(bench, tokens, min(times)) | {
+        "device": peft_side.device(),
         "quantize": "none",
         "lora_r": bench.lora_r,
         "attention": "sdpa",
         "loss": loss,
-        "peak_bytes": torch.cuda.max_memory_allocated(),
+        "peak_bytes": peft_side.peak_bytes(),
     }
 
 
@@ -260,10 +173,11 @@ def _timed(one_step: Callable[[], float], steps: int) -> tuple[list[float], floa
     return times[1:] or times, loss
 
 
-def _rates(config: Any, bench: Bench, tokens: int, seconds: float) -> dict[str, float]:
+def _rates(shape: Shape, tokens: int, seconds: float) -> dict[str, float]:
     from lcjax.plan.flops import PEAK_BF16_TFLOPS, step_flops
+    from lcjax.presets import resolve_config
 
-    flops = step_flops(config, tokens, bench.lora_r).total
+    flops = step_flops(resolve_config(shape.model), tokens, shape.lora_r).total
     mfu = flops / seconds / (PEAK_BF16_TFLOPS["h100-80gb"] * 1e12)
     return {"seconds": seconds, "tokens_per_second": tokens / seconds, "mfu": mfu}
 

@@ -1,0 +1,28 @@
+"""Which step: a model's shape, what learns, and how it is run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """LoRA on all seven linear maps or every weight, AdamW, one sequence a step, random weights."""
+
+    model: str = "llama-3.1-8b"
+    """A preset or a config.json."""
+    quantize: str = "nf4"
+    """nf4, or none for bfloat16."""
+    attention: str = "auto"
+    """Implementation of attention."""
+    lora_r: int = 32
+    """Rank of the adapter; 0 trains every weight."""
+    optimizer_memory: str = "auto"
+    """As in lcjax.train: where AdamW's state is."""
+
+    def flags(self) -> list[str]:
+        """As a command line takes it."""
+        return [f"--{name.replace('_', '-')}={getattr(self, name)}" for name in _NAMES]
+
+
+_NAMES = [field.name for field in dataclasses.fields(Shape)]
