@@ -149,7 +149,8 @@ def jit_evaluate(objective: Objective):
 
 # XLA's rematerialisation counts what is in host memory as the device's. It finds the device too full and computes fusions again,
 # hugely spilling ones (12 KB a thread at 1,048,576 tokens), and the device's memory stays as it was.
-_WITH_OFFLOAD = {"xla_disable_hlo_passes": "rematerialization"}
+# A command buffer (a CUDA graph) runs what it holds one after another: copies between kernels, not beside them.
+_WITH_OFFLOAD = {"xla_disable_hlo_passes": "rematerialization", "xla_gpu_enable_command_buffer": ""}
 
 
 def _compiler_options(platform: str | None = None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ _TURN = 1e-4
 # In groups of heads: norms and narrow projections once a group, in parts of all products of a layer.
 _OF_GROUPS = 1.5
 # Of the copies that plain layers ask for where they need them, and tiles without fetching ahead: what is waited for.
-_WAITED_FOR, _WAITED_FOR_IN_TILES = 1.0, 0.1
+_WAITED_FOR, _WAITED_FOR_IN_TILES = 0.3, 0.1
 
 
 @dataclasses.dataclass(frozen=True)
