@@ -5,6 +5,8 @@ Shapes: N tokens (batch and sequence flattened), D hidden size, V vocabulary, C 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -21,6 +23,27 @@ def chunk_tokens(vocab_size: int) -> int:
     """
     fitting = 2**23 // vocab_size
     return fitting if fitting >= 128 else max(1, min(256, 2**25 // vocab_size))
+
+
+class TokenScores(NamedTuple):
+    """How well single tokens are predicted: float32 negative log-likelihoods in nats; whether no other token is likelier, bool."""
+
+    losses: jax.Array
+    hits: jax.Array
+
+
+def token_cross_entropy(hidden_ND: jax.Array, head_VD: jax.Array, labels_N: jax.Array) -> TokenScores:
+    """`logsumexp(W h_n) - (W h_n)[label_n]` of every token, [N]; 0 and False where the label is IGNORE.
+
+    The terms of `linear_cross_entropy`, through the same chunks. For evaluation: its derivative would keep all the chunks' logits.
+    """
+
+    def chunk_scores(chunk):
+        hidden_CD, labels_C = chunk
+        return _chunk_scores(hidden_CD, head_VD, labels_C)[0]
+
+    scores_nC = lax.map(chunk_scores, _chunks(hidden_ND, labels_N, head_VD.shape[0]))
+    return jax.tree.map(lambda x_nC: x_nC.reshape(-1)[: hidden_ND.shape[0]], scores_nC)
 
 
 @jax.custom_vjp
@@ -41,11 +64,7 @@ def linear_cross_entropy(hidden_ND: jax.Array, head_VD: jax.Array, labels_N: jax
     Source: Liger Kernel, arXiv 2410.10989, section 3.2 (fused linear cross-entropy).
     """
 
-    def chunk_loss(total, chunk):
-        hidden, labels = chunk
-        return total + _chunk_value(hidden, head_VD, labels)[0], None
-
-    return lax.scan(chunk_loss, jnp.float32(0), _chunks(hidden_ND, labels_N, head_VD.shape[0]))[0]
+    return token_cross_entropy(hidden_ND, head_VD, labels_N).losses.sum()
 
 
 def _forward(hidden_ND, head_VD, labels_N):
@@ -57,7 +76,7 @@ def _forward(hidden_ND, head_VD, labels_N):
     def one_chunk(i, carry):
         total, dhead, hidden_nCD = carry
         hidden_CD, labels_C = hidden_nCD[i], labels_nC[i]
-        loss, logits_CV, peak_C, log_total_C = _chunk_value(hidden_CD, head, labels_C)
+        scores_C, logits_CV, peak_C, log_total_C = _chunk_scores(hidden_CD, head, labels_C)
         counted = (labels_C != IGNORE)[:, None]
         hit = jnp.arange(head.shape[0])[None, :] == labels_C[:, None]
         # The peak goes first: a large logit less a large log-sum-exp would keep only what rounding has left of both.
@@ -67,7 +86,7 @@ def _forward(hidden_ND, head_VD, labels_N):
         if dhead is not None:
             dhead = dhead + jnp.einsum("cv,cd->vd", dlogits_CV, hidden_CD, preferred_element_type=jnp.float32)
         # The gradient takes the memory of the chunk that it is of.
-        return total + loss, dhead, hidden_nCD.at[i].set(dhidden_CD)
+        return total + scores_C.losses.sum(), dhead, hidden_nCD.at[i].set(dhidden_CD)
 
     start = jnp.float32(0), dhead_start, hidden_nCD
     total, dhead, dhidden_nCD = lax.fori_loop(0, len(hidden_nCD), one_chunk, start)
@@ -86,14 +105,15 @@ def _backward(residuals, dtotal):
 linear_cross_entropy.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _chunk_value(hidden_CD, head_VD, labels_C):
+def _chunk_scores(hidden_CD, head_VD, labels_C):
     logits_CV = jnp.einsum("cd,vd->cv", hidden_CD, head_VD, preferred_element_type=jnp.float32)
     peak_C = logits_CV.max(axis=-1)
     log_total_C = jnp.log(jnp.exp(logits_CV - peak_C[:, None]).sum(axis=-1))
     counted = labels_C != IGNORE
     label_logits = jnp.take_along_axis(logits_CV, jnp.where(counted, labels_C, 0)[:, None], axis=1)[:, 0]
-    loss_C = log_total_C + (peak_C - label_logits)
-    return jnp.where(counted, loss_C, 0.0).sum(), logits_CV, peak_C, log_total_C
+    losses_C = log_total_C + (peak_C - label_logits)
+    scores_C = TokenScores(jnp.where(counted, losses_C, 0.0), counted & (label_logits == peak_C))
+    return scores_C, logits_CV, peak_C, log_total_C
 
 
 def _chunks(hidden_ND, labels_N, vocab_size):

@@ -18,7 +18,7 @@ from jax.sharding import Sharding
 from lcjax import lora
 from lcjax.config import LlamaConfig
 from lcjax.layerwise import global_norm, place
-from lcjax.loss import IGNORE, linear_cross_entropy
+from lcjax.loss import IGNORE, TokenScores, linear_cross_entropy, token_cross_entropy
 from lcjax.model import Llama, ModelSettings
 from lcjax.remat import OFFLOADING
 
@@ -65,10 +65,21 @@ class Objective:
         A sum, so that micro-batches with different numbers of labels add up to the gradient of the whole.
         """
         model = Llama(self.config, lora.combine(trainable, frozen), self.settings)
-        hidden_BTD = model.hidden_states(batch["tokens"], batch["positions"], batch["segment_ids"], dropout_key)
-        labels_N = batch["labels"].reshape(-1)
-        total = linear_cross_entropy(hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), model.head_VD, labels_N)
-        return total, jnp.sum(labels_N != IGNORE)
+        hidden_ND, labels_N = _predictions(model, batch, dropout_key)
+        return linear_cross_entropy(hidden_ND, model.head_VD, labels_N), jnp.sum(labels_N != IGNORE)
+
+
+def token_scores(model: Llama, batch: Batch) -> TokenScores:
+    """The terms of `Objective.loss` without dropout, each [B, T]: losses in nats and whether the label was the likeliest token."""
+    hidden_ND, labels_N = _predictions(model, batch)
+    scores_N = token_cross_entropy(hidden_ND, model.head_VD, labels_N)
+    return jax.tree.map(lambda x_N: x_N.reshape(batch["labels"].shape), scores_N)
+
+
+def _predictions(model: Llama, batch: Batch, dropout_key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """(hidden states [N, D], labels [N]) of all tokens of a batch."""
+    hidden_BTD = model.hidden_states(batch["tokens"], batch["positions"], batch["segment_ids"], dropout_key)
+    return hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), batch["labels"].reshape(-1)
 
 
 def gradients(
@@ -142,9 +153,9 @@ def abstract_state(optimizer: optax.GradientTransformation, trainable: Tree, sha
     return place(state, sharding)
 
 
-def jit_evaluate(objective: Objective):
-    """The compiled `(trainable, frozen, batch [B, T]) -> (loss sum, tokens)`, without dropout."""
-    return jax.jit(objective.loss, compiler_options=_compiler_options())
+def jit_token_scores() -> jax.stages.Wrapped:
+    """The compiled `token_scores`; what is compiled serves every call of this."""
+    return jax.jit(token_scores, compiler_options=_compiler_options())
 
 
 # XLA's rematerialisation counts what is in host memory as the device's. It finds the device too full and computes fusions again,

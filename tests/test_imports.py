@@ -42,10 +42,11 @@ ALLOWED = {
     "step": "config layerwise loss model lora remat | jax optax",
     "weights": "config errors quant | jax numpy ml_dtypes safetensors gguf tokenizers transformers huggingface_hub",
     "data": "config errors | numpy grain rich transformers",
+    "evaluate": "loss model rope step | numpy",
     "api": "config errors lora memory ops quant weights model remat | jax numpy transformers",
     "cli": "errors",
     "convert": "cli config errors lora weights | jax numpy rich tyro",
-    "train": "api cli config data errors layerwise lora memory model ops optim plan quant remat rope step weights "
+    "train": "api cli config data errors evaluate layerwise lora memory model ops optim plan quant remat rope step weights "
     "| jax numpy optax orbax tyro rich matplotlib tensorboardX transformers",
     "plan": "attention_halves cli config deviceless dispatch errors layerwise lora memory model ops pallas.tiles presets quant "
     "remat rope step train weights.names | jax tyro rich matplotlib",

@@ -9,8 +9,8 @@ import pytest
 
 from jaxprs import output_shapes
 from lcjax import loss
-from lcjax.loss import IGNORE, chunk_tokens, linear_cross_entropy
-from numerics import error_ratios
+from lcjax.loss import IGNORE, chunk_tokens, linear_cross_entropy, token_cross_entropy
+from numerics import error_ratio, error_ratios
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # tokens, hidden size, vocabulary; a chunk takes 8,192 logits here, so 81 tokens of the vocabulary of 101, and 4 of that of 2,003.
@@ -128,6 +128,34 @@ def test_dropped_cotangent_fails():
     assert min(ratios[1:]) > 1
 
 
+def plain_token_losses(hidden, head, labels):
+    """`plain_loss` of every token alone."""
+    return jax.vmap(lambda h, y: plain_loss(h[None], head, y[None]))(hidden, labels)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", SHAPES)
+def test_losses_of_single_tokens(name, dtype):
+    hidden, head, labels = make_inputs(*SHAPES[name], DTYPES[dtype])
+    actual = token_cross_entropy(hidden, head, labels).losses
+    plain = plain_token_losses(hidden, head, labels)
+    with jax.enable_x64(True):
+        exact = np.asarray(plain_token_losses(*(x.astype(jnp.float64) for x in (hidden, head)), labels))
+    assert (actual.shape, actual.dtype) == (labels.shape, jnp.float32)
+    assert error_ratio(actual, plain, exact) <= 1
+    np.testing.assert_array_equal(actual[labels == IGNORE], 0)
+    if len(labels) > 1:
+        assert error_ratio(jnp.roll(actual, 1), plain, exact) > 1
+        assert error_ratio(token_cross_entropy(hidden, head, jnp.maximum(labels, 0)).losses, plain, exact) > 1
+
+
+def test_a_hit_is_the_likeliest_token():
+    hidden, head, labels = make_inputs(*SHAPES["last chunk not full"])
+    likeliest = jnp.dot(hidden, head.T).argmax(axis=1).astype(jnp.int32)
+    labels = jnp.where(jnp.arange(len(labels)) % 3 == 0, likeliest, labels)
+    np.testing.assert_array_equal(token_cross_entropy(hidden, head, labels).hits, labels == likeliest)
+
+
 TOKENS, HIDDEN, VOCABULARY = 70, 12, 500_009
 ABSTRACT = (
     jax.ShapeDtypeStruct((TOKENS, HIDDEN), jnp.float32),
@@ -151,6 +179,7 @@ def test_logits_of_all_tokens_never_exist(real_chunks):
         return [shape for shape in shapes if VOCABULARY in shape and np.prod(shape) >= VOCABULARY * TOKENS]
 
     assert not too_large(computed_shapes(linear_cross_entropy, (0, 1)))
+    assert not too_large(output_shapes(jax.make_jaxpr(token_cross_entropy)(*ABSTRACT)))
     assert too_large(computed_shapes(plain_loss, (0, 1)))
 
 

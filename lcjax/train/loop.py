@@ -19,6 +19,7 @@ from rich.console import Console
 
 from lcjax import api, lora, ops, step
 from lcjax.data import Data, iterate, load_corpus
+from lcjax.evaluate import LossByPosition
 from lcjax.model import Llama, ModelSettings
 from lcjax.train.arguments import RunArguments, TrainingArguments
 from lcjax.train.checkpoint import Checkpoints
@@ -121,7 +122,7 @@ class _Run:
         program = build_program(model.config, model.params, settings, arguments, self.max_steps)
         self.frozen, self.schedule = program.frozen, program.schedule
         self.train_step = step.jit_train_step(program.objective, program.optimizer)
-        self.evaluate_batch = step.jit_evaluate(program.objective)
+        self.settings = settings
         state = step.init_state(program.optimizer, program.trainable, arguments.seed)
         # Bound to its devices, as a restored state is: else JAX would compile a step of its own for each of the two.
         self.state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
@@ -198,20 +199,25 @@ class _Run:
         due = number % self.arguments.eval_steps == 0 or number == self.max_steps
         if not due or self.log.evaluated(number):
             return
-        total, tokens = 0.0, 0
+        model, token_scores, losses = self._trained(self.settings), step.jit_token_scores(), LossByPosition.none()
         for batch in self.data.evaluation_batches(
             self.arguments.per_device_train_batch_size, self.arguments.eval_batches
         ):
             if self.stop.requested:
                 return
-            loss, count = self.evaluate_batch(self.state.trainable, self.frozen, {k: batch[k] for k in step.BATCH_KEYS})
-            if not math.isfinite(loss):
+            scores_BT = token_scores(model, {k: batch[k] for k in step.BATCH_KEYS})
+            losses += LossByPosition.of(scores_BT.losses, batch["labels"], batch["positions"])
+            if not math.isfinite(losses.total):
                 documents = self.data.documents_of(batch, held_out=True)
-                raise self._diverged(number, f"the held-out loss is {loss}", documents, untrained=number == 0)
-            total, tokens = total + float(loss), tokens + int(count)
-        if tokens:
-            self.log.evaluation({"step": number, "eval_loss": total / tokens, "eval_tokens": tokens})
-            self._say(f"held-out loss {total / tokens:.4f} at step {number} ({tokens:,} tokens)")
+                raise self._diverged(number, f"the held-out loss is {losses.total}", documents, untrained=number == 0)
+        if losses.tokens:
+            row = {"step": number, "eval_loss": losses.mean, "eval_tokens": losses.tokens}
+            self.log.evaluation(row | {"eval_loss_by_position": losses.means()})
+            self._say(f"held-out loss {losses.mean:.4f} at step {number} ({losses.tokens:,} tokens)")
+
+    def _trained(self, settings: ModelSettings) -> Llama:
+        """The model with the weights that it has now."""
+        return Llama(self.model.config, lora.combine(self.state.trainable, self.frozen), settings)
 
     def _save(self, number: int) -> None:
         self.log.sync()
@@ -265,7 +271,7 @@ class _Run:
     def _result(self, steps: int, stopped_by: str | None = None) -> TrainingResult:
         losses = [row["eval_loss"] for row in self.log.evaluations.rows]
         return TrainingResult(
-            model=Llama(self.model.config, lora.combine(self.state.trainable, self.frozen), self.model.settings),
+            model=self._trained(self.model.settings),
             output_dir=self.output_dir,
             steps=steps,
             loss_before=losses[0] if losses else None,

@@ -86,7 +86,7 @@ class RunLog:
             self._events.add("train", row)
 
     def evaluation(self, row: dict[str, Any]) -> None:
-        """Records one evaluation: step, eval_loss, eval_tokens."""
+        """Records one evaluation: step, eval_loss, eval_tokens, eval_loss_by_position."""
         self.evaluations.write(row)
         self._events.add("eval", row)
         self._events.flush()

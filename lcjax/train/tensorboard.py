@@ -34,13 +34,15 @@ class EventFile:
         self._write(Event(wall_time=time.time(), step=first_step, session_log=start))
 
     def add(self, group: str, row: dict[str, Any]) -> None:
-        """Adds all values of a row under `group/name`.
+        """Adds all values of a row under `group/name`, those of a dictionary in it under `group/name/key`.
 
         Raises:
           InputError: the file cannot be written.
         """
         for name, value in row.items():
-            if name != "step":
+            if isinstance(value, dict):
+                self.add(f"{group}/{name}", {"step": row["step"], **value})
+            elif name != "step":
                 summary = self._scalar(f"{group}/{name}", value)
                 self._write(self._event(wall_time=time.time(), step=row["step"], summary=summary))
 

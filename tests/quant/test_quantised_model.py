@@ -209,8 +209,7 @@ def argparse_source(smollm2):
 
 
 def mean_loss(model: Llama, batch) -> float:
-    total, count = step.jit_evaluate(step.Objective(model.config, model.settings))(model.params, model.params, batch)
-    return float(total / count)
+    return float(step.jit_token_scores()(model, batch).losses.mean())
 
 
 def in_even_steps(params, config):

@@ -94,7 +94,7 @@ def events(folder) -> list[list[Event]]:
 
 def test_all_records_of_a_run(tmp_path):
     log = RunLog(tmp_path, after_step=0, logging_steps=2)
-    log.evaluation({"step": 0, "eval_loss": 3.0})
+    log.evaluation({"step": 0, "eval_loss": 3.0, "eval_loss_by_position": {"0": 3.5, "16": 2.5}})
     for step in (1, 2, 3):
         log.step({"step": step, "loss": 1.5, "tokens": 7})
     assert log.evaluated(0)
@@ -104,7 +104,9 @@ def test_all_records_of_a_run(tmp_path):
     log.close()
     (file,) = events(tmp_path / "tensorboard")
     scalars = [(e.step, v.tag, v.simple_value) for e in file for v in e.summary.value]
-    assert scalars == [(0, "eval/eval_loss", 3.0), (2, "train/loss", 1.5), (2, "train/tokens", 7.0)]
+    by_position = [(0, "eval/eval_loss_by_position/0", 3.5), (0, "eval/eval_loss_by_position/16", 2.5)]
+    of_the_second_step = [(2, "train/loss", 1.5), (2, "train/tokens", 7.0)]
+    assert scalars == [(0, "eval/eval_loss", 3.0), *by_position, *of_the_second_step]
     assert len(read_rows(tmp_path / "metrics.jsonl")) == 3
 
     log = RunLog(tmp_path, after_step=2, logging_steps=2)
