@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import sys
 from collections.abc import Callable
+from typing import Any, TypeVar
+
+import tyro
 
 from lcjax.errors import InputError
+
+Arguments = TypeVar("Arguments")
 
 
 def entry_point(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
@@ -30,3 +37,21 @@ def entry_point(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             return 130
 
     return entry
+
+
+def parse(kind: type[Arguments], argv: list[str] | None, program: str, default: Arguments | None = None) -> Arguments:
+    """Reads flags into a dataclass, over the values of `default` where it is given.
+
+    Raises:
+      InputError: what the dataclass refuses, in its own words; tyro would frame them like a flag that does not parse.
+    """
+    printed = io.StringIO()
+    overrides: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(kind, args=argv, prog=program, **overrides)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, InputError):
+            raise stop.__context__ from None
+        sys.stderr.write(printed.getvalue())
+        raise

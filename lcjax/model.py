@@ -290,8 +290,17 @@ class Llama(nnx.Module):
         segment_ids_BT: jax.Array | None = None,
     ) -> jax.Array:
         """Logits float32 [B, T, V] for int32 tokens. For training use `hidden_states` and the chunked loss instead."""
-        hidden_BTD = self.hidden_states(tokens_BT, positions_BT, segment_ids_BT)
+        return self.logits(self.hidden_states(tokens_BT, positions_BT, segment_ids_BT))
+
+    def logits(self, hidden_BTD: jax.Array) -> jax.Array:
+        """float32 [B, T, V] of hidden states."""
         return jnp.einsum("btd,vd->btv", hidden_BTD, self.head_VD, preferred_element_type=jnp.float32)
+
+    def context(self, positions_BT: jax.Array, segment_ids_BT: jax.Array) -> Context:
+        """What the layers read besides the residual stream of those tokens."""
+        return Context(
+            positions_BT, segment_ids_BT, jnp.asarray(inverse_frequencies(self.config)), self.settings.attention
+        )
 
     def hidden_states(
         self,
@@ -313,8 +322,7 @@ class Llama(nnx.Module):
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None], tokens_BT.shape)
         if segment_ids_BT is None:
             segment_ids_BT = jnp.zeros(tokens_BT.shape, jnp.int32)
-        frequencies = jnp.asarray(inverse_frequencies(self.config))
-        context = Context(positions_BT, segment_ids_BT, frequencies, self.settings.attention)
+        context = self.context(positions_BT, segment_ids_BT)
         tokens = tokens_BT.shape[1]
         memory, policy = self.settings.memory_for(tokens), self.settings.policy_for(tokens)
         layer_structure, stacked_params = nnx.split(self.layers)

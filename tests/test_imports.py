@@ -44,12 +44,14 @@ ALLOWED = {
     "data": "config errors | numpy grain rich transformers",
     "evaluate": "loss model rope step | numpy",
     "api": "config errors lora memory ops quant weights model remat | jax numpy transformers",
-    "cli": "errors",
+    "cli": "errors | tyro",
     "convert": "cli config errors lora weights | jax numpy rich tyro",
     "train": "api cli config data errors evaluate layerwise lora memory model ops optim plan quant remat rope step weights "
     "| jax numpy optax orbax tyro rich matplotlib tensorboardX transformers",
     "plan": "attention_halves cli config deviceless dispatch errors layerwise lora memory model ops pallas.tiles presets quant "
     "remat rope step train weights.names | jax tyro rich matplotlib",
+    "inference": "api model ops quant | transformers",
+    "generate": "cli errors inference model ops train.terminal weights | jax numpy flax rich tokenizers transformers jinja2",
     "": "api config errors model train",
 }
 

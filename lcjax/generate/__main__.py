@@ -1,0 +1,121 @@
+"""`python -m lcjax.generate`: parse, load, write."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lcjax import cli, weights
+from lcjax.generate.arguments import GenerateArguments
+from lcjax.generate.chat import chat_ids, message
+from lcjax.generate.generator import Generator
+from lcjax.generate.text import TextStream, stop_ids
+from lcjax.train.terminal import mute_libraries, say, shown_warnings
+
+# A conversation's room where none is asked for: the cache of a large model's whole context would fill a GPU.
+_CONVERSATION_TOKENS = 8192
+
+
+@cli.entry_point
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    arguments = cli.parse(GenerateArguments, argv, "python -m lcjax.generate")
+    console = Console(stderr=True)
+    mute_libraries()
+    with shown_warnings(console):
+        command = Command(arguments, console)
+        if arguments.is_conversation:
+            command.converse()
+        else:
+            command.answer()
+    return 0
+
+
+class Command:
+    """One call of the command line."""
+
+    def __init__(self, arguments: GenerateArguments, console: Console):
+        self.arguments = arguments
+        self.console = console
+        self.path = weights.resolve_model(arguments.model)
+        self.tokenizer = weights.load_tokenizer(self.path)
+        self.stop = stop_ids(self.tokenizer, self.path)
+
+    def answer(self) -> None:
+        """Continues the prompt."""
+        text = self.arguments.text()
+        if self.arguments.chat:
+            ids = chat_ids(self.tokenizer, [*self._system(), message("user", text)])
+        else:
+            # Not verbose: it would warn of every prompt beyond the trained context.
+            ids = self.tokenizer(text, verbose=False)["input_ids"]
+        generator = self._generator(self.arguments.max_seq_length or len(ids) + self.arguments.max_new_tokens)
+        self._write(generator, ids)
+
+    def converse(self) -> None:
+        """Answers line by line until standard input ends."""
+        chat_ids(self.tokenizer, [*self._system(), message("user", "")])  # refused now rather than after the first turn
+        trained = weights.open_model_files(self.path).config.max_position_embeddings
+        generator = self._generator(self.arguments.max_seq_length or min(trained, _CONVERSATION_TOKENS))
+        messages = self._system()
+        for turn in _lines():
+            messages.append(message("user", turn))
+            messages.append(message("assistant", self._write(generator, chat_ids(self.tokenizer, messages))))
+
+    def _system(self) -> list[dict[str, str]]:
+        return [] if self.arguments.system is None else [message("system", self.arguments.system)]
+
+    def _generator(self, capacity: int) -> Generator:
+        base, adapted, _ = self.arguments.load(capacity)
+        return Generator(adapted or base, capacity)
+
+    def _write(self, generator: Generator, ids: Sequence[int]) -> str:
+        """Prints what follows `ids` as it comes, and returns it; then its speed, on standard error."""
+        pieces, stream, count = [], TextStream(self.tokenizer), 0
+        began = read = time.perf_counter()
+        with _reading(self.console) as progress:
+            task = progress.add_task("reading the prompt", total=len(ids))
+            tokens = generator.generate(
+                ids,
+                self.arguments.sampling(),
+                max_new_tokens=self.arguments.max_new_tokens,
+                stop=self.stop,
+                seed=self.arguments.seed,
+                on_prefill=lambda done: progress.update(task, completed=done),
+            )
+            for count, token in enumerate(tokens, start=1):
+                if count == 1:
+                    read = time.perf_counter()
+                    progress.stop()
+                pieces.append(stream.add(token))
+                print(pieces[-1], end="", flush=True)
+        print(flush=True)
+        rate = (count - 1) / (time.perf_counter() - read) if count > 1 else 0.0
+        say(self.console, f"{len(ids):,} tokens read in {read - began:.1f} s, {count:,} written, {rate:.1f} a second")
+        return "".join(pieces)
+
+
+def _reading(console: Console) -> Progress:
+    """A bar that goes when the first token comes; nothing where there is no terminal."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _lines() -> Iterator[str]:
+    """The lines of standard input that hold something, until its end."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            line = input(prompt)
+        except EOFError:
+            return
+        if line.strip():
+            yield line
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""What generation can be told."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from lcjax.errors import InputError
+from lcjax.generate.sampling import Sampling
+from lcjax.inference import ModelArguments
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateArguments(ModelArguments):
+    """Continue a text, or hold a conversation, with a model and perhaps an adapter.
+
+    Without --prompt and --prompt-file it is a conversation: one turn a line from standard input. Examples:
+
+      python -m lcjax.generate --model DIR_OR_HUB_ID --prompt "The capital of France is" --max-new-tokens 20
+      python -m lcjax.generate --model DIR_OR_HUB_ID --adapter runs/x/adapter --prompt-file book.txt --temperature 0.7 --top-p 0.9
+      python -m lcjax.generate --model DIR_OR_HUB_ID
+    """
+
+    prompt: str | None = None
+    """The text to continue."""
+    prompt_file: Path | None = None
+    """A file that holds it; - is standard input."""
+    chat: bool = False
+    """Put the prompt into the tokenizer's chat template, as the user's turn."""
+    system: str | None = None
+    """The system's turn that the chat begins with; the template's own when not given."""
+    max_new_tokens: int = 256
+    """Tokens to write at most; an end-of-sequence token ends the text before."""
+    temperature: float = 0.0
+    """0 takes the likeliest token each time; above, tokens are drawn, the more evenly the higher."""
+    top_p: float = 1.0
+    """Draw among the fewest tokens whose probabilities reach this sum."""
+    seed: int = 0
+    """The same seed draws the same tokens."""
+    max_seq_length: int | None = None
+    """Tokens of prompt and continuation that there is room for; what the prompt needs when not given, in a conversation the trained
+    context, at most 8,192."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.sampling()
+        if self.prompt is not None and self.prompt_file is not None:
+            raise InputError("--prompt and --prompt-file contradict each other; give one")
+        if self.prompt == "":
+            raise InputError("--prompt is empty; give the text to continue, or leave it out for a conversation")
+        if self.system is not None and not self.chats:
+            raise InputError("--system is of a chat; add --chat, or leave it out")
+        if self.max_new_tokens < 1:
+            raise InputError(f"--max-new-tokens {self.max_new_tokens} is out of range; it must be at least 1")
+        if self.max_seq_length is not None and self.max_seq_length < 1:
+            raise InputError(f"--max-seq-length {self.max_seq_length} is out of range; it must be at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed {self.seed} is out of range; it must be from 0 to 2^32 - 1")
+
+    @property
+    def is_conversation(self) -> bool:
+        """Whether turns come from standard input."""
+        return self.prompt is None and self.prompt_file is None
+
+    @property
+    def chats(self) -> bool:
+        """Whether text goes through the chat template."""
+        return self.chat or self.is_conversation
+
+    def sampling(self) -> Sampling:
+        """How tokens are chosen."""
+        return Sampling(self.temperature, self.top_p)
+
+    def text(self) -> str:
+        """The prompt, from wherever it comes.
+
+        Raises:
+          InputError: its file cannot be read, or holds no text.
+        """
+        if self.prompt is not None:
+            return self.prompt
+        assert self.prompt_file is not None
+        try:
+            content = sys.stdin.read() if str(self.prompt_file) == "-" else self.prompt_file.read_text("utf-8")
+        except OSError as error:
+            raise InputError(
+                f"--prompt-file {self.prompt_file} cannot be read ({error.strerror}); check the path"
+            ) from None
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"--prompt-file {self.prompt_file} is not UTF-8 (byte {error.start}); name a text file"
+            ) from None
+        if not content:
+            raise InputError(f"--prompt-file {self.prompt_file} is empty; give the text to continue")
+        return content

@@ -1,0 +1,77 @@
+"""Keys and values of the tokens so far, and the forward pass of the tokens that follow.
+
+The cache has a fixed size, so that one program serves every step. What is beyond its `length` does not count: no query sees a key
+after itself, and the tokens that come next write over it. So any tokens may fill a chunk up, and to forget is to set `length`.
+
+Shapes: B batch, T new tokens, S the cache's size in tokens, D hidden size, H query heads, K key/value heads, d head_dim, L layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from lcjax import ops
+from lcjax.model import Llama
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KVCache:
+    """Rotated keys and values [L, B, S, K, d] in the weights' dtype; the first `length` (int32 scalar) tokens count."""
+
+    keys_LBSKd: jax.Array
+    values_LBSKd: jax.Array
+    length: jax.Array
+
+    @classmethod
+    def empty(cls, model: Llama, capacity: int, batch: int = 1) -> KVCache:
+        """Room for `capacity` tokens: 2 L S K d numbers a sequence."""
+        config = model.config
+        shape = (config.num_hidden_layers, batch, capacity, config.num_key_value_heads, config.head_dim)
+        dtype = model.head_VD.dtype
+        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.int32(0))
+
+
+def extend(model: Llama, cache: KVCache, tokens_BT: jax.Array, count: int | jax.Array) -> tuple[jax.Array, KVCache]:
+    """(hidden states [B, T, D], the cache with `count` more tokens): the model's forward pass behind the tokens in the cache.
+
+    Memory beside the cache is O(T + S): that of a chunk, and one layer's keys and values. A donated cache is written in place.
+
+    Args:
+      tokens_BT: int32; those from `count` on only fill the chunk up, and their hidden states mean nothing.
+      count: 1, ..., T; may be traced. cache.length + T must not exceed S.
+    """
+    # What fills the chunk up stands at the last position that counts: some kinds of RoPE depend on the furthest one.
+    positions_T = cache.length + jnp.minimum(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32), count - 1)
+    positions_BT = jnp.broadcast_to(positions_T[None], tokens_BT.shape)
+    context = model.context(positions_BT, jnp.zeros_like(positions_BT))
+    structure, stacked_params = nnx.split(model.layers)
+
+    def one_layer(carry, inputs):
+        x_BTD, keys_LBSKd, values_LBSKd = carry
+        i, params = inputs
+        layer = nnx.merge(structure, params)
+        q_BTHd, k_BTKd, v_BTKd = layer.before_attention(x_BTD, context, None)
+        # As the loop's carry, written where they are: as its results, all layers' caches would exist twice.
+        keys_LBSKd, values_LBSKd = (
+            lax.dynamic_update_slice(whole, new[None], (i, 0, cache.length, 0, 0))
+            for whole, new in ((keys_LBSKd, k_BTKd), (values_LBSKd, v_BTKd))
+        )
+        out_BTHd = ops.attention(
+            q_BTHd,
+            lax.dynamic_index_in_dim(keys_LBSKd, i, keepdims=False),
+            lax.dynamic_index_in_dim(values_LBSKd, i, keepdims=False),
+            query_offset=cache.length,
+            implementation=context.attention,
+        )
+        return (layer.after_attention(x_BTD, out_BTHd, None), keys_LBSKd, values_LBSKd), None
+
+    start = model.embed_tokens(tokens_BT), cache.keys_LBSKd, cache.values_LBSKd
+    layers_L = jnp.arange(model.config.num_hidden_layers, dtype=jnp.int32)
+    (x_BTD, keys_LBSKd, values_LBSKd), _ = lax.scan(one_layer, start, (layers_L, stacked_params))
+    return model.norm(x_BTD), KVCache(keys_LBSKd, values_LBSKd, cache.length + count)

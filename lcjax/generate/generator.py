@@ -1,0 +1,127 @@
+"""Tokens after tokens: the prompt in chunks, then one compiled step a token.
+
+Shapes: B batch (1), C tokens of a chunk, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Container, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lcjax.errors import InputError
+from lcjax.generate.cache import KVCache, extend
+from lcjax.generate.sampling import Sampling
+from lcjax.model import Llama
+
+# A prompt runs through the model in chunks of the first size, and its rest in chunks of the second, the last one filled up: two
+# programs for prompts of any length. Neither needs more memory than a chunk's, and a short prompt does not pay for a long one.
+CHUNKS = (2048, 64)
+
+
+class Generator:
+    """A model and the cache of one sequence.
+
+    What is in the cache already is not computed again: a prompt that begins as the last one did, such as a conversation that goes
+    on, costs only what is new.
+    """
+
+    def __init__(self, model: Llama, capacity: int):
+        """`capacity`: tokens of prompt and continuation together. Takes 2 L K d numbers a token.
+
+        Raises:
+          InputError: capacity is not positive.
+        """
+        if capacity < 1:
+            raise InputError(f"a capacity of {capacity} tokens holds nothing; use 1 or more")
+        self.capacity = capacity
+        self._model = model
+        # A chunk is written whole, also the part that only fills it up.
+        self._cache = KVCache.empty(model, capacity + max(CHUNKS))
+        self._logits_BV: jax.Array | None = None
+        self._ids: list[int] = []
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        max_new_tokens: int,
+        stop: Container[int] = (),
+        seed: int = 0,
+        on_prefill: Callable[[int], None] = lambda done: None,
+    ) -> Iterator[int]:
+        """The tokens that follow `prompt`, one by one, as they are made.
+
+        Ends after a token in `stop` (which is given, too), after `max_new_tokens`, or when the cache is full. The same seed gives
+        the same tokens.
+
+        Args:
+          on_prefill: is told how many tokens of the prompt have been read, after every chunk.
+
+        Raises:
+          InputError: an empty prompt, or one longer than the cache.
+        """
+        self._prefill(list(prompt), on_prefill)
+        key = jax.random.key(seed)
+        for _ in range(min(max_new_tokens, self.capacity - len(prompt))):
+            assert self._logits_BV is not None
+            token_B, self._logits_BV, self._cache = _decode(sampling, self._model, self._cache, self._logits_BV, key)
+            token = int(token_B[0])
+            self._ids.append(token)
+            yield token
+            if token in stop:
+                return
+
+    def _prefill(self, prompt: list[int], on_prefill: Callable[[int], None]) -> None:
+        """Has the cache hold exactly the prompt, and the logits be those after it."""
+        if not prompt:
+            raise InputError("the prompt is empty; give at least one token of text")
+        if len(prompt) > self.capacity:
+            raise InputError(
+                f"a prompt of {len(prompt):,} tokens does not fit the {self.capacity:,} of --max-seq-length"
+            )
+        # The last token always runs again: its logits are wanted.
+        done = min(_common(self._ids, prompt), len(prompt) - 1)
+        self._cache = KVCache(self._cache.keys_LBSKd, self._cache.values_LBSKd, jnp.int32(done))
+        self._ids = prompt
+        while done < len(prompt):
+            left = len(prompt) - done
+            size = next((size for size in CHUNKS if size <= left), min(CHUNKS))
+            chunk_C = np.zeros(size, np.int32)
+            count = min(size, left)
+            chunk_C[:count] = prompt[done : done + count]
+            self._logits_BV, self._cache = _read(self._model, self._cache, chunk_C[None], jnp.int32(count))
+            done += count
+            on_prefill(done)
+
+
+@functools.partial(jax.jit, donate_argnames="cache")
+def _read(model: Llama, cache: KVCache, tokens_BC: jax.Array, count: jax.Array) -> tuple[jax.Array, KVCache]:
+    """(logits after the last token that counts [B, V], cache)."""
+    hidden_BCD, cache = extend(model, cache, tokens_BC, count)
+    return _logits_at(model, hidden_BCD, count - 1), cache
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnames=("cache", "logits_BV"))
+def _decode(
+    sampling: Sampling, model: Llama, cache: KVCache, logits_BV: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array, KVCache]:
+    """(the token that is chosen [B], the logits after it [B, V], cache)."""
+    token_B = sampling.choose(logits_BV, jax.random.fold_in(key, cache.length))
+    hidden_B1D, cache = extend(model, cache, token_B[:, None], 1)
+    return token_B, _logits_at(model, hidden_B1D, 0), cache
+
+
+def _logits_at(model: Llama, hidden_BCD: jax.Array, index: int | jax.Array) -> jax.Array:
+    return model.logits(jax.lax.dynamic_slice_in_dim(hidden_BCD, index, 1, axis=1))[:, 0]
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many leading tokens agree."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )

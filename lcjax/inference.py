@@ -1,0 +1,49 @@
+"""A model as commands that do not train load it: by name, perhaps with an adapter."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lcjax import api, ops, quant
+from lcjax.model import Llama
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelArguments:
+    """Which model, and how it is loaded: the flags that the commands share.
+
+    Raises:
+      InputError: a value that is not supported.
+    """
+
+    model: str
+    """A Hugging Face directory or hub id, or a .gguf file."""
+    adapter: Path | None = None
+    """A PEFT directory, such as an adapter/ that lcjax.train wrote; it is not merged into the weights."""
+    dtype: str = "auto"
+    """Of the weights: float32, bfloat16, or auto (float32 on a CPU, bfloat16 on a GPU)."""
+    quantize: str | None = None
+    """nf4: the layers' linear maps in four bits, as bitsandbytes has them."""
+    attention: str = "auto"
+    """Implementation of attention: auto, pallas or xla (see lcjax.dispatch)."""
+
+    def __post_init__(self):
+        ops.resolve_implementation(self.attention)
+        quant.check_kind(self.quantize)
+        api.resolve_dtype(self.dtype)
+
+    def load(self, max_seq_length: int | None) -> tuple[Llama, Llama | None, PreTrainedTokenizerFast]:
+        """(the base model, the same weights under the adapter or None, the tokenizer), for sequences up to that length.
+
+        Raises:
+          InputError: there is no such model or adapter, or they do not belong together.
+        """
+        base, tokenizer = api.from_pretrained(
+            self.model, max_seq_length, self.dtype, attention=self.attention, quantize=self.quantize
+        )
+        return base, api.load_adapter(base, self.adapter) if self.adapter else None, tokenizer
