@@ -42,7 +42,7 @@ ALLOWED = {
     "step": "config layerwise loss model lora remat | jax optax",
     "weights": "config errors quant | jax numpy ml_dtypes safetensors gguf tokenizers transformers huggingface_hub",
     "data": "config errors | numpy grain rich transformers",
-    "evaluate": "loss model rope step | numpy",
+    "evaluate": "cli data errors inference loss model rope step train.terminal | numpy rich matplotlib transformers",
     "api": "config errors lora memory ops quant weights model remat | jax numpy transformers",
     "cli": "errors | tyro",
     "convert": "cli config errors lora weights | jax numpy rich tyro",
