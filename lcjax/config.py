@@ -9,36 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lcjax.errors import InputError
+from lcjax.rope_scaling import UNSCALED, read_rope
+from lcjax.rope_scaling import RopeScaling as RopeScaling
 
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-ROPE_TYPES = ("default", "llama3")
-
-
-@dataclasses.dataclass(frozen=True)
-class RopeScaling:
-    """How the rotary frequencies depart from `1 / theta^(2i/head_dim)`; `default` does not.
-
-    The fields carry config.json's names. `llama3` is the scheme of Llama 3.1 (see `lcjax.rope.inverse_frequencies`).
-    """
-
-    rope_type: str = "default"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 8192
-
-    def __post_init__(self):
-        if self.rope_type not in ROPE_TYPES:
-            raise InputError(f"rope_type={self.rope_type!r} is not supported; use one of {', '.join(ROPE_TYPES)}")
-        if self.rope_type == "llama3":
-            if self.factor < 1.0:
-                raise InputError(f"rope factor={self.factor} must be at least 1.0")
-            if not 0.0 < self.low_freq_factor < self.high_freq_factor:
-                raise InputError(
-                    f"rope low_freq_factor={self.low_freq_factor} must lie between 0 and "
-                    f"high_freq_factor={self.high_freq_factor}"
-                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +20,10 @@ class LlamaConfig:
     """The shape of a Llama-family decoder, in config.json's names.
 
     Sizes are element counts, `max_position_embeddings` is in tokens. `head_dim` need not be
-    `hidden_size / num_attention_heads`.
+    `hidden_size / num_attention_heads`. RoPE turns the first `partial_rotary_factor` of a head's dimensions.
 
     Raises:
-      InputError: a size is not positive, the head counts do not divide, or head_dim is odd.
+      InputError: a size is not positive, the head counts do not divide, head_dim is odd, or RoPE does not fit it.
     """
 
     vocab_size: int
@@ -62,7 +36,8 @@ class LlamaConfig:
     max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
-    rope_scaling: RopeScaling = RopeScaling()
+    rope_scaling: RopeScaling = UNSCALED
+    partial_rotary_factor: float = 1.0
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
@@ -84,6 +59,14 @@ class LlamaConfig:
             )
         if self.head_dim % 2:
             raise InputError(f"head_dim={self.head_dim} in the model's config must be even: RoPE rotates pairs")
+        if not 0.0 < self.partial_rotary_factor <= 1.0 or self.rotary_dim < 1:
+            raise InputError(
+                f"partial_rotary_factor={self.partial_rotary_factor} in the model's config must be above 0 and at most 1, and "
+                f"leave something of head_dim={self.head_dim} to rotate"
+            )
+        for name in ("short_factor", "long_factor") if self.rope_scaling.rope_type == "longrope" else ():
+            if (count := len(getattr(self.rope_scaling, name))) != (pairs := (self.rotary_dim + 1) // 2):
+                raise InputError(f"{name} in the model's config has {count} numbers for {pairs} rotated pairs")
 
     @classmethod
     def from_dict(cls, config: dict[str, Any], *, source: str = "config.json") -> LlamaConfig:
@@ -103,19 +86,21 @@ class LlamaConfig:
         if missing:
             raise InputError(f"{source} lacks {', '.join(missing)}; is it a complete Llama config.json?")
         heads = config["num_attention_heads"]
-        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         optional = {
             key: config[key]
             for key in "max_position_embeddings rms_norm_eps tie_word_embeddings attention_bias mlp_bias bos_token_id".split()
             if config.get(key) is not None
         }
         eos = config.get("eos_token_id")
+        context = optional.get("max_position_embeddings", cls.max_position_embeddings)
+        theta, rotated, scaling = read_rope(config, context, source)
         return cls(
             **{key: config[key] for key in required},
             num_key_value_heads=config.get("num_key_value_heads") or heads,
             head_dim=config.get("head_dim") or config["hidden_size"] // max(heads, 1),
-            rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0),
-            rope_scaling=_rope_scaling_from_dict(rope),
+            rope_theta=theta,
+            rope_scaling=scaling,
+            partial_rotary_factor=rotated,
             eos_token_id=tuple(eos) if isinstance(eos, list) else eos,
             **optional,
         )
@@ -142,9 +127,20 @@ class LlamaConfig:
         }
         if isinstance(self.eos_token_id, tuple):
             config["eos_token_id"] = list(self.eos_token_id)
-        scaling = self.rope_scaling
-        config["rope_scaling"] = None if scaling.rope_type == "default" else dataclasses.asdict(scaling)
+        config["rope_scaling"] = self.rope_scaling.to_dict()
+        if self.partial_rotary_factor == 1.0:
+            del config["partial_rotary_factor"]  # which no Llama of transformers has
         return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", **config}
+
+    @property
+    def rotary_dim(self) -> int:
+        """How many of a head's dimensions RoPE turns, in pairs."""
+        return int(self.head_dim * self.partial_rotary_factor)
+
+    def with_rope_of(self, other: LlamaConfig) -> LlamaConfig:
+        """This model with the RoPE and the context of another."""
+        names = "rope_theta", "rope_scaling", "partial_rotary_factor", "max_position_embeddings"
+        return dataclasses.replace(self, **{name: getattr(other, name) for name in names})
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """(out_features, in_features) of each of a layer's seven linear maps, by module name."""
@@ -224,11 +220,3 @@ def _refuse_what_is_not_nf4(quantization: dict[str, Any], source: str) -> None:
             raise InputError(
                 f"{source} says {key}={found}, and only {value} is supported; use an unquantised checkpoint"
             )
-
-
-def _rope_scaling_from_dict(rope: dict[str, Any]) -> RopeScaling:
-    rope_type = rope.get("rope_type") or rope.get("type") or "default"
-    if rope_type == "default":
-        return RopeScaling()
-    names = {field.name for field in dataclasses.fields(RopeScaling)} - {"rope_type"}
-    return RopeScaling(rope_type=rope_type, **{name: rope[name] for name in names if name in rope})

@@ -1,6 +1,6 @@
 """A Flax NNX Llama over one stack of layers: the layers' parameters carry a leading axis L and a scan runs through it.
 
-Shapes: B batch, T tokens, D hidden size, H query heads, K key/value heads, V vocabulary, F = head_dim / 2, L layers; a linear map's
+Shapes: B batch, T tokens, D hidden size, H query heads, K key/value heads, V vocabulary, F rotated pairs, L layers; a linear map's
 weight is [O, I] (out, in), its adapter A [R, I] and B [O, R].
 """
 
@@ -21,7 +21,7 @@ from lcjax.attention_halves import runs_in_halves
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.errors import InputError
 from lcjax.memory import MemorySettings, resolve_memory, run_stack, tiled_stack
-from lcjax.rope import inverse_frequencies
+from lcjax.rope import attention_factor, inverse_frequencies
 
 Tree = dict[str, Any]
 
@@ -126,6 +126,7 @@ class SelfAttention(nnx.Module):
             k_BTKd,
             context.positions_BT,
             context.inverse_frequencies_F,
+            attention_factor=context.attention_factor,
             implementation=ops.rope_beside(context.attention),
         )
         q_BTHd, k_BTKd, v_BTKd = (remat.name_residual(x, remat.PROJECTION) for x in (q_BTHd, k_BTKd, v_BTKd))
@@ -218,6 +219,7 @@ class Context:
     positions_BT: jax.Array
     segment_ids_BT: jax.Array
     inverse_frequencies_F: jax.Array
+    attention_factor: float = dataclasses.field(metadata={"static": True})
     attention: str = dataclasses.field(metadata={"static": True})
 
 
@@ -297,10 +299,10 @@ class Llama(nnx.Module):
         return jnp.einsum("btd,vd->btv", hidden_BTD, self.head_VD, preferred_element_type=jnp.float32)
 
     def context(self, positions_BT: jax.Array, segment_ids_BT: jax.Array) -> Context:
-        """What the layers read besides the residual stream of those tokens."""
-        return Context(
-            positions_BT, segment_ids_BT, jnp.asarray(inverse_frequencies(self.config)), self.settings.attention
-        )
+        """What the layers read besides the residual stream of those tokens, the furthest of which says how long the sequence is."""
+        frequencies_F = jnp.asarray(inverse_frequencies(self.config, jnp.max(positions_BT) + 1))
+        factor = attention_factor(self.config)
+        return Context(positions_BT, segment_ids_BT, frequencies_F, factor, self.settings.attention)
 
     def hidden_states(
         self,

@@ -26,6 +26,7 @@ def rope(
     positions_BT: jax.Array,
     inverse_frequencies_F: jax.Array,
     *,
+    attention_factor: float = 1.0,
     implementation: str = "auto",
 ) -> tuple[jax.Array, jax.Array]:
     """Rotates queries and keys by their positions: the pair (x[i], x[i + F]) by `position * inverse_frequencies[i]`.
@@ -37,6 +38,7 @@ def rope(
       q_BTHD, k_BTKD: float32, bfloat16 or float16.
       positions_BT: integer positions in tokens, one a token, so that packed documents can restart at 0; exact up to 2^24.
       inverse_frequencies_F: float32, radians a token (see `lcjax.rope.inverse_frequencies`); 2 F <= D.
+      attention_factor: what rotated pairs are multiplied by (see `lcjax.rope.attention_factor`), a constant.
       implementation: "xla", "pallas" (one launch, in place) or "auto".
 
     Raises:
@@ -60,8 +62,8 @@ def rope(
     if choose_rope(implementation) == "pallas":
         from lcjax.pallas.rope import rotate  # Pallas' Triton backend is imported where it runs
 
-        return rotate(q_BTHD, k_BTKD, positions_BT.astype(jnp.int32), inverse_frequencies_F)
-    cos, sin = rope_tables(positions_BT, inverse_frequencies_F)
+        return rotate(q_BTHD, k_BTKD, positions_BT.astype(jnp.int32), inverse_frequencies_F, float(attention_factor))
+    cos, sin = rope_tables(positions_BT, inverse_frequencies_F, attention_factor)
     return _rotated(q_BTHD, cos, sin), _rotated(k_BTKD, cos, sin)
 
 

@@ -16,8 +16,9 @@ PACKAGE = Path(lcjax.__file__).parent
 # Of each room, the rooms of lcjax and the libraries that it may import beside the standard library.
 ALLOWED = {
     "errors": "",
-    "config": "errors",
-    "rope": "config | jax numpy",
+    "rope_scaling": "errors",
+    "config": "errors rope_scaling",
+    "rope": "config errors | jax numpy",
     "reference": "| jax",
     "loss": "| jax",
     "remat": "errors | jax",
@@ -43,9 +44,9 @@ ALLOWED = {
     "weights": "config errors quant | jax numpy ml_dtypes safetensors gguf tokenizers transformers huggingface_hub",
     "data": "config errors | numpy grain rich transformers",
     "evaluate": "cli data errors inference loss model rope step train.terminal | numpy rich matplotlib transformers",
-    "api": "config errors lora memory ops quant weights model remat | jax numpy transformers",
+    "api": "config errors lora memory ops quant weights model remat rope | jax numpy transformers",
     "cli": "errors | tyro",
-    "convert": "cli config errors lora weights | jax numpy rich tyro",
+    "convert": "cli config errors lora rope weights | jax numpy rich tyro",
     "train": "api cli config data errors evaluate layerwise lora memory model ops optim plan quant remat rope step weights "
     "| jax numpy optax orbax tyro rich matplotlib tensorboardX transformers",
     "plan": "attention_halves cli config deviceless dispatch errors layerwise lora memory model ops pallas.tiles presets quant "

@@ -56,7 +56,7 @@ def compiled(
     if knobs.runtime.interpret or not isinstance(rope_kernel, triton.JITFunction):
         raise ValueError("compiled: TRITON_INTERPRET is set; unset it before importing triton")
     if kernel == "rope":
-        constants = rope_constants(heads, kv_heads, head_dim, head_dim // 2) | {"INVERSE": False, "IN_PLACE": True}
+        constants = rope_constants(heads, kv_heads, head_dim, head_dim // 2) | {"TRANSPOSED": False, "IN_PLACE": True}
         return _compile(rope_kernel, dtype, constants, capability, OPTIONS)
     if kernel not in KERNELS:
         raise ValueError(f"compiled: kernel {kernel!r} is unknown; use one of {', '.join(KERNELS)}, rope")

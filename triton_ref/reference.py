@@ -63,7 +63,11 @@ def attention_mask(
 
 
 def rope(
-    q_BTHD: torch.Tensor, k_BTKD: torch.Tensor, positions_BT: torch.Tensor, inverse_frequencies_F: torch.Tensor
+    q_BTHD: torch.Tensor,
+    k_BTKD: torch.Tensor,
+    positions_BT: torch.Tensor,
+    inverse_frequencies_F: torch.Tensor,
+    attention_factor: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The operation of `triton_ref.rope`, out of place.
 
@@ -71,7 +75,7 @@ def rope(
     """
     angles = positions_BT.float()[..., None] * inverse_frequencies_F.float()
     angles = angles.to(torch.promote_types(torch.float32, q_BTHD.dtype))
-    cos, sin = (f(angles)[:, :, None].to(q_BTHD.dtype) for f in (torch.cos, torch.sin))
+    cos, sin = (attention_factor * f(angles)[:, :, None].to(q_BTHD.dtype) for f in (torch.cos, torch.sin))
     half = inverse_frequencies_F.shape[0]
 
     def rotate(x: torch.Tensor) -> torch.Tensor:

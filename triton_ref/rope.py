@@ -19,17 +19,23 @@ OPTIONS = {"num_warps": 2, "enable_fp_fusion": True}
 
 
 def rope(
-    q_BTHD: torch.Tensor, k_BTKD: torch.Tensor, positions_BT: torch.Tensor, inverse_frequencies_F: torch.Tensor
+    q_BTHD: torch.Tensor,
+    k_BTKD: torch.Tensor,
+    positions_BT: torch.Tensor,
+    inverse_frequencies_F: torch.Tensor,
+    attention_factor: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotates the pairs (x[i], x[i + F]) of every head, in place, by `position * inverse_frequencies[i]`; the rest stays.
 
     Angles (one float32 product), cosines, sines and the rotation are float32. The backward pass rotates the cotangents the other
-    way, out of place, since others may hold them too. Safe for any tensor size with B T below 2^31 tokens.
+    way, with the same attention factor, and out of place, since others may hold them too. Safe for any tensor size with B T below
+    2^31 tokens.
 
     Args:
       q_BTHD, k_BTKD: bfloat16, float16 or float32, contiguous; overwritten.
       positions_BT: int32, in tokens, one a token, so that packed documents can restart at 0.
       inverse_frequencies_F: float32, radians a token.
+      attention_factor: what cosines and sines are multiplied by; compiled in.
 
     Returns:
       q and k themselves.
@@ -43,18 +49,19 @@ def rope(
     # Autograd takes two tensors modified in place only if neither is a view, and a projection's output usually is one. What
     # happens to the tensor that it is a view of, happens to the view.
     q, k = (x if x._base is None or x._base.numel() != x.numel() else x._base for x in (q_BTHD, k_BTKD))
-    sizes = (q_BTHD.shape[2], k_BTKD.shape[2], q_BTHD.shape[3])
-    _Rope.apply(q, k, positions_BT.contiguous(), inverse_frequencies_F.contiguous(), sizes)
+    pairs = inverse_frequencies_F.shape[0]
+    constants = rope_constants(q_BTHD.shape[2], k_BTKD.shape[2], q_BTHD.shape[3], pairs, attention_factor)
+    _Rope.apply(q, k, positions_BT.contiguous(), inverse_frequencies_F.contiguous(), constants)
     return q_BTHD, k_BTKD
 
 
 class _Rope(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, positions, inverse_frequencies, sizes):
-        _rotate(q, k, q, k, positions, inverse_frequencies, sizes, inverse=False)
+    def forward(ctx, q, k, positions, inverse_frequencies, constants):
+        _rotate(q, k, q, k, positions, inverse_frequencies, constants, transposed=False)
         ctx.mark_dirty(q, k)
         ctx.save_for_backward(positions, inverse_frequencies)
-        ctx.sizes = sizes
+        ctx.constants = constants
         return q, k
 
     @staticmethod
@@ -62,21 +69,21 @@ class _Rope(torch.autograd.Function):
     def backward(ctx, *cotangents):  # pyright: ignore[reportIncompatibleMethodOverride]
         dq_out, dk_out = (x.contiguous() for x in cotangents)
         dq, dk = torch.empty_like(dq_out), torch.empty_like(dk_out)
-        _rotate(dq_out, dk_out, dq, dk, *ctx.saved_tensors, ctx.sizes, inverse=True)
+        _rotate(dq_out, dk_out, dq, dk, *ctx.saved_tensors, ctx.constants, transposed=True)
         return dq, dk, None, None, None
 
 
-def _rotate(q_in, k_in, q_out, k_out, positions, inverse_frequencies, sizes, *, inverse: bool) -> None:
-    heads, kv_heads, head_dim = sizes
-    pairs = inverse_frequencies.shape[0]
+def _rotate(q_in, k_in, q_out, k_out, positions, inverse_frequencies, constants, *, transposed: bool) -> None:
     with torch.cuda.device_of(q_in):
         rope_kernel[(positions.numel(),)](
-            q_in, k_in, q_out, k_out, positions, inverse_frequencies, **rope_constants(heads, kv_heads, head_dim, pairs),
-            INVERSE=inverse, IN_PLACE=q_in is q_out, **OPTIONS,
+            q_in, k_in, q_out, k_out, positions, inverse_frequencies, **constants,
+            TRANSPOSED=transposed, IN_PLACE=q_in is q_out, **OPTIONS,
         )  # fmt: skip
 
 
-def rope_constants(heads: int, kv_heads: int, head_dim: int, pairs: int) -> dict[str, int]:
+def rope_constants(
+    heads: int, kv_heads: int, head_dim: int, pairs: int, attention_factor: float = 1.0
+) -> dict[str, int | float]:
     """What is compiled into the kernel, but for its direction."""
     return {
         "HEADS": heads,
@@ -85,6 +92,7 @@ def rope_constants(heads: int, kv_heads: int, head_dim: int, pairs: int) -> dict
         "PAIRS": pairs,
         "PADDED_PAIRS": triton.next_power_of_2(pairs),
         "PADDED_REST": triton.next_power_of_2(head_dim - 2 * pairs),
+        "ATTENTION_FACTOR": float(attention_factor),
     }
 
 
@@ -93,7 +101,7 @@ def rope_kernel(
     q_in, k_in, q_out, k_out, positions, inverse_frequencies,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
     PAIRS: tl.constexpr, PADDED_PAIRS: tl.constexpr, PADDED_REST: tl.constexpr,
-    INVERSE: tl.constexpr, IN_PLACE: tl.constexpr,
+    ATTENTION_FACTOR: tl.constexpr, TRANSPOSED: tl.constexpr, IN_PLACE: tl.constexpr,
 ):  # fmt: skip
     """One program a token; q [B, T, H, D], k [B, T, K, D], in and out the same where IN_PLACE."""
     token = tl.program_id(0).to(tl.int64)
@@ -101,7 +109,10 @@ def rope_kernel(
     frequency = tl.load(inverse_frequencies + pair, mask=pair < PAIRS, other=0.0)
     angle = tl.load(positions + token).to(tl.float32) * frequency
     cos, sin = tl.cos(angle), tl.sin(angle)
-    if INVERSE:
+    if ATTENTION_FACTOR != 1.0:
+        cos = cos * ATTENTION_FACTOR
+        sin = sin * ATTENTION_FACTOR
+    if TRANSPOSED:
         sin = -sin
     _rotate_heads(q_in, q_out, token, cos, sin, HEADS, HEAD_DIM, PAIRS, PADDED_REST, IN_PLACE)
     _rotate_heads(k_in, k_out, token, cos, sin, KV_HEADS, HEAD_DIM, PAIRS, PADDED_REST, IN_PLACE)

@@ -1,8 +1,8 @@
 """RoPE of queries and keys in one launch and in place: no memory beside the arrays themselves.
 
 Angles are computed where they are used, so there is no table of cosines to write and read: a token's sines and cosines are shared
-by all of its heads. The backward pass is the same kernel with the sine negated, since a rotation's inverse is its
-transpose.
+by all of its heads. The backward pass is the same kernel with the sine negated: that transposes a rotation, and its attention
+factor is a number.
 
 Shapes: B batch, T tokens, H query heads, K key heads, D head_dim, F rotated pairs (2 F <= D); a tile has M tokens.
 Source: Su et al., RoFormer, arXiv 2104.09864, with the halves paired as in Hugging Face's Llama.
@@ -24,36 +24,44 @@ NUM_STAGES = 1
 PAIRS_A_THREAD = 8  # in bfloat16 two accesses of 16 bytes; more pairs, warps or heads at once were slower on an H200
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def rotate(
-    q_BTHD: jax.Array, k_BTKD: jax.Array, positions_BT: jax.Array, inverse_frequencies_F: jax.Array
+    q_BTHD: jax.Array,
+    k_BTKD: jax.Array,
+    positions_BT: jax.Array,
+    inverse_frequencies_F: jax.Array,
+    attention_factor: float,
 ) -> tuple[jax.Array, jax.Array]:
     """The operation of `lcjax.ops.rope`. Differentiable in q and k; positions and frequencies are constants.
 
     Largest safe size: positions up to 2^24 (float32 holds no greater integer exactly); arrays of any number of elements.
     """
-    return _rotate(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, inverse=False)
+    return _rotate(
+        q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, attention_factor=attention_factor, transposed=False
+    )
 
 
-def _forward(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F):
-    rotated = _rotate(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, inverse=False)
+def _forward(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, attention_factor):
+    rotated = _rotate(
+        q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, attention_factor=attention_factor, transposed=False
+    )
     return rotated, (positions_BT, inverse_frequencies_F)
 
 
-def _backward(residuals, cotangents):
-    return *_rotate(*cotangents, *residuals, inverse=True), None, None
+def _backward(attention_factor, residuals, cotangents):
+    return *_rotate(*cotangents, *residuals, attention_factor=attention_factor, transposed=True), None, None
 
 
 rotate.defvjp(_forward, _backward)
 
 
-def _rotate(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, *, inverse: bool):
+def _rotate(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, *, attention_factor: float, transposed: bool):
     batch, tokens = positions_BT.shape
     programs = pl.cdiv(tokens, tokens_a_program(inverse_frequencies_F.shape[0]))
     arguments = q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F
     specs = tuple(whole(x) for x in arguments)
     return launch(
-        functools.partial(_kernel, inverse=inverse),
+        functools.partial(_kernel, attention_factor=attention_factor, transposed=transposed),
         *arguments,
         name="rope",
         grid=(programs, batch),
@@ -71,7 +79,18 @@ def tokens_a_program(pairs: int) -> int:
     return max(1, 32 * NUM_WARPS * PAIRS_A_THREAD // pl.next_power_of_2(pairs))
 
 
-def _kernel(_q_ref, _k_ref, positions_ref, frequencies_ref, q_ref, k_ref, *, inverse: bool, native: bool):
+def _kernel(
+    _q_ref,
+    _k_ref,
+    positions_ref,
+    frequencies_ref,
+    q_ref,
+    k_ref,
+    *,
+    attention_factor: float,
+    transposed: bool,
+    native: bool,
+):
     """Reads and writes the outputs, which are the inputs' memory."""
     b = pl.program_id(1)
     tokens, pairs = positions_ref.shape[1], frequencies_ref.shape[0]
@@ -83,7 +102,9 @@ def _kernel(_q_ref, _k_ref, positions_ref, frequencies_ref, q_ref, k_ref, *, inv
     frequencies_F = load(frequencies_ref.at[_columns(0, width)], mask=in_columns, other=0.0)
     angles_MF = positions_M.astype(jnp.float32)[:, None] * frequencies_F[None, :]
     cos_MF, sin_MF = cos_and_sin(angles_MF, native=native)
-    if inverse:
+    if attention_factor != 1.0:
+        cos_MF, sin_MF = cos_MF * attention_factor, sin_MF * attention_factor
+    if transposed:
         sin_MF = -sin_MF
     inside = None if tokens % size == 0 and width == pairs else in_rows[:, None] & in_columns[None, :]
 

@@ -92,6 +92,8 @@ class RopeShape:
     """Pairs of dimensions that turn; half of head_dim when None."""
     positions: str = "from 0"
     theta: float = 500_000.0
+    attention_factor: float = 1.0
+    """What cosines and sines are multiplied by, as yarn has it."""
     dtype: str = "float32"
 
     operation = "rope"
@@ -107,7 +109,12 @@ class RopeShape:
 
     @property
     def masks(self) -> tuple[str, ...]:
-        return (f"positions {self.positions}", *(("partial rotary",) if 2 * self.pair_count < self.head_dim else ()))
+        terms = {
+            f"positions {self.positions}": True,
+            "partial rotary": 2 * self.pair_count < self.head_dim,
+            "attention factor": self.attention_factor != 1.0,
+        }
+        return tuple(name for name, present in terms.items() if present)
 
 
 # Of the t-th of n tokens. float32 holds every integer up to 2^24.
@@ -200,6 +207,7 @@ def default_matrix() -> Shapes:
             axes = DTYPES[(i + 2 * j + 2) % 3], HEAD_DIMS[(3 * i + j + 3) % 5], GQA_RATIOS[(i + j) % 4], tokens, mask
             shapes |= _attention(*axes)
     shapes["rope x1000"] = RopeShape(1000, 3, 1, 64, positions="at 1M")
+    shapes["rope yarn"] = RopeShape(127, 6, 2, 64, pairs=24, positions="at 1M", attention_factor=1.2, dtype="bfloat16")
     rotations = itertools.product((False, True), DTYPES, (20, *HEAD_DIMS))
     for n, (partial, dtype, head_dim) in enumerate(rotations):
         gqa_ratio, tokens = GQA_RATIOS[(n + n // 5) % 4], LENGTHS[(3 * n + n // 18) % 4]

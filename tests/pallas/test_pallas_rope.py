@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ class Shape:
     head_dim: int
     pairs: int
     dtype: str = "float32"
+    attention_factor: float = 1.0
 
 
 SHAPES = {
@@ -31,6 +33,7 @@ SHAPES = {
     "partial, no power of two": Shape(33, 2, 2, 96, 24),
     "one token": Shape(1, 2, 1, 64, 32),
     "bfloat16": Shape(45, 2, 1, 64, 32, "bfloat16"),
+    "attention factor, partial": Shape(33, 2, 1, 64, 24, attention_factor=1.2),
 }
 
 
@@ -48,37 +51,44 @@ def with_gradients(rope, q, k, dq, dk):
     return [*out, *pull_back((dq, dk))]
 
 
-def plain(positions, frequencies, dtype, q, k):
+def plain(positions, frequencies, factor, dtype, q, k):
     angles = (positions.astype(jnp.float32)[..., None] * frequencies[None, None]).astype(dtype)
     pairs = 2 * frequencies.size
-    rotate = lambda x: reference.rope(x[..., :pairs], jnp.cos(angles), jnp.sin(angles))  # noqa: E731
+    rotate = lambda x: reference.rope(x[..., :pairs], factor * jnp.cos(angles), factor * jnp.sin(angles))  # noqa: E731
     return tuple(jnp.concatenate([rotate(x), x[..., pairs:]], axis=-1) for x in (q, k))
 
 
 def ratios(shape: Shape, rope) -> list[float]:
     arrays, positions, frequencies = inputs(shape)
-    in_dtype = with_gradients(lambda *x: plain(positions, frequencies, shape.dtype, *x), *arrays)
+    in_dtype = with_gradients(
+        lambda *x: plain(positions, frequencies, shape.attention_factor, shape.dtype, *x), *arrays
+    )
     with jax.enable_x64(True):
         wide = (x.astype(jnp.float64) for x in arrays)
-        exact = with_gradients(lambda *x: plain(positions, frequencies, jnp.float64, *x), *wide)
+        exact = with_gradients(lambda *x: plain(positions, frequencies, shape.attention_factor, jnp.float64, *x), *wide)
         exact = [np.asarray(x) for x in exact]
     compute = jax.jit(lambda *x: with_gradients(lambda q, k: rope(q, k, positions, frequencies), *x))
     return error_ratios(compute(*arrays), in_dtype, exact)
 
 
-def kernel(q, k, positions, frequencies):
-    return ops.rope(q, k, positions, frequencies, implementation="pallas")
+def kernel(q, k, positions, frequencies, attention_factor=1.0):
+    return ops.rope(q, k, positions, frequencies, attention_factor=attention_factor, implementation="pallas")
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_value_and_gradients(name):
-    assert max(ratios(SHAPES[name], kernel)) <= 1
+    shape = SHAPES[name]
+    assert max(ratios(shape, functools.partial(kernel, attention_factor=shape.attention_factor))) <= 1
 
 
-@pytest.mark.parametrize("name", ["partial", "partial, no power of two"])
+def test_a_dropped_attention_factor_fails():
+    assert min(ratios(SHAPES["attention factor, partial"], kernel)) > 1
+
+
+@pytest.mark.parametrize("name", ["partial", "partial, no power of two", "attention factor, partial"])
 def test_what_does_not_turn_stays(name):
     (q, k, *_), positions, frequencies = inputs(SHAPES[name])
-    rotated = kernel(q, k, positions, frequencies)
+    rotated = kernel(q, k, positions, frequencies, SHAPES[name].attention_factor)
     for before, after in zip((q, k), rotated, strict=True):
         np.testing.assert_array_equal(before[..., 2 * frequencies.size :], after[..., 2 * frequencies.size :])
 

@@ -30,16 +30,17 @@ class Call:
         self.frequencies = torch.from_numpy(500_000.0 ** -(np.arange(pairs) / pairs)).float()
         self.dtype = dtype
 
-    def run(self, rope, dtype=None, **overrides):
+    def run(self, rope, dtype=None, attention_factor=1.0, **overrides):
         """[q, k, dq, dk], all computed in `dtype` or else in that of the inputs."""
         q, k, dq, dk = (x.to(dtype or self.dtype).clone() for x in (self.q, self.k, self.dq, self.dk))
         q.requires_grad_(), k.requires_grad_()
         arguments = {"positions_BT": self.positions, "inverse_frequencies_F": self.frequencies} | overrides
+        arguments["attention_factor"] = attention_factor
         out = rope(1 * q, 1 * k, **arguments)
         return [x.detach().double().numpy() for x in (*out, *torch.autograd.grad(out, (q, k), (dq, dk)))]
 
-    def ratios(self, rope=triton_ref.rope, **overrides):
-        plain, exact = self.run(reference.rope), self.run(reference.rope, torch.float64)
+    def ratios(self, rope=triton_ref.rope, expected_factor=1.0, **overrides):
+        plain, exact = (self.run(reference.rope, dtype, expected_factor) for dtype in (None, torch.float64))
         dtype = jnp.dtype(str(self.dtype).removeprefix("torch."))
         return [error_ratio(*x, dtype=dtype) for x in zip(self.run(rope, **overrides), plain, exact, strict=True)]
 
@@ -48,6 +49,12 @@ class Call:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_value_and_gradients(dtype, name):
     assert max(Call(SHAPES[name], DTYPES[dtype]).ratios()) <= 1
+
+
+def test_the_attention_factor():
+    call = Call(SHAPES["partial"], torch.float32)
+    assert max(call.ratios(expected_factor=1.2, attention_factor=1.2)) <= 1
+    assert min(call.ratios(expected_factor=1.2)) > 1
 
 
 def test_it_works_in_place_and_on_views():

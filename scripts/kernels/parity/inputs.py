@@ -76,4 +76,4 @@ def _rope(rng: np.random.Generator, shape: RopeShape) -> tuple[Arrays, Options]:
     arrays["positions"] = np.stack([np.roll(row, n) for n in range(shape.batch)])
     exponents = np.arange(shape.pair_count) / shape.pair_count
     arrays["inverse_frequencies"] = (shape.theta**-exponents).astype(np.float32)
-    return arrays, {}
+    return arrays, {"attention_factor": shape.attention_factor}

@@ -11,6 +11,7 @@ Each has the effect on the results that the bug has inside a kernel:
 | int32 wrap of rows | element offsets of late keys wrap: earlier rows are read | the same, with the wrap at half the length |
 | int32 wrap of offset | the key index of a query wraps to negative, so no key is before it | query_offset less 2^32 |
 | int32 wrap of positions | the row of a table of cosines, position x 4,096 elements, wraps | that position |
+| missing attention factor | cosines and sines are not multiplied | attention_factor = 1 |
 | swapped halves | a pair's two elements are read in each other's place | operands with their halves swapped |
 
 The references stay what they are. A gradient that such a plant leaves right is a case that the mutant passes; one case above the
@@ -38,6 +39,11 @@ FAR_SHAPES: Shapes = {"offset beyond int32": ATTENTION_FEATURES["offset beyond i
 ROPE_SHAPES: Shapes = {
     "mutants, rope float32": RopeShape(67, 6, 2, 64, positions="at 1M"),
     "mutants, rope bfloat16": RopeShape(67, 6, 2, 64, pairs=24, positions="at 1M", dtype="bfloat16"),
+}
+
+
+SCALED_ROPE_SHAPES: Shapes = {
+    "mutants, rope yarn": RopeShape(67, 6, 2, 64, positions="at 1M", attention_factor=1.2, dtype="bfloat16"),
 }
 
 
@@ -80,6 +86,10 @@ def positions(arrays: Arrays, options: Options) -> tuple[Arrays, Options]:
     return arrays | {"positions": (elements.astype(np.int32) // 4096).astype(np.int32)}, options
 
 
+def factor(arrays: Arrays, options: Options) -> tuple[Arrays, Options]:
+    return arrays, options | {"attention_factor": 1.0}
+
+
 def halves(arrays: Arrays, options: Options) -> tuple[Arrays, Options]:
     pairs = len(arrays["inverse_frequencies"])
 
@@ -114,6 +124,7 @@ class Mutant:
 
 MUTANTS = {
     "phase off by 0.01": Mutant(phase, ROPE_SHAPES),
+    "missing attention factor": Mutant(factor, SCALED_ROPE_SHAPES),
     "swapped halves": Mutant(halves, ROPE_SHAPES),
     "int32 wrap of positions": Mutant(positions, ROPE_SHAPES),
     "mask off by one": Mutant(mask, ATTENTION_SHAPES),

@@ -93,14 +93,21 @@ def _attention_with_gradients(implementation: str, with_lse: bool, options: tupl
 
 
 def _rope(implementation: str, arrays: Arrays, options: Options) -> Arrays:
-    return _numpy(_compiled(_rope_with_gradients(implementation), True)(arrays))
+    return _numpy(_compiled(_rope_with_gradients(implementation, options["attention_factor"]), True)(arrays))
 
 
 @functools.cache
-def _rope_with_gradients(implementation: str) -> Callable:
+def _rope_with_gradients(implementation: str, attention_factor: float) -> Callable:
     def with_gradients(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
         def rope(q, k):
-            return ops.rope(q, k, arrays["positions"], arrays["inverse_frequencies"], implementation=implementation)
+            return ops.rope(
+                q,
+                k,
+                arrays["positions"],
+                arrays["inverse_frequencies"],
+                attention_factor=attention_factor,
+                implementation=implementation,
+            )
 
         (q, k), pull_back = jax.vjp(rope, arrays["q"], arrays["k"])
         dq, dk = pull_back((arrays["dq_out"], arrays["dk_out"]))

@@ -84,7 +84,7 @@ def attention_with_gradients(call: Callable, tensors: Tensors, options: Options)
 
 def rope_with_gradients(call: Callable, tensors: Tensors, options: Options) -> Tensors:
     q, k = (tensors[name].requires_grad_() for name in ("q", "k"))
-    q_out, k_out = call(q, k, tensors["positions"], tensors["inverse_frequencies"])
+    q_out, k_out = call(q, k, tensors["positions"], tensors["inverse_frequencies"], **options)
     dq, dk = torch.autograd.grad((q_out, k_out), (q, k), (tensors["dq_out"], tensors["dk_out"]))
     return {"q": q_out, "k": k_out, "dq": dq, "dk": dk}
 
@@ -114,8 +114,8 @@ def sdpa_refusal(arrays: Arrays, options: Options) -> str | None:
     return f"torch SDPA has no {', '.join(names)}" if names else None
 
 
-def triton_rope(q, k, positions, inverse_frequencies):
-    return triton_ref.rope(q.clone(), k.clone(), positions, inverse_frequencies)  # in place
+def triton_rope(q, k, positions, inverse_frequencies, **options):
+    return triton_ref.rope(q.clone(), k.clone(), positions, inverse_frequencies, **options)  # in place
 
 
 def triton_attention(*args, **options):

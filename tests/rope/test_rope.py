@@ -206,6 +206,20 @@ def test_bfloat16_frequencies_would_fail():
     assert min(error_ratios(actual, *references_of)) > 1
 
 
+def test_the_attention_factor_scales_what_turns_and_its_gradients():
+    """Queries and keys are longer by it, and what does not turn is as it was."""
+    config, _ = both_configs(**ROPES["odd head_dim"])
+    frequencies = jnp.asarray(inverse_frequencies(config))[:6]
+    positions, q, k, dq, dk = make_inputs(20, POSITIONS["scattered"])
+    plain, scaled = (
+        jax.vjp(lambda q, k, factor=factor: ops.rope(q, k, positions, frequencies, attention_factor=factor), q, k)
+        for factor in (1.0, 1.25)
+    )
+    factors = np.where(np.arange(20) < 12, 1.25, 1.0).astype(np.float32)
+    for one, other in zip((*plain[0], *plain[1]((dq, dk))), (*scaled[0], *scaled[1]((dq, dk))), strict=True):
+        np.testing.assert_allclose(np.asarray(one) * factors, other, rtol=4 * np.finfo(np.float32).eps, atol=1e-6)
+
+
 def test_every_position_up_to_16_million_has_its_own_angle():
     """float32 holds integers exactly up to 2^24; the fastest pair turns by position radians."""
     cos, sin = rope_tables(jnp.asarray([[2**24 - 2, 2**24 - 1, 2**24]]), jnp.ones(1, jnp.float32))
