@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcjax import lora, ops, quant, weights
-from lcjax.config import TARGET_MODULES, LoraConfig
+from lcjax.config import TARGET_MODULES, LlamaConfig, LoraConfig
 from lcjax.errors import InputError
 from lcjax.memory import MemorySettings, parse_memory
 from lcjax.model import Llama, ModelSettings
 from lcjax.remat import resolve_policy
+from lcjax.rope import check_choice, choose_rope, describe_rope
 from lcjax.weights.names import TensorName
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def from_pretrained(
     attention: str = "auto",
     quantize: str | None = None,
     memory: MemorySettings | str = "auto",
+    rope_scaling: str = "auto",
+    rope_theta: float | None = None,
 ) -> tuple[Llama, PreTrainedTokenizerFast]:
     """Loads a model and its tokenizer.
 
@@ -49,6 +52,8 @@ def from_pretrained(
         activations are in `dtype` still. A checkpoint that bitsandbytes wrote in NF4 is taken as it is, with or without.
       memory: how layers run in tiles: `lcjax.memory.MemorySettings`, the same in words ("tile=4096,head_groups=8"), "none", or
         "auto", which is tiles above 32,768 tokens.
+      rope_scaling, rope_theta: how RoPE reaches beyond the trained context, see `lcjax.rope.choose_rope`; one line of the log says
+        what became of it. The model's config has it, and so what is saved.
 
     Returns:
       (model, tokenizer): a `lcjax.model.Llama` and a transformers `PreTrainedTokenizerFast`.
@@ -59,18 +64,12 @@ def from_pretrained(
     jax_dtype = resolve_dtype(dtype)
     ops.resolve_implementation(attention)
     quant.check_kind(quantize)
-    if max_seq_length is not None and max_seq_length <= 0:
-        raise InputError(f"max_seq_length={max_seq_length} must be a positive number of tokens")
+    check_choice(rope_scaling, rope_theta)
     source = weights.resolve_model(str(name_or_path))
     tokenizer = weights.load_tokenizer(source)
-    config, params, _ = weights.load_model_files(source, jax_dtype, quantize)
-    length = max_seq_length or config.max_position_embeddings
-    if length > config.max_position_embeddings:
-        logger.warning(
-            "max_seq_length=%d is beyond the %d tokens the model was trained for, and its RoPE is not scaled",
-            length,
-            config.max_position_embeddings,
-        )
+    checkpoint = weights.open_model_files(source)
+    length = checkpoint.config.max_position_embeddings if max_seq_length is None else max_seq_length
+    config = _with_chosen_rope(checkpoint.config, length, rope_scaling, rope_theta)
     resolve_policy(use_gradient_checkpointing, length)
     settings = ModelSettings(
         max_seq_length=length,
@@ -79,7 +78,7 @@ def from_pretrained(
         attention=attention,
         memory=parse_memory(memory) if isinstance(memory, str) else memory,
     )
-    return Llama(config, params, settings), tokenizer
+    return Llama(config, checkpoint.load(jax_dtype, quantize), settings), tokenizer
 
 
 def get_peft_model(
@@ -116,15 +115,25 @@ def get_peft_model(
 def load_adapter(model: Llama, directory: str | Path) -> Llama:
     """A model with the adapter of a PEFT directory (adapter_config.json, adapter_model.safetensors) on the weights of `model`.
 
+    The adapter brings the RoPE that it was trained with, if `save_pretrained` wrote it.
+
     Raises:
       InputError: not such a directory, an adapter of another model, or a kind of adapter that is not supported.
     """
-    config, adapter = weights.load_adapter(Path(directory), model.config)
-    return _with_adapter(model, config, adapter, model.settings.use_gradient_checkpointing)
+    lora_config, adapter = weights.load_adapter(Path(directory), model.config)
+    config = weights.base_config(directory, model.config)
+    if config != model.config:
+        logger.warning("RoPE is now that of the adapter in %s: %s", directory, describe_rope(config))
+        config = _with_chosen_rope(config, model.settings.max_seq_length)
+        model = Llama(config, model.params, model.settings)
+    return _with_adapter(model, lora_config, adapter, model.settings.use_gradient_checkpointing)
 
 
 def save_pretrained(model: Llama, directory: str | Path) -> None:
     """Writes the adapter alone, as PEFT reads it (`peft.PeftModel.from_pretrained(base, directory)`).
+
+    Beside it base_config.json, the base model's config with the RoPE of the training: where that was scaled, transformers' base
+    model needs it (`transformers.AutoConfig.from_pretrained("DIRECTORY/base_config.json")`).
 
     Raises:
       InputError: the model has no adapter, or the directory cannot be written.
@@ -133,7 +142,7 @@ def save_pretrained(model: Llama, directory: str | Path) -> None:
     if config is None:
         raise InputError("this model has no adapter to save; use save_merged for the full weights")
     _, adapter = lora.detach(model.params)
-    weights.save_adapter(Path(directory), adapter, config, model.settings.name_or_path)
+    weights.save_adapter(Path(directory), adapter, config, model.settings.name_or_path, model.config)
 
 
 def save_merged(model: Llama, directory: str | Path, tokenizer=None) -> None:
@@ -165,6 +174,15 @@ def resolve_dtype(name: str | None):
     if name not in DTYPES:
         raise InputError(f"dtype={name!r} is not supported; use float32 or bfloat16")
     return DTYPES[name]
+
+
+def _with_chosen_rope(
+    config: LlamaConfig, length: int, rope_scaling: str = "auto", rope_theta: float | None = None
+) -> LlamaConfig:
+    config, line = choose_rope(config, length, rope_scaling, rope_theta)
+    if line is not None:
+        logger.warning(line)
+    return config
 
 
 def _with_adapter(model: Llama, config: LoraConfig, adapter: lora.Tree, use_gradient_checkpointing: str) -> Llama:

@@ -19,7 +19,8 @@ from lcjax.cli import entry_point
 from lcjax.config import LoraConfig
 from lcjax.errors import InputError
 from lcjax.lora import merge_weight
-from lcjax.weights import Checkpoint, load_adapter, load_tokenizer, open_model_files, resolve_model
+from lcjax.rope import choose_rope
+from lcjax.weights import Checkpoint, base_config, load_adapter, load_tokenizer, open_model_files, resolve_model
 from lcjax.weights.assembly import DTYPES
 from lcjax.weights.hf import write_checkpoint
 from lcjax.weights.names import TensorName, tensor_names
@@ -39,6 +40,9 @@ A model from the hub, with a trained adapter merged into its weights:
 
 A model at half its size:
   {_PROGRAM} llama-f32 llama-bf16 --dtype bfloat16
+
+A model for longer sequences than it was trained for (scripts/long_context_tool.py says what that changes):
+  {_PROGRAM} smollm2 smollm2-64k --max-seq-length 65536
 """
 
 
@@ -58,6 +62,16 @@ class Convert:
 
     adapter: Path | None = None
     """A PEFT adapter directory to merge: W + scaling * B A, computed in float32 and rounded once."""
+
+    max_seq_length: int | None = None
+    """Tokens that the model is to be used with: beyond its context, its RoPE is scaled; the model's context when not given."""
+
+    rope_scaling: str = "auto"
+    """How: auto (the model's own scaling extended, or else yarn), none, base, linear, dynamic, yarn or llama3; see
+    docs/rope.md."""
+
+    rope_theta: float | None = None
+    """RoPE's base, if not the model's; with --rope-scaling auto or base it is all that changes."""
 
     max_shard_size: str = "5GB"
     """The most bytes of tensors in one file, with a unit: KB, MB, GB, or KiB, MiB, GiB."""
@@ -83,7 +97,12 @@ def convert(command: Convert) -> None:
     tokenizer = load_tokenizer(source)
     lora, adapter = load_adapter(command.adapter, checkpoint.config) if command.adapter else (None, {})
     dtype = checkpoint.dtype if command.dtype == "keep" else DTYPES[command.dtype]
-    names = list(tensor_names(checkpoint.config))
+    config = base_config(command.adapter, checkpoint.config) if command.adapter else checkpoint.config
+    length = config.max_position_embeddings if command.max_seq_length is None else command.max_seq_length
+    config, line = choose_rope(config, length, command.rope_scaling, command.rope_theta)
+    if line is not None:
+        print(line)
+    names = list(tensor_names(config))
     generation_config = source / "generation_config.json"
     with _progress() as progress:
         task = progress.add_task("converting", total=len(names))
@@ -95,7 +114,7 @@ def convert(command: Convert) -> None:
         write_checkpoint(
             command.destination,
             fetch,
-            checkpoint.config,
+            config,
             tokenizer,
             dtype=dtype,
             max_shard_bytes=max_shard_bytes,

@@ -189,12 +189,15 @@ def test_bfloat16_weights_are_those_of_torch(base):
     assert call(model, np.zeros((1, 3), np.int32)).dtype == jnp.float32
 
 
-def test_the_model_s_own_context_is_the_default_and_more_is_warned_of(base, caplog):
-    model, _ = lcjax.from_pretrained(base.directory, use_gradient_checkpointing="offload")
-    assert model.settings.max_seq_length == 65_536
+def test_the_model_s_own_context_is_the_default_and_more_scales_rope(base, caplog):
     with caplog.at_level("WARNING", logger="lcjax"):
-        lcjax.from_pretrained(base.directory, max_seq_length=65_537, use_gradient_checkpointing="offload")
-    assert "max_seq_length=65537 is beyond the 65536 tokens" in caplog.text
+        model, _ = lcjax.from_pretrained(base.directory, use_gradient_checkpointing="offload")
+        assert model.settings.max_seq_length == 65_536
+        assert not caplog.records
+        model, _ = lcjax.from_pretrained(base.directory, max_seq_length=131_072, use_gradient_checkpointing="offload")
+    assert model.config.rope_scaling.rope_type == "yarn"
+    [line] = caplog.messages
+    assert line.startswith("max_seq_length=131,072 with a model trained for 65,536 tokens; RoPE is now yarn, factor 2,")
 
 
 @pytest.mark.parametrize(
@@ -203,6 +206,10 @@ def test_the_model_s_own_context_is_the_default_and_more_is_warned_of(base, capl
         ({"dtype": "float16"}, "dtype='float16' is not supported; use float32 or bfloat16"),
         ({"attention": "flash"}, "attention='flash' is unknown"),
         ({"max_seq_length": 0}, "max_seq_length=0 must be a positive"),
+        ({"rope_scaling": "yarm"}, "rope_scaling='yarm' is unknown; did you mean yarn"),
+        ({"rope_scaling": "yarn"}, "stretches positions beyond 65,536 tokens, and max_seq_length=65,536 is not beyond"),
+        ({"rope_theta": 1.0}, "rope_theta=1.0 is out of range"),
+        ({"rope_scaling": "none", "rope_theta": 1e6}, "rope_scaling='none' and rope_theta=1000000.0 contradict"),
         ({"use_gradient_checkpointing": "some"}, "use_gradient_checkpointing='some' is unknown"),
         ({"max_seq_length": 40_000, "use_gradient_checkpointing": "full"}, "at 40,000 tokens"),
     ],

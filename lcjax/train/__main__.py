@@ -88,6 +88,8 @@ def load(arguments: RunArguments):
         attention=arguments.attention,
         quantize=arguments.quantize,
         memory=arguments.memory,
+        rope_scaling=arguments.rope_scaling,
+        rope_theta=arguments.rope_theta,
     )
     if not arguments.full_finetuning:
         model = api.get_peft_model(

@@ -14,7 +14,7 @@ from lcjax.errors import InputError
 from lcjax.memory import parse_memory
 from lcjax.optim import SCHEDULES
 from lcjax.remat import resolve_policy
-from lcjax.rope import LONGEST
+from lcjax.rope import LONGEST, check_choice
 
 OPTIMIZER_MEMORY = ("auto", "device", "host")
 _OF_THE_ADAPTER = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules")
@@ -133,7 +133,13 @@ class RunArguments(TrainingArguments):
     data: tuple[str, ...] = ()
     """Text or code files, folders of them, and .jsonl files with a "text" field."""
     max_seq_length: int = 2048
-    """Tokens of context to train at. Above 32,768 layer inputs are offloaded to host memory."""
+    """Tokens of context to train at. Above 32,768 layer inputs are offloaded to host memory; above what the model was trained for,
+    its RoPE is scaled."""
+    rope_scaling: str = "auto"
+    """How RoPE reaches beyond the trained context: auto (the model's own scaling extended, or else yarn), none, base, linear,
+    dynamic, yarn or llama3 (see docs/rope.md)."""
+    rope_theta: float | None = None
+    """RoPE's base, if not the model's; with --rope-scaling auto or base it is all that changes."""
     dtype: str = "auto"
     """Of the base weights: float32, bfloat16, or auto (float32 on a CPU, bfloat16 on a GPU). Adapters are float32."""
     quantize: str | None = None
@@ -177,6 +183,7 @@ class RunArguments(TrainingArguments):
             )
         # What loading the model would refuse, minutes later.
         quant.check_kind(self.quantize)
+        check_choice(self.rope_scaling, self.rope_theta)
         parse_memory(self.memory)
         resolve_policy(self.use_gradient_checkpointing, self.max_seq_length)
         if (

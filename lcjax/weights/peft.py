@@ -25,6 +25,8 @@ from lcjax.weights.safetensors_files import StoredTensor, read_header, read_into
 from lcjax.weights.staging import staged
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+# Not config.json: transformers takes a directory with both for one that holds the base weights as well.
+BASE_CONFIG_FILE = "base_config.json"
 
 _KEY = re.compile(r"base_model\.model\.model\.layers\.\d+\.(?:self_attn|mlp)\.(\w+)\.lora_[AB]\.weight")
 # Keys of adapter_config.json that do not change what a trained adapter computes, or that are read below. Any other
@@ -57,7 +59,13 @@ def adapter_names(lora: LoraConfig, layers: int, shapes: Mapping[str, tuple[int,
     return names
 
 
-def save_adapter(directory: str | os.PathLike[str], adapter: dict[str, Any], lora: LoraConfig, base_model: str) -> None:
+def save_adapter(
+    directory: str | os.PathLike[str],
+    adapter: dict[str, Any],
+    lora: LoraConfig,
+    base_model: str,
+    config: LlamaConfig | None = None,
+) -> None:
     """Saves an adapter as `peft.PeftModel.from_pretrained` reads it; all or nothing.
 
     Args:
@@ -66,6 +74,8 @@ def save_adapter(directory: str | os.PathLike[str], adapter: dict[str, Any], lor
         the target modules, float32 or bfloat16.
       lora: the adapter's rank, scaling and target modules.
       base_model: what PEFT should load the base model from, a hub id or a path.
+      config: the base model as the adapter was trained on it, for base_config.json: its RoPE may not be that of the base's own
+        files (see `base_config`).
 
     Raises:
       InputError: the directory cannot be written or the disk is full; what was there before is intact.
@@ -81,6 +91,14 @@ def save_adapter(directory: str | os.PathLike[str], adapter: dict[str, Any], lor
     with staged(Path(directory), sum(leaf.nbytes for leaf in jax.tree.leaves(adapter))) as staging:
         write_file(staging / WEIGHTS_FILE, tensors, fetch, metadata={"format": "pt"})
         write_json(staging / CONFIG_FILE, _to_peft(lora, base_model))
+        if config is not None:
+            write_json(staging / BASE_CONFIG_FILE, config.to_dict())
+
+
+def base_config(directory: str | os.PathLike[str], config: LlamaConfig) -> LlamaConfig:
+    """`config` with the RoPE and the context that an adapter was trained with, where `save_adapter` wrote them down."""
+    path = Path(directory) / BASE_CONFIG_FILE
+    return config.with_rope_of(LlamaConfig.from_json(path)) if path.is_file() else config
 
 
 def _names_of_tree(adapter: dict[str, Any], lora: LoraConfig) -> list[TensorName]:

@@ -315,5 +315,7 @@ def test_a_context_beyond_the_trained_one_is_warned_of(model_dir, tmp_path, caps
     flags = ["--model", str(model_dir), "--data", str(tmp_path / "alone.txt"), "--max-seq-length", "160"]
     assert main([*flags, "--output-dir", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err.splitlines()[0] == (
-        "warning: max_seq_length=160 is beyond the 128 tokens the model was trained for, and its RoPE is not scaled"
+        "warning: max_seq_length=160 with a model trained for 128 tokens; RoPE is now yarn, factor 1.25, base 10,000, "
+        "attention factor 1.022: slow waves are stretched, fast ones kept, and attention is sharpened (rope_scaling and rope_theta "
+        "overrule it)"
     )
