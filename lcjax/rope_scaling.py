@@ -72,6 +72,10 @@ class RopeScaling:
         for name in ("short_factor", "long_factor") if self.rope_type == "longrope" else ():
             if not getattr(self, name) or min(getattr(self, name)) <= 0:
                 raise InputError(f"longrope needs a list of positive numbers as {name}, one for each frequency")
+        # What the kind does not read is as if not given, so that equal scalings compare and hash equal.
+        for field in dataclasses.fields(self):
+            if field.name not in ("rope_type", *KEYS[self.rope_type]):
+                object.__setattr__(self, field.name, field.default)
 
     def to_dict(self) -> dict[str, Any] | None:
         """config.json's `rope_scaling`: the keys that the kind reads, None for `default`."""

@@ -144,9 +144,15 @@ def _context(scaling: RopeScaling, context: int, tokens: int) -> int:
 
 
 def _line(before: LlamaConfig, after: LlamaConfig, tokens: int, *, by_user: bool) -> str:
-    does = _DOES[after.rope_scaling.rope_type]
-    if after.rope_scaling == before.rope_scaling and after.rope_scaling.rope_type != "dynamic":
-        does = "the base alone is another" if after.rope_theta != before.rope_theta else "as it was, and not scaled"
+    kind = after.rope_scaling.rope_type
+    if after.rope_scaling != before.rope_scaling or kind == "dynamic":
+        does = _DOES[kind]
+    else:
+        does = (
+            "the base alone is another"
+            if after.rope_theta != before.rope_theta
+            else "as it was, for longer sequences too"
+        )
     why = "as asked" if by_user else "rope_scaling and rope_theta overrule it"
     return (
         f"max_seq_length={tokens:,} with a model trained for {before.max_position_embeddings:,} tokens; RoPE is now "

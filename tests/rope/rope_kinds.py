@@ -133,3 +133,16 @@ def exact_attention_factor(config: LlamaConfig) -> float:
     if scaling.mscale and scaling.mscale_all_dim:
         return sharpened(scaling.mscale) / sharpened(scaling.mscale_all_dim)
     return sharpened(1.0)
+
+
+def with_exact_angles(model, config: LlamaConfig):
+    """A float64 model of transformers whose angles are float64 too, by the papers' formulas."""
+
+    def forward(x, position_ids):
+        frequencies = torch.from_numpy(exact_frequencies(config, int(position_ids.max()) + 1))
+        angles = position_ids[..., None].double() * frequencies
+        angles = torch.cat([angles, angles], dim=-1)
+        return tuple(exact_attention_factor(config) * f(angles) for f in (torch.cos, torch.sin))
+
+    model.model.rotary_emb.forward = forward
+    return model

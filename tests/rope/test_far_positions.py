@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from rope_kinds import KINDS, PAIRS, exact_attention_factor, exact_frequencies
+from rope_kinds import KINDS, PAIRS, with_exact_angles
 from safetensors.torch import save_file
 
 import lcjax
@@ -59,19 +59,6 @@ def _call(model, *inputs):
 
 def with_config(model: lcjax.Llama, **fields: Any) -> lcjax.Llama:
     return lcjax.Llama(dataclasses.replace(model.config, **fields), model.params, model.settings)
-
-
-def with_exact_angles(model, config: lcjax.LlamaConfig):
-    """A float64 model of transformers whose angles are float64 too, by the papers' formulas."""
-
-    def forward(x, position_ids):
-        frequencies = torch.from_numpy(exact_frequencies(config, int(position_ids.max()) + 1))
-        angles = position_ids[..., None].double() * frequencies
-        angles = torch.cat([angles, angles], dim=-1)
-        return tuple(exact_attention_factor(config) * f(angles) for f in (torch.cos, torch.sin))
-
-    model.model.rotary_emb.forward = forward
-    return model
 
 
 @pytest.fixture(scope="module")
