@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -20,7 +21,7 @@ from lcjax.convert import main as convert
 from lcjax.rope import inverse_frequencies
 from lcjax.weights import load_tokenizer
 from numerics import error_ratio
-from oracles import Oracle, make_batch, make_oracle, to_numpy, torch_logits
+from oracles import QUICK_TO_COMPILE, Oracle, make_batch, make_oracle, to_numpy, torch_logits
 from shapes import MODELS
 
 CONTEXT = 512
@@ -30,7 +31,7 @@ LENGTH = 8 * CONTEXT
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, smollm2) -> Oracle:
     """A random model that was trained for 512 tokens, with a tokenizer."""
-    fields = {**MODELS["untied gqa 3, odd head_dim"], "num_hidden_layers": 2, "max_position_embeddings": CONTEXT}
+    fields = {**MODELS["untied gqa 3, odd head_dim"], "num_hidden_layers": 1, "max_position_embeddings": CONTEXT}
     oracle = make_oracle(tmp_path_factory.mktemp("model"), adapter=False, **fields)
     load_tokenizer(smollm2).save_pretrained(oracle.directory)
     return oracle
@@ -46,7 +47,7 @@ def batch():
     return make_batch(131, 2, 24, positions=np.stack(rows))
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
 def _call(model, *inputs):
     return model(*inputs)
 
