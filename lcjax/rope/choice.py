@@ -47,7 +47,7 @@ def choose_rope(
         raise InputError(f"max_seq_length={max_seq_length} must be a positive number of tokens, at most {LONGEST:,}")
     if scaling == "auto" and theta is not None:
         scaling = "base"
-    if scaling == "auto" and max_seq_length <= config.max_position_embeddings:
+    if scaling == "auto" and max_seq_length <= _reach(config):
         return config, None
     trained, own = config, config.rope_scaling.rope_type
     kind = (own if own != "default" else "yarn") if scaling == "auto" else scaling
@@ -92,13 +92,12 @@ def _larger_base(config: LlamaConfig, tokens: int) -> float:
     """
     _require_beyond("base", config.max_position_embeddings, tokens)
     ratio, dimensions = tokens / config.max_position_embeddings, config.rotary_dim
-    return float(round(config.rope_theta * ratio ** (dimensions / (dimensions - 2))))
+    return float(round(config.rope_theta * ratio ** (dimensions / max(1, dimensions - 2))))
 
 
 def _extended(config: LlamaConfig, tokens: int) -> LlamaConfig:
     """A scaled model for sequences longer than its context, in its own scheme."""
-    scaling, context = config.rope_scaling, config.max_position_embeddings
-    ratio = tokens / context
+    scaling, ratio = config.rope_scaling, tokens / _reach(config)
     # dynamic follows the length by itself.
     if ratio <= 1.0 or scaling.rope_type == "dynamic":
         return config
@@ -127,6 +126,13 @@ def _require_beyond(scaling: str, context: int, tokens: int) -> None:
             f"rope_scaling={scaling!r} stretches positions beyond {context:,} tokens, and max_seq_length={tokens:,} is not beyond; "
             "drop it, or raise max_seq_length"
         )
+
+
+def _reach(config: LlamaConfig) -> int:
+    """The tokens that the model is good for: its context, or what its yarn stretches to where its config says less."""
+    scaling, context = config.rope_scaling, config.max_position_embeddings
+    stretched = round(scaling.original_max_position_embeddings * scaling.factor)
+    return max(context, stretched) if scaling.rope_type == "yarn" else context
 
 
 def _unscaled_context(config: LlamaConfig) -> int:

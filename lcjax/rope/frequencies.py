@@ -76,7 +76,7 @@ def _dynamic(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
     # The base times growth^(d / (d - 2)), and so frequency i times growth^(-2i / (d - 2)). With growth = mantissa 2^power most of
     # that exponent is an integer's quotient, exact; a float32 power of some thousands is off by several units in the last place.
     mantissa, power = jnp.frexp(1.0 + factor * beyond)
-    twice_i, denominator = np.arange(0, config.rotary_dim, 2, dtype=np.int32), config.rotary_dim - 2
+    twice_i, denominator = np.arange(0, config.rotary_dim, 2, dtype=np.int32), max(1, config.rotary_dim - 2)
     halvings, rest = jnp.divmod(power * twice_i, denominator)
     shrink = jnp.exp2(-(rest + twice_i * jnp.log2(mantissa)) / denominator)
     return _default(config, tokens) * jnp.ldexp(shrink, -halvings)

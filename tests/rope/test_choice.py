@@ -69,6 +69,12 @@ def test_other_scaled_models_extend_their_own(kind):
     assert choose_rope(after, 65_536) == (after, None)
 
 
+def test_what_yarn_stretches_to_counts_where_the_config_says_less():
+    config = dataclasses.replace(config_of("yarn"), max_position_embeddings=8192)
+    assert choose_rope(config, 32_768) == (config, None)
+    assert choose_rope(config, 65_536)[0].rope_scaling.factor == 8.0
+
+
 def test_longrope_is_stretched_as_a_larger_base_would():
     before = config_of("longrope")
     after, _ = choose_rope(before, 131_072)
