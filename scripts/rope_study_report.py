@@ -34,7 +34,10 @@ def mean_loss(buckets: Sequence[dict[str, float]], start: int, stop: int) -> flo
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """A PNG: loss over position, a panel for each length, before training thin and broken, after it solid."""
+    """A PNG: over position, how far each kind is above the best of all there; a panel for each length.
+
+    All kinds read the same text, so the difference has none of its ups and downs. Before training thin and broken, after it solid.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -44,19 +47,35 @@ def draw(results: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(4.2 * len(factors) + 1.5, 4.2), layout="constrained")
     panels = figure.subplots(1, len(factors), sharey=True, squeeze=False)[0]
     for axes, factor in zip(panels, factors, strict=True):
-        for cell in (cell for cell in cells if cell["factor"] == factor):
+        shown = [cell for cell in cells if cell["factor"] == factor]
+        best = _best([cell[time] for cell in shown for time in ("before", "after") if time in cell])
+        for cell in shown:
             color = f"C{kinds.index(cell['kind'])}"
             for time, style in (("before", {"linestyle": "--", "linewidth": 1}), ("after", {"linewidth": 2})):
-                curve = [(bucket["stop"], bucket["loss"]) for bucket in cell.get(time, ())]
+                if time not in cell:
+                    continue
+                curve = [(b["stop"], b["loss"] - best[b["stop"]]) for b in cell[time] if b["stop"] in best]
                 label = f"{cell['kind']}, {time}" if axes is panels[-1] else None
-                axes.plot(*zip(*curve, strict=True), color=color, label=label, **style) if curve else None
+                axes.plot(*zip(*curve, strict=True), marker=".", color=color, label=label, **style)
         axes.axvline(results["trained_context"], color="0.7", linewidth=1)
-        axes.set(xscale="log", xlabel="position (end of bucket), tokens", title=f"{factor} x the trained context")
+        axes.set(xlabel="position (end of bucket), tokens", title=f"{factor} x the trained context")
         axes.set_xscale("log", base=2)
+        axes.set_yscale("symlog", linthresh=0.1)
+        axes.set_ylim(bottom=-0.01)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("held-out loss, nats a token")
+    panels[0].set_ylabel("held-out loss above the best there, nats a token")
     figure.legend(frameon=False, loc="outside right upper", fontsize="small")
     FigureCanvasAgg(figure).print_png(str(path))
+
+
+def _best(curves: Sequence[Sequence[dict[str, float]]]) -> dict[float, float]:
+    """The lowest loss of any curve in each of the last eight buckets, by where the bucket ends; earlier ones hold few tokens."""
+    losses: dict[float, list[float]] = {}
+    for bucket in (bucket for curve in curves for bucket in curve):
+        losses.setdefault(bucket["stop"], []).append(bucket["loss"])
+    return {stop: min(losses[stop]) for stop in sorted(losses)[-8:]}
 
 
 def _figure(buckets: Sequence[dict[str, float]], start: int, stop: int) -> str:
