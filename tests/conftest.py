@@ -1,8 +1,9 @@
-"""JAX on the CPU and strict about ranks, and the one real pretrained model."""
+"""JAX on the CPU and strict about ranks; the one real pretrained model, and a tiny one with some text."""
 
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -11,11 +12,36 @@ import jax
 import pytest
 
 from lcjax.train.arguments import demo_model
+from tiny_llama import save_tiny_llama
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+WORDS = "the old river carried seven small boats past a quiet town while nobody there ever learned to swim".split()
 
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct, found without importing its package, which needs llama.cpp."""
     return demo_model()
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    draw = random.Random(0)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(20, 200))) + ".\n" for _ in range(24)]
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory, texts) -> Path:
+    """A Hugging Face directory of a random float32 Llama with grouped queries: 2 layers, hidden size 32."""
+    directory = tmp_path_factory.mktemp("model") / "tiny"
+    save_tiny_llama(directory, texts)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory, texts) -> Path:
+    directory = tmp_path_factory.mktemp("data")
+    for number, text in enumerate(texts):
+        (directory / f"{number:02}.txt").write_text(text, encoding="utf-8")
+    return directory

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from lcjax.errors import InputError
 from lcjax.evaluate.excerpts import Excerpt, score
 from lcjax.model import Llama
 
@@ -68,6 +69,9 @@ def needles(
       haystack: gives so many tokens of real text, int32, other ones for another state of the generator.
       lengths: tokens of text, needles, question and answer together.
       samples: of each cell, each with a text and an answer of its own, which depend on the seed alone.
+
+    Raises:
+      InputError: a length that the needles do not fit.
     """
     cells = [(task, length, depth) for task in TASKS for length in lengths for depth in depths]
     excerpts = [
@@ -90,6 +94,8 @@ def _excerpt(tokenizer, haystack, task: str, length: int, depth: float, rng: np.
     encoded = [(at, _ids(tokenizer, sentence)) for at, sentence in hidden.sentences]
     question, answer = _ids(tokenizer, hidden.question), _ids(tokenizer, hidden.answer)
     room = length - len(question) - len(answer) + 1 - sum(len(ids) for _, ids in encoded)
+    if room < 0:
+        raise InputError(f"needles and question take {length - room:,} tokens of {length:,}; raise --max-seq-length")
     text = haystack(room, rng)
     parts, begin = [], 0
     for at, ids in sorted(encoded, key=lambda pair: pair[0]):

@@ -33,6 +33,11 @@ class Bucket(NamedTuple):
     tokens: int
     loss: float
 
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.start:,} to {self.stop - 1:,}"
+
 
 @dataclasses.dataclass(frozen=True)
 class LossByPosition:

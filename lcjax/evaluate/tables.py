@@ -27,7 +27,7 @@ def position_table(found: dict[str, list[Bucket]]) -> Table:
     table = _table("loss by position in the document (nats a token)", "positions", "tokens", *_columns(found))
     for buckets in zip(*found.values(), strict=True):
         first = buckets[0]
-        table.add_row(f"{first.start:,}-{first.stop - 1:,}", f"{first.tokens:,}", *_figures([b.loss for b in buckets]))
+        table.add_row(first.label, f"{first.tokens:,}", *_figures([b.loss for b in buckets]))
     return table
 
 

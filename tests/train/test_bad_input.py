@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from conftest import SHORT, random_params
+from conftest import SHORT
 from lcjax import weights
 from lcjax.train.__main__ import main
+from tiny_llama import random_params
 
 
 @pytest.fixture

@@ -49,6 +49,13 @@ def test_going_on_elsewhere_leaves_the_source_alone(tmp_path):
     assert read_rows(tmp_path / "none.jsonl") == []
 
 
+def test_a_run_records_its_loss_by_position(finished):
+    for row in read_rows(finished / "evaluation.jsonl"):
+        assert row["eval_loss_by_position"].keys() == {"0", "16", "32"}
+        losses = row["eval_loss_by_position"].values()
+        assert min(losses) < row["eval_loss"] < max(losses)
+
+
 def png_size(content: bytes) -> tuple[int, int]:
     """(width, height) of a PNG all of whose chunks are intact, to the last."""
     assert content.startswith(b"\x89PNG\r\n\x1a\n")

@@ -1,0 +1,112 @@
+"""`python -m lcjax.evaluate` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import jax
+import pytest
+
+import lcjax
+from lcjax import lora
+from lcjax.evaluate.__main__ import main
+
+
+@pytest.fixture
+def evaluate(capsys, tmp_path):
+    """Runs the command line into tmp_path/results; returns the exit code, standard output and standard error."""
+
+    def run(*flags: object) -> tuple[int, str, str]:
+        code = main([*(str(flag) for flag in flags), "--output-dir", str(tmp_path / "results")])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def adapter(model_dir, tmp_path_factory):
+    """One that changes what the model computes."""
+    model, _ = lcjax.from_pretrained(model_dir, max_seq_length=128)
+    model = lcjax.get_peft_model(model, r=2)
+    base, fresh = lora.detach(model.params)
+    changed = jax.tree.map(lambda leaf: leaf + 0.05, fresh)
+    model = lcjax.Llama(model.config, lora.attach(base, changed), model.settings)
+    directory = tmp_path_factory.mktemp("adapter")
+    lcjax.save_pretrained(model, directory)
+    return directory
+
+
+def test_a_model_and_its_adapter(evaluate, model_dir, adapter, texts, tmp_path):
+    """Everything, at 256 tokens: twice what this model calls its trained context."""
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text("".join(texts[8 * number : 8 * number + 8]))
+    data = [tmp_path / f"{number}.txt" for number in range(3)]
+    flags = ("--max-seq-length", 256, "--documents", 2, "--depths", 2, "--samples", 1, "--eval-batches", 3)
+    code, out, err = evaluate("--model", model_dir, "--adapter", adapter, "--data", *data, *flags)
+    assert code == 0, err
+    found = json.loads((tmp_path / "results" / "results.json").read_text())
+    for rows in (found["position"], found["context"], found["needle"]):
+        assert list(rows) == ["base", "adapter"]
+        assert len(rows["base"]) == len(rows["adapter"])
+        assert all(math.isfinite(row["loss"]) for model in rows.values() for row in model)
+        assert [row["loss"] for row in rows["base"]] != [row["loss"] for row in rows["adapter"]]
+    assert [row["start"] for row in found["position"]["base"]] == [0, 16, 32, 64, 128]
+    assert [row["context"] for row in found["context"]["base"]] == [16, 32, 64, 128, 256]
+    cells = [(cell["task"], cell["length"], cell["depth"]) for cell in found["needle"]["base"]]
+    assert cells == [(task, 256, depth) for task in ("passkey", "key-value") for depth in (0.0, 1.0)]
+    for title in ("loss by position", "given only so much context", "passkey retrieved, adapter", "change"):
+        assert title in out
+    for picture in ("position.png", "context.png", "needle.png"):
+        assert (tmp_path / "results" / picture).read_bytes().startswith(b"\x89PNG")
+        assert picture in err
+
+
+def test_what_a_run_held_out(evaluate, model_dir, data_dir, tmp_path):
+    """With --eval-fraction, fewer tokens than without, and others with another --seed."""
+    tokens = []
+    for flags in ((), ("--eval-fraction", 0.2), ("--eval-fraction", 0.2, "--seed", 1)):
+        code, _, err = evaluate(
+            "--model", model_dir, "--data", data_dir, "--tasks", "position", "--max-seq-length", 48, *flags
+        )
+        assert code == 0, err
+        found = json.loads((tmp_path / "results" / "results.json").read_text())
+        assert "needle" not in found
+        tokens.append([(row["tokens"], row["loss"]) for row in found["position"]["base"]])
+    assert sum(count for count, _ in tokens[0]) > sum(count for count, _ in tokens[1])
+    assert tokens[1] != tokens[2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--data", "no/such.txt"), "no/such.txt does not exist; check the path of --data"),
+        (("--data",), "--data is not given"),
+        (("--tasks", "needles"), "--tasks='needles' is unknown; did you mean needle?"),
+        (
+            ("--max-seq-length", "100"),
+            "--max-seq-length 100 is out of range; for position, context, needle it must be from 256",
+        ),
+        (("--samples", "0"), "--samples 0 is out of range"),
+        (("--adapter", "no/adapter"), "no/adapter"),
+        (("--model", "no/model/at/all"), "no/model/at/all does not exist"),
+        (("--attention", "fast"), "attention='fast' is unknown"),
+        (("--quantize", "int3"), "quantize='int3' is not supported"),
+        (("--max-seq-length", "8192", "--tasks", "context"), "no document has more than 8,192 tokens"),
+        (("--max-seq-length", "65536", "--tasks", "needle"), "add text, or lower --max-seq-length"),
+    ],
+)
+def test_bad_input_is_one_line(evaluate, model_dir, data_dir, flags, message):
+    given = {"--model": [str(model_dir)], "--data": [str(data_dir)]}
+    for flag in flags:
+        if flag.startswith("--"):
+            given[flag] = values = []
+        else:
+            values.append(flag)
+    code, out, err = evaluate(*(word for flag, values in given.items() for word in (flag, *values)))
+    assert (code, out) == (2, "")
+    last = err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert "Traceback" not in err

@@ -1,0 +1,109 @@
+"""`python -m lcjax.generate` as a user runs it."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+
+import pytest
+
+import lcjax
+from lcjax.generate.__main__ import main
+
+PROMPT = "the old river carried seven small boats"
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.fixture
+def generate(capsys, monkeypatch):
+    """Runs the command line with that standard input; returns the exit code, standard output and standard error."""
+
+    def run(*flags: object, stdin: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        code = main([str(flag) for flag in flags])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def chat_dir(model_dir, tmp_path_factory):
+    """The tiny model with a chat template."""
+    folder = tmp_path_factory.mktemp("chat") / "tiny"
+    shutil.copytree(model_dir, folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return folder
+
+
+SHORT = ("--max-new-tokens", 6)
+
+
+def test_a_prompt_from_the_command_line_and_from_a_file(generate, model_dir, tmp_path):
+    code, out, err = generate("--model", model_dir, "--prompt", PROMPT, *SHORT)
+    assert code == 0, err
+    assert out.strip()
+    assert re.search(r"\d+ tokens read in [\d.]+ s, 6 written, [\d.]+ a second", err)
+    path = tmp_path / "prompt.txt"
+    path.write_text(PROMPT)
+    assert generate("--model", model_dir, "--prompt-file", path, *SHORT)[1] == out
+    assert generate("--model", model_dir, "--prompt-file", "-", *SHORT, stdin=PROMPT)[1] == out
+    assert generate("--model", model_dir, "--prompt", PROMPT, "--max-seq-length", 96, *SHORT)[1] == out
+
+
+def test_a_fresh_adapter_changes_nothing(generate, model_dir, tmp_path):
+    model, _ = lcjax.from_pretrained(model_dir, max_seq_length=64)
+    lcjax.save_pretrained(lcjax.get_peft_model(model, r=2), tmp_path)
+    plain = generate("--model", model_dir, "--prompt", PROMPT, *SHORT)[1]
+    assert generate("--model", model_dir, "--adapter", tmp_path, "--prompt", PROMPT, *SHORT)[1] == plain  # B is zero
+
+
+def test_a_conversation_reads_only_what_is_new(generate, chat_dir):
+    code, out, err = generate("--model", chat_dir, *SHORT, stdin=f"{PROMPT}\n\nand then\n")
+    assert code == 0, err
+    assert len(re.findall("6 written", err)) == 2
+    assert out.count("\n") >= 2
+    # One turn by --chat is the first turn of a conversation.
+    first = generate("--model", chat_dir, "--prompt", PROMPT, "--chat", *SHORT)[1]
+    assert out.startswith(first)
+    assert generate("--model", chat_dir, "--prompt", PROMPT, "--chat", "--system", "be brief", *SHORT)[0] == 0
+
+
+def test_a_seed_is_a_text(generate, model_dir):
+    def drawn(seed):
+        flags = ("--temperature", 2, "--top-p", 0.95, "--seed", seed)
+        return generate("--model", model_dir, "--prompt", PROMPT, *flags, *SHORT)[1]
+
+    assert drawn(1) == drawn(1) != drawn(2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--prompt", "x", "--prompt-file", "y"), "--prompt and --prompt-file contradict each other"),
+        (("--prompt", ""), "--prompt is empty"),
+        (("--prompt-file", "no/such.txt"), "--prompt-file no/such.txt cannot be read"),
+        (("--prompt-file", "-"), "--prompt-file - is empty"),
+        (("--prompt", "x", "--max-new-tokens", "0"), "--max-new-tokens 0 is out of range"),
+        (("--prompt", "x", "--temperature", "-1"), "--temperature -1.0 is out of range"),
+        (("--prompt", "x", "--top-p", "2"), "--top-p 2.0 is out of range"),
+        (("--prompt", "x", "--seed", "-1"), "--seed -1 is out of range"),
+        (("--prompt", "x", "--system", "y"), "--system is of a chat"),
+        (("--prompt", "x", "--chat"), "this model's tokenizer has no chat template"),
+        ((), "this model's tokenizer has no chat template"),
+        (("--prompt", PROMPT, "--max-seq-length", "3"), "does not fit the 3 of --max-seq-length"),
+        (("--prompt", "x", "--attention", "cudnn"), "cudnn"),
+        (("--prompt", "x", "--adapter", "no/adapter"), "no/adapter"),
+    ],
+)
+def test_bad_input_is_one_line(generate, model_dir, flags, message):
+    code, out, err = generate("--model", model_dir, *flags)
+    assert (code, out) == (2, "")
+    last = err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert "Traceback" not in err
