@@ -52,7 +52,7 @@ def test_the_experiment(model_dir, data, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--window", "100"), "--window 100 does not divide --context 4096"),
+        (("--window", "100"), "--window 100 does not divide --context 2048"),
         (("--steps", "1"), "--steps 1 is out of range"),
         (("--context", "64", "--window", "32", "--steps", "999"), "sequences of 64 tokens for --steps 999; lower it"),
     ],

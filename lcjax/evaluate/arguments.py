@@ -38,9 +38,9 @@ class EvaluateArguments(ModelArguments):
     """Take the share of the documents that lcjax.train held out with this --eval-fraction and the same --seed; 0 takes all."""
     seed: int = 42
     """Of that split, and of the needles."""
-    eval_batches: int = 16
+    eval_batches: int = 8
     """position: rows of max_seq_length tokens at most, spread evenly over the text."""
-    documents: int = 8
+    documents: int = 4
     """context: documents at most, of those that are longer than the longest context."""
     depths: int = 5
     """needle: depths, evenly from the beginning of the text to its end."""

@@ -20,15 +20,12 @@ _TARGETS = 256
 
 
 class ContextLoss(NamedTuple):
-    """The mean loss in nats of `tokens` targets that saw at most `context` tokens and at least three quarters of that."""
+    """The mean loss in nats of `tokens` targets that saw at most `context` tokens and at least three quarters of them."""
 
     context: int
     tokens: int
     loss: float
-
-    @property
-    def perplexity(self) -> float:
-        return math.exp(self.loss)
+    perplexity: float
 
 
 def contexts_up_to(max_seq_length: int) -> list[int]:
@@ -61,4 +58,5 @@ def loss_by_context(
                 context_N.append(context)
     losses_N = score(model, excerpts, max_seq_length, on_row).losses_N
     tokens = targets * len(documents)
-    return [ContextLoss(c, tokens, float(losses_N[np.array(context_N) == c].sum()) / tokens) for c in contexts]
+    means = {context: float(losses_N[np.array(context_N) == context].sum()) / tokens for context in contexts}
+    return [ContextLoss(context, tokens, loss, math.exp(loss)) for context, loss in means.items()]

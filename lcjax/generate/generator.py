@@ -39,8 +39,8 @@ class Generator:
             raise InputError(f"a capacity of {capacity} tokens holds nothing; use 1 or more")
         self.capacity = capacity
         self._model = model
-        # A chunk is written whole, also the part that only fills it up.
-        self._cache = KVCache.empty(model, capacity + max(CHUNKS))
+        # A chunk is written whole, also what only fills it up; only the smallest are filled up.
+        self._cache = KVCache.empty(model, capacity + min(CHUNKS))
         self._logits_BV: jax.Array | None = None
         self._ids: list[int] = []
 
@@ -87,15 +87,15 @@ class Generator:
         # The last token always runs again: its logits are wanted.
         done = min(_common(self._ids, prompt), len(prompt) - 1)
         self._cache = KVCache(self._cache.keys_LBSKd, self._cache.values_LBSKd, jnp.int32(done))
-        self._ids = prompt
+        self._ids = prompt[:done]
         while done < len(prompt):
             left = len(prompt) - done
             size = next((size for size in CHUNKS if size <= left), min(CHUNKS))
-            chunk_C = np.zeros(size, np.int32)
-            count = min(size, left)
-            chunk_C[:count] = prompt[done : done + count]
-            self._logits_BV, self._cache = _read(self._model, self._cache, chunk_C[None], jnp.int32(count))
-            done += count
+            ids = prompt[done : done + size]
+            tokens_BC = np.array([ids + [0] * (size - len(ids))], np.int32)
+            self._logits_BV, self._cache = _read(self._model, self._cache, tokens_BC, jnp.int32(len(ids)))
+            self._ids += ids
+            done += len(ids)
             on_prefill(done)
 
 

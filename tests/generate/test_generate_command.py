@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 
 import pytest
 
 import lcjax
+from lcjax.generate import stop_ids
 from lcjax.generate.__main__ import main
+from lcjax.weights import load_tokenizer
 
 PROMPT = "the old river carried seven small boats"
 TEMPLATE = (
@@ -71,6 +74,21 @@ def test_a_conversation_reads_only_what_is_new(generate, chat_dir):
     first = generate("--model", chat_dir, "--prompt", PROMPT, "--chat", *SHORT)[1]
     assert out.startswith(first)
     assert generate("--model", chat_dir, "--prompt", PROMPT, "--chat", "--system", "be brief", *SHORT)[0] == 0
+
+
+def test_what_ends_a_text(generate, model_dir, tmp_path):
+    """Also the tokens that generation_config.json names: here one that the model writes."""
+    tokenizer = load_tokenizer(model_dir)
+    assert stop_ids(tokenizer, model_dir) == {tokenizer.eos_token_id}
+    folder = tmp_path / "model"
+    shutil.copytree(model_dir, folder)
+    plain = generate("--model", folder, "--prompt", PROMPT, *SHORT)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": list(range(320))}))
+    assert stop_ids(tokenizer, folder) == set(range(320))
+    stopped = generate("--model", folder, "--prompt", PROMPT, *SHORT)
+    assert ("6 written" in plain[2], "1 written" in stopped[2]) == (True, True)
+    (folder / "generation_config.json").write_text("{")
+    assert "is no JSON object" in generate("--model", folder, "--prompt", PROMPT, *SHORT)[2]
 
 
 def test_a_seed_is_a_text(generate, model_dir):

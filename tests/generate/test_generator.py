@@ -10,6 +10,8 @@ import pytest
 
 from lcjax.errors import InputError
 from lcjax.generate import Generator, Sampling, generator
+from lcjax.model import Llama, ModelSettings
+from lcjax.weights import load_model_files
 from oracles import QUICK_TO_COMPILE, make_oracle
 from shapes import MODEL_COMMON, MODELS
 
@@ -51,6 +53,21 @@ def test_greedy_tokens_are_those_of_the_uncached_model(model, length):
     expected = uncached(model, prompt, 12)
     assert len(set(expected)) > 2
     assert list(Generator(model, ROOM).generate(prompt, GREEDY, max_new_tokens=12)) == expected
+
+
+def test_four_bits(tmp_path):
+    shape = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+    }
+    oracle = make_oracle(tmp_path, adapter=False, **shape)
+    config, params, _ = load_model_files(oracle.directory, "float32", quantize="nf4")
+    model = Llama(config, params, ModelSettings(max_seq_length=ROOM))
+    expected = uncached(model, PROMPT[:20], 5)
+    assert list(Generator(model, ROOM).generate(PROMPT[:20], GREEDY, max_new_tokens=5)) == expected
 
 
 def test_three_programs_serve_prompts_of_any_length(model):

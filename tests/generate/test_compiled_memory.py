@@ -1,0 +1,39 @@
+"""What reading a long prompt takes of a GPU, compiled for it without one."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
+from lcjax.generate import generator
+from lcjax.generate.cache import KVCache
+from lcjax.model import Llama, ModelSettings
+from lcjax.pallas.tiles import traced_for
+from lcjax.plan.parameters import abstract_params
+from lcjax.presets import resolve_config
+
+TOKENS = 131_072
+
+
+def test_a_prompt_of_131072_tokens_takes_its_cache_and_little_more():
+    """Of Llama-3.1-8B: beside weights and cache, a layer's keys and values and a chunk's activations."""
+    config = resolve_config("llama-3.1-8b")
+    settings = ModelSettings(max_seq_length=TOKENS, attention="pallas")
+    sharding = gpu_sharding("h100-80gb")
+
+    def read(params, keys_LBSKd, values_LBSKd, tokens_BC, count):
+        cache = KVCache(keys_LBSKd, values_LBSKd, count)
+        return generator._read.__wrapped__(Llama(config, params, settings), cache, tokens_BC, count)
+
+    chunk = max(generator.CHUNKS)
+    shape = (config.num_hidden_layers, 1, TOKENS + chunk, config.num_key_value_heads, config.head_dim)
+    half = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+    tokens, count = jax.ShapeDtypeStruct((1, chunk), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
+    arguments = abstract((abstract_params(config, None, None), half, half, tokens, count), sharding)
+    with traced_for(next(iter(sharding.device_set))):
+        lowered = jax.jit(read, donate_argnums=(1, 2)).lower(*arguments)
+    memory = compile_lowered(lowered).memory_analysis()
+    cache_bytes = 2 * 2 * half.size
+    assert memory.alias_size_in_bytes >= cache_bytes
+    assert memory.temp_size_in_bytes < cache_bytes / config.num_hidden_layers + 2**27
