@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lcjax import api, ops, quant
 from lcjax.model import Llama
+from lcjax.rope import check_choice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -31,11 +32,16 @@ class ModelArguments:
     """nf4: the layers' linear maps in four bits, as bitsandbytes has them."""
     attention: str = "auto"
     """Implementation of attention: auto, pallas or xla (see lcjax.dispatch)."""
+    rope_scaling: str = "auto"
+    """RoPE beyond the trained context, as in lcjax.train; an adapter brings its own."""
+    rope_theta: float | None = None
+    """RoPE's base, if not the model's."""
 
     def __post_init__(self):
         ops.resolve_implementation(self.attention)
         quant.check_kind(self.quantize)
         api.resolve_dtype(self.dtype)
+        check_choice(self.rope_scaling, self.rope_theta)
 
     def load(self, max_seq_length: int | None) -> tuple[Llama, Llama | None, PreTrainedTokenizerFast]:
         """(the base model, the same weights under the adapter or None, the tokenizer), for sequences up to that length.
@@ -44,6 +50,12 @@ class ModelArguments:
           InputError: there is no such model or adapter, or they do not belong together.
         """
         base, tokenizer = api.from_pretrained(
-            self.model, max_seq_length, self.dtype, attention=self.attention, quantize=self.quantize
+            self.model,
+            max_seq_length,
+            self.dtype,
+            attention=self.attention,
+            quantize=self.quantize,
+            rope_scaling=self.rope_scaling,
+            rope_theta=self.rope_theta,
         )
         return base, api.load_adapter(base, self.adapter) if self.adapter else None, tokenizer

@@ -298,9 +298,12 @@ class Llama(nnx.Module):
         """float32 [B, T, V] of hidden states."""
         return jnp.einsum("btd,vd->btv", hidden_BTD, self.head_VD, preferred_element_type=jnp.float32)
 
-    def context(self, positions_BT: jax.Array, segment_ids_BT: jax.Array) -> Context:
-        """What the layers read besides the residual stream of those tokens, the furthest of which says how long the sequence is."""
-        frequencies_F = jnp.asarray(inverse_frequencies(self.config, jnp.max(positions_BT) + 1))
+    def context(
+        self, positions_BT: jax.Array, segment_ids_BT: jax.Array, sequence_length: jax.Array | None = None
+    ) -> Context:
+        """What the layers read besides those tokens' residual stream; the sequence ends with the furthest unless it is said."""
+        length = jnp.max(positions_BT) + 1 if sequence_length is None else sequence_length
+        frequencies_F = jnp.asarray(inverse_frequencies(self.config, length))
         factor = attention_factor(self.config)
         return Context(positions_BT, segment_ids_BT, frequencies_F, factor, self.settings.attention)
 

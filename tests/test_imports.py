@@ -51,7 +51,7 @@ ALLOWED = {
     "| jax numpy optax orbax tyro rich matplotlib tensorboardX transformers",
     "plan": "attention_halves cli config deviceless dispatch errors layerwise lora memory model ops pallas.tiles presets quant "
     "remat rope step train weights.names | jax tyro rich matplotlib",
-    "inference": "api model ops quant | transformers",
+    "inference": "api model ops quant rope | transformers",
     "generate": "cli errors inference model ops train.terminal weights | jax numpy flax rich tokenizers transformers jinja2",
     "": "api config errors model train",
 }

@@ -37,7 +37,13 @@ class KVCache:
         return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.int32(0))
 
 
-def extend(model: Llama, cache: KVCache, tokens_BT: jax.Array, count: int | jax.Array) -> tuple[jax.Array, KVCache]:
+def extend(
+    model: Llama,
+    cache: KVCache,
+    tokens_BT: jax.Array,
+    count: int | jax.Array,
+    sequence_length: jax.Array | None = None,
+) -> tuple[jax.Array, KVCache]:
     """(hidden states [B, T, D], the cache with `count` more tokens): the model's forward pass behind the tokens in the cache.
 
     Memory beside the cache is O(T + S): that of a chunk, and one layer's keys and values. A donated cache is written in place.
@@ -45,11 +51,13 @@ def extend(model: Llama, cache: KVCache, tokens_BT: jax.Array, count: int | jax.
     Args:
       tokens_BT: int32; those from `count` on only fill the chunk up, and their hidden states mean nothing.
       count: 1, ..., T; may be traced. cache.length + T must not exceed S.
+      sequence_length: tokens of the prompt that these are a chunk of, int32, for kinds of RoPE that depend on it; when None, those
+        up to the last that counts.
     """
-    # What fills the chunk up stands at the last position that counts: some kinds of RoPE depend on the furthest one.
-    positions_T = cache.length + jnp.minimum(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32), count - 1)
+    positions_T = cache.length + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
     positions_BT = jnp.broadcast_to(positions_T[None], tokens_BT.shape)
-    context = model.context(positions_BT, jnp.zeros_like(positions_BT))
+    length = cache.length + count if sequence_length is None else sequence_length
+    context = model.context(positions_BT, jnp.zeros_like(positions_BT), length)
     structure, stacked_params = nnx.split(model.layers)
 
     def one_layer(carry, inputs):

@@ -93,16 +93,20 @@ class Generator:
             size = next((size for size in CHUNKS if size <= left), min(CHUNKS))
             ids = prompt[done : done + size]
             tokens_BC = np.array([ids + [0] * (size - len(ids))], np.int32)
-            self._logits_BV, self._cache = _read(self._model, self._cache, tokens_BC, jnp.int32(len(ids)))
+            self._logits_BV, self._cache = _read(
+                self._model, self._cache, tokens_BC, jnp.int32(len(ids)), jnp.int32(len(prompt))
+            )
             self._ids += ids
             done += len(ids)
             on_prefill(done)
 
 
 @functools.partial(jax.jit, donate_argnames="cache")
-def _read(model: Llama, cache: KVCache, tokens_BC: jax.Array, count: jax.Array) -> tuple[jax.Array, KVCache]:
-    """(logits after the last token that counts [B, V], cache)."""
-    hidden_BCD, cache = extend(model, cache, tokens_BC, count)
+def _read(
+    model: Llama, cache: KVCache, tokens_BC: jax.Array, count: jax.Array, sequence_length: jax.Array
+) -> tuple[jax.Array, KVCache]:
+    """(logits after the last token that counts [B, V], cache), for a chunk of a prompt of `sequence_length` tokens."""
+    hidden_BCD, cache = extend(model, cache, tokens_BC, count, sequence_length)
     return _logits_at(model, hidden_BCD, count - 1), cache
 
 

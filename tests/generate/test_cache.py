@@ -23,12 +23,12 @@ CHUNK, FILLED, ROOM = 24, 54, 80
 
 
 @functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE, donate_argnames="cache")
-def read(model, cache, tokens_BT, count):
-    hidden_BTD, cache = extend(model, cache, tokens_BT, count)
+def read(model, cache, tokens_BT, count, sequence_length=None):
+    hidden_BTD, cache = extend(model, cache, tokens_BT, count, sequence_length)
     return model.logits(hidden_BTD), cache
 
 
-def cached_logits(model, tokens_BT, start: int = 0) -> np.ndarray:
+def cached_logits(model, tokens_BT, start: int = 0, sequence_length: int | None = None) -> np.ndarray:
     """Logits of every token: 54 in chunks, the last of which is filled up, and the rest one at a time."""
     cache = KVCache.empty(model, ROOM, len(tokens_BT))
     cache = dataclasses.replace(cache, length=jnp.int32(start))
@@ -39,7 +39,7 @@ def cached_logits(model, tokens_BT, start: int = 0) -> np.ndarray:
         size = CHUNK if begin < FILLED else 1
         chunk = np.full((len(tokens_BT), size), 7, np.int32)
         chunk[:, : stop - begin] = tokens_BT[:, begin:stop]
-        logits, cache = read(model, cache, chunk, jnp.int32(stop - begin))
+        logits, cache = read(model, cache, chunk, jnp.int32(stop - begin), sequence_length)
         parts.append(logits[:, : stop - begin])
     assert int(cache.length) == start + TOKENS
     return np.concatenate(parts, axis=1)
@@ -58,6 +58,17 @@ def test_cached_logits_and_mutants(oracle):
         plain, exact = (to_numpy(torch_logits(m, batch)) for m in (oracle.plain, oracle.exact))
     assert error_ratio(cached_logits(model, batch["tokens"]), plain, exact) <= 1
     assert error_ratio(cached_logits(model, batch["tokens"], start=1), plain, exact) > 1
+
+
+def test_dynamic_rope_knows_the_whole_prompt(tmp_path):
+    """Its frequencies depend on the sequence's length, which for a chunk is that of the prompt."""
+    rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}
+    oracle = make_oracle(tmp_path, **MODELS["tied gqa 1"], rope_parameters=rope, max_position_embeddings=32)
+    batch, model = make_batch(VOCABULARY, 1, TOKENS), oracle.model()
+    with torch.no_grad():
+        plain, exact = (to_numpy(torch_logits(m, batch)) for m in (oracle.plain, oracle.exact))
+    assert error_ratio(cached_logits(model, batch["tokens"], sequence_length=TOKENS), plain, exact) <= 1
+    assert error_ratio(cached_logits(model, batch["tokens"]), plain, exact) > 1
 
 
 def test_what_fills_a_chunk_up_does_not_count(oracle):
