@@ -65,21 +65,20 @@ class Objective:
         A sum, so that micro-batches with different numbers of labels add up to the gradient of the whole.
         """
         model = Llama(self.config, lora.combine(trainable, frozen), self.settings)
-        hidden_ND, labels_N = _predictions(model, batch, dropout_key)
-        return linear_cross_entropy(hidden_ND, model.head_VD, labels_N), jnp.sum(labels_N != IGNORE)
+        hidden_ND, head_VD, labels_N = _predictions(model, batch, dropout_key)
+        return linear_cross_entropy(hidden_ND, head_VD, labels_N), jnp.sum(labels_N != IGNORE)
 
 
 def token_scores(model: Llama, batch: Batch) -> TokenScores:
     """The terms of `Objective.loss` without dropout, each [B, T]: losses in nats and whether the label was the likeliest token."""
-    hidden_ND, labels_N = _predictions(model, batch)
-    scores_N = token_cross_entropy(hidden_ND, model.head_VD, labels_N)
+    scores_N = token_cross_entropy(*_predictions(model, batch))
     return jax.tree.map(lambda x_N: x_N.reshape(batch["labels"].shape), scores_N)
 
 
-def _predictions(model: Llama, batch: Batch, dropout_key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-    """(hidden states [N, D], labels [N]) of all tokens of a batch."""
+def _predictions(model: Llama, batch: Batch, dropout_key: jax.Array | None = None) -> tuple[jax.Array, ...]:
+    """(hidden states [N, D], head [V, D], labels [N]) of all tokens of a batch: what the cross-entropy takes."""
     hidden_BTD = model.hidden_states(batch["tokens"], batch["positions"], batch["segment_ids"], dropout_key)
-    return hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), batch["labels"].reshape(-1)
+    return hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), model.head_VD, batch["labels"].reshape(-1)
 
 
 def gradients(
