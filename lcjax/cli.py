@@ -1,15 +1,18 @@
-"""What all command lines share: which exit code and which words a fault ends with."""
+"""What all command lines share: how flags are read, where results go, and which exit code and words a fault ends with."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import io
+import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
+from rich.console import Console
 
 from lcjax.errors import InputError
 
@@ -55,3 +58,26 @@ def parse(kind: type[Arguments], argv: list[str] | None, program: str, default: 
             raise stop.__context__ from None
         sys.stderr.write(printed.getvalue())
         raise
+
+
+def check_outputs(**paths: str | Path | None) -> None:
+    """Raises InputError where the directory of an output, named as its flag is, does not exist; "-" is standard output."""
+    for name, path in paths.items():
+        if path and str(path) != "-" and not Path(path).absolute().parent.is_dir():
+            raise InputError(f"--{name} {path}: the directory {Path(path).absolute().parent} does not exist")
+
+
+def write_json(content: Any, path: str | None) -> None:
+    """Writes JSON to a file, to standard output for "-", or nowhere for None."""
+    text = json.dumps(content, indent=1) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+    elif path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def tables_console(json_path: str | None) -> Console:
+    """Where tables go: where they do not mix with JSON, and whole where nobody's terminal limits their width."""
+    to_stderr = json_path == "-"
+    terminal = (sys.stderr if to_stderr else sys.stdout).isatty()
+    return Console(stderr=to_stderr, width=None if terminal else 160)

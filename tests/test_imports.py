@@ -45,12 +45,12 @@ ALLOWED = {
     "data": "config errors | numpy grain rich transformers",
     "evaluate": "cli data errors inference loss model rope step train.terminal | numpy rich matplotlib transformers",
     "api": "config errors lora memory ops quant weights model remat rope | jax numpy transformers",
-    "cli": "errors | tyro",
+    "cli": "errors | rich tyro",
     "convert": "cli config errors lora rope weights | jax numpy rich tyro",
     "train": "api cli config data errors evaluate layerwise lora memory model ops optim plan quant remat rope step weights "
-    "| jax numpy optax orbax tyro rich matplotlib tensorboardX transformers",
+    "| jax numpy optax orbax rich matplotlib tensorboardX transformers",
     "plan": "attention_halves cli config deviceless dispatch errors layerwise lora memory model ops pallas.tiles presets quant "
-    "remat rope step train weights.names | jax tyro rich matplotlib",
+    "remat rope step train weights.names | jax rich matplotlib",
     "inference": "api model ops quant rope | transformers",
     "generate": "cli errors inference model ops train.terminal weights | jax numpy flax rich tokenizers transformers jinja2",
     "": "api config errors model train",

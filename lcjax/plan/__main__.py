@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import json
 import os
 import sys
-from pathlib import Path
-from typing import Any
 
 import jax
-import tyro
-from rich.console import Console
 
-from lcjax.cli import entry_point
+from lcjax.cli import entry_point, parse, tables_console, write_json
 from lcjax.deviceless import gpu_memory_bytes, gpu_names, gpu_sharding
 from lcjax.errors import InputError
 from lcjax.plan.arguments import PlanArguments
@@ -32,7 +25,7 @@ from lcjax.train.terminal import say
 @entry_point
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0 it fits, 1 it does not, 2 bad input."""
-    arguments = parse(argv)
+    arguments = parse(PlanArguments, argv, "python -m lcjax.plan")
     start_quietly()
     with CompilationProgress() as progress:
         return Command(arguments, progress).run()
@@ -44,19 +37,6 @@ def start_quietly() -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
-def parse(argv: list[str] | None = None) -> PlanArguments:
-    """The arguments; raises InputError for what PlanArguments refuses."""
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            return tyro.cli(PlanArguments, args=argv, prog="python -m lcjax.plan")
-    except SystemExit as stop:
-        if isinstance(stop.__context__, InputError):
-            raise stop.__context__ from None
-        sys.stderr.write(printed.getvalue())
-        raise
-
-
 class Command:
     """One call of the command line."""
 
@@ -64,10 +44,7 @@ class Command:
         self.arguments = arguments
         self.workload = arguments.workload()
         self.progress = progress
-        # Tables go where they do not mix with JSON.
-        to_stderr = arguments.json == "-"
-        terminal = (sys.stderr if to_stderr else sys.stdout).isatty()
-        self.console = Console(stderr=to_stderr, width=None if terminal else 160)
+        self.console = tables_console(arguments.json)
 
     def run(self) -> int:
         """Plans, writes and prints; returns the exit code."""
@@ -78,7 +55,7 @@ class Command:
         plan = self._chosen(planner)
         if self.arguments.plot:
             draw([planner.plan(tokens) for tokens in lengths(plan.max_seq_length)], self.arguments.plot)
-        self._write(plan.as_json())
+        write_json(plan.as_json(), self.arguments.json)
         say(self.console, headline(plan))
         self.console.print(plan_table(plan), *([trial_table(plan)] if plan.trials else []), buffer_table(plan))
         if not plan.fits:
@@ -112,18 +89,10 @@ class Command:
                 continue
             rows.append((gpu, plan or "not even 1,024 tokens fit"))
             smaller = plan or smaller
-        self._write({"model": self.workload.model, "rows": [row.as_json() for _, row in rows if isinstance(row, Plan)]})
+        ladder = {"model": self.workload.model, "rows": [row.as_json() for _, row in rows if isinstance(row, Plan)]}
+        write_json(ladder, self.arguments.json)
         self.console.print(ladder_table(rows, title=f"the longest context for {self.workload.describe()}"))
         return 0
-
-    def _write(self, content: dict[str, Any]) -> None:
-        if self.arguments.json is None:
-            return
-        text = json.dumps(content, indent=1) + "\n"
-        if self.arguments.json == "-":
-            sys.stdout.write(text)
-        else:
-            Path(self.arguments.json).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

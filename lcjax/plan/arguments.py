@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from lcjax.cli import check_outputs
 from lcjax.errors import InputError
 from lcjax.plan.workload import Workload
 from lcjax.presets import resolve_config
@@ -70,9 +71,7 @@ class PlanArguments:
             raise InputError(f"{searching} searches the length and --max-seq-length gives one; drop one of them")
         if self.table and (self.find_max or self.vram_gb or self.plot):
             raise InputError("--table searches every GPU as it is; drop --find-max, --vram-gb and --plot")
-        for flag, path in (("--json", self.json), ("--plot", self.plot)):
-            if path and str(path) != "-" and not Path(path).absolute().parent.is_dir():
-                raise InputError(f"{flag} {path}: the directory {Path(path).absolute().parent} does not exist")
+        check_outputs(json=self.json, plot=self.plot)
 
     def workload(self) -> Workload:
         """What is to be planned; raises InputError for an unknown model or a value out of range."""

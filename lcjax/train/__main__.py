@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import sys
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 
 from lcjax import api, cli, weights
@@ -106,16 +104,7 @@ def load(arguments: RunArguments):
 
 
 def _parse(argv: list[str] | None, default: RunArguments) -> RunArguments:
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            return tyro.cli(RunArguments, args=argv, default=default, prog="python -m lcjax.train")
-    except SystemExit as stop:
-        # tyro frames what RunArguments refuses like a flag that does not parse; the user gets the line as it is.
-        if isinstance(stop.__context__, InputError):
-            raise stop.__context__ from None
-        sys.stderr.write(printed.getvalue())
-        raise
+    return cli.parse(RunArguments, argv, "python -m lcjax.train", default)
 
 
 def _arguments_of_resumed_run(given: RunArguments) -> RunArguments:
