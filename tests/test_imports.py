@@ -42,7 +42,7 @@ ALLOWED = {
     "optim": "errors layerwise | jax optax",
     "step": "config layerwise loss model lora remat | jax optax",
     "weights": "config errors quant | jax numpy ml_dtypes safetensors gguf tokenizers transformers huggingface_hub",
-    "data": "config errors | numpy grain rich transformers",
+    "data": "config errors | numpy grain jinja2 pyarrow rich tokenizers transformers",
     "evaluate": "cli data errors inference loss model rope step train.terminal | numpy rich matplotlib transformers",
     "api": "config errors lora memory ops quant weights model remat rope | jax numpy transformers",
     "cli": "errors | rich tyro",

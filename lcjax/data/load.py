@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import grain
 import numpy as np
 
-from lcjax.data.documents import read_documents
+from lcjax.data.chat import ChatTemplate
+from lcjax.data.mixture import Mixture, check_weights, pack_mixture
 from lcjax.data.packing import PackingPlan, pack
 from lcjax.data.pipeline import evaluation_batches, make_dataset
+from lcjax.data.reading import read_sources
 from lcjax.data.rows import Batch, documents_of
 from lcjax.data.split import split_held_out
 from lcjax.data.tokens import TokenizedCorpus, tokenize
@@ -31,17 +33,24 @@ class Data:
       train_plan: rows of the documents to train on.
       held_out_plan: rows of those held out; it has no rows where none are.
       seed: of the split and of the order in training.
+      mixture: how the rows to train on take turns, where their sources have weights.
     """
 
     corpus: TokenizedCorpus
     train_plan: PackingPlan
     held_out_plan: PackingPlan
     seed: int
+    mixture: Mixture | None = None
 
     def train_dataset(self, batch_size: int, accumulation: int = 1) -> grain.MapDataset[Batch]:
         """Endless batches [A, B, T] to train on; see `lcjax.data.pipeline.make_dataset` and `iterate`."""
         return make_dataset(
-            self.corpus, self.train_plan, batch_size=batch_size, accumulation=accumulation, seed=self.seed
+            self.corpus,
+            self.train_plan,
+            batch_size=batch_size,
+            accumulation=accumulation,
+            seed=self.seed,
+            mixture=self.mixture,
         )
 
     def evaluation_batches(self, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
@@ -53,7 +62,7 @@ class Data:
         return documents_of(batch, self.corpus, self.held_out_plan if held_out else self.train_plan)
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that change with any token, with the plan of training, or with the seed.
+        """32 hexadecimal digits that change with any token or mask, with the plan or mixture of training, or with the seed.
 
         The state of an iterator is an index. It means the same batch only where this and the batch's shape are the
         same: store it next to the state, compare it on resuming.
@@ -61,16 +70,24 @@ class Data:
         digest = hashlib.blake2b(f"{self.train_plan.max_seq_length} {self.seed}".encode(), digest_size=16)
         for array in (self.corpus.offsets, self.corpus.tokens, self.train_plan.row_offsets, self.train_plan.pieces):
             digest.update(np.ascontiguousarray(array).data)
+        if self.corpus.learned is not None:
+            digest.update(np.packbits(self.corpus.learned).data)
+        if self.mixture is not None:
+            digest.update(f"{self.mixture.row_bounds} {self.mixture.turns}".encode())
         return digest.hexdigest()
 
     def summary(self) -> str:
-        """One line for people: documents, tokens, rows and the share of padding."""
+        """One line for people: documents, tokens, rows, the shares of padding and of tokens with a loss."""
         train, held_out = self.train_plan, self.held_out_plan
         line = (
             f"{len(self.corpus):,} documents, {len(self.corpus.tokens):,} tokens: {train.num_tokens:,} to train on in "
             f"{len(train):,} rows of {train.max_seq_length:,} ({train.padding_share:.1%} padding)"
         )
-        return f"{line}, {held_out.num_tokens:,} held out in {len(held_out):,} rows" if len(held_out) else line
+        if len(held_out):
+            line += f", {held_out.num_tokens:,} held out in {len(held_out):,} rows"
+        if self.corpus.learned is not None:
+            line += f"; the loss is on {np.mean(self.corpus.learned):.1%} of the tokens"
+        return line
 
 
 def load_corpus(
@@ -80,25 +97,38 @@ def load_corpus(
     *,
     held_out_fraction: float,
     seed: int,
+    documents: str = "file",
+    weights: Sequence[float] = (),
     vocab_size: int | None = None,
     progress: bool = False,
 ) -> Data:
     """Reads, splits, encodes and packs.
 
     Args:
-      paths: text files, .jsonl files, folders; see `read_documents`.
+      paths: text files, tables of records, folders; see `read_sources`.
       tokenizer: a fast tokenizer; every document gets its EOS token at the end.
       max_seq_length: T, tokens in a row.
       held_out_fraction: share of the documents held out, in [0, 1).
       seed: of the split and of the order in training, 0, ..., 2^32 - 1.
+      documents: "file" or "repository"; see `read_sources`.
+      weights: a share of the tokens for each path; see `Mixture`. None at all takes every document once an epoch.
       vocab_size: the model's; ids beyond are refused. None does not check.
       progress: whether to draw a progress bar on stderr.
 
     Raises:
       InputError: anything in the paths, the tokenizer or the numbers that the user can mend.
     """
-    documents = read_documents(paths)
-    train, held_out = split_held_out(len(documents), held_out_fraction, seed)
-    corpus = tokenize(documents, tokenizer, vocab_size=vocab_size, progress=progress)
-    lengths = corpus.lengths
-    return Data(corpus, pack(lengths, max_seq_length, train), pack(lengths, max_seq_length, held_out), seed)
+    if weights:
+        check_weights(weights, len(paths))
+    sources = read_sources(paths, ChatTemplate(tokenizer), documents)
+    train, held_out = split_held_out(sum(map(len, sources)), held_out_fraction, seed)
+    every_document = [document for source in sources for document in source]
+    corpus = tokenize(every_document, tokenizer, vocab_size=vocab_size, progress=progress)
+    held_out_plan = pack(corpus.lengths, max_seq_length, held_out)
+    if not weights:
+        return Data(corpus, pack(corpus.lengths, max_seq_length, train), held_out_plan, seed)
+    bounds = np.cumsum([len(source) for source in sources])[:-1]
+    documents_of_source = np.split(train, np.searchsorted(train, bounds))
+    names = [str(path) for path in paths]
+    train_plan, mixture = pack_mixture(corpus.lengths, max_seq_length, documents_of_source, weights, names)
+    return Data(corpus, train_plan, held_out_plan, seed, mixture)

@@ -6,11 +6,13 @@ Legend: A = accumulation, B = batch_size, T = max_seq_length.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import grain
 import numpy as np
 
+from lcjax.data.mixture import Mixture
 from lcjax.data.packing import PackingPlan
 from lcjax.data.rows import NO_ROW, Batch, lay_out
 from lcjax.data.tokens import TokenizedCorpus
@@ -21,17 +23,25 @@ _READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
 
 
 def make_dataset(
-    corpus: TokenizedCorpus, plan: PackingPlan, *, batch_size: int, accumulation: int = 1, seed: int
+    corpus: TokenizedCorpus,
+    plan: PackingPlan,
+    *,
+    batch_size: int,
+    accumulation: int = 1,
+    seed: int,
+    mixture: Mixture | None = None,
 ) -> grain.MapDataset[Batch]:
     """An endless dataset of batches with random access: `dataset[i]` belongs to optimizer step i.
 
     Every epoch goes through all rows once, in an order of its own drawn from the seed. A batch that the last rows of an
-    epoch do not fill goes on with the next epoch's: no row is dropped, however few there are.
+    epoch do not fill goes on with the next epoch's: no row is dropped, however few there are. In a mixture every source has epochs
+    of its own, and the next row comes from the source that its weight says.
 
     Args:
       batch_size: B, rows that are on the device at once.
       accumulation: A, batches that make one optimizer step.
       seed: 0, ..., 2^32 - 1.
+      mixture: sources and their weights; None takes all rows as one source.
 
     Returns:
       a dataset of `Batch` with arrays of shape [A, B, T] (rows: [A, B]).
@@ -46,9 +56,14 @@ def make_dataset(
         raise InputError(f"seed={seed} must be at least 0 and below 2^32")
     if not len(plan):
         raise InputError("no tokens are left to train on; add documents")
+    bounds = (0, len(plan)) if mixture is None else mixture.row_bounds
     # grain shuffles epoch e by seed + e: with the plain seed, epoch 1 of seed 0 would be epoch 0 of seed 1.
-    mixed_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    rows = grain.MapDataset.range(len(plan)).shuffle(seed=mixed_seed).repeat()
+    seeds = np.random.SeedSequence(seed).generate_state(len(bounds) - 1).tolist()
+    sources = [
+        grain.MapDataset.range(start, stop).shuffle(seed=mixed_seed).repeat()
+        for (start, stop), mixed_seed in zip(itertools.pairwise(bounds), seeds, strict=True)
+    ]
+    rows = sources[0] if mixture is None else grain.MapDataset.select_from_datasets(sources, mixture.selection())
     # Endless means sys.maxsize rows to grain, which rounds up past the largest length for batches of one row.
     steps = rows.batch(accumulation * batch_size, drop_remainder=True)
     return steps.map(lambda flat: lay_out(corpus, plan, np.reshape(flat, (accumulation, batch_size))))

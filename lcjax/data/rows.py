@@ -32,7 +32,8 @@ def lay_out(corpus: TokenizedCorpus, plan: PackingPlan, rows: np.ndarray) -> Bat
 
     - `tokens`: the pieces of the row one after another, then PAD_ID.
     - `labels`: the next token of the same document, also where a window was cut off before it, so that of every
-      document only the first token is never predicted. IGNORE at a document's last token and at padding.
+      document only the first token is never predicted. IGNORE at a document's last token, at padding, and where the next token is
+      not learned.
     - `positions`: 0, 1, 2, ... anew in each piece and in the padding.
     - `segment_ids`: 1, 2, 3, ... by piece, 0 for padding; tokens of unequal segments must not see each other.
     - `rows`: the argument.
@@ -64,6 +65,9 @@ def _fill_row(batch: Batch, index: tuple[int, ...], corpus: TokenizedCorpus, pla
         ids, length = corpus.document(document), stop - start
         tokens_T[at : at + length] = ids[start:stop]
         following = ids[start + 1 : stop + 1]  # one short where the piece ends the document
+        if corpus.learned is not None:
+            learned = corpus.learned[corpus.offsets[document] :][start + 1 : stop + 1][: len(following)]
+            following = np.where(learned, following, IGNORE)
         labels_T[at : at + len(following)] = following
         positions_T[at : at + length] = count_T[:length]
         segment_ids_T[at : at + length] = segment

@@ -121,7 +121,7 @@ def _arguments_of_resumed_run(given: RunArguments) -> RunArguments:
     if "model" not in saved:
         raise InputError(f"{point} was written by lcjax.train() in a program; go on from that program")
     saved |= {"output_dir": output_dir, "resume_from_checkpoint": requested}
-    saved |= {name: tuple(saved[name]) for name in ("data", "target_modules")}
+    saved |= {name: tuple(saved[name]) for name in ("data", "data_weights", "target_modules") if name in saved}
     known = {field.name for field in dataclasses.fields(RunArguments)}
     return RunArguments(**{name: value for name, value in saved.items() if name in known})
 

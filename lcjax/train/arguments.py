@@ -9,8 +9,8 @@ from pathlib import Path
 
 from lcjax import api, ops, quant
 from lcjax.config import TARGET_MODULES, LoraConfig
-from lcjax.data import stdlib_sources
-from lcjax.errors import InputError
+from lcjax.data import UNITS, check_weights, stdlib_sources
+from lcjax.errors import InputError, unknown
 from lcjax.memory import parse_memory
 from lcjax.optim import SCHEDULES
 from lcjax.remat import resolve_policy
@@ -53,6 +53,10 @@ class TrainingArguments:
     optimizer_memory: str = "auto"
     """Where AdamW's state is between steps: device, host (it passes over the device layer by layer), or auto: host where weights in
     bfloat16 learn, whose float32 masters and moments are six times their size, else device."""
+    documents: str = "file"
+    """What is a document where a path is a folder: a file, or a whole repository (its files, each after its path)."""
+    data_weights: tuple[float, ...] = ()
+    """A share of the tokens for each path of --data; small sources repeat. Every document once an epoch when not given."""
     seed: int = 42
     """Of the adapter's start, the held-out split, the order of the data and dropout."""
     eval_fraction: float = 0.05
@@ -75,6 +79,8 @@ class TrainingArguments:
         if self.optimizer_memory not in OPTIMIZER_MEMORY:
             known = ", ".join(OPTIMIZER_MEMORY)
             raise InputError(f"--optimizer-memory {self.optimizer_memory} is unknown; use one of {known}")
+        if self.documents not in UNITS:
+            raise InputError(unknown("--documents", self.documents, UNITS))
         if self.warmup_steps and self.warmup_ratio:
             raise InputError(
                 f"--warmup-steps {self.warmup_steps} and --warmup-ratio {self.warmup_ratio} contradict each other; give one"
@@ -131,7 +137,7 @@ class RunArguments(TrainingArguments):
     model: str | None = None
     """A Hugging Face directory or hub id, or a .gguf file."""
     data: tuple[str, ...] = ()
-    """Text or code files, folders of them, and .jsonl files with a "text" field."""
+    """Text or code files, .jsonl and parquet files with text, messages or prompt and completion, saved datasets, folders of all."""
     max_seq_length: int = 2048
     """Tokens of context to train at. Above 32,768 layer inputs are offloaded to host memory; above what the model was trained for,
     its RoPE is scaled."""
@@ -173,6 +179,8 @@ class RunArguments(TrainingArguments):
         if (self.model is None) != (not self.data) and self.resume_from_checkpoint is None:
             given, missing = ("--model", "--data") if self.model else ("--data", "--model")
             raise InputError(f"{given} is given without {missing}; give both, or neither for the demo")
+        if self.data_weights and self.data:  # a resumed run has its data still to come
+            check_weights(self.data_weights, len(self.data))
         if not self.full_finetuning:
             LoraConfig(self.lora_r, self.lora_alpha, self.target_modules, self.use_rslora, self.lora_dropout)
         elif changed := [name for name in _OF_THE_ADAPTER if getattr(self, name) != _default(name)]:

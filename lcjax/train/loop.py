@@ -67,7 +67,7 @@ def train(
     Args:
       model: from `lcjax.get_peft_model` (LoRA) or `lcjax.from_pretrained` (full fine-tuning); unchanged by the run.
       tokenizer: the model's.
-      data: text files, .jsonl files, folders; see `lcjax.data.read_documents`.
+      data: text files, tables of records, folders; see `lcjax.data.read_sources`.
       arguments: or single fields of `TrainingArguments` by keyword, e.g. `max_steps=100, learning_rate=1e-4`.
       console: where progress is shown; standard error when None.
       stop: when its `requested` is set the run saves and returns; by default SIGTERM and SIGINT set it.
@@ -109,10 +109,14 @@ class _Run:
             model.settings.max_seq_length,
             held_out_fraction=arguments.eval_fraction,
             seed=arguments.seed,
+            documents=arguments.documents,
+            weights=arguments.data_weights,
             vocab_size=model.config.vocab_size,
             progress=console.is_terminal,
         )
         self._say(self.data.summary())
+        for line in self.data.mixture.summary() if self.data.mixture else ():
+            self._say(line)
         self.max_steps = arguments.number_of_steps(len(self.data.train_plan))
         self._build_step()
 

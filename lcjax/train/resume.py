@@ -23,7 +23,8 @@ from lcjax.train.checkpoint import Checkpoints
 # number of steps, the fingerprints of weights and data, the dtype of the weights.
 _FREE_ARGUMENTS = {
     "output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "eval_steps", "eval_batches", "logging_steps",
-    "max_steps", "num_train_epochs", "model", "data", "dtype", "use_gradient_checkpointing", "attention",
+    "max_steps", "num_train_epochs", "model", "data", "documents", "data_weights", "dtype", "use_gradient_checkpointing",
+    "attention",
 }  # fmt: skip
 # Where the files lie and how the step is scheduled may change between two sittings; the numbers do not.
 _FREE_SETTINGS = {"name_or_path", "use_gradient_checkpointing", "attention"}

@@ -80,17 +80,47 @@ def refusal(paths):
         ("{not json}", "is not JSON (Expecting property name enclosed in double quotes at column 2)"),
         ("[" * 100_000, "is not JSON that can be read"),
         ("9" * 5000, "is not JSON that can be read"),
+        (b'{"text": "caf\xe9"}', "is not UTF-8 (byte 13 of the line)"),
         ('["text"]', "is a JSON list, not an object"),
-        ('{"content": "x", "id": 1}', "lacks the field text (it has content, id)"),
-        ("{}", "lacks the field text (it has none)"),
+        ('{"content": "x", "id": 1}', "has no field that is read (it has content, id)"),
+        ("{}", "has no field that is read (it has none)"),
         ('{"text": 5}', "has a text of type int, not a string"),
-        ('{"text": null}', "has a text of type NoneType, not a string"),
+        ('{"text": null}', "has no field that is read (it has none)"),
+        ('{"text": " \\n"}', "holds nothing to learn from"),
         (r'{"text": "ab\ud800"}', "has half a surrogate pair at character 2"),
+        ('{"prompt": "x"}', "has no completion (it has prompt)"),
+        ('{"prompt": "x", "completion": " "}', "holds nothing to learn from"),
+        ('{"prompt": "x", "completion": 3}', "has a prompt that is no list of messages"),
+        ('{"messages": []}', "has a messages that is no list of messages"),
+        ('{"messages": [{"role": "user"}]}', "has a message 1 in messages whose content is no string"),
+        ('{"messages": ["hello"]}', "has a message 1 in messages that is not like"),
+        ('{"messages": [{"role": "user", "content": "x"}]}', "is a conversation, which needs a tokenizer"),
     ],
 )
-def test_bad_jsonl_line_is_named(tmp_path, content, expected):
-    path = write(tmp_path / "a.jsonl", f'{{"text": "good"}}\n{content}\n')
-    assert refusal([path]).startswith(f"{path}:2 {expected}")
+def test_a_bad_record_is_skipped_and_named(tmp_path, caplog, content, expected):
+    content = content if isinstance(content, bytes) else content.encode()
+    path = write(tmp_path / "a.jsonl", b'{"text": "good"}\n\n' + content + b"\n")
+    assert read_documents([path]) == [Document(f"{path}:1", "good")]
+    assert f"skipped 1 bad records of 2 of {path}: {path}:3 {expected}" in caplog.text
+    assert refusal([write(tmp_path / "b.jsonl", content)]).startswith(f"{tmp_path / 'b.jsonl'}:1 {expected}")
+
+
+def test_many_bad_records_are_counted_and_the_first_named(tmp_path, caplog):
+    lines = ['{"text": "good"}', "torn"] * 50
+    path = write(tmp_path / "a.jsonl", "\n".join(lines))
+    assert len(read_documents([path])) == 50
+    assert f"skipped 50 bad records of 100 of {path}: {path}:2 is not JSON" in caplog.text
+    assert all(f"{path}:{line} " in caplog.text for line in (4, 6))
+    assert f"{path}:8 " not in caplog.text
+    assert "; and 47 more" in caplog.text
+
+
+def test_a_path_with_more_bad_records_than_good_ones_is_refused(tmp_path):
+    path = write(tmp_path / "a.jsonl", "\n".join(['{"text": "good"}', "torn", "torn"]))
+    assert refusal([path]).endswith(f"2 of 3 records of {path} are bad, more than half; mend them")
+    for name in "abc":
+        write(tmp_path / f"{name}.txt", "text")
+    assert len(read_documents([tmp_path])) == 4  # the folder holds two bad records and four good documents
 
 
 def test_refusals_name_the_path_and_the_mend(tmp_path):

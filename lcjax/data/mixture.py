@@ -1,0 +1,123 @@
+"""Sources that are mixed by weight: which row comes next from which."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import sys
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+
+from lcjax.data.packing import PackingPlan, pack
+from lcjax.errors import InputError
+
+# Weights are compared as whole numbers, so that the proportions are exact on every machine.
+_SCALE = 2**32
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """S sources of rows and how they take turns.
+
+    A weight is a share of the tokens. Sources differ in how full their rows are, so source s gives the share
+    `(w_s / f_s) / sum_r (w_r / f_r)` of the rows, where f is the mean number of tokens in a row of the source. Of any first n rows
+    each source has given its share of n to within one row for every source before it and one. A source whose rows are used up
+    begins again, in another order; none runs out. One pass over as many rows as the plan has is an epoch.
+
+    Attributes:
+      names: of the sources, for messages.
+      row_bounds: [S + 1]; source s has the plan's rows row_bounds[s], ..., row_bounds[s + 1] - 1.
+      weights: [S], adding up to 1.
+      turns: [S], the sources' shares of the rows, as whole numbers.
+    """
+
+    names: tuple[str, ...]
+    row_bounds: tuple[int, ...]
+    weights: tuple[float, ...]
+    turns: tuple[int, ...]
+
+    def selection(self) -> grain.transforms.DatasetSelectionMap:
+        """For grain: from the index of a row to (source, index within the source)."""
+        return _Selection(self.turns)
+
+    def summary(self) -> list[str]:
+        """A line a source, for people: its weight, its rows, and how often an epoch passes over them."""
+        epoch, turns = self.row_bounds[-1], sum(self.turns)
+        return [
+            f"{name}: {weight:.1%} of the tokens, {stop - start:,} rows, "
+            f"{epoch * turn / turns / (stop - start):.2f} passes an epoch"
+            for name, weight, turn, (start, stop) in zip(
+                self.names, self.weights, self.turns, itertools.pairwise(self.row_bounds), strict=True
+            )
+        ]
+
+
+def check_weights(weights: Sequence[float], paths: int) -> None:
+    """Raises InputError where there is not one positive weight for each path of the data."""
+    if len(weights) != paths:
+        raise InputError(
+            f"{len(weights)} data weights are given for {paths} paths of data; give one weight for each path"
+        )
+    for weight in weights:
+        if not 0 < weight < math.inf:
+            raise InputError(f"the data weight {weight} must be a positive number; leave out what you do not want")
+
+
+def pack_mixture(
+    lengths: np.ndarray,
+    max_seq_length: int,
+    sources: Sequence[np.ndarray],
+    weights: Sequence[float],
+    names: Sequence[str],
+) -> tuple[PackingPlan, Mixture]:
+    """Packs each source's documents into rows of its own.
+
+    Args:
+      lengths: [N] tokens of each document.
+      max_seq_length: T, tokens in a row.
+      sources: the indices of each source's documents.
+      weights: one for each source, in any unit.
+      names: of the sources.
+
+    Raises:
+      InputError: a source without documents, or weights that are not one positive number for each source.
+    """
+    check_weights(weights, len(sources))
+    plans = [pack(lengths, max_seq_length, documents) for documents in sources]
+    for name, plan in zip(names, plans, strict=True):
+        if not len(plan):
+            raise InputError(f"{name} has no document to train on for its data weight; add documents, or hold none out")
+    row_offsets = [np.zeros(1, dtype=np.int64)]
+    for plan in plans:
+        row_offsets.append(plan.row_offsets[1:] + row_offsets[-1][-1])
+    whole = PackingPlan(max_seq_length, np.concatenate(row_offsets), np.concatenate([plan.pieces for plan in plans]))
+    bounds = tuple(itertools.accumulate((len(plan) for plan in plans), initial=0))
+    shares = [weight / sum(weights) for weight in weights]
+    rates = [share * len(plan) / plan.num_tokens for share, plan in zip(shares, plans, strict=True)]
+    turns = tuple(max(1, round(_SCALE * rate / sum(rates))) for rate in rates)
+    return whole, Mixture(tuple(names), bounds, tuple(shares), turns)
+
+
+class _Selection(grain.transforms.DatasetSelectionMap):
+    """The first source takes its turns as evenly as whole rows allow; the second does so among the turns that are left; and on."""
+
+    def __init__(self, turns: tuple[int, ...]):
+        self._turns = turns
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        # Of the rows before the index, and up to it, those that this source and the later ones have.
+        before, after = index, index + 1
+        left = sum(self._turns)
+        for source, turns in enumerate(self._turns[:-1]):
+            others = left - turns
+            others_before, others_after = before * others // left, after * others // left
+            if others_before == others_after:
+                return source, before - others_before
+            before, after, left = others_before, others_after, others
+        return len(self._turns) - 1, before

@@ -1,0 +1,178 @@
+"""From paths to documents: names and texts, in a stable order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from lcjax.data.chat import ChatTemplate
+from lcjax.data.document import Document
+from lcjax.data.files import NotText, read_text, unreadable, walk
+from lcjax.data.records import BadRecord
+from lcjax.data.repositories import holds_repositories, is_repository, repository_document
+from lcjax.data.tables import is_table, read_table
+from lcjax.errors import InputError, unknown
+
+UNITS = ("file", "repository")
+# Of a path's records, the share that may be bad: with more, the path or its format is more likely wrong than its records.
+_BAD_SHARE = 0.5
+_SHOWN = 3
+
+_logger = logging.getLogger(__name__)
+
+
+def read_documents(
+    paths: Sequence[str | Path], template: ChatTemplate | None = None, documents: str = "file"
+) -> list[Document]:
+    """Reads every document below the given paths, in the order given, folders sorted by name; see `read_sources`."""
+    return [document for source in read_sources(paths, template, documents) for document in source]
+
+
+def read_sources(
+    paths: Sequence[str | Path], template: ChatTemplate | None = None, documents: str = "file"
+) -> list[list[Document]]:
+    """Reads every document below the given paths, path by path, folders sorted by name.
+
+    A path is
+    - a UTF-8 text file of any suffix: one document; a byte order mark is dropped, line ends stay;
+    - a `.jsonl`, `.parquet` or `.arrow` file, or a folder that `datasets` saved: one document a record (see
+      `lcjax.data.records.document_of_record`);
+    - a folder of such things, read recursively without hidden entries and SKIPPED_FOLDERS.
+
+    A file reached twice is read once, lest a document be trained on and held out. Files of a folder that are not text, and
+    documents of nothing but white space, are skipped; their numbers are logged. So are bad records, the first of them with their
+    line (row) numbers.
+
+    Args:
+      template: how `messages` become text; None refuses them.
+      documents: "file", or "repository": each folder with a `.git` (`.hg`, `.svn`) below a path is one document, or where there
+        is none, each folder that is a path.
+
+    Returns:
+      the documents of each path, one at least in all.
+
+    Raises:
+      InputError: a path that is missing or cannot be read, a folder without text, a named file that is not UTF-8 text, nothing
+        but bad records below a path or more than half, or nothing but empty documents.
+    """
+    if documents not in UNITS:
+        raise InputError(unknown("documents", documents, UNITS))
+    if not paths:
+        raise InputError("no data is named; give at least one text file, .jsonl file or folder")
+    seen: set[Path] = set()
+    try:
+        sources = [_Source(Path(path), seen, template, documents == "repository").read() for path in paths]
+    except OSError as error:
+        raise unreadable(error) from None
+    count = sum(map(len, sources))
+    sources = [[document for document in source if document.text.strip()] for source in sources]
+    kept = sum(map(len, sources))
+    if not kept:
+        raise InputError(f"all documents in {', '.join(map(str, paths))} are empty; name files that hold text")
+    if kept < count:
+        _logger.info("skipped %d empty documents of %d", count - kept, count)
+    return sources
+
+
+class _Source:
+    """What one path gives."""
+
+    def __init__(self, path: Path, seen: set[Path], template: ChatTemplate | None, by_repository: bool):
+        self._path = path
+        self._seen = seen
+        self._template = template
+        self._by_repository = by_repository
+        self._documents: list[Document] = []
+        self._bad: list[BadRecord] = []
+        self._not_text: list[Path] = []
+
+    def read(self) -> list[Document]:
+        if not self._path.exists():
+            raise InputError(f"{self._path} does not exist; check the path of the data")
+        if self._path.is_dir() and not is_table(self._path):
+            self._read_folder()
+        else:
+            try:
+                self._read_file(self._path)
+            except NotText as fault:
+                raise InputError(f"{self._path} {fault}; name UTF-8 text files, tables of records or folders") from None
+        self._judge_records()
+        return self._documents
+
+    def _read_folder(self) -> None:
+        found = 0
+        for path in self._entries():
+            try:
+                _refuse_special(path)
+                if is_table(path) or path.is_file():
+                    self._read_file(path)
+                else:
+                    self._documents.append(repository_document(path, self._file_of_repository))
+                found += 1
+            except NotText:
+                self._not_text.append(path)
+        skipped = self._not_text
+        if skipped:
+            _logger.warning(
+                "skipped %d files of %s that are not UTF-8 text, first %s", len(skipped), self._path, skipped[0]
+            )
+        if not found:
+            what = f"no text among its {len(skipped)} files" if skipped else "no files"
+            raise InputError(
+                f"the folder {self._path} holds {what} (hidden ones are not read); name one that holds UTF-8 text"
+            )
+
+    def _entries(self) -> Iterable[Path]:
+        """Files, and folders that are a whole: saved datasets, repositories where these are documents."""
+        if self._by_repository and not holds_repositories(self._path):
+            return [self._path]
+
+        def is_whole(folder: Path, names: list[str]) -> bool:
+            return is_table(folder) or (self._by_repository and is_repository(folder, names))
+
+        return walk(self._path, is_whole=is_whole)
+
+    def _read_file(self, path: Path) -> None:
+        if self._is_new(path):
+            if is_table(path):
+                for document in read_table(path, self._template):
+                    if isinstance(document, BadRecord):
+                        self._bad.append(document)
+                    else:
+                        self._documents.append(document)
+            else:
+                self._documents.append(Document(str(path), read_text(path)))
+
+    def _file_of_repository(self, path: Path) -> str | None:
+        try:
+            _refuse_special(path)
+            return read_text(path) if self._is_new(path) else None
+        except NotText:
+            self._not_text.append(path)
+
+    def _is_new(self, path: Path) -> bool:
+        real = path.resolve()
+        if real in self._seen:
+            _logger.info("%s is named twice and read once", path)
+            return False
+        self._seen.add(real)
+        return True
+
+    def _judge_records(self) -> None:
+        """Says which records were bad, or refuses the path for them."""
+        if not self._bad:
+            return
+        bad, count = len(self._bad), len(self._bad) + len(self._documents)
+        first = "; ".join(map(str, self._bad[:_SHOWN])) + (f"; and {bad - _SHOWN} more" if bad > _SHOWN else "")
+        if bad > _BAD_SHARE * count:
+            raise InputError(
+                f"{first}: {bad:,} of {count:,} records of {self._path} are bad, more than half; mend them"
+            )
+        _logger.warning("skipped %d bad records of %d of %s: %s", bad, count, self._path, first)
+
+
+def _refuse_special(path: Path) -> None:
+    """Raises NotText for what a walk meets and cannot read: a broken link, a socket, or a pipe, which would block."""
+    if not (path.is_file() or path.is_dir()):
+        raise NotText
