@@ -47,7 +47,8 @@ ALLOWED = {
     "api": "config errors lora memory ops quant weights model remat rope | jax numpy transformers",
     "cli": "errors | rich tyro",
     "convert": "cli config errors lora rope weights | jax numpy rich tyro",
-    "train": "api cli config data errors evaluate layerwise lora memory model ops optim plan quant remat rope step weights "
+    "leak": "api cli config data errors model train.terminal | jax numpy rich",
+    "train": "api cli config data errors evaluate layerwise leak lora memory model ops optim plan quant remat rope step weights "
     "| jax numpy optax orbax rich matplotlib tensorboardX transformers",
     "plan": "attention_halves cli config deviceless dispatch errors layerwise lora memory model ops pallas.tiles presets quant "
     "remat rope step train weights.names | jax rich matplotlib",

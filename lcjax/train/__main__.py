@@ -11,6 +11,7 @@ from rich.console import Console
 
 from lcjax import api, cli, weights
 from lcjax.errors import InputError
+from lcjax.leak import PackingLeak
 from lcjax.train.allocators import pinnable_bytes, raise_limits
 from lcjax.train.arguments import RunArguments, demo
 from lcjax.train.checkpoint import Checkpoints
@@ -24,7 +25,7 @@ from lcjax.train.terminal import mute_libraries, say, shown_warnings
 
 @cli.entry_point
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 0 done or stopped by a signal, 1 diverged, 2 bad input."""
+    """Runs the command line; returns the exit code: 0 done or stopped by a signal, 1 diverged or leaking, 2 bad input."""
     console = Console(stderr=True)
     mute_libraries()
     with shown_warnings(console), StopRequest() as stop:
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
                 console,
                 f"{signal}: stopped before a step was taken; nothing is lost, start again with the same command",
             )
-        except TrainingDiverged as error:
+        except (PackingLeak, TrainingDiverged) as error:
             print("error:", error, file=sys.stderr)
             return 1
     return 0

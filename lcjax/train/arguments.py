@@ -71,6 +71,8 @@ class TrainingArguments:
     """Checkpoints kept, the newest."""
     logging_steps: int = 1
     """Steps between lines on a terminal without cursor control, and between TensorBoard points; metrics.jsonl has every step."""
+    skip_leak_check: bool = False
+    """Do not check before the first step that packed documents do not see each other; see lcjax.leak."""
     resume_from_checkpoint: str | None = None
     """Go on where a run stopped: "latest" (with its --output-dir), or the path of a checkpoint."""
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from lcjax import api, lora, ops, step
 from lcjax.data import Data, iterate, load_corpus
 from lcjax.evaluate import LossByPosition
+from lcjax.leak import refuse_leak
 from lcjax.model import Llama, ModelSettings
 from lcjax.train.arguments import RunArguments, TrainingArguments
 from lcjax.train.checkpoint import Checkpoints
@@ -79,6 +80,7 @@ def train(
     Raises:
       InputError: data, arguments or output directory that the user can mend, or a full disk.
       TrainingDiverged: the loss is no finite number any more.
+      PackingLeak: a packed document's logits depend on another document.
       KeyboardInterrupt: one of the signals came before the first step was begun.
     """
     arguments = dataclasses.replace(arguments or TrainingArguments(), **overrides)
@@ -125,6 +127,8 @@ class _Run:
         settings = self._fitting_settings()
         program = build_program(model.config, model.params, settings, arguments, self.max_steps)
         self.frozen, self.schedule = program.frozen, program.schedule
+        if not arguments.skip_leak_check:
+            refuse_leak(Llama(model.config, model.params, settings), self.data)
         self.train_step = step.jit_train_step(program.objective, program.optimizer)
         self.settings = settings
         state = step.init_state(program.optimizer, program.trainable, arguments.seed)

@@ -24,7 +24,7 @@ from lcjax.train.checkpoint import Checkpoints
 _FREE_ARGUMENTS = {
     "output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "eval_steps", "eval_batches", "logging_steps",
     "max_steps", "num_train_epochs", "model", "data", "documents", "data_weights", "dtype", "use_gradient_checkpointing",
-    "attention",
+    "attention", "skip_leak_check",
 }  # fmt: skip
 # Where the files lie and how the step is scheduled may change between two sittings; the numbers do not.
 _FREE_SETTINGS = {"name_or_path", "use_gradient_checkpointing", "attention"}

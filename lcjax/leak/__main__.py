@@ -1,0 +1,131 @@
+"""`python -m lcjax.leak`: probes packed rows of the user's own data, document by document."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lcjax import api
+from lcjax.cli import entry_point, parse
+from lcjax.data import UNITS, Data, lay_out, load_corpus
+from lcjax.errors import InputError, unknown
+from lcjax.leak.probe import LeakProbe, leak_line, packed_rows
+from lcjax.model import Llama
+from lcjax.train.terminal import shown_warnings
+
+
+@dataclasses.dataclass(frozen=True)
+class LeakArguments:
+    """Whether documents that share a row see each other: other tokens in one must change no logit in another, bit for bit.
+
+    Exits with 0 where nothing leaks, 1 where something does, 2 where the question is wrong. Example:
+
+      python -m lcjax.leak --model DIR_OR_HUB_ID --data PATH... --max-seq-length 8192
+    """
+
+    model: str
+    """A Hugging Face directory or hub id, or a .gguf file."""
+    data: tuple[str, ...]
+    """As in lcjax.train."""
+    max_seq_length: int = 2048
+    """Tokens in a row."""
+    rows: int = 4
+    """Rows to probe, spread over those that hold two documents or more; each takes a forward pass and one for each document."""
+    documents: str = "file"
+    """As in lcjax.train: file or repository."""
+    dtype: str = "auto"
+    """Of the weights: float32, bfloat16, or auto."""
+    quantize: str | None = None
+    """nf4: as in lcjax.train."""
+    attention: str = "auto"
+    """The implementation to probe: auto, pallas, cudnn, fa3 or xla."""
+    memory: str = "auto"
+    """How layers run in tiles: as in lcjax.train."""
+
+    def __post_init__(self):
+        for flag, value, least in (("--max-seq-length", self.max_seq_length, 2), ("--rows", self.rows, 1)):
+            if value < least:
+                raise InputError(f"{flag} {value} is out of range; it must be at least {least}")
+        if self.documents not in UNITS:
+            raise InputError(unknown("--documents", self.documents, UNITS))
+
+
+@entry_point
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 0 nothing leaks, 1 something does, 2 bad input."""
+    arguments = parse(LeakArguments, argv, "python -m lcjax.leak")
+    console = Console(stderr=True)
+    with shown_warnings(console):
+        model, data = load(arguments, console)
+    try:
+        leaks = find_leaks(model, data, arguments.rows, console)
+    except FloatingPointError as error:
+        raise InputError(f"{arguments.model} cannot be probed: {error}") from None
+    print("\n".join(leaks) if leaks else f"nothing leaks: {_probed(data, arguments.rows)}")
+    return 1 if leaks else 0
+
+
+def load(arguments: LeakArguments, console: Console) -> tuple[Llama, Data]:
+    """The model and the packed data, with a progress bar where `console` is a terminal."""
+    model, tokenizer = api.from_pretrained(
+        arguments.model,
+        arguments.max_seq_length,
+        arguments.dtype,
+        attention=arguments.attention,
+        quantize=arguments.quantize,
+        memory=arguments.memory,
+    )
+    data = load_corpus(
+        arguments.data,
+        tokenizer,
+        arguments.max_seq_length,
+        held_out_fraction=0,
+        seed=0,
+        documents=arguments.documents,
+        vocab_size=model.config.vocab_size,
+        progress=console.is_terminal,
+    )
+    return model, data
+
+
+def find_leaks(model: Llama, data: Data, rows: int, console: Console) -> list[str]:
+    """Changes every document of so many packed rows and names each that reaches another.
+
+    Raises:
+      InputError: no row holds two documents.
+    """
+    chosen = _chosen(data, rows)
+    probe, leaks = LeakProbe(model), []
+    columns = TextColumn("rows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        for index in progress.track(chosen):
+            row = lay_out(data.corpus, data.train_plan, np.array(index))
+            segments = list(range(1, len(data.train_plan.row(index)) + 1))
+            reached = probe.reached(row, segments)
+            leaks += [leak_line(data, index, changed, others) for changed, others in reached.items() if others]
+    return leaks
+
+
+def _chosen(data: Data, rows: int) -> list[int]:
+    packed = packed_rows(data)
+    if not len(packed):
+        raise InputError(
+            "no row holds two documents, so nothing can leak; give shorter documents or a longer --max-seq-length"
+        )
+    return packed[np.arange(min(rows, len(packed))) * len(packed) // min(rows, len(packed))].tolist()
+
+
+def _probed(data: Data, rows: int) -> str:
+    chosen = _chosen(data, rows)
+    documents = sum(len(data.train_plan.row(index)) for index in chosen)
+    return (
+        f"{documents} documents in {len(chosen)} rows, each changed in turn, left all others as they were, bit for bit"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
