@@ -47,6 +47,8 @@ ALLOWED = {
     "api": "config errors lora memory ops quant weights model remat rope | jax numpy transformers",
     "cli": "errors | rich tyro",
     "convert": "cli config errors lora rope weights | jax numpy rich tyro",
+    "corpus": "cli data errors rope train.arguments train.terminal weights | rich transformers tyro",
+    "tokens": "cli corpus data | matplotlib numpy rich",
     "leak": "api cli config data errors model train.terminal | jax numpy rich",
     "train": "api cli config data errors evaluate layerwise leak lora memory model ops optim plan quant remat rope step weights "
     "| jax numpy optax orbax rich matplotlib tensorboardX transformers",

@@ -8,16 +8,18 @@ from pathlib import Path
 from lcjax.errors import InputError
 
 # What loading needs and no more: no pickled weights, no code.
-_WANTED = ["*.safetensors", "*.json", "tokenizer.model", "*.jinja", "merges.txt", "vocab.txt"]
+_WEIGHTS = "*.safetensors"
+_WANTED = [_WEIGHTS, "*.json", "tokenizer.model", "*.jinja", "merges.txt", "vocab.txt"]
 _UNWANTED = ["*/*"]
 _TIMEOUT_S = 5.0
 
 
-def resolve_model(name_or_path: str | os.PathLike[str]) -> Path:
+def resolve_model(name_or_path: str | os.PathLike[str], *, with_weights: bool = True) -> Path:
     """Finds a model on disk, or downloads it (or finds the former download, without a network).
 
     Args:
       name_or_path: a directory, a `.gguf` file, or a hub id such as `HuggingFaceTB/SmolLM2-135M-Instruct`.
+      with_weights: whether to download weights, too; without them, the tokenizer and config.json.
 
     Returns:
       The path of a directory or of a GGUF file, which exists.
@@ -35,7 +37,7 @@ def resolve_model(name_or_path: str | os.PathLike[str]) -> Path:
     name = os.fspath(name_or_path)
     if _looks_local(name):
         raise InputError(f"{name} does not exist; check the path, or give a hub id such as meta-llama/Llama-3.2-1B")
-    return _download(name)
+    return _download(name, with_weights)
 
 
 def _looks_local(name: str) -> bool:
@@ -50,13 +52,14 @@ def _looks_local(name: str) -> bool:
     )
 
 
-def _download(name: str) -> Path:
+def _download(name: str, with_weights: bool) -> Path:
     # Importing the client takes a third of a second, which a path on disk should not.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
+    unwanted = _UNWANTED if with_weights else [*_UNWANTED, _WEIGHTS]
     try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, etag_timeout=_TIMEOUT_S))
+        return Path(snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=unwanted, etag_timeout=_TIMEOUT_S))
     except GatedRepoError:
         mend = "its owner has to grant access: ask on its page, then log in with `hf auth login`"
     except RepositoryNotFoundError:

@@ -1,6 +1,8 @@
 import time
 
+import huggingface_hub
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from lcjax.errors import InputError
 from lcjax.weights import load_model_files, resolve_model
@@ -48,6 +50,26 @@ def test_hub_id_without_a_network_is_refused_within_seconds():
         resolve_model("meta-llama/Llama-3.2-1B")
     assert time.monotonic() - start < 10
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("with_weights", [True, False])
+def test_a_tokenizer_needs_no_weights(monkeypatch, with_weights):
+    files = [
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "tokenizer.json",
+        "tokenizer.model",
+        "original/params.json",
+    ]
+    wanted = []
+
+    def download(name, *, allow_patterns, ignore_patterns, etag_timeout):
+        wanted.extend(filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
+        return "/here"
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    resolve_model("owner/name", with_weights=with_weights)
+    assert wanted == [files[0], *files[1 : 1 + with_weights], *files[2:4]]
 
 
 @pytest.mark.usefixtures("unreachable_hub")
