@@ -49,6 +49,7 @@ ALLOWED = {
     "convert": "cli config errors lora rope weights | jax numpy rich tyro",
     "corpus": "cli data errors rope train.arguments train.terminal weights | rich transformers tyro",
     "tokens": "cli corpus data | matplotlib numpy rich",
+    "audit": "cli corpus data errors tokens | matplotlib numpy rich",
     "leak": "api cli config data errors model train.terminal | jax numpy rich",
     "train": "api cli config data errors evaluate layerwise leak lora memory model ops optim plan quant remat rope step weights "
     "| jax numpy optax orbax rich matplotlib tensorboardX transformers",

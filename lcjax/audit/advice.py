@@ -1,0 +1,97 @@
+"""What the figures of an audit say to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lcjax.audit.figures import AuditFigures
+from lcjax.audit.reuse import Reuse
+from lcjax.tokens.figures import short
+
+# Reuse is there from this share on; in a corpus whose text was dealt out anew across documents it is below it (docs/data.md).
+PRESENT = 0.005
+# Of all tokens, those that should reach back over half the context, for its far half to be trained at all.
+REACHING = 0.1
+# Documents in a window above which most of its attention is masked out.
+CROWDED = 8
+# Tokens with a loss in a step: the size of a step in instruction tuning, 32 sequences of 2,048. With fewer, gradients are noisy.
+TOKENS_A_STEP = 65536
+DUPLICATED = 0.02
+# Documents from which chance is known well enough.
+KNOWN = 10
+
+
+def advice(figures: AuditFigures, rows_a_step: int) -> list[str]:
+    """Lines for people, each what to do and why; at least one.
+
+    Args:
+      rows_a_step: sequences in one optimizer step.
+    """
+    found = [*_on_reuse(figures), *_on_lengths(figures), *_on_steps(figures, rows_a_step), *_on_duplicates(figures)]
+    return found or [f"train at {figures.corpus.windows.max_seq_length:,} tokens: the documents have what it takes"]
+
+
+def reach(figures: AuditFigures) -> Reuse | None:
+    """The farthest distances at which more comes back than by chance."""
+    return next((bucket for bucket in reversed(figures.reuse) if bucket.share >= PRESENT), None)
+
+
+def _on_reuse(figures: AuditFigures) -> Iterator[str]:
+    farthest, length = reach(figures), figures.corpus.windows.max_seq_length
+    if figures.corpus.documents < KNOWN:
+        yield (
+            f"{figures.corpus.documents} documents hardly tell what chance repeats, so that text of one kind looks as if it "
+            f"came back for a reason; audit {KNOWN} or more"
+        )
+    if farthest is None:
+        yield (
+            "there is nothing to learn at a distance: beyond 1K tokens hardly anything comes back that chance would not repeat; "
+            "train at --max-seq-length 2048, or on other documents"
+        )
+    elif farthest.stop < length:
+        yield (
+            f"beyond {short(farthest.stop)} tokens hardly anything comes back that chance would not repeat: --max-seq-length "
+            f"{farthest.stop} is enough, or add documents in which it does"
+        )
+
+
+def _on_lengths(figures: AuditFigures) -> Iterator[str]:
+    windows, tokens = figures.corpus.windows, figures.sampled_tokens
+    length = windows.max_seq_length
+    far = [bucket for bucket in figures.reuse if bucket.start >= length // 2]
+    reaching = max((bucket.tokens for bucket in far), default=tokens) / max(1, tokens)
+    if reaching < REACHING:
+        served = [bucket.start for bucket in figures.reuse if bucket.tokens >= REACHING * tokens]
+        shorter = min(length // 2, 2 * served[-1]) if served else 2048
+        yield (
+            f"too few long documents: {reaching:.1%} of the tokens have {short(length // 2)} or more before them; add books, "
+            "reports, long conversations, or repositories as one document each (--documents repository), or lower "
+            f"--max-seq-length to {shorter}"
+        )
+    if windows.documents_per_window > CROWDED:
+        yield (
+            f"packing is high: a window of {short(length)} holds {windows.documents_per_window:.0f} documents, which do not see "
+            "each other; join what belongs together into one document, or lower --max-seq-length and raise "
+            "--gradient-accumulation-steps"
+        )
+
+
+def _on_steps(figures: AuditFigures, rows_a_step: int) -> Iterator[str]:
+    corpus = figures.corpus
+    learned = corpus.learned / max(1, corpus.windows.count)
+    if learned * rows_a_step < TOKENS_A_STEP and corpus.windows.count > rows_a_step:
+        needed = -(-TOKENS_A_STEP // max(1, int(learned)))
+        yield (
+            f"few tokens a step: {learned * rows_a_step:,.0f} with a loss; --gradient-accumulation-steps "
+            f"{min(needed, corpus.windows.count)} gives {learned * min(needed, corpus.windows.count):,.0f}"
+        )
+
+
+def _on_duplicates(figures: AuditFigures) -> Iterator[str]:
+    duplicates = figures.duplicates
+    if duplicates.tokens > DUPLICATED * figures.sampled_tokens:
+        first, second = duplicates.groups[0][:2]
+        yield (
+            f"{duplicates.tokens / figures.sampled_tokens:.1%} of the tokens are in {duplicates.documents} near-duplicates; keep "
+            f"one of each group, such as {first} of it and {second}"
+        )

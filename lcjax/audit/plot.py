@@ -1,0 +1,30 @@
+"""Reuse by distance, as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+
+from lcjax.audit.figures import AuditFigures
+from lcjax.tokens.figures import short
+
+
+def draw(figures: AuditFigures, path: Path) -> None:
+    """What comes back and what chance would repeat, and how many tokens reach so far back."""
+    names = [f"{short(bucket.start)} to\n{short(bucket.stop)}" for bucket in figures.reuse]
+    figure, (above, below) = pyplot.subplots(2, 1, sharex=True, figsize=(8, 6), layout="constrained")
+    tokens = [bucket.tokens or 1 for bucket in figures.reuse]
+    above.bar(names, [100 * b.observed / n for b, n in zip(figures.reuse, tokens, strict=True)], label="comes back")
+    by_chance = [100 * b.expected / n for b, n in zip(figures.reuse, tokens, strict=True)]
+    above.bar(names, by_chance, width=0.5, label="by chance")
+    above.set(ylabel="% of the tokens that reach", title="text that comes back after so many tokens, and no nearer")
+    above.legend()
+    below.bar(names, [100 * bucket.tokens / max(1, figures.sampled_tokens) for bucket in figures.reuse])
+    below.set(xlabel="distance in tokens", ylabel="% of all tokens reach so far")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)

@@ -1,0 +1,55 @@
+"""The figures of an audit as tables that a person reads in ten seconds."""
+
+from __future__ import annotations
+
+from rich.bar import Bar
+from rich.table import Table
+from rich.text import Text
+
+from lcjax.audit.figures import LONG, AuditFigures
+from lcjax.tokens.figures import short
+
+_BAR_WIDTH = 32
+_SHOWN_GROUPS = 5
+
+
+def headline(figures: AuditFigures) -> str:
+    """How much of it is long, in one line."""
+    corpus = figures.corpus
+    return (
+        f"{corpus.documents:,} documents, {corpus.tokens:,} tokens; longer than {short(LONG)}: {figures.long_documents:.1%} of the "
+        f"documents, {figures.long_tokens:.1%} of the tokens"
+    )
+
+
+def reuse_table(figures: AuditFigures) -> Table:
+    """What comes back, by how far back it was last."""
+    table = Table(title="text that comes back after so many tokens, and no nearer", title_justify="left")
+    for name in ("distance", "tokens that reach it", "come back", "by chance", "beyond chance"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    most = max((bucket.share for bucket in figures.reuse), default=0)
+    for bucket in figures.reuse:
+        tokens = bucket.tokens or 1
+        table.add_row(
+            f"{short(bucket.start)} to {short(bucket.stop)}",
+            f"{bucket.tokens / max(1, figures.sampled_tokens):.1%}",
+            f"{bucket.observed / tokens:.2%}",
+            f"{bucket.expected / tokens:.2%}",
+            f"{bucket.share:.2%}",
+            Bar(most or 1, 0, max(0.0, bucket.share), width=_BAR_WIDTH),
+        )
+    return table
+
+
+def duplicates_table(figures: AuditFigures) -> Table:
+    """The largest groups of near-duplicates."""
+    duplicates = figures.duplicates
+    share = duplicates.tokens / max(1, figures.sampled_tokens)
+    title = f"near-duplicates: {duplicates.documents:,} documents, {share:.1%} of the tokens"
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column("group")
+    for group in duplicates.groups[:_SHOWN_GROUPS]:
+        more = f" and {len(group) - 3} more" if len(group) > 3 else ""
+        table.add_row(Text(", ".join(group[:3]) + more))
+    return table

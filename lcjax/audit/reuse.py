@@ -1,0 +1,135 @@
+"""How much text says again what was said far before, and no nearer, beyond what chance repeats.
+
+Shapes: P n-grams of the corpus, one ending at every token but the first n - 1 of each document.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+from lcjax.data import TokenizedCorpus
+
+NGRAM = 4
+NEAREST = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Reuse:
+    """Reuse at the distances start, ..., stop - 1, in tokens.
+
+    Attributes:
+      start, stop: of the bucket.
+      tokens: those that have at least `start` tokens of their document before them.
+      observed: of these, how many end a rare n-gram whose nearest earlier occurrence in the document lies that far back.
+      expected: how many would if the text that far back were other documents'.
+    """
+
+    start: int
+    stop: int
+    tokens: int
+    observed: int
+    expected: float
+
+    @property
+    def excess(self) -> float:
+        """Tokens whose reuse is not chance; around 0 or below where there is nothing."""
+        return self.observed - self.expected
+
+    @property
+    def share(self) -> float:
+        """`excess` per token that reaches so far back."""
+        return self.excess / self.tokens if self.tokens else 0.0
+
+
+def bounds(max_seq_length: int) -> list[int]:
+    """1024, 2048, ... and max_seq_length: the edges of the buckets."""
+    edges = [NEAREST]
+    while edges[-1] * 2 < max_seq_length:
+        edges.append(edges[-1] * 2)
+    return [*edges, max_seq_length] if edges[-1] < max_seq_length else edges
+
+
+def reuse_by_distance(corpus: TokenizedCorpus, max_seq_length: int, n: int = NGRAM) -> list[Reuse]:
+    """Counts n-grams that come back, by how far back they were last.
+
+    An n-gram g is rare for a token of document d if the other documents have fewer than one occurrence of it in max_seq_length
+    tokens: r_d(g) = (occurrences of g in other documents) / (their tokens), r_d(g) max_seq_length < 1. For the distances a to b and
+    a token with p tokens before it whose n-gram did not occur nearer than a,
+
+        expected = 1 - exp(-r_d(g) (min(p, b - 1) - a + 1)),
+
+    the chance that so many tokens of other documents hold it at least once, were its occurrences strewn at random.
+
+    Args:
+      corpus: at least one document.
+      max_seq_length: the largest distance, in tokens.
+      n: tokens of an n-gram.
+    """
+    grams = _Grams(corpus, n)
+    rare = grams.rate * max_seq_length < 1
+    distance, before, rate = grams.distance[rare], grams.before[rare], grams.rate[rare]
+    buckets = []
+    edges = bounds(max_seq_length)
+    for start, stop in itertools.pairwise(edges):
+        here = (before >= start) & ~((distance > 0) & (distance < start))
+        span = np.minimum(before[here], stop - 1) - start + 1
+        buckets.append(
+            Reuse(
+                start,
+                stop,
+                int(np.maximum(corpus.lengths - start, 0).sum()),
+                int(np.count_nonzero((distance[here] > 0) & (distance[here] < stop))),
+                float(-np.expm1(-rate[here] * span).sum()),
+            )
+        )
+    return buckets
+
+
+class _Grams:
+    """Of every n-gram: `before`, the tokens of its document before its last one; `distance` to its last occurrence there, 0 for
+    none; and `rate`, its occurrences a token of the other documents; all [P]."""
+
+    def __init__(self, corpus: TokenizedCorpus, n: int):
+        lengths = corpus.lengths
+        document_of_token = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        before = np.arange(len(corpus.tokens), dtype=np.int64) - np.repeat(corpus.offsets[:-1], lengths)
+        last = np.flatnonzero(before >= n - 1)
+        hashes = ngram_hashes(corpus.tokens, n)[last - (n - 1)]
+        document = document_of_token[last]
+        # Stable: occurrences of one n-gram stay in the order of documents and of positions.
+        order = np.argsort(hashes, kind="stable")
+        new_gram = np.diff(hashes[order], prepend=~hashes[order[:1]]) != 0
+        new_pair = new_gram | (np.diff(document[order], prepend=-1) != 0)
+        occurrences = _sizes(new_gram) - _sizes(new_pair)
+        others = len(corpus.tokens) - lengths[document[order]]
+        distance = np.where(new_pair, 0, np.diff(last[order], prepend=0))
+        self.before = before[last[order]]
+        self.distance = distance
+        self.rate = occurrences / np.maximum(others, 1)
+
+
+def _sizes(starts: np.ndarray) -> np.ndarray:
+    """Of each element the size of its run; `starts` [P] bool says where runs begin."""
+    first = np.flatnonzero(starts)
+    sizes = np.diff(first, append=len(starts))
+    return np.repeat(sizes, sizes)
+
+
+def ngram_hashes(tokens: np.ndarray, n: int) -> np.ndarray:
+    """[total - n + 1] uint64 hashes of n tokens from each position on."""
+    count = max(0, len(tokens) - n + 1)
+    hashes = np.zeros(count, dtype=np.uint64)
+    for i in range(n):
+        hashes = _mix(hashes ^ tokens[i : i + count].astype(np.uint64))
+    return hashes
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64, a bijection that spreads every bit (Steele, Lea & Flood, OOPSLA 2014)."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
