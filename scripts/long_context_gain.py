@@ -4,7 +4,7 @@
 
 Two runs of LoRA from the same start see the same tokens with the same labels in the same steps; in the second every sequence is
 cut into windows, so that no token sees more than a window. Both are evaluated on whole sequences: the first tokens of documents
-that neither was trained on. Prints the table and writes long_context_gain.json and long_context_gain.png.
+that neither was trained on. Prints the table and writes long-context-gain.json and long-context-gain.png.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _write(gain: Gain, found: Found) -> None:
     arguments = {name: str(value) for name, value in vars(gain).items()}
     figures = {name: [losses.means() for losses in documents] for name, documents in found.items()}
     content = json.dumps({"arguments": arguments} | figures, indent=1) + "\n"
-    (gain.output_dir / "long_context_gain.json").write_text(content, encoding="utf-8")
+    (gain.output_dir / "long-context-gain.json").write_text(content, encoding="utf-8")
     before, *after = [sum(losses, LossByPosition.none()).buckets() for losses in found.values()]
     changes = {
         f"trained on {name}": [(b.start or 1, b.loss - a.loss) for a, b in zip(before, buckets, strict=True)]
@@ -160,7 +160,7 @@ def _write(gain: Gain, found: Found) -> None:
     }
     figure = curves_figure(changes, "position in the document (start of its bucket)")
     figure.axes[0].set_ylabel("change of the held-out loss (nats a token)")
-    FigureCanvasAgg(figure).print_png(str(gain.output_dir / "long_context_gain.png"))
+    FigureCanvasAgg(figure).print_png(str(gain.output_dir / "long-context-gain.png"))
 
 
 if __name__ == "__main__":

@@ -34,12 +34,12 @@ def test_the_experiment(model_dir, data, tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "| 32 and beyond |" in out
     assert "whole sequences gain" in out
-    found = json.loads((tmp_path / "long_context_gain.json").read_text())
+    found = json.loads((tmp_path / "long-context-gain.json").read_text())
     before, whole, cut = found["before"], found["128 at a time"], found["32 at a time"]
     assert len(before) == len(whole) == len(cut) == 2
     assert before[0].keys() == {"0", "16", "32", "64"}
     assert before != whole != cut
-    assert (tmp_path / "long_context_gain.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "long-context-gain.png").read_bytes().startswith(b"\x89PNG")
     for long, short in zip(batches[128], batches[32], strict=True):
         assert {name: array.shape for name, array in short.items()} == dict.fromkeys(short, (1, 4, 32))
         for name in ("tokens", "labels"):
