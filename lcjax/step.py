@@ -104,13 +104,13 @@ def gradients(
     def add(sums, inputs):
         return jax.tree.map(lambda total, new: total + new.astype(total.dtype), sums, of_micro_batch(inputs)), None
 
-    # Sums start as the first one's gradient. Where there is no other, it stays in its dtype and none is beside it.
     micro_batches = batches, keys
-    loss, grads = of_micro_batch(jax.tree.map(lambda x: x[0], micro_batches))
-    if count > 1:
-        others = jax.tree.map(lambda x: x[1:], micro_batches)
-        start = loss, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), grads)
-        (loss, grads), _ = lax.scan(add, start, others)
+    if count == 1:  # whose gradient stays in its dtype, with no sum beside it
+        loss, grads = of_micro_batch(jax.tree.map(lambda x: x[0], micro_batches))
+    else:
+        # All in one loop: what a pass keeps in host memory would be there twice for two programs.
+        start = jnp.float32(0), jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), trainable)
+        (loss, grads), _ = lax.scan(add, start, micro_batches)
     return loss, tokens, grads
 
 
