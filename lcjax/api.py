@@ -39,6 +39,7 @@ def from_pretrained(
     memory: MemorySettings | str = "auto",
     rope_scaling: str = "auto",
     rope_theta: float | None = None,
+    embeddings_on_host: bool = False,
 ) -> tuple[Llama, PreTrainedTokenizerFast]:
     """Loads a model and its tokenizer.
 
@@ -54,6 +55,8 @@ def from_pretrained(
         "auto", which is tiles above 32,768 tokens.
       rope_scaling, rope_theta: how RoPE reaches beyond the trained context, see `lcjax.rope.choose_rope`; one line of the log says
         what became of it. The model's config has it, and so what is saved.
+      embeddings_on_host: leaves embedding and head in pinned host memory, where training may then keep them, until something
+        needs them; also where `memory` says so.
 
     Returns:
       (model, tokenizer): a `lcjax.model.Llama` and a transformers `PreTrainedTokenizerFast`.
@@ -67,6 +70,7 @@ def from_pretrained(
     check_choice(rope_scaling, rope_theta)
     source = weights.resolve_model(str(name_or_path))
     tokenizer = weights.load_tokenizer(source)
+    memory = parse_memory(memory) if isinstance(memory, str) else memory
     checkpoint = weights.open_model_files(source)
     length = checkpoint.config.max_position_embeddings if max_seq_length is None else max_seq_length
     config = _with_chosen_rope(checkpoint.config, length, rope_scaling, rope_theta)
@@ -76,9 +80,11 @@ def from_pretrained(
         name_or_path=str(name_or_path),
         use_gradient_checkpointing=use_gradient_checkpointing,
         attention=attention,
-        memory=parse_memory(memory) if isinstance(memory, str) else memory,
+        memory=memory,
     )
-    return Llama(config, checkpoint.load(jax_dtype, quantize), settings), tokenizer
+    left = embeddings_on_host or (isinstance(memory, MemorySettings) and memory.embeddings_on_host)
+    params = checkpoint.load(jax_dtype, quantize, embeddings_on_host=left)
+    return Llama(config, params, settings), tokenizer
 
 
 def get_peft_model(
@@ -158,9 +164,9 @@ def save_merged(model: Llama, directory: str | Path, tokenizer=None) -> None:
     params = model.params
 
     def fetch(name: TensorName) -> np.ndarray:
-        return np.asarray(lora.merged_tensor(params, name, scaling).astype(model.head_VD.dtype))
+        return np.asarray(lora.merged_tensor(params, name, scaling).astype(model.dtype))
 
-    weights.write_checkpoint(Path(directory), fetch, model.config, tokenizer, dtype=np.dtype(model.head_VD.dtype))
+    weights.write_checkpoint(Path(directory), fetch, model.config, tokenizer, dtype=np.dtype(model.dtype))
 
 
 def resolve_dtype(name: str | None):

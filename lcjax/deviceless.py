@@ -21,12 +21,36 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from lcjax.errors import InputError, unknown
 
 _TARGETS = resources.files("lcjax") / "targets"
 _SUFFIX = ".txtpb"
+
+
+class GpuSharding(NamedSharding):
+    """A sharding that knows a memory of GPUs that are not there, as one of real GPUs does: "device" or "pinned_host".
+
+    JAX asks a device whether it has a memory of that kind and takes the answer of one that is not there for a no.
+    """
+
+    def __init__(self, mesh: Mesh | AbstractMesh, spec: PartitionSpec, kind: str = "device"):
+        super().__init__(mesh, spec)
+        self._kind = kind
+
+    @property
+    def memory_kind(self) -> str:
+        return self._kind
+
+    def with_memory_kind(self, kind: str) -> GpuSharding:
+        return GpuSharding(self.mesh, self.spec, kind)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GpuSharding) and self._kind == other._kind and super().__eq__(other)
+
+    def __hash__(self) -> int:
+        return hash((super().__hash__(), self._kind))
 
 
 def gpu_names() -> tuple[str, ...]:
@@ -56,7 +80,7 @@ def gpu_sharding(gpu: str, gpus: int = 1, hosts: int = 1) -> NamedSharding:
         topology = topologies.get_topology_desc(platform="cuda", target_config=target, topology=f"1x{hosts}x{gpus}")
     except NotImplementedError as error:
         raise InputError(f"gpu={gpu!r} cannot be compiled for: {_mend()}") from error
-    return NamedSharding(topologies.make_mesh(topology, (hosts * gpus,), ("gpu",)), PartitionSpec())
+    return GpuSharding(topologies.make_mesh(topology, (hosts * gpus,), ("gpu",)), PartitionSpec())
 
 
 def abstract(tree: Any, sharding: NamedSharding) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 
@@ -20,7 +21,7 @@ from lcjax import ops, quant, remat
 from lcjax.attention_halves import runs_in_halves
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.errors import InputError
-from lcjax.memory import MemorySettings, resolve_memory, run_stack, tiled_stack
+from lcjax.memory import MemorySettings, fetched, resolve_memory, run_stack, tiled_stack
 from lcjax.rope import attention_factor, inverse_frequencies
 
 Tree = dict[str, Any]
@@ -256,7 +257,7 @@ class Embedding(nnx.Module):
         self.weight = nnx.Param(tree["weight"])
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-        return jnp.take(self.weight[...], tokens_BT, axis=0)
+        return jnp.take(fetched(self.weight[...]), tokens_BT, axis=0)
 
 
 class Llama(nnx.Module):
@@ -281,8 +282,18 @@ class Llama(nnx.Module):
         return nnx.to_pure_dict(nnx.state(self))
 
     @property
+    def dtype(self) -> np.dtype:
+        """Of the base weights, but for quantised ones."""
+        return self.stored_head_VD.dtype
+
+    @property
     def head_VD(self) -> jax.Array:
-        """The output projection [V, D]: the embedding where the two are tied."""
+        """The output projection [V, D] on the device: the embedding where the two are tied."""
+        return fetched(self.stored_head_VD)
+
+    @property
+    def stored_head_VD(self) -> jax.Array:
+        """The same in whatever memory it is."""
         return (self.embed_tokens if self.lm_head is None else self.lm_head).weight[...]
 
     def __call__(

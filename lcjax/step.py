@@ -19,6 +19,7 @@ from lcjax import lora
 from lcjax.config import LlamaConfig
 from lcjax.layerwise import global_norm, place
 from lcjax.loss import IGNORE, TokenScores, linear_cross_entropy, token_cross_entropy
+from lcjax.memory import fetched_for
 from lcjax.model import Llama, ModelSettings
 from lcjax.remat import OFFLOADING
 
@@ -78,7 +79,8 @@ def token_scores(model: Llama, batch: Batch) -> TokenScores:
 def _predictions(model: Llama, batch: Batch, dropout_key: jax.Array | None = None) -> tuple[jax.Array, ...]:
     """(hidden states [N, D], head [V, D], labels [N]) of all tokens of a batch: what the cross-entropy takes."""
     hidden_BTD = model.hidden_states(batch["tokens"], batch["positions"], batch["segment_ids"], dropout_key)
-    return hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), model.head_VD, batch["labels"].reshape(-1)
+    hidden_BTD, head_VD = fetched_for(hidden_BTD, model.stored_head_VD)
+    return hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), head_VD, batch["labels"].reshape(-1)
 
 
 def gradients(

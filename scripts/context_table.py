@@ -18,6 +18,7 @@ from typing import Any
 
 import tyro
 
+from lcjax.memory import MemorySettings, parse_memory
 from lcjax.plan.__main__ import start_quietly
 from lcjax.plan.memory import GIB, MARGIN_BYTES
 from lcjax.plan.planner import Plan, Planner
@@ -161,8 +162,8 @@ def _gib(entry: dict[str, Any], name: str) -> str:
 
 
 def _every(entry: dict[str, Any]) -> str:
-    _, _, every = entry.get("memory", "").partition("save_every=")
-    return f"1 in {every}" if every else ""
+    memory = parse_memory(entry.get("memory", "none"))
+    return f"1 in {memory.save_every}" if isinstance(memory, MemorySettings) else ""
 
 
 if __name__ == "__main__":

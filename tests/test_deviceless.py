@@ -70,6 +70,23 @@ def test_abstract_keeps_shapes_and_dtypes():
     }
 
 
+def test_an_argument_in_host_memory_is_typed_and_counted_there():
+    sharding = gpu_sharding("h100-80gb")
+    on_host = sharding.with_memory_kind("pinned_host")
+    assert (sharding.memory_kind, on_host.memory_kind) == ("device", "pinned_host")
+    assert sharding == on_host.with_memory_kind("device") != on_host
+    assert len({sharding, on_host, on_host.with_memory_kind("device")}) == 2
+    arguments = [jax.ShapeDtypeStruct((1000, 3), "float32", sharding=place) for place in (sharding, on_host)]
+
+    def sum_of_both(here, there):
+        return here + jax.device_put(there, jax.memory.Space.Device)
+
+    memory = compile_lowered(jax.jit(sum_of_both).lower(*arguments)).memory_analysis()
+    assert memory.argument_size_in_bytes == memory.host_argument_size_in_bytes == 1000 * 3 * 4
+    with pytest.raises(ValueError, match="memory_space"):
+        jax.jit(lambda here, there: here + there).lower(*arguments)
+
+
 def test_the_cpu_stays_the_default():
     gpu_sharding("h100-80gb")
     assert {device.platform for device in jax.devices()} == {"cpu"}

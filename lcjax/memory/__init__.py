@@ -6,11 +6,16 @@ in host memory.
     parts.py      what a layer is: functions of its parameters, position by position
     layer.py      a layer and its backward pass, tile by tile and in place
     grouped_layer.py  the same, with attention one group of heads after another
+    embeddings.py embedding and head in host memory
     stack.py      all layers: one saved input each, fetched from the host ahead of its use
 """
 
 from __future__ import annotations
 
+from lcjax.memory.embeddings import fetched as fetched
+from lcjax.memory.embeddings import fetched_for as fetched_for
+from lcjax.memory.embeddings import is_on_host as is_on_host
+from lcjax.memory.embeddings import place_embeddings as place_embeddings
 from lcjax.memory.settings import MemorySettings as MemorySettings
 from lcjax.memory.settings import parse_memory as parse_memory
 from lcjax.memory.settings import resolve_memory as resolve_memory

@@ -25,6 +25,8 @@ class MemorySettings:
         the copy and costs the memory of one more such input.
       save_every: layers of which the first one's input is saved, a divisor of their number. g divides the host's memory by g; the
         layer's own input is computed again from the saved one, (g - 1) / 2 forward passes a layer on average.
+      embeddings_on_host: whether embedding and head, frozen, are in host memory and each copied to the device for its own use;
+        with a policy that offloads.
 
     Raises:
       InputError: a size that is not positive.
@@ -34,6 +36,7 @@ class MemorySettings:
     head_groups: int = 1
     fetch_ahead: bool = True
     save_every: int = 1
+    embeddings_on_host: bool = False
 
     def __post_init__(self):
         if self.head_groups < 1:

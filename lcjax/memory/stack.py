@@ -58,6 +58,11 @@ def tiled_stack(parts: LayerParts, attention: str, policy: str, settings: Memory
     if policy not in IN_TILES or (policy == "offload_attn" and settings.head_groups > 1):
         also = " in groups of heads" if policy in IN_TILES else ""
         raise InputError(f"use_gradient_checkpointing={policy!r} does not run in tiles{also}; use 'full' or 'offload'")
+    if settings.embeddings_on_host and policy == "full":
+        raise InputError(
+            "memory=embeddings_on_host=true goes with a policy that uses host memory, not with "
+            f"use_gradient_checkpointing={policy!r}; use 'offload'"
+        )
     layer = TiledLayer(parts, implementation_in_halves(attention), settings.tile)
     if settings.head_groups > 1:
         layer = GroupedLayer(**vars(layer), groups=settings.head_groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 
 from lcjax.attention_halves import runs_in_halves
@@ -30,8 +31,9 @@ class Candidate:
         """A number for each choice, which grows with the device memory that it takes; the first ones weigh most."""
         policy = ("offload", "offload_attn", "full", "none").index(self.policy)
         if self.memory is None:
-            return policy, 1, 0, 1, float("inf")
-        return policy, 0, -self.memory.head_groups, self.memory.fetch_ahead, self.memory.tile
+            return policy, 1, 0, 1, 1, float("inf")
+        memory = self.memory
+        return policy, 0, -memory.head_groups, not memory.embeddings_on_host, memory.fetch_ahead, memory.tile
 
     @property
     def kind(self) -> tuple[str, int]:
@@ -48,7 +50,11 @@ class Candidate:
 
 
 def candidates(
-    config: LlamaConfig, settings: ModelSettings, host_fits: Callable[[ModelSettings], bool] = lambda settings: True
+    config: LlamaConfig,
+    settings: ModelSettings,
+    host_fits: Callable[[ModelSettings], bool] = lambda settings: True,
+    *,
+    embeddings_may_leave: bool = False,
 ) -> list[Candidate]:
     """Every way worth trying, in no order; only those of `settings.use_gradient_checkpointing` where that is not "auto".
 
@@ -56,6 +62,7 @@ def candidates(
       settings: the length, and the implementation of attention.
       host_fits: whether the host has the memory for a way. As many layers' inputs are saved as it takes; where even the fewest
         are too many, the fewest.
+      embeddings_may_leave: whether embedding and head may be in host memory.
     """
     requested, tokens = settings.use_gradient_checkpointing, settings.max_seq_length
     allowed = POLICIES if tokens <= OFFLOAD_ABOVE_TOKENS else OFFLOADING
@@ -63,23 +70,23 @@ def candidates(
     policies = [settings.policy_for(tokens)]
     if requested == "auto":
         policies = [policy for policy in allowed if in_halves or policy != "offload_attn"]
-    forms = list(_forms(config.num_key_value_heads, tokens)) if in_halves else []
+    forms = list(_forms(config.num_key_value_heads, tokens, embeddings_may_leave)) if in_halves else []
     found = [Candidate(policy, None) for policy in policies]
     for policy in policies:
         for form in forms:
             grouped = form.head_groups > 1
             offloads = policy in OFFLOADING
-            if policy != "none" and not (grouped and policy == "offload_attn") and (offloads or form.fetch_ahead):
+            on_device = form.fetch_ahead and not form.embeddings_on_host
+            if policy != "none" and not (grouped and policy == "offload_attn") and (offloads or on_device):
                 found.append(_within_host(Candidate(policy, form), config.num_hidden_layers, settings, host_fits))
     return found
 
 
-def _forms(kv_heads: int, tokens: int) -> Iterator[MemorySettings]:
-    for tile in _TILES:
-        for groups in _divisors(kv_heads):
-            for fetch_ahead in (True, False):
-                if tokens % tile == 0:
-                    yield MemorySettings(tile=tile, head_groups=groups, fetch_ahead=fetch_ahead)
+def _forms(kv_heads: int, tokens: int, embeddings_may_leave: bool) -> Iterator[MemorySettings]:
+    tiles = [tile for tile in _TILES if tokens % tile == 0]
+    places = (False, True) if embeddings_may_leave else (False,)
+    for tile, groups, ahead, on_host in itertools.product(tiles, _divisors(kv_heads), (True, False), places):
+        yield MemorySettings(tile=tile, head_groups=groups, fetch_ahead=ahead, embeddings_on_host=on_host)
 
 
 def _within_host(candidate: Candidate, layers: int, settings: ModelSettings, host_fits) -> Candidate:

@@ -37,15 +37,16 @@ def compile_step(workload: Workload, settings: ModelSettings) -> CompiledStep:
       InputError: an unknown GPU, no compiler for it, or an array that was to be in host memory and is not.
     """
     sharding = gpu_sharding(workload.gpu, workload.gpus, workload.hosts)
-    params = abstract_params(workload.config, workload.lora, workload.quantize)
+    params = abstract(abstract_params(workload.config, workload.lora, workload.quantize), sharding)
     # The number of steps is in the schedule's constants alone.
     program = build_program(workload.config, params, settings, workload.training, max_steps=1)
     state = step.abstract_state(program.optimizer, program.trainable, sharding)
     shape = (1, 1, settings.max_seq_length)
-    batches = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in step.BATCH_KEYS}
-    arguments = state, *abstract((program.frozen, batches), sharding)
+    batches = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding) for name in step.BATCH_KEYS}
     with traced_for(next(iter(sharding.device_set))):
-        lowered = step.jit_train_step(program.objective, program.optimizer, platform="gpu").lower(*arguments)
+        lowered = step.jit_train_step(program.objective, program.optimizer, platform="gpu").lower(
+            state, program.frozen, batches
+        )
     with tempfile.TemporaryDirectory() as folder:
         compiled = compile_lowered(lowered, {"xla_dump_to": folder})
         # Both are of one moment: names change between it and `compiled.as_text()`.

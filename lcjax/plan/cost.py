@@ -85,4 +85,6 @@ def _waiting(config: LlamaConfig, policy: str, memory: MemorySettings | None, to
     longer = max(0.0, 2 * one_way - computing)
     if memory is None:
         return longer + _WAITED_FOR * one_way
-    return longer + (0.0 if memory.fetch_ahead else _WAITED_FOR_IN_TILES * one_way)
+    # Once as embedding and once as head, with nothing to compute beside.
+    embeddings = 2 * config.vocab_size * config.hidden_size * 2 / _HOST_LINK if memory.embeddings_on_host else 0.0
+    return longer + embeddings + (0.0 if memory.fetch_ahead else _WAITED_FOR_IN_TILES * one_way)

@@ -10,6 +10,7 @@ import jax
 from lcjax.deviceless import gpu_memory_bytes
 from lcjax.errors import InputError
 from lcjax.layerwise import host_bytes
+from lcjax.memory import is_on_host
 from lcjax.plan.parameters import tree_bytes
 
 GIB = 2**30
@@ -23,7 +24,7 @@ _REPORTED_OF_SOLD = 0.98
 @dataclasses.dataclass(frozen=True)
 class Memory:
     """Bytes of one step. `weights` are frozen; `state` is what the optimizer changes: adapter, or all weights, and moments; not
-    counting what of it is in host memory, which is in `host_bytes`."""
+    counting what of them is in host memory, which is in `host_bytes`."""
 
     weights_bytes: int
     state_bytes: int
@@ -33,6 +34,8 @@ class Memory:
     host_bytes: int
     host_state_bytes: int = 0
     """Of `host_bytes`, what of the optimizer's state stays there between steps."""
+    host_weights_bytes: int = 0
+    """Of `host_bytes`, frozen weights that stay there."""
 
     @property
     def device_bytes(self) -> int:
@@ -42,11 +45,11 @@ class Memory:
 
 def measure(compiled: jax.stages.Compiled, state: Any, frozen: Any) -> Memory:
     """The compiler's figures. Outputs that take the memory of a donated argument are counted there."""
-    on_host = host_bytes(state)
+    on_host, weights_on_host = host_bytes(state), tree_bytes(list(filter(is_on_host, jax.tree.leaves(frozen))))
     analysis = compiled.memory_analysis()
     assert analysis is not None, "every CUDA program has one"
     return Memory(
-        weights_bytes=tree_bytes(frozen),
+        weights_bytes=tree_bytes(frozen) - weights_on_host,
         state_bytes=tree_bytes(state) - on_host,
         argument_bytes=analysis.argument_size_in_bytes,
         temp_bytes=analysis.temp_size_in_bytes,
@@ -56,6 +59,7 @@ def measure(compiled: jax.stages.Compiled, state: Any, frozen: Any) -> Memory:
         + analysis.host_output_size_in_bytes
         - analysis.host_alias_size_in_bytes,
         host_state_bytes=on_host,
+        host_weights_bytes=weights_on_host,
     )
 
 

@@ -27,6 +27,7 @@ from lcjax.pallas.tiles import traced_with
 from lcjax.plan.hlo import Instruction, Program
 from lcjax.plan.memory import Memory
 from lcjax.remat import resolve_policy
+from lcjax.weights.names import EMBEDDING_MODULES, tensor_names
 
 # How XLA spells the dtypes of activations and of sums.
 _SPELLED = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
@@ -35,7 +36,7 @@ _ON_HOST = "S(5)"  # of a layout
 
 @dataclasses.dataclass(frozen=True)
 class HostArray:
-    """An array that is kept in host memory from the forward to the backward pass, of all layers in one."""
+    """An array that is in host memory: from the forward to the backward pass, of all layers in one, or throughout."""
 
     name: str
     shape: tuple[int, ...]
@@ -54,6 +55,7 @@ def host_arrays(config: LlamaConfig, settings: ModelSettings, dtype: DTypeLike, 
 
     Under `offload` every g-th layer's input, `L/g B T D` elements of `dtype`; under `offload_attn` every layer's attention output
     too, `L B T H d`, and its log-sum-exp as the implementation keeps it: float32 [L, B, H, T], twice where `dtype` is float32.
+    Embedding and head where the memory settings say so.
 
     Raises:
       InputError: an implementation of attention whose output and log-sum-exp cannot be kept.
@@ -66,7 +68,15 @@ def host_arrays(config: LlamaConfig, settings: ModelSettings, dtype: DTypeLike, 
     dtype = jnp.dtype(dtype).name
     saved = layers // (memory.save_every if memory else 1)
     inputs = HostArray("the layers' inputs", (saved, sequences, tokens, config.hidden_size), dtype)
-    return [inputs, *(_of_attention(config, settings, dtype, sequences) if policy == "offload_attn" else [])]
+    attention = _of_attention(config, settings, dtype, sequences) if policy == "offload_attn" else []
+    weights = _embeddings(config, dtype) if memory and memory.embeddings_on_host else []
+    return [inputs, *attention, *weights]
+
+
+def _embeddings(config: LlamaConfig, dtype: str) -> Iterator[HostArray]:
+    for name in tensor_names(config):
+        if name.path[0] in EMBEDDING_MODULES:
+            yield HostArray(name.name, name.shape, dtype)
 
 
 def pinned_bytes(arrays: list[HostArray], state_bytes: int) -> int:
@@ -141,7 +151,7 @@ def _whereabouts(array: HostArray, program: Program) -> str | None:
     size = f"{array.name} {array} ({array.bytes:,} bytes)"
     if on_device is None:
         return f"{size} are kept nowhere"
-    return f"{size} stayed on the device, made by {_made_by(on_device, program)}"
+    return f"{size} stayed on the device, {_origin(on_device, program)}"
 
 
 def _same(shape: str, array: HostArray) -> bool:
@@ -151,7 +161,9 @@ def _same(shape: str, array: HostArray) -> bool:
     return dtype == _SPELLED[array.dtype] and spelled == [str(size) for size in array.shape if size != 1]
 
 
-def _made_by(maker: Instruction, program: Program) -> str:
+def _origin(maker: Instruction, program: Program) -> str:
+    if maker.opcode == "parameter":
+        return "an argument of the step"
     operation = maker.op_name.rsplit("/", 1)[-1] or maker.opcode
     source = program.source(maker)
-    return f"{operation} in {source}" if source else operation
+    return f"made by {operation} in {source}" if source else f"made by {operation}"

@@ -94,6 +94,7 @@ class Plan:
             "memory": self.layers,
             "attention": self.settings.attention,
             "host_state_bytes": memory.host_state_bytes,
+            "host_weights_bytes": memory.host_weights_bytes,
             "quantize": workload.quantize,
             "lora_r": workload.lora_r,
             "gpus": workload.gpus,
@@ -173,7 +174,8 @@ class Planner:
         return self._compiled(settings)
 
     def _candidates(self, settings: ModelSettings) -> list[Candidate]:
-        return candidates(self.workload.config, settings, self._host_fits)
+        frozen = self.workload.lora is not None
+        return candidates(self.workload.config, settings, self._host_fits, embeddings_may_leave=frozen)
 
     def _host_fits(self, settings: ModelSettings) -> bool:
         if self.host_limit_bytes is None:

@@ -32,7 +32,7 @@ def plan_table(plan: Plan) -> Table:
     limit = plan.device_limit_bytes
     host = "" if plan.host_limit_bytes is None else f"of {gib(plan.host_limit_bytes)}"
     for name, figure, note in (
-        ("frozen weights", gib(memory.weights_bytes), plan.workload.quantize or "bfloat16"),
+        ("frozen weights", gib(memory.weights_bytes), _frozen(plan)),
         ("trained weights, optimizer", gib(memory.state_bytes), _trained(plan)),
         ("batch, outputs", gib(batch + memory.output_bytes), ""),
         ("temporaries", gib(memory.temp_bytes), f"gradient checkpointing {plan.policy}, attention {plan.settings.attention}"),
@@ -117,6 +117,13 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.2g} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _frozen(plan: Plan) -> str:
+    left = (
+        f", {gib(on_host)} of embedding and head in host memory" if (on_host := plan.memory.host_weights_bytes) else ""
+    )
+    return f"{plan.workload.quantize or 'bfloat16'}{left}"
 
 
 def _trained(plan: Plan) -> str:

@@ -16,7 +16,7 @@ from lcjax.train.allocators import pinnable_bytes, raise_limits
 from lcjax.train.arguments import RunArguments, demo
 from lcjax.train.checkpoint import Checkpoints
 from lcjax.train.divergence import TrainingDiverged
-from lcjax.train.fit import host_bytes_at_most
+from lcjax.train.fit import host_bytes_at_most, room_here
 from lcjax.train.interrupt import Interrupted, StopRequest
 from lcjax.train.loop import train
 from lcjax.train.resume import find_resume_point
@@ -89,6 +89,8 @@ def load(arguments: RunArguments):
         memory=arguments.memory,
         rope_scaling=arguments.rope_scaling,
         rope_theta=arguments.rope_theta,
+        # Until it is known whether there is room for them.
+        embeddings_on_host=room_here() is not None and arguments.memory == "auto" and not arguments.full_finetuning,
     )
     if not arguments.full_finetuning:
         model = api.get_peft_model(

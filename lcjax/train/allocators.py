@@ -12,7 +12,7 @@ _HOST_GIB = "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"  # it is multiplied by 2^30
 _SHARE_OF_GPU = 0.97
 # Of the host; the rest is for the operating system, the data and Python.
 _SHARE_OF_HOST = 0.85
-# What else is pinned: weights on their way to the GPU, batches.
+# What else is pinned: weights on their way to the GPU, embeddings that were left there until it had room, batches.
 _STAGING_BYTES = 8 * 2**30
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from lcjax import step
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.errors import InputError
-from lcjax.memory import parse_memory
+from lcjax.memory import is_on_host, parse_memory
 from lcjax.model import ModelSettings
 from lcjax.plan.candidates import Candidate, candidates
 from lcjax.plan.cost import step_seconds
@@ -88,6 +88,9 @@ def fit(
         arrays = host_arrays(config, settings, _dtype(params), arguments.per_device_train_batch_size)
         return pinned_bytes(arrays, state_bytes) <= room.host
 
+    # Elsewhere they would leave a copy on the device: the caller's model.
+    may_leave = settings.lora is not None and is_on_host(params["embed_tokens"]["weight"])
+
     def attempt(candidate: Candidate) -> tuple[Memory | None, bool]:
         try:
             memory = step_memory(config, params, candidate.applied(settings), arguments, compiled)
@@ -102,7 +105,7 @@ def fit(
         quantised = _is_quantised(params)
         return step_seconds(config, candidate.applied(settings), lora_r=rank, quantised=quantised)
 
-    tuning = tune(_ways(config, settings, host_fits), seconds, attempt)
+    tuning = tune(_ways(config, settings, host_fits, may_leave), seconds, attempt)
     [chosen] = [trial for trial in tuning.trials if trial.candidate == tuning.chosen]
     if chosen.memory is None:
         raise InputError(
@@ -140,15 +143,20 @@ def host_bytes_at_most(config: LlamaConfig, arguments: RunArguments, limit: int)
         arrays = host_arrays(config, settings, jnp.bfloat16, arguments.per_device_train_batch_size)
         return pinned_bytes(arrays, state_bytes)
 
-    ways = _ways(config, settings, lambda settings: pinned(settings) <= limit)
+    ways = _ways(config, settings, lambda settings: pinned(settings) <= limit, lora is not None)
     return max((size for way in ways if (size := pinned(way.applied(settings))) <= limit), default=0)
 
 
-def _ways(config: LlamaConfig, settings: ModelSettings, host_fits: Callable[[ModelSettings], bool]) -> list[Candidate]:
+def _ways(
+    config: LlamaConfig,
+    settings: ModelSettings,
+    host_fits: Callable[[ModelSettings], bool],
+    embeddings_may_leave: bool,
+) -> list[Candidate]:
     """All that may be tried where `settings.memory` is "auto", else the one that was told."""
     tokens = settings.max_seq_length
     if settings.memory == "auto":
-        return candidates(config, settings, host_fits)
+        return candidates(config, settings, host_fits, embeddings_may_leave=embeddings_may_leave)
     return [Candidate(settings.policy_for(tokens), settings.memory_for(tokens))]
 
 
@@ -157,7 +165,7 @@ def step_memory(
 ) -> Memory:
     """What one step of the run takes, arguments included; and the proof that what was to go to host memory goes there."""
     program = build_program(config, jax.tree.map(_abstract, params), settings, arguments, max_steps=1)
-    sharding = jax.tree.leaves((program.frozen, program.trainable))[0].sharding
+    sharding = params["norm"]["weight"].sharding
     state = step.abstract_state(program.optimizer, program.trainable, sharding)
     rows = arguments.per_device_train_batch_size
     shape = arguments.gradient_accumulation_steps, rows, settings.max_seq_length

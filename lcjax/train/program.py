@@ -11,7 +11,9 @@ import optax
 
 from lcjax import lora, optim
 from lcjax.config import LlamaConfig
+from lcjax.errors import InputError
 from lcjax.layerwise import host_bytes
+from lcjax.memory import place_embeddings
 from lcjax.model import ModelSettings
 from lcjax.step import Objective
 from lcjax.train.arguments import TrainingArguments
@@ -40,8 +42,20 @@ def build_program(
 ) -> Program:
     """The program of a run over `max_steps` steps: the adapter alone learns, or everything where `settings` has none.
 
-    `params` may hold ShapeDtypeStructs in place of arrays; no value is looked at.
+    `params` may hold ShapeDtypeStructs in place of arrays; no value is looked at. Embedding and head are moved to the memory that
+    the settings say.
+
+    Raises:
+      InputError: settings that keep in host memory what is to learn.
     """
+    memory = settings.memory_for(settings.max_seq_length)
+    on_host = memory is not None and memory.embeddings_on_host
+    if on_host and settings.lora is None:
+        raise InputError(
+            "memory=embeddings_on_host=true is for embeddings that are frozen, and here they learn; leave it out, "
+            "or train an adapter"
+        )
+    params = place_embeddings(params, on_host=on_host)
     trains = lora.everything if settings.lora is None else lora.adapters_only
     mask = lora.trainable_mask(params, trains)
     trainable, frozen = lora.partition(params, mask)

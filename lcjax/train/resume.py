@@ -15,6 +15,7 @@ import numpy as np
 from lcjax import lora
 from lcjax.data import Data
 from lcjax.errors import InputError
+from lcjax.memory import fetched
 from lcjax.model import Llama
 from lcjax.train.arguments import TrainingArguments, flag
 from lcjax.train.checkpoint import Checkpoints
@@ -81,7 +82,7 @@ def describe_run(model: Llama, data: Data, arguments: TrainingArguments, max_ste
         {
             "arguments": dataclasses.asdict(arguments),
             "max_steps": max_steps,
-            "model": dataclasses.asdict(model.config) | settings | {"dtype": str(model.head_VD.dtype)},
+            "model": dataclasses.asdict(model.config) | settings | {"dtype": str(model.dtype)},
             "weights": _fingerprint(model),
             "data": data.fingerprint(),
         }
@@ -135,7 +136,7 @@ def _fingerprint(model: Llama) -> str:
     digest = hashlib.blake2b(digest_size=16)
     base, _ = lora.detach(model.params)
     for leaf in jax.tree.leaves(base):
-        column = leaf if leaf.ndim == 1 else leaf[..., 0]
+        column = leaf if leaf.ndim == 1 else fetched(leaf)[..., 0]
         digest.update(np.asarray(column.astype(jnp.float32)).tobytes())
     return digest.hexdigest()
 

@@ -30,17 +30,22 @@ def open_model_files(path: Path) -> Checkpoint:
 
 
 def load_model_files(
-    name_or_path: str | os.PathLike[str], dtype: DTypeLike, quantize: str | None = None
+    name_or_path: str | os.PathLike[str],
+    dtype: DTypeLike,
+    quantize: str | None = None,
+    *,
+    embeddings_on_host: bool = False,
 ) -> tuple[LlamaConfig, dict[str, Any], Path]:
     """Loads a model by directory, GGUF file or hub id.
 
     Returns:
       Its config, its parameter tree in `dtype` (float32 or bfloat16), with `quantize="nf4"` or from a checkpoint that is
       in four bits with quantised linear maps (see `lcjax.quant.nf4`), and the path it was read from, for `load_tokenizer`.
+      `embeddings_on_host` leaves embedding and head in pinned host memory.
 
     Raises:
       InputError: see `resolve_model`, `load_params` and `load_gguf`.
     """
     path = resolve_model(name_or_path)
     checkpoint = open_model_files(path)
-    return checkpoint.config, checkpoint.load(dtype, quantize), path
+    return checkpoint.config, checkpoint.load(dtype, quantize, embeddings_on_host=embeddings_on_host), path

@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 from numpy.typing import DTypeLike
 
 from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
-from lcjax.weights.names import TensorName, tensor_names
+from lcjax.weights.names import EMBEDDING_MODULES, TensorName, tensor_names
 from lcjax.weights.packing import Packer, Packing, Path, TensorReader, quantising
 from lcjax.weights.packing import Shape as Shape
 
@@ -40,12 +41,15 @@ class Checkpoint:
     read: TensorReader
     packed: Packer = lambda name: None
 
-    def load(self, dtype: DTypeLike, quantize: str | None = None) -> dict[str, Any]:
+    def load(
+        self, dtype: DTypeLike, quantize: str | None = None, *, embeddings_on_host: bool = False
+    ) -> dict[str, Any]:
         """The parameter tree, on the default device; see `assemble`.
 
         Args:
           dtype: float32 or bfloat16, of all but quantised weights.
           quantize: "nf4" quantises the layers' linear maps as they are read, one tensor at a time, from the stored values.
+          embeddings_on_host: leaves embedding and head in pinned host memory; they are never on the device.
 
         Raises:
           InputError: a bad option, or a weight whose shape cannot be quantised.
@@ -58,6 +62,7 @@ class Checkpoint:
             layers,
             parameter_dtype(dtype),
             lambda name: self.packed(name) or quantise(name),
+            on_host=EMBEDDING_MODULES if embeddings_on_host else (),
         )
 
 
@@ -111,6 +116,8 @@ def assemble(
     layers: int,
     dtype: np.dtype,
     packed: Packer = lambda name: None,
+    *,
+    on_host: Collection[str] = (),
 ) -> dict[str, Any]:
     """Builds the parameter tree, one host buffer per leaf, and gives each leaf to the default device once it is full.
 
@@ -120,6 +127,7 @@ def assemble(
       layers: how many layers each stack has.
       dtype: the leaves' dtype.
       packed: how the named tensor lies in the tree, the same for all its layers; None for one array of `dtype`.
+      on_host: modules outside the layers whose leaves go to pinned host memory instead of the device.
 
     Returns:
       The nested dictionary of `lcjax.weights.names`, of jax Arrays. On the CPU they own the buffers that were filled:
@@ -138,10 +146,16 @@ def assemble(
             packing.fill({path: buffer[name.layer, ...] for path, buffer in buffers.items()})
             if name.layer < layers - 1:
                 continue
+        place = _pinned() if name.path[0] in on_host else None
         for path, buffer in buffers.items():
             # Waiting keeps the next buffer from being filled while this one is still in flight to an accelerator.
-            insert(tree, name.path + path, jax.device_put(buffer, may_alias=True).block_until_ready())
+            insert(tree, name.path + path, jax.device_put(buffer, place, may_alias=True).block_until_ready())
     return tree
+
+
+def _pinned() -> SingleDeviceSharding:
+    """The default device's pinned host memory."""
+    return SingleDeviceSharding(jax.local_devices()[0], memory_kind="pinned_host")
 
 
 def _one_array(name: TensorName, read: TensorReader, dtype: np.dtype) -> Packing:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from lcjax.config import LlamaConfig
 
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
+EMBEDDING_MODULES = ("embed_tokens", "lm_head")
+"""Those with a weight [V, D] a model; one with tied embeddings has the first alone."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ LAYERS = 2
 CONFIG = dataclasses.replace(PRESETS["llama-3.1-8b"], num_hidden_layers=LAYERS)
 TOKENS = 131_072
 FORMS = {"tiles": MemorySettings(fetch_ahead=False), "head groups": MemorySettings(head_groups=8, fetch_ahead=False)}
+ON_HOST = dataclasses.replace(FORMS["tiles"], embeddings_on_host=True)
 SLOPES = Path(__file__).with_name("bytes_a_token.json")
 INPUT_BYTES = 2 * CONFIG.hidden_size
 
@@ -68,6 +69,15 @@ def test_no_buffer_is_quadratic_or_holds_all_logits(settings):
 @pytest.mark.parametrize("settings", [FORMS["tiles"], MemorySettings(save_every=2), FORMS["head groups"]])
 def test_host_bytes_are_those_of_the_saved_inputs(settings):
     assert compiled(settings).memory.host_bytes == LAYERS // settings.save_every * TOKENS * INPUT_BYTES
+
+
+def test_embeddings_on_the_host_leave_the_device_but_for_their_use():
+    on_device, on_host = (compiled(settings).memory for settings in (FORMS["tiles"], ON_HOST))
+    size = 2 * 2 * CONFIG.vocab_size * CONFIG.hidden_size
+    assert on_host.host_weights_bytes == on_host.host_bytes - on_device.host_bytes == size
+    assert on_device.argument_bytes - on_host.argument_bytes == on_device.weights_bytes - on_host.weights_bytes == size
+    # Each is there for its use alone, when the layers' buffers are not.
+    assert on_host.temp_bytes == pytest.approx(on_device.temp_bytes, rel=1e-6)
 
 
 def test_offloaded_attention_runs_forward_once():

@@ -15,8 +15,10 @@ from lcjax.memory import stack as memory_stack
 from lcjax.model import ModelSettings
 from lcjax.plan.compile import compile_step
 from lcjax.plan.offload import host_arrays
+from lcjax.plan.settings import requested_settings
 from lcjax.plan.workload import Workload
 from lcjax.presets import PRESETS
+from lcjax.train import program
 
 LLAMA_8B = PRESETS["llama-3.1-8b"]
 
@@ -32,6 +34,7 @@ def test_the_bytes_by_hand():
     assert host_bytes("offload") == host_bytes("auto", "tile=8192,head_groups=8") == inputs
     assert host_bytes("offload", "tile=8192,save_every=4") == inputs // 4
     assert host_bytes("offload_attn") == 2 * inputs + log_sums
+    assert host_bytes("offload", "tile=8192,embeddings_on_host=true") == inputs + 2 * 128_256 * 4096 * 2
     assert host_bytes("offload_attn", "tile=8192,save_every=2") == inputs // 2 + inputs + log_sums
     assert host_bytes("offload_attn", dtype="float32") == 4 * inputs + 2 * log_sums
 
@@ -56,10 +59,33 @@ def test_what_stayed_on_the_device_is_named(monkeypatch):
     size = 3 * TOKENS * 128 * 2
     message = (
         rf"^offload: 0 bytes are in host memory instead of {size:,}: "
-        rf"the layers' inputs bf16\[3,1,{TOKENS},128\] \({size:,} bytes\) stayed on the device, made by \w+ in lcjax/model\.py:\d+"
+        rf"the layers' inputs bf16\[3,1,{TOKENS},128\] \({size:,} bytes\) stayed on the device, made by \w+ in lcjax/[\w/]+\.py:\d+"
     )
     with pytest.raises(InputError, match=message):
         compile_step(workload, settings)
+
+
+def test_a_table_that_is_embedding_and_head_is_fetched_for_each():
+    """Once for both, it would be on the device through all layers."""
+    config = dataclasses.replace(TINY, tie_word_embeddings=True)
+    workload = Workload("tiny", config, "h100-80gb", 8, None, "offload", "tile=1024,embeddings_on_host=true")
+    program = compile_step(workload, requested_settings(workload, TOKENS)).program
+    fetches = [
+        x for x in program.instructions.values() if x.opcode == "copy-start" and x.arrays[0][0] == "bf16[1000,128]"
+    ]
+    assert len(fetches) == 2
+
+
+def test_embeddings_that_stayed_on_the_device_are_named(monkeypatch):
+    """A program that forgets to place them."""
+    monkeypatch.setattr(program, "place_embeddings", lambda params, on_host: params)
+    workload = Workload("tiny", TINY, "h100-80gb", 8, None, "offload", "tile=1024,embeddings_on_host=true")
+    message = (
+        r"^offload: [\d,]+ bytes are in host memory instead of [\d,]+: "
+        r"model.embed_tokens.weight bf16\[1000,128\] \(256,000 bytes\) stayed on the device, an argument of the step"
+    )
+    with pytest.raises(InputError, match=message):
+        compile_step(workload, requested_settings(workload, TOKENS))
 
 
 def test_attention_that_hides_its_log_sum_exp_is_refused():

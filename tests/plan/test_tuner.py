@@ -22,6 +22,7 @@ from lcjax.presets import PRESETS
 
 LLAMA_8B = PRESETS["llama-3.1-8b"]
 SETTINGS = ModelSettings(131_072, attention="pallas")
+CANDIDATES = candidates(LLAMA_8B, SETTINGS, embeddings_may_leave=True)
 SMALL = Workload("tiny", TINY, "h100-80gb", lora_r=4)
 
 
@@ -31,8 +32,9 @@ def seconds(candidate: Candidate) -> float:
 
 def device_bytes(candidate: Candidate) -> int:
     """A model of memory in which every choice counts, by candidate."""
-    policy, plain, minus_groups, ahead, tile = candidate.device_memory()
-    return int(100 * policy + 400 * plain + 20 * (8 + minus_groups) + 40 * ahead + min(tile, 8192) / 1024 * 10)
+    policy, plain, minus_groups, embeddings, ahead, tile = candidate.device_memory()
+    own = 400 * plain + 20 * (8 + minus_groups) + 100 * embeddings + 40 * ahead + min(tile, 8192) / 1024 * 10
+    return int(100 * policy + own)
 
 
 def tuned(limit: int):
@@ -43,21 +45,21 @@ def tuned(limit: int):
         size = device_bytes(candidate)
         return Memory(0, 0, size, 0, 0, 0), size <= limit
 
-    return tune(candidates(LLAMA_8B, SETTINGS), seconds, compiled), asked
+    return tune(CANDIDATES, seconds, compiled), asked
 
 
 @pytest.mark.parametrize("limit", [20, 40, 75, 90, 150, 200, 310, 500, 700])
 def test_the_fastest_that_fits_against_brute_force(limit):
     tuning, asked = tuned(limit)
-    fitting = [c for c in candidates(LLAMA_8B, SETTINGS) if device_bytes(c) <= limit]
+    fitting = [c for c in CANDIDATES if device_bytes(c) <= limit]
     assert tuning.chosen == min(fitting, key=lambda c: (seconds(c), str(c)))
-    assert len(asked) == len(set(asked)) <= 12
+    assert len(asked) == len(set(asked)) <= 15
     assert tuning == tuned(limit)[0]
 
 
 def test_where_nothing_fits_two_compilations_say_so():
     tuning, asked = tuned(5)
-    assert tuning.chosen == most_frugal(candidates(LLAMA_8B, SETTINGS))
+    assert tuning.chosen == most_frugal(CANDIDATES)
     assert len(asked) == 2
     assert not any(trial.fits for trial in tuning.trials)
 
@@ -89,6 +91,20 @@ def test_the_candidates_of_a_length():
     for candidate in (*long, *short):
         settings = candidate.applied(SETTINGS)
         assert parse_memory(str(settings.memory)) == settings.memory
+
+
+def test_embeddings_go_to_the_host_where_that_is_asked_for():
+    """With policies that use host memory, for the seconds of two copies of 1 GiB."""
+    on_host = [c for c in CANDIDATES if c.memory and c.memory.embeddings_on_host]
+    assert {c.policy for c in on_host} == {"offload", "offload_attn"}
+    assert not any(c.memory and c.memory.embeddings_on_host for c in candidates(LLAMA_8B, SETTINGS))
+    for candidate in on_host:
+        assert candidate.memory is not None
+        memory = dataclasses.replace(candidate.memory, embeddings_on_host=False)
+        twin = dataclasses.replace(candidate, memory=memory)
+        assert twin in CANDIDATES
+        assert twin.needs_no_less_than(candidate)
+        assert seconds(candidate) - seconds(twin) == pytest.approx(2 * 128_256 * 4096 * 2 / 5.0e10)
 
 
 def test_as_few_inputs_are_saved_as_the_host_takes():

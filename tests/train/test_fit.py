@@ -16,7 +16,7 @@ import pytest
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
 from lcjax.errors import InputError
-from lcjax.memory import MemorySettings
+from lcjax.memory import MemorySettings, place_embeddings
 from lcjax.model import ModelSettings
 from lcjax.plan.compile import compile_step
 from lcjax.plan.parameters import abstract_params
@@ -67,6 +67,13 @@ def test_the_figures_are_the_plan_s(params):
     assert memory.host_bytes == 4 * TOKENS * 128 * 2
 
 
+def test_micro_batches_take_the_host_memory_of_one(params):
+    form = MemorySettings(1024, embeddings_on_host=True)
+    settings = dataclasses.replace(SETTINGS, use_gradient_checkpointing="offload", memory=form)
+    memory = step_memory(TINY, params, settings, TrainingArguments(gradient_accumulation_steps=3), compile_lowered)
+    assert memory.host_bytes == 4 * TOKENS * 128 * 2 + 2 * 1000 * 128 * 2
+
+
 def test_with_less_room_something_slower_that_fits(params):
     free = fitted(TINY, params, SETTINGS, TrainingArguments(), PLENTY).memory
     frugal = dataclasses.replace(SETTINGS, use_gradient_checkpointing="full", memory=MemorySettings(1024))
@@ -84,10 +91,17 @@ def test_what_does_not_fit_is_refused_with_three_mends(params):
         fitted(TINY, params, SETTINGS, two, Room(11 * 2**20, 2**40))
     message = str(refused.value)
     assert re.match(
-        r"a step of 8,192 tokens takes 0\.\d GiB of 0\.0 GiB on the GPU and .* \(offload tile=1024,", message
+        r"a step of 8,192 tokens takes 0\.\d GiB of 0\.0 GiB on the GPU and .* \(offload tile=1024,.*,embeddings_on_host=false\)",
+        message,
     )
     assert "use --per-device-train-batch-size 1, or --quantize nf4, or --max-seq-length " in message
     assert "\n" not in message
+
+
+def test_embeddings_stay_in_host_memory_where_the_loader_left_them(params):
+    left = place_embeddings(params, on_host=True)
+    with pytest.raises(InputError, match=r"\(offload tile=1024,.*,embeddings_on_host=true\)"):
+        fitted(TINY, left, SETTINGS, TrainingArguments(), Room(8 * 2**20, 2**40))
 
 
 def test_settings_by_hand_are_checked_and_kept(params):
@@ -129,16 +143,17 @@ def test_the_allocators_limits(monkeypatch):
 
 
 INPUTS = 32 * 349_184 * 4096 * 2  # of the 8B model's layers
+EMBEDDINGS = 2 * 128_256 * 4096 * 2
 ATTENDED = INPUTS + 32 * 32 * 349_184 * 4  # attention's outputs and log-sum-exps
 
 
 @pytest.mark.parametrize(
     ("limit", "flags", "expected"),
     [
-        (88 * 2**30, {}, INPUTS),
-        (100 * 2**30, {}, INPUTS // 8 + ATTENDED),
-        (2**40, {}, INPUTS + ATTENDED),
-        (60 * 2**30, {}, INPUTS // 2),
+        (88 * 2**30, {}, INPUTS + EMBEDDINGS),
+        (100 * 2**30, {}, INPUTS // 8 + ATTENDED + EMBEDDINGS),
+        (2**40, {}, INPUTS + ATTENDED + EMBEDDINGS),
+        (60 * 2**30, {}, INPUTS // 2 + EMBEDDINGS),
         (2**40, {"memory": "tile=8192,save_every=4", "use_gradient_checkpointing": "offload"}, INPUTS // 4),
         (2**40, {"max_seq_length": 1024, "full_finetuning": True, "use_gradient_checkpointing": "full"}, 24 * 8_030_261_248),
         (2**10, {}, 0),
