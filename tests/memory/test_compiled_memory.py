@@ -71,6 +71,29 @@ def test_host_bytes_are_those_of_the_saved_inputs(settings):
     assert compiled(settings).memory.host_bytes == LAYERS // settings.save_every * TOKENS * INPUT_BYTES
 
 
+def kernels_during_copies(step: CompiledStep) -> list[set[str]]:
+    """Of every copy of the layers' inputs to or from the host: the kernels that are scheduled between its start and its end."""
+    stack = f"bf16[{LAYERS},1,{TOKENS},{CONFIG.hidden_size}]"
+    scheduled = list(step.program.instructions.items())
+    found = []
+    for number, (name, start) in enumerate(scheduled):
+        if start.opcode == "async-start" and start.arrays[0][0] == stack:
+            rest = [instruction for _, instruction in scheduled[number + 1 :]]
+            end = next(n for n, instruction in enumerate(rest) if name in instruction.operands)
+            assert rest[end].opcode == "async-done"
+            kernels = {instruction.attribute(r'triton".*?name = "(attention_\w+)"') for instruction in rest[:end]}
+            found.append(kernels - {None})
+    return found
+
+
+def test_copies_run_beside_the_layers_work():
+    forward, backward = {"attention_forward"}, {"attention_forward", "attention_dkv", "attention_dq"}
+    # The first fetch is before all layers, beside the loss.
+    assert sorted(kernels_during_copies(compiled(MemorySettings())), key=len) == [set(), forward, backward]
+    without = kernels_during_copies(compiled(FORMS["tiles"]))
+    assert sorted(without, key=len) == [set(), forward]
+
+
 def test_embeddings_on_the_host_leave_the_device_but_for_their_use():
     on_device, on_host = (compiled(settings).memory for settings in (FORMS["tiles"], ON_HOST))
     size = 2 * 2 * CONFIG.vocab_size * CONFIG.hidden_size
