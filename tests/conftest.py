@@ -19,6 +19,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 WORDS = "the old river carried seven small boats past a quiet town while nobody there ever learned to swim".split()
 
 
+@pytest.fixture
+def empty_cache(monkeypatch, tmp_path):
+    """No answer of another test's compiler, or of the user's, is believed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct, found without importing its package, which needs llama.cpp."""

@@ -57,7 +57,7 @@ class Command:
             draw([planner.plan(tokens) for tokens in lengths(plan.max_seq_length)], self.arguments.plot)
         write_json(plan.as_json(), self.arguments.json)
         say(self.console, headline(plan))
-        self.console.print(plan_table(plan), *([trial_table(plan)] if plan.trials else []), buffer_table(plan))
+        self.console.print(plan_table(plan), *([trial_table(plan.tuning)] if plan.tuning else []), buffer_table(plan))
         if not plan.fits:
             found = list(mends(plan, self.planner))
             say(

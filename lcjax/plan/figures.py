@@ -1,29 +1,18 @@
-"""What a plan keeps of a compiled step, and a folder in which it stays: the same step is not compiled twice.
-
-A figure is filed under everything that it depends on: the workload, the settings, the versions of JAX and its compiler, and the
-source of this package.
-"""
+"""What a plan keeps of a compiled step."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
-import json
-import os
-import tempfile
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from lcjax.model import ModelSettings
 from lcjax.plan.buffers import Buffer, largest_buffers
 from lcjax.plan.compile import CompiledStep, compile_step
+from lcjax.plan.kept import kept
 from lcjax.plan.memory import Memory
 from lcjax.plan.workload import Workload
 
 _BUFFERS = 12
-_COMPILERS = ("jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,28 +37,17 @@ class Figures:
 
 
 def compiled_figures(workload: Workload, settings: ModelSettings) -> Figures:
-    """The figures of a step, compiled now or found in `cache_folder()`.
+    """The figures of a step, compiled now or before.
 
     Raises:
       InputError: as `compile_step`.
     """
-    path = cache_folder() / f"{_key(workload, settings)}.json"
-    try:
-        return Figures.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
-        figures = Figures.of(compile_step(workload, settings))
-    _write(path, json.dumps(dataclasses.asdict(figures)))
-    return figures
+    return kept(_question(workload, settings), Figures.from_json, lambda: Figures.of(compile_step(workload, settings)))
 
 
-def cache_folder() -> Path:
-    """Where figures are kept: lcjax/plan under $XDG_CACHE_HOME, or under ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lcjax" / "plan"
-
-
-def _key(workload: Workload, settings: ModelSettings) -> str:
+def _question(workload: Workload, settings: ModelSettings) -> dict[str, Any]:
     tokens = settings.max_seq_length
-    facts = {
+    return {
         "workload": [
             workload.gpu,
             workload.gpus,
@@ -80,36 +58,4 @@ def _key(workload: Workload, settings: ModelSettings) -> str:
             repr(workload.config),
         ],
         "settings": [tokens, settings.policy_for(tokens), str(settings.memory_for(tokens)), repr(settings)],
-        "compilers": {name: _version(name) for name in _COMPILERS},
-        "source": _source_digest(),
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-@functools.cache
-def _source_digest() -> str:
-    """Of every file of this package: whatever is edited, no figure of before is believed."""
-    package = Path(__file__).parents[1]
-    files = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".txtpb"))
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all; where the folder cannot be written, the figure is compiled again another time."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            file.write(text)
-        os.replace(file.name, path)
-    except OSError:
-        pass

@@ -20,7 +20,7 @@ from lcjax.plan.offload import host_arrays, pinned_bytes
 from lcjax.plan.parameters import abstract_params
 from lcjax.plan.search import LENGTH_STEP, largest_fitting
 from lcjax.plan.settings import policy_lengths, requested_settings
-from lcjax.plan.tuner import Trial, most_frugal, tune
+from lcjax.plan.tuner import Tuning, most_frugal, tune
 from lcjax.plan.workload import Workload
 from lcjax.rope import LONGEST
 from lcjax.train.program import build_program
@@ -30,7 +30,7 @@ from lcjax.train.program import build_program
 class Plan:
     """What one step at one length takes, and whether it is there.
 
-    `host_limit_bytes` is None where the host was not stated; `trials` are what was compiled to choose the settings.
+    `host_limit_bytes` is None where the host was not stated; `tuning` is None where the settings were not chosen.
     """
 
     workload: Workload
@@ -41,7 +41,7 @@ class Plan:
     buffers: tuple[Buffer, ...]
     kernels: dict[str, int]
     flops: StepFlops
-    trials: tuple[Trial, ...] = ()
+    tuning: Tuning | None = None
 
     @property
     def max_seq_length(self) -> int:
@@ -147,7 +147,7 @@ class Planner:
             return plan.memory, plan.fits
 
         tuning = tune(self._candidates(settings), lambda c: self._seconds(c.applied(settings)), compiled)
-        return dataclasses.replace(self._compiled(tuning.chosen.applied(settings)), trials=tuning.trials)
+        return dataclasses.replace(self._compiled(tuning.chosen.applied(settings)), tuning=tuning)
 
     def longest(self, below: int = LONGEST + 1, guess: int | None = None) -> Plan | None:
         """The plan of the longest context under `below` tokens that fits, in multiples of 1,024; None where none does.

@@ -10,6 +10,7 @@ from rich.text import Text
 from lcjax.plan.flops import UTILISATION
 from lcjax.plan.memory import GIB, MARGIN_BYTES
 from lcjax.plan.planner import Plan
+from lcjax.plan.tuner import Tuning
 
 
 def headline(plan: Plan) -> str:
@@ -48,15 +49,15 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
-def trial_table(plan: Plan) -> Table:
+def trial_table(tuning: Tuning) -> Table:
     """What was compiled to choose the settings, the fastest first."""
     table = Table(title="settings, the fastest first, by their estimated time", title_justify="left")
     for name in ("gradient checkpointing, layers", "step", "device", "host"):
         table.add_column(name, justify="left" if name.startswith("gradient") else "right", no_wrap=True)
     table.add_column("")
-    for trial in plan.trials:
+    for trial in tuning.trials:
         memory = trial.memory
-        chosen = trial.candidate.applied(plan.settings) == plan.settings
+        chosen = trial.candidate == tuning.chosen
         if memory is None:
             verdict = f"needs no less than {trial.needs}"
         elif chosen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from lcjax.memory import is_on_host, parse_memory
 from lcjax.model import ModelSettings
 from lcjax.plan.candidates import Candidate, candidates
 from lcjax.plan.cost import step_seconds
+from lcjax.plan.kept import kept
 from lcjax.plan.memory import GIB, Memory, measure
 from lcjax.plan.offload import check_offload, host_arrays, pinned_bytes
 from lcjax.plan.parameters import abstract_params
@@ -75,7 +77,7 @@ def fit(
 
     Args:
       params: the model's weights, or ShapeDtypeStructs with shardings; the step is compiled for where they are.
-      compiled: the compiler.
+      compiled: the compiler; asked only what it was not asked before (see `lcjax.plan.kept`).
 
     Raises:
       InputError: the step fits in no way that may be tried; the message says what it takes and what would mend that.
@@ -172,12 +174,19 @@ def step_memory(
     batches = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding) for name in step.BATCH_KEYS}
     platform = next(iter(sharding.device_set)).platform
     train_step = step.jit_train_step(program.objective, program.optimizer, platform)
-    executable = compiled(train_step.lower(state, program.frozen, batches))
-    memory = measure(executable, state, program.frozen)
-    if platform != "cpu":  # whose memory is all the host's
-        arrays = host_arrays(config, settings, _dtype(params), rows)
-        check_offload(arrays, memory, lambda: executable.as_text() or "")
-    return memory
+    lowered = train_step.lower(state, program.frozen, batches)
+
+    def ask() -> Memory:
+        executable = compiled(lowered)
+        memory = measure(executable, state, program.frozen)
+        if platform != "cpu":  # whose memory is all the host's
+            arrays = host_arrays(config, settings, _dtype(params), rows)
+            check_offload(arrays, memory, lambda: executable.as_text() or "")
+        return memory
+
+    [kind] = {device.device_kind for device in sharding.device_set}
+    digest = hashlib.sha256(lowered.as_text().encode()).hexdigest()
+    return kept({"device": kind, "program": digest}, lambda content: Memory(**content), ask)
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -22,6 +22,7 @@ from lcjax.data import Data, iterate, load_corpus
 from lcjax.evaluate import LossByPosition
 from lcjax.leak import refuse_leak
 from lcjax.model import Llama, ModelSettings
+from lcjax.plan.report import trial_table
 from lcjax.train.arguments import RunArguments, TrainingArguments
 from lcjax.train.checkpoint import Checkpoints
 from lcjax.train.disk import writing
@@ -149,6 +150,8 @@ class _Run:
         with self.console.status("compiling the step in the ways that it can run"):
             found = fit(model.config, model.params, model.settings, self.arguments, room)
         self._say(found.describe(room))
+        if len(found.tuning.trials) > 1:
+            self.console.print(trial_table(found.tuning))
         return found.settings
 
     def open(self, resources: contextlib.ExitStack) -> None:

@@ -23,9 +23,8 @@ def tiny_json(tmp_path) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _empty_cache(monkeypatch, tmp_path):
-    """No figure of another test, or of the user's, is believed."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def _empty_cache(empty_cache):
+    """For every test here."""
 
 
 @pytest.fixture

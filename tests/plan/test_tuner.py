@@ -1,4 +1,4 @@
-"""lcjax.plan.tuner, candidates, cost and figures: the fastest settings that fit, by few compilations, and kept on disk."""
+"""lcjax.plan.tuner, candidates, cost and kept: the fastest settings that fit, by few compilations, and kept on disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tiny_model import TINY
 
 from lcjax.memory import MemorySettings, parse_memory
 from lcjax.model import ModelSettings
-from lcjax.plan import figures
+from lcjax.plan import kept
 from lcjax.plan.candidates import Candidate, candidates
 from lcjax.plan.cost import step_seconds
 from lcjax.plan.memory import Memory
@@ -146,7 +146,7 @@ def test_figures_are_compiled_once_and_kept(asked):
     again = Planner(SMALL).plan(2048)
     assert len(asked) == count > 0
     assert again == first
-    [file, *_] = figures.cache_folder().glob("*.json")
+    [file, *_] = kept.cache_folder().glob("*.json")
     for broken in ("", "{}", json.dumps({"memory": {}, "buffers": [], "kernels": {}})):
         file.write_text(broken)
         assert Planner(SMALL).plan(2048) == first
@@ -166,7 +166,7 @@ def test_other_questions_have_other_figures(asked, change):
 def test_an_edited_package_has_other_figures(asked, monkeypatch):
     Planner(SMALL).plan(2048)
     count = len(asked)
-    monkeypatch.setattr(figures, "_source_digest", lambda: "another")
+    monkeypatch.setattr(kept, "_source_digest", lambda: "another")
     Planner(SMALL).plan(2048)
     assert len(asked) > count
 
@@ -180,6 +180,8 @@ def test_the_real_compiler_chooses_for_a_small_gpu():
     planner.device_limit_bytes = (free.memory.device_bytes + frugal.plan(8192).memory.device_bytes) // 2
     plan = planner.plan(8192)
     assert plan.fits
-    faster = [trial for trial in plan.trials if trial.seconds < plan.trials[-1].seconds and not trial.fits]
+    assert plan.tuning is not None
+    trials = plan.tuning.trials
+    faster = [trial for trial in trials if trial.seconds < trials[-1].seconds and not trial.fits]
     assert faster
     assert all(t.memory is None or t.memory.device_bytes > planner.device_limit_bytes for t in faster)

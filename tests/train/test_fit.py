@@ -36,6 +36,7 @@ TINY = LlamaConfig(
     head_dim=64,
 )
 LORA = LoraConfig(8, 32)
+pytestmark = pytest.mark.usefixtures("empty_cache")
 TOKENS = 8192
 SETTINGS = ModelSettings(TOKENS, lora=LORA, attention="pallas")
 PLENTY = Room(2**40, 2**40)
@@ -47,6 +48,11 @@ def params():
     return abstract(abstract_params(TINY, LORA, None), gpu_sharding("h100-80gb"))
 
 
+def never(lowered):
+    """A compiler without room for anything."""
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+
 fitted = functools.partial(fit, compiled=functools.cache(lambda lowered: compile_lowered(lowered)))
 
 
@@ -54,6 +60,8 @@ def test_with_plenty_of_room_the_fastest_is_taken_at_once(params):
     found = fitted(TINY, params, SETTINGS, TrainingArguments(), PLENTY)
     assert found.settings.policy_for(TOKENS) == "none"
     assert len(found.tuning.trials) == 1
+    again = fit(TINY, params, SETTINGS, TrainingArguments(), PLENTY, compiled=never)  # is not asked
+    assert again == found
     line = found.describe(PLENTY)
     assert line.startswith("memory: none none takes 0.")
     assert line.endswith("GiB of 1,024.0 GiB on the GPU (1 compiled)")
@@ -201,10 +209,7 @@ def test_what_is_too_large_to_be_compiled_does_not_fit(params):
     assert found.settings.policy_for(TOKENS) != "none"
     assert found.tuning.trials[0].memory is None
 
-    def never(lowered):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
-
     with pytest.raises(
         InputError, match=r"^a step of 8,192 tokens is too large for 1,024.0 GiB on the GPU even to be compiled"
     ):
-        fit(TINY, params, SETTINGS, TrainingArguments(), PLENTY, compiled=never)
+        fit(TINY, params, SETTINGS, TrainingArguments(max_grad_norm=2), PLENTY, compiled=never)
