@@ -104,7 +104,8 @@ def test_a_compiled_step_has_the_state_on_the_host_and_a_layer_of_it_on_the_devi
     learning = params if lora_r == 0 else [x for x in jax.tree.leaves(params) if x.dtype == jnp.float32]
     state = (12 if lora_r == 0 else 8) * sum(leaf.size for leaf in jax.tree.leaves(learning))
     inputs = 16 * 8192 * 256 * 2
-    assert there.host_bytes >= here.host_bytes + state == inputs + state
+    # The update's buffers are beside the layers' inputs, or in their memory.
+    assert inputs + 2 * state >= there.host_bytes >= here.host_bytes + state == inputs + state
     assert here.argument_bytes - there.argument_bytes == pytest.approx(state, rel=1e-3)
     assert there.temp_bytes <= here.temp_bytes + state // 16
 

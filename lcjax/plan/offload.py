@@ -80,12 +80,11 @@ def _embeddings(config: LlamaConfig, dtype: str) -> Iterator[HostArray]:
 
 
 def pinned_bytes(arrays: list[HostArray], state_bytes: int) -> int:
-    """Host memory that a step takes with these arrays and an optimizer state of that size, near enough to choose by.
+    """Host memory that a step takes at most with these arrays and an optimizer state of that size.
 
-    The update writes the state anew, into the memory of the arrays where that is large enough; gaps take a hundredth.
+    The update writes the state anew, beside them or, as the compiler sees fit, in the memory of arrays that are needed no more.
     """
-    kept = sum(array.bytes for array in arrays)
-    return kept if state_bytes == 0 else state_bytes + max(kept + kept // 100, state_bytes)
+    return sum(array.bytes for array in arrays) + 2 * state_bytes
 
 
 def _of_attention(config: LlamaConfig, settings: ModelSettings, dtype: str, sequences: int) -> Iterator[HostArray]:
