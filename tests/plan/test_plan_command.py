@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from lcjax import deviceless
+from lcjax.plan import plot
 from lcjax.plan.__main__ import main
 from lcjax.plan.memory import GIB
 
@@ -46,6 +47,16 @@ def test_the_real_step_end_to_end(plan, tiny_json):
     assert "lcjax/model.py" in err
 
 
+def test_several_gpus_and_hosts(plan, tiny_json):
+    """Compiled for all of them; each GPU holds the whole run."""
+    flags = ("--model", tiny_json, "--max-seq-length", 1024, "--lora-r", 4, "--memory", "none", "--json", "-")
+    code, out, _ = plan(*flags, "--gpus", 8, "--hosts", 4)
+    found = json.loads(out)
+    assert (code, found["gpus"], found["hosts"]) == (0, 8, 4)
+    batch = 4 * 4 * 1024
+    assert found["device_argument_bytes"] == found["weights_bytes"] + found["state_bytes"] + batch
+
+
 def test_json_into_a_file(plan, tiny_json, tmp_path, asked):
     path = tmp_path / "plan.json"
     code, out, err = plan("--model", tiny_json, "--max-seq-length", 65_536, "--json", path)
@@ -57,6 +68,12 @@ def test_json_into_a_file(plan, tiny_json, tmp_path, asked):
 def test_the_trained_context_is_the_default(plan, tiny_json, asked):
     assert plan("--model", tiny_json)[0] == 0
     assert asked == [("h100-80gb", 2048)]
+
+
+def test_a_bar_says_what_is_being_compiled(plan, tiny_json, asked, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # to rich, a terminal
+    _, _, err = plan("--model", tiny_json, *OFFLOAD, "--max-seq-length", 65_536, "--json", "-")
+    assert re.search(r"65,536 tokens on h100-80gb.*compilation 1", err)
 
 
 def test_find_max(plan, tiny_json, asked):
@@ -104,11 +121,22 @@ def test_the_ladder_over_gpus(plan, tiny_json, asked):
     assert len(asked) <= 4 * len(rows)
 
 
-def test_a_picture(plan, tiny_json, tmp_path, asked):
+def test_a_picture(plan, tiny_json, tmp_path, asked, monkeypatch):
+    """Stacked up to what a step takes, below the GPU's limit."""
+    drawn = []
+    monkeypatch.setattr(plot.pyplot, "close", drawn.append)
     path = tmp_path / "memory.png"
-    assert plan("--model", tiny_json, *OFFLOAD, "--max-seq-length", 65_536, "--plot", path)[0] == 0
+    code, out, _ = plan("--model", tiny_json, *OFFLOAD, "--max-seq-length", 65_536, "--plot", path, "--json", "-")
+    found = json.loads(out)
+    assert code == 0
     assert path.read_bytes().startswith(b"\x89PNG")
     assert len(asked) == 5
+    [axes] = drawn[0].axes
+    highest = max(area.get_paths()[0].vertices[:, 1].max() for area in axes.collections)
+    assert highest * GIB == pytest.approx(found["device_bytes"])
+    limit, host = axes.lines
+    assert limit.get_ydata()[0] * GIB == pytest.approx(found["device_limit_bytes"])
+    assert host.get_ydata()[-1] * GIB == pytest.approx(found["host_bytes"])
 
 
 @pytest.mark.parametrize(
