@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import use_abstract_mesh
 
 from lcjax import step
 from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
@@ -43,7 +44,8 @@ def compile_step(workload: Workload, settings: ModelSettings) -> CompiledStep:
     state = step.abstract_state(program.optimizer, program.trainable, sharding)
     shape = (1, 1, settings.max_seq_length)
     batches = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding) for name in step.BATCH_KEYS}
-    with traced_for(next(iter(sharding.device_set))):
+    # From 0.11 on, Pallas asks the mesh around it what GPU it lowers for.
+    with traced_for(next(iter(sharding.device_set))), use_abstract_mesh(sharding.mesh.abstract_mesh):
         lowered = step.jit_train_step(program.objective, program.optimizer, platform="gpu").lower(
             state, program.frozen, batches
         )
