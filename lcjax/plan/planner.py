@@ -157,7 +157,9 @@ class Planner:
 
         def load(steps: int) -> float:
             plan = self._most_frugal(steps * LENGTH_STEP)
-            return max(plan.device_load, plan.host_load)
+            # As few inputs are saved as the host asks for: its share at one length says nothing of the next.
+            chosen = self.workload.memory == "auto"
+            return plan.device_load if chosen and plan.host_load <= 1 else max(plan.device_load, plan.host_load)
 
         for first, last in policy_lengths(self.workload, below - 1):
             low, high = -(-first // LENGTH_STEP), last // LENGTH_STEP

@@ -68,6 +68,27 @@ def test_auto_prefers_the_longest_lengths(asked):
     assert fewest.policy == "full"
 
 
+def test_a_host_that_asks_for_fewer_inputs_does_not_stop_the_search(asked, monkeypatch):
+    """Its share goes up to all of it and falls again, from one grouping to the next."""
+    planner = Planner(dataclasses.replace(BIG, memory="auto"), host_gb=16)
+    some, lengths = Planner(BIG, host_gb=16).plan(1024), []
+
+    def most_frugal(tokens):
+        lengths.append(tokens)
+        saved = 262_144 * tokens
+        host_bytes = saved // -(-saved // (16 * GIB))
+        memory = dataclasses.replace(some.memory, temp_bytes=200_000 * tokens, host_bytes=host_bytes)
+        return dataclasses.replace(
+            some, memory=memory, settings=dataclasses.replace(some.settings, max_seq_length=tokens)
+        )
+
+    monkeypatch.setattr(planner, "_most_frugal", most_frugal)
+    longest = planner.longest(guess=65_536)
+    assert longest is not None
+    assert longest.max_seq_length == (LIMIT - 16_000_000_000) // 200_000 // 1024 * 1024
+    assert len(lengths) <= 7
+
+
 def test_nothing_fits(asked):
     assert Planner(BIG, vram_gb=12).longest() is None
     assert asked == [("h100-80gb", 1024)]
