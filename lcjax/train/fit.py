@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from lcjax import step
 from lcjax.config import LlamaConfig, LoraConfig
@@ -166,8 +167,9 @@ def step_memory(
     config: LlamaConfig, params: Tree, settings: ModelSettings, arguments: TrainingArguments, compiled: Callable
 ) -> Memory:
     """What one step of the run takes, arguments included; and the proof that what was to go to host memory goes there."""
-    program = build_program(config, jax.tree.map(_abstract, params), settings, arguments, max_steps=1)
-    sharding = params["norm"]["weight"].sharding
+    abstract = jax.tree.map(_abstract, params)
+    program = build_program(config, abstract, settings, arguments, max_steps=1)
+    sharding = abstract["norm"]["weight"].sharding
     state = step.abstract_state(program.optimizer, program.trainable, sharding)
     rows = arguments.per_device_train_batch_size
     shape = arguments.gradient_accumulation_steps, rows, settings.max_seq_length
@@ -190,7 +192,12 @@ def step_memory(
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    sharding = leaf.sharding
+    if isinstance(sharding, SingleDeviceSharding):
+        # On a mesh of the one device: JAX reads off no other sharding in which memory an abstract array is.
+        mesh = Mesh(list(sharding.device_set), ("device",))
+        sharding = NamedSharding(mesh, PartitionSpec(), memory_kind=sharding.memory_kind)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _dtype(params: Tree) -> Any:

@@ -25,6 +25,7 @@ from lcjax.presets import PRESETS
 from lcjax.train import allocators
 from lcjax.train.arguments import RunArguments, TrainingArguments
 from lcjax.train.fit import Room, fit, host_bytes_at_most, room_here, step_memory
+from lcjax.train.fit import _abstract as described
 
 TINY = LlamaConfig(
     vocab_size=1000,
@@ -123,8 +124,17 @@ def test_on_a_cpu_it_is_left_alone_and_can_be_asked():
     assert room_here() is None
     own = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract_params(TINY, LORA, None))
     settings = ModelSettings(1024, lora=LORA, attention="xla")
-    found = fit(TINY, own, settings, TrainingArguments(), PLENTY)
+    found = fit(TINY, place_embeddings(own, on_host=True), settings, TrainingArguments(), PLENTY)
     assert found.memory.device_bytes > 0
+
+
+@pytest.mark.parametrize("place", [jax.memory.Space.Host, jax.memory.Space.Device])
+def test_a_run_s_arrays_are_compiled_for_in_the_memory_where_they_are(place):
+    """An abstract array on the same single device would pass for one in the device's memory."""
+    weight = jax.device_put(jnp.ones((4, 4)), place)
+    stands_for = described(weight)
+    assert jax.typeof(stands_for).memory_space is jax.typeof(weight).memory_space is place
+    assert stands_for.sharding.device_set == weight.sharding.device_set
 
 
 def test_the_allocators_limits(monkeypatch):
