@@ -51,12 +51,13 @@ ALLOWED = {
     "tokens": "cli corpus data | matplotlib numpy rich",
     "audit": "cli corpus data errors tokens | matplotlib numpy rich",
     "leak": "api cli config data errors model train.terminal | jax numpy rich",
-    "train": "api cli config data errors evaluate layerwise leak lora memory model ops optim plan quant remat rope step weights "
-    "| jax numpy optax orbax rich matplotlib tensorboardX transformers",
+    "train": "api audit cli config data errors evaluate layerwise leak lora memory model ops optim plan quant remat rope step "
+    "weights | jax numpy optax orbax rich matplotlib tensorboardX transformers",
     "plan": "attention_halves cli config deviceless dispatch errors layerwise lora memory model ops pallas.tiles presets quant "
     "remat rope step train weights.names | jax rich matplotlib",
     "inference": "api model ops quant rope | transformers",
     "generate": "cli errors inference model ops train.terminal weights | jax numpy flax rich tokenizers transformers jinja2",
+    "doctor": "audit cli config corpus deviceless errors plan remat rope weights | rich",
     "": "api config errors model train",
 }
 

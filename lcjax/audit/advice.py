@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lcjax.audit.figures import AuditFigures
+from lcjax.audit.figures import AuditFigures, audit
 from lcjax.audit.reuse import Reuse
+from lcjax.data import TokenizedCorpus
 from lcjax.tokens.figures import short
 
 # Reuse is there from this share on; in a corpus whose text was dealt out anew across documents it is below it (docs/data.md).
@@ -19,6 +20,8 @@ TOKENS_A_STEP = 65536
 DUPLICATED = 0.02
 # Documents from which chance is known well enough.
 KNOWN = 10
+# Before a training run: contexts up to here need no advice on distances, and so many tokens are counted.
+SHORT, COUNTED = 2048, 1_000_000
 
 
 def advice(figures: AuditFigures, rows_a_step: int) -> list[str]:
@@ -29,6 +32,13 @@ def advice(figures: AuditFigures, rows_a_step: int) -> list[str]:
     """
     found = [*_on_reuse(figures), *_on_lengths(figures), *_on_steps(figures, rows_a_step), *_on_duplicates(figures)]
     return found or [f"train at {figures.corpus.windows.max_seq_length:,} tokens: the documents have what it takes"]
+
+
+def advice_before_training(corpus: TokenizedCorpus, max_seq_length: int, rows_a_step: int) -> list[str]:
+    """The advice on about as many tokens as take a second to count; none for short contexts, in which nothing is far away."""
+    if max_seq_length <= SHORT:
+        return []
+    return advice(audit(corpus, max_seq_length, COUNTED), rows_a_step)
 
 
 def reach(figures: AuditFigures) -> Reuse | None:
@@ -76,14 +86,23 @@ def _on_lengths(figures: AuditFigures) -> Iterator[str]:
         )
 
 
+def accumulation_for(figures: AuditFigures) -> int:
+    """Sequences in a step that give it TOKENS_A_STEP with a loss; no more than there are."""
+    windows = figures.corpus.windows.count
+    return max(1, min(-(-TOKENS_A_STEP // max(1, int(_learned(figures)))), windows))
+
+
+def _learned(figures: AuditFigures) -> float:
+    """Tokens with a loss in a sequence, on average."""
+    return figures.corpus.learned / max(1, figures.corpus.windows.count)
+
+
 def _on_steps(figures: AuditFigures, rows_a_step: int) -> Iterator[str]:
-    corpus = figures.corpus
-    learned = corpus.learned / max(1, corpus.windows.count)
-    if learned * rows_a_step < TOKENS_A_STEP and corpus.windows.count > rows_a_step:
-        needed = -(-TOKENS_A_STEP // max(1, int(learned)))
+    learned, needed = _learned(figures), accumulation_for(figures)
+    if rows_a_step < needed:
         yield (
-            f"few tokens a step: {learned * rows_a_step:,.0f} with a loss; --gradient-accumulation-steps "
-            f"{min(needed, corpus.windows.count)} gives {learned * min(needed, corpus.windows.count):,.0f}"
+            f"few tokens a step: {learned * rows_a_step:,.0f} with a loss; --gradient-accumulation-steps {needed} gives "
+            f"{learned * needed:,.0f}"
         )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from rich.console import Console
 
 from lcjax import api, lora, ops, step
+from lcjax.audit.advice import advice_before_training
 from lcjax.data import Data, iterate, load_corpus
 from lcjax.evaluate import LossByPosition
 from lcjax.leak import refuse_leak
@@ -120,6 +121,9 @@ class _Run:
         self._say(self.data.summary())
         for line in self.data.mixture.summary() if self.data.mixture else ():
             self._say(line)
+        rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+        for line in advice_before_training(self.data.corpus, model.settings.max_seq_length, rows):
+            self._say(f"advice: {line}")
         self.max_steps = arguments.number_of_steps(len(self.data.train_plan))
         self._build_step()
 

@@ -1,0 +1,26 @@
+"""Do the documents justify the length, and how many sequences make a step?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lcjax.audit.advice import accumulation_for, advice
+from lcjax.audit.figures import AuditFigures
+from lcjax.audit.report import headline
+from lcjax.doctor.findings import Finding
+
+QUESTION = "do the documents justify the length?"
+STEPS = "how many tokens a step?"
+
+
+def on_documents(figures: AuditFigures) -> Iterator[Finding]:
+    """The audit's advice, line by line, and the accumulation that fills a step."""
+    accumulation = accumulation_for(figures)
+    yield Finding(QUESTION, headline(figures))
+    for line in advice(figures, rows_a_step=accumulation):
+        yield Finding("", line)
+    learned = figures.corpus.learned / max(1, figures.corpus.windows.count) * accumulation
+    flags = {"gradient-accumulation-steps": str(accumulation)} if accumulation > 1 else {}
+    yield Finding(
+        STEPS, f"{learned:,.0f} with a loss, by {accumulation} sequence{'s' if accumulation > 1 else ''} a step", flags
+    )

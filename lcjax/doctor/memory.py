@@ -1,0 +1,77 @@
+"""Does a step fit the GPU, and by what policy? Asked of the compiler where it is there, else answered by the rule."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from lcjax.doctor.findings import Finding
+from lcjax.errors import InputError
+from lcjax.plan.memory import GIB
+from lcjax.plan.planner import Plan, Planner
+from lcjax.plan.report import duration, headline
+from lcjax.plan.workload import Workload
+from lcjax.remat import OFFLOAD_ABOVE_TOKENS, resolve_policy
+
+QUESTION = "does it fit, and how?"
+
+Replan = Callable[[Workload], Planner]
+
+
+def by_rule(workload: Workload, tokens: int) -> Finding:
+    """What is known without a GPU: which policy the length asks for, and what it takes of the host."""
+    policy, config = resolve_policy("auto", tokens), workload.config
+    if tokens <= OFFLOAD_ABOVE_TOKENS:
+        on_device = f"up to {OFFLOAD_ABOVE_TOKENS:,} tokens activations may stay on it"
+        return Finding(QUESTION, f"name a --gpu to know; {on_device} ({policy})")
+    inputs = config.num_hidden_layers * tokens * config.hidden_size * 2
+    return Finding(
+        QUESTION,
+        f"name a --gpu to know; above {OFFLOAD_ABOVE_TOKENS:,} tokens every layer's input goes to pinned host memory, "
+        f"{inputs / GIB:,.1f} GiB in bfloat16 ({policy})",
+    )
+
+
+def by_plan(workload: Workload, tokens: int, replan: Replan) -> Finding:
+    """Compiles the step for the workload's GPU: as it is, then in four bits, then shorter; the first that fits."""
+    try:
+        return _planned(workload, tokens, replan)
+    except InputError as error:
+        ruled = by_rule(workload, tokens)
+        return dataclasses.replace(ruled, answer=f"not planned: {error}. By the rule: {ruled.answer}")
+
+
+def _planned(workload: Workload, tokens: int, replan: Replan) -> Finding:
+    plan = replan(workload).plan(tokens)
+    if not plan.fits:
+        plan = _in_four_bits(workload, tokens, replan) or plan
+    workload = plan.workload
+    if plan.fits:
+        return Finding(QUESTION, _fitting(plan), _flags(workload))
+    longest = replan(workload).longest(below=tokens)
+    if longest is None:
+        answer = f"no, at no length: {headline(plan)}; take a larger --gpu or a smaller model"
+        return Finding(QUESTION, answer, stops=True)
+    answer = f"no: {headline(plan)}. {longest.max_seq_length:,} tokens do: {_fitting(longest)}"
+    return Finding(QUESTION, answer, _flags(workload) | {"max-seq-length": str(longest.max_seq_length)}, stops=True)
+
+
+def _in_four_bits(workload: Workload, tokens: int, replan: Replan) -> Plan | None:
+    """The plan with quantised weights; None where they cannot be had."""
+    try:
+        return replan(dataclasses.replace(workload, quantize="nf4")).plan(tokens)
+    except InputError:
+        return None
+
+
+def _flags(workload: Workload) -> dict[str, str]:
+    return {"quantize": workload.quantize} if workload.quantize else {}
+
+
+def _fitting(plan: Plan) -> str:
+    layers = "" if plan.layers == "none" else f", layers in tiles ({plan.layers})"
+    seconds = duration(plan.flops.seconds(plan.workload.gpu))
+    return (
+        f"{headline(plan)} with weights in {plan.workload.quantize or 'bfloat16'}, gradient checkpointing {plan.policy}{layers}; "
+        f"about {seconds} a step"
+    )
