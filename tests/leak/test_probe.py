@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-import lcjax.model
 from lcjax.data import Data, TokenizedCorpus, lay_out, pack
 from lcjax.leak import LeakProbe, PackingLeak, refuse_leak
 from lcjax.leak.__main__ import find_leaks
 from lcjax.memory import MemorySettings
+from lcjax.model import Llama, decoder
 from oracles import make_oracle
 from shapes import MODELS
 
@@ -74,12 +74,12 @@ def last_two_as_one(segment_ids):
 
 def mutant_of(oracle, monkeypatch, change):
     """The model with changed segment ids in its attention; by another name, since compiled programs are kept."""
-    attend = lcjax.model.attend
+    attend = decoder.attend
 
     def mutant(q, k, v, context):
         return attend(q, k, v, dataclasses.replace(context, segment_ids_BT=change(context.segment_ids_BT)))
 
-    monkeypatch.setattr(lcjax.model, "attend", mutant)
+    monkeypatch.setattr(decoder, "attend", mutant)
     return oracle.model(name_or_path=change.__name__)
 
 
@@ -105,9 +105,9 @@ def test_the_check_before_training_refuses_it_in_one_line(oracle, data, monkeypa
 
 
 def test_a_probe_that_sees_nothing_says_so(oracle, data, monkeypatch):
-    hidden_states = lcjax.Llama.hidden_states
+    hidden_states = Llama.hidden_states
     monkeypatch.setattr(
-        lcjax.Llama,
+        Llama,
         "hidden_states",
         lambda self, tokens, positions, segments: hidden_states(self, jnp.zeros_like(tokens), positions, segments),
     )

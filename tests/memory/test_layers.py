@@ -11,7 +11,7 @@ import pytest
 from lcjax.errors import InputError
 from lcjax.memory import MemorySettings, layer, parse_memory, resolve_memory
 from lcjax.memory.tiles import Tiles
-from lcjax.model import _part_of as part_of
+from lcjax.model.linear import _part_of as part_of
 from numerics import error_ratio, tree_error_ratio
 from oracles import Oracle, jax_gradients, make_batch, make_oracle, names_of, torch_gradients, torch_loss
 from shapes import MODEL_COMMON, MODELS
@@ -105,7 +105,7 @@ def test_a_forgotten_tile_is_found(oracle, monkeypatch):
 @pytest.mark.usefixtures("compiled_anew")
 def test_a_head_group_taken_twice_is_found(oracle, monkeypatch):
     """Mutant: the first group of heads stands for all."""
-    monkeypatch.setattr("lcjax.model._part_of", lambda x, part, parts, axis: part_of(x, 0 * part, parts, axis))
+    monkeypatch.setattr("lcjax.model.linear._part_of", lambda x, part, parts, axis: part_of(x, 0 * part, parts, axis))
     assert min(ratios(oracle, settings=MemorySettings(tile=21, head_groups=2))) > 1
 
 

@@ -32,7 +32,7 @@ def buffers(policy: str):
 @pytest.mark.parametrize("policy", ["full", "offload"])
 def test_every_source_is_a_line_of_its_function(policy):
     found = [buffer.source for buffer in buffers(policy) if buffer.source.startswith("lcjax/")]
-    assert any(source.startswith("lcjax/model.py") for source in found)
+    assert any(source.startswith("lcjax/model/") for source in found)
     for source in found:
         path, line, function = re.fullmatch(r"(.+\.py):(\d+) ([\w.<>]+)", source).groups()
         assert int(line) in lines_of(Path(lcjax.__file__).parents[1] / path, function)

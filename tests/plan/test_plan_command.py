@@ -44,7 +44,7 @@ def test_the_real_step_end_to_end(plan, tiny_json):
     assert 0 < found["device_argument_bytes"] + found["device_temp_bytes"] <= found["device_bytes"]
     assert found["kernels"]["attention_forward"] == 1
     assert "1,024 tokens, h100-80gb: fits" in err
-    assert "lcjax/model.py" in err
+    assert "lcjax/model/" in err
 
 
 def test_several_gpus_and_hosts(plan, tiny_json):

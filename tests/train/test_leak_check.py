@@ -7,17 +7,17 @@ import dataclasses
 import jax.numpy as jnp
 import pytest
 
-import lcjax.model
 from lcjax.leak.__main__ import main as leak
+from lcjax.model import decoder
 from lcjax.train.__main__ import main as train
 
 
 @pytest.fixture
 def leaking(monkeypatch, model_dir, tmp_path) -> list[str]:
     """The flag of a model that drops the segment ids; by another name, since compiled programs are kept."""
-    attend = lcjax.model.attend
+    attend = decoder.attend
     monkeypatch.setattr(
-        lcjax.model,
+        decoder,
         "attend",
         lambda q, k, v, context: attend(
             q, k, v, dataclasses.replace(context, segment_ids_BT=jnp.zeros_like(context.segment_ids_BT))

@@ -1,0 +1,79 @@
+"""Grouped-query self-attention with rotary positions.
+
+Shapes: B batch, T tokens, D hidden size, H query heads, K key/value heads, d head_dim.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import jax
+from flax import nnx
+
+from lcjax import ops, remat
+from lcjax.config import LlamaConfig, LoraConfig
+from lcjax.errors import InputError
+from lcjax.model.context import Context, split_key
+from lcjax.model.linear import Linear
+
+Tree = dict[str, Any]
+
+
+class SelfAttention(nnx.Module):
+    """Grouped-query causal self-attention with rotary positions."""
+
+    def __init__(self, tree: Tree, config: LlamaConfig, lora: LoraConfig | None):
+        self.q_proj = Linear(tree["q_proj"], lora)
+        self.k_proj = Linear(tree["k_proj"], lora)
+        self.v_proj = Linear(tree["v_proj"], lora)
+        self.o_proj = Linear(tree["o_proj"], lora)
+        self.head_dim = config.head_dim
+        self.kv_heads = config.num_key_value_heads
+
+    def project(self, x_BTD: jax.Array, context: Context, dropout_key: jax.Array | None) -> tuple[jax.Array, ...]:
+        """(queries [B, T, H, d], keys [B, T, K, d], values [B, T, K, d]), rotated to their positions."""
+        q_key, k_key, v_key = split_key(dropout_key, 3)
+        heads = (*x_BTD.shape[:2], -1, self.head_dim)
+        q_BTHd = self.q_proj(x_BTD, q_key).reshape(heads)
+        k_BTKd = self.k_proj(x_BTD, k_key).reshape(heads)
+        v_BTKd = self.v_proj(x_BTD, v_key).reshape(heads)
+        q_BTHd, k_BTKd = ops.rope(
+            q_BTHd,
+            k_BTKd,
+            context.positions_BT,
+            context.inverse_frequencies_F,
+            attention_factor=context.attention_factor,
+            implementation=ops.rope_beside(context.attention),
+        )
+        q_BTHd, k_BTKd, v_BTKd = (remat.name_residual(x, remat.PROJECTION) for x in (q_BTHd, k_BTKd, v_BTKd))
+        return q_BTHd, k_BTKd, v_BTKd
+
+    def heads(self, group: jax.Array, groups: int) -> SelfAttention:
+        """One of `groups` equal groups of the key/value heads, with their queries: the groups' outputs add up to the whole's.
+
+        Raises:
+          InputError: the number of groups does not divide that of the heads.
+        """
+        if self.kv_heads % groups:
+            raise InputError(f"head_groups={groups} does not divide {self.kv_heads} key/value heads")
+        own = copy.copy(self)
+        own.kv_heads = self.kv_heads // groups
+        own.q_proj, own.k_proj, own.v_proj = (x.rows(group, groups) for x in (self.q_proj, self.k_proj, self.v_proj))
+        own.o_proj = self.o_proj.columns(group, groups)
+        return own
+
+    def output(self, out_BTHd: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        return self.o_proj(out_BTHd.reshape(*out_BTHd.shape[:2], -1), dropout_key)
+
+
+def attend(q_BTHd: jax.Array, k_BTKd: jax.Array, v_BTKd: jax.Array, context: Context) -> jax.Array:
+    """The layer's attention over whole sequences: causal, inside segments."""
+    return ops.attention(
+        q_BTHd,
+        k_BTKd,
+        v_BTKd,
+        query_segments_BT=context.segment_ids_BT,
+        key_segments_BS=context.segment_ids_BT,
+        implementation=context.attention,
+    )

@@ -1,0 +1,92 @@
+"""A decoder layer: attention and MLP, each behind a norm and added to the residual stream.
+
+Shapes: B batch, T tokens, t tokens of a tile, D hidden size, H query heads, K key/value heads, d head_dim.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+from flax import nnx
+
+from lcjax import remat
+from lcjax.config import LlamaConfig, LoraConfig
+from lcjax.model.attention import SelfAttention, attend
+from lcjax.model.context import Context, split_key
+from lcjax.model.linear import Linear
+from lcjax.model.norm import RMSNorm
+
+Tree = dict[str, Any]
+
+
+class MLP(nnx.Module):
+    """SwiGLU: `down(silu(gate(x)) * up(x))`. Source: Shazeer, arXiv 2002.05202."""
+
+    def __init__(self, tree: Tree, lora: LoraConfig | None):
+        self.gate_proj = Linear(tree["gate_proj"], lora)
+        self.up_proj = Linear(tree["up_proj"], lora)
+        self.down_proj = Linear(tree["down_proj"], lora)
+
+    def __call__(self, x_BTD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        gate_key, up_key, down_key = split_key(dropout_key, 3)
+        gate, up = self.gate_proj(x_BTD, gate_key), self.up_proj(x_BTD, up_key)
+        gate, up = (remat.name_residual(x, remat.PROJECTION) for x in (gate, up))
+        return self.down_proj(jax.nn.silu(gate) * up, down_key)
+
+
+class DecoderLayer(nnx.Module):
+    """Pre-norm attention and MLP, each added to the residual stream.
+
+    In three parts, of which the first and the last work position by position: `lcjax.memory` runs them over tiles of the sequence.
+    """
+
+    def __init__(self, tree: Tree, config: LlamaConfig, lora: LoraConfig | None):
+        self.input_layernorm = RMSNorm(tree["input_layernorm"], config.rms_norm_eps)
+        self.self_attn = SelfAttention(tree["self_attn"], config, lora)
+        self.post_attention_layernorm = RMSNorm(tree["post_attention_layernorm"], config.rms_norm_eps)
+        self.mlp = MLP(tree["mlp"], lora)
+
+    def __call__(self, x_BTD: jax.Array, context: Context, dropout_key: jax.Array | None) -> jax.Array:
+        before_key, after_key = split_key(dropout_key, 2)
+        x_BTD = remat.name_residual(x_BTD, remat.LAYER_INPUT)
+        q_BTHd, k_BTKd, v_BTKd = self.before_attention(x_BTD, context, before_key)
+        return self.after_attention(x_BTD, attend(q_BTHd, k_BTKd, v_BTKd, context), after_key)
+
+    def before_attention(
+        self, x_BTD: jax.Array, context: Context, dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, ...]:
+        """Queries, keys and values of a part of the residual stream; `context` is of the same positions."""
+        return self.self_attn.project(self.input_layernorm(x_BTD), context, dropout_key)
+
+    def after_attention(self, x_BTD: jax.Array, out_BTHd: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        """What the layer makes of the residual stream and of attention's output at the same positions."""
+        output_key, mlp_key = split_key(dropout_key, 2)
+        x_BTD = remat.name_residual(x_BTD + self.self_attn.output(out_BTHd, output_key), remat.MIDDLE)
+        return self.feed_forward(x_BTD, mlp_key)
+
+    def feed_forward(self, x_BTD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD), dropout_key)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerFunctions:
+    """A layer as functions of its parameters, for the memory engine."""
+
+    structure: nnx.GraphDef
+
+    def before_attention(self, params: Any, x_BtD: jax.Array, context: Context, key: jax.Array | None):
+        return nnx.merge(self.structure, params).before_attention(x_BtD, context, key)
+
+    def attention_output(self, params: Any, out_BtHd: jax.Array, key: jax.Array | None):
+        return nnx.merge(self.structure, params).self_attn.output(out_BtHd, key)
+
+    def feed_forward(self, params: Any, x_BtD: jax.Array, key: jax.Array | None):
+        return nnx.merge(self.structure, params).feed_forward(x_BtD, key)
+
+    def heads(self, params: Any, group: jax.Array, groups: int):
+        layer = nnx.merge(self.structure, params)
+        layer.self_attn = layer.self_attn.heads(group, groups)
+        structure, params = nnx.split(layer)
+        return params, LayerFunctions(structure)

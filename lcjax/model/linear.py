@@ -1,0 +1,113 @@
+"""A linear map `y = x W^T + b` with a low-rank adapter beside it, quantised or not, whole or a part of it.
+
+Shapes: a map's weight is [O, I] (out, in), its adapter A [R, I] and B [O, R].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from lcjax import quant, remat
+from lcjax.config import LoraConfig
+
+Tree = dict[str, Any]
+
+
+class Linear(nnx.Module):
+    """`y = x W^T + b`, plus the adapter `scaling * (dropout(x) A^T) B^T` where one is attached.
+
+    Where the tree has W quantised (see `lcjax.quant.nf4`), every call makes its values anew: under the layer's checkpoint they are
+    made again in the backward pass and never kept.
+    """
+
+    def __init__(self, tree: Tree, lora: LoraConfig | None = None):
+        weight = tree["weight"]
+        self.weight = nnx.Dict(jax.tree.map(nnx.Param, weight)) if quant.is_quantised(weight) else nnx.Param(weight)
+        self.bias = nnx.Param(tree["bias"]) if "bias" in tree else None
+        self.lora_A = nnx.LoRAParam(tree["lora_A"]) if "lora_A" in tree else None
+        self.lora_B = nnx.LoRAParam(tree["lora_B"]) if "lora_B" in tree else None
+        self.lora = lora
+
+    def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+        """x [..., I] to [..., O], in x's dtype; products accumulate in float32."""
+        weight = self._weight()
+        y = _times_transposed(x, quant.dequantise(weight, x.dtype) if quant.is_quantised(weight) else weight)
+        if self.bias is not None:
+            y = y + jnp.expand_dims(self.bias[...], range(x.ndim - 1))
+        if self.lora is not None and self.lora_A is not None and self.lora_B is not None:
+            # Adapters are float32 masters; their products run in the activations' dtype.
+            low_rank = _times_transposed(self._dropout(x, dropout_key), self.lora_A[...].astype(x.dtype))
+            low_rank = remat.name_residual(low_rank, remat.LOW_RANK)
+            y = y + _expand(low_rank * self.lora.scaling, self.lora_B[...].astype(x.dtype))
+        return y
+
+    def rows(self, part: jax.Array, parts: int) -> Linear:
+        """The map to one of `parts` equal parts of the outputs."""
+        return Linear(self._sliced(part, parts, {"weight": 0, "bias": 0, "lora_B": 0}), self.lora)
+
+    def columns(self, part: jax.Array, parts: int) -> Linear:
+        """The map from one of `parts` equal parts of the inputs: these maps' results add up to the whole's."""
+        tree = self._sliced(part, parts, {"weight": 1, "lora_A": 1})
+        if "bias" in tree:  # enters once
+            tree["bias"] = jnp.where(part == 0, tree["bias"], jnp.zeros_like(tree["bias"]))
+        return Linear(tree, self.lora)
+
+    def _sliced(self, part: jax.Array, parts: int, axes: dict[str, int]) -> Tree:
+        """The parameters, those named in `axes` cut along their axis."""
+        leaves = {"weight": self._weight()}
+        leaves |= {name: x[...] for name in ("bias", "lora_A", "lora_B") if (x := getattr(self, name)) is not None}
+        return {name: _part_of(x, part, parts, axes[name]) if name in axes else x for name, x in leaves.items()}
+
+    def _weight(self) -> Any:
+        """The array, or the dictionary of a quantised one."""
+        if isinstance(self.weight, nnx.Dict):
+            return {name: leaf[...] for name, leaf in self.weight.items()}
+        return self.weight[...]
+
+    def _dropout(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
+        if key is None or self.lora is None or self.lora.lora_dropout == 0.0:
+            return x
+        keep = 1.0 - self.lora.lora_dropout
+        return jnp.where(jax.random.bernoulli(key, keep, x.shape), x / keep, jnp.zeros_like(x))
+
+
+def _part_of(x: Any, part: jax.Array, parts: int, axis: int) -> Any:
+    """One of equal parts of an array along an axis, or of a quantised weight."""
+    if quant.is_quantised(x):
+        return quant.part_of(x, part, parts, axis)
+    size = x.shape[axis] // parts
+    return lax.dynamic_slice_in_dim(x, part * size, size, axis)
+
+
+def _times_transposed(x: jax.Array, weight_OI: jax.Array) -> jax.Array:
+    """x [..., I] times W^T, [..., O]."""
+    return lax.dot_general(x, weight_OI, (((x.ndim - 1,), (1,)), ((), ())))
+
+
+@jax.custom_vjp
+def _expand(low_rank: jax.Array, lora_B_OR: jax.Array) -> jax.Array:
+    """low_rank [..., R] times B^T, [..., O].
+
+    Its own backward rule, for the order of one product: dB as `(low_rank^T dy)^T` transposes the thin factor, where JAX's
+    `dy^T low_rank` has XLA transpose the wide one (on a CPU a quarter of the whole step).
+    """
+    return _times_transposed(low_rank, lora_B_OR)
+
+
+def _expand_forward(low_rank, lora_B_OR):
+    return _expand(low_rank, lora_B_OR), (low_rank, lora_B_OR)
+
+
+def _expand_backward(residuals, dy):
+    low_rank, lora_B_OR = residuals
+    tokens = tuple(range(dy.ndim - 1))
+    dB_RO = lax.dot_general(low_rank, dy, ((tokens, tokens), ((), ())))
+    return jnp.matmul(dy, lora_B_OR), dB_RO.T
+
+
+_expand.defvjp(_expand_forward, _expand_backward)

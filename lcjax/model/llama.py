@@ -1,0 +1,132 @@
+"""The whole decoder: embedding, a scan over the stacked layers, the last norm, logits.
+
+Shapes: B batch, T tokens, D hidden size, V vocabulary, F rotated pairs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from lcjax import remat
+from lcjax.config import LlamaConfig
+from lcjax.memory import fetched, run_stack, tiled_stack
+from lcjax.model.context import Context
+from lcjax.model.decoder import DecoderLayer, LayerFunctions
+from lcjax.model.linear import Linear
+from lcjax.model.norm import RMSNorm
+from lcjax.model.settings import ModelSettings
+from lcjax.rope import attention_factor, inverse_frequencies
+
+Tree = dict[str, Any]
+
+
+class Embedding(nnx.Module):
+    """Rows of `weight` [V, D] by token."""
+
+    def __init__(self, tree: Tree):
+        self.weight = nnx.Param(tree["weight"])
+
+    def __call__(self, tokens_BT: jax.Array) -> jax.Array:
+        return jnp.take(fetched(self.weight[...]), tokens_BT, axis=0)
+
+
+class Llama(nnx.Module):
+    """A decoder of the Llama family: `logits_BTV = model(tokens_BT)`.
+
+    Holds shapes and parameters; the computation is a pure function of them, so `nnx.split` and `nnx.merge` cost nothing and the
+    parameters' tree is the checkpoint's (see `lcjax.weights.names`).
+    """
+
+    def __init__(self, config: LlamaConfig, params: Tree, settings: ModelSettings):
+        """Wraps a tree of arrays as `lcjax.weights` loads it, float32 or bfloat16 throughout, adapters float32."""
+        self.config = config
+        self.settings = settings
+        self.embed_tokens = Embedding(params["embed_tokens"])
+        self.layers = DecoderLayer(params["layers"], config, settings.lora)
+        self.norm = RMSNorm(params["norm"], config.rms_norm_eps)
+        self.lm_head = None if config.tie_word_embeddings else Linear(params["lm_head"])
+
+    @property
+    def params(self) -> Tree:
+        """The tree of arrays that the model was built from, adapters included; shares the arrays."""
+        return nnx.to_pure_dict(nnx.state(self))
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the base weights, but for quantised ones."""
+        return self.stored_head_VD.dtype
+
+    @property
+    def head_VD(self) -> jax.Array:
+        """The output projection [V, D] on the device: the embedding where the two are tied."""
+        return fetched(self.stored_head_VD)
+
+    @property
+    def stored_head_VD(self) -> jax.Array:
+        """The same in whatever memory it is."""
+        return (self.embed_tokens if self.lm_head is None else self.lm_head).weight[...]
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array | None = None,
+        segment_ids_BT: jax.Array | None = None,
+    ) -> jax.Array:
+        """Logits float32 [B, T, V] for int32 tokens. For training use `hidden_states` and the chunked loss instead."""
+        return self.logits(self.hidden_states(tokens_BT, positions_BT, segment_ids_BT))
+
+    def logits(self, hidden_BTD: jax.Array) -> jax.Array:
+        """float32 [B, T, V] of hidden states."""
+        return jnp.einsum("btd,vd->btv", hidden_BTD, self.head_VD, preferred_element_type=jnp.float32)
+
+    def context(
+        self, positions_BT: jax.Array, segment_ids_BT: jax.Array, sequence_length: jax.Array | None = None
+    ) -> Context:
+        """What the layers read besides those tokens' residual stream; the sequence ends with the furthest unless it is said."""
+        length = jnp.max(positions_BT) + 1 if sequence_length is None else sequence_length
+        frequencies_F = jnp.asarray(inverse_frequencies(self.config, length))
+        factor = attention_factor(self.config)
+        return Context(positions_BT, segment_ids_BT, frequencies_F, factor, self.settings.attention)
+
+    def hidden_states(
+        self,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array | None = None,
+        segment_ids_BT: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """The residual stream after the last norm, [B, T, D] in the weights' dtype.
+
+        Args:
+          tokens_BT: int32 in [0, V).
+          positions_BT: int32; 0, 1, 2, ... when None. A packed document's positions restart at 0.
+          segment_ids_BT: int32, ascending along T; one document when None. Attention stays inside a segment.
+          dropout_key: turns the adapter's dropout on.
+        """
+        tokens_BT = jnp.asarray(tokens_BT)
+        if positions_BT is None:
+            positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None], tokens_BT.shape)
+        if segment_ids_BT is None:
+            segment_ids_BT = jnp.zeros(tokens_BT.shape, jnp.int32)
+        context = self.context(positions_BT, segment_ids_BT)
+        tokens = tokens_BT.shape[1]
+        memory, policy = self.settings.memory_for(tokens), self.settings.policy_for(tokens)
+        layer_structure, stacked_params = nnx.split(self.layers)
+
+        def layer(x_BTD, layer_inputs):
+            params, key = layer_inputs
+            return nnx.merge(layer_structure, params)(x_BTD, context, key), None
+
+        x_BTD = self.embed_tokens(tokens_BT)
+        layer_keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.num_hidden_layers)
+        if memory is not None:
+            stack = tiled_stack(LayerFunctions(layer_structure), context.attention, policy, memory)
+            return self.norm(run_stack(stack, x_BTD, stacked_params, layer_keys, context))
+        x_BTD, _ = lax.scan(remat.checkpoint_layer(layer, policy), x_BTD, (stacked_params, layer_keys))
+        return self.norm(x_BTD)
