@@ -277,7 +277,7 @@ class _Run:
             (weights_dir.name, weights_dir),
             ("metrics", self.log.metrics.path),
             ("picture", picture),
-            ("checkpoints", self.checkpoints.directory),
+            ("checkpoints", self.output_dir / "checkpoints"),
             ("tensorboard", self.output_dir / "tensorboard"),
         ):
             self._say(f"{name:<11} {path}")
