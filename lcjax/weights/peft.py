@@ -1,6 +1,6 @@
 """PEFT's adapter directories (adapter_config.json, adapter_model.safetensors), in and out.
 
-Source: https://huggingface.co/docs/peft/developer_guides/checkpoint
+Source: the developer guide "PEFT checkpoint format" in the documentation of PEFT.
 """
 
 from __future__ import annotations
