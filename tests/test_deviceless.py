@@ -101,7 +101,9 @@ def test_a_folder_of_compiled_programs_is_left_alone(tmp_path):
     try:
         for name, value in options.items():
             jax.config.update(name, value)
-        compile_lowered(jax.jit(jnp.sin).lower(abstract(jnp.ones(3), gpu_sharding("h100-80gb"))))
+        compile_lowered(
+            jax.jit(jnp.sin).lower(abstract(jax.ShapeDtypeStruct((3,), jnp.float32), gpu_sharding("h100-80gb")))
+        )
         assert list(tmp_path.iterdir()) == []
         assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
         jax.jit(jnp.cos).lower(jnp.ones(3)).compile()
