@@ -56,6 +56,13 @@ def test_pallas_attention(kernel, head_dim):
     check_attention(pallas_kernels(head_dim)[kernel])
 
 
+@pytest.mark.parametrize("head_dim", [80, 96, 256])
+def test_pallas_attention_of_other_widths_keeps_its_budget(head_dim):
+    for kernel in ATTENTION_KERNELS:
+        compiled = pallas_kernels(head_dim)[kernel]
+        check_budget(compiled, codegen_of(compiled))
+
+
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_pallas_rope(head_dim):
     kernel = pallas_kernels(head_dim)["rope"]

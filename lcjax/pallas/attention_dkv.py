@@ -84,20 +84,20 @@ def _kernel(
         length = problem.tokens if ragged else None
         row_view = head_in_group, pl.ds(i * block, block)
         totals = None if total_ref is None else total_ref.at[row_view]
-        offset_M, factor_M = scores.load_softmax(lse_ref.at[row_view], totals, q_rows, length, native=native)
         indices = b, kv * problem.group + head_in_group, q_rows[None, :], k_rows[:, None]
-        # Both products before the exponentials, in the order of the program: all that follows these then runs beside dv's.
-        dweights_NM = dot_transposed(v_ND, dout_MD, native=native)
         x_NM, derivative = scores.logits_and_derivative(
             dot_transposed(k_ND, q_MD, native=native), problem, score_mod, indices
         )
+        # Both products before the exponentials, in the order of the program: all that follows these then runs beside dv's.
+        dweights_NM = dot_transposed(v_ND, dout_MD, native=native)
+        # A row's numbers are loaded no earlier than they are needed, for want of registers.
+        offset_M, factor_M = scores.load_softmax(lse_ref.at[row_view], totals, q_rows, length, native=native)
         weights_NM = exp2_of_line(x_NM, slope, offset_M[None, :], precise=factor_M is not None, native=native)
         if factor_M is not None:
             weights_NM = weights_NM * factor_M[None, :]
         if partial:
             weights_NM = jnp.where(mask(*indices), weights_NM, 0.0)
         dv_ND = add_product(dv_ND, weights_NM.astype(dout_MD.dtype), dout_MD, native=native)
-        # Loaded no earlier, for want of registers.
         delta_M = scores.load_rows(delta_ref.at[row_view], q_rows, length, 0.0)
         ds_NM = weights_NM * (dweights_NM - delta_M[None, :])
         if derivative is not None:
