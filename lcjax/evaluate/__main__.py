@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,8 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         results = evaluate(arguments, console)
         described = {"model": arguments.model, "adapter": arguments.adapter and str(arguments.adapter)}
         settings = {"data": arguments.data, "max_seq_length": arguments.max_seq_length, "seed": arguments.seed}
-        content = json.dumps(described | settings | results.as_json(), indent=1) + "\n"
-        (folder / "results.json").write_text(content, encoding="utf-8")
+        cli.write_json(described | settings | results.as_json(), str(folder / "results.json"))
         width = None if sys.stdout.isatty() else 120
         Console(width=width).print(*tables(results))
         for path in [folder / "results.json", *draw(results, folder)]:
