@@ -2,6 +2,7 @@
 
     python scripts/parity.py --html parity.html
     python scripts/parity.py --mutants
+    python scripts/parity.py --long                # a GPU of 80 GB: a million tokens, and more than 2^31 elements
 
 A case is one tensor (the value, a gradient) of one shape: operation, dtype, head_dim, group of heads, length, mask. It passes
 when the error of every implementation is at most twice that of plain PyTorch in the same dtype, plus rounding
@@ -27,7 +28,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kernels.cases import ModelShape, default_matrix, full_matrix
+from kernels.cases import ModelShape, default_matrix, full_matrix, long_matrix
 from kernels.parity.accuracy import less_accurate
 from kernels.parity.hunt import caught, mutant_jobs, survivors
 from kernels.parity.jobs import Job
@@ -49,6 +50,8 @@ class Parity:
 
     full: bool = False
     """The whole product of dtypes, head_dims, groups, lengths and masks: hours without a GPU."""
+    long: bool = False
+    """Instead of the matrix, lengths that only some rows of can be judged; for a GPU of 80 GB."""
     shapes: tuple[str, ...] = ()
     """Only the shapes whose name contains one of these, e.g. "bfloat16 d128" or "rope"."""
     mutants: bool = False
@@ -67,7 +70,7 @@ def main(argv: list[str] | None) -> int:
     check(parity)
     began = time.monotonic()
     sound, planted = mutant_jobs() if parity.mutants else (matrix_jobs(parity), [])
-    judged = run(sound + planted)
+    judged = run(sound + planted, alone=parity.long)
     cases = [case for _, of_job in judged[: len(sound)] for case in of_job]
     hunted = caught(judged[len(sound) :])
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
@@ -75,7 +78,7 @@ def main(argv: list[str] | None) -> int:
     if hunted:
         console.print(mutants_table(hunted))
     # Over the matrix: in a few cases a tenth is luck.
-    behind = {} if parity.shapes or parity.mutants else less_accurate(cases)
+    behind = {} if parity.shapes or parity.mutants or parity.long else less_accurate(cases)
     facts = {"machine": machine(), "seconds": round(time.monotonic() - began, 1), "pallas_less_accurate": [*behind]}
     report = as_json(cases, hunted, facts)
     write(parity, report)
@@ -96,6 +99,8 @@ def check(parity: Parity) -> None:
         raise InputError(f"--plant {parity.plant!r} is unknown; use one of {', '.join(MUTANTS)}")
     if parity.mutants and (parity.full or parity.shapes or parity.plant):
         raise InputError("--mutants has shapes of its own: leave --full, --shapes and --plant out")
+    if parity.long and (parity.full or parity.plant or parity.mutants):
+        raise InputError("--long has shapes of its own: leave --full, --mutants and --plant out")
 
 
 def matrix_jobs(parity: Parity) -> list[Job]:
@@ -104,7 +109,7 @@ def matrix_jobs(parity: Parity) -> list[Job]:
     Raises:
       InputError: no shape has such a name.
     """
-    matrix = full_matrix() if parity.full else default_matrix()
+    matrix = long_matrix() if parity.long else full_matrix() if parity.full else default_matrix()
     wanted = {n: s for n, s in matrix.items() if not parity.shapes or any(part in n for part in parity.shapes)}
     if not wanted:
         raise InputError(
@@ -116,8 +121,8 @@ def matrix_jobs(parity: Parity) -> list[Job]:
     ]
 
 
-def run(jobs: Sequence[Job]) -> Judged:
-    """Every job judged, in the order given, with a progress bar on the way."""
+def run(jobs: Sequence[Job], *, alone: bool = False) -> Judged:
+    """Every job judged, in the order given, with a progress bar on the way; `alone`: one side after the other."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -131,7 +136,7 @@ def run(jobs: Sequence[Job]) -> Judged:
         Progress(*columns, console=Console(stderr=True), transient=True) as bar,
     ):
         task = bar.add_task("starting", total=len(jobs))
-        for job, *sides in run_jobs(jobs, Path(folder)):
+        for job, *sides in run_jobs(jobs, Path(folder), alone=alone):
             judged.append((job, judge(job, sides)))
             failed = sum(case.failed for done, cases in judged if done.mutant is None for case in cases)
             bar.update(task, advance=1, description=f"{job.name[:40]:40} {failed} failed")

@@ -13,11 +13,13 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
 import parity
 from kernels import cases
+from kernels.parity import long_inputs, long_torch
 from kernels.parity.accuracy import less_accurate, pallas_over_triton
 from kernels.parity.hunt import caught, mutant_jobs, survivors
 from kernels.parity.inputs import digest, make_inputs
@@ -27,6 +29,7 @@ from kernels.parity.mutants import MUTANTS
 from kernels.parity.results import SideResult, load, save
 from kernels.parity.verdicts import Case, Verdict, judge
 from numerics import error_ratio
+from triton_ref import reference
 
 ROPE = cases.RopeShape(5, 2, 1, 8)
 JOB = Job("job", "a rope", ROPE)
@@ -111,12 +114,52 @@ def test_the_model(capsys):
     assert "2 cases, 4 verdicts, 0 failed" in capsys.readouterr().out
 
 
+def test_lengths_that_only_some_rows_of_are_judged(capsys, monkeypatch):
+    small = {
+        "full attention": cases.LongShape(700, 4, 2, 64),
+        "a window": cases.LongShape(700, 2, 2, 64, window=100),
+        "rope": cases.LongShape(500, 4, 2, 64, of="rope"),
+    }
+    monkeypatch.setattr(parity, "long_matrix", lambda: small)
+    assert parity.main(["--long"]) == 0
+    assert "14 cases, 42 verdicts, 0 failed" in capsys.readouterr().out
+
+
+def test_samples_lie_at_the_ends_and_across_the_boundary():
+    for shape in cases.long_matrix().values():
+        elements = shape.tokens * shape.heads * shape.head_dim
+        assert {0, shape.tokens - shape.rows} <= set(shape.samples)
+        row = 2**31 / (shape.heads * shape.head_dim)
+        assert (elements > 2**31) == any(start < row < start + shape.rows for start in shape.samples)
+
+
+def test_the_truth_about_some_rows_is_that_about_all():
+    """The sweep over blocks against the specification, in float64."""
+    for shape in (cases.LongShape(300, 4, 2, 16), cases.LongShape(300, 2, 2, 16, window=70)):
+        inputs = {name: long_torch._values(shape, name) for name in long_inputs.tensors(shape)}
+        found = long_torch._attention_rows(shape, inputs, torch.float64)
+        q, k, v = (inputs[name].double().requires_grad_() for name in ("q", "k", "v"))
+        out, lse = reference.attention(q, k, v, window=shape.window)
+        dq, dk, dv = torch.autograd.grad(out, (q, k, v), inputs["dout"].double())
+        rows = long_inputs.sample_rows(shape)
+        expected = {
+            "out": out[:, rows],
+            "lse": lse[:, :, rows],
+            "dq": dq[:, rows],
+            "dk": dk[:, rows],
+            "dv": dv[:, rows],
+        }
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value.detach(), rtol=1e-12, atol=1e-12, msg=name)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--shapes", "no such shape"], "no shape's name contains that"),
         (["--plant", "a bug"], "'a bug' is unknown; use one of phase off by 0.01"),
         (["--mutants", "--full"], "leave --full"),
+        (["--long", "--full"], "leave --full"),
         (["--json", "no/such/folder/report.json"], "the directory no/such/folder does not exist"),
     ],
 )

@@ -140,7 +140,45 @@ class ModelShape:
     tensors = ("logits", "LoRA gradients")
 
 
-Shape = AttentionShape | RopeShape | ModelShape
+@dataclasses.dataclass(frozen=True)
+class LongShape:
+    """Causal attention, or RoPE from position 0, over more tokens than a reference can hold: judged on some of its rows."""
+
+    tokens: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    of: str = "attention"
+    """Or "rope"."""
+    window: int | None = None
+    dtype: str = "bfloat16"
+
+    operation = "long"
+    rows = 64
+    """Consecutive rows of a sample."""
+
+    @property
+    def gqa_ratio(self) -> int:
+        return self.heads // self.kv_heads
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        names = {"causal": self.of == "attention", "window": self.window is not None, "rope": self.of == "rope"}
+        return tuple(name for name, present in names.items() if present)
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        return RopeShape.tensors if self.of == "rope" else ("out", "lse", "dq", "dk", "dv")
+
+    @property
+    def samples(self) -> tuple[int, ...]:
+        """The first row of each sample: at both ends, in the middle, and across the 2^31st element of q, where it has one."""
+        boundary = 2**31 // (self.heads * self.head_dim)
+        starts = (0, self.tokens // 2, boundary - self.rows // 2, self.tokens - self.rows)
+        return tuple(sorted({start for start in starts if start <= self.tokens - self.rows}))
+
+
+Shape = AttentionShape | RopeShape | ModelShape | LongShape
 Shapes = dict[str, Shape]
 
 
@@ -224,6 +262,16 @@ def full_matrix() -> Shapes:
     for axes in itertools.product(DTYPES, HEAD_DIMS, GQA_RATIOS, LENGTHS, POSITIONS, (False, True)):
         shapes |= _rope(*axes)
     return shapes
+
+
+def long_matrix() -> Shapes:
+    """A million tokens, and just more than 2^31 elements of queries, keys, values and their gradients; for a GPU of 80 GB."""
+    beyond = 2**31 // (16 * 128) + 512
+    return {
+        "attention, 1M tokens": LongShape(2**20, 2, 1, 128),
+        "attention beyond 2^31 elements": LongShape(beyond, 16, 16, 128, window=4096),
+        "rope beyond 2^31 elements": LongShape(beyond, 16, 16, 128, of="rope"),
+    }
 
 
 def _attention(dtype: str, head_dim: int, gqa_ratio: int, tokens: int, mask: str) -> Shapes:

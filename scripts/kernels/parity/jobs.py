@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kernels.cases import AttentionShape, ModelShape, RopeShape, Shape
+from kernels.cases import AttentionShape, LongShape, ModelShape, RopeShape, Shape
 from kernels.parity.inputs import Arrays, Options, make_inputs
 from kernels.parity.mutants import MUTANTS
 from kernels.parity.results import Outcome, SideResult, save
@@ -54,7 +54,7 @@ def load_jobs(path: Path) -> list[Job]:
 
 
 def _job(*, operation: str, shape: dict, model_file: str | None, **fields) -> Job:
-    kinds = {kind.operation: kind for kind in (AttentionShape, RopeShape, ModelShape)}
+    kinds = {kind.operation: kind for kind in (AttentionShape, RopeShape, ModelShape, LongShape)}
     return Job(shape=kinds[operation](**shape), model_file=Path(model_file) if model_file else None, **fields)
 
 

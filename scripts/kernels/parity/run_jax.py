@@ -30,6 +30,10 @@ def run(job: Job) -> SideResult:
         from kernels.parity import model_jax
 
         return model_jax.run(job, implementations("attention"))
+    if job.shape.operation == "long":
+        from kernels.parity import long_jax
+
+        return long_jax.run(job, implementations("attention"))
     arrays, options = job.planted_inputs()
     outcomes: dict[str, Outcome] = {}
     refused: dict[str, str] = {}

@@ -39,6 +39,10 @@ def run(job: Job) -> SideResult:
         from kernels.parity import model_torch
 
         return model_torch.run(job)
+    if job.shape.operation == "long":
+        from kernels.parity import long_torch
+
+        return long_torch.run(job)
     arrays, options = job.inputs()
     planted = job.planted_inputs()
     calls = ATTENTION if job.shape.operation == "attention" else ROPE

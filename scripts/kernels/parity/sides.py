@@ -22,15 +22,24 @@ _SCRIPTS = Path(__file__).resolve().parents[2]
 Finished = tuple[Job, SideResult, SideResult]
 
 
-def run_jobs(jobs: Sequence[Job], folder: Path) -> Iterator[Finished]:
+def run_jobs(jobs: Sequence[Job], folder: Path, *, alone: bool = False) -> Iterator[Finished]:
     """(job, result of JAX, result of torch) of each job as soon as both sides have it.
+
+    `alone`: one process has the device at a time, that of JAX first.
 
     Raises:
       RuntimeError: a process died, with the end of what it said.
     """
     save_jobs(jobs, folder / JOBS)
-    processes = [_start(side, n, folder) for side in SIDES for n in range(min(_process_count(side), len(jobs)))]
+    processes = []
     try:
+        if alone:
+            processes = [_start("jax", 0, folder)]
+            processes[0].wait()
+            processes.append(_start("torch", 0, folder))
+        else:
+            counts = {side: min(_process_count(side), len(jobs)) for side in SIDES}
+            processes = [_start(side, n, folder) for side in SIDES for n in range(counts[side])]
         yield from _finished(jobs, folder, processes)
     finally:
         for process in processes:
