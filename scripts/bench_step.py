@@ -5,7 +5,7 @@
 
 Every row runs in a process of its own: the peak of one is not another's, and what runs out of memory ends alone. The batch is one
 sequence. Prints seconds a step (the fastest), tokens a second, model FLOPs in parts of the GPU's peak, GiB at the peak beside
-those that the compiler said, and GiB of pinned host memory.
+those that the compiler said, and GiB of pinned host memory. With --ahead the next rows of a length compile while one is timed.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import dataclasses
 import itertools
 import json
 import os
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
+from steps.in_turn import measured, wait_for_turn
 from steps.shape import Shape
 
 GIB = 2**30
@@ -38,6 +39,12 @@ class Bench(Shape):
     """Tokens a sequence."""
     settings: tuple[str, ...] = ("auto auto",)
     """Gradient checkpointing and --memory, as a pair in one word each: "offload tile=8192,head_groups=8"."""
+    quantizations: tuple[Literal["nf4", "none"], ...] = ()
+    """Every setting with each of these, instead of --quantize."""
+    attentions: tuple[str, ...] = ()
+    """Every setting with each of these implementations, instead of --attention."""
+    ahead: int = 0
+    """How many rows of the same length compile while one is timed; each holds half a GiB of the device."""
     steps: int = 2
     """Timed steps, after one that warms up; 0 times that one, its first allocations included, where a step takes minutes."""
     host_gb: int = 100
@@ -55,42 +62,70 @@ def main(argv: list[str] | None = None) -> int:
     if bench.row is not None:
         row = json.loads(bench.row)
         measure = peft_step if row["implementation"] == "peft" else lcjax_step
-        print(json.dumps(measure(bench, **{k: v for k, v in row.items() if k != "implementation"})))
+        print(json.dumps(measure(bench, row["tokens"], row["policy"], row["memory"])))
         return 0
     print(*(f"{name} {version(name)}" for name in ("jax", "flax", "optax")), flush=True)
-    for row in rows(bench):
-        result = row | _in_a_process(bench, row)
-        print(_line(result), flush=True)
-        if bench.csv:
-            _append(bench.csv, result)
+    with tempfile.TemporaryDirectory() as kept:
+        environment = os.environ | _environment(bench, kept)
+        results = measured(
+            list(rows(bench)),
+            lambda row: _command(bench, row),
+            environment,
+            ahead=bench.ahead,
+            group_of=lambda row: (row["implementation"], row["tokens"]),
+        )
+        for row, result in results:
+            print(_line(row | result), flush=True)
+            if bench.csv:
+                _append(bench.csv, row | result)
     return 0
 
 
 def rows(bench: Bench) -> Iterator[dict[str, Any]]:
     """What is measured, in turn."""
-    for tokens, settings in itertools.product(bench.lengths, bench.settings):
-        policy, _, memory = settings.partition(" ")
-        yield {"implementation": "lcjax", "tokens": tokens, "policy": policy, "memory": memory or "auto"}
-    for tokens in bench.lengths if bench.peft else ():
-        yield {"implementation": "peft", "tokens": tokens, "policy": "full", "memory": "none"}
+    for tokens in bench.lengths:
+        for quantize, attention, settings in itertools.product(
+            bench.quantizations or (bench.quantize,), bench.attentions or (bench.attention,), bench.settings
+        ):
+            policy, _, memory = settings.partition(" ")
+            yield {
+                "implementation": "lcjax",
+                "tokens": tokens,
+                "policy": policy,
+                "memory": memory or "auto",
+                "quantize": quantize,
+                "attention": attention,
+            }
+        if bench.peft:
+            yield {
+                "implementation": "peft",
+                "tokens": tokens,
+                "policy": "full",
+                "memory": "none",
+                "quantize": "none",
+                "attention": "sdpa",
+            }
 
 
-def _in_a_process(bench: Bench, row: dict[str, Any]) -> dict[str, Any]:
-    arguments = [*bench.flags(), f"--steps={bench.steps}"]
-    environment = os.environ | {
+def _command(bench: Bench, row: dict[str, Any]) -> list[str]:
+    attention = "auto" if row["implementation"] == "peft" else row["attention"]
+    of_row = dataclasses.replace(bench, quantize=row["quantize"], attention=attention)
+    return [sys.executable, __file__, *of_row.flags(), f"--steps={bench.steps}", f"--row={json.dumps(row)}"]
+
+
+def _environment(bench: Bench, kept: str) -> dict[str, str]:
+    """`kept`: where XLA keeps the algorithms that it has chosen, for the next process."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": kept,
         "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB": str(bench.host_gb),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-    command = [sys.executable, __file__, *arguments, f"--row={json.dumps(row)}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or ["died"])[-1][:300]}
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _line(result: dict[str, Any]) -> str:
-    name = f"{result['implementation']:5} {result['tokens']:>7,}  {result['policy']:12} {result['memory']:60}"
+    kind = f"{result['quantize']:4} {result['attention']:6}"
+    name = f"{result['implementation']:5} {result['tokens']:>7,}  {kind}  {result['policy']:12} {result['memory']:40}"
     if "error" in result:
         return f"{name} {result['error']}"
     planned = f" (planned {result['planned_bytes'] / GIB:6.2f})" if "planned_bytes" in result else ""
@@ -132,14 +167,13 @@ def lcjax_step(bench: Bench, tokens: int, policy: str, memory: str) -> dict[str,
     from steps import lcjax_side
 
     step = lcjax_side.compile_step(bench, tokens, policy, memory)
-    times, loss = _timed(step.run, bench.steps)
+    wait_for_turn()
+    times, loss = _timed(step.load(), bench.steps)
     return _rates(bench, tokens, min(times)) | {
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
-        "quantize": bench.quantize,
         "lora_r": bench.lora_r,
         "optimizer_memory": bench.optimizer_memory,
-        "attention": bench.attention,
         "compile_seconds": round(step.compile_seconds, 1),
         "loss": loss,
         "peak_bytes": lcjax_side.peak_bytes(),
@@ -152,12 +186,11 @@ def peft_step(bench: Bench, tokens: int, policy: str, memory: str) -> dict[str, 
     """transformers + PEFT."""
     from steps import peft_side
 
+    wait_for_turn()
     times, loss = _timed(peft_side.make_step(bench, tokens), bench.steps)
     return _rates(bench, tokens, min(times)) | {
         "device": peft_side.device(),
-        "quantize": "none",
         "lora_r": bench.lora_r,
-        "attention": "sdpa",
         "loss": loss,
         "peak_bytes": peft_side.peak_bytes(),
     }

@@ -66,9 +66,10 @@ def record(profile: Profile) -> dict[str, Any]:
     from steps import ideal, lcjax_side, trace
 
     step = lcjax_side.compile_step(profile, profile.tokens, profile.policy, profile.memory)
-    step.run()
+    one_step = step.load()
+    one_step()
     with jax.profiler.trace(str(profile.output)):
-        step.run()
+        one_step()
     events = trace.read(profile.output)
     seconds = trace.seconds_by_kind(events)
     by_name = list(trace.seconds_by_name(events).items())[:40]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
 
 from lcjax import step
 from lcjax.config import LlamaConfig
@@ -18,26 +20,38 @@ from lcjax.plan.parameters import abstract_params
 from lcjax.plan.workload import Workload
 from lcjax.presets import resolve_config
 from lcjax.train.arguments import TrainingArguments
-from lcjax.train.program import build_program
+from lcjax.train.program import Program, build_program
 from steps.shape import Shape
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """A step ready to run, again and again; `planned` is what the compiler says that it takes."""
+    """A step of which nothing is on the device yet; `planned` is what the compiler says that it takes."""
 
     config: LlamaConfig
     planned: Memory
     compile_seconds: float
     executable: jax.stages.Compiled
-    state: Any
-    frozen: Any
-    batch: Any
+    _program_of: Callable[[Any], Program]
+    _params: Any
+    _tokens: int
 
-    def run(self) -> float:
-        """Takes one step and waits for its loss."""
-        self.state, metrics = self.executable(self.state, self.frozen, self.batch)
-        return float(metrics.loss)
+    def load(self) -> Callable[[], float]:
+        """Makes weights, adapter, optimizer and batch; the function returned takes a step and waits for its loss."""
+        program = self._program_of(jax.tree.map(_random, self._params))
+        state = step.init_state(program.optimizer, program.trainable, 0)
+        frozen = program.frozen
+        del program  # else it would keep the weights that learn beside those of the state
+        positions = jnp.arange(self._tokens, dtype="int32")[None, None]
+        ids = positions * 7919 % self.config.vocab_size
+        batch = dict(zip(step.BATCH_KEYS, (ids, ids, positions, positions * 0), strict=True))
+
+        def one_step() -> float:
+            nonlocal state
+            state, metrics = self.executable(state, frozen, batch)
+            return float(metrics.loss)
+
+        return one_step
 
 
 def compile_step(shape: Shape, tokens: int, policy: str, memory: str) -> CompiledStep:
@@ -51,26 +65,30 @@ def compile_step(shape: Shape, tokens: int, policy: str, memory: str) -> Compile
         attention=shape.attention,
         memory=parse_memory(memory),
     )
-    params = jax.tree.map(_random, abstract_params(config, lora, quantize))
     arguments = TrainingArguments(optimizer_memory=shape.optimizer_memory)
-    program = build_program(config, params, settings, arguments, max_steps=10)
-    del params
-    state = step.init_state(program.optimizer, program.trainable, 0)
-    program = dataclasses.replace(program, trainable={})
-    positions = jnp.arange(tokens, dtype="int32")[None, None]
-    ids = positions * 7919 % config.vocab_size
-    batch = dict(zip(step.BATCH_KEYS, (ids, ids, positions, positions * 0), strict=True))
+
+    def program_of(params: Any) -> Program:
+        return build_program(config, params, settings, arguments, max_steps=10)
+
+    sharding = SingleDeviceSharding(jax.devices()[0])
+    params = _placed(abstract_params(config, lora, quantize), sharding)
+    program = program_of(params)
+    state = step.abstract_state(program.optimizer, program.trainable, sharding)
+    batch = {name: jax.ShapeDtypeStruct((1, 1, tokens), jnp.int32, sharding=sharding) for name in step.BATCH_KEYS}
     began = time.perf_counter()
-    train_step = step.jit_train_step(program.objective, program.optimizer)
-    executable = train_step.lower(state, program.frozen, batch).compile()
+    executable = step.jit_train_step(program.objective, program.optimizer).lower(state, program.frozen, batch).compile()
     seconds = time.perf_counter() - began
     planned = measure(executable, state, program.frozen)
-    return CompiledStep(config, planned, seconds, executable, state, program.frozen, batch)
+    return CompiledStep(config, planned, seconds, executable, program_of, params, tokens)
 
 
 def peak_bytes() -> int:
     """The most that this process has had on its device."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+
+
+def _placed(tree: Any, sharding: SingleDeviceSharding) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def _random(leaf: Any) -> Any:

@@ -1,0 +1,93 @@
+"""Processes that are measured one after another, while those that follow get ready.
+
+A process says READY when its program is compiled and nothing of it is on the device, and goes on when it is told. Then it
+measures, prints its result as JSON and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+READY = "ready"
+
+Row = dict[str, Any]
+
+
+def wait_for_turn() -> None:
+    """In a process: says that it is ready, and returns when it may use the device."""
+    print(READY, flush=True)
+    sys.stdin.readline()
+
+
+def measured(
+    rows: Sequence[Row],
+    command_of: Callable[[Row], Sequence[str]],
+    environment: Mapping[str, str],
+    *,
+    ahead: int,
+    group_of: Callable[[Row], Any],
+) -> Iterator[tuple[Row, Row]]:
+    """(row, its result, or {"error": the last line it said}) in the order of the rows.
+
+    Up to `ahead` rows get ready while one is measured, but only rows of its group, and only once it is ready itself: it has
+    chosen, undisturbed, the algorithms that XLA keeps for the others.
+    """
+    started: dict[int, _Process] = {}
+    try:
+        for n, row in enumerate(rows):
+            process = started.pop(n, None) or _Process(command_of(row), environment)
+            process.wait_until_ready()
+            for later in range(n + 1, min(n + 1 + ahead, len(rows))):
+                if later not in started and group_of(rows[later]) == group_of(row):
+                    started[later] = _Process(command_of(rows[later]), environment)
+            yield row, process.go()
+    finally:
+        for process in started.values():
+            process.kill()
+
+
+class _Process:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]):
+        # A pipe that nobody reads could fill and block it.
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 closed when its process has ended
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            env={**environment},
+        )
+
+    def wait_until_ready(self) -> None:
+        """Also returns when it died."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.strip() == READY:
+                return
+
+    def go(self) -> Row:
+        try:
+            output, _ = self._process.communicate("\n")
+        except BrokenPipeError:  # it died before
+            output = ""
+        returned = self._process.wait()
+        lines, said = output.splitlines(), self._last_line_said()
+        if returned == 0 and lines:
+            return json.loads(lines[-1])
+        return {"error": said[:300] or f"ended with {returned}"}
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._stderr.close()
+
+    def _last_line_said(self) -> str:
+        self._stderr.seek(0)
+        with self._stderr:
+            return (self._stderr.read().strip().splitlines() or [""])[-1]
