@@ -40,6 +40,7 @@ def from_pretrained(
     rope_scaling: str = "auto",
     rope_theta: float | None = None,
     embeddings_on_host: bool = False,
+    loss_chunk: int | None = None,
 ) -> tuple[Llama, PreTrainedTokenizerFast]:
     """Loads a model and its tokenizer.
 
@@ -57,6 +58,7 @@ def from_pretrained(
         what became of it. The model's config has it, and so what is saved.
       embeddings_on_host: leaves embedding and head in pinned host memory, where training may then keep them, until something
         needs them; also where `memory` says so.
+      loss_chunk: tokens whose logits exist at a time while training; what fills 32 to 128 MiB when None.
 
     Returns:
       (model, tokenizer): a `lcjax.model.Llama` and a transformers `PreTrainedTokenizerFast`.
@@ -81,6 +83,7 @@ def from_pretrained(
         use_gradient_checkpointing=use_gradient_checkpointing,
         attention=attention,
         memory=memory,
+        loss_chunk=loss_chunk,
     )
     left = embeddings_on_host or (isinstance(memory, MemorySettings) and memory.embeddings_on_host)
     params = checkpoint.load(jax_dtype, quantize, embeddings_on_host=left)

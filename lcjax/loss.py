@@ -5,6 +5,7 @@ Shapes: N tokens (batch and sequence flattened), D hidden size, V vocabulary, C 
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -16,7 +17,8 @@ IGNORE = -100
 
 
 def chunk_tokens(vocab_size: int) -> int:
-    """Tokens of one chunk: what fills 32 MiB with float32 logits; where those are under 128, up to 256 in at most 128 MiB.
+    """Tokens of one chunk where none is told: what fills 32 MiB with float32 logits; where those are under 128, up to 256 in at
+    most 128 MiB.
 
     Logits beyond 32 MiB leave a CPU's cache. A product with few rows spends its time reading the head: on an H200, with a
     vocabulary of 128,256, chunks of 128 take 1.35 times as long as those of 256, which take 1.08 times as long as 1,024.
@@ -32,7 +34,9 @@ class TokenScores(NamedTuple):
     hits: jax.Array
 
 
-def token_cross_entropy(hidden_ND: jax.Array, head_VD: jax.Array, labels_N: jax.Array) -> TokenScores:
+def token_cross_entropy(
+    hidden_ND: jax.Array, head_VD: jax.Array, labels_N: jax.Array, chunk: int | None = None
+) -> TokenScores:
     """`logsumexp(W h_n) - (W h_n)[label_n]` of every token, [N]; 0 and False where the label is IGNORE.
 
     The terms of `linear_cross_entropy`, through the same chunks. For evaluation: its derivative would keep all the chunks' logits.
@@ -42,35 +46,42 @@ def token_cross_entropy(hidden_ND: jax.Array, head_VD: jax.Array, labels_N: jax.
         hidden_CD, labels_C = chunk
         return _chunk_scores(hidden_CD, head_VD, labels_C)[0]
 
-    scores_nC = lax.map(chunk_scores, _chunks(hidden_ND, labels_N, head_VD.shape[0]))
+    scores_nC = lax.map(chunk_scores, _chunks(hidden_ND, labels_N, chunk or chunk_tokens(head_VD.shape[0])))
     return jax.tree.map(lambda x_nC: x_nC.reshape(-1)[: hidden_ND.shape[0]], scores_nC)
 
 
-@jax.custom_vjp
-def linear_cross_entropy(hidden_ND: jax.Array, head_VD: jax.Array, labels_N: jax.Array) -> jax.Array:
+def linear_cross_entropy(
+    hidden_ND: jax.Array, head_VD: jax.Array, labels_N: jax.Array, chunk: int | None = None
+) -> jax.Array:
     """`sum over n of logsumexp(W h_n) - (W h_n)[label_n]`, where the label is not IGNORE.
 
-    Works through chunks of tokens; at most 128 MiB of float32 logits exist at a time. The gradient with respect to `hidden` is
+    Works through chunks of tokens, whose logits alone exist at a time. The gradient with respect to `hidden` is
     computed along with the value, so that the backward pass repeats no product with the head; the gradient with
     respect to `head` is computed only where it is asked for.
 
     Args:
       hidden_ND, head_VD: float32 or bfloat16, one dtype; products accumulate in float32.
       labels_N: int32 in [0, V) or IGNORE.
+      chunk: tokens of one chunk, or as many fewer as make all equal; `chunk_tokens(V)` when None. Larger ones take less time, and
+        `chunk * V * 6` bytes of memory.
 
     Returns:
       float32 scalar, the sum in nats (not the mean: micro-batches of different sizes must add up).
 
     Source: Liger Kernel, arXiv 2410.10989, section 3.2 (fused linear cross-entropy).
     """
+    return _linear_cross_entropy(hidden_ND, head_VD, labels_N, chunk or chunk_tokens(head_VD.shape[0]))
 
-    return token_cross_entropy(hidden_ND, head_VD, labels_N).losses.sum()
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _linear_cross_entropy(hidden_ND, head_VD, labels_N, chunk):
+    return token_cross_entropy(hidden_ND, head_VD, labels_N, chunk).losses.sum()
 
 
-def _forward(hidden_ND, head_VD, labels_N):
+def _forward(hidden_ND, head_VD, labels_N, chunk):
     # symbolic_zeros hands over whether each argument is differentiated: a frozen head costs nothing.
     hidden, head, labels = hidden_ND.value, head_VD.value, labels_N.value
-    hidden_nCD, labels_nC = _chunks(hidden, labels, head.shape[0])
+    hidden_nCD, labels_nC = _chunks(hidden, labels, chunk)
     dhead_start = jnp.zeros(head.shape, jnp.float32) if head_VD.perturbed else None
 
     def one_chunk(i, carry):
@@ -94,7 +105,7 @@ def _forward(hidden_ND, head_VD, labels_N):
     return total, (dhidden_ND, dhead, head[:0])
 
 
-def _backward(residuals, dtotal):
+def _backward(_, residuals, dtotal):
     dhidden_ND, dhead_VD, head_like = residuals
     if dhead_VD is not None:
         dhead_VD = (dhead_VD * dtotal).astype(head_like.dtype)
@@ -102,7 +113,7 @@ def _backward(residuals, dtotal):
     return (dhidden_ND.astype(jnp.float32) * dtotal).astype(dhidden_ND.dtype), dhead_VD, None
 
 
-linear_cross_entropy.defvjp(_forward, _backward, symbolic_zeros=True)
+_linear_cross_entropy.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _chunk_scores(hidden_CD, head_VD, labels_C):
@@ -116,10 +127,10 @@ def _chunk_scores(hidden_CD, head_VD, labels_C):
     return scores_C, logits_CV, peak_C, log_total_C
 
 
-def _chunks(hidden_ND, labels_N, vocab_size):
+def _chunks(hidden_ND, labels_N, most_tokens):
     """Equal chunks [n, C, D] and [n, C]; the last one is filled up with ignored tokens."""
     tokens = hidden_ND.shape[0]
-    count = -(-tokens // min(tokens, chunk_tokens(vocab_size)))
+    count = -(-tokens // min(tokens, most_tokens))
     chunk = -(-tokens // count)
     missing = count * chunk - tokens
     if missing:

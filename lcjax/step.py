@@ -67,7 +67,8 @@ class Objective:
         """
         model = Llama(self.config, lora.combine(trainable, frozen), self.settings)
         hidden_ND, head_VD, labels_N = _predictions(model, batch, dropout_key)
-        return linear_cross_entropy(hidden_ND, head_VD, labels_N), jnp.sum(labels_N != IGNORE)
+        loss = linear_cross_entropy(hidden_ND, head_VD, labels_N, self.settings.loss_chunk)
+        return loss, jnp.sum(labels_N != IGNORE)
 
 
 def token_scores(model: Llama, batch: Batch) -> TokenScores:
@@ -76,7 +77,9 @@ def token_scores(model: Llama, batch: Batch) -> TokenScores:
     return jax.tree.map(lambda x_N: x_N.reshape(batch["labels"].shape), scores_N)
 
 
-def _predictions(model: Llama, batch: Batch, dropout_key: jax.Array | None = None) -> tuple[jax.Array, ...]:
+def _predictions(
+    model: Llama, batch: Batch, dropout_key: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(hidden states [N, D], head [V, D], labels [N]) of all tokens of a batch: what the cross-entropy takes."""
     hidden_BTD = model.hidden_states(batch["tokens"], batch["positions"], batch["segment_ids"], dropout_key)
     hidden_BTD, head_VD = fetched_for(hidden_BTD, model.stored_head_VD)

@@ -168,10 +168,25 @@ def computed_shapes(objective, argnums) -> set[tuple[int, ...]]:
     return output_shapes(jax.make_jaxpr(jax.grad(objective, argnums))(*ABSTRACT))
 
 
+def head_shaped(shapes) -> set[tuple[int, ...]]:
+    return {(VOCABULARY, HIDDEN), (HIDDEN, VOCABULARY)} & shapes
+
+
 def test_a_frozen_head_gets_no_gradient():
-    head_shapes = {(VOCABULARY, HIDDEN), (HIDDEN, VOCABULARY)}
-    assert not head_shapes & computed_shapes(linear_cross_entropy, 0)
-    assert head_shapes & computed_shapes(linear_cross_entropy, (0, 1))
+    assert not head_shaped(computed_shapes(linear_cross_entropy, 0))
+    assert head_shaped(computed_shapes(linear_cross_entropy, (0, 1)))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
+def test_a_chunk_that_is_told(chunk):
+    def told(hidden, head, labels):
+        return linear_cross_entropy(hidden, head, labels, chunk)
+
+    inputs = make_inputs(173, 36, 101)
+    assert max(error_ratios(with_gradients(told, *inputs), *references(*inputs))) <= 1
+    rows = {shape[0] for shape in computed_shapes(told, (0, 1)) if len(shape) == 2 and shape[1] == VOCABULARY}
+    assert max(rows) <= max(chunk, 1)
+    assert not head_shaped(computed_shapes(told, 0))
 
 
 def test_logits_of_all_tokens_never_exist(real_chunks):

@@ -7,6 +7,7 @@ import dataclasses
 from lcjax import remat
 from lcjax.attention_halves import runs_in_halves
 from lcjax.config import LoraConfig
+from lcjax.errors import InputError
 from lcjax.memory import MemorySettings, resolve_memory
 
 
@@ -16,7 +17,11 @@ class ModelSettings:
 
     `max_seq_length` is in tokens; `use_gradient_checkpointing` is a name that `lcjax.remat.resolve_policy` knows; `name_or_path` is
     where the base weights came from, for the adapter's own config; `memory` says how layers run in tiles: MemorySettings, "none" or
-    "auto" (see `lcjax.memory`).
+    "auto" (see `lcjax.memory`); `loss_chunk` is how many tokens' logits exist at a time, None for what
+    `lcjax.loss.chunk_tokens` says.
+
+    Raises:
+      InputError: a chunk that is not positive.
     """
 
     max_seq_length: int
@@ -25,6 +30,13 @@ class ModelSettings:
     use_gradient_checkpointing: str = "auto"
     attention: str = "auto"
     memory: MemorySettings | str = "auto"
+    loss_chunk: int | None = None
+
+    def __post_init__(self):
+        if self.loss_chunk is not None and self.loss_chunk < 1:
+            raise InputError(
+                f"--loss-chunk {self.loss_chunk} is no number of tokens; use 1 or more, 256 to 1024 for a GPU"
+            )
 
     def memory_for(self, tokens: int) -> MemorySettings | None:
         """How layers run over sequences of that many tokens; None: without tiles."""

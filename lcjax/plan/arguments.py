@@ -37,6 +37,8 @@ class PlanArguments:
     """auto, none, full, offload (or unsloth), offload_attn."""
     memory: str = "auto"
     """As in lcjax.train: auto (tiles above 32,768 tokens), none, or by hand, e.g. head_groups=8,fetch_ahead=false,save_every=2."""
+    loss_chunk: int | None = None
+    """As in lcjax.train: tokens whose logits exist at a time."""
     attention: str = "auto"
     """Implementation of attention: auto (pallas), pallas, cudnn, fa3 or xla."""
     optimizer_memory: str = "auto"
@@ -83,6 +85,7 @@ class PlanArguments:
             quantize=self.quantize,
             use_gradient_checkpointing=self.use_gradient_checkpointing,
             memory=self.memory,
+            loss_chunk=self.loss_chunk,
             attention=self.attention,
             optimizer_memory=self.optimizer_memory,
             gpus=self.gpus,

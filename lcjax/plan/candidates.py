@@ -12,16 +12,19 @@ from lcjax.memory import MemorySettings
 from lcjax.model import ModelSettings
 from lcjax.remat import OFFLOAD_ABOVE_TOKENS, OFFLOADING, POLICIES
 
+# Tokens whose logits exist at a time: from the least time to the least memory. Beyond 1,024 nothing is gained (docs/log.md).
+_LOSS_CHUNKS = (1024, 256, 64)
 # Tokens of a tile: from those that keep a GPU busy and seldom dequantise the weights to those that need next to no memory.
 _TILES = (8192, 2048, 1024)
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One way. `memory` None: plain layers."""
+    """One way. `memory` None: plain layers; `loss_chunk` None: as many tokens as `lcjax.loss.chunk_tokens` says."""
 
     policy: str
     memory: MemorySettings | None
+    loss_chunk: int | None = None
 
     def needs_no_less_than(self, other: Candidate) -> bool:
         """Whether each choice takes at least as much device memory as the other's."""
@@ -29,24 +32,35 @@ class Candidate:
 
     def device_memory(self) -> tuple[float, ...]:
         """A number for each choice, which grows with the device memory that it takes; the first ones weigh most."""
-        policy = ("offload", "offload_attn", "full", "none").index(self.policy)
+        policy, loss = ("offload", "offload_attn", "full", "none").index(self.policy), self.loss_chunk or 0
         if self.memory is None:
-            return policy, 1, 0, 1, 1, float("inf")
+            return policy, 1, 0, 1, 1, float("inf"), loss
         memory = self.memory
-        return policy, 0, -memory.head_groups, not memory.embeddings_on_host, memory.fetch_ahead, memory.tile
+        return policy, 0, -memory.head_groups, not memory.embeddings_on_host, memory.fetch_ahead, memory.tile, loss
 
     @property
     def kind(self) -> tuple[str, int]:
         """What it is but for the sizes of its tiles and its buffers: the policy, and the groups of heads, 0 for plain layers."""
         return self.policy, self.memory.head_groups if self.memory else 0
 
+    @property
+    def form(self) -> tuple[str, MemorySettings | None]:
+        """What it is but for the loss."""
+        return self.policy, self.memory
+
     def applied(self, settings: ModelSettings) -> ModelSettings:
         """The settings of a model that runs this way."""
-        return dataclasses.replace(settings, use_gradient_checkpointing=self.policy, memory=self.memory or "none")
+        return dataclasses.replace(
+            settings,
+            use_gradient_checkpointing=self.policy,
+            memory=self.memory or "none",
+            loss_chunk=self.loss_chunk,
+        )
 
     def __str__(self) -> str:
-        """As --use-gradient-checkpointing and --memory take it."""
-        return f"{self.policy} {self.memory or 'none'}"
+        """As --use-gradient-checkpointing, --memory and --loss-chunk take it."""
+        chunk = "" if self.loss_chunk is None else f", loss chunk {self.loss_chunk}"
+        return f"{self.policy} {self.memory or 'none'}{chunk}"
 
 
 def candidates(
@@ -56,7 +70,8 @@ def candidates(
     *,
     embeddings_may_leave: bool = False,
 ) -> list[Candidate]:
-    """Every way worth trying, in no order; only those of `settings.use_gradient_checkpointing` where that is not "auto".
+    """Every way worth trying, in no order; only those of `settings.use_gradient_checkpointing` where that is not "auto", and of
+    `settings.loss_chunk` where that is told.
 
     Args:
       settings: the length, and the implementation of attention.
@@ -79,7 +94,14 @@ def candidates(
             on_device = form.fetch_ahead and not form.embeddings_on_host
             if policy != "none" and not (grouped and policy == "offload_attn") and (offloads or on_device):
                 found.append(_within_host(Candidate(policy, form), config.num_hidden_layers, settings, host_fits))
-    return found
+    chunks = _loss_chunks(tokens) if settings.loss_chunk is None else [settings.loss_chunk]
+    return [dataclasses.replace(way, loss_chunk=chunk) for way in found for chunk in chunks]
+
+
+def _loss_chunks(tokens: int) -> list[int]:
+    """Without those that are the same, since a sequence is no longer."""
+    *larger, least = _LOSS_CHUNKS
+    return [*(chunk for chunk in larger if chunk <= tokens), least]
 
 
 def _forms(kv_heads: int, tokens: int, embeddings_may_leave: bool) -> Iterator[MemorySettings]:

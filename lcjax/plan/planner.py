@@ -9,6 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from lcjax.loss import chunk_tokens
 from lcjax.model import ModelSettings
 from lcjax.plan.buffers import Buffer
 from lcjax.plan.candidates import Candidate, candidates
@@ -59,6 +60,11 @@ class Plan:
         return str(self.settings.memory_for(self.max_seq_length) or "none")
 
     @property
+    def loss_chunk(self) -> int:
+        """Tokens whose logits exist at a time, at most."""
+        return self.settings.loss_chunk or chunk_tokens(self.workload.config.vocab_size)
+
+    @property
     def device_load(self) -> float:
         """The GPU's share in use; more than 1 does not fit."""
         return self.memory.device_bytes / self.device_limit_bytes
@@ -92,6 +98,7 @@ class Plan:
             "host_limit_bytes": self.host_limit_bytes,
             "policy": self.policy,
             "memory": self.layers,
+            "loss_chunk": self.loss_chunk,
             "attention": self.settings.attention,
             "host_state_bytes": memory.host_state_bytes,
             "host_weights_bytes": memory.host_weights_bytes,

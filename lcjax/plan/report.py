@@ -38,6 +38,7 @@ def plan_table(plan: Plan) -> Table:
         ("batch, outputs", gib(batch + memory.output_bytes), ""),
         ("temporaries", gib(memory.temp_bytes), f"gradient checkpointing {plan.policy}, attention {plan.settings.attention}"),
         ("layers", "", "whole" if plan.layers == "none" else f"in tiles: {plan.layers}"),
+        ("loss", "", f"of {plan.loss_chunk:,} tokens at a time"),
         ("device", gib(memory.device_bytes), f"{plan.device_load:.0%} of {gib(limit)}; {gib(limit - memory.device_bytes)} left"),
         ("margin", gib(MARGIN_BYTES), "not counted as the GPU's: CUDA context, allocator"),
         ("pinned host", gib(memory.host_bytes), host),

@@ -22,6 +22,7 @@ def requested_settings(workload: Workload, tokens: int) -> ModelSettings:
         lora=workload.lora,
         use_gradient_checkpointing=workload.use_gradient_checkpointing,
         memory=parse_memory(workload.memory),
+        loss_chunk=workload.loss_chunk,
         # What "auto" means where the step will run, which is not here.
         attention="pallas" if workload.attention == "auto" else workload.attention,
     )

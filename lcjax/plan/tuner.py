@@ -81,12 +81,16 @@ class _Search:
         return self.tried[candidate][1]
 
     def _one_too_large(self, candidate: Candidate) -> Candidate | None:
-        """One that does not fit and needs no more; asks for the most frugal of its kind, which speaks for all of them."""
+        """One that does not fit and needs no more; asks for the most frugal of its kind, and then of its form, which speak for
+        all of them."""
         for other in [c for c, (_, fits) in self.tried.items() if not fits]:
             if candidate.needs_no_less_than(other):
                 return other
-        least = most_frugal([c for c in self.ordered if c.kind == candidate.kind])
-        return None if least == candidate or self._fits(least) else least
+        for alike in ("kind", "form"):
+            least = most_frugal([c for c in self.ordered if getattr(c, alike) == getattr(candidate, alike)])
+            if least != candidate and not self._fits(least):
+                return least
+        return None
 
 
 def most_frugal(candidates: Sequence[Candidate]) -> Candidate:

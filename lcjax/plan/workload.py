@@ -21,7 +21,7 @@ class Workload:
       gpu: a name of `lcjax.deviceless.gpu_names`, `gpus` of it in each of `hosts` machines.
       lora_r: rank of the adapter on all seven linear maps of a layer; 0 trains every weight.
       quantize: None or "nf4".
-      use_gradient_checkpointing, memory, attention, optimizer_memory: as in `lcjax.train`.
+      use_gradient_checkpointing, memory, loss_chunk, attention, optimizer_memory: as in `lcjax.train`.
 
     Raises:
       InputError: an unknown name, a value out of range, or quantised weights that are to be trained.
@@ -34,6 +34,7 @@ class Workload:
     quantize: str | None = None
     use_gradient_checkpointing: str = "auto"
     memory: str = "auto"
+    loss_chunk: int | None = None
     attention: str = "auto"
     optimizer_memory: str = "auto"
     gpus: int = 1

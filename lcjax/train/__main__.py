@@ -87,6 +87,7 @@ def load(arguments: RunArguments):
         attention=arguments.attention,
         quantize=arguments.quantize,
         memory=arguments.memory,
+        loss_chunk=arguments.loss_chunk,
         rope_scaling=arguments.rope_scaling,
         rope_theta=arguments.rope_theta,
         # Until it is known whether there is room for them.

@@ -169,6 +169,8 @@ class RunArguments(TrainingArguments):
     memory: str = "auto"
     """How layers run in tiles of the sequence to save memory: auto (on a GPU the fastest way that fits, found by compiling; else
     tiles above 32,768 tokens), none, or by hand, e.g. tile=4096,head_groups=8,save_every=2 (see lcjax.memory.MemorySettings)."""
+    loss_chunk: int | None = None
+    """Tokens whose logits exist at a time; chosen together with --memory auto on a GPU, else what fills 32 to 128 MiB."""
     attention: str = "auto"
     """Implementation of attention: auto, pallas, cudnn, fa3 or xla (see lcjax.dispatch)."""
 

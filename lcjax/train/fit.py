@@ -138,6 +138,7 @@ def host_bytes_at_most(config: LlamaConfig, arguments: RunArguments, limit: int)
         # What "auto" means on a GPU; to ask would start it.
         attention="pallas" if arguments.attention == "auto" else arguments.attention,
         memory=parse_memory(arguments.memory),
+        loss_chunk=arguments.loss_chunk,
     )
     params = abstract_params(config, lora, None)
     state_bytes = build_program(config, params, settings, arguments, max_steps=1).host_state_bytes
@@ -160,7 +161,7 @@ def _ways(
     tokens = settings.max_seq_length
     if settings.memory == "auto":
         return candidates(config, settings, host_fits, embeddings_may_leave=embeddings_may_leave)
-    return [Candidate(settings.policy_for(tokens), settings.memory_for(tokens))]
+    return [Candidate(settings.policy_for(tokens), settings.memory_for(tokens), settings.loss_chunk)]
 
 
 def step_memory(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 from tiny_model import TINY
@@ -12,10 +13,12 @@ from lcjax.memory import MemorySettings, parse_memory
 from lcjax.model import ModelSettings
 from lcjax.plan import kept
 from lcjax.plan.candidates import Candidate, candidates
+from lcjax.plan.compile import compile_step
 from lcjax.plan.cost import step_seconds
 from lcjax.plan.memory import Memory
 from lcjax.plan.offload import host_arrays
 from lcjax.plan.planner import Planner
+from lcjax.plan.settings import requested_settings
 from lcjax.plan.tuner import most_frugal, tune
 from lcjax.plan.workload import Workload
 from lcjax.presets import PRESETS
@@ -32,8 +35,10 @@ def seconds(candidate: Candidate) -> float:
 
 def device_bytes(candidate: Candidate) -> int:
     """A model of memory in which every choice counts, by candidate."""
-    policy, plain, minus_groups, embeddings, ahead, tile = candidate.device_memory()
-    own = 400 * plain + 20 * (8 + minus_groups) + 100 * embeddings + 40 * ahead + min(tile, 8192) / 1024 * 10
+    policy, plain, minus_groups, embeddings, ahead, tile, chunk = candidate.device_memory()
+    own = (
+        400 * plain + 20 * (8 + minus_groups) + 100 * embeddings + 40 * ahead + min(tile, 8192) / 1024 * 10 + chunk / 64
+    )
     return int(100 * policy + own)
 
 
@@ -53,7 +58,7 @@ def test_the_fastest_that_fits_against_brute_force(limit):
     tuning, asked = tuned(limit)
     fitting = [c for c in CANDIDATES if device_bytes(c) <= limit]
     assert tuning.chosen == min(fitting, key=lambda c: (seconds(c), str(c)))
-    assert len(asked) == len(set(asked)) <= 16
+    assert len(asked) == len(set(asked)) <= 22
     assert tuning == tuned(limit)[0]
 
 
@@ -87,10 +92,38 @@ def test_the_candidates_of_a_length():
     asked_for = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, use_gradient_checkpointing="unsloth"))
     assert {c.policy for c in asked_for} == {"offload"}
     hidden = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, attention="cudnn"))
-    assert {str(c) for c in hidden} == {"offload none"}  # it hides its log-sum-exp
+    assert {c.form for c in hidden} == {("offload", None)}  # it hides its log-sum-exp
+    assert {str(c) for c in hidden} == {f"offload none, loss chunk {chunk}" for chunk in (1024, 256, 64)}
     for candidate in (*long, *short):
         settings = candidate.applied(SETTINGS)
         assert parse_memory(str(settings.memory)) == settings.memory
+
+
+def test_chunks_of_the_loss():
+    """A choice beside all others, unless it is told; larger ones take less time and more memory."""
+    assert {c.loss_chunk for c in CANDIDATES} == {1024, 256, 64}
+    assert len({c.form for c in CANDIDATES}) * 3 == len(CANDIDATES)
+    told = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, loss_chunk=100), embeddings_may_leave=True)
+    assert {c.loss_chunk for c in told} == {100}
+    assert {c.form for c in told} == {c.form for c in CANDIDATES}
+    short = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, max_seq_length=512))
+    assert {c.loss_chunk for c in short} == {256, 64}
+    for candidate in CANDIDATES:
+        if candidate.loss_chunk != 64:
+            twin = dataclasses.replace(candidate, loss_chunk=64)
+            assert seconds(twin) > seconds(candidate)
+            assert candidate.needs_no_less_than(twin)
+            assert not twin.needs_no_less_than(candidate)
+        assert candidate.applied(SETTINGS).loss_chunk == candidate.loss_chunk
+
+
+def test_the_loss_has_the_chunk_that_is_planned():
+    tokens = 2048
+    for chunk in (128, 512):
+        step = compile_step(SMALL, dataclasses.replace(requested_settings(SMALL, tokens), loss_chunk=chunk))
+        arrays = {array for instruction in step.program.instructions.values() for array in instruction.arrays}
+        logits = [re.fullmatch(rf"f32\[(\d+),{TINY.vocab_size}\]", shape) for shape, _ in arrays]
+        assert max(int(found[1]) for found in logits if found) == chunk
 
 
 def test_embeddings_go_to_the_host_where_that_is_asked_for():
