@@ -19,9 +19,8 @@ def table(results: dict[str, Any]) -> str:
     titles = ["length", "RoPE", *(f"{start:,} to {stop:,}" for start, stop in spans)]
     rows = [titles, ["---"] * len(titles)]
     for cell in cells:
-        means = [
-            " → ".join(_figure(cell[time], *span) for time in ("before", "after") if time in cell) for span in spans
-        ]
+        times = [cell[time] for time in ("before", "after") if time in cell]
+        means = [" → ".join(filter(None, (_figure(buckets, *span) for buckets in times))) for span in spans]
         rows.append([f"{cell['tokens']:,} ({cell['factor']} x)", f"{cell['kind']}: {cell['rope']}", *means])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
