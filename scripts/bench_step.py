@@ -117,6 +117,7 @@ def _environment(bench: Bench, kept: str) -> dict[str, str]:
     """`kept`: where XLA keeps the algorithms that it has chosen, for the next process."""
     return {
         "JAX_COMPILATION_CACHE_DIR": kept,
+        "JAX_TRACEBACK_FILTERING": "off",  # else a remark on filtering is the last line of an error
         "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB": str(bench.host_gb),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "TF_CPP_MIN_LOG_LEVEL": "3",
