@@ -36,6 +36,11 @@ def resolve_implementation(implementation: str) -> str:
     return _resolved("attention", implementation, IMPLEMENTATIONS)
 
 
+def takes_segments(implementation: str) -> bool:
+    """Whether an implementation of attention can keep the documents of a row apart."""
+    return resolve_implementation(implementation) in ("pallas", "xla")
+
+
 def choose_rope(implementation: str) -> str:
     """ "pallas" or "xla". Raises InputError for another name."""
     return _resolved("rope", implementation, ROPE_IMPLEMENTATIONS)

@@ -13,11 +13,18 @@ import jax.numpy as jnp
 
 from lcjax import reference
 from lcjax.attention_call import AttentionCall
-from lcjax.dispatch import IMPLEMENTATIONS, choose_attention, choose_rope, resolve_implementation, rope_beside
+from lcjax.dispatch import (
+    IMPLEMENTATIONS,
+    choose_attention,
+    choose_rope,
+    resolve_implementation,
+    rope_beside,
+    takes_segments,
+)
 from lcjax.masks import Mask
 from lcjax.rope import LONGEST, rope_tables
 
-__all__ = ["IMPLEMENTATIONS", "attention", "resolve_implementation", "rope", "rope_beside"]
+__all__ = ["IMPLEMENTATIONS", "attention", "resolve_implementation", "rope", "rope_beside", "takes_segments"]
 
 
 def rope(

@@ -26,7 +26,7 @@ ALLOWED = {
     "attention_call": "masks | jax",
     "block_pairs": "masks | jax",
     "blockwise": "block_pairs masks remat | jax",
-    "cudnn": "| jax",
+    "cudnn": "errors | jax",
     "fa3": "| jax flash_attn3_jax",
     "pallas": "masks remat | jax numpy",
     "dispatch": "attention_call blockwise cudnn fa3 pallas errors | jax",
@@ -53,8 +53,8 @@ ALLOWED = {
     "leak": "api cli config data errors model train.terminal | jax numpy rich",
     "train": "api audit cli config data errors evaluate layerwise leak lora memory model ops optim plan quant remat rope step "
     "weights | jax numpy optax orbax rich matplotlib tensorboardX transformers",
-    "plan": "attention_halves cli config deviceless dispatch errors layerwise lora memory model ops pallas.tiles presets quant "
-    "remat rope step train weights.names | jax rich matplotlib",
+    "plan": "attention_halves cli config deviceless dispatch errors layerwise lora loss memory model ops pallas.tiles presets "
+    "quant remat rope step train weights.names | jax rich matplotlib",
     "inference": "api model ops quant rope | transformers",
     "generate": "cli errors inference model ops train.terminal weights | jax numpy flax rich tokenizers transformers jinja2",
     "doctor": "audit cli config corpus deviceless errors plan remat rope weights | rich",

@@ -46,6 +46,11 @@ class PackingPlan:
         return tuple(Piece(*piece) for piece in pieces.tolist())
 
     @property
+    def one_document_a_row(self) -> bool:
+        """Whether no row holds pieces of two documents."""
+        return bool((np.diff(self.row_offsets) <= 1).all())
+
+    @property
     def num_tokens(self) -> int:
         """Tokens in all rows, padding not counted."""
         return int((self.pieces[:, 2] - self.pieces[:, 1]).sum())

@@ -57,7 +57,7 @@ def extend(
     positions_T = cache.length + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
     positions_BT = jnp.broadcast_to(positions_T[None], tokens_BT.shape)
     length = cache.length + count if sequence_length is None else sequence_length
-    context = model.context(positions_BT, jnp.zeros_like(positions_BT), length)
+    context = model.context(positions_BT, None, length)
     structure, stacked_params = nnx.split(model.layers)
 
     def one_layer(carry, inputs):

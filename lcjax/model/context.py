@@ -13,10 +13,11 @@ import jax
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What every layer reads besides the residual stream; int32 [B, T] positions and segment ids."""
+    """What every layer reads besides the residual stream; int32 [B, T] positions and segment ids, None for one document
+    a row."""
 
     positions_BT: jax.Array
-    segment_ids_BT: jax.Array
+    segment_ids_BT: jax.Array | None
     inverse_frequencies_F: jax.Array
     attention_factor: float = dataclasses.field(metadata={"static": True})
     attention: str = dataclasses.field(metadata={"static": True})

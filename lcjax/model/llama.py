@@ -86,7 +86,7 @@ class Llama(nnx.Module):
         return jnp.einsum("btd,vd->btv", hidden_BTD, self.head_VD, preferred_element_type=jnp.float32)
 
     def context(
-        self, positions_BT: jax.Array, segment_ids_BT: jax.Array, sequence_length: jax.Array | None = None
+        self, positions_BT: jax.Array, segment_ids_BT: jax.Array | None, sequence_length: jax.Array | None = None
     ) -> Context:
         """What the layers read besides those tokens' residual stream; the sequence ends with the furthest unless it is said."""
         length = jnp.max(positions_BT) + 1 if sequence_length is None else sequence_length
@@ -112,9 +112,8 @@ class Llama(nnx.Module):
         tokens_BT = jnp.asarray(tokens_BT)
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None], tokens_BT.shape)
-        if segment_ids_BT is None:
-            segment_ids_BT = jnp.zeros(tokens_BT.shape, jnp.int32)
-        context = self.context(positions_BT, segment_ids_BT)
+        # Padding follows the document, whose tokens do not look ahead.
+        context = self.context(positions_BT, None if self.settings.one_document_a_row else segment_ids_BT)
         tokens = tokens_BT.shape[1]
         memory, policy = self.settings.memory_for(tokens), self.settings.policy_for(tokens)
         layer_structure, stacked_params = nnx.split(self.layers)

@@ -18,7 +18,8 @@ class ModelSettings:
     `max_seq_length` is in tokens; `use_gradient_checkpointing` is a name that `lcjax.remat.resolve_policy` knows; `name_or_path` is
     where the base weights came from, for the adapter's own config; `memory` says how layers run in tiles: MemorySettings, "none" or
     "auto" (see `lcjax.memory`); `loss_chunk` is how many tokens' logits exist at a time, None for what
-    `lcjax.loss.chunk_tokens` says.
+    `lcjax.loss.chunk_tokens` says; `one_document_a_row` promises that no row of a batch holds a second document, so that attention
+    needs no segment ids, which cuDNN and FlashAttention-3 do not take.
 
     Raises:
       InputError: a chunk that is not positive.
@@ -31,6 +32,7 @@ class ModelSettings:
     attention: str = "auto"
     memory: MemorySettings | str = "auto"
     loss_chunk: int | None = None
+    one_document_a_row: bool = False
 
     def __post_init__(self):
         if self.loss_chunk is not None and self.loss_chunk < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from lcjax.dispatch import takes_segments
 from lcjax.memory import parse_memory
 from lcjax.model import ModelSettings
 from lcjax.plan.workload import Workload
@@ -17,14 +18,16 @@ def requested_settings(workload: Workload, tokens: int) -> ModelSettings:
       InputError: a policy that is unknown or not for this length.
     """
     resolve_policy(workload.use_gradient_checkpointing, tokens)
+    # What "auto" means where the step will run, which is not here.
+    attention = "pallas" if workload.attention == "auto" else workload.attention
     return ModelSettings(
         max_seq_length=tokens,
         lora=workload.lora,
         use_gradient_checkpointing=workload.use_gradient_checkpointing,
         memory=parse_memory(workload.memory),
         loss_chunk=workload.loss_chunk,
-        # What "auto" means where the step will run, which is not here.
-        attention="pallas" if workload.attention == "auto" else workload.attention,
+        attention=attention,
+        one_document_a_row=not takes_segments(attention),
     )
 
 

@@ -19,7 +19,8 @@ from rich.console import Console
 
 from lcjax import api, lora, ops, step
 from lcjax.audit.advice import advice_before_training
-from lcjax.data import Data, iterate, load_corpus
+from lcjax.data import Data, PackingPlan, iterate, load_corpus
+from lcjax.errors import InputError
 from lcjax.evaluate import LossByPosition
 from lcjax.leak import refuse_leak
 from lcjax.model import Llama, ModelSettings
@@ -129,13 +130,14 @@ class _Run:
 
     def _build_step(self) -> None:
         arguments, model = self.arguments, self.model
-        settings = self._fitting_settings()
+        settings = self._fitting_settings(self._settings_for(self.data.train_plan, "training"))
         program = build_program(model.config, model.params, settings, arguments, self.max_steps)
         self.frozen, self.schedule = program.frozen, program.schedule
         if not arguments.skip_leak_check:
             refuse_leak(Llama(model.config, model.params, settings), self.data)
         self.train_step = step.jit_train_step(program.objective, program.optimizer)
-        self.settings = settings
+        evaluated = self._settings_for(self.data.held_out_plan, "held-out")
+        self.settings = dataclasses.replace(settings, one_document_a_row=evaluated.one_document_a_row)
         state = step.init_state(program.optimizer, program.trainable, arguments.seed)
         # Bound to its devices, as a restored state is: else JAX would compile a step of its own for each of the two.
         self.state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
@@ -146,13 +148,23 @@ class _Run:
         policy, attention = settings.policy_for(settings.max_seq_length), ops.resolve_implementation(settings.attention)
         self._say(f"{count:,} trainable parameters; gradient checkpointing: {policy}; attention: {attention}")
 
-    def _fitting_settings(self) -> ModelSettings:
-        """The model's settings; on a GPU with the memory settings under which its step fits there."""
+    def _settings_for(self, plan: PackingPlan, part: str) -> ModelSettings:
+        """The model's settings for the rows of a plan."""
+        attention = self.model.settings.attention
+        if not plan.one_document_a_row and not ops.takes_segments(attention):
+            raise InputError(
+                f"attention={attention!r} takes one document a row, and rows of the {part} data hold several; use "
+                "attention='pallas' or 'xla', or longer documents"
+            )
+        return dataclasses.replace(self.model.settings, one_document_a_row=plan.one_document_a_row)
+
+    def _fitting_settings(self, settings: ModelSettings) -> ModelSettings:
+        """The settings; on a GPU with the memory settings under which the step fits there."""
         room, model = room_here(), self.model
         if room is None:
-            return model.settings
+            return settings
         with self.console.status("compiling the step in the ways that it can run"):
-            found = fit(model.config, model.params, model.settings, self.arguments, room)
+            found = fit(model.config, model.params, settings, self.arguments, room)
         self._say(found.describe(room))
         if len(found.tuning.trials) > 1:
             self.console.print(trial_table(found.tuning))

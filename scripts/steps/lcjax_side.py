@@ -64,6 +64,7 @@ def compile_step(shape: Shape, tokens: int, policy: str, memory: str) -> Compile
         use_gradient_checkpointing=policy,
         attention=shape.attention,
         memory=parse_memory(memory),
+        one_document_a_row=True,
     )
     arguments = TrainingArguments(optimizer_memory=shape.optimizer_memory)
 
