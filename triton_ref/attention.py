@@ -91,6 +91,10 @@ def band(tokens: int, keys: int, causal: bool, offset: int, window: int | None) 
     )
 
 
+# From here on the forward kernel sums up weights with compensation, as Pallas' does.
+MANY_KEYS = 2**17
+
+
 @dataclasses.dataclass(frozen=True)
 class KernelCall:
     """What is static about a call, and how it launches a kernel."""
@@ -110,13 +114,14 @@ class KernelCall:
         tile = tile_of(name, head_dim, q.dtype, self.tiles)
         over_keys = name == "dkv"
         blocks = triton.cdiv(keys, tile.keys) * kv_heads if over_keys else triton.cdiv(tokens, tile.queries) * heads
+        compensated = {"COMPENSATED": True} if name == "forward" and keys > MANY_KEYS else {}
         lower, upper = (_negated(self.upper), _negated(self.lower)) if over_keys else (self.lower, self.upper)
         with torch.cuda.device_of(q):
             FUNCTIONS[name][(batch * blocks,)](
                 q=q, k=k, **tensors, query_segments=segments[0], key_segments=segments[1],
                 ranges=_ranges(segments, tile, over_keys), T=tokens, S=keys, lower=lower, upper=upper,
                 scale=self.scale, **attention_constants(heads, kv_heads, head_dim, self.soft_cap, tile),
-                **tile.options,
+                **compensated, **tile.options,
             )  # fmt: skip
 
 

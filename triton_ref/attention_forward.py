@@ -33,11 +33,12 @@ def forward_kernel(
     q, k, v, sinks, query_segments, key_segments, ranges, out, lse, base2_lse, totals,
     T, S, lower, upper, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, COMPENSATED: tl.constexpr = False,
 ):  # fmt: skip
     """q, out [B, T, H, D]; k, v [B, S, K, D]; sinks [H]; segments [B, T] and [B, S]; ranges [B, blocks, 4];
     float32 [B, H, T]: lse and, for the backward pass, base2_lse. In one number it rounds away what tells large scores apart:
-    where `totals` is given base2_lse is the maximum alone, and the sum of the weights beside it lies there.
+    where `totals` is given base2_lse is the maximum alone, and the sum of the weights beside it lies there. COMPENSATED
+    keeps what the additions of that sum round away, which counts by a million keys.
     """
     blocks = tl.cdiv(T, QUERIES)
     head = tl.program_id(0) % HEADS
@@ -69,18 +70,19 @@ def forward_kernel(
         # The sink is a key of weight 1 at its own maximum and without a value.
         maximum = tl.zeros((QUERIES,), tl.float32) + tl.load(sinks + head) * LOG2E
         total = tl.full((QUERIES,), 1.0, tl.float32)
+    lost = tl.zeros((QUERIES,), tl.float32)
 
     # The partly visible blocks lie on both sides of the full ones.
     for n in range(first, last - (full_last - full_first)):
         n += tl.where(n < full_first, 0, full_last - full_first)
-        weighted, total, maximum = _attend(
-            weighted, total, maximum, q_block, k, v, n * KEYS, first_key, last_key, query_segment, key_segments,
-            S, scale, KV_HEADS, HEAD_DIM, WIDTH, SOFT_CAP, KEYS, True,
+        weighted, total, lost, maximum = _attend(
+            weighted, total, lost, maximum, q_block, k, v, n * KEYS, first_key, last_key, query_segment, key_segments,
+            S, scale, KV_HEADS, HEAD_DIM, WIDTH, SOFT_CAP, KEYS, True, COMPENSATED,
         )  # fmt: skip
     for n in range(full_first, full_last):
-        weighted, total, maximum = _attend(
-            weighted, total, maximum, q_block, k, v, n * KEYS, first_key, last_key, query_segment, key_segments,
-            S, scale, KV_HEADS, HEAD_DIM, WIDTH, SOFT_CAP, KEYS, False,
+        weighted, total, lost, maximum = _attend(
+            weighted, total, lost, maximum, q_block, k, v, n * KEYS, first_key, last_key, query_segment, key_segments,
+            S, scale, KV_HEADS, HEAD_DIM, WIDTH, SOFT_CAP, KEYS, False, COMPENSATED,
         )  # fmt: skip
 
     seen = total > 0
@@ -101,11 +103,11 @@ def forward_kernel(
 
 @triton.jit
 def _attend(
-    weighted, total, maximum, q_block, k, v, key, first_key, last_key, query_segment, key_segments, S, scale,
+    weighted, total, lost, maximum, q_block, k, v, key, first_key, last_key, query_segment, key_segments, S, scale,
     KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr,
-    KEYS: tl.constexpr, MASKED: tl.constexpr,
+    KEYS: tl.constexpr, MASKED: tl.constexpr, COMPENSATED: tl.constexpr,
 ):  # fmt: skip
-    """The running softmax (weighted values, total weight, maximum) after one more block of keys."""
+    """The running softmax (weighted values, total weight, what that lost, maximum) after one more block of keys."""
     k_block = load_rows(k, key, S, KV_HEADS * HEAD_DIM, HEAD_DIM, (KEYS, WIDTH), MASKED)
     scores, slope = capped(dot(q_block, k_block.T, None), scale, SOFT_CAP)
     if MASKED:
@@ -119,4 +121,10 @@ def _attend(
     rescale = exp2_for(q_block.dtype, maximum - shift)
     v_block = load_rows(v, key, S, KV_HEADS * HEAD_DIM, HEAD_DIM, (KEYS, WIDTH), MASKED)
     weighted = dot(weights.to(v_block.dtype), v_block, weighted * rescale[:, None])
-    return weighted, total * rescale + tl.sum(weights, 1), new_maximum
+    former, added = total * rescale, tl.sum(weights, 1)
+    if COMPENSATED:
+        added += lost * rescale
+    total = former + added
+    if COMPENSATED:
+        lost = added - (total - former)
+    return weighted, total, lost, new_maximum

@@ -3,7 +3,7 @@
     out = sum_s exp(x_s - lse) v_s,   lse = log(sum_s exp(x_s)),   x the logits
 
 Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim; a tile has M queries and N keys.
-Source: Dao, FlashAttention-2, arXiv 2307.08691.
+Source: Dao, FlashAttention-2, arXiv 2307.08691; the compensated sum: Kahan, Communications of the ACM 8(1), 1965.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ from lcjax.pallas.launch import (
     whole,
 )
 from lcjax.pallas.scores import LOG2_E, NOTHING, Problem
+
+# More keys than this are summed up with compensation: one chain of float32 additions, a block of keys each, has lost the last bits
+# of the log-sum-exp by a million keys, and below this the rounding hides in that of the exponentials.
+MANY_KEYS = 2**17
 
 
 def attention_forward(
@@ -82,9 +86,10 @@ def _kernel(
 
     slope = scores.slope(problem, score_mod)
     precise = q_MD.dtype == jnp.float32
+    compensated = problem.keys > MANY_KEYS
 
     def visit(n, carry, *, column, partial: bool):
-        out_MD, maximum_M, total_M = carry
+        out_MD, maximum_M, total_M, lost_M = carry
         j = column(n)
         k_rows = problem.keys_of(j)
         kv_inside = problem.inside(k_rows if partial and problem.ragged_keys else None, problem.keys)
@@ -99,17 +104,23 @@ def _kernel(
         new_maximum_M = jnp.maximum(maximum_M, jnp.max(x_MN, axis=1) * slope)
         weights_MN = exp2_of_line(x_MN, slope, new_maximum_M[:, None], precise=precise, native=native)
         rescale_M = exp2(maximum_M - new_maximum_M, precise=precise, native=native)
-        total_M = total_M * rescale_M + jnp.sum(weights_MN, axis=1)
+        former_M, added_M = total_M * rescale_M, jnp.sum(weights_MN, axis=1)
+        if compensated:
+            added_M += lost_M * rescale_M
+        total_M = former_M + added_M
+        if compensated:
+            lost_M = added_M - (total_M - former_M)
         v_ND = scores.load_tile(scores.block_of(v_ref, j, problem.tile.key_block, slice(None)), kv_inside)
         out_MD = add_product(out_MD * rescale_M[:, None], weights_MN.astype(v_ND.dtype), v_ND, native=native)
-        return out_MD, new_maximum_M, total_M
+        return out_MD, new_maximum_M, total_M, lost_M
 
     rows = (problem.tile.query_block,)
     nothing = NOTHING * slope
-    carry = jnp.zeros(q_MD.shape, jnp.float32), jnp.full(rows, nothing, jnp.float32), jnp.zeros(rows, jnp.float32)
+    total_M, lost_M = jnp.zeros(rows, jnp.float32), jnp.zeros(rows, jnp.float32) if compensated else None
+    carry = jnp.zeros(q_MD.shape, jnp.float32), jnp.full(rows, nothing, jnp.float32), total_M, lost_M
     for partial, (count, column) in ((False, schedule.full(b, h, i)), (True, schedule.partial(b, h, i))):
         carry = lax.fori_loop(0, count, functools.partial(visit, column=column, partial=partial), carry)
-    out_MD, maximum_M, total_M = _finish(*carry, nothing, None if sinks is None else sinks[h] * LOG2_E, native)
+    out_MD, maximum_M, total_M = _finish(*carry[:3], nothing, None if sinks is None else sinks[h] * LOG2_E, native)
     in_rows = q_rows < problem.tokens if problem.ragged_queries else None
     store(out_ref, out_MD.astype(out_ref.dtype), mask=q_inside)
     if total_ref is None:
