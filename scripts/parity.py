@@ -14,9 +14,11 @@ Needs the extra `ref`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -41,6 +43,8 @@ from lcjax.cli import entry_point
 from lcjax.errors import InputError
 from lcjax.train.arguments import demo_model
 
+_PART = re.compile(r"(\d+)/(\d+)")
+
 Judged = list[tuple[Job, list[Case]]]
 
 
@@ -49,7 +53,9 @@ class Parity:
     """Holds every implementation of the kernels against float64, case by case."""
 
     full: bool = False
-    """The whole product of dtypes, head_dims, groups, lengths and masks: hours without a GPU."""
+    """The whole product of dtypes, head_dims, groups, lengths and masks, 6,157 shapes: hours, also with a GPU."""
+    part: str = "1/1"
+    """K/N: only the K-th of N parts, to which the shapes are dealt in turn; all N together are the whole."""
     long: bool = False
     """Instead of the matrix, lengths that only some rows of can be judged; for a GPU of 80 GB."""
     shapes: tuple[str, ...] = ()
@@ -78,7 +84,7 @@ def main(argv: list[str] | None) -> int:
     if hunted:
         console.print(mutants_table(hunted))
     # Over the matrix: in a few cases a tenth is luck.
-    behind = {} if parity.shapes or parity.mutants or parity.long else less_accurate(cases)
+    behind = {} if parity.shapes or parity.part != "1/1" or parity.mutants or parity.long else less_accurate(cases)
     facts = {"machine": machine(), "seconds": round(time.monotonic() - began, 1), "pallas_less_accurate": [*behind]}
     report = as_json(cases, hunted, facts)
     write(parity, report)
@@ -92,6 +98,8 @@ def main(argv: list[str] | None) -> int:
 
 def check(parity: Parity) -> None:
     """Raises InputError for what would fail after minutes of running."""
+    if not (found := _PART.fullmatch(parity.part)) or not 1 <= int(found[1]) <= int(found[2]):
+        raise InputError(f"--part {parity.part!r} is not understood; use K/N with K from 1 to N, e.g. 3/24")
     for flag, path in (("--json", parity.json), ("--html", parity.html)):
         if path and not path.parent.is_dir():
             raise InputError(f"{flag} {path}: the directory {path.parent} does not exist")
@@ -111,9 +119,12 @@ def matrix_jobs(parity: Parity) -> list[Job]:
     """
     matrix = long_matrix() if parity.long else full_matrix() if parity.full else default_matrix()
     wanted = {n: s for n, s in matrix.items() if not parity.shapes or any(part in n for part in parity.shapes)}
+    first, count = map(int, parity.part.split("/"))
+    wanted = dict(itertools.islice(wanted.items(), first - 1, None, count))
     if not wanted:
         raise InputError(
-            f"--shapes {' '.join(parity.shapes)}: no shape's name contains that; see scripts/kernels/cases.py"
+            f"--shapes {' '.join(parity.shapes)}: no shape's name contains that, or none of --part {parity.part}; see "
+            "scripts/kernels/cases.py"
         )
     jobs = [Job(f"shape{n}", name, shape, parity.plant) for n, (name, shape) in enumerate(wanted.items())]
     return [

@@ -114,6 +114,14 @@ def test_the_model(capsys):
     assert "2 cases, 4 verdicts, 0 failed" in capsys.readouterr().out
 
 
+def test_parts_are_the_whole():
+    for full in (False, True):
+        whole = parity.matrix_jobs(parity.Parity(full=full))
+        parts = [parity.matrix_jobs(parity.Parity(full=full, part=f"{k}/7")) for k in range(1, 8)]
+        assert sorted(job.name for part in parts for job in part) == sorted(job.name for job in whole)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
 def test_lengths_that_only_some_rows_of_are_judged(capsys, monkeypatch):
     small = {
         "full attention": cases.LongShape(700, 4, 2, 64),
@@ -160,6 +168,9 @@ def test_the_truth_about_some_rows_is_that_about_all():
         (["--plant", "a bug"], "'a bug' is unknown; use one of phase off by 0.01"),
         (["--mutants", "--full"], "leave --full"),
         (["--long", "--full"], "leave --full"),
+        (["--part", "0/3"], "--part '0/3' is not understood; use K/N with K from 1 to N"),
+        (["--part", "4/3"], "--part '4/3' is not understood"),
+        (["--part", "half"], "--part 'half' is not understood"),
         (["--json", "no/such/folder/report.json"], "the directory no/such/folder does not exist"),
     ],
 )
