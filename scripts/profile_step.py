@@ -65,8 +65,8 @@ def record(profile: Profile) -> dict[str, Any]:
 
     from steps import ideal, lcjax_side, trace
 
-    step = lcjax_side.compile_step(profile, profile.tokens, profile.policy, profile.memory)
-    one_step = step.load()
+    traced = lcjax_side.trace_step(profile, profile.tokens, profile.policy, profile.memory)
+    one_step = traced.compile().load()
     one_step()
     with jax.profiler.trace(str(profile.output)):
         one_step()
@@ -81,7 +81,7 @@ def record(profile: Profile) -> dict[str, Any]:
             for name in ("model", "quantize", "lora_r", "tokens", "policy", "memory", "ceiling")
         },
         "seconds": seconds,
-        "ideal_seconds": ideal.seconds(step.config, profile, profile.tokens, by_name, profile.ceiling),
+        "ideal_seconds": ideal.seconds(traced.config, profile, profile.tokens, by_name, profile.ceiling),
         "copies_seconds": {
             kind: sum(event.stop - event.start for event in events if event.kind == kind) / 1e9
             for kind in trace.HOST_COPIES

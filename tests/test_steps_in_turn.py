@@ -45,7 +45,6 @@ def run(tmp_path):
             lambda row: [sys.executable, "-c", program, row["row"], str(notes)],
             os.environ,
             ahead=ahead,
-            group_of=lambda row: row["row"][-1],
         )
         return [result for _, result in results], notes.read_text().splitlines()
 
@@ -58,12 +57,12 @@ def test_without_ahead_a_row_starts_when_the_one_before_has_ended(run):
     assert notes == [f"{what} {name}" for name in ("a1", "b1") for what in ("start", "go", "end")]
 
 
-def test_rows_of_a_group_get_ready_while_one_is_measured(run):
-    results, notes = run(["a1", "b1", "c1", "d2"], 3)
-    assert [result["name"] for result in results] == ["a1", "b1", "c1", "d2"]
-    for name, next_one in (("a1", "b1"), ("b1", "c1")):
+def test_rows_get_ready_while_one_is_measured(run):
+    results, notes = run(["a1", "b1", "c1", "d1"], 2)
+    assert [result["name"] for result in results] == ["a1", "b1", "c1", "d1"]
+    for name, next_one in (("a1", "b1"), ("a1", "c1"), ("b1", "d1")):
         assert notes.index(f"start {next_one}") < notes.index(f"end {name}") < notes.index(f"go {next_one}")
-    assert notes.index("end c1") < notes.index("start d2")
+    assert notes.index("end a1") < notes.index("start d1")
 
 
 def test_a_row_that_dies_is_told_by_what_it_said(run):

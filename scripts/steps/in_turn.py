@@ -1,7 +1,7 @@
 """Processes that are measured one after another, while those that follow get ready.
 
-A process says READY when its program is compiled and nothing of it is on the device, and goes on when it is told. Then it
-measures, prints its result as JSON and ends.
+A process says READY when it has done what needs no device, and goes on when it is told. Then it measures, prints its result as
+JSON and ends.
 """
 
 from __future__ import annotations
@@ -30,12 +30,10 @@ def measured(
     environment: Mapping[str, str],
     *,
     ahead: int,
-    group_of: Callable[[Row], Any],
 ) -> Iterator[tuple[Row, Row]]:
     """(row, its result, or {"error": the last line it said}) in the order of the rows.
 
-    Up to `ahead` rows get ready while one is measured, but only rows of its group, and only once it is ready itself: it has
-    chosen, undisturbed, the algorithms that XLA keeps for the others.
+    Up to `ahead` rows get ready while one is measured.
     """
     started: dict[int, _Process] = {}
     try:
@@ -43,7 +41,7 @@ def measured(
             process = started.pop(n, None) or _Process(command_of(row), environment)
             process.wait_until_ready()
             for later in range(n + 1, min(n + 1 + ahead, len(rows))):
-                if later not in started and group_of(rows[later]) == group_of(row):
+                if later not in started:
                     started[later] = _Process(command_of(rows[later]), environment)
             yield row, process.go()
     finally:

@@ -25,25 +25,43 @@ from steps.shape import Shape
 
 
 @dataclasses.dataclass(frozen=True)
-class CompiledStep:
-    """A step of which nothing is on the device yet; `planned` is what the compiler says that it takes."""
+class TracedStep:
+    """A step for the device that is here, on which nothing of it is yet."""
 
     config: LlamaConfig
+    tokens: int
+    lowered: jax.stages.Lowered
+    trace_seconds: float
+    state: Any
+    frozen: Any
+    params: Any
+    program_of: Callable[[Any], Program]
+
+    def compile(self) -> CompiledStep:
+        """XLA tries algorithms out on the device meanwhile."""
+        began = time.perf_counter()
+        executable = self.lowered.compile()
+        seconds = time.perf_counter() - began
+        return CompiledStep(self, executable, measure(executable, self.state, self.frozen), seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """`planned` is what the compiler says that it takes."""
+
+    traced: TracedStep
+    executable: jax.stages.Compiled
     planned: Memory
     compile_seconds: float
-    executable: jax.stages.Compiled
-    _program_of: Callable[[Any], Program]
-    _params: Any
-    _tokens: int
 
     def load(self) -> Callable[[], float]:
         """Makes weights, adapter, optimizer and batch; the function returned takes a step and waits for its loss."""
-        program = self._program_of(jax.tree.map(_random, self._params))
+        program = self.traced.program_of(jax.tree.map(_random, self.traced.params))
         state = step.init_state(program.optimizer, program.trainable, 0)
         frozen = program.frozen
         del program  # else it would keep the weights that learn beside those of the state
-        positions = jnp.arange(self._tokens, dtype="int32")[None, None]
-        ids = positions * 7919 % self.config.vocab_size
+        positions = jnp.arange(self.traced.tokens, dtype="int32")[None, None]
+        ids = positions * 7919 % self.traced.config.vocab_size
         batch = dict(zip(step.BATCH_KEYS, (ids, ids, positions, positions * 0), strict=True))
 
         def one_step() -> float:
@@ -54,7 +72,7 @@ class CompiledStep:
         return one_step
 
 
-def compile_step(shape: Shape, tokens: int, policy: str, memory: str) -> CompiledStep:
+def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedStep:
     """The step over one sequence, with that gradient checkpointing and `--memory`."""
     config, quantize = resolve_config(shape.model), None if shape.quantize == "none" else shape.quantize
     lora = Workload(shape.model, config, "h100-80gb", shape.lora_r, quantize).lora
@@ -77,10 +95,9 @@ def compile_step(shape: Shape, tokens: int, policy: str, memory: str) -> Compile
     state = step.abstract_state(program.optimizer, program.trainable, sharding)
     batch = {name: jax.ShapeDtypeStruct((1, 1, tokens), jnp.int32, sharding=sharding) for name in step.BATCH_KEYS}
     began = time.perf_counter()
-    executable = step.jit_train_step(program.objective, program.optimizer).lower(state, program.frozen, batch).compile()
+    lowered = step.jit_train_step(program.objective, program.optimizer).lower(state, program.frozen, batch)
     seconds = time.perf_counter() - began
-    planned = measure(executable, state, program.frozen)
-    return CompiledStep(config, planned, seconds, executable, program_of, params, tokens)
+    return TracedStep(config, tokens, lowered, seconds, state, program.frozen, params, program_of)
 
 
 def peak_bytes() -> int:
