@@ -114,14 +114,13 @@ class KernelCall:
         tile = tile_of(name, head_dim, q.dtype, self.tiles)
         over_keys = name == "dkv"
         blocks = triton.cdiv(keys, tile.keys) * kv_heads if over_keys else triton.cdiv(tokens, tile.queries) * heads
-        compensated = {"COMPENSATED": True} if name == "forward" and keys > MANY_KEYS else {}
         lower, upper = (_negated(self.upper), _negated(self.lower)) if over_keys else (self.lower, self.upper)
         with torch.cuda.device_of(q):
             FUNCTIONS[name][(batch * blocks,)](
                 q=q, k=k, **tensors, query_segments=segments[0], key_segments=segments[1],
                 ranges=_ranges(segments, tile, over_keys), T=tokens, S=keys, lower=lower, upper=upper,
                 scale=self.scale, **attention_constants(heads, kv_heads, head_dim, self.soft_cap, tile),
-                **compensated, **tile.options,
+                **summation(name, keys), **tile.options,
             )  # fmt: skip
 
 
@@ -141,6 +140,11 @@ def attention_constants(
         "QUERIES": tile.queries,
         "KEYS": tile.keys,
     }
+
+
+def summation(name: str, keys: int) -> dict[str, bool]:
+    """What the kernel of that name is told of how it adds up weights."""
+    return {"COMPENSATED": keys > MANY_KEYS} if name == "forward" else {}
 
 
 class _Attention(torch.autograd.Function):

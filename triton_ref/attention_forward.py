@@ -33,7 +33,7 @@ def forward_kernel(
     q, k, v, sinks, query_segments, key_segments, ranges, out, lse, base2_lse, totals,
     T, S, lower, upper, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr, COMPENSATED: tl.constexpr = False,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, COMPENSATED: tl.constexpr,
 ):  # fmt: skip
     """q, out [B, T, H, D]; k, v [B, S, K, D]; sinks [H]; segments [B, T] and [B, S]; ranges [B, blocks, 4];
     float32 [B, H, T]: lse and, for the backward pass, base2_lse. In one number it rounds away what tells large scores apart:
@@ -70,20 +70,29 @@ def forward_kernel(
         # The sink is a key of weight 1 at its own maximum and without a value.
         maximum = tl.zeros((QUERIES,), tl.float32) + tl.load(sinks + head) * LOG2E
         total = tl.full((QUERIES,), 1.0, tl.float32)
-    lost = tl.zeros((QUERIES,), tl.float32)
+    if COMPENSATED:
+        lost = tl.zeros((QUERIES,), tl.float32)
 
     # The partly visible blocks lie on both sides of the full ones.
     for n in range(first, last - (full_last - full_first)):
         n += tl.where(n < full_first, 0, full_last - full_first)
-        weighted, total, lost, maximum = _attend(
-            weighted, total, lost, maximum, q_block, k, v, n * KEYS, first_key, last_key, query_segment, key_segments,
-            S, scale, KV_HEADS, HEAD_DIM, WIDTH, SOFT_CAP, KEYS, True, COMPENSATED,
+        weighted, rescale, added, maximum = _attend(
+            weighted, maximum, q_block, k, v, n * KEYS, first_key, last_key, query_segment, key_segments,
+            S, scale, KV_HEADS, HEAD_DIM, WIDTH, SOFT_CAP, KEYS, True,
         )  # fmt: skip
+        if COMPENSATED:
+            total, lost = _compensated(total * rescale, lost * rescale, added)
+        else:
+            total = total * rescale + added
     for n in range(full_first, full_last):
-        weighted, total, lost, maximum = _attend(
-            weighted, total, lost, maximum, q_block, k, v, n * KEYS, first_key, last_key, query_segment, key_segments,
-            S, scale, KV_HEADS, HEAD_DIM, WIDTH, SOFT_CAP, KEYS, False, COMPENSATED,
+        weighted, rescale, added, maximum = _attend(
+            weighted, maximum, q_block, k, v, n * KEYS, first_key, last_key, query_segment, key_segments,
+            S, scale, KV_HEADS, HEAD_DIM, WIDTH, SOFT_CAP, KEYS, False,
         )  # fmt: skip
+        if COMPENSATED:
+            total, lost = _compensated(total * rescale, lost * rescale, added)
+        else:
+            total = total * rescale + added
 
     seen = total > 0
     safe_total = tl.where(seen, total, 1.0)
@@ -103,11 +112,12 @@ def forward_kernel(
 
 @triton.jit
 def _attend(
-    weighted, total, lost, maximum, q_block, k, v, key, first_key, last_key, query_segment, key_segments, S, scale,
+    weighted, maximum, q_block, k, v, key, first_key, last_key, query_segment, key_segments, S, scale,
     KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr,
-    KEYS: tl.constexpr, MASKED: tl.constexpr, COMPENSATED: tl.constexpr,
+    KEYS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """The running softmax (weighted values, total weight, what that lost, maximum) after one more block of keys."""
+    """The running softmax after one more block of keys: (weighted values, by what the total weight so far is multiplied, what
+    is added to it, maximum)."""
     k_block = load_rows(k, key, S, KV_HEADS * HEAD_DIM, HEAD_DIM, (KEYS, WIDTH), MASKED)
     scores, slope = capped(dot(q_block, k_block.T, None), scale, SOFT_CAP)
     if MASKED:
@@ -121,10 +131,12 @@ def _attend(
     rescale = exp2_for(q_block.dtype, maximum - shift)
     v_block = load_rows(v, key, S, KV_HEADS * HEAD_DIM, HEAD_DIM, (KEYS, WIDTH), MASKED)
     weighted = dot(weights.to(v_block.dtype), v_block, weighted * rescale[:, None])
-    former, added = total * rescale, tl.sum(weights, 1)
-    if COMPENSATED:
-        added += lost * rescale
-    total = former + added
-    if COMPENSATED:
-        lost = added - (total - former)
-    return weighted, total, lost, new_maximum
+    return weighted, rescale, tl.sum(weights, 1), new_maximum
+
+
+@triton.jit
+def _compensated(total, lost, added):
+    """(total + added, what that sum has rounded away), with what former sums have (Kahan's summation)."""
+    added += lost
+    new_total = total + added
+    return new_total, added - (new_total - total)

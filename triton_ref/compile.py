@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from triton_ref.attention import FUNCTIONS, attention_constants
+from triton_ref.attention import FUNCTIONS, attention_constants, summation
 from triton_ref.rope import OPTIONS, rope_constants, rope_kernel
 from triton_ref.tiles import KERNELS, Tile, tile_of
 
@@ -61,7 +61,7 @@ def compiled(
     if kernel not in KERNELS:
         raise ValueError(f"compiled: kernel {kernel!r} is unknown; use one of {', '.join(KERNELS)}, rope")
     tile = tile_of(kernel, head_dim, dtype, tiles)
-    constants = attention_constants(heads, kv_heads, head_dim, soft_cap, tile)
+    constants = attention_constants(heads, kv_heads, head_dim, soft_cap, tile) | summation(kernel, keys=0)
     bounds = {"lower": window, "upper": causal or window}
     if kernel == "dkv":
         bounds = {"lower": bounds["upper"], "upper": bounds["lower"]}

@@ -1,0 +1,29 @@
+"""The truth about some rows of a long shape, which `scripts/parity.py --long` judges by."""
+
+from __future__ import annotations
+
+import torch
+
+from kernels import cases
+from kernels.parity import long_inputs, long_torch
+from triton_ref import reference
+
+
+def test_the_truth_about_some_rows_is_that_about_all():
+    """The sweep over blocks against the specification, in float64."""
+    for shape in (cases.LongShape(300, 4, 2, 16), cases.LongShape(300, 2, 2, 16, window=70)):
+        inputs = {name: long_torch._values(shape, name) for name in long_inputs.tensors(shape)}
+        found = long_torch._attention_rows(shape, inputs, torch.float64)
+        q, k, v = (inputs[name].double().requires_grad_() for name in ("q", "k", "v"))
+        out, lse = reference.attention(q, k, v, window=shape.window)
+        dq, dk, dv = torch.autograd.grad(out, (q, k, v), inputs["dout"].double())
+        rows = long_inputs.sample_rows(shape)
+        expected = {
+            "out": out[:, rows],
+            "lse": lse[:, :, rows],
+            "dq": dq[:, rows],
+            "dk": dk[:, rows],
+            "dv": dv[:, rows],
+        }
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value.detach(), rtol=1e-12, atol=1e-12, msg=name)
