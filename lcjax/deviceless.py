@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from lcjax.errors import InputError, unknown
 
@@ -83,7 +83,7 @@ def gpu_sharding(gpu: str, gpus: int = 1, hosts: int = 1) -> NamedSharding:
     return GpuSharding(topologies.make_mesh(topology, (hosts * gpus,), ("gpu",)), PartitionSpec())
 
 
-def abstract(tree: Any, sharding: NamedSharding) -> Any:
+def abstract(tree: Any, sharding: Sharding) -> Any:
     """The shapes and dtypes of a tree of arrays (or of ShapeDtypeStructs), placed by `sharding`; values are not looked at."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 

@@ -46,9 +46,14 @@ class PackingPlan:
         return tuple(Piece(*piece) for piece in pieces.tolist())
 
     @property
+    def packed_rows(self) -> np.ndarray:
+        """The indices of the rows that hold two pieces or more."""
+        return np.flatnonzero(np.diff(self.row_offsets) > 1)
+
+    @property
     def one_document_a_row(self) -> bool:
         """Whether no row holds pieces of two documents."""
-        return bool((np.diff(self.row_offsets) <= 1).all())
+        return not len(self.packed_rows)
 
     @property
     def num_tokens(self) -> int:

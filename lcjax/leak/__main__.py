@@ -13,7 +13,7 @@ from lcjax import api
 from lcjax.cli import entry_point, parse
 from lcjax.data import UNITS, Data, lay_out, load_corpus
 from lcjax.errors import InputError, unknown
-from lcjax.leak.probe import LeakProbe, leak_line, packed_rows
+from lcjax.leak.probe import LeakProbe, leak_line
 from lcjax.model import Llama
 from lcjax.train.terminal import shown_warnings
 
@@ -111,7 +111,7 @@ def find_leaks(model: Llama, data: Data, rows: int, console: Console) -> list[st
 
 
 def _chosen(data: Data, rows: int) -> list[int]:
-    packed = packed_rows(data)
+    packed = data.train_plan.packed_rows
     if not len(packed):
         raise InputError(
             "no row holds two documents, so nothing can leak; give shorter documents or a longer --max-seq-length"

@@ -88,11 +88,6 @@ def _compare(x_TD: jax.Array, y_TD: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.any(differ_TD, axis=1), jnp.all(jnp.isfinite(x_TD))
 
 
-def packed_rows(data: Data) -> np.ndarray:
-    """The rows to train on that hold two documents or more, [n] int64."""
-    return np.flatnonzero(np.diff(data.train_plan.row_offsets) > 1)
-
-
 def refuse_leak(model: Llama, data: Data) -> None:
     """Probes the first packed row around its first boundary, in a fraction of a step's time.
 
@@ -101,7 +96,7 @@ def refuse_leak(model: Llama, data: Data) -> None:
     Raises:
       PackingLeak: another document depends on the first.
     """
-    for index in packed_rows(data)[:1].tolist():
+    for index in data.train_plan.packed_rows[:1].tolist():
         pieces = data.train_plan.row(index)
         boundary = pieces[0].stop - pieces[0].start
         start = max(0, min(boundary - _TOKENS // 2, data.train_plan.max_seq_length - _TOKENS))

@@ -13,6 +13,7 @@ from jax.sharding import SingleDeviceSharding
 
 from lcjax import step
 from lcjax.config import LlamaConfig
+from lcjax.deviceless import abstract
 from lcjax.memory import parse_memory
 from lcjax.model import ModelSettings
 from lcjax.plan.memory import Memory, measure
@@ -90,7 +91,7 @@ def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedSte
         return build_program(config, params, settings, arguments, max_steps=10)
 
     sharding = SingleDeviceSharding(jax.devices()[0])
-    params = _placed(abstract_params(config, lora, quantize), sharding)
+    params = abstract(abstract_params(config, lora, quantize), sharding)
     program = program_of(params)
     state = step.abstract_state(program.optimizer, program.trainable, sharding)
     batch = {name: jax.ShapeDtypeStruct((1, 1, tokens), jnp.int32, sharding=sharding) for name in step.BATCH_KEYS}
@@ -103,10 +104,6 @@ def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedSte
 def peak_bytes() -> int:
     """The most that this process has had on its device."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
-
-
-def _placed(tree: Any, sharding: SingleDeviceSharding) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def _random(leaf: Any) -> Any:

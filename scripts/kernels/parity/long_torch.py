@@ -29,6 +29,7 @@ from kernels.parity.long_inputs import (
     tensors,
 )
 from kernels.parity.results import SideResult
+from kernels.parity.run_torch import to_numpy
 from triton_ref import reference
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -46,7 +47,7 @@ def run(job: Job) -> SideResult:
         _rope_rows(shape, inputs, dtype) if shape.of == "rope" else _attention_rows(shape, inputs, dtype)
         for dtype in (torch.float64, getattr(torch, shape.dtype))
     )
-    digest = digest_of({name: _numpy(_rows(x, shape)) for name, x in inputs.items()})
+    digest = digest_of({name: to_numpy(_rows(x, shape)) for name, x in inputs.items()})
     triton = outcome_of(lambda: _all_numpy(results(shape, inputs)))
     return SideResult(digest, {"exact": _all_numpy(exact), "plain": _all_numpy(plain), "triton": triton}, {})
 
@@ -157,10 +158,5 @@ def _rows(x: torch.Tensor, shape: LongShape) -> torch.Tensor:
     return torch.cat([x[:, start : start + shape.rows] for start in shape.samples], dim=1)
 
 
-def _numpy(x: torch.Tensor):
-    x = x.detach().cpu()
-    return (x if x.dtype == torch.float64 else x.float()).numpy()
-
-
 def _all_numpy(results: Tensors) -> Arrays:
-    return {name: _numpy(x) for name, x in results.items()}
+    return {name: to_numpy(x) for name, x in results.items()}
