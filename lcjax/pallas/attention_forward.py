@@ -124,7 +124,7 @@ def _kernel(
     in_rows = q_rows < problem.tokens if problem.ragged_queries else None
     store(out_ref, out_MD.astype(out_ref.dtype), mask=q_inside)
     if total_ref is None:
-        store(lse_ref, scores.in_base_e(maximum_M, total_M, slope), mask=in_rows)
+        store(lse_ref, scores.in_base_e(maximum_M, total_M, slope, native=native), mask=in_rows)
     else:
         store(lse_ref, maximum_M, mask=in_rows)
         store(total_ref, total_M, mask=in_rows)

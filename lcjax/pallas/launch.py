@@ -125,6 +125,11 @@ def add_product(sum_MN: jax.Array, a_MK: jax.Array, b_KN: jax.Array, *, native: 
     return sum_MN + dot(a_MK, b_KN, native=native)
 
 
+def multiply_add(x: jax.Array, factor: float, y: jax.Array, *, native: bool) -> jax.Array:
+    """`factor x + y`, float32, rounded once on the device."""
+    return _inline(f"fma.rn.f32 $0, $1, {_hexadecimal(factor)}, $2;", x, y) if native else x * factor + y
+
+
 def reciprocal(x: jax.Array, *, native: bool) -> jax.Array:
     """`1 / x`, float32, correctly rounded: the compiler's own division is off by up to two units in the last place."""
     return _inline("rcp.rn.f32 $0, $1;", x) if native else 1 / x

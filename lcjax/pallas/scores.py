@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 
-from lcjax.pallas.launch import load, reciprocal
+from lcjax.pallas.launch import load, multiply_add, reciprocal
 from lcjax.pallas.tiles import Tile, padded_head_dim
 
 LOG2_E = math.log2(math.e)
@@ -115,14 +115,17 @@ def slope(problem: Problem, score_mod: ScoreMod | None) -> float:
     return LOG2_E * (problem.scale if score_mod is None else 1.0)
 
 
-def in_base_e(maximum: jax.Array, total: jax.Array, slope: float) -> jax.Array:
+def in_base_e(maximum: jax.Array, total: jax.Array, slope: float, *, native: bool = False) -> jax.Array:
     """The log-sum-exp from the largest base-2 logit and the sum of the weights beside it.
 
-    `maximum` carries the rounding of the slope to float32, which is undone here, in two constants that together are exact.
+    `maximum` carries the rounding of the slope to float32, which is undone here, in two constants that together are exact. Where it
+    is +inf, for a query without a key, so is the result.
     """
     factor = LN_2 * slope / float(np.float32(slope))
     coarse = float(np.float32(factor))
-    return maximum * coarse + (maximum * (factor - coarse) + jnp.log(total))
+    whole = multiply_add(maximum, coarse, maximum * (factor - coarse) + jnp.log(total), native=native)
+    # The two constants differ in sign for some slopes: of inf they would make inf - inf.
+    return jnp.where(jnp.isposinf(maximum), maximum, whole)
 
 
 def logits(products: jax.Array, problem: Problem, score_mod: ScoreMod | None, indices: tuple) -> jax.Array:

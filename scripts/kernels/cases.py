@@ -211,6 +211,7 @@ ATTENTION_FEATURES = {
         45, 12, 4, 80, batch=2, keys=60, query_offset=15, segments="arbitrary", window=25, soft_cap=2.0, sinks=True,
         lse_cotangent=True,
     ),
+    "blind queries": AttentionShape(150, 2, 1, 128, keys=40, dtype="bfloat16"),
     "window of two": AttentionShape(127, 2, 1, 64, window=2, dtype="bfloat16"),
     "long window": AttentionShape(4097, 1, 1, 64, window=129, dtype="bfloat16"),
     "long packed": AttentionShape(4097, 1, 1, 128, segments="packed", window=400, dtype="float16"),
