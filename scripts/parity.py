@@ -26,11 +26,12 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kernels.cases import ModelShape, default_matrix, full_matrix, long_matrix
+from kernels.cases import ModelShape, default_matrix, full_matrix, long_matrix, with_rows
 from kernels.parity.accuracy import less_accurate
 from kernels.parity.hunt import caught, mutant_jobs, survivors
 from kernels.parity.jobs import Job
@@ -43,6 +44,8 @@ from lcjax.cli import entry_point
 from lcjax.errors import InputError
 from lcjax.train.arguments import demo_model
 
+ROWS_ON_A_GPU = 4096
+
 _PART = re.compile(r"(\d+)/(\d+)")
 
 Judged = list[tuple[Job, list[Case]]]
@@ -53,9 +56,12 @@ class Parity:
     """Holds every implementation of the kernels against float64, case by case."""
 
     full: bool = False
-    """The whole product of dtypes, head_dims, groups, lengths and masks, 6,157 shapes: hours, also with a GPU."""
+    """So many shapes that every three values meet of dtype, head_dim, group, length, mask or positions: 524, hours on a CPU."""
     part: str = "1/1"
     """K/N: only the K-th of N parts, to which the shapes are dealt in turn; all N together are the whole."""
+    rows: int | None = None
+    """Query rows that a shape of attention is repeated to, in a batch: with few, its largest error is luck. 4,096 on a GPU; on a
+    CPU, where they take their time, 1."""
     long: bool = False
     """Instead of the matrix, lengths that only some rows of can be judged; for a GPU of 80 GB."""
     shapes: tuple[str, ...] = ()
@@ -100,6 +106,8 @@ def check(parity: Parity) -> None:
     """Raises InputError for what would fail after minutes of running."""
     if not (found := _PART.fullmatch(parity.part)) or not 1 <= int(found[1]) <= int(found[2]):
         raise InputError(f"--part {parity.part!r} is not understood; use K/N with K from 1 to N, e.g. 3/24")
+    if parity.rows is not None and parity.rows < 1:
+        raise InputError(f"--rows {parity.rows}: a shape has at least one; leave --rows out for what suits the machine")
     for flag, path in (("--json", parity.json), ("--html", parity.html)):
         if path and not path.parent.is_dir():
             raise InputError(f"{flag} {path}: the directory {path.parent} does not exist")
@@ -126,7 +134,8 @@ def matrix_jobs(parity: Parity) -> list[Job]:
             f"--shapes {' '.join(parity.shapes)}: no shape's name contains that, or none of --part {parity.part}; see "
             "scripts/kernels/cases.py"
         )
-    jobs = [Job(f"shape{n}", name, shape, parity.plant) for n, (name, shape) in enumerate(wanted.items())]
+    rows = parity.rows or (ROWS_ON_A_GPU if torch.cuda.is_available() else 1)
+    jobs = [Job(f"shape{n}", name, with_rows(wanted[name], rows), parity.plant) for n, name in enumerate(wanted)]
     return [
         dataclasses.replace(job, model_file=demo_model()) if isinstance(job.shape, ModelShape) else job for job in jobs
     ]

@@ -44,13 +44,49 @@ def test_every_two_values_of_two_axes_meet():
         assert len(pairs) == len({x for x, _ in pairs}) * len({y for _, y in pairs})
 
 
-def test_the_matrix_is_large_and_its_product_larger():
+def test_every_three_values_of_three_axes_meet_in_the_full_matrix():
+    full = cases.full_matrix()
+    attention = {tuple(name.split(maxsplit=5)[1:]) for name in full if name.startswith("attention ")}
+    rope = {
+        (s.dtype, s.head_dim, s.gqa_ratio, s.tokens, s.positions, 2 * s.pair_count < s.head_dim)
+        for s in full.values()
+        if isinstance(s, cases.RopeShape)
+    }
+    lengths = [len(cases.DTYPES), len(cases.HEAD_DIMS), len(cases.GQA_RATIOS), len(cases.LENGTHS)]
+    for rows, sizes in ((attention, [*lengths, len(cases.MASKS)]), (rope, [*lengths, len(cases.POSITIONS), 2])):
+        for axes in itertools.combinations(range(len(sizes)), 3):
+            assert len({tuple(row[n] for n in axes) for row in rows}) >= math.prod(sizes[n] for n in axes)
+
+
+def test_the_matrix_is_large_and_the_full_one_larger():
     default, full = cases.default_matrix(), cases.full_matrix()
     assert sum(len(shape.tensors) for shape in default.values()) >= 400
     assert default.items() <= full.items()
-    product = len(cases.DTYPES) * len(cases.HEAD_DIMS) * len(cases.GQA_RATIOS) * len(cases.LENGTHS)
-    assert len(full) >= product * (len(cases.MASKS) + 2 * len(cases.POSITIONS))
+    assert len(full) >= 4 * len(default)
     assert {shape.tokens for shape in default.values()} >= set(cases.LENGTHS)
+
+
+def test_a_covering_is_small_and_always_the_same():
+    rows = cases.covering(2, "abc", range(4), (True, False))
+    assert rows == cases.covering(2, "abc", range(4), (True, False))
+    assert 12 <= len(rows) < 18
+    assert {row[:2] for row in rows} == set(itertools.product("abc", range(4)))
+    assert cases.covering(3, "ab", "cd", "ef") != list(itertools.product("ab", "cd", "ef"))  # mixed
+    assert len(cases.covering(3, "ab", "cd", "ef")) == 8
+
+
+def test_few_rows_are_repeated():
+    for shape in cases.full_matrix().values():
+        repeated = cases.with_rows(shape, 4096)
+        if not isinstance(shape, cases.AttentionShape):
+            assert repeated is shape
+            continue
+        assert isinstance(repeated, cases.AttentionShape)
+        assert dataclasses.replace(repeated, batch=shape.batch) == shape
+        most = shape.head_dim * max(shape.tokens * shape.heads, shape.key_count * shape.kv_heads)
+        assert repeated.batch * shape.tokens * shape.heads >= 4096 or (repeated.batch + 1) * most > 2**21
+        assert repeated.batch == shape.batch or repeated.batch * most <= 2**21
+        assert cases.with_rows(shape, 1) == shape
 
 
 def test_the_table_needs_the_standard_library_only():
@@ -148,6 +184,7 @@ def test_samples_lie_at_the_ends_and_across_the_boundary():
         (["--part", "0/3"], "--part '0/3' is not understood; use K/N with K from 1 to N"),
         (["--part", "4/3"], "--part '4/3' is not understood"),
         (["--part", "half"], "--part 'half' is not understood"),
+        (["--rows", "0"], "--rows 0: a shape has at least one"),
         (["--json", "no/such/folder/report.json"], "the directory no/such/folder does not exist"),
     ],
 )

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+import math
+import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -181,6 +183,21 @@ class LongShape:
 Shape = AttentionShape | RopeShape | ModelShape | LongShape
 Shapes = dict[str, Shape]
 
+LARGEST_REPEATED = 2**21
+"""Elements of a tensor, to which a shape may be repeated."""
+
+
+def with_rows(shape: Shape, rows: int) -> Shape:
+    """Attention's shape with a batch so large that it has about `rows` query rows, all heads counted; others as they are.
+
+    The largest error of a few hundred numbers is luck, the implementation's and the yardstick's: of many it is a property.
+    """
+    if not isinstance(shape, AttentionShape):
+        return shape
+    largest = shape.head_dim * max(shape.tokens * shape.heads, shape.key_count * shape.kv_heads)
+    batch = min(-(-rows // (shape.tokens * shape.heads)), LARGEST_REPEATED // largest)
+    return dataclasses.replace(shape, batch=max(shape.batch, batch))
+
 
 ATTENTION = {
     "one query": AttentionShape(1, 3, 1, 16, batch=2, keys=17),
@@ -256,13 +273,36 @@ def default_matrix() -> Shapes:
 
 
 def full_matrix() -> Shapes:
-    """The default matrix and the whole product of all axes."""
+    """The default matrix, and of the whole product so many that every three values of three different axes meet.
+
+    Of the product's 6,120 shapes that is a tenth, in which bugs are found that it takes three circumstances to show, say float16,
+    a head_dim of 80 and a window. Interpreted, the product would take a day.
+    """
     shapes = default_matrix()
-    for axes in itertools.product(DTYPES, HEAD_DIMS, GQA_RATIOS, LENGTHS, MASKS):
+    for axes in covering(3, DTYPES, HEAD_DIMS, GQA_RATIOS, LENGTHS, tuple(MASKS)):
         shapes |= _attention(*axes)
-    for axes in itertools.product(DTYPES, HEAD_DIMS, GQA_RATIOS, LENGTHS, POSITIONS, (False, True)):
+    for axes in covering(3, DTYPES, HEAD_DIMS, GQA_RATIOS, LENGTHS, tuple(POSITIONS), (False, True)):
         shapes |= _rope(*axes)
     return shapes
+
+
+def covering(strength: int, *axes: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Rows of the product of axes in which any `strength` values of as many different axes meet; few, and always the same.
+
+    Greedy: first all rows that bring nothing but new meetings, in an order that mixes the axes, then those that bring one less.
+    Source: Cohen et al., The AETG System, IEEE Transactions on Software Engineering 23(7), 1997.
+    """
+    product = list(itertools.product(*axes))
+    random.Random(0).shuffle(product)
+    met: set[tuple] = set()
+    rows = []
+    for wanted in range(math.comb(len(axes), strength), 0, -1):
+        for row in product:
+            new = set(itertools.combinations(enumerate(row), strength)) - met
+            if len(new) >= wanted:
+                rows.append(row)
+                met |= new
+    return rows
 
 
 def long_matrix() -> Shapes:
