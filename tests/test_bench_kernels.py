@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 
+import numpy as np
 import pytest
 
 import bench_kernels
+from kernels.bench import jax_side
 from kernels.bench.jobs import BACKWARD, BOTH, FORWARD, Job, Result
 
 SMALL = "--lengths 64 --heads 2 --kv-heads 1 --head-dim 16 --dtype float32 --parts forward --seconds 0.01".split()
@@ -33,6 +36,19 @@ def test_a_run_on_a_cpu(tmp_path, capsys):
 def test_an_unknown_implementation_is_refused(capsys):
     assert bench_kernels.main([*SMALL, "--implementations", "fa4"]) == 2
     assert "fa4 is unknown; use some of pallas" in capsys.readouterr().err
+
+
+def test_repetitions_in_one_program():
+    job = Job("attention", BOTH, "pallas", 64, 2, 1, 16, "float32")
+    function, arguments = jax_side._operation(job)
+    for expected, found in zip(function(*arguments), jax_side._repeated(function, False)(*arguments), strict=True):
+        np.testing.assert_array_equal(expected, found)
+    function, arguments = jax_side._operation(dataclasses.replace(job, operation="rope", part=FORWARD))
+    compiled = jax_side._compiled(jax_side._repeated(function, True), arguments, True)
+    for _ in range(jax_side.REPETITIONS):
+        expected = arguments = function(*arguments)
+    for one, other in zip(expected, compiled(*jax_side._operation(job)[1][:2]), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_the_usual_count():
