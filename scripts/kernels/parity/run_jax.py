@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +22,20 @@ from lcjax.errors import InputError
 MANY_SCORES = 2**22
 
 
+# A CPU's compiled programs are some hundred mappings of memory each, of which a process may have 65,530.
+JOBS_BETWEEN_CLEARINGS = 32
+
+
 def main(jobs_file: str) -> int:
-    return work("jax", run, jobs_file)
+    done = itertools.count(1)
+
+    def run_and_clear(job: Job) -> SideResult:
+        result = run(job)
+        if next(done) % JOBS_BETWEEN_CLEARINGS == 0:
+            jax.clear_caches()
+        return result
+
+    return work("jax", run_and_clear, jobs_file)
 
 
 def run(job: Job) -> SideResult:
