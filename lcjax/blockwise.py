@@ -21,9 +21,11 @@ from lcjax.block_pairs import BlockPairs
 from lcjax.masks import Mask
 from lcjax.remat import ATTENTION_LSE, ATTENTION_OUTPUT, name_residual
 
-# XLA's products on a CPU add up one term after another. From the sum dout v its delta is subtracted, which is about as large:
-# over 128 terms the chain's rounding left dq with 1.2 times the error that the tolerance rule allows, over two of 64 with 0.5.
+# XLA's products add up one term after another. From the sum dout v its delta is subtracted, which is about as large: over 128 terms
+# the chain's rounding left dq with 1.2 times the error that the tolerance rule allows on a CPU, over two of 64 with 0.5.
 LONGEST_SUM = 64
+# On a GPU the yardstick adds up in shorter chains, and this is not what runs there for speed.
+LONGEST_SUM_ON_A_GPU = 32
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -54,7 +56,7 @@ def _forward(scale, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod):
 
         def one_key_block(j, carry):
             accumulated, maximum, total = carry
-            scores = blocks.modified(score_mod, _dot("bkmd,bksd->bkms", q_BKmD, k_n[j]) * scale, i, j)
+            scores = blocks.modified(score_mod, _products(q_BKmD, k_n[j]) * scale, i, j)
             scores = jnp.where(blocks.mask(i, j), scores, -jnp.inf)
             new_maximum = jnp.maximum(maximum, scores.max(axis=-1))
             # A row that has seen no key yet has maximum -inf; 0 in its place keeps exp(-inf - 0) = 0 instead of nan.
@@ -97,7 +99,7 @@ def _backward(scale, residuals, cotangents):
     if sinks_H is not None:
         blocks = BlockPairs.of(mask, q_BTHD, k_BSKD)
         weights_BHT = blocks.join_rows(jnp.exp(blocks.of_heads(sinks_H) - maximum_n - jnp.log(total_n)))
-        dsinks_H = -jnp.einsum("bht,bht->h", weights_BHT, delta_BHT, precision="highest")
+        dsinks_H = -jnp.sum(weights_BHT * delta_BHT, axis=(0, 2))
     return dq_BTHD, dk_BSKD, dv_BSKD, dsinks_H, None, None
 
 
@@ -127,13 +129,13 @@ def blockwise_gradients(
 
         def one_query_block(i, carry):
             dq_n, dk, dv = carry
-            scores, modification = _dot("bkmd,bksd->bkms", q_n[i], k_BKsD) * scale, None
+            scores, modification = _products(q_n[i], k_BKsD) * scale, None
             if score_mod is not None:
                 scores, modification = jax.vjp(lambda s: blocks.modified(score_mod, s, i, j), scores)
             # Masked before the exponential, which XLA computes in one pass only where nothing but products follows.
             scores = jnp.where(blocks.mask(i, j), scores, -jnp.inf)
             weights = jnp.exp(scores - maximum_n[i][..., None]) * (1 / total_n[i])[..., None]
-            dweights = _dot_in_parts(dout_n[i], v_BKsD)
+            dweights = _products(dout_n[i], v_BKsD, longest_on_a_cpu=LONGEST_SUM)
             dscores = weights * (dweights - delta_n[i])
             if modification is not None:
                 (dscores,) = modification(dscores)
@@ -160,10 +162,20 @@ def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.einsum(equation, x, y, precision=precision, preferred_element_type=jnp.float32)
 
 
-def _dot_in_parts(x_BKmD: jax.Array, y_BKsD: jax.Array) -> jax.Array:
-    """[B, K, m, s], in float32 at most LONGEST_SUM terms in one chain of additions, all chains equally long."""
-    width = x_BKmD.shape[-1]
-    count = -(-width // LONGEST_SUM) if x_BKmD.dtype == jnp.float32 else 1
+def _products(x_BKmD: jax.Array, y_BKsD: jax.Array, longest_on_a_cpu: int | None = None) -> jax.Array:
+    """`x y^T`, [B, K, m, s], in float32 with a limit on the terms of one chain of additions."""
+    if x_BKmD.dtype != jnp.float32:
+        return _dot("bkmd,bksd->bkms", x_BKmD, y_BKsD)
+    return lax.platform_dependent(
+        x_BKmD,
+        y_BKsD,
+        cpu=functools.partial(_dot_in_parts, longest=longest_on_a_cpu or x_BKmD.shape[-1]),
+        default=functools.partial(_dot_in_parts, longest=LONGEST_SUM_ON_A_GPU),
+    )
+
+
+def _dot_in_parts(x_BKmD: jax.Array, y_BKsD: jax.Array, *, longest: int) -> jax.Array:
+    count = -(-x_BKmD.shape[-1] // longest)
     parts = zip(jnp.array_split(x_BKmD, count, axis=-1), jnp.array_split(y_BKsD, count, axis=-1), strict=True)
     return functools.reduce(jnp.add, [_dot("bkmd,bksd->bkms", x, y) for x, y in parts])
 

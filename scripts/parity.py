@@ -44,7 +44,7 @@ from lcjax.cli import entry_point
 from lcjax.errors import InputError
 from lcjax.train.arguments import demo_model
 
-ROWS_ON_A_GPU = 4096
+ROWS_ON_A_GPU = 8192
 
 _PART = re.compile(r"(\d+)/(\d+)")
 
@@ -60,7 +60,7 @@ class Parity:
     part: str = "1/1"
     """K/N: only the K-th of N parts, to which the shapes are dealt in turn; all N together are the whole."""
     rows: int | None = None
-    """Query rows that a shape of attention is repeated to, in a batch: with few, its largest error is luck. 4,096 on a GPU; on a
+    """Query rows that a shape of attention is repeated to, in a batch: with few, its largest error is luck. 8,192 on a GPU; on a
     CPU, where they take their time, 1."""
     long: bool = False
     """Instead of the matrix, lengths that only some rows of can be judged; for a GPU of 80 GB."""

@@ -77,15 +77,15 @@ def test_a_covering_is_small_and_always_the_same():
 
 def test_few_rows_are_repeated():
     for shape in cases.full_matrix().values():
-        repeated = cases.with_rows(shape, 4096)
+        repeated = cases.with_rows(shape, 8192)
         if not isinstance(shape, cases.AttentionShape):
             assert repeated is shape
             continue
         assert isinstance(repeated, cases.AttentionShape)
         assert dataclasses.replace(repeated, batch=shape.batch) == shape
         most = shape.head_dim * max(shape.tokens * shape.heads, shape.key_count * shape.kv_heads)
-        assert repeated.batch * shape.tokens * shape.heads >= 4096 or (repeated.batch + 1) * most > 2**21
-        assert repeated.batch == shape.batch or repeated.batch * most <= 2**21
+        assert repeated.batch * shape.tokens * shape.heads >= 8192 or (repeated.batch + 1) * most > 2**22
+        assert repeated.batch == shape.batch or repeated.batch * most <= 2**22
         assert cases.with_rows(shape, 1) == shape
 
 

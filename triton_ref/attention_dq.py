@@ -23,6 +23,7 @@ from triton_ref.blocks import (
     last_column,
     load_rows,
     load_tokens,
+    row_products,
     store_rows,
     visible_blocks,
     weights_of,
@@ -60,7 +61,7 @@ def dq_kernel(
 
     out_block = load_rows(out + rows, query, T, HEADS * HEAD_DIM, HEAD_DIM, (QUERIES, WIDTH), True)
     dout_block = load_rows(dout + rows, query, T, HEADS * HEAD_DIM, HEAD_DIM, (QUERIES, WIDTH), True)
-    delta_row = tl.sum(out_block.to(tl.float32) * dout_block.to(tl.float32), 1)
+    delta_row = row_products(dout_block, out_block)
     if dlse is not None:
         delta_row -= load_tokens(dlse + numbers, query, T, QUERIES, True)
     tl.store(delta + numbers + query + row, delta_row, mask=row < T - query)

@@ -14,12 +14,19 @@ from triton import knobs
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+# Terms of float32 that are added up in one chain.
+LONGEST_SUM = tl.constexpr(32)
 INTERPRETED = tl.constexpr(knobs.runtime.interpret)
 
 
 @triton.jit
 def dot(x, y, total):
-    """`total + x y`, accumulated in float32, products of float32 in full (no TF32)."""
+    """`total + x y`, accumulated in float32, products of float32 in full (no TF32) and never more than LONGEST_SUM in a chain."""
+    PARTS: tl.constexpr = x.shape[1] // LONGEST_SUM
+    if x.dtype == tl.float32 and PARTS > 1:
+        x_parts = tl.permute(tl.reshape(x, (x.shape[0], PARTS, LONGEST_SUM)), (1, 0, 2))
+        product = tl.sum(tl.dot(x_parts, tl.reshape(y, (PARTS, LONGEST_SUM, y.shape[1])), input_precision="ieee"), 0)
+        return product if total is None else total + product
     # float32 products are summed apart: the compiler would make one chain of additions of them and the total, all through the
     # caller's loop, whose rounding grows with its length. A difference it leaves alone.
     if total is not None and x.dtype == tl.float32:
@@ -28,6 +35,18 @@ def dot(x, y, total):
     if INTERPRETED:
         return tl.dot(x.to(tl.float32), y.to(tl.float32), total, input_precision="ieee")
     return tl.dot(x, y, total, input_precision="ieee")
+
+
+@triton.jit
+def row_products(x, y):
+    """The sums of x y over the columns, float32. Of float32 from the diagonal of a product, for which the device adds up in the
+    same order as for any other product over head_dim: what is equal then cancels to 0 and not to its rounding.
+    """
+    if x.dtype == tl.float32:
+        row = tl.arange(0, x.shape[0])
+        return tl.sum(tl.where(row[:, None] == row[None, :], dot(x, y.T, None), 0.0), 1)
+    else:
+        return tl.sum(x.to(tl.float32) * y.to(tl.float32), 1)
 
 
 @triton.jit

@@ -123,14 +123,15 @@ def _sinks_gradient(sinks_H, lse_BHT, total_BHT, delta_BHT):
     else:
         # The logarithm: on a CPU the quotient of exponential and total is the less accurate by half.
         weights_BHT = jnp.exp2(sinks_BHT * LOG2_E - lse_BHT - jnp.log2(total_BHT))
-    return -jnp.einsum("bht,bht->h", weights_BHT, delta_BHT, precision="highest")
+    return -jnp.sum(weights_BHT * delta_BHT, axis=(0, 2))
 
 
 def problem_of(kernel: str, options: Options, q_BTHD, k_BSKD) -> Problem:
     """The static side of a call as one of the kernels sees it, with that kernel's tile."""
     batch, tokens, heads, head_dim = q_BTHD.shape
     tile = dict(options.tiles).get(kernel) or tile_for(kernel, head_dim, q_BTHD.dtype.itemsize)
-    return Problem(batch, tokens, k_BSKD.shape[1], heads, k_BSKD.shape[2], head_dim, options.scale, tile)
+    precise = q_BTHD.dtype == jnp.float32
+    return Problem(batch, tokens, k_BSKD.shape[1], heads, k_BSKD.shape[2], head_dim, options.scale, tile, precise)
 
 
 def schedule_of(problem: Problem, mask: Mask, *, rows: str) -> Schedule:

@@ -20,7 +20,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from lcjax.pallas import scores
-from lcjax.pallas.launch import add_product, dot_transposed, exp2_of_line, launch, store, tables, whole
+from lcjax.pallas.launch import add_product, dot_transposed, exp2_of_line, launch, tables, whole
 from lcjax.pallas.scores import Problem
 
 
@@ -67,7 +67,7 @@ def _kernel(
     block = problem.tile.query_block
     k_rows = problem.keys_of(j)
     kv_inside = problem.inside(k_rows if problem.ragged_keys else None, problem.keys)
-    k_ND, v_ND = (scores.load_tile(ref, kv_inside) for ref in (k_ref, v_ref))
+    k_ND, v_ND = (scores.load_tile(problem, ref, kv_inside) for ref in (k_ref, v_ref))
 
     slope = scores.slope(problem, score_mod)
 
@@ -78,7 +78,7 @@ def _kernel(
         ragged = partial and problem.ragged_queries
         q_inside = problem.inside(q_rows if ragged else None, problem.tokens)
         q_MD, dout_MD = (
-            scores.load_tile(scores.block_of(ref, i, block, head_in_group, slice(None)), q_inside)
+            scores.load_tile(problem, ref, q_inside, pl.ds(i * block, block), head_in_group)
             for ref in (q_ref, dout_ref)
         )
         length = problem.tokens if ragged else None
@@ -97,12 +97,12 @@ def _kernel(
             weights_NM = weights_NM * factor_M[None, :]
         if partial:
             weights_NM = jnp.where(mask(*indices), weights_NM, 0.0)
-        dv_ND = add_product(dv_ND, weights_NM.astype(dout_MD.dtype), dout_MD, native=native)
+        dv_ND = add_product(dv_ND, weights_NM.astype(dout_ref.dtype), dout_MD, native=native)
         delta_M = scores.load_rows(delta_ref.at[row_view], q_rows, length, 0.0)
         ds_NM = weights_NM * (dweights_NM - delta_M[None, :])
         if derivative is not None:
             ds_NM = ds_NM * derivative
-        return add_product(dk_ND, ds_NM.astype(q_MD.dtype), q_MD, native=native), dv_ND
+        return add_product(dk_ND, ds_NM.astype(q_ref.dtype), q_MD, native=native), dv_ND
 
     def one_head(head_in_group, carry):
         h = kv * problem.group + head_in_group
@@ -111,7 +111,7 @@ def _kernel(
             carry = lax.fori_loop(0, count, body, carry)
         return carry
 
-    zeros = jnp.zeros(k_ND.shape, jnp.float32)
+    zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in k_ND)
     dk_ND, dv_ND = lax.fori_loop(0, problem.group, one_head, (zeros, zeros))
-    store(dk_ref, (dk_ND * problem.scale).astype(dk_ref.dtype), mask=kv_inside)
-    store(dv_ref, dv_ND.astype(dv_ref.dtype), mask=kv_inside)
+    scores.store_tile(problem, dk_ref, scores.scaled(dk_ND, problem.scale), kv_inside)
+    scores.store_tile(problem, dv_ref, dv_ND, kv_inside)

@@ -92,12 +92,11 @@ def _kernel(
     q_rows = problem.queries(i)
     length = problem.tokens if problem.ragged_queries else None
     q_inside = problem.inside(q_rows if problem.ragged_queries else None, problem.tokens)
-    q_MD, dout_MD = (scores.load_tile(ref, q_inside) for ref in (q_ref, dout_ref))
+    q_MD, dout_MD = (scores.load_tile(problem, ref, q_inside) for ref in (q_ref, dout_ref))
     if given_delta_ref is not None:
         delta_M = scores.load_rows(given_delta_ref, q_rows, length, 0.0)
     else:
-        out_MD = scores.load_tile(out_ref, q_inside)
-        delta_M = jnp.sum(out_MD.astype(jnp.float32) * dout_MD.astype(jnp.float32), axis=1)
+        delta_M = scores.row_products(scores.load_tile(problem, out_ref, q_inside), dout_MD, native=native)
         if dlse_ref is not None:
             delta_M = delta_M - scores.load_rows(dlse_ref, q_rows, length, 0.0)
     offset_M, factor_M = scores.load_softmax(lse_ref, total_ref, q_rows, length, native=native)
@@ -109,7 +108,7 @@ def _kernel(
         k_rows = problem.keys_of(j)
         kv_inside = problem.inside(k_rows if partial and problem.ragged_keys else None, problem.keys)
         k_ND, v_ND = (
-            scores.load_tile(scores.block_of(ref, j, problem.tile.key_block, slice(None)), kv_inside)
+            scores.load_tile(problem, ref, kv_inside, pl.ds(j * problem.tile.key_block, problem.tile.key_block))
             for ref in (k_ref, v_ref)
         )
         indices = b, h, q_rows[:, None], k_rows[None, :]
@@ -127,11 +126,11 @@ def _kernel(
         ds_MN = weights_MN * (dot_transposed(dout_MD, v_ND, native=native) - delta_M[:, None])
         if derivative is not None:
             ds_MN = ds_MN * derivative
-        return add_product(dq_MD, ds_MN.astype(k_ND.dtype), k_ND, native=native)
+        return add_product(dq_MD, ds_MN.astype(k_ref.dtype), k_ND, native=native)
 
-    dq_MD = jnp.zeros(q_MD.shape, jnp.float32)
+    dq_MD = tuple(jnp.zeros(x.shape, jnp.float32) for x in q_MD)
     for partial, (count, column) in ((False, schedule.full(b, h, i)), (True, schedule.partial(b, h, i))):
         dq_MD = lax.fori_loop(0, count, functools.partial(visit, column=column, partial=partial), dq_MD)
-    store(dq_ref, (dq_MD * problem.scale).astype(dq_ref.dtype), mask=q_inside)
+    scores.store_tile(problem, dq_ref, scores.scaled(dq_MD, problem.scale), q_inside)
     if delta_ref is not None:
         store(delta_ref, delta_M, mask=q_rows < problem.tokens if problem.ragged_queries else None)

@@ -82,10 +82,10 @@ def _kernel(
     b, h, i = pl.program_id(2), pl.program_id(0), problem.query_blocks - 1 - pl.program_id(1)
     q_rows = problem.queries(i)
     q_inside = problem.inside(q_rows if problem.ragged_queries else None, problem.tokens)
-    q_MD = scores.load_tile(q_ref, q_inside)
+    q_MD = scores.load_tile(problem, q_ref, q_inside)
 
     slope = scores.slope(problem, score_mod)
-    precise = q_MD.dtype == jnp.float32
+    precise = problem.precise
     compensated = problem.keys > MANY_KEYS
 
     def visit(n, carry, *, column, partial: bool):
@@ -93,7 +93,8 @@ def _kernel(
         j = column(n)
         k_rows = problem.keys_of(j)
         kv_inside = problem.inside(k_rows if partial and problem.ragged_keys else None, problem.keys)
-        k_ND = scores.load_tile(scores.block_of(k_ref, j, problem.tile.key_block, slice(None)), kv_inside)
+        block = pl.ds(j * problem.tile.key_block, problem.tile.key_block)
+        k_ND = scores.load_tile(problem, k_ref, kv_inside, block)
         indices = b, h, q_rows[:, None], k_rows[None, :]
         x_MN = scores.logits(dot_transposed(q_MD, k_ND, native=native), problem, score_mod, indices)
         if partial:
@@ -110,19 +111,24 @@ def _kernel(
         total_M = former_M + added_M
         if compensated:
             lost_M = added_M - (total_M - former_M)
-        v_ND = scores.load_tile(scores.block_of(v_ref, j, problem.tile.key_block, slice(None)), kv_inside)
-        out_MD = add_product(out_MD * rescale_M[:, None], weights_MN.astype(v_ND.dtype), v_ND, native=native)
+        v_ND = scores.load_tile(problem, v_ref, kv_inside, block)
+        weights_MN = weights_MN.astype(v_ref.dtype)
+        out_MD = add_product(scores.scaled(out_MD, rescale_M[:, None]), weights_MN, v_ND, native=native)
         return out_MD, new_maximum_M, total_M, lost_M
 
     rows = (problem.tile.query_block,)
     nothing = NOTHING * slope
     total_M, lost_M = jnp.zeros(rows, jnp.float32), jnp.zeros(rows, jnp.float32) if compensated else None
-    carry = jnp.zeros(q_MD.shape, jnp.float32), jnp.full(rows, nothing, jnp.float32), total_M, lost_M
+    zeros_MD = tuple(jnp.zeros(x.shape, jnp.float32) for x in q_MD)
+    carry = zeros_MD, jnp.full(rows, nothing, jnp.float32), total_M, lost_M
     for partial, (count, column) in ((False, schedule.full(b, h, i)), (True, schedule.partial(b, h, i))):
         carry = lax.fori_loop(0, count, functools.partial(visit, column=column, partial=partial), carry)
-    out_MD, maximum_M, total_M = _finish(*carry[:3], nothing, None if sinks is None else sinks[h] * LOG2_E, native)
+    out_MD, maximum_M, total_M, _ = carry
+    out_MD, maximum_M, total_M = _finish(
+        out_MD, maximum_M, total_M, nothing, None if sinks is None else sinks[h] * LOG2_E, native
+    )
     in_rows = q_rows < problem.tokens if problem.ragged_queries else None
-    store(out_ref, out_MD.astype(out_ref.dtype), mask=q_inside)
+    scores.store_tile(problem, out_ref, out_MD, q_inside)
     if total_ref is None:
         store(lse_ref, scores.in_base_e(maximum_M, total_M, slope, native=native), mask=in_rows)
     else:
@@ -144,4 +150,4 @@ def _finish(out_MD, maximum_M, total_M, nothing, sink, native):
     positive_M = total_M > 0
     safe_M = jnp.where(positive_M, total_M, 1.0)
     factor_M = rescale_M * reciprocal(safe_M, native=native)
-    return out_MD * factor_M[:, None], jnp.where(positive_M, maximum_M, jnp.inf), safe_M
+    return scores.scaled(out_MD, factor_M[:, None]), jnp.where(positive_M, maximum_M, jnp.inf), safe_M

@@ -89,17 +89,34 @@ def _clamped(index: Any, size: int) -> jax.Array:
     return jnp.int32(0) if size == 1 else jnp.clip(jnp.asarray(index, jnp.int32), 0, size - 1)
 
 
-def dot(a_MK: jax.Array, b_KN: jax.Array, *, native: bool) -> jax.Array:
-    """`a b` in float32; float32 operands keep all their bits (the device's default would round them to TF32)."""
-    return _dot(a_MK, b_KN, b_axis=0, native=native)
+def dot_transposed(a: Sequence[jax.Array], b: Sequence[jax.Array], *, native: bool) -> jax.Array:
+    """`a b^T` in float32, of operands in parts by columns: each part's product is summed apart, and those in pairs."""
+    return _in_pairs(list(zip(a, b, strict=True)), negative=False, native=native)
 
 
-def dot_transposed(a_MK: jax.Array, b_NK: jax.Array, *, native: bool) -> jax.Array:
-    """`a b^T` in float32."""
-    return _dot(a_MK, b_NK, b_axis=1, native=native)
+def _in_pairs(parts: Sequence[tuple[jax.Array, jax.Array]], *, negative: bool, native: bool) -> jax.Array:
+    """The sum of the products, or its negative. Only differences: see `add_product`."""
+    if len(parts) == 1:
+        [(a_MK, b_NK)] = parts
+        return _dot(-a_MK if negative else a_MK, b_NK, b_axis=1, native=native)
+    half = (len(parts) + 1) // 2
+    first, second = parts[:half], parts[half:]
+    return _in_pairs(first, negative=negative, native=native) - _in_pairs(second, negative=not negative, native=native)
+
+
+def add_product(sum_MN: Sequence[jax.Array], a_MK: jax.Array, b_KN: Sequence[jax.Array], *, native: bool) -> tuple:
+    """`sum + a b` in float32, of sum and b in parts by columns.
+
+    Of float32 operands the product is summed apart. The compiler makes one chain of additions of sum and product, all through a
+    loop over blocks, whose rounding grows with its length; a difference it leaves alone.
+    """
+    if a_MK.dtype == jnp.float32:
+        return tuple(s - _dot(-a_MK, b, b_axis=0, native=native) for s, b in zip(sum_MN, b_KN, strict=True))
+    return tuple(s + _dot(a_MK, b, b_axis=0, native=native) for s, b in zip(sum_MN, b_KN, strict=True))
 
 
 def _dot(a, b, b_axis, native):
+    """`a b` or, with `b_axis` 1, `a b^T`; float32 operands keep all their bits (the device's default would round them to TF32)."""
     if a.dtype == jnp.float32 and not native:
         # XLA on a CPU rounds every product and adds up one term after another; in parts its error is about the device's.
         count = -(-a.shape[1] // _LONGEST_INTERPRETED_SUM)
@@ -112,17 +129,6 @@ def _plain_dot(a, b, b_axis):
     precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     dimensions = (((1,), (b_axis,)), ((), ()))
     return lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
-
-
-def add_product(sum_MN: jax.Array, a_MK: jax.Array, b_KN: jax.Array, *, native: bool) -> jax.Array:
-    """`sum + a b` in float32.
-
-    Of float32 operands the product is summed apart. The compiler makes one chain of additions of sum and product, all through a
-    loop over blocks, whose rounding grows with its length; a difference it leaves alone.
-    """
-    if a_MK.dtype == jnp.float32:
-        return sum_MN - dot(-a_MK, b_KN, native=native)
-    return sum_MN + dot(a_MK, b_KN, native=native)
 
 
 def multiply_add(x: jax.Array, factor: float, y: jax.Array, *, native: bool) -> jax.Array:

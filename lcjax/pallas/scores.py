@@ -1,7 +1,10 @@
 """What the three attention kernels share: loading a tile, turning products into logits, asking the mask.
 
 Logits are in base 2, written as `slope * x`, so that the exponential takes its factor along: the softmax of scores s is
-`2^(s log2(e))` over its sum. Shapes: M rows of the tile at hand, D the padded head_dim.
+`2^(s log2(e))` over its sum.
+
+A tile is a tuple of its parts by columns: of float32 numbers parts of LONGEST_SUM columns, so that no product over head_dim is one
+long chain of additions, else a single one. Shapes: M rows of the tile at hand, D its columns, all or those of a part.
 """
 
 from __future__ import annotations
@@ -16,11 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 
-from lcjax.pallas.launch import load, multiply_add, reciprocal
+from lcjax.pallas.launch import dot_transposed, load, multiply_add, reciprocal, store
 from lcjax.pallas.tiles import Tile, padded_head_dim
 
 LOG2_E = math.log2(math.e)
 LN_2 = math.log(2)
+# Terms of float32 that are added up in one chain.
+LONGEST_SUM = 32
 # Stands for minus infinity in masked logits: finite, so that differences stay numbers, and so far below any real one that its
 # exponential is 0. A power of two, so that `slope * NOTHING` is exact and a fused multiply-add of it against itself gives 0.
 NOTHING = -(2.0**100)
@@ -40,6 +45,8 @@ class Problem:
     head_dim: int
     scale: float
     tile: Tile
+    precise: bool
+    """Whether q, k and v are float32."""
 
     @property
     def group(self) -> int:
@@ -73,18 +80,62 @@ class Problem:
         """The indices of the keys of a block, [key_block]."""
         return block * self.tile.key_block + jnp.arange(self.tile.key_block, dtype=jnp.int32)
 
-    def inside(self, rows: jax.Array | None, length: int) -> jax.Array | None:
-        """bool [M, D]: what of a tile is in the array; None where all of it is. `rows` None: the rows are known to be."""
-        columns = jnp.arange(self.width, dtype=jnp.int32)[None, :] < self.head_dim
-        if rows is None:
-            return columns if self.head_dim < self.width else None
-        in_rows = (rows < length)[:, None]
-        return in_rows & columns if self.head_dim < self.width else in_rows
+    @property
+    def parts(self) -> tuple[slice | pl.Slice, ...]:
+        """The columns of the parts of a tile."""
+        if not self.precise or self.width <= LONGEST_SUM:
+            return (slice(None),)
+        return tuple(pl.ds(start, LONGEST_SUM) for start in range(0, self.head_dim, LONGEST_SUM))
+
+    def inside(self, rows: jax.Array | None, length: int) -> Inside:
+        """bool [M, D] of each part of a tile: what of it is in the array, None where all is. `rows` None: the rows all are."""
+        in_rows = None if rows is None else (rows < length)[:, None]
+        return tuple(self._inside(in_rows, part) for part in self.parts)
+
+    def _inside(self, in_rows: jax.Array | None, part: slice | pl.Slice) -> jax.Array | None:
+        start, size = (part.start, part.size) if isinstance(part, pl.Slice) else (0, self.width)
+        if start + size <= self.head_dim:
+            return in_rows
+        columns = start + jnp.arange(size, dtype=jnp.int32)[None, :] < self.head_dim
+        return columns if in_rows is None else in_rows & columns
 
 
-def load_tile(ref: Any, inside: jax.Array | None) -> jax.Array:
-    """A tile, zero outside of the array: the device checks no bounds itself."""
-    return load(ref) if inside is None else load(ref, mask=inside, other=0.0)
+Parts = tuple[jax.Array, ...]
+Inside = tuple[jax.Array | None, ...]
+
+
+def load_tile(problem: Problem, ref: Any, inside: Inside, *rows: Any) -> Parts:
+    """The parts of a tile, zero outside of the array: the device checks no bounds itself. `rows` is its place in the view."""
+    views = (ref.at[(*(rows or (slice(None),)), part)] for part in problem.parts)
+    return tuple(
+        load(view) if mask is None else load(view, mask=mask, other=0.0)
+        for view, mask in zip(views, inside, strict=True)
+    )
+
+
+def store_tile(problem: Problem, ref: Any, tile: Parts, inside: Inside) -> None:
+    """The inverse of `load_tile`, in the dtype of the array."""
+    for part, x_MD, mask in zip(problem.parts, tile, inside, strict=True):
+        store(ref.at[slice(None), part], x_MD.astype(ref.dtype), mask=mask)
+
+
+def scaled(tile: Parts, factor: Any) -> Parts:
+    """Every part times a number or an array that broadcasts to each."""
+    return tuple(x_MD * factor for x_MD in tile)
+
+
+def row_products(x: Parts, y: Parts, *, native: bool) -> jax.Array:
+    """`sum over D of x y`, float32 [M].
+
+    Of float32 numbers it is taken from the diagonal of a product, for which the device adds up in the same order as for any other
+    product over head_dim: what is equal then cancels to 0 and not to its rounding.
+    """
+    if x[0].dtype != jnp.float32:
+        [x_MD], [y_MD] = x, y
+        return jnp.sum(x_MD.astype(jnp.float32) * y_MD.astype(jnp.float32), axis=1)
+    rows = jnp.arange(x[0].shape[0], dtype=jnp.int32)
+    products_MM = dot_transposed(x, y, native=native)
+    return jnp.sum(jnp.where(rows[:, None] == rows[None, :], products_MM, 0.0), axis=1)
 
 
 def load_rows(ref: Any, rows: jax.Array, length: int | None, other: float) -> jax.Array:
@@ -103,11 +154,6 @@ def load_softmax(
     if total_ref is None:
         return lse * LOG2_E, None
     return lse, reciprocal(load_rows(total_ref, rows, length, 1.0), native=native)
-
-
-def block_of(ref: Any, block: jax.Array, size: int, *index: Any) -> Any:
-    """The view of the rows of one block."""
-    return ref.at[(pl.ds(block * size, size), *index)]
 
 
 def slope(problem: Problem, score_mod: ScoreMod | None) -> float:

@@ -183,7 +183,7 @@ class LongShape:
 Shape = AttentionShape | RopeShape | ModelShape | LongShape
 Shapes = dict[str, Shape]
 
-LARGEST_REPEATED = 2**21
+LARGEST_REPEATED = 2**22
 """Elements of a tensor, to which a shape may be repeated."""
 
 

@@ -43,7 +43,10 @@ def _has_16_bits(x: np.ndarray) -> bool:
 
 
 def _summed_in_lanes(a_MK: np.ndarray, b_KN: np.ndarray) -> np.ndarray:
-    """`a b` in float32: for every element alike LANES running sums, each over every LANES-th k, then those by halves."""
+    """`a b` in float32, also of a stack of each: for every element alike LANES running sums, each over every LANES-th k, then those
+    by halves."""
+    if a_MK.ndim == 3:
+        return np.stack([_summed_in_lanes(a, b) for a, b in zip(a_MK, b_KN, strict=True)])
     sums_LMN = np.zeros((LANES, len(a_MK), b_KN.shape[1]), np.float32)
     a_nLM1, b_nL1N = a_MK.T.reshape(-1, LANES, len(a_MK), 1), b_KN.reshape(-1, LANES, 1, b_KN.shape[1])
     for a_LM1, b_L1N in zip(a_nLM1, b_nL1N, strict=True):
