@@ -47,15 +47,20 @@ def test_every_two_values_of_two_axes_meet():
 def test_every_three_values_of_three_axes_meet_in_the_full_matrix():
     full = cases.full_matrix()
     attention = {tuple(name.split(maxsplit=5)[1:]) for name in full if name.startswith("attention ")}
+    longest = f"x{cases.LENGTHS[-1]}"
+    shorter = {row for row in attention if row[3] != longest}
     rope = {
         (s.dtype, s.head_dim, s.gqa_ratio, s.tokens, s.positions, 2 * s.pair_count < s.head_dim)
         for s in full.values()
         if isinstance(s, cases.RopeShape)
     }
     lengths = [len(cases.DTYPES), len(cases.HEAD_DIMS), len(cases.GQA_RATIOS), len(cases.LENGTHS)]
-    for rows, sizes in ((attention, [*lengths, len(cases.MASKS)]), (rope, [*lengths, len(cases.POSITIONS), 2])):
+    of_shorter = [*lengths[:3], lengths[3] - 1, len(cases.MASKS)]
+    for rows, sizes in ((shorter, of_shorter), (rope, [*lengths, len(cases.POSITIONS), 2])):
         for axes in itertools.combinations(range(len(sizes)), 3):
             assert len({tuple(row[n] for n in axes) for row in rows}) >= math.prod(sizes[n] for n in axes)
+    for axis, size in ((0, lengths[0]), (1, lengths[1]), (2, lengths[2]), (4, len(cases.MASKS))):
+        assert len({row[axis] for row in attention - shorter}) == size
 
 
 def test_the_matrix_is_large_and_the_full_one_larger():
@@ -84,8 +89,8 @@ def test_few_rows_are_repeated():
         assert isinstance(repeated, cases.AttentionShape)
         assert dataclasses.replace(repeated, batch=shape.batch) == shape
         most = shape.head_dim * max(shape.tokens * shape.heads, shape.key_count * shape.kv_heads)
-        assert repeated.batch * shape.tokens * shape.heads >= 8192 or (repeated.batch + 1) * most > 2**22
-        assert repeated.batch == shape.batch or repeated.batch * most <= 2**22
+        assert repeated.batch * shape.tokens * shape.heads >= 8192 or (repeated.batch + 1) * most > 2**23
+        assert repeated.batch == shape.batch or repeated.batch * most <= 2**23
         assert cases.with_rows(shape, 1) == shape
 
 

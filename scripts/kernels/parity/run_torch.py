@@ -154,4 +154,9 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    code = main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(
+        code
+    )  # On a GPU torch's threads now and then abort a process that takes itself down, after all of its work.
