@@ -44,7 +44,7 @@ from lcjax.cli import entry_point
 from lcjax.errors import InputError
 from lcjax.train.arguments import demo_model
 
-ROWS_ON_A_GPU = 8192
+ROWS_ON_A_GPU = 4096
 
 _PART = re.compile(r"(\d+)/(\d+)")
 
@@ -61,7 +61,7 @@ class Parity:
     part: str = "1/1"
     """K/N: only the K-th of N parts, to which the shapes are dealt in turn; all N together are the whole."""
     rows: int | None = None
-    """Query rows that a shape of attention is repeated to, in a batch: with few, its largest error is luck. 8,192 on a GPU; on a
+    """Query rows that a shape of attention is repeated to, in a batch: with few, its largest error is luck. 4,096 on a GPU; on a
     CPU, where they take their time, 1."""
     long: bool = False
     """Instead of the matrix, lengths that only some rows of can be judged; for a GPU of 80 GB."""
@@ -83,6 +83,7 @@ def main(argv: list[str] | None) -> int:
     check(parity)
     began = time.monotonic()
     sound, planted = mutant_jobs() if parity.mutants else (matrix_jobs(parity), [])
+    sound, planted = (repeated(parity, jobs) for jobs in (sound, planted))
     judged = run(sound + planted, alone=parity.long)
     cases = [case for _, of_job in judged[: len(sound)] for case in of_job]
     hunted = caught(judged[len(sound) :])
@@ -135,11 +136,16 @@ def matrix_jobs(parity: Parity) -> list[Job]:
             f"--shapes {' '.join(parity.shapes)}: no shape's name contains that, or none of --part {parity.part}; see "
             "scripts/kernels/cases.py"
         )
-    rows = parity.rows or (ROWS_ON_A_GPU if torch.cuda.is_available() else 1)
-    jobs = [Job(f"shape{n}", name, with_rows(wanted[name], rows), parity.plant) for n, name in enumerate(wanted)]
+    jobs = [Job(f"shape{n}", name, shape, parity.plant) for n, (name, shape) in enumerate(wanted.items())]
     return [
         dataclasses.replace(job, model_file=demo_model()) if isinstance(job.shape, ModelShape) else job for job in jobs
     ]
+
+
+def repeated(parity: Parity, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs with as many query rows as `--rows` asks for, or as suit the machine."""
+    rows = parity.rows or (ROWS_ON_A_GPU if torch.cuda.is_available() else 1)
+    return [dataclasses.replace(job, shape=with_rows(job.shape, rows)) for job in jobs]
 
 
 def run(jobs: Sequence[Job], *, alone: bool = False) -> Judged:

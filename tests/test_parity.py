@@ -123,6 +123,16 @@ def test_a_slice_of_the_matrix(tmp_path, capsys):
     assert f"{report['cases']} cases" in capsys.readouterr().out
 
 
+def test_the_repeated_shape_is_what_is_run():
+    [job] = parity.repeated(
+        parity.Parity(rows=512), [Job("job", "few rows", cases.AttentionShape(5, 2, 1, 64, keys=9))]
+    )
+    assert isinstance(job.shape, cases.AttentionShape)
+    assert job.shape.batch == 52
+    [(_, judged)] = parity.run([job])
+    assert all(not case.failed and {"pallas", "xla", "triton"} <= case.verdicts.keys() for case in judged)
+
+
 def test_a_failing_case_is_the_exit_code(tmp_path, capsys):
     path = tmp_path / "report.json"
     assert parity.main(["--shapes", "gqa 1", "--plant", "missing scale", "--json", str(path)]) == 1

@@ -68,3 +68,9 @@ def test_rows_get_ready_while_one_is_measured(run):
 def test_a_row_that_dies_is_told_by_what_it_said(run):
     results, _ = run(["early1", "late1", "c1"], 1)
     assert results == [{"error": "no memory for early1"}, {"error": "no memory for late1"}, {"name": "c1"}]
+
+
+def test_a_row_that_fails_gives_its_error_and_not_what_is_said_below_it():
+    program = "import sys; sys.exit('Traceback:\\n  a line\\njax.errors.JaxRuntimeError: NO: E1200\\nlibrary.cc:425')"
+    [(_, result)] = measured([{"row": "a"}], lambda row: [sys.executable, "-c", program], os.environ, ahead=0)
+    assert result == {"error": "jax.errors.JaxRuntimeError: NO: E1200"}

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import SingleDeviceSharding
 
 from lcjax import step
 from lcjax.config import LlamaConfig, LoraConfig
+from lcjax.deviceless import on_one
 from lcjax.errors import InputError
 from lcjax.memory import is_on_host, parse_memory
 from lcjax.model import ModelSettings
@@ -195,9 +196,8 @@ def step_memory(
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = leaf.sharding
     if isinstance(sharding, SingleDeviceSharding):
-        # On a mesh of the one device: JAX reads off no other sharding in which memory an abstract array is.
-        mesh = Mesh(list(sharding.device_set), ("device",))
-        sharding = NamedSharding(mesh, PartitionSpec(), memory_kind=sharding.memory_kind)
+        [device] = sharding.device_set
+        sharding = on_one(device, sharding.memory_kind)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 

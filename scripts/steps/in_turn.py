@@ -7,11 +7,14 @@ JSON and ends.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+_ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
 
 READY = "ready"
 
@@ -31,7 +34,7 @@ def measured(
     *,
     ahead: int,
 ) -> Iterator[tuple[Row, Row]]:
-    """(row, its result, or {"error": the last line it said}) in the order of the rows.
+    """(row, its result, or {"error": its error, or the last line it said}) in the order of the rows.
 
     Up to `ahead` rows get ready while one is measured.
     """
@@ -88,4 +91,6 @@ class _Process:
     def _last_line_said(self) -> str:
         self._stderr.seek(0)
         with self._stderr:
-            return (self._stderr.read().strip().splitlines() or [""])[-1]
+            lines = self._stderr.read().strip().splitlines() or [""]
+            # What the library says below its error is where in its source it noticed.
+            return next((line for line in reversed(lines) if _ERROR.match(line)), lines[-1])

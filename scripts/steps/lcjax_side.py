@@ -9,11 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import SingleDeviceSharding
 
 from lcjax import step
 from lcjax.config import LlamaConfig
-from lcjax.deviceless import abstract
+from lcjax.deviceless import abstract, on_one
 from lcjax.memory import parse_memory
 from lcjax.model import ModelSettings
 from lcjax.plan.memory import Memory, measure
@@ -90,7 +89,7 @@ def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedSte
     def program_of(params: Any) -> Program:
         return build_program(config, params, settings, arguments, max_steps=10)
 
-    sharding = SingleDeviceSharding(jax.devices()[0])
+    sharding = on_one(jax.devices()[0])
     params = abstract(abstract_params(config, lora, quantize), sharding)
     program = program_of(params)
     state = step.abstract_state(program.optimizer, program.trainable, sharding)
