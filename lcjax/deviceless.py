@@ -83,11 +83,6 @@ def gpu_sharding(gpu: str, gpus: int = 1, hosts: int = 1) -> NamedSharding:
     return GpuSharding(topologies.make_mesh(topology, (hosts * gpus,), ("gpu",)), PartitionSpec())
 
 
-def on_one(device: Any, memory_kind: str | None = None) -> NamedSharding:
-    """On a mesh of the one device: of no other sharding does JAX read off in which memory an abstract array is."""
-    return NamedSharding(Mesh([device], ("device",)), PartitionSpec(), memory_kind=memory_kind)
-
-
 def abstract(tree: Any, sharding: Sharding) -> Any:
     """The shapes and dtypes of a tree of arrays (or of ShapeDtypeStructs), placed by `sharding`; values are not looked at."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

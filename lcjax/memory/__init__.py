@@ -15,6 +15,7 @@ from __future__ import annotations
 from lcjax.memory.embeddings import fetched as fetched
 from lcjax.memory.embeddings import fetched_for as fetched_for
 from lcjax.memory.embeddings import is_on_host as is_on_host
+from lcjax.memory.embeddings import on_one as on_one
 from lcjax.memory.embeddings import place_embeddings as place_embeddings
 from lcjax.memory.settings import MemorySettings as MemorySettings
 from lcjax.memory.settings import parse_memory as parse_memory

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lcjax.weights.names import EMBEDDING_MODULES
 
@@ -36,6 +37,11 @@ def fetched_for(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
 def is_on_host(weight: Any) -> bool:
     """Whether an array, or a ShapeDtypeStruct that has a place, is in pinned host memory."""
     return weight.sharding is not None and weight.sharding.memory_kind == PINNED
+
+
+def on_one(device: Any, memory_kind: str | None = None) -> NamedSharding:
+    """On a mesh of the one device: of no other sharding does JAX read off in which memory an abstract array is."""
+    return NamedSharding(Mesh([device], ("device",)), PartitionSpec(), memory_kind=memory_kind)
 
 
 def _is_typed_as_host(weight: jax.Array) -> bool:

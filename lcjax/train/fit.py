@@ -13,9 +13,8 @@ from jax.sharding import SingleDeviceSharding
 
 from lcjax import step
 from lcjax.config import LlamaConfig, LoraConfig
-from lcjax.deviceless import on_one
 from lcjax.errors import InputError
-from lcjax.memory import is_on_host, parse_memory
+from lcjax.memory import is_on_host, on_one, parse_memory
 from lcjax.model import ModelSettings
 from lcjax.plan.candidates import Candidate, candidates
 from lcjax.plan.cost import step_seconds

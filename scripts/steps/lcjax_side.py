@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from lcjax import step
 from lcjax.config import LlamaConfig
-from lcjax.deviceless import abstract, on_one
-from lcjax.memory import parse_memory
+from lcjax.deviceless import abstract
+from lcjax.memory import on_one, parse_memory
 from lcjax.model import ModelSettings
 from lcjax.plan.memory import Memory, measure
 from lcjax.plan.parameters import abstract_params
