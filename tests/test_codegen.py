@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 
 import pytest
 
@@ -13,6 +14,7 @@ from kernels.codegen.compile_pallas import compile_attention, compile_rope
 from kernels.codegen.compiled import ATTENTION_KERNELS, CompiledKernel
 from kernels.codegen.triton_process import triton_process
 from lcjax.errors import InputError
+from lcjax.pallas.scores import LONGEST_SUM
 from small_kernels import product_ptx
 
 GPU, DTYPE = "h100-80gb", "bfloat16"
@@ -61,6 +63,23 @@ def test_pallas_attention_of_other_widths_keeps_its_budget(head_dim):
     for kernel in ATTENTION_KERNELS:
         compiled = pallas_kernels(head_dim)[kernel]
         check_budget(compiled, codegen_of(compiled))
+
+
+def test_float32_attention_adds_up_in_short_chains_and_spills_nothing():
+    for kernel in compile_attention(GPU, 128, "float32"):
+        codegen = codegen_of(kernel)
+        assert (codegen.spill_stores, codegen.spill_loads) == (0, 0)
+        assert LONGEST_SUM - 2 <= longest_chain(kernel.ptx) <= LONGEST_SUM
+    # One that the compiler is left alone with: a product over 128 columns, added to a sum.
+    assert longest_chain("fma.rn.f32 %r1, %r5, %r6, 0f00000000;" + "fma.rn.f32 %r1, %r5, %r6, %r1;" * 127) == 128
+
+
+def longest_chain(text: str) -> int:
+    """How many fused multiply-adds of PTX at most add to one another's results."""
+    lengths: dict[str, int] = {}
+    for result, addend in re.findall(r"fma\.rn\.f32 \s*(%\w+), [%\w]+, [%\w]+, ([%\w]+);", text):
+        lengths[result] = lengths.get(addend, 0) + 1
+    return max(lengths.values())
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
