@@ -56,8 +56,7 @@ class Parity:
     """Holds every implementation of the kernels against float64, case by case."""
 
     full: bool = False
-    """So many shapes that every three values meet of dtype, head_dim, group, length, mask or positions: 494, an hour or two on a
-    CPU."""
+    """So many shapes that every three values meet of dtype, head_dim, group, length, mask or positions: 494, hours on a CPU."""
     part: str = "1/1"
     """K/N: only the K-th of N parts, to which the shapes are dealt in turn; all N together are the whole."""
     rows: int | None = None

@@ -55,7 +55,6 @@ def attention_forward(
     key_spec = pl.BlockSpec((None, problem.keys, None, problem.width), lambda h, i, b: (b, 0, h // problem.group, 0))
     row_spec = pl.BlockSpec((None, None, tile.query_block), lambda h, i, b: (b, h, blocks - 1 - i))
     row = jax.ShapeDtypeStruct((problem.batch, problem.heads, problem.tokens), jnp.float32)
-    in_two_parts = q_BTHD.dtype == jnp.float32
     extras = (sinks_H, mask, score_mod, schedule)
     return launch(
         functools.partial(_kernel, problem=problem),
@@ -66,8 +65,8 @@ def attention_forward(
         name="attention_forward",
         grid=(problem.heads, blocks, problem.batch),
         in_specs=(query_spec, key_spec, key_spec, *jax.tree.map(whole, extras)),
-        out_specs=(query_spec, row_spec, row_spec if in_two_parts else None),
-        out_shape=(jax.ShapeDtypeStruct(q_BTHD.shape, q_BTHD.dtype), row, row if in_two_parts else None),
+        out_specs=(query_spec, row_spec, row_spec if problem.precise else None),
+        out_shape=(jax.ShapeDtypeStruct(q_BTHD.shape, q_BTHD.dtype), row, row if problem.precise else None),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         input_output_aliases={0: 0} if in_place else None,
