@@ -21,11 +21,13 @@ from lcjax.block_pairs import BlockPairs
 from lcjax.masks import Mask
 from lcjax.remat import ATTENTION_LSE, ATTENTION_OUTPUT, name_residual
 
-# XLA's products add up one term after another. From the sum dout v its delta is subtracted, which is about as large: over 128 terms
-# the chain's rounding left dq with 1.2 times the error that the tolerance rule allows on a CPU, over two of 64 with 0.5.
+# XLA's products add up one term after another, whose rounding grows with the terms. From the sum dout v its delta is subtracted,
+# which is about as large: over 128 terms dq had 1.2 times the error that the tolerance rule allows on a CPU, over two of 64 0.5.
 LONGEST_SUM = 64
-# On a GPU the yardstick adds up in shorter chains, and this is not what runs there for speed.
+# On a GPU the yardstick adds up in shorter chains, and float32 is not what runs there for speed.
 LONGEST_SUM_ON_A_GPU = 32
+# XLA has another way with a product of fewer rows.
+ROWS_OF_A_PRODUCT = 64
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -135,7 +137,7 @@ def blockwise_gradients(
             # Masked before the exponential, which XLA computes in one pass only where nothing but products follows.
             scores = jnp.where(blocks.mask(i, j), scores, -jnp.inf)
             weights = jnp.exp(scores - maximum_n[i][..., None]) * (1 / total_n[i])[..., None]
-            dweights = _products(dout_n[i], v_BKsD, longest_on_a_cpu=LONGEST_SUM)
+            dweights = _products(dout_n[i], v_BKsD)
             dscores = weights * (dweights - delta_n[i])
             if modification is not None:
                 (dscores,) = modification(dscores)
@@ -162,26 +164,36 @@ def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.einsum(equation, x, y, precision=precision, preferred_element_type=jnp.float32)
 
 
-def _products(x_BKmD: jax.Array, y_BKsD: jax.Array, longest_on_a_cpu: int | None = None) -> jax.Array:
-    """`x y^T`, [B, K, m, s], in float32 with a limit on the terms of one chain of additions."""
-    if x_BKmD.dtype != jnp.float32:
-        return _dot("bkmd,bksd->bkms", x_BKmD, y_BKsD)
+def _products(x_BKmD: jax.Array, y_BKsD: jax.Array) -> jax.Array:
+    """`x y^T`, [B, K, m, s], in float32 with a limit on the terms of one chain of additions, but for a GPU's tensor cores."""
+    longest_on_a_gpu = LONGEST_SUM_ON_A_GPU if x_BKmD.dtype == jnp.float32 else x_BKmD.shape[-1]
     return lax.platform_dependent(
         x_BKmD,
         y_BKsD,
-        cpu=functools.partial(_dot_in_parts, longest=longest_on_a_cpu or x_BKmD.shape[-1]),
-        default=functools.partial(_dot_in_parts, longest=LONGEST_SUM_ON_A_GPU),
+        cpu=functools.partial(_dot_in_parts, longest=LONGEST_SUM),
+        default=functools.partial(_dot_in_parts, longest=longest_on_a_gpu),
     )
 
 
 def _row_products(x_BTHD: jax.Array, y_BTHD: jax.Array) -> jax.Array:
-    """`sum over D of x y`, float32 [B, H, T]: as a product, which a CPU is fast at, or as a sum, which a GPU takes in a tree."""
+    """`sum over D of x y`, float32 [B, H, T]: on a CPU from the diagonals of products, on a GPU as a sum, which it takes in a tree.
 
-    def product(x, y):
-        return jnp.einsum("bthd,bthd->bht", x, y, precision="highest")
+    A CPU adds up in the same order for any product of that many rows: what is equal to one of `_products` then cancels to 0 and
+    not to its rounding.
+    """
+
+    def diagonals(x, y):
+        batch, tokens, heads, width = x.shape
+
+        def in_rows(x_BTHD):
+            padded = jnp.pad(x_BTHD, ((0, 0), (0, -tokens % ROWS_OF_A_PRODUCT), (0, 0), (0, 0)))
+            return jnp.swapaxes(padded, 1, 2).reshape(batch, -1, ROWS_OF_A_PRODUCT, width)
+
+        products_Bnrr = _dot_in_parts(in_rows(x), in_rows(y), longest=LONGEST_SUM)
+        return jnp.diagonal(products_Bnrr, axis1=2, axis2=3).reshape(batch, heads, -1)[..., :tokens]
 
     return lax.platform_dependent(
-        x_BTHD, y_BTHD, cpu=product, default=lambda x, y: jnp.swapaxes(jnp.sum(x * y, axis=-1), 1, 2)
+        x_BTHD, y_BTHD, cpu=diagonals, default=lambda x, y: jnp.swapaxes(jnp.sum(x * y, axis=-1), 1, 2)
     )
 
 

@@ -45,6 +45,7 @@ from lcjax.errors import InputError
 from lcjax.train.arguments import demo_model
 
 ROWS_ON_A_GPU = 4096
+ROWS_OF_THE_FULL_MATRIX = 64
 
 _PART = re.compile(r"(\d+)/(\d+)")
 
@@ -61,7 +62,7 @@ class Parity:
     """K/N: only the K-th of N parts, to which the shapes are dealt in turn; all N together are the whole."""
     rows: int | None = None
     """Query rows that a shape of attention is repeated to, in a batch: with few, its largest error is luck. 4,096 on a GPU; on a
-    CPU, where they take their time, 1."""
+    CPU, where they take their time, 64 with --full, else 1."""
     long: bool = False
     """Instead of the matrix, lengths that only some rows of can be judged; for a GPU of 80 GB."""
     shapes: tuple[str, ...] = ()
@@ -143,7 +144,8 @@ def matrix_jobs(parity: Parity) -> list[Job]:
 
 def repeated(parity: Parity, jobs: Sequence[Job]) -> list[Job]:
     """The jobs with as many query rows as `--rows` asks for, or as suit the machine."""
-    rows = parity.rows or (ROWS_ON_A_GPU if torch.cuda.is_available() else 1)
+    on_a_cpu = ROWS_OF_THE_FULL_MATRIX if parity.full else 1
+    rows = parity.rows or (ROWS_ON_A_GPU if torch.cuda.is_available() else on_a_cpu)
     return [dataclasses.replace(job, shape=with_rows(job.shape, rows)) for job in jobs]
 
 

@@ -73,17 +73,19 @@ def dkv_kernel(
     dk_block = tl.zeros((KEYS, WIDTH), tl.float32)
     dv_block = tl.zeros((KEYS, WIDTH), tl.float32)
     # One loop over blocks and, fastest, heads: the loads run ahead across heads as well.
+    # Whole blocks come first: of a key that nearly all queries see, the first few queries' shares are the largest, and a sum rounds
+    # less that ends with them.
+    for n in range(full_first * GROUP, full_last * GROUP):
+        dk_block, dv_block = _add_dkv(
+            dk_block, dv_block, k_block, v_block, q, dout, delta, base2_lse, totals, n % GROUP, n // GROUP * QUERIES,
+            first_query, last_query, key_segment, query_segments, T, scale, HEADS, HEAD_DIM, WIDTH, SOFT_CAP, QUERIES, False,
+        )  # fmt: skip
     for n in range(first * SLICES * GROUP, (last - (full_last - full_first)) * SLICES * GROUP):
         piece = n // GROUP
         piece += tl.where(piece < full_first * SLICES, 0, (full_last - full_first) * SLICES)
         dk_block, dv_block = _add_dkv(
             dk_block, dv_block, k_block, v_block, q, dout, delta, base2_lse, totals, n % GROUP, piece * SLICE,
             first_query, last_query, key_segment, query_segments, T, scale, HEADS, HEAD_DIM, WIDTH, SOFT_CAP, SLICE, True,
-        )  # fmt: skip
-    for n in range(full_first * GROUP, full_last * GROUP):
-        dk_block, dv_block = _add_dkv(
-            dk_block, dv_block, k_block, v_block, q, dout, delta, base2_lse, totals, n % GROUP, n // GROUP * QUERIES,
-            first_query, last_query, key_segment, query_segments, T, scale, HEADS, HEAD_DIM, WIDTH, SOFT_CAP, QUERIES, False,
         )  # fmt: skip
     store_rows(dk + rows, key, S, dk_block * scale, KV_HEADS * HEAD_DIM, HEAD_DIM)
     store_rows(dv + rows, key, S, dv_block, KV_HEADS * HEAD_DIM, HEAD_DIM)

@@ -117,8 +117,8 @@ def add_product(sum_MN: Sequence[jax.Array], a_MK: jax.Array, b_KN: Sequence[jax
 
 def _dot(a, b, b_axis, native):
     """`a b` or, with `b_axis` 1, `a b^T`; float32 operands keep all their bits (the device's default would round them to TF32)."""
-    if a.dtype == jnp.float32 and not native:
-        # XLA on a CPU rounds every product and adds up one term after another; in parts its error is about the device's.
+    if not native:
+        # XLA on a CPU adds up one term after another; in parts its error is about the device's.
         count = -(-a.shape[1] // _LONGEST_INTERPRETED_SUM)
         parts = zip(jnp.array_split(a, count, axis=1), jnp.array_split(b, count, axis=b_axis), strict=True)
         return functools.reduce(jnp.add, [_plain_dot(*part, b_axis) for part in parts])
