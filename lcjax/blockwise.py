@@ -21,12 +21,10 @@ from lcjax.block_pairs import BlockPairs
 from lcjax.masks import Mask
 from lcjax.remat import ATTENTION_LSE, ATTENTION_OUTPUT, name_residual
 
-# XLA's products add up one term after another, whose rounding grows with the terms. From the sum dout v its delta is subtracted,
-# which is about as large: over 128 terms dq had 1.2 times the error that the tolerance rule allows on a CPU, over two of 64 0.5.
-LONGEST_SUM = 64
-# On a GPU the yardstick adds up in shorter chains, and float32 is not what runs there for speed.
-LONGEST_SUM_ON_A_GPU = 32
-# XLA has another way with a product of fewer rows.
+# XLA's products add up one term after another, and the rounding of a chain grows with its terms: the yardstick's chains are short.
+# On a CPU parts of 32 cost 5% of attention's time beside parts of 64, with which a gradient of sinks was above the tolerance rule.
+LONGEST_SUM = 32
+# XLA on a CPU has another way with a product of fewer rows.
 ROWS_OF_A_PRODUCT = 64
 
 
@@ -94,14 +92,15 @@ def _backward(scale, residuals, cotangents):
     q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, (maximum_n, total_n) = residuals
     dout_BTHD, dlse_BHT = cotangents
     out_32, dout_32 = out_BTHD.astype(jnp.float32), dout_BTHD.astype(jnp.float32)
-    delta_BHT = _row_products(out_32, dout_32) - dlse_BHT
+    delta_BHT = _products_of_rows(out_32, dout_32) - dlse_BHT
     call = scale, q_BTHD, k_BSKD, v_BSKD, mask, score_mod
     dq_BTHD, dk_BSKD, dv_BSKD = blockwise_gradients(*call, (maximum_n, total_n), dout_BTHD, delta_BHT)
     dsinks_H = None
     if sinks_H is not None:
         blocks = BlockPairs.of(mask, q_BTHD, k_BSKD)
-        weights_BHT = blocks.join_rows(jnp.exp(blocks.of_heads(sinks_H) - maximum_n - jnp.log(total_n)))
-        dsinks_H = -jnp.sum(weights_BHT * delta_BHT, axis=(0, 2))
+        weights_BHT = blocks.join_rows(jnp.exp(blocks.of_heads(sinks_H) - maximum_n) / total_n)
+        # Nothing cancels here, so its own delta may be rounded less.
+        dsinks_H = -jnp.sum(weights_BHT * (_row_products(out_32, dout_32) - dlse_BHT), axis=(0, 2))
     return dq_BTHD, dk_BSKD, dv_BSKD, dsinks_H, None, None
 
 
@@ -165,21 +164,38 @@ def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _products(x_BKmD: jax.Array, y_BKsD: jax.Array) -> jax.Array:
-    """`x y^T`, [B, K, m, s], in float32 with a limit on the terms of one chain of additions, but for a GPU's tensor cores."""
-    longest_on_a_gpu = LONGEST_SUM_ON_A_GPU if x_BKmD.dtype == jnp.float32 else x_BKmD.shape[-1]
-    return lax.platform_dependent(
-        x_BKmD,
-        y_BKsD,
-        cpu=functools.partial(_dot_in_parts, longest=LONGEST_SUM),
-        default=functools.partial(_dot_in_parts, longest=longest_on_a_gpu),
-    )
+    """`x y^T`, [B, K, m, s], in float32 with at most LONGEST_SUM terms of one chain of additions, but on a GPU's tensor cores."""
+    whole = functools.partial(_dot, "bkmd,bksd->bkms")
+    default = _products_in_parts if x_BKmD.dtype == jnp.float32 else whole
+    return lax.platform_dependent(x_BKmD, y_BKsD, cpu=_products_in_parts, default=default)
+
+
+def _products_in_parts(x_BKmD: jax.Array, y_BKsD: jax.Array) -> jax.Array:
+    return _in_parts("bkmd,bksd->bkms", x_BKmD, y_BKsD)
+
+
+def _in_parts(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """A product over the last axis of both, as a sum, in pairs, of products over at most LONGEST_SUM of it each."""
+    if x.shape[-1] <= LONGEST_SUM:
+        return _dot(equation, x, y)
+    halves = zip(jnp.array_split(x, 2, axis=-1), jnp.array_split(y, 2, axis=-1), strict=True)
+    return functools.reduce(jnp.add, [_in_parts(equation, *half) for half in halves])
 
 
 def _row_products(x_BTHD: jax.Array, y_BTHD: jax.Array) -> jax.Array:
-    """`sum over D of x y`, float32 [B, H, T]: on a CPU from the diagonals of products, on a GPU as a sum, which it takes in a tree.
+    """`sum over D of x y`, float32 [B, H, T]: as products, which a CPU is fast at, or as a sum, which a GPU takes in a tree."""
+    return lax.platform_dependent(
+        x_BTHD,
+        y_BTHD,
+        cpu=functools.partial(_in_parts, "bthd,bthd->bht"),
+        default=lambda x, y: jnp.swapaxes(jnp.sum(x * y, axis=-1), 1, 2),
+    )
 
-    A CPU adds up in the same order for any product of that many rows: what is equal to one of `_products` then cancels to 0 and
-    not to its rounding.
+
+def _products_of_rows(x_BTHD: jax.Array, y_BTHD: jax.Array) -> jax.Array:
+    """`_row_products`, on a CPU from the diagonals of products of many rows.
+
+    It adds up in the same order for any of those: what is equal to one of `_products` then cancels to 0 and not to its rounding.
     """
 
     def diagonals(x, y):
@@ -189,18 +205,10 @@ def _row_products(x_BTHD: jax.Array, y_BTHD: jax.Array) -> jax.Array:
             padded = jnp.pad(x_BTHD, ((0, 0), (0, -tokens % ROWS_OF_A_PRODUCT), (0, 0), (0, 0)))
             return jnp.swapaxes(padded, 1, 2).reshape(batch, -1, ROWS_OF_A_PRODUCT, width)
 
-        products_Bnrr = _dot_in_parts(in_rows(x), in_rows(y), longest=LONGEST_SUM)
+        products_Bnrr = _products_in_parts(in_rows(x), in_rows(y))
         return jnp.diagonal(products_Bnrr, axis1=2, axis2=3).reshape(batch, heads, -1)[..., :tokens]
 
-    return lax.platform_dependent(
-        x_BTHD, y_BTHD, cpu=diagonals, default=lambda x, y: jnp.swapaxes(jnp.sum(x * y, axis=-1), 1, 2)
-    )
-
-
-def _dot_in_parts(x_BKmD: jax.Array, y_BKsD: jax.Array, *, longest: int) -> jax.Array:
-    count = -(-x_BKmD.shape[-1] // longest)
-    parts = zip(jnp.array_split(x_BKmD, count, axis=-1), jnp.array_split(y_BKsD, count, axis=-1), strict=True)
-    return functools.reduce(jnp.add, [_dot("bkmd,bksd->bkms", x, y) for x, y in parts])
+    return lax.platform_dependent(x_BTHD, y_BTHD, cpu=diagonals, default=_row_products)
 
 
 def _group_heads(x_BTHD: jax.Array, kv_heads: int) -> jax.Array:
