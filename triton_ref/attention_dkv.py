@@ -72,17 +72,18 @@ def dkv_kernel(
     v_block = load_rows(v + rows, key, S, KV_HEADS * HEAD_DIM, HEAD_DIM, (KEYS, WIDTH), True)
     dk_block = tl.zeros((KEYS, WIDTH), tl.float32)
     dv_block = tl.zeros((KEYS, WIDTH), tl.float32)
-    # One loop over blocks and, fastest, heads: the loads run ahead across heads as well.
-    # Whole blocks come first: of a key that nearly all queries see, the first few queries' shares are the largest, and a sum rounds
-    # less that ends with them.
-    for n in range(full_first * GROUP, full_last * GROUP):
+    # One loop over blocks and, fastest, heads: the loads run ahead across heads as well. From the last query to the first, which see
+    # few keys and whose shares are the largest: a sum rounds less that ends with them.
+    whole = full_last - full_first
+    for n in range(whole * GROUP):
+        block = full_last - 1 - n // GROUP
         dk_block, dv_block = _add_dkv(
-            dk_block, dv_block, k_block, v_block, q, dout, delta, base2_lse, totals, n % GROUP, n // GROUP * QUERIES,
+            dk_block, dv_block, k_block, v_block, q, dout, delta, base2_lse, totals, n % GROUP, block * QUERIES,
             first_query, last_query, key_segment, query_segments, T, scale, HEADS, HEAD_DIM, WIDTH, SOFT_CAP, QUERIES, False,
         )  # fmt: skip
-    for n in range(first * SLICES * GROUP, (last - (full_last - full_first)) * SLICES * GROUP):
-        piece = n // GROUP
-        piece += tl.where(piece < full_first * SLICES, 0, (full_last - full_first) * SLICES)
+    for n in range((last - whole - first) * SLICES * GROUP):
+        piece = (last - whole) * SLICES - 1 - n // GROUP
+        piece += tl.where(piece < full_first * SLICES, 0, whole * SLICES)
         dk_block, dv_block = _add_dkv(
             dk_block, dv_block, k_block, v_block, q, dout, delta, base2_lse, totals, n % GROUP, piece * SLICE,
             first_query, last_query, key_segment, query_segments, T, scale, HEADS, HEAD_DIM, WIDTH, SOFT_CAP, SLICE, True,
