@@ -26,3 +26,13 @@ def fa3_attention(
     window_size = (-1 if window is None else window - 1, 0)
     out_BTHD = flash_mha(q_BTHD, k_BSKD, v_BSKD, softmax_scale=scale, is_causal=True, window_size=window_size)
     return out_BTHD, None
+
+
+def scratch_bytes(heads: int, kv_heads: int, head_dim: int, tokens: int) -> int:
+    """What the backward pass allocates by itself, out of XLA's sight, at `tokens` tokens in all.
+
+    float32 sums: dq [H, T, D], where heads share keys dk and dv [K, T, D] too, and two numbers a query.
+    Source: `mha_bwd` of FlashAttention-3; on an H100 at 16,384 and 131,072 tokens, docs/performance.md.
+    """
+    gathered = heads + (2 * kv_heads if heads != kv_heads else 0)
+    return 4 * tokens * (gathered * head_dim + 2 * heads)

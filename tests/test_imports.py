@@ -53,7 +53,7 @@ ALLOWED = {
     "leak": "api cli config data errors model train.terminal | jax numpy rich",
     "train": "api audit cli config data errors evaluate layerwise leak lora memory model ops optim plan quant remat rope step "
     "weights | jax numpy optax orbax rich matplotlib tensorboardX transformers",
-    "plan": "attention_halves cli config deviceless dispatch errors layerwise lora loss memory model ops pallas.tiles presets "
+    "plan": "attention_halves cli config deviceless dispatch errors fa3 layerwise lora loss memory model ops pallas.tiles presets "
     "quant remat rope step train weights.names | jax rich matplotlib",
     "inference": "api model ops quant rope | transformers",
     "generate": "cli errors inference model ops train.terminal weights | jax numpy flax rich tokenizers transformers jinja2",

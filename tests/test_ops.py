@@ -247,7 +247,7 @@ def compiled_gradients(tokens: int):
 
 
 def test_memory_is_linear():
-    tokens = 8192
+    tokens = 16_384
     long, half = compiled_gradients(tokens), compiled_gradients(tokens // 2)
     bytes_long, bytes_half = (c.memory_analysis().temp_size_in_bytes for c in (long, half))
     assert bytes_long <= 2 * bytes_half

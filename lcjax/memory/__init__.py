@@ -7,6 +7,7 @@ in host memory.
     layer.py      a layer and its backward pass, tile by tile and in place
     grouped_layer.py  the same, with attention one group of heads after another
     embeddings.py embedding and head in host memory
+    stacked.py    one layer's arrays out of the stacks of all layers'
     stack.py      all layers: one saved input each, fetched from the host ahead of its use
 """
 
@@ -22,3 +23,6 @@ from lcjax.memory.settings import parse_memory as parse_memory
 from lcjax.memory.settings import resolve_memory as resolve_memory
 from lcjax.memory.stack import run_stack as run_stack
 from lcjax.memory.stack import tiled_stack as tiled_stack
+from lcjax.memory.stacked import layer_at as layer_at
+from lcjax.memory.stacked import layer_numbers as layer_numbers
+from lcjax.memory.trainable import Parameters as Parameters

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from lcjax.memory.stacked import layer_at
 from lcjax.memory.trainable import Parameters
 
 Tree = Any
@@ -42,3 +43,7 @@ class LayerInputs(NamedTuple):
     params: Parameters
     dropout_key: jax.Array | None
     context: Any
+
+    def of(self, layer: jax.Array) -> LayerInputs:
+        """One layer's, of inputs whose parameters and keys are all layers', stacked."""
+        return self._replace(params=layer_at(self.params, layer), dropout_key=layer_at(self.dropout_key, layer))

@@ -23,6 +23,7 @@ from lcjax.memory.grouped_layer import GroupedLayer
 from lcjax.memory.layer import TiledLayer
 from lcjax.memory.parts import LayerInputs, LayerParts
 from lcjax.memory.settings import MemorySettings
+from lcjax.memory.stacked import layer_at, layer_numbers
 from lcjax.memory.trainable import Parameters
 
 Tree = Any
@@ -81,13 +82,12 @@ def run_stack(stack: Stack, x_BTD: jax.Array, params: Tree, dropout_keys: jax.Ar
 
     Differentiable in x and in those leaves of params of which a gradient is asked; only for them are gradients computed.
     """
-    parameters = Parameters.of(params, [False] * len(jax.tree.leaves(params)))
+    layers = LayerInputs(Parameters.of(params, [False] * len(jax.tree.leaves(params))), dropout_keys, context)
 
-    def one_layer(x_BTD, inputs):
-        parameters, dropout_key = inputs
-        return stack.layer.forward(x_BTD, LayerInputs(parameters, dropout_key, context))[0], None
+    def one_layer(x_BTD, layer):
+        return stack.layer.forward(x_BTD, layers.of(layer))[0], None
 
-    return lax.scan(one_layer, x_BTD, (parameters, dropout_keys))[0]
+    return lax.scan(one_layer, x_BTD, layer_numbers(_layer_count(params)))[0]
 
 
 @jax.tree_util.register_dataclass
@@ -95,53 +95,37 @@ def run_stack(stack: Stack, x_BTD: jax.Array, params: Tree, dropout_keys: jax.Ar
 class _Residuals:
     saved_SBTD: jax.Array
     attended_L: Any
-    params: Parameters
-    dropout_keys: jax.Array | None
-    context: Any
-
-    def inputs_of(self, layer: jax.Array) -> LayerInputs:
-        """What a layer reads."""
-        return LayerInputs(_at(self.params, layer), _at(self.dropout_keys, layer), self.context)
+    layers: LayerInputs
 
 
 def _forward(stack, x_BTD, params, dropout_keys, context):
     # symbolic_zeros: every array comes with whether its gradient is asked for.
     learns = [leaf.perturbed for leaf in jax.tree.leaves(params)]
     params, dropout_keys, context = jax.tree.map(lambda leaf: leaf.value, (params, dropout_keys, context))
-    parameters = Parameters.of(params, learns)
+    layers = LayerInputs(Parameters.of(params, learns), dropout_keys, context)
 
     def save(tree):
         return jax.device_put(tree, jax.memory.Space.Host) if stack.offload else tree
 
-    def one_layer(x_BTD, inputs):
-        parameters, dropout_key = inputs
-        y_BTD, attended = stack.layer.forward(x_BTD, LayerInputs(parameters, dropout_key, context))
+    def one_layer(x_BTD, layer):
+        y_BTD, attended = stack.layer.forward(x_BTD, layers.of(layer))
         return y_BTD, save(attended) if stack.save_attention else None
 
-    def save_and_run(x_BTD, inputs):
-        y_BTD, attended = lax.scan(one_layer, x_BTD, inputs)
+    def save_and_run(x_BTD, group):
+        y_BTD, attended = lax.scan(one_layer, x_BTD, group)
         return y_BTD, (save(x_BTD), attended)
 
-    groups = _in_groups((parameters, dropout_keys), stack.save_every)
+    count, size = _layer_count(params), stack.save_every
+    if count % size:
+        raise InputError(f"save_every={size} does not divide {count} layers; use one of {_divisors(count)}")
+    groups = layer_numbers(count).reshape(count // size, size)
     y_BTD, (saved_SBTD, attended) = lax.scan(save_and_run, x_BTD.value, groups)
     attended_L = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), attended)
-    return y_BTD, _Residuals(saved_SBTD, attended_L, parameters, dropout_keys, context)
+    return y_BTD, _Residuals(saved_SBTD, attended_L, layers)
 
 
-def _in_groups(stacked: Tree, size: int) -> Tree:
-    """[L, ...] as [L / g, g, ...]."""
-
-    def grouped(x: jax.Array) -> jax.Array:
-        if len(x) % size:
-            raise InputError(f"save_every={size} does not divide {len(x)} layers; use one of {_divisors(len(x))}")
-        return x.reshape(len(x) // size, size, *x.shape[1:])
-
-    return jax.tree.map(grouped, stacked)
-
-
-def _at(stacked: Tree, i: jax.Array) -> Tree:
-    """Entry i of every leaf."""
-    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), stacked)
+def _layer_count(stacked: Tree) -> int:
+    return len(jax.tree.leaves(stacked)[0])
 
 
 def _divisors(number: int) -> str:
@@ -149,18 +133,18 @@ def _divisors(number: int) -> str:
 
 
 def _backward(stack, residuals, dy_BTD):
-    size = stack.save_every
-    layers = len(residuals.saved_SBTD) * size
+    params, size = residuals.layers.params, stack.save_every
+    count = len(residuals.saved_SBTD) * size
 
     def fetch(saved: Tree) -> Tree:
         return jax.device_put(saved, jax.memory.Space.Device) if stack.offload else saved
 
     def fetch_for(layer: jax.Array) -> tuple[jax.Array, Any]:
         """(input of the first layer of its group, what was saved of its own attention)."""
-        return fetch((_at(residuals.saved_SBTD, layer // size), _at(residuals.attended_L, layer)))
+        return fetch((layer_at(residuals.saved_SBTD, layer // size), layer_at(residuals.attended_L, layer)))
 
     def rerun(i: jax.Array, x_BTD: jax.Array) -> jax.Array:
-        return stack.layer.forward(x_BTD, residuals.inputs_of(i), fetch(_at(residuals.attended_L, i)))[0]
+        return stack.layer.forward(x_BTD, residuals.layers.of(i), fetch(layer_at(residuals.attended_L, i)))[0]
 
     def one_layer(carry, layer):
         dy_BTD, fetched = carry
@@ -170,14 +154,14 @@ def _backward(stack, residuals, dy_BTD):
             (x_BTD, attended), below = fetch_for(layer), None
         if size > 1:
             x_BTD = lax.fori_loop(layer - layer % size, layer, rerun, x_BTD)
-        dx_BTD, gradients = stack.layer.backward(x_BTD, residuals.inputs_of(layer), dy_BTD, attended)
+        dx_BTD, gradients = stack.layer.backward(x_BTD, residuals.layers.of(layer), dy_BTD, attended)
         # In the weights' dtype now: all layers' together are as large as the weights, and twice that in float32.
-        dtypes = [x.dtype for x in residuals.params.trainable]
+        dtypes = [x.dtype for x in params.trainable]
         return (dx_BTD, below), [g.astype(dtype) for g, dtype in zip(gradients, dtypes, strict=True)]
 
-    start = dy_BTD, fetch_for(jnp.int32(layers - 1)) if stack.fetch_ahead else None
-    (dx_BTD, _), gradients = lax.scan(one_layer, start, jnp.arange(layers), reverse=True)
-    return dx_BTD, residuals.params.with_leaves(gradients, [None] * len(residuals.params.frozen)), None, None
+    start = dy_BTD, fetch_for(jnp.int32(count - 1)) if stack.fetch_ahead else None
+    (dx_BTD, _), gradients = lax.scan(one_layer, start, layer_numbers(count), reverse=True)
+    return dx_BTD, params.with_leaves(gradients, [None] * len(params.frozen)), None, None
 
 
 run_stack.defvjp(_forward, _backward, symbolic_zeros=True)

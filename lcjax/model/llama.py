@@ -15,7 +15,8 @@ from jax import lax
 
 from lcjax import remat
 from lcjax.config import LlamaConfig
-from lcjax.memory import fetched, run_stack, tiled_stack
+from lcjax.lora import adapters_only
+from lcjax.memory import Parameters, fetched, layer_at, layer_numbers, run_stack, tiled_stack
 from lcjax.model.context import Context
 from lcjax.model.decoder import DecoderLayer, LayerFunctions
 from lcjax.model.linear import Linear
@@ -118,14 +119,26 @@ class Llama(nnx.Module):
         memory, policy = self.settings.memory_for(tokens), self.settings.policy_for(tokens)
         layer_structure, stacked_params = nnx.split(self.layers)
 
-        def layer(x_BTD, layer_inputs):
-            params, key = layer_inputs
-            return nnx.merge(layer_structure, params)(x_BTD, context, key), None
-
         x_BTD = self.embed_tokens(tokens_BT)
         layer_keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.num_hidden_layers)
         if memory is not None:
             stack = tiled_stack(LayerFunctions(layer_structure), context.attention, policy, memory)
             return self.norm(run_stack(stack, x_BTD, stacked_params, layer_keys, context))
-        x_BTD, _ = lax.scan(remat.checkpoint_layer(layer, policy), x_BTD, (stacked_params, layer_keys))
+        # Of weights that learn, the scan has to take the layers itself: it adds up their gradients.
+        by_number = policy in remat.OFFLOADING and self.settings.lora is not None
+        params = Parameters.of(stacked_params, [not by_number or learns for learns in _of_adapters(stacked_params)])
+
+        def layer(x_BTD, inputs):
+            number, trainable, key = inputs
+            layer_params = params.with_leaves(trainable, layer_at(params.frozen, number))
+            return nnx.merge(layer_structure, layer_params)(x_BTD, context, key), None
+
+        inputs = layer_numbers(self.config.num_hidden_layers), params.trainable, layer_keys
+        x_BTD, _ = lax.scan(remat.checkpoint_layer(layer, policy), x_BTD, inputs)
         return self.norm(x_BTD)
+
+
+def _of_adapters(params: nnx.State) -> list[bool]:
+    """Of each leaf, whether it is an adapter's."""
+    paths = [path for path, _ in jax.tree.leaves_with_path(params)]
+    return [adapters_only(tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))) for path in paths]

@@ -15,7 +15,7 @@ from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
 from lcjax.model import ModelSettings
 from lcjax.pallas.tiles import traced_for
 from lcjax.plan.hlo import Program
-from lcjax.plan.memory import Memory, measure
+from lcjax.plan.memory import Memory, measure, scratch_of
 from lcjax.plan.offload import check_offload, host_arrays
 from lcjax.plan.parameters import abstract_params
 from lcjax.plan.workload import Workload
@@ -53,7 +53,7 @@ def compile_step(workload: Workload, settings: ModelSettings) -> CompiledStep:
         compiled = compile_lowered(lowered, {"xla_dump_to": folder})
         # Both are of one moment: names change between it and `compiled.as_text()`.
         text, live_ranges = (_dumped(folder, f"*gpu_after_optimizations{end}.txt") for end in ("", "-live-range"))
-    memory = measure(compiled, state, program.frozen)
+    memory = measure(compiled, state, program.frozen, scratch_of(workload.config, settings))
     arrays = host_arrays(workload.config, settings, jnp.bfloat16)
     check_offload(arrays, memory, lambda: text)
     return CompiledStep(memory, Program(text), live_ranges)

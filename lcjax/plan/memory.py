@@ -7,10 +7,13 @@ from typing import Any
 
 import jax
 
+from lcjax import fa3
+from lcjax.config import LlamaConfig
 from lcjax.deviceless import gpu_memory_bytes
 from lcjax.errors import InputError
 from lcjax.layerwise import host_bytes
 from lcjax.memory import is_on_host
+from lcjax.model import ModelSettings
 from lcjax.plan.parameters import tree_bytes
 
 GIB = 2**30
@@ -43,8 +46,11 @@ class Memory:
         return self.argument_bytes + self.temp_bytes + self.output_bytes
 
 
-def measure(compiled: jax.stages.Compiled, state: Any, frozen: Any) -> Memory:
-    """The compiler's figures. Outputs that take the memory of a donated argument are counted there."""
+def measure(compiled: jax.stages.Compiled, state: Any, frozen: Any, scratch_bytes: int = 0) -> Memory:
+    """The compiler's figures. Outputs that take the memory of a donated argument are counted there.
+
+    `scratch_bytes` is what libraries allocate for themselves while the step runs (see `scratch_of`); temporaries, too.
+    """
     on_host, weights_on_host = host_bytes(state), tree_bytes(list(filter(is_on_host, jax.tree.leaves(frozen))))
     analysis = compiled.memory_analysis()
     assert analysis is not None, "every CUDA program has one"
@@ -52,7 +58,7 @@ def measure(compiled: jax.stages.Compiled, state: Any, frozen: Any) -> Memory:
         weights_bytes=tree_bytes(frozen) - weights_on_host,
         state_bytes=tree_bytes(state) - on_host,
         argument_bytes=analysis.argument_size_in_bytes,
-        temp_bytes=analysis.temp_size_in_bytes,
+        temp_bytes=analysis.temp_size_in_bytes + scratch_bytes,
         output_bytes=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
         host_bytes=analysis.host_temp_size_in_bytes
         + analysis.host_argument_size_in_bytes
@@ -61,6 +67,14 @@ def measure(compiled: jax.stages.Compiled, state: Any, frozen: Any) -> Memory:
         host_state_bytes=on_host,
         host_weights_bytes=weights_on_host,
     )
+
+
+def scratch_of(config: LlamaConfig, settings: ModelSettings, sequences: int = 1) -> int:
+    """Bytes beside the compiler's that attention takes in a step of so many sequences of `settings.max_seq_length` tokens."""
+    if settings.attention != "fa3":
+        return 0
+    heads = config.num_attention_heads, config.num_key_value_heads
+    return fa3.scratch_bytes(*heads, config.head_dim, sequences * settings.max_seq_length)
 
 
 def device_limit_bytes(gpu: str, vram_gb: float | None = None) -> int:

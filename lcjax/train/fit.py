@@ -19,7 +19,7 @@ from lcjax.model import ModelSettings
 from lcjax.plan.candidates import Candidate, candidates
 from lcjax.plan.cost import step_seconds
 from lcjax.plan.kept import kept
-from lcjax.plan.memory import GIB, Memory, measure
+from lcjax.plan.memory import GIB, Memory, measure, scratch_of
 from lcjax.plan.offload import check_offload, host_arrays, pinned_bytes
 from lcjax.plan.parameters import abstract_params
 from lcjax.plan.search import LENGTH_STEP
@@ -181,7 +181,7 @@ def step_memory(
 
     def ask() -> Memory:
         executable = compiled(lowered)
-        memory = measure(executable, state, program.frozen)
+        memory = measure(executable, state, program.frozen, scratch_of(config, settings, rows))
         if platform != "cpu":  # whose memory is all the host's
             arrays = host_arrays(config, settings, _dtype(params), rows)
             check_offload(arrays, memory, lambda: executable.as_text() or "")

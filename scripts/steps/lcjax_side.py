@@ -15,7 +15,7 @@ from lcjax.config import LlamaConfig
 from lcjax.deviceless import abstract
 from lcjax.memory import on_one, parse_memory
 from lcjax.model import ModelSettings
-from lcjax.plan.memory import Memory, measure
+from lcjax.plan.memory import Memory, measure, scratch_of
 from lcjax.plan.parameters import abstract_params
 from lcjax.plan.workload import Workload
 from lcjax.presets import resolve_config
@@ -29,6 +29,7 @@ class TracedStep:
     """A step for the device that is here, on which nothing of it is yet."""
 
     config: LlamaConfig
+    settings: ModelSettings
     tokens: int
     lowered: jax.stages.Lowered
     trace_seconds: float
@@ -42,7 +43,8 @@ class TracedStep:
         began = time.perf_counter()
         executable = self.lowered.compile()
         seconds = time.perf_counter() - began
-        return CompiledStep(self, executable, measure(executable, self.state, self.frozen), seconds)
+        planned = measure(executable, self.state, self.frozen, scratch_of(self.config, self.settings))
+        return CompiledStep(self, executable, planned, seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +99,7 @@ def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedSte
     began = time.perf_counter()
     lowered = step.jit_train_step(program.objective, program.optimizer).lower(state, program.frozen, batch)
     seconds = time.perf_counter() - began
-    return TracedStep(config, tokens, lowered, seconds, state, program.frozen, params, program_of)
+    return TracedStep(config, settings, tokens, lowered, seconds, state, program.frozen, params, program_of)
 
 
 def peak_bytes() -> int:

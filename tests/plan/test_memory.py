@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+from pathlib import Path
+
 import pytest
 from tiny_model import TINY, TOKENS, compiled
 
 from lcjax.errors import InputError
-from lcjax.plan.memory import device_limit_bytes
+from lcjax.model import ModelSettings
+from lcjax.plan.memory import device_limit_bytes, scratch_of
+from lcjax.presets import resolve_config
+
+MEASURED = Path(__file__).parents[2] / "docs" / "measured"
 
 # Elements a layer: four maps of attention, three of the MLP; two norms.
 LINEAR = 128 * (256 + 128 + 128) + 256 * 128 + 3 * 384 * 128
@@ -61,3 +69,17 @@ def test_the_limit_leaves_a_margin():
     assert device_limit_bytes("rtx4090", 80) == device_limit_bytes("rtx4090")
     with pytest.raises(InputError, match=r"--vram-gb 1 leaves nothing beside the margin of 1.0 GiB"):
         device_limit_bytes("rtx4090", 1)
+
+
+def test_what_flash_attention_3_takes_beside_the_compiler():
+    """Peaks of steps on an H100, where it ran: with its scratch, what was planned is within 2% of each."""
+    config = resolve_config("llama-3.1-8b")
+    with (MEASURED / "h100-2026-11-26-step-matrix.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["attention"] == "fa3"]
+    assert {int(row["tokens"]) for row in rows} == {16_384, 32_768, 65_536, 131_072}
+    for row in rows:
+        settings = ModelSettings(int(row["tokens"]), attention="fa3", use_gradient_checkpointing=row["policy"])
+        compilers, peak = int(row["planned_bytes"]), int(row["peak_bytes"])
+        assert compilers + scratch_of(config, settings) == pytest.approx(peak, rel=0.02)
+        assert compilers != pytest.approx(peak, rel=0.017)
+    assert scratch_of(config, dataclasses.replace(settings, attention="pallas")) == 0
