@@ -48,6 +48,24 @@ def test_a_compiled_step_is_held_to_them(policy):
     assert (expected > 0) == policy.startswith("offload")
 
 
+def weights_at_foreseen_places(policy: str, memory: str = "none") -> set[str]:
+    """Shapes of the weights that XLA takes out of their stack at places it knows, and so may copy by the copy engine."""
+    workload = Workload("tiny", TINY, "h100-80gb", 8, None, policy, memory)
+    step = compile_step(workload, requested_settings(workload, TOKENS))
+    slices = [x for x in step.program.instructions.values() if x.attribute(r'"dynamic_slice_config":\{"(\w+)"')]
+    weights = {f"bf16[1,{out_features},{in_features}]" for out_features, in_features in TINY.linear_shapes().values()}
+    return weights & {shape for x in slices for shape, _ in x.arrays}
+
+
+@pytest.mark.parametrize(("policy", "memory"), [("offload", "none"), ("offload_attn", "none"), ("offload", "tile=1024")])
+def test_weights_do_not_wait_behind_copies_from_the_host(policy, memory):
+    assert not weights_at_foreseen_places(policy, memory)
+
+
+def test_where_no_input_is_offloaded_they_need_not():
+    assert weights_at_foreseen_places("full")
+
+
 def test_what_stayed_on_the_device_is_named(monkeypatch):
     """A stack that forgets to send its inputs to the host."""
     monkeypatch.setattr(memory_stack.jax, "device_put", lambda tree, *args, **kwargs: tree)
