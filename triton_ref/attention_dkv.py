@@ -72,8 +72,8 @@ def dkv_kernel(
     v_block = load_rows(v + rows, key, S, KV_HEADS * HEAD_DIM, HEAD_DIM, (KEYS, WIDTH), True)
     dk_block = tl.zeros((KEYS, WIDTH), tl.float32)
     dv_block = tl.zeros((KEYS, WIDTH), tl.float32)
-    # One loop over blocks and, fastest, heads: the loads run ahead across heads as well. From the last query to the first, which see
-    # few keys and whose shares are the largest: a sum rounds less that ends with them.
+    # One loop over blocks and, fastest, heads: the loads run ahead across heads as well. From the last query to the first: those
+    # see few keys, so that their shares are the largest, and a sum rounds less that ends with them.
     whole = full_last - full_first
     for n in range(whole * GROUP):
         block = full_last - 1 - n // GROUP

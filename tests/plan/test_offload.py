@@ -57,7 +57,9 @@ def weights_at_foreseen_places(policy: str, memory: str = "none") -> set[str]:
     return weights & {shape for x in slices for shape, _ in x.arrays}
 
 
-@pytest.mark.parametrize(("policy", "memory"), [("offload", "none"), ("offload_attn", "none"), ("offload", "tile=1024")])
+@pytest.mark.parametrize(
+    ("policy", "memory"), [("offload", "none"), ("offload_attn", "none"), ("offload", "tile=1024")]
+)
 def test_weights_do_not_wait_behind_copies_from_the_host(policy, memory):
     assert not weights_at_foreseen_places(policy, memory)
 
