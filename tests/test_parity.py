@@ -7,7 +7,10 @@ import dataclasses
 import itertools
 import json
 import math
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import ml_dtypes
@@ -139,6 +142,27 @@ def test_a_failing_case_is_the_exit_code(tmp_path, capsys):
     report = json.loads(path.read_text())
     assert report["failed"] == report["cases"] == 5
     assert "pallas failed: gqa 1" in capsys.readouterr().out
+
+
+def test_the_sides_end_with_their_parent():
+    """A parent that is killed has no time to stop them."""
+    command = [sys.executable, parity.__file__, "--shapes", "attention float32"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        assert becomes(lambda: len(children.read_text().split()) > 1)
+        sides = [Path(f"/proc/{pid}") for pid in children.read_text().split()]
+        process.kill()
+    assert becomes(lambda: not any(side.exists() for side in sides))
+
+
+def becomes(true: Callable[[], bool], seconds: float = 60) -> bool:
+    """Whether it does within that time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if true():
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def test_planted_bugs_are_caught():

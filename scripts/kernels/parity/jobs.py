@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +16,10 @@ from kernels.cases import AttentionShape, LongShape, ModelShape, RopeShape, Shap
 from kernels.parity.inputs import Arrays, Options, make_inputs
 from kernels.parity.mutants import MUTANTS
 from kernels.parity.results import Outcome, SideResult, save
+
+PARENT = "PARITY_PARENT"
+"""The variable that tells a process of a side who started it; asking would be too late where that one is gone already."""
+SECONDS_BETWEEN_LOOKS_AT_THE_PARENT = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +67,19 @@ def _job(*, operation: str, shape: dict, model_file: str | None, **fields) -> Jo
 
 def work(side: str, run: Callable[[Job], SideResult], jobs_file: str) -> int:
     """A process of a side: runs every job that none of its kind has claimed, and saves the results beside the file of jobs."""
+    threading.Thread(target=_end_with, args=(int(os.environ.get(PARENT, os.getppid())),), daemon=True).start()
     path = Path(jobs_file)
     for job in load_jobs(path):
         if _claim(path.parent / f"{job.key}.{side}.claim"):
             save(run(job), result_path(path.parent, job, side))
     return 0
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process once the one that started it is gone, which may have had no time to say so."""
+    while os.getppid() == parent:
+        time.sleep(SECONDS_BETWEEN_LOOKS_AT_THE_PARENT)
+    os._exit(1)
 
 
 def _claim(path: Path) -> bool:

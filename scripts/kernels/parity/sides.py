@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from kernels.parity.jobs import Job, result_path, save_jobs
+from kernels.parity.jobs import PARENT, Job, result_path, save_jobs
 from kernels.parity.results import SideResult, load
 
 SIDES = ("jax", "torch")
@@ -57,7 +57,7 @@ def _start(side: str, number: int, folder: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", f"kernels.parity.run_{side}", str(folder / JOBS)]
     path = os.pathsep.join([str(_SCRIPTS), str(_SCRIPTS.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     # The sides share a GPU, where there is one.
-    environment = os.environ | {"PYTHONPATH": path, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    environment = os.environ | {"PYTHONPATH": path, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", PARENT: str(os.getpid())}
     if side == "jax":
         # Trying out algorithms for its own products takes XLA most of a shape's time on a GPU.
         environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
