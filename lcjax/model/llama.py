@@ -125,7 +125,9 @@ class Llama(nnx.Module):
             stack = tiled_stack(LayerFunctions(layer_structure), context.attention, policy, memory)
             return self.norm(run_stack(stack, x_BTD, stacked_params, layer_keys, context))
         # Of weights that learn, the scan has to take the layers itself: it adds up their gradients.
-        by_number = policy in remat.OFFLOADING and self.settings.lora is not None
+        # Quantised ones are read in their stack by the kernels that dequantise them.
+        quantised = any(leaf.dtype == jnp.uint8 for leaf in jax.tree.leaves(stacked_params))
+        by_number = policy in remat.OFFLOADING and self.settings.lora is not None and not quantised
         params = Parameters.of(stacked_params, [not by_number or learns for learns in _of_adapters(stacked_params)])
 
         def layer(x_BTD, inputs):
