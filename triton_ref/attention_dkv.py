@@ -76,9 +76,9 @@ def dkv_kernel(
     # see few keys, so that their shares are the largest, and a sum rounds less that ends with them.
     whole = full_last - full_first
     for n in range(whole * GROUP):
-        block = full_last - 1 - n // GROUP
         dk_block, dv_block = _add_dkv(
-            dk_block, dv_block, k_block, v_block, q, dout, delta, base2_lse, totals, n % GROUP, block * QUERIES,
+            dk_block, dv_block, k_block, v_block, q, dout, delta, base2_lse, totals,
+            n % GROUP, (full_last - 1 - n // GROUP) * QUERIES,
             first_query, last_query, key_segment, query_segments, T, scale, HEADS, HEAD_DIM, WIDTH, SOFT_CAP, QUERIES, False,
         )  # fmt: skip
     for n in range((last - whole - first) * SLICES * GROUP):

@@ -63,9 +63,14 @@ class Linear(nnx.Module):
         leaves |= {name: x[...] for name in ("bias", "lora_A", "lora_B") if (x := getattr(self, name)) is not None}
         return {name: _part_of(x, part, parts, axes[name]) if name in axes else x for name, x in leaves.items()}
 
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the weight's values are made anew by every call."""
+        return isinstance(self.weight, nnx.Dict)
+
     def _weight(self) -> Any:
         """The array, or the dictionary of a quantised one."""
-        if isinstance(self.weight, nnx.Dict):
+        if self.is_quantised:
             return {name: leaf[...] for name, leaf in self.weight.items()}
         return self.weight[...]
 

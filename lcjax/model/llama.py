@@ -126,9 +126,9 @@ class Llama(nnx.Module):
             return self.norm(run_stack(stack, x_BTD, stacked_params, layer_keys, context))
         # Of weights that learn, the scan has to take the layers itself: it adds up their gradients.
         # Quantised ones are read in their stack by the kernels that dequantise them.
-        quantised = any(leaf.dtype == jnp.uint8 for leaf in jax.tree.leaves(stacked_params))
-        by_number = policy in remat.OFFLOADING and self.settings.lora is not None and not quantised
-        params = Parameters.of(stacked_params, [not by_number or learns for learns in _of_adapters(stacked_params)])
+        learns, quantised = self.settings.lora is None, self.layers.mlp.up_proj.is_quantised
+        by_number = policy in remat.OFFLOADING and not learns and not quantised
+        params = Parameters.of(stacked_params, [not by_number or adapts for adapts in _of_adapters(stacked_params)])
 
         def layer(x_BTD, inputs):
             number, trainable, key = inputs
