@@ -21,12 +21,16 @@ def attention(
     soft_cap: float | None = None,
     sinks_H: torch.Tensor | None = None,
     scale: float | None = None,
+    scores_dtype: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The operation of `triton_ref.attention`: (out [B, T, H, D], lse [B, H, T])."""
+    """The operation of `triton_ref.attention`: (out [B, T, H, D], lse [B, H, T]).
+
+    Scores, their softmax and lse are of `scores_dtype`, that of the inputs unless given (see `products`).
+    """
     batch, tokens, heads, head_dim = q_BTHD.shape
     keys, kv_heads = k_BSKD.shape[1:3]
     q_BTKGD = q_BTHD.reshape(batch, tokens, kv_heads, heads // kv_heads, head_dim)
-    scores = torch.einsum("btkgd,bskd->bkgts", q_BTKGD, k_BSKD).reshape(batch, heads, tokens, keys)
+    scores = products(q_BTKGD, k_BSKD, scores_dtype or q_BTHD.dtype).reshape(batch, heads, tokens, keys)
     scores = scores * (head_dim**-0.5 if scale is None else scale)
     if soft_cap is not None:
         scores = soft_cap * torch.tanh(scores / soft_cap)
@@ -42,8 +46,20 @@ def attention(
     scores = torch.where(blind, 0, scores)
     weights = torch.where(blind, 0, torch.softmax(scores, dim=-1))[..., 1:]
     lse_BHT = torch.where(blind, -torch.inf, torch.logsumexp(scores, dim=-1, keepdim=True))[..., 0]
-    weights = weights.reshape(batch, kv_heads, heads // kv_heads, tokens, keys)
+    weights = weights.reshape(batch, kv_heads, heads // kv_heads, tokens, keys).to(v_BSKD.dtype)
     return torch.einsum("bkgts,bskd->btkgd", weights, v_BSKD).reshape(q_BTHD.shape), lse_BHT
+
+
+def products(q_BTKGD: torch.Tensor, k_BSKD: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """q k^T [B, K, G, T, S] in `dtype`. Where the inputs are narrower, a GPU multiplies them as they are, on its tensor cores,
+    whose sums are less exact than float32; a CPU has no such product and makes them wider."""
+    if q_BTKGD.dtype == dtype or not q_BTKGD.is_cuda:
+        return torch.einsum("btkgd,bskd->bkgts", q_BTKGD.to(dtype), k_BSKD.to(dtype))
+    batch, tokens, kv_heads, group, head_dim = q_BTKGD.shape
+    keys = k_BSKD.shape[1]
+    q_rows = q_BTKGD.permute(0, 2, 3, 1, 4).reshape(batch * kv_heads, group * tokens, head_dim)
+    k_columns = k_BSKD.permute(0, 2, 3, 1).reshape(batch * kv_heads, head_dim, keys)
+    return torch.bmm(q_rows, k_columns, out_dtype=dtype).reshape(batch, kv_heads, group, tokens, keys)
 
 
 def attention_mask(

@@ -265,6 +265,14 @@ def test_the_reference_on_a_case_by_hand():
     equal(out, 4, (4 + 8 * weight) / (1 + weight))
 
 
+def test_scores_of_the_reference_may_be_wider_than_its_inputs():
+    q, k, v = torch.randn(3, 2, 5, 2, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    out, lse = reference.attention(q, k, v, scores_dtype=torch.float32)
+    assert (out.dtype, lse.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(lse, reference.attention(q.float(), k.float(), v.float())[1])
+    assert not torch.equal(lse, reference.attention(q, k, v)[1].float())
+
+
 def refused(message, **overrides):
     x = torch.zeros(1, 4, 2, 8)
     arguments = {"q_BTHD": x, "k_BSKD": x, "v_BSKD": x} | overrides

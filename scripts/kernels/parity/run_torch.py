@@ -1,7 +1,7 @@
 """The side of torch: `python -m kernels.parity.run_torch JOBS` runs Triton, SDPA and the references (see `jobs.work`).
 
-"exact" is the plain reference in float64, the truth; "plain" the same in the dtype of the inputs, the yardstick. That of the
-log-sum-exp, which is float32 whatever the dtype, is the reference in float32.
+"exact" is the plain reference in float64, the truth; "plain" the same in the dtype of the inputs, the yardstick. The log-sum-exp
+is float32 whatever the dtype, so its yardstick is made of float32 scores: of the inputs' own products, but not rounded to them.
 """
 
 from __future__ import annotations
@@ -47,14 +47,12 @@ def run(job: Job) -> SideResult:
     planted = job.planted_inputs()
     calls = ATTENTION if job.shape.operation == "attention" else ROPE
     with_gradients = attention_with_gradients if job.shape.operation == "attention" else rope_with_gradients
-    exact, in_float32, plain = (
-        _numpy(with_gradients(calls["plain"], _tensors(arrays, dtype), options))
-        for dtype in (torch.float64, torch.float32, None)
+    exact, plain = (
+        _numpy(with_gradients(calls["plain"], _tensors(arrays, dtype), options)) for dtype in (torch.float64, None)
     )
-    outcomes: dict[str, Outcome] = {
-        "exact": exact,
-        "plain": plain | {k: x for k, x in in_float32.items() if k == "lse"},
-    }
+    if job.shape.operation == "attention":
+        plain["lse"] = plain_lse(_tensors(arrays), options)
+    outcomes: dict[str, Outcome] = {"exact": exact, "plain": plain}
     refused = {}
     for name, call in calls.items():
         if name == "plain":
@@ -68,7 +66,26 @@ def run(job: Job) -> SideResult:
 
 def attention_with_gradients(call: Callable, tensors: Tensors, options: Options) -> Tensors:
     differentiated = {name: tensors[name].requires_grad_() for name in ("q", "k", "v", "sinks") if name in tensors}
-    out, lse = call(
+    out, lse = attention(call, tensors, options)
+    results, cotangents = [out], [tensors["dout"]]
+    if "dlse" in tensors:
+        assert lse is not None
+        results.append(lse)
+        cotangents.append(tensors["dlse"].to(lse.dtype))
+    gradients = torch.autograd.grad(results, list(differentiated.values()), cotangents)
+    named = {f"d{name}": gradient for name, gradient in zip(differentiated, gradients, strict=True)}
+    return {"out": out} | ({} if lse is None else {"lse": lse}) | named
+
+
+def plain_lse(tensors: Tensors, options: Options) -> np.ndarray:
+    with torch.no_grad():
+        _, lse = attention(reference.attention, tensors, options | {"scores_dtype": torch.float32})
+    assert lse is not None
+    return to_numpy(lse)
+
+
+def attention(call: Callable, tensors: Tensors, options: Options) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return call(
         tensors["q"],
         tensors["k"],
         tensors["v"],
@@ -77,13 +94,6 @@ def attention_with_gradients(call: Callable, tensors: Tensors, options: Options)
         sinks_H=tensors.get("sinks"),
         **options,
     )
-    results, cotangents = [out], [tensors["dout"]]
-    if "dlse" in tensors:
-        results.append(lse)
-        cotangents.append(tensors["dlse"].to(lse.dtype))
-    gradients = torch.autograd.grad(results, list(differentiated.values()), cotangents)
-    named = {f"d{name}": gradient for name, gradient in zip(differentiated, gradients, strict=True)}
-    return {"out": out} | ({} if lse is None else {"lse": lse}) | named
 
 
 def rope_with_gradients(call: Callable, tensors: Tensors, options: Options) -> Tensors:
