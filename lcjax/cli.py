@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from lcjax.errors import InputError
 
 Arguments = TypeVar("Arguments")
 
+NVIDIA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/nvidia0"), Path("/dev/dxg"))  # the last one under WSL
+
 
 def entry_point(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     """Turns `main(argv) -> int` into a command's entry point, `main(argv=None) -> int`, that raises on our bugs only.
@@ -28,6 +31,8 @@ def entry_point(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def entry(argv: list[str] | None = None) -> int:
+        if not any(device.exists() for device in NVIDIA_DEVICES):
+            logging.getLogger("jax._src.xla_bridge").addFilter(_is_no_idle_plugin)
         try:
             return main(argv)
         except InputError as error:
@@ -40,6 +45,11 @@ def entry_point(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             return 130
 
     return entry
+
+
+def _is_no_idle_plugin(record: logging.LogRecord) -> bool:
+    """Without a GPU, JAX's plugin for one is there to plan with: that it does not start is no news, and JAX logs a traceback."""
+    return not record.getMessage().startswith("Jax plugin configuration error")
 
 
 def parse(kind: type[Arguments], argv: list[str] | None, program: str, default: Arguments | None = None) -> Arguments:
