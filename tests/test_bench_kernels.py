@@ -30,7 +30,9 @@ def test_a_run_on_a_cpu(tmp_path, capsys):
     assert rows["attention", "sdpa_cudnn"]["error"]
     assert not rows["attention", "sdpa_cudnn"]["milliseconds"]
     assert paths["--plot"].stat().st_size > 10_000
-    assert "xla" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "│ attention │ forward │ 64     │ xla " in printed
+    assert "sdpa_cudnn did not run attention forward 64: RuntimeError: No viable backend" in printed
 
 
 def test_an_unknown_implementation_is_refused(capsys):

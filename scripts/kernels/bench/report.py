@@ -8,10 +8,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from kernels.bench.jobs import Result
+from lcjax.cli import tables_console
 
 # What a GPU can do at most: dense bf16 TFLOP/s and TB/s, of NVIDIA's data sheets.
 CEILINGS = {"H100 80GB HBM3": (989.0, 3.35), "H200": (989.0, 4.8), "A100": (312.0, 2.04), "B200": (2250.0, 8.0)}
@@ -28,7 +29,7 @@ MARKERS = {
 
 
 def table(results: Sequence[Result]) -> None:
-    """Prints a line a result; the ratio is to the best Triton of the same work in this run."""
+    """Prints a line a result, its ratio that to the best Triton of the same work in this run; below what did not run, and why."""
     triton: dict[tuple, float] = {}
     for result in results:
         if result.job.implementation == "triton" and result.milliseconds:
@@ -38,18 +39,33 @@ def table(results: Sequence[Result]) -> None:
         "operation", "part", "tokens", "implementation", "tile", "ms", "TFLOP/s", "TB/s", "extra MiB", "x Triton"
     )
     for result in results:
+        if not result.milliseconds:
+            continue
         job, peer = result.job, triton.get(_work(result))
         size = "" if result.extra_bytes is None else f"{result.extra_bytes / 2**20:,.0f}"
-        ratio = f"{peer / result.milliseconds:.2f}" if peer and result.milliseconds else ""
+        ratio = f"{peer / result.milliseconds:.2f}" if peer else ""
         shown.add_row(
             *(job.operation, job.part, f"{job.tokens:,}", job.implementation, str(job.tile or "")),
-            f"{result.milliseconds:.3f}" if result.milliseconds else f"[dim]{result.error}",
+            f"{result.milliseconds:.3f}",
             f"{result.tflops:.0f}" if job.operation == "attention" and result.tflops else "",
-            f"{result.terabytes_a_second:.2f}" if job.operation == "rope" and result.milliseconds else "",
+            f"{result.terabytes_a_second:.2f}" if job.operation == "rope" else "",
             size,
             ratio,
         )
-    Console().print(shown)
+    console = tables_console(None)
+    console.print(shown)
+    for (implementation, error), works in _not_measured(results).items():
+        console.print(f"{implementation} did not run {', '.join(works)}: {escape(error)}", style="dim", highlight=False)
+
+
+def _not_measured(results: Sequence[Result]) -> dict[tuple[str, str], list[str]]:
+    """What an implementation ended with by the same words, as "attention forward 2,048"."""
+    works = defaultdict(list)
+    for result in results:
+        if not result.milliseconds:
+            job = result.job
+            works[job.implementation, str(result.error)].append(f"{job.operation} {job.part} {job.tokens:,}")
+    return dict(works)
 
 
 def _work(result: Result) -> tuple:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from kernels.bench.jobs import KERNELS, Job, Result
+from lcjax.cli import tables_console
 
 # (query block, key block, warps, stages): more than fit; a tile that the GPU cannot hold is reported and passed over.
 CANDIDATES = {
@@ -49,4 +49,4 @@ def table(results: Sequence[Result]) -> None:
     for (kernel, implementation, head_dim, dtype, tokens), result in best.items():
         speed = f"{result.milliseconds:.3f}", f"{result.tflops:.0f}"
         shown.add_row(kernel, implementation, str(head_dim), dtype, f"{tokens:,}", str(result.job.tile), *speed)
-    Console().print(shown)
+    tables_console(None).print(shown)
