@@ -104,14 +104,23 @@ def _kernel(
             ds_NM = ds_NM * derivative
         return add_product(dk_ND, ds_NM.astype(q_ref.dtype), q_MD, native=native), dv_ND
 
-    def one_head(head_in_group, carry):
-        h = kv * problem.group + head_in_group
+    def visit_heads(first_head, heads, carry):
+        h = kv * problem.group + first_head
         for partial, (count, column) in ((False, schedule.full(b, h, j)), (True, schedule.partial(b, h, j))):
-            body = functools.partial(visit, head_in_group=head_in_group, column=column, partial=partial)
-            carry = lax.fori_loop(0, count, body, carry)
+
+            def turn(n, carry, count=count, column=column, partial=partial):
+                last, head = lax.div(n, jnp.int32(heads)), lax.rem(n, jnp.int32(heads))
+                return visit(count - 1 - last, carry, head_in_group=first_head + head, column=column, partial=partial)
+
+            carry = lax.fori_loop(0, count * heads, turn, carry)
         return carry
 
+    # From the last query to the first and, where all heads of the group see the same blocks, through these together: the first
+    # queries see few keys, so that their shares are the largest, and a sum rounds less that ends with them.
     zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in k_ND)
-    dk_ND, dv_ND = lax.fori_loop(0, problem.group, one_head, (zeros, zeros))
+    if problem.precise and schedule.is_of_all_heads:
+        dk_ND, dv_ND = visit_heads(0, problem.group, (zeros, zeros))
+    else:
+        dk_ND, dv_ND = lax.fori_loop(0, problem.group, lambda head, carry: visit_heads(head, 1, carry), (zeros, zeros))
     scores.store_tile(problem, dk_ref, scores.scaled(dk_ND, problem.scale), kv_inside)
     scores.store_tile(problem, dv_ref, dv_ND, kv_inside)

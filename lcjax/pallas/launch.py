@@ -73,6 +73,10 @@ class Table:
     def __init__(self, ref: Any):
         self.ref = ref
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.ref.shape
+
     def __getitem__(self, index: Any) -> jax.Array:
         index = index if isinstance(index, tuple) else (index,)
         clamped = (_clamped(i, size) for i, size in zip(index, self.ref.shape, strict=True))

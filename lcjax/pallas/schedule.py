@@ -30,6 +30,10 @@ class Ranges:
 
     ends: Any
 
+    @property
+    def is_of_all_heads(self) -> bool:
+        return self.ends.shape[1] == 1
+
     def full(self, b, h, row) -> Visits:
         first = self.ends[b, h, row, 1]
         return self.ends[b, h, row, 2] - first, lambda n: first + n
@@ -47,6 +51,10 @@ class Lists:
 
     counts: Any
     columns: Any
+
+    @property
+    def is_of_all_heads(self) -> bool:
+        return self.counts.shape[1] == 1
 
     def full(self, b, h, row) -> Visits:
         return self.counts[b, h, row, 0], lambda n: self.columns[b, h, row, n]
