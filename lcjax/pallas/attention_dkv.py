@@ -116,7 +116,8 @@ def _kernel(
         return carry
 
     # From the last query to the first and, where all heads of the group see the same blocks, through these together: the first
-    # queries see few keys, so that their shares are the largest, and a sum rounds less that ends with them.
+    # queries see few keys, so that their shares are the largest, and a sum rounds less that ends with them. Half precision rounds
+    # more than that by itself, and has no registers left for the heads.
     zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in k_ND)
     if problem.precise and schedule.is_of_all_heads:
         dk_ND, dv_ND = visit_heads(0, problem.group, (zeros, zeros))
