@@ -57,7 +57,7 @@ class Call:
     @functools.cached_property
     def plain(self) -> dict[str, np.ndarray]:
         """In the dtype of the inputs, but for the log-sum-exp, which is float32 in every implementation."""
-        return self.run(reference.attention) | {"lse": self.run(reference.attention, torch.float32)["lse"]}
+        return self.run(reference.attention) | {"lse": self.run(reference.attention, scores_dtype=torch.float32)["lse"]}
 
     def results(self, **overrides: Any) -> dict[str, np.ndarray]:
         attention = functools.partial(triton_ref.attention, return_lse=True)
