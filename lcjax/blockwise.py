@@ -24,6 +24,8 @@ from lcjax.remat import ATTENTION_LSE, ATTENTION_OUTPUT, name_residual
 # XLA's products add up one term after another, and the rounding of a chain grows with its terms: the yardstick's chains are short.
 # On a CPU parts of 32 cost 5% of attention's time beside parts of 64, with which a gradient of sinks was above the tolerance rule.
 LONGEST_SUM = 32
+# Of dout v and of delta, whose difference is all that a query of few keys has: float32 shows the rounding of both in it.
+LONGEST_SUM_OF_A_DIFFERENCE = 16
 # XLA on a CPU has another way with a product of fewer rows.
 ROWS_OF_A_PRODUCT = 64
 
@@ -92,7 +94,7 @@ def _backward(scale, residuals, cotangents):
     q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, (maximum_n, total_n) = residuals
     dout_BTHD, dlse_BHT = cotangents
     out_32, dout_32 = out_BTHD.astype(jnp.float32), dout_BTHD.astype(jnp.float32)
-    delta_BHT = _products_of_rows(out_32, dout_32) - dlse_BHT
+    delta_BHT = _products_of_rows(out_32, dout_32, _longest_of_a_difference(q_BTHD)) - dlse_BHT
     call = scale, q_BTHD, k_BSKD, v_BSKD, mask, score_mod
     dq_BTHD, dk_BSKD, dv_BSKD = blockwise_gradients(*call, (maximum_n, total_n), dout_BTHD, delta_BHT)
     dsinks_H = None
@@ -124,6 +126,7 @@ def blockwise_gradients(
     dout_n = blocks.split_queries(_group_heads(dout_BTHD, blocks.kv_heads))
     delta_n = blocks.split_queries(_group_heads(delta_BTH[..., None], blocks.kv_heads))
     k_n, v_n = blocks.split_keys(k_BSKD), blocks.split_keys(v_BSKD)
+    longest = _longest_of_a_difference(q_BTHD)
 
     def one_key_block(dq_n, j):
         k_BKsD, v_BKsD = k_n[j], v_n[j]
@@ -136,7 +139,7 @@ def blockwise_gradients(
             # Masked before the exponential, which XLA computes in one pass only where nothing but products follows.
             scores = jnp.where(blocks.mask(i, j), scores, -jnp.inf)
             weights = jnp.exp(scores - maximum_n[i][..., None]) * (1 / total_n[i])[..., None]
-            dweights = _products(dout_n[i], v_BKsD)
+            dweights = _products(dout_n[i], v_BKsD, longest)
             dscores = weights * (dweights - delta_n[i])
             if modification is not None:
                 (dscores,) = modification(dscores)
@@ -163,23 +166,24 @@ def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.einsum(equation, x, y, precision=precision, preferred_element_type=jnp.float32)
 
 
-def _products(x_BKmD: jax.Array, y_BKsD: jax.Array) -> jax.Array:
-    """`x y^T`, [B, K, m, s], in float32 with at most LONGEST_SUM terms of one chain of additions, but on a GPU's tensor cores."""
-    whole = functools.partial(_dot, "bkmd,bksd->bkms")
-    default = _products_in_parts if x_BKmD.dtype == jnp.float32 else whole
-    return lax.platform_dependent(x_BKmD, y_BKsD, cpu=_products_in_parts, default=default)
+def _longest_of_a_difference(q_BTHD: jax.Array) -> int:
+    return LONGEST_SUM_OF_A_DIFFERENCE if q_BTHD.dtype == jnp.float32 else LONGEST_SUM
 
 
-def _products_in_parts(x_BKmD: jax.Array, y_BKsD: jax.Array) -> jax.Array:
-    return _in_parts("bkmd,bksd->bkms", x_BKmD, y_BKsD)
+def _products(x_BKmD: jax.Array, y_BKsD: jax.Array, longest: int = LONGEST_SUM) -> jax.Array:
+    """`x y^T`, [B, K, m, s], in float32 with at most `longest` terms of one chain of additions, but on a GPU's tensor cores."""
+    equation = "bkmd,bksd->bkms"
+    whole, in_parts = functools.partial(_dot, equation), functools.partial(_in_parts, equation, longest=longest)
+    default = in_parts if x_BKmD.dtype == jnp.float32 else whole
+    return lax.platform_dependent(x_BKmD, y_BKsD, cpu=in_parts, default=default)
 
 
-def _in_parts(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    """A product over the last axis of both, as a sum, in pairs, of products over at most LONGEST_SUM of it each."""
-    if x.shape[-1] <= LONGEST_SUM:
+def _in_parts(equation: str, x: jax.Array, y: jax.Array, longest: int = LONGEST_SUM) -> jax.Array:
+    """A product over the last axis of both, as a sum, in pairs, of products over at most `longest` of it each."""
+    if x.shape[-1] <= longest:
         return _dot(equation, x, y)
     halves = zip(jnp.array_split(x, 2, axis=-1), jnp.array_split(y, 2, axis=-1), strict=True)
-    return functools.reduce(jnp.add, [_in_parts(equation, *half) for half in halves])
+    return functools.reduce(jnp.add, [_in_parts(equation, *half, longest) for half in halves])
 
 
 def _row_products(x_BTHD: jax.Array, y_BTHD: jax.Array) -> jax.Array:
@@ -192,10 +196,11 @@ def _row_products(x_BTHD: jax.Array, y_BTHD: jax.Array) -> jax.Array:
     )
 
 
-def _products_of_rows(x_BTHD: jax.Array, y_BTHD: jax.Array) -> jax.Array:
+def _products_of_rows(x_BTHD: jax.Array, y_BTHD: jax.Array, longest: int) -> jax.Array:
     """`_row_products`, on a CPU from the diagonals of products of many rows.
 
-    It adds up in the same order for any of those: what is equal to one of `_products` then cancels to 0 and not to its rounding.
+    It adds up in the same order for any of those: what is equal to one of `_products`, of chains as long, then cancels to 0 and
+    not to its rounding.
     """
 
     def diagonals(x, y):
@@ -205,7 +210,7 @@ def _products_of_rows(x_BTHD: jax.Array, y_BTHD: jax.Array) -> jax.Array:
             padded = jnp.pad(x_BTHD, ((0, 0), (0, -tokens % ROWS_OF_A_PRODUCT), (0, 0), (0, 0)))
             return jnp.swapaxes(padded, 1, 2).reshape(batch, -1, ROWS_OF_A_PRODUCT, width)
 
-        products_Bnrr = _products_in_parts(in_rows(x), in_rows(y))
+        products_Bnrr = _in_parts("bkmd,bksd->bkms", in_rows(x), in_rows(y), longest)
         return jnp.diagonal(products_Bnrr, axis1=2, axis2=3).reshape(batch, heads, -1)[..., :tokens]
 
     return lax.platform_dependent(x_BTHD, y_BTHD, cpu=diagonals, default=_row_products)
