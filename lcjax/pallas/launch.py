@@ -20,7 +20,7 @@ from jax.experimental.pallas import triton as plt
 load = plt.load
 store = plt.store
 
-_LONGEST_INTERPRETED_SUM = 32
+_LONGEST_INTERPRETED_SUM = 16
 
 
 def launch(
@@ -122,7 +122,7 @@ def add_product(sum_MN: Sequence[jax.Array], a_MK: jax.Array, b_KN: Sequence[jax
 def _dot(a, b, b_axis, native):
     """`a b` or, with `b_axis` 1, `a b^T`; float32 operands keep all their bits (the device's default would round them to TF32)."""
     if not native:
-        # XLA on a CPU adds up one term after another; in parts its error is about the device's.
+        # XLA on a CPU adds up one term after another; in parts its error is about that of Triton's interpreter, which has lanes.
         count = -(-a.shape[1] // _LONGEST_INTERPRETED_SUM)
         parts = zip(jnp.array_split(a, count, axis=1), jnp.array_split(b, count, axis=b_axis), strict=True)
         return functools.reduce(jnp.add, [_plain_dot(*part, b_axis) for part in parts])

@@ -187,15 +187,18 @@ LARGEST_REPEATED = 2**23
 """Elements of a tensor, to which a shape may be repeated."""
 
 
-def with_rows(shape: Shape, rows: int) -> Shape:
+def with_rows(shape: Shape, rows: int, largest_batch: int | None = None) -> Shape:
     """Attention's shape with a batch so large that it has about `rows` query rows, all heads counted; others as they are.
+
+    No batch grows beyond `largest_batch`: interpreted, a program takes as long for one row as for sixteen.
 
     The largest error of a few hundred numbers is luck, the implementation's and the yardstick's: of many it is a property.
     """
     if not isinstance(shape, AttentionShape):
         return shape
     largest = shape.head_dim * max(shape.tokens * shape.heads, shape.key_count * shape.kv_heads)
-    batch = min(-(-rows // (shape.tokens * shape.heads)), LARGEST_REPEATED // largest)
+    wanted = -(-rows // (shape.tokens * shape.heads))
+    batch = min(wanted, LARGEST_REPEATED // largest, largest_batch or wanted)
     return dataclasses.replace(shape, batch=max(shape.batch, batch))
 
 
