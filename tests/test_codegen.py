@@ -74,6 +74,19 @@ def test_float32_attention_adds_up_in_short_chains_and_spills_nothing():
     assert longest_chain("fma.rn.f32 %r1, %r5, %r6, 0f00000000;" + "fma.rn.f32 %r1, %r5, %r6, %r1;" * 127) == 128
 
 
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_a_step_of_the_forward_kernel_ends_its_last_product_before_its_fence(head_dim):
+    kernels = pallas_kernels(head_dim)
+    assert set(waits_before_fences(kernels["attention_forward"].ptx)) == {True}
+    assert set(waits_before_fences(kernels["attention_dq"].ptx)) == {False}
+
+
+def waits_before_fences(text: str) -> list[bool]:
+    """Of every fence in a loop, whether the products before it are waited for between it and the copies."""
+    pieces = re.findall(r"cp\.async\.wait_group\s+[1-9]\d*;(.*?)fence\.proxy\.async", text, re.DOTALL)
+    return ["wgmma.wait_group.sync.aligned 0" in piece for piece in pieces]
+
+
 def longest_chain(text: str) -> int:
     """How many fused multiply-adds of PTX at most add to one another's results."""
     lengths: dict[str, int] = {}

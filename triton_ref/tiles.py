@@ -30,24 +30,24 @@ class Tile:
         return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
 
 
-# (kernel, padded head_dim, bytes an element). Those for 64 and 128 and two bytes are the fastest of a sweep on an H200; the others
-# are chosen by registers and shared memory.
+# (kernel, padded head_dim, bytes an element). Those for 64, 128 and 256 and two bytes are the fastest of a sweep on an H100; the
+# others are chosen by registers and shared memory.
 TILES = {
     ("forward", 16, 2): Tile(128, 64, 4, 3),
     ("forward", 32, 2): Tile(128, 64, 4, 3),
     ("forward", 64, 2): Tile(128, 64, 8, 3),
     ("forward", 128, 2): Tile(128, 128, 8, 3),
-    ("forward", 256, 2): Tile(128, 32, 8, 2),
+    ("forward", 256, 2): Tile(128, 64, 8, 2),
     ("dq", 16, 2): Tile(64, 64, 4, 2),
     ("dq", 32, 2): Tile(64, 64, 4, 2),
     ("dq", 64, 2): Tile(64, 64, 4, 3),
     ("dq", 128, 2): Tile(128, 64, 8, 3),
-    ("dq", 256, 2): Tile(64, 32, 8, 2),
+    ("dq", 256, 2): Tile(128, 32, 8, 3),
     ("dkv", 16, 2): Tile(64, 64, 4, 3),
     ("dkv", 32, 2): Tile(64, 64, 4, 3),
     ("dkv", 64, 2): Tile(64, 64, 4, 3),
     ("dkv", 128, 2): Tile(64, 128, 8, 3),
-    ("dkv", 256, 2): Tile(32, 64, 8, 2),
+    ("dkv", 256, 2): Tile(64, 64, 8, 2),
     ("forward", 16, 4): Tile(64, 32, 4, 2),
     ("forward", 32, 4): Tile(64, 32, 4, 2),
     ("forward", 64, 4): Tile(64, 32, 8, 2),

@@ -19,6 +19,7 @@ from lcjax.pallas import scores
 from lcjax.pallas.launch import (
     add_product,
     dot_transposed,
+    drained,
     exp2,
     exp2_of_line,
     launch,
@@ -94,6 +95,8 @@ def _kernel(
         kv_inside = problem.inside(k_rows if partial and problem.ragged_keys else None, problem.keys)
         block = pl.ds(j * problem.tile.key_block, problem.tile.key_block)
         k_ND = scores.load_tile(problem, k_ref, kv_inside, block)
+        if problem.tile.drain:
+            maximum_M = drained(maximum_M, native=native)
         indices = b, h, q_rows[:, None], k_rows[None, :]
         x_MN = scores.logits(dot_transposed(q_MD, k_ND, native=native), problem, score_mod, indices)
         if partial:

@@ -119,6 +119,15 @@ def add_product(sum_MN: Sequence[jax.Array], a_MK: jax.Array, b_KN: Sequence[jax
     return tuple(s + _dot(a_MK, b, b_axis=0, native=native) for s, b in zip(sum_MN, b_KN, strict=True))
 
 
+def drained(x: jax.Array, *, native: bool) -> jax.Array:
+    """x, once the tensor core has finished the products that were started before. Hopper alone has such an instruction.
+
+    XLA's Triton puts a fence between copies to shared memory and products. While the last step's product is still running that
+    fence is slow: waiting for the product first is the faster, where x is at hand between the copies and the next products.
+    """
+    return _inline("wgmma.wait_group.sync.aligned 0;", x, constraints="=f,0") if native else x
+
+
 def _dot(a, b, b_axis, native):
     """`a b` or, with `b_axis` 1, `a b^T`; float32 operands keep all their bits (the device's default would round them to TF32)."""
     if not native:
@@ -249,11 +258,11 @@ _OF_QUADRANT = (
 )
 
 
-def _inline(assembly: str, *args: jax.Array) -> jax.Array:
+def _inline(assembly: str, *args: jax.Array, constraints: str | None = None) -> jax.Array:
     [result] = plt.elementwise_inline_asm(
         assembly,
         args=args,
-        constraints=",".join(["=f"] + ["f"] * len(args)),
+        constraints=constraints or ",".join(["=f"] + ["f"] * len(args)),
         pack=1,
         result_shape_dtypes=[jax.ShapeDtypeStruct(args[0].shape, jnp.float32)],
     )

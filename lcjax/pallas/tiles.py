@@ -1,7 +1,7 @@
 """The one table of tiles: how each kernel cuts its work, by head_dim, size of an element, and the GPU's shared memory.
 
-Those of two bytes for Hopper are the fastest of `scripts/bench_kernels.py --sweep` on an H200 at 16,384 tokens; the others were
-chosen by registers and spills (`scripts/kernel_report.py`).
+Those of two bytes for Hopper are the fastest of `scripts/bench_kernels.py --sweep` on an H100 at 16,384 tokens, where two are close
+the one that is faster beside the other kernels; the others were chosen by registers and spills (`scripts/kernel_report.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import contextvars
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -23,21 +23,20 @@ class Tile:
     key_block: int
     num_warps: int
     num_stages: int
+    drain: bool = False
+    """Whether a step of `attention_forward` waits for the products of the one before (`launch.drained`); on Hopper alone."""
 
 
-# By kernel, head_dim, bytes of an element.
+# By kernel, padded head_dim, bytes of an element.
 TILES: dict[tuple[str, int, int], Tile] = {
-    ("attention_forward", 64, 2): Tile(128, 64, 4, 3),
-    ("attention_dq", 64, 2): Tile(128, 64, 8, 3),
+    ("attention_forward", 64, 2): Tile(128, 64, 4, 3, drain=True),
+    ("attention_dq", 64, 2): Tile(128, 64, 4, 3),
     ("attention_dkv", 64, 2): Tile(64, 64, 4, 3),
-    ("attention_forward", 128, 2): Tile(256, 64, 8, 3),
+    ("attention_forward", 128, 2): Tile(256, 64, 8, 4, drain=True),
     ("attention_dq", 128, 2): Tile(128, 64, 8, 3),
     ("attention_dkv", 128, 2): Tile(64, 128, 8, 3),
-    # Heads that are padded spill with the tile of 128.
-    ("attention_forward", 80, 2): Tile(128, 64, 8, 3),
-    ("attention_forward", 96, 2): Tile(128, 64, 8, 3),
-    ("attention_forward", 256, 2): Tile(128, 32, 8, 3),
-    ("attention_dq", 256, 2): Tile(128, 32, 8, 2),
+    ("attention_forward", 256, 2): Tile(128, 64, 8, 2),
+    ("attention_dq", 256, 2): Tile(128, 32, 8, 3),
     ("attention_dkv", 256, 2): Tile(64, 64, 8, 2),
     ("attention_forward", 64, 4): Tile(64, 32, 4, 2),
     ("attention_dq", 64, 4): Tile(64, 32, 4, 2),
@@ -52,6 +51,7 @@ TILES: dict[tuple[str, int, int], Tile] = {
 
 # Where a program has less shared memory than on a data centre's Hopper or Blackwell: at most 99 KiB, what an RTX or L40S has.
 SMALL_TILES: dict[tuple[str, int, int], Tile] = {
+    ("attention_dq", 64, 2): Tile(128, 64, 8, 3),
     ("attention_dkv", 64, 2): Tile(32, 128, 8, 3),
     ("attention_forward", 128, 2): Tile(128, 64, 8, 3),
     ("attention_dq", 128, 2): Tile(128, 32, 8, 3),
@@ -60,8 +60,12 @@ SMALL_TILES: dict[tuple[str, int, int], Tile] = {
     ("attention_dq", 256, 2): Tile(32, 32, 4, 2),
     ("attention_dkv", 256, 2): Tile(32, 32, 4, 2),
 }
-HOPPER_SHARED_MEMORY = 232_448
-"""Bytes that one program may take on an H100."""
+# Where a program has as much as on Hopper, but needs more: Blackwell's products take both operands from shared memory.
+BLACKWELL_TILES: dict[tuple[str, int, int], Tile] = {
+    ("attention_forward", 256, 2): Tile(128, 32, 8, 3),
+    ("attention_dq", 256, 2): Tile(128, 32, 8, 2),
+    ("attention_dkv", 256, 2): Tile(32, 64, 8, 2),
+}
 
 SMALLEST_HEAD_DIM = 16  # what a tensor core's product needs
 LARGEST_HEAD_DIM = 256
@@ -72,41 +76,60 @@ def padded_head_dim(head_dim: int) -> int:
     return max(SMALLEST_HEAD_DIM, 1 << (head_dim - 1).bit_length())
 
 
+class Gpu(NamedTuple):
+    """What of a GPU the choice of a tile depends on."""
+
+    shared_memory: int
+    """Bytes that one program may take."""
+    compute_capability: str
+    """E.g. "9.0", which is Hopper's."""
+
+    @property
+    def is_hopper(self) -> bool:
+        return self.compute_capability.startswith("9.")
+
+
+H100 = Gpu(232_448, "9.0")
+
+
 def tile_for(kernel: str, head_dim: int, itemsize: int) -> Tile:
-    """The tile for the GPU that kernels are traced for; a head_dim that is not in the table takes that of its padded size, at
-    least 64.
-    """
-    padded = kernel, max(64, padded_head_dim(head_dim)), itemsize
-    if shared_memory() < HOPPER_SHARED_MEMORY and padded in SMALL_TILES:
-        return SMALL_TILES[padded]
-    return TILES.get((kernel, head_dim, itemsize)) or TILES[padded]
+    """The tile for the GPU that kernels are traced for, by the head_dim's padded size, at least 64."""
+    gpu = traced_gpu()
+    key = kernel, max(64, padded_head_dim(head_dim)), itemsize
+    if gpu.is_hopper:
+        return TILES[key]
+    others = SMALL_TILES if gpu.shared_memory < H100.shared_memory else BLACKWELL_TILES
+    return dataclasses.replace(others.get(key, TILES[key]), drain=False)
 
 
-_TRACED_FOR: contextvars.ContextVar[int | None] = contextvars.ContextVar("shared_memory", default=None)
+_TRACED_FOR: contextvars.ContextVar[Gpu | None] = contextvars.ContextVar("gpu", default=None)
 
 
-def shared_memory() -> int:
-    """Bytes of shared memory that a program may take on the GPU that is traced for: the one of `traced_for`, else this process'
-    own, else an H100's.
-    """
+def traced_gpu() -> Gpu:
+    """The GPU that is traced for: the one of `traced_for`, else this process' own, else an H100."""
     told = _TRACED_FOR.get()
     if told is not None:
         return told
-    if jax.default_backend() != "gpu":
-        return HOPPER_SHARED_MEMORY
-    return getattr(jax.local_devices()[0], "shared_memory_per_block_optin", HOPPER_SHARED_MEMORY)
+    return H100 if jax.default_backend() != "gpu" else _gpu_of(jax.local_devices()[0])
 
 
 def traced_for(device: Any) -> contextlib.AbstractContextManager[None]:
     """Kernels traced in this context get the tiles of that device, which need not be here."""
-    return traced_with(getattr(device, "shared_memory_per_block_optin", None))
+    return traced_with(_gpu_of(device))
 
 
 @contextlib.contextmanager
-def traced_with(shared_memory: int | None = HOPPER_SHARED_MEMORY) -> Iterator[None]:
-    """Kernels traced in this context get the tiles of a device with so many bytes of shared memory; none is asked for."""
-    token = _TRACED_FOR.set(shared_memory)
+def traced_with(gpu: Gpu = H100) -> Iterator[None]:
+    """Kernels traced in this context get the tiles of such a GPU; no device is asked for."""
+    token = _TRACED_FOR.set(gpu)
     try:
         yield
     finally:
         _TRACED_FOR.reset(token)
+
+
+def _gpu_of(device: Any) -> Gpu:
+    return Gpu(
+        getattr(device, "shared_memory_per_block_optin", None) or H100.shared_memory,
+        getattr(device, "compute_capability", None) or H100.compute_capability,
+    )

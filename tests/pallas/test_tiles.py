@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -13,12 +14,12 @@ from kernels.codegen.compile_pallas import compile_attention, device_of
 from lcjax import ops, reference
 from lcjax.deviceless import gpu_names
 from lcjax.pallas.tiles import (
-    HOPPER_SHARED_MEMORY,
+    H100,
     SMALL_TILES,
     TILES,
-    shared_memory,
     tile_for,
     traced_for,
+    traced_gpu,
 )
 from numerics import tree_error_ratio
 
@@ -27,16 +28,18 @@ LITTLE = 101_376
 
 
 def test_the_choice_follows_the_gpu_that_is_traced_for():
-    assert shared_memory() == HOPPER_SHARED_MEMORY  # no GPU here
+    assert traced_gpu() == H100  # no GPU here
     for gpu in gpu_names():
         with traced_for(device_of(gpu)):
-            hopper = gpu in ("h100-80gb", "h200", "b200")
-            assert (shared_memory() == HOPPER_SHARED_MEMORY) == hopper
-            table = TILES if hopper else SMALL_TILES
-            assert tile_for("attention_forward", 128, 2) == table["attention_forward", 128, 2]
-            assert tile_for("attention_forward", 96, 2) == TILES["attention_forward", 96, 2]
-            assert tile_for("attention_dq", 64, 2) == TILES["attention_dq", 64, 2]
-    assert shared_memory() == HOPPER_SHARED_MEMORY
+            large, hopper = gpu in ("h100-80gb", "h200", "b200"), gpu in ("h100-80gb", "h200")
+            assert (traced_gpu().shared_memory == H100.shared_memory) == large
+            assert traced_gpu().is_hopper == hopper
+            tile = (TILES if large else SMALL_TILES)["attention_forward", 128, 2]
+            assert tile_for("attention_forward", 128, 2) == dataclasses.replace(tile, drain=hopper)
+            assert tile_for("attention_forward", 96, 2) == tile_for("attention_forward", 128, 2)
+            assert tile_for("attention_forward", 64, 2).drain == hopper
+            assert tile_for("attention_dkv", 64, 2) == (TILES if large else SMALL_TILES)["attention_dkv", 64, 2]
+    assert traced_gpu() == H100
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,13 @@ def test_the_choice_follows_the_gpu_that_is_traced_for():
 def test_every_kernel_fits_an_rtx(head_dim, dtype):
     for kernel in compile_attention(RTX, head_dim, dtype):
         assert 0 < kernel.shared_memory <= LITTLE, kernel
+
+
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+def test_every_kernel_fits_a_b200(head_dim):
+    for kernel in compile_attention("b200", head_dim, "bfloat16"):
+        assert 0 < kernel.shared_memory <= H100.shared_memory, kernel
+        assert "wgmma" not in kernel.ptx, kernel
 
 
 def value_and_gradients(attend, inputs):

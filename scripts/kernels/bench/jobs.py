@@ -17,7 +17,7 @@ TORCH_IMPLEMENTATIONS = ("sdpa_fa2", "sdpa_cudnn", "triton", "liger")
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """`tile` is (query block, key block, warps, stages) of a single kernel, None for the table's."""
+    """`tile` is (query block, key block, warps, stages) of a single kernel, and whether Pallas drains; None for the table's."""
 
     operation: str  # "attention" or "rope"
     part: str
@@ -29,7 +29,7 @@ class Job:
     dtype: str
     causal: bool = True
     batch: int = 1
-    tile: tuple[int, int, int, int] | None = None
+    tile: tuple[int, ...] | None = None
 
     @property
     def side(self) -> str:

@@ -12,14 +12,18 @@ from lcjax.cli import tables_console
 
 # (query block, key block, warps, stages): more than fit; a tile that the GPU cannot hold is reported and passed over.
 CANDIDATES = {
-    "attention_forward": [(128, 64, 8, 3), (128, 64, 8, 4), (128, 64, 4, 2), (128, 64, 4, 3), (256, 64, 8, 2), (256, 64, 8, 3),
-                          (256, 64, 8, 4), (128, 128, 8, 2), (128, 128, 8, 3), (64, 64, 4, 3), (128, 32, 4, 2), (128, 32, 4, 3),
-                          (128, 32, 4, 4)],
-    "attention_dq": [(128, 128, 8, 2), (128, 64, 8, 2), (128, 64, 8, 3), (128, 64, 8, 4), (64, 64, 4, 2), (64, 64, 4, 3),
-                     (64, 32, 4, 3), (128, 32, 8, 3)],
-    "attention_dkv": [(64, 128, 8, 3), (64, 128, 8, 4), (32, 128, 8, 3), (64, 64, 4, 2), (64, 64, 4, 3), (32, 64, 4, 3),
-                      (64, 64, 8, 2)],
+    "attention_forward": [(128, 64, 8, 2), (128, 64, 8, 3), (128, 64, 8, 4), (128, 64, 4, 2), (128, 64, 4, 3), (256, 64, 8, 2),
+                          (256, 64, 8, 3), (256, 64, 8, 4), (128, 128, 4, 3), (128, 128, 8, 2), (128, 128, 8, 3), (64, 64, 4, 3),
+                          (128, 32, 4, 2), (128, 32, 4, 3), (128, 32, 4, 4), (128, 32, 8, 3)],
+    "attention_dq": [(128, 128, 8, 2), (128, 64, 8, 2), (128, 64, 8, 3), (128, 64, 8, 4), (128, 64, 4, 3), (64, 64, 4, 2),
+                     (64, 64, 4, 3), (64, 32, 4, 3), (128, 32, 8, 2), (128, 32, 8, 3)],
+    "attention_dkv": [(64, 128, 8, 3), (64, 128, 8, 4), (32, 128, 8, 3), (64, 64, 4, 2), (64, 64, 4, 3), (64, 64, 4, 4),
+                      (32, 64, 4, 3), (64, 64, 8, 2)],
 }  # fmt: skip
+# Of Pallas alone, which can let a step wait for the products of the one before: `lcjax.pallas.tiles.Tile.drain`.
+DRAINED = {
+    "attention_forward": [(256, 64, 8, 3, True), (256, 64, 8, 4, True), (128, 64, 4, 3, True), (128, 64, 4, 4, True)],
+}
 
 
 IMPLEMENTATIONS = ("pallas", "triton")
@@ -33,7 +37,7 @@ def jobs(sizes: Iterable[Job], implementations: Sequence[str] = IMPLEMENTATIONS)
         for kernel in KERNELS
         for implementation in IMPLEMENTATIONS
         if implementation in implementations
-        for tile in CANDIDATES[kernel]
+        for tile in CANDIDATES[kernel] + (DRAINED.get(kernel, []) if implementation == "pallas" else [])
     ]
 
 
