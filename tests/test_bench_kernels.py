@@ -41,7 +41,7 @@ def test_an_unknown_implementation_is_refused(capsys):
 
 
 def test_repetitions_in_one_program():
-    job = Job("attention", BOTH, "pallas", 64, 2, 1, 16, "float32")
+    job = Job("attention", BOTH, "xla", 64, 2, 1, 16, "float32")
     function, arguments = jax_side._operation(job)
     for expected, found in zip(function(*arguments), jax_side._repeated(function, False)(*arguments), strict=True):
         np.testing.assert_array_equal(expected, found)

@@ -57,19 +57,15 @@ def _compiled(function: Callable, arguments: tuple, in_place: bool) -> jax.stage
 
 
 def _repeated(function: Callable, in_place: bool) -> Callable:
-    """REPETITIONS of a function in one program, one after the other."""
+    """REPETITIONS of a function in one program, one after the other, and no loop: its counter would be a kernel too."""
 
     def repeated(*arguments):
-        if in_place:
-            return lax.fori_loop(0, REPETITIONS, lambda _, last: function(*last), arguments)
-
-        # The barrier ties a run's arguments to the results of the one before.
-        def again(_, before):
-            arguments, _ = lax.optimization_barrier(before)
-            return arguments, function(*arguments)
-
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *arguments))
-        return lax.fori_loop(0, REPETITIONS, again, (arguments, nothing))[1]
+        results = function(*arguments)
+        for _ in range(REPETITIONS - 1):
+            # The barrier ties a run's arguments to the results of the one before.
+            arguments = results if in_place else lax.optimization_barrier((arguments, results))[0]
+            results = function(*arguments)
+        return results
 
     return repeated
 
