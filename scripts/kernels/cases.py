@@ -324,7 +324,7 @@ def long_matrix() -> Shapes:
 
 def _attention(dtype: str, head_dim: int, gqa_ratio: int, tokens: int, mask: str) -> Shapes:
     # A single query among many keys is what decoding has; on its own its gradients would be 0 but for rounding.
-    one_query: dict[str, Any] = {"keys": 130, "batch": 4}
+    one_query: dict[str, Any] = {"keys": 130, "batch": 16}
     fields = one_query | MASKS[mask](130) if tokens == 1 else MASKS[mask](tokens)
     # Eight sinks at least: the error of fewer numbers says little.
     kv_heads = 1 if tokens >= 1000 or gqa_ratio == 8 else -(-8 // gqa_ratio) if "sinks" in fields else 2
