@@ -14,7 +14,6 @@ Needs the extra `ref`.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import json
 import os
@@ -145,13 +144,10 @@ def matrix_jobs(parity: Parity) -> list[Job]:
 
 def repeated(parity: Parity, jobs: Sequence[Job]) -> list[Job]:
     """The jobs with as many query rows as `--rows` asks for, or as suit the machine."""
-    if parity.rows or torch.cuda.is_available():
-        repeat = functools.partial(with_rows, rows=parity.rows or ROWS_ON_A_GPU)
-    elif parity.full:
-        repeat = functools.partial(with_rows, rows=ROWS_OF_THE_FULL_MATRIX, largest_batch=BATCH_OF_THE_FULL_MATRIX)
-    else:
-        return list(jobs)
-    return [dataclasses.replace(job, shape=repeat(job.shape)) for job in jobs]
+    on_a_cpu = (ROWS_OF_THE_FULL_MATRIX, BATCH_OF_THE_FULL_MATRIX) if parity.full else (1, None)
+    by_itself = (ROWS_ON_A_GPU, None) if torch.cuda.is_available() else on_a_cpu
+    rows, largest_batch = by_itself if parity.rows is None else (parity.rows, None)
+    return [dataclasses.replace(job, shape=with_rows(job.shape, rows, largest_batch)) for job in jobs]
 
 
 def run(jobs: Sequence[Job], *, alone: bool = False) -> Judged:

@@ -323,7 +323,8 @@ def long_matrix() -> Shapes:
 
 
 def _attention(dtype: str, head_dim: int, gqa_ratio: int, tokens: int, mask: str) -> Shapes:
-    # A single query among many keys is what decoding has; on its own its gradients would be 0 but for rounding.
+    # A single query among many keys is what decoding has; on its own its gradients would be 0 but for rounding, and of a few the
+    # gradient of a sink is a sum of so few numbers that its error is luck.
     one_query: dict[str, Any] = {"keys": 130, "batch": 16}
     fields = one_query | MASKS[mask](130) if tokens == 1 else MASKS[mask](tokens)
     # Eight sinks at least: the error of fewer numbers says little.
