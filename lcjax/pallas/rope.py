@@ -4,7 +4,7 @@ Angles are computed where they are used, so there is no table of cosines to writ
 by all of its heads. The backward pass is the same kernel with the sine negated: that transposes a rotation, and its attention
 factor is a number.
 
-Shapes: B batch, T tokens, H query heads, K key heads, D head_dim, F rotated pairs (2 F <= D); a tile has M tokens.
+Shapes: B batch, T tokens, H query heads, K key heads, D head_dim, F rotated pairs (2 F <= D); a tile has G heads of one token.
 Source: Su et al., RoFormer, arXiv 2104.09864, with the halves paired as in Hugging Face's Llama.
 """
 
@@ -14,14 +14,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 
 from lcjax.pallas.launch import cos_and_sin, launch, load, store, whole
 
 NUM_WARPS = 4
 NUM_STAGES = 1
-PAIRS_A_THREAD = 8  # in bfloat16 two accesses of 16 bytes; more pairs, warps or heads at once were slower on an H200
+PAIRS_A_THREAD = 8  # in bfloat16 two accesses of 16 bytes
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -57,16 +56,18 @@ rotate.defvjp(_forward, _backward)
 
 def _rotate(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, *, attention_factor: float, transposed: bool):
     batch, tokens = positions_BT.shape
-    programs = pl.cdiv(tokens, tokens_a_program(inverse_frequencies_F.shape[0]))
-    arguments = q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F
-    specs = tuple(whole(x) for x in arguments)
+    heads_specs = tuple(pl.BlockSpec((None, None, *x.shape[2:]), lambda t, b: (b, t, 0, 0)) for x in (q_BTHD, k_BTKD))
     return launch(
         functools.partial(_kernel, attention_factor=attention_factor, transposed=transposed),
-        *arguments,
+        q_BTHD,
+        k_BTKD,
+        positions_BT,
+        inverse_frequencies_F,
         name="rope",
-        grid=(programs, batch),
-        in_specs=specs,
-        out_specs=specs[:2],
+        # A token a program and many heads at once: more loads in flight than with many tokens of one head (docs/log.md).
+        grid=(tokens, batch),
+        in_specs=(*heads_specs, whole(positions_BT), whole(inverse_frequencies_F)),
+        out_specs=heads_specs,
         out_shape=tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q_BTHD, k_BTKD)),
         input_output_aliases={0: 0, 1: 1},
         num_warps=NUM_WARPS,
@@ -74,54 +75,44 @@ def _rotate(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, *, attention_fa
     )
 
 
-def tokens_a_program(pairs: int) -> int:
-    """Tokens that a program rotates, for heads with so many rotated pairs."""
+def _kernel(
+    q_ref, k_ref, positions_ref, frequencies_ref, rotated_q_ref, rotated_k_ref,
+    *, attention_factor: float, transposed: bool, native: bool,
+):  # fmt: skip
+    """Rotates all heads of a token, each group of them read before it is written: results take over the arguments' memory."""
+    pairs = frequencies_ref.shape[0]
+    width = pl.next_power_of_2(pairs)
+    in_columns_F = jnp.arange(width, dtype=jnp.int32) < pairs
+    position = load(positions_ref.at[pl.program_id(1), pl.program_id(0)])
+    frequencies_F = load(frequencies_ref.at[_span(0, width)], mask=in_columns_F, other=0.0)
+    cos_1F, sin_1F = (x[None, :] for x in cos_and_sin(position.astype(jnp.float32) * frequencies_F, native=native))
+    if attention_factor != 1.0:
+        cos_1F, sin_1F = cos_1F * attention_factor, sin_1F * attention_factor
+    if transposed:
+        sin_1F = -sin_1F
+    for x_ref, rotated_ref in ((q_ref, rotated_q_ref), (k_ref, rotated_k_ref)):
+        heads = x_ref.shape[0]
+        # As many heads at once as the program's threads have registers for.
+        group = min(heads_at_once(pairs), pl.next_power_of_2(heads))
+        for start in range(0, heads, group):
+            inside = start + jnp.arange(group, dtype=jnp.int32)[:, None] < heads
+            mask_GF = None if start + group <= heads and width == pairs else inside & in_columns_F[None, :]
+            halves = tuple((_span(start, group), _span(column, width)) for column in (0, pairs))
+            first_GF, second_GF = (_load(x_ref.at[half], mask_GF).astype(jnp.float32) for half in halves)
+            rotated = first_GF * cos_1F - second_GF * sin_1F, second_GF * cos_1F + first_GF * sin_1F
+            for half, x_GF in zip(halves, rotated, strict=True):
+                store(rotated_ref.at[half], x_GF.astype(rotated_ref.dtype), mask=mask_GF)
+
+
+def heads_at_once(pairs: int) -> int:
+    """Heads that a program's threads rotate together, with so many pairs each; a power of two."""
     return max(1, 32 * NUM_WARPS * PAIRS_A_THREAD // pl.next_power_of_2(pairs))
 
 
-def _kernel(
-    _q_ref,
-    _k_ref,
-    positions_ref,
-    frequencies_ref,
-    q_ref,
-    k_ref,
-    *,
-    attention_factor: float,
-    transposed: bool,
-    native: bool,
-):
-    """Reads and writes the outputs, which are the inputs' memory."""
-    b = pl.program_id(1)
-    tokens, pairs = positions_ref.shape[1], frequencies_ref.shape[0]
-    width, size = pl.next_power_of_2(pairs), tokens_a_program(pairs)
-    rows = pl.ds(pl.program_id(0) * size, size)
-    in_rows = rows.start + jnp.arange(size, dtype=jnp.int32) < tokens
-    in_columns = jnp.arange(width, dtype=jnp.int32) < pairs
-    positions_M = load(positions_ref.at[b, rows], mask=in_rows, other=0)
-    frequencies_F = load(frequencies_ref.at[_columns(0, width)], mask=in_columns, other=0.0)
-    angles_MF = positions_M.astype(jnp.float32)[:, None] * frequencies_F[None, :]
-    cos_MF, sin_MF = cos_and_sin(angles_MF, native=native)
-    if attention_factor != 1.0:
-        cos_MF, sin_MF = cos_MF * attention_factor, sin_MF * attention_factor
-    if transposed:
-        sin_MF = -sin_MF
-    inside = None if tokens % size == 0 and width == pairs else in_rows[:, None] & in_columns[None, :]
-
-    def rotate_head(head, _, *, ref):
-        first_ref, second_ref = (ref.at[b, rows, head, _columns(start, width)] for start in (0, pairs))
-        first_MF, second_MF = (_load(half, inside).astype(jnp.float32) for half in (first_ref, second_ref))
-        store(first_ref, (first_MF * cos_MF - second_MF * sin_MF).astype(ref.dtype), mask=inside)
-        store(second_ref, (second_MF * cos_MF + first_MF * sin_MF).astype(ref.dtype), mask=inside)
-
-    for ref in (q_ref, k_ref):
-        lax.fori_loop(0, ref.shape[2], functools.partial(rotate_head, ref=ref), None)
-
-
-def _columns(start: int, width: int):
+def _span(start: int, size: int):
     # A start that is an array may reach beyond the axis, where the mask takes over; a Python int may not.
-    return pl.ds(jnp.int32(start), width)
+    return pl.ds(jnp.int32(start), size)
 
 
-def _load(ref, inside):
-    return load(ref) if inside is None else load(ref, mask=inside, other=0.0)
+def _load(ref, mask):
+    return load(ref) if mask is None else load(ref, mask=mask, other=0.0)

@@ -73,7 +73,7 @@ def compile_rope(gpu: str, head_dim: int, dtype: str) -> CompiledKernel:
         head_dim=head_dim,
         dtype=dtype,
         implementation="pallas",
-        block=(rope.tokens_a_program(head_dim // 2),),
+        block=(rope.heads_at_once(head_dim // 2),),
         num_warps=rope.NUM_WARPS,
         num_stages=rope.NUM_STAGES,
         shared_memory=kernel.shared_memory,

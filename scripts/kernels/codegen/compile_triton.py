@@ -12,6 +12,7 @@ import torch
 
 from kernels.codegen.compiled import ATTENTION_KERNELS, HEADS, KERNELS, KEY_VALUE_HEADS, CompiledKernel, save
 from triton_ref.compile import compiled
+from triton_ref.rope import HEADS_A_STEP
 from triton_ref.tiles import tile_of
 
 CAPABILITIES = {"a100-80gb": 80, "h100-80gb": 90, "h200": 90, "b200": 100}
@@ -33,7 +34,7 @@ def _compile(gpu: str, kernel: str, head_dim: int, dtype: str) -> CompiledKernel
         head_dim=head_dim,
         dtype=dtype,
         implementation="triton",
-        block=(tile.queries, tile.keys) if tile else (1,),
+        block=(tile.queries, tile.keys) if tile else (int(HEADS_A_STEP),),
         num_warps=result.metadata.num_warps,
         num_stages=result.metadata.num_stages,
         shared_memory=result.metadata.shared,

@@ -27,7 +27,7 @@ class CompiledKernel:
     implementation: str
     """"pallas" or "triton"."""
     block: tuple[int, ...]
-    """What one step computes: (queries, keys) of attention, (tokens,) of RoPE."""
+    """What one step computes: (queries, keys) of attention, (heads,) of RoPE, of one token each."""
     num_warps: int
     """Of a program."""
     num_stages: int
