@@ -3,9 +3,10 @@
     python scripts/bench_kernels.py --lengths 2048 16384 --csv kernels.csv --plot roofline.png
     python scripts/bench_kernels.py --sweep --lengths 16384       # the tiles of lcjax/pallas/tiles.py
 
-JAX and torch run in processes of their own, on the same shapes, timed by the same code. Prints milliseconds, TFLOP/s by the usual
-count (causal attention: half the products; backward 2.5 times the forward), bytes beside the inputs at the peak, and each
-speed as a ratio to that of the best Triton. Without a GPU it measures what runs on the CPU, which says nothing about kernels.
+JAX and torch run in processes of their own, on the same shapes, timed by the same code; what is compared runs one after the other.
+Prints milliseconds, TFLOP/s by the usual count (causal attention: half the products; backward 2.5 times the forward), bytes beside
+the inputs at the peak, and each speed as a ratio to that of the best Triton. RoPE is measured forward: backward is the same kernel.
+Without a GPU it measures what runs on the CPU, which says nothing about kernels.
 """
 
 from __future__ import annotations

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 import bench_kernels
-from kernels.bench import jax_side
+from kernels.bench import jax_side, runs
 from kernels.bench.jobs import BACKWARD, BOTH, FORWARD, Job, Result
+from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
+from lcjax.pallas.tiles import traced_with
 
 SMALL = "--lengths 64 --heads 2 --kv-heads 1 --head-dim 16 --dtype float32 --parts forward --seconds 0.01".split()
 
@@ -40,17 +43,50 @@ def test_an_unknown_implementation_is_refused(capsys):
     assert "fa4 is unknown; use some of pallas" in capsys.readouterr().err
 
 
-def test_repetitions_in_one_program():
+def test_repetitions_in_one_program(monkeypatch):
+    monkeypatch.setattr(jax_side, "REPETITIONS", 3)
     job = Job("attention", BOTH, "xla", 64, 2, 1, 16, "float32")
     function, arguments = jax_side._operation(job)
-    for expected, found in zip(function(*arguments), jax_side._repeated(function, False)(*arguments), strict=True):
+    repetitions = jax_side._repeated(function, False)(*arguments)
+    assert len(repetitions) == jax_side.REPETITIONS
+    for expected, found in zip(function(*arguments), repetitions[-1], strict=True):
         np.testing.assert_array_equal(expected, found)
     function, arguments = jax_side._operation(dataclasses.replace(job, operation="rope", part=FORWARD))
     compiled = jax_side._compiled(jax_side._repeated(function, True), arguments, True)
+    expected = arguments
     for _ in range(jax_side.REPETITIONS):
-        expected = arguments = function(*arguments)
+        expected = function(*expected)
     for one, other in zip(expected, compiled(*jax_side._operation(job)[1][:2]), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("operation", "part", "kernels"), [("attention", FORWARD, 1), ("attention", BOTH, 3), ("rope", FORWARD, 1)]
+)
+def test_every_repetition_stays_in_the_compiled_program(operation, part, kernels):
+    with traced_with():
+        function, arguments = jax_side._operation(Job(operation, part, "pallas", 256, 2, 1, 64, "bfloat16"))
+        repeated = jax_side._repeated(function, in_place=operation == "rope")
+        lowered = jax.jit(repeated).lower(*abstract(arguments, gpu_sharding("h100-80gb")))
+    text = compile_lowered(lowered).as_text() or ""
+    assert text.count('custom_call_target="__gpu$xla.gpu.triton"') == kernels * jax_side.REPETITIONS
+
+
+def test_a_side_that_dies_takes_one_job_with_it(monkeypatch):
+    jobs = [Job("attention", FORWARD, "xla", tokens, 2, 1, 16, "float32") for tokens in (32, 64)]
+    measure = runs.Worker.measure
+
+    def killing(worker, job):
+        if job.tokens == 32:
+            worker._process.kill()
+        return measure(worker, job)
+
+    monkeypatch.setattr(runs.Worker, "measure", killing)
+    (dead, _), (alive, provenance) = runs.run(jobs, 0.01)
+    assert (dead.job, dead.milliseconds, dead.error) == (jobs[0], None, "its process ended")
+    assert alive.job == jobs[1]
+    assert alive.milliseconds
+    assert provenance["jax"]
 
 
 def test_the_usual_count():

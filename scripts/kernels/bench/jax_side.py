@@ -60,12 +60,16 @@ def _repeated(function: Callable, in_place: bool) -> Callable:
     """REPETITIONS of a function in one program, one after the other, and no loop: its counter would be a kernel too."""
 
     def repeated(*arguments):
-        results = function(*arguments)
+        results = [function(*arguments)]
         for _ in range(REPETITIONS - 1):
-            # The barrier ties a run's arguments to the results of the one before.
-            arguments = results if in_place else lax.optimization_barrier((arguments, results))[0]
-            results = function(*arguments)
-        return results
+            if in_place:
+                arguments = results.pop()
+            else:
+                # A run's arguments wait for the results of the one before.
+                arguments, results[-1] = lax.optimization_barrier((arguments, results[-1]))
+            results.append(function(*arguments))
+        # All of them: a run that nobody asks for the results of is left out.
+        return results[0] if in_place else results
 
     return repeated
 
@@ -86,8 +90,7 @@ def _time(compiled: jax.stages.Compiled, arguments: tuple, in_place: bool, secon
 def _operation(job: Job) -> tuple[Callable, tuple]:
     q, k, v, dout = _inputs(job)
     if job.operation == "rope":
-        rope = _rope(job)
-        return (rope, (q, k)) if job.part == FORWARD else (lambda q, k: jax.vjp(rope, q, k)[1]((q, k)), (q, k))
+        return _rope(job), (q, k)
     attention = _attention(job)
     if job.part == FORWARD:
         return attention, (q, k, v)
@@ -101,13 +104,10 @@ def _inputs(job: Job):
     dtype = jnp.dtype(job.dtype)
     queries = (job.batch, job.tokens, job.heads, job.head_dim)
     keys = (job.batch, job.tokens, job.kv_heads, job.head_dim)
-    draw = np.random.default_rng(0)
-    # Random bits: on zeros a GPU draws less power and runs faster.
-    blocks = [jnp.asarray(draw.normal(size=(shape[2], shape[3])), dtype) for shape in (queries, keys, keys, queries)]
-    noise = jax.random.normal(jax.random.key(0), (1, job.tokens, 1, job.head_dim), dtype)
+    # Random numbers as torch's side has: on zeros a GPU draws less power and runs faster.
+    random = jax.random.split(jax.random.key(0), 4)
     return tuple(
-        jnp.broadcast_to(noise * block[None, None], shape)
-        for block, shape in zip(blocks, (queries, keys, keys, queries), strict=True)
+        jax.random.normal(key, shape, dtype) for key, shape in zip(random, (queries, keys, keys, queries), strict=True)
     )
 
 

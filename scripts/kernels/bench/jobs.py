@@ -41,7 +41,7 @@ class Job:
         """Of attention by the usual count: two products forward, five backward, half of them when causal. Of RoPE six a pair."""
         if self.operation == "rope":
             pairs = self.batch * self.tokens * (self.heads + self.kv_heads) * self.head_dim / 2
-            return 6 * pairs * (2 if self.part == BOTH else 1)
+            return 6 * pairs
         product = (
             2 * self.batch * self.heads * self.tokens * self.tokens * self.head_dim * (0.5 if self.causal else 1.0)
         )
@@ -56,7 +56,7 @@ class Job:
             self.batch * self.tokens * heads * self.head_dim * size for heads in (self.heads, self.kv_heads)
         )
         if self.operation == "rope":
-            return 2 * (queries + keys) * (2 if self.part == BOTH else 1)
+            return 2 * (queries + keys)
         forward, backward = 2 * queries + 2 * keys, 4 * queries + 4 * keys
         return {FORWARD: forward, BACKWARD: backward, BOTH: forward + backward}.get(self.part, backward)
 

@@ -1,7 +1,8 @@
-"""Hands jobs to one process a side and passes on what comes back, with a progress bar."""
+"""Hands jobs to a process a side and passes on what comes back, with a progress bar."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -23,41 +24,61 @@ Provenance = dict[str, str]
 
 
 def run(jobs: Sequence[Job], seconds: float) -> Iterator[tuple[Result, Provenance]]:
-    """(a result, its machine and versions) of every job as soon as it is there, one side after the other."""
+    """(a result, its machine and versions) of every job as soon as it is there, in their order, whichever side runs it.
+
+    What is to be compared is best given one after the other: a GPU at its power's limit runs slower the longer it has worked.
+    """
     run_of_all = {"commit": _commit(), "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    with Progress(console=Console(stderr=True)) as progress:
+    workers: dict[str, Worker] = {}
+    with contextlib.ExitStack() as stack, Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("measuring", total=len(jobs))
-        # One after the other, so that they do not disturb each other.
-        for side in ("torch", "jax"):
-            own = [job for job in jobs if job.side == side]
-            if not own:
-                continue
-            provenance = run_of_all
-            for line in _lines(side, own, seconds):
-                if "job" not in line:
-                    provenance = run_of_all | line
-                    continue
-                result = _result(line)
-                own.remove(result.job)
-                progress.update(bar, advance=1, description=f"{result.job.implementation} {result.job.part}")
-                yield result, provenance
-            for job in own:
-                yield Result(job, None, None, "its process ended before"), provenance
+        for job in jobs:
+            if job.side not in workers or workers[job.side].ended:
+                workers[job.side] = stack.enter_context(Worker(job.side, seconds))
+            progress.update(bar, description=f"{job.implementation} {job.part}")
+            result = workers[job.side].measure(job)
+            progress.update(bar, advance=1)
+            yield result, run_of_all | workers[job.side].provenance
 
 
-def _lines(side: str, jobs: Sequence[Job], seconds: float) -> Iterator[dict]:
-    path = os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "kernels.bench.worker", side, str(seconds)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write("".join(json.dumps(dataclasses.asdict(job)) + "\n" for job in jobs))
-        process.stdin.close()
-        for line in process.stdout:
+class Worker:
+    """The process of one side, waiting for jobs."""
+
+    def __init__(self, side: str, seconds: float):
+        path = os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")])
+        # Two processes share a GPU, one at a time: JAX must not take most of its memory beforehand.
+        environment = {"PYTHONPATH": path, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        command = [sys.executable, "-m", "kernels.bench.worker", side, str(seconds)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | environment
+        )
+        self.ended = False
+        self.provenance: Provenance = self._line() or {}
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def measure(self, job: Job) -> Result:
+        """The result of a job, an error where the process does not live to give one."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(dataclasses.asdict(job)) + "\n")
+            self._process.stdin.flush()
+        line = self._line()
+        return Result(job, None, None, "its process ended") if line is None else _result(line)
+
+    def _line(self) -> dict | None:
+        """What the process says next; None when it has ended."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
             if line.startswith("{"):
-                yield json.loads(line)
+                return json.loads(line)
+        self.ended = True
+        return None
 
 
 def _result(line: dict) -> Result:

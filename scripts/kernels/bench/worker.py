@@ -1,4 +1,4 @@
-"""A process that runs the jobs of one side, in order: `python -m kernels.bench.worker jax|torch SECONDS < jobs > results`.
+"""A process that runs the jobs of one side as they come: `python -m kernels.bench.worker jax|torch SECONDS < jobs > results`.
 
 One line of JSON a job, one a result; a job that cannot run gives its error in a line.
 """
