@@ -89,6 +89,21 @@ def test_a_side_that_dies_takes_one_job_with_it(monkeypatch):
     assert provenance["jax"]
 
 
+def test_a_side_that_cannot_start_is_tried_once(monkeypatch):
+    started = []
+
+    class Counted(runs.Worker):
+        def __init__(self, side, seconds):
+            started.append(side)
+            super().__init__(side, seconds)
+
+    monkeypatch.setattr(runs, "Worker", Counted)
+    monkeypatch.setattr(runs.sys, "executable", "false")
+    jobs = [Job("attention", FORWARD, "xla", tokens, 2, 1, 16, "float32") for tokens in (32, 64)]
+    assert [result.error for result, _ in runs.run(jobs, 0.01)] == ["its process ended"] * 2
+    assert started == ["jax"]
+
+
 def test_the_usual_count():
     forward, backward, both = (
         Job("attention", part, "pallas", 16_384, 32, 8, 128, "bfloat16") for part in (FORWARD, BACKWARD, BOTH)

@@ -33,7 +33,8 @@ def run(jobs: Sequence[Job], seconds: float) -> Iterator[tuple[Result, Provenanc
     with contextlib.ExitStack() as stack, Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("measuring", total=len(jobs))
         for job in jobs:
-            if job.side not in workers or workers[job.side].ended:
+            # One that never spoke, for want of its library say, would not the next time either.
+            if job.side not in workers or (workers[job.side].ended and workers[job.side].provenance):
                 workers[job.side] = stack.enter_context(Worker(job.side, seconds))
             progress.update(bar, description=f"{job.implementation} {job.part}")
             result = workers[job.side].measure(job)
