@@ -45,7 +45,7 @@ from lcjax.errors import InputError
 from lcjax.train.arguments import demo_model
 
 ROWS_ON_A_GPU = 4096
-ROWS_OF_THE_FULL_MATRIX, BATCH_OF_THE_FULL_MATRIX = 1000, 32
+ROWS_OF_THE_FULL_MATRIX, HEADS_OF_THE_FULL_MATRIX = 1000, 256
 
 _PART = re.compile(r"(\d+)/(\d+)")
 
@@ -62,7 +62,7 @@ class Parity:
     """K/N: only the K-th of N parts, to which the shapes are dealt in turn; all N together are the whole."""
     rows: int | None = None
     """Query rows that a shape of attention is repeated to, in a batch: with few, its largest error is luck. 4,096 on a GPU; on a
-    CPU, where they take their time, 1,000 with --full (in a batch of 32 at most), else 1."""
+    CPU, where they take their time, 1,000 with --full (256 heads in a batch at most), else 1."""
     long: bool = False
     """Instead of the matrix, lengths that only some rows of can be judged; for a GPU of 80 GB."""
     shapes: tuple[str, ...] = ()
@@ -144,10 +144,10 @@ def matrix_jobs(parity: Parity) -> list[Job]:
 
 def repeated(parity: Parity, jobs: Sequence[Job]) -> list[Job]:
     """The jobs with as many query rows as `--rows` asks for, or as suit the machine."""
-    on_a_cpu = (ROWS_OF_THE_FULL_MATRIX, BATCH_OF_THE_FULL_MATRIX) if parity.full else (1, None)
+    on_a_cpu = (ROWS_OF_THE_FULL_MATRIX, HEADS_OF_THE_FULL_MATRIX) if parity.full else (1, None)
     by_itself = (ROWS_ON_A_GPU, None) if torch.cuda.is_available() else on_a_cpu
-    rows, largest_batch = by_itself if parity.rows is None else (parity.rows, None)
-    return [dataclasses.replace(job, shape=with_rows(job.shape, rows, largest_batch)) for job in jobs]
+    rows, largest_heads = by_itself if parity.rows is None else (parity.rows, None)
+    return [dataclasses.replace(job, shape=with_rows(job.shape, rows, largest_heads)) for job in jobs]
 
 
 def run(jobs: Sequence[Job], *, alone: bool = False) -> Judged:

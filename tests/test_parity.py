@@ -95,7 +95,8 @@ def test_few_rows_are_repeated():
         assert repeated.batch * shape.tokens * shape.heads >= 8192 or (repeated.batch + 1) * most > 2**23
         assert repeated.batch == shape.batch or repeated.batch * most <= 2**23
         assert cases.with_rows(shape, 1) == shape
-        assert cases.with_rows(shape, 8192, largest_batch=32).batch == min(repeated.batch, max(32, shape.batch))
+        fewer = cases.with_rows(shape, 8192, largest_heads=256)
+        assert fewer.batch == min(repeated.batch, max(256 // shape.heads, shape.batch))
 
 
 def test_the_table_needs_the_standard_library_only():
@@ -132,8 +133,12 @@ def test_the_repeated_shape_is_what_is_run():
     [job] = parity.repeated(parity.Parity(rows=512), [Job("job", "few rows", few)])
     assert isinstance(job.shape, cases.AttentionShape)
     assert job.shape.batch == 52
-    on_a_cpu = parity.repeated(parity.Parity(full=True), [dataclasses.replace(job, shape=few)])
-    assert [job.shape for job in on_a_cpu] == [dataclasses.replace(few, batch=32)]
+    fewest = dataclasses.replace(few, tokens=1)
+    on_a_cpu = parity.repeated(parity.Parity(full=True), [dataclasses.replace(job, shape=x) for x in (few, fewest)])
+    assert [job.shape for job in on_a_cpu] == [
+        dataclasses.replace(few, batch=100),
+        dataclasses.replace(fewest, batch=128),
+    ]
     [(_, judged)] = parity.run([job])
     assert all(not case.failed and {"pallas", "xla", "triton"} <= case.verdicts.keys() for case in judged)
 

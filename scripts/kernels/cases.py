@@ -187,10 +187,11 @@ LARGEST_REPEATED = 2**23
 """Elements of a tensor, to which a shape may be repeated."""
 
 
-def with_rows(shape: Shape, rows: int, largest_batch: int | None = None) -> Shape:
+def with_rows(shape: Shape, rows: int, largest_heads: int | None = None) -> Shape:
     """Attention's shape with a batch so large that it has about `rows` query rows, all heads counted; others as they are.
 
-    No batch grows beyond `largest_batch`: interpreted, a program takes as long for one row as for sixteen.
+    No batch grows beyond `largest_heads`, those of all its sequences: interpreted, a program takes as long for one row as for
+    sixteen, and every head has at least one.
 
     The largest error of a few hundred numbers is luck, the implementation's and the yardstick's: of many it is a property.
     """
@@ -198,7 +199,7 @@ def with_rows(shape: Shape, rows: int, largest_batch: int | None = None) -> Shap
         return shape
     largest = shape.head_dim * max(shape.tokens * shape.heads, shape.key_count * shape.kv_heads)
     wanted = -(-rows // (shape.tokens * shape.heads))
-    batch = min(wanted, LARGEST_REPEATED // largest, largest_batch or wanted)
+    batch = min(wanted, LARGEST_REPEATED // largest, largest_heads // shape.heads if largest_heads else wanted)
     return dataclasses.replace(shape, batch=max(shape.batch, batch))
 
 
@@ -323,12 +324,14 @@ def long_matrix() -> Shapes:
 
 
 def _attention(dtype: str, head_dim: int, gqa_ratio: int, tokens: int, mask: str) -> Shapes:
-    # A single query among many keys is what decoding has; on its own its gradients would be 0 but for rounding, and of a few the
-    # gradient of a sink is a sum of so few numbers that its error is luck.
+    # A single query among many keys is what decoding has; on its own its gradients would be 0 but for rounding.
     one_query: dict[str, Any] = {"keys": 130, "batch": 16}
     fields = one_query | MASKS[mask](130) if tokens == 1 else MASKS[mask](tokens)
-    # Eight sinks at least: the error of fewer numbers says little.
-    kv_heads = 1 if tokens >= 1000 or gqa_ratio == 8 else -(-8 // gqa_ratio) if "sinks" in fields else 2
+    kv_heads = 1 if tokens >= 1000 or gqa_ratio == 8 else 2
+    if "sinks" in fields and tokens < 1000:
+        # The error of few sinks says little, and of sums of few numbers less.
+        kv_heads = -(-(64 if tokens == 1 else 8) // gqa_ratio)
+        fields |= {"batch": 2} if tokens == 1 else {}
     shape = AttentionShape(tokens, gqa_ratio * kv_heads, kv_heads, head_dim, dtype=dtype, **fields)
     return {f"attention {dtype} d{head_dim} gqa{gqa_ratio} x{tokens} {mask}": shape}
 
