@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import use_abstract_mesh
 
 from kernels.codegen import ptx
 from kernels.codegen.compiled import ATTENTION_KERNELS, HEADS, KEY_VALUE_HEADS, TOKENS, CompiledKernel
@@ -98,8 +99,9 @@ class Emitted(NamedTuple):
 
 def emitted(function: Callable, arguments: Any, gpu: str) -> dict[str, Emitted]:
     """Every kernel that a compiled function launches, XLA's own too, by name."""
-    with traced_for(device_of(gpu)):
-        lowered = jax.jit(function).lower(*abstract(arguments, gpu_sharding(gpu)))
+    sharding = gpu_sharding(gpu)
+    with traced_for(device_of(gpu)), use_abstract_mesh(sharding.mesh.abstract_mesh):
+        lowered = jax.jit(function).lower(*abstract(arguments, sharding))
     with tempfile.TemporaryDirectory() as folder:
         compile_lowered(lowered, {"xla_dump_to": folder})
         modules = [path.read_text(encoding="utf-8") for path in Path(folder).glob("*.ptx")]
