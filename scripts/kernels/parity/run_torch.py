@@ -18,7 +18,7 @@ if not torch.cuda.is_available():
 
 import triton_ref
 from kernels.parity.inputs import Arrays, Options, digest
-from kernels.parity.interpreter import round_as_a_gpu
+from kernels.parity.interpreter import patch_once, round_as_a_gpu
 from kernels.parity.jobs import Job, outcome_of, work
 from kernels.parity.results import Outcome, SideResult
 from triton_ref import reference
@@ -31,6 +31,7 @@ Tensors = dict[str, torch.Tensor]
 def main(jobs_file: str) -> int:
     if DEVICE == "cpu":
         round_as_a_gpu()
+        patch_once()
     return work("torch", run, jobs_file)
 
 
