@@ -1,8 +1,7 @@
-"""The parity harness: its table, its verdicts, a slice of the matrix end to end, and bugs that it has to find."""
+"""The parity harness: its verdicts, a slice of the matrix end to end, and bugs that it has to find."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import itertools
 import json
@@ -13,97 +12,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import pytest
-import triton.language as tl
-from triton.runtime import interpreter
 
 import parity
 from kernels import cases
 from kernels.parity.accuracy import less_accurate, pallas_over_triton
 from kernels.parity.hunt import caught, mutant_jobs, survivors
 from kernels.parity.inputs import digest, make_inputs
-from kernels.parity.interpreter import patch_once, round_as_a_gpu
 from kernels.parity.jobs import Job
 from kernels.parity.mutants import MUTANTS
 from kernels.parity.results import SideResult, load, save
 from kernels.parity.verdicts import Case, Verdict, judge
-from numerics import error_ratio
 
 ROPE = cases.RopeShape(5, 2, 1, 8)
 JOB = Job("job", "a rope", ROPE)
-
-
-def test_every_two_values_of_two_axes_meet():
-    rows = [name.split(maxsplit=5)[1:] for name in cases.default_matrix() if name.startswith("attention ")]
-    axes = [{row[n] for row in rows} for n in range(5)]
-    assert [len(axis) for axis in axes] == [3, 5, 4, 5, len(cases.MASKS)]
-    for a, b in itertools.combinations(range(5), 2):
-        assert {(row[a], row[b]) for row in rows} == set(itertools.product(axes[a], axes[b]))
-    ropes = [shape for shape in cases.default_matrix().values() if isinstance(shape, cases.RopeShape)]
-    for a, b in itertools.combinations(("dtype", "head_dim", "gqa_ratio", "positions"), 2):
-        pairs = {(getattr(shape, a), getattr(shape, b)) for shape in ropes}
-        assert len(pairs) == len({x for x, _ in pairs}) * len({y for _, y in pairs})
-
-
-def test_every_three_values_of_three_axes_meet_in_the_full_matrix():
-    full = cases.full_matrix()
-    attention = {tuple(name.split(maxsplit=5)[1:]) for name in full if name.startswith("attention ")}
-    longest = f"x{cases.LENGTHS[-1]}"
-    shorter = {row for row in attention if row[3] != longest}
-    rope = {
-        (s.dtype, s.head_dim, s.gqa_ratio, s.tokens, s.positions, 2 * s.pair_count < s.head_dim)
-        for s in full.values()
-        if isinstance(s, cases.RopeShape)
-    }
-    lengths = [len(cases.DTYPES), len(cases.HEAD_DIMS), len(cases.GQA_RATIOS), len(cases.LENGTHS)]
-    of_shorter = [*lengths[:3], lengths[3] - 1, len(cases.MASKS)]
-    for rows, sizes in ((shorter, of_shorter), (rope, [*lengths, len(cases.POSITIONS), 2])):
-        for axes in itertools.combinations(range(len(sizes)), 3):
-            assert len({tuple(row[n] for n in axes) for row in rows}) >= math.prod(sizes[n] for n in axes)
-    for axis, size in ((0, lengths[0]), (1, lengths[1]), (2, lengths[2]), (4, len(cases.MASKS))):
-        assert len({row[axis] for row in attention - shorter}) == size
-
-
-def test_the_matrix_is_large_and_the_full_one_larger():
-    default, full = cases.default_matrix(), cases.full_matrix()
-    assert sum(len(shape.tensors) for shape in default.values()) >= 400
-    assert default.items() <= full.items()
-    assert len(full) >= 4 * len(default)
-    assert {shape.tokens for shape in default.values()} >= set(cases.LENGTHS)
-
-
-def test_a_covering_is_small_and_always_the_same():
-    rows = cases.covering(2, "abc", range(4), (True, False))
-    assert rows == cases.covering(2, "abc", range(4), (True, False))
-    assert 12 <= len(rows) < 18
-    assert {row[:2] for row in rows} == set(itertools.product("abc", range(4)))
-    assert cases.covering(3, "ab", "cd", "ef") != list(itertools.product("ab", "cd", "ef"))  # mixed
-    assert len(cases.covering(3, "ab", "cd", "ef")) == 8
-
-
-def test_few_rows_are_repeated():
-    for shape in cases.full_matrix().values():
-        repeated = cases.with_rows(shape, 8192)
-        if not isinstance(shape, cases.AttentionShape):
-            assert repeated is shape
-            continue
-        assert isinstance(repeated, cases.AttentionShape)
-        assert dataclasses.replace(repeated, batch=shape.batch) == shape
-        most = shape.head_dim * max(shape.tokens * shape.heads, shape.key_count * shape.kv_heads)
-        assert repeated.batch * shape.tokens * shape.heads >= 8192 or (repeated.batch + 1) * most > 2**23
-        assert repeated.batch == shape.batch or repeated.batch * most <= 2**23
-        assert cases.with_rows(shape, 1) == shape
-        fewer = cases.with_rows(shape, 8192, largest_heads=256)
-        assert fewer.batch == min(repeated.batch, max(256 // shape.heads, shape.batch))
-
-
-def test_the_table_needs_the_standard_library_only():
-    tree = ast.parse(Path(cases.__file__).read_text(encoding="utf-8"))
-    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    modules |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {module.split(".")[0] for module in modules} <= sys.stdlib_module_names
 
 
 def test_a_slice_of_the_matrix(tmp_path, capsys):
@@ -212,14 +135,6 @@ def test_lengths_that_only_some_rows_of_are_judged(capsys, monkeypatch):
     assert "14 cases, 42 verdicts, 0 failed" in capsys.readouterr().out
 
 
-def test_samples_lie_at_the_ends_and_across_the_boundary():
-    for shape in cases.long_matrix().values():
-        elements = shape.tokens * shape.heads * shape.head_dim
-        assert {0, shape.tokens - shape.rows} <= set(shape.samples)
-        row = 2**31 / (shape.heads * shape.head_dim)
-        assert (elements > 2**31) == any(start < row < start + shape.rows for start in shape.samples)
-
-
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -250,53 +165,6 @@ def test_mutants_change_what_they_are_planted_in():
             assert planted.keys() == arrays.keys()
             for key, array in arrays.items():
                 assert (planted[key].shape, planted[key].dtype) == (array.shape, array.dtype)
-
-
-def test_the_interpreter_rounds_as_a_gpu(monkeypatch):
-    for owner, name in ((interpreter, "_convert_float"), (interpreter.InterpreterBuilder, "create_dot")):
-        monkeypatch.setattr(owner, name, getattr(owner, name))  # to be put back afterwards
-    round_as_a_gpu()
-    rng = np.random.default_rng(0)
-    x = np.append(rng.normal(size=1000), [np.inf, 0.0, 1e-40]).astype(np.float32)
-    bits = interpreter._convert_float(x, tl.float32, tl.bfloat16, None)
-    np.testing.assert_array_equal(bits.view(ml_dtypes.bfloat16), x.astype(ml_dtypes.bfloat16))
-    back = interpreter._convert_float(bits, tl.bfloat16, tl.float32, None)
-    np.testing.assert_array_equal(back, x.astype(ml_dtypes.bfloat16).astype(np.float32))
-
-    def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        zero = np.zeros((a.shape[0], b.shape[1]), np.float32)
-        handles = (interpreter.TensorHandle(x, tl.float32) for x in (a, b, zero))
-        return interpreter.interpreter_builder.create_dot(*handles, None, 0).data
-
-    a, b = (rng.normal(size=size).astype(np.float32) for size in ((64, 80), (80, 32)))
-    np.testing.assert_array_equal(product(a, b), product(b.T, a.T).T)
-    np.testing.assert_array_equal(product(a, b)[:16, :8], product(a[:16], b[:, :8]))
-    exact = a.astype(np.float64) @ b
-    assert error_ratio(product(a, b), a @ b, exact) <= 1
-    halves = [x.astype(np.float16).astype(np.float32) for x in (a, b)]
-    np.testing.assert_array_equal(product(*halves), np.matmul(*halves))
-
-
-def test_the_interpreter_patches_once(monkeypatch):
-    looked_through = []
-
-    def patch(package, builder, scope):
-        looked_through.append(package)
-        original(package, builder, scope)
-
-    original = interpreter._patch_builtin
-    monkeypatch.setattr(interpreter, "_patch_builtin", patch)
-    patch_once()
-    kernel, function, later = (interpreter._LangPatchScope() for _ in range(3))
-    for scope in (kernel, function):
-        interpreter._patch_builtin(tl, interpreter.interpreter_builder, scope)
-        assert not tl.core.is_builtin(tl.load)
-    assert looked_through == [tl]
-    kernel.restore()
-    assert tl.core.is_builtin(tl.load)
-    interpreter._patch_builtin(tl, interpreter.interpreter_builder, later)
-    later.restore()
-    assert looked_through == [tl, tl]
 
 
 def exact_outcome(job: Job) -> dict[str, np.ndarray]:

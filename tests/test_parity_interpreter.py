@@ -1,0 +1,58 @@
+"""Triton's interpreter, as the parity harness changes it."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import triton.language as tl
+from triton.runtime import interpreter
+
+from kernels.parity.interpreter import patch_once, round_as_a_gpu
+from numerics import error_ratio
+
+
+def test_the_interpreter_rounds_as_a_gpu(monkeypatch):
+    for owner, name in ((interpreter, "_convert_float"), (interpreter.InterpreterBuilder, "create_dot")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # to be put back afterwards
+    round_as_a_gpu()
+    rng = np.random.default_rng(0)
+    x = np.append(rng.normal(size=1000), [np.inf, 0.0, 1e-40]).astype(np.float32)
+    bits = interpreter._convert_float(x, tl.float32, tl.bfloat16, None)
+    np.testing.assert_array_equal(bits.view(ml_dtypes.bfloat16), x.astype(ml_dtypes.bfloat16))
+    back = interpreter._convert_float(bits, tl.bfloat16, tl.float32, None)
+    np.testing.assert_array_equal(back, x.astype(ml_dtypes.bfloat16).astype(np.float32))
+
+    def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        zero = np.zeros((a.shape[0], b.shape[1]), np.float32)
+        handles = (interpreter.TensorHandle(x, tl.float32) for x in (a, b, zero))
+        return interpreter.interpreter_builder.create_dot(*handles, None, 0).data
+
+    a, b = (rng.normal(size=size).astype(np.float32) for size in ((64, 80), (80, 32)))
+    np.testing.assert_array_equal(product(a, b), product(b.T, a.T).T)
+    np.testing.assert_array_equal(product(a, b)[:16, :8], product(a[:16], b[:, :8]))
+    exact = a.astype(np.float64) @ b
+    assert error_ratio(product(a, b), a @ b, exact) <= 1
+    halves = [x.astype(np.float16).astype(np.float32) for x in (a, b)]
+    np.testing.assert_array_equal(product(*halves), np.matmul(*halves))
+
+
+def test_the_interpreter_patches_once(monkeypatch):
+    looked_through = []
+
+    def patch(package, builder, scope):
+        looked_through.append(package)
+        original(package, builder, scope)
+
+    original = interpreter._patch_builtin
+    monkeypatch.setattr(interpreter, "_patch_builtin", patch)
+    patch_once()
+    kernel, function, later = (interpreter._LangPatchScope() for _ in range(3))
+    for scope in (kernel, function):
+        interpreter._patch_builtin(tl, interpreter.interpreter_builder, scope)
+        assert not tl.core.is_builtin(tl.load)
+    assert looked_through == [tl]
+    kernel.restore()
+    assert tl.core.is_builtin(tl.load)
+    interpreter._patch_builtin(tl, interpreter.interpreter_builder, later)
+    later.restore()
+    assert looked_through == [tl, tl]
