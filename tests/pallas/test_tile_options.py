@@ -1,0 +1,79 @@
+"""What a tile asks of its kernel besides its size: none of it changes what is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kernels.codegen.compile_pallas import compile_attention
+from kernels.tolerance import error_ratio
+from lcjax.masks import AllOf, Band
+from lcjax.pallas import attention_forward as forward
+from lcjax.pallas.attention import Options, problem_of, schedule_of
+from lcjax.pallas.tiles import TILES, Tile
+
+BATCH, TOKENS, HEADS, KV_HEADS, HEAD_DIM = 2, 100, 4, 2, 16
+TILE = Tile(32, 32, 4, 1)
+
+
+@pytest.fixture
+def inputs():
+    rng = np.random.default_rng(0)
+    return [
+        rng.normal(size=(BATCH, TOKENS, heads, HEAD_DIM)).astype(np.float32) for heads in (HEADS, KV_HEADS, KV_HEADS)
+    ]
+
+
+def attend(tile, inputs):
+    """(out, the problem) of causal attention in the dtype of the inputs, interpreted."""
+    q, k, v = map(jnp.asarray, inputs)
+    mask = AllOf((Band(after=0),))
+    problem = problem_of("attention_forward", Options(HEAD_DIM**-0.5, (("attention_forward", tile),)), q, k)
+    visits = schedule_of(problem, mask, rows="queries")
+    return forward.attention_forward(problem, q, k, v, None, mask, None, visits)[0], problem
+
+
+def plain(inputs, dtype):
+    q, k, v = (x.astype(dtype) for x in inputs)
+    k, v = (np.repeat(x, HEADS // KV_HEADS, axis=2) for x in (k, v))
+    scores = np.einsum("bthd,bshd->bhts", q, k) * dtype(HEAD_DIM**-0.5)
+    scores = np.where(np.tri(TOKENS, dtype=bool), scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.einsum("bhts,bshd->bthd", weights / weights.sum(-1, keepdims=True), v)
+
+
+@pytest.mark.parametrize("programs", [1, 5])
+def test_heads_in_turn(monkeypatch, inputs, programs):
+    monkeypatch.setattr(forward, "LONG_TURN", programs)
+    side_by_side, _ = attend(TILE, inputs)
+    in_turn, problem = attend(dataclasses.replace(TILE, heads_in_turn=True), inputs)
+    assert problem.query_blocks == 4
+    grid = forward._outermost_last(problem, HEADS, problem.query_blocks)
+    assert grid == ((4, HEADS) if programs == 1 else (HEADS, 4))
+    np.testing.assert_array_equal(in_turn, side_by_side)
+
+
+def test_a_frugal_tile(inputs):
+    exact, in_dtype = (plain(inputs, dtype) for dtype in (np.float64, np.float32))
+    usual, _ = attend(TILE, inputs)
+    frugal, _ = attend(dataclasses.replace(TILE, frugal=True), inputs)
+    assert not np.array_equal(frugal, usual)  # a half more rescaling, in another order of sums
+    for out in (usual, frugal):
+        assert error_ratio(np.asarray(out), in_dtype, exact) <= 1
+
+
+def test_tiles_from_registers_leave_shared_memory(monkeypatch):
+    def shared_memory():
+        kernels = compile_attention("h100-80gb", 64, "bfloat16")
+        return {kernel.kernel: kernel.shared_memory for kernel in kernels}
+
+    key = "attention_dkv", 64, 2
+    from_registers = shared_memory()
+    monkeypatch.setitem(TILES, key, dataclasses.replace(TILES[key], from_registers=False))
+    from_shared_memory = shared_memory()
+    # Keys and values of a block, 64 x 64 numbers of two bytes each.
+    assert from_shared_memory["attention_dkv"] - from_registers["attention_dkv"] == 2 * 64 * 64 * 2
+    assert from_shared_memory["attention_dq"] == from_registers["attention_dq"]
