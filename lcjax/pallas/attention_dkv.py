@@ -20,7 +20,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from lcjax.pallas import scores
-from lcjax.pallas.launch import add_product, dot_transposed, exp2_of_line, launch, tables, whole
+from lcjax.pallas.launch import add_product, dot_transposed, exp2_of_line, in_registers, launch, tables, whole
 from lcjax.pallas.scores import Problem
 
 
@@ -69,6 +69,8 @@ def _kernel(
     kv_inside = problem.inside(k_rows if problem.ragged_keys else None, problem.keys)
     k_ND, v_ND = (scores.load_tile(problem, ref, kv_inside) for ref in (k_ref, v_ref))
 
+    if problem.tile.from_registers:
+        k_ND, v_ND = (in_registers(x, native=native) for x in (k_ND, v_ND))
     slope = scores.slope(problem, score_mod)
 
     def visit(n, carry, *, head_in_group, column, partial: bool):

@@ -17,7 +17,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from lcjax.pallas import scores
-from lcjax.pallas.launch import add_product, dot_transposed, exp2_of_line, launch, store, tables, whole
+from lcjax.pallas.launch import add_product, dot_transposed, exp2_of_line, in_registers, launch, store, tables, whole
 from lcjax.pallas.scores import Problem
 
 
@@ -101,6 +101,8 @@ def _kernel(
             delta_M = delta_M - scores.load_rows(dlse_ref, q_rows, length, 0.0)
     offset_M, factor_M = scores.load_softmax(lse_ref, total_ref, q_rows, length, native=native)
 
+    if problem.tile.from_registers:
+        dout_MD = in_registers(dout_MD, native=native)
     slope = scores.slope(problem, score_mod)
 
     def visit(n, dq_MD, *, column, partial: bool):

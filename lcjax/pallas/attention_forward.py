@@ -9,6 +9,8 @@ Source: Dao, FlashAttention-2, arXiv 2307.08691; the compensated sum: Kahan, Com
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,7 @@ from lcjax.pallas.launch import (
     whole,
 )
 from lcjax.pallas.scores import LOG2_E, NOTHING, Problem
+from lcjax.pallas.tiles import LONG_TURN
 
 # More keys than this are summed up with compensation: one chain of float32 additions, a block of keys each, has lost the last bits
 # of the log-sum-exp by a million keys, and below this the rounding hides in that of the exponentials.
@@ -50,11 +53,10 @@ def attention_forward(
       schedule: of the mask, with queries as rows, for the problem's tile.
       in_place: out takes over q's memory: each program reads the block of queries that it then writes.
     """
-    tile, blocks = problem.tile, problem.query_blocks
-    # The last queries see most keys under a causal mask: they start first, so that no long program is left for the end.
-    query_spec = pl.BlockSpec((None, tile.query_block, None, problem.width), lambda h, i, b: (b, blocks - 1 - i, h, 0))
-    key_spec = pl.BlockSpec((None, problem.keys, None, problem.width), lambda h, i, b: (b, 0, h // problem.group, 0))
-    row_spec = pl.BlockSpec((None, None, tile.query_block), lambda h, i, b: (b, h, blocks - 1 - i))
+    tile = problem.tile
+    query_spec = _spec(problem, (None, tile.query_block, None, problem.width), lambda b, h, i: (b, i, h, 0))
+    key_spec = _spec(problem, (None, problem.keys, None, problem.width), lambda b, h, i: (b, 0, h // problem.group, 0))
+    row_spec = _spec(problem, (None, None, tile.query_block), lambda b, h, i: (b, h, i))
     row = jax.ShapeDtypeStruct((problem.batch, problem.heads, problem.tokens), jnp.float32)
     extras = (sinks_H, mask, score_mod, schedule)
     return launch(
@@ -64,7 +66,7 @@ def attention_forward(
         v_BSKD,
         *extras,
         name="attention_forward",
-        grid=(problem.heads, blocks, problem.batch),
+        grid=(*_outermost_last(problem, problem.heads, problem.query_blocks), problem.batch),
         in_specs=(query_spec, key_spec, key_spec, *jax.tree.map(whole, extras)),
         out_specs=(query_spec, row_spec, row_spec if problem.precise else None),
         out_shape=(jax.ShapeDtypeStruct(q_BTHD.shape, q_BTHD.dtype), row, row if problem.precise else None),
@@ -74,12 +76,31 @@ def attention_forward(
     )
 
 
+def _outermost_last(problem: Problem, heads: Any, blocks: Any) -> tuple[Any, Any]:
+    """Heads and blocks of queries, or their counts, in the order of the grid, or back from it: the second varies last."""
+    in_turn = problem.tile.heads_in_turn and problem.query_blocks >= LONG_TURN
+    return (blocks, heads) if in_turn else (heads, blocks)
+
+
+def _place(problem: Problem, first: Any, second: Any, b: Any) -> tuple[Any, Any, Any]:
+    """(sequence, head, block of queries) of a program of the grid.
+
+    The last queries see most keys under a causal mask: they start first, so that no long program is left for the end.
+    """
+    h, i = _outermost_last(problem, first, second)
+    return b, h, problem.query_blocks - 1 - i
+
+
+def _spec(problem: Problem, shape: tuple, index: Callable[..., tuple]) -> pl.BlockSpec:
+    return pl.BlockSpec(shape, lambda *program: index(*_place(problem, *program)))
+
+
 def _kernel(
     q_ref, k_ref, v_ref, sinks, mask, score_mod, schedule, out_ref, lse_ref, total_ref,
     *, problem: Problem, native: bool,
 ):  # fmt: skip
     sinks, mask, score_mod, schedule = (tables(x) for x in (sinks, mask, score_mod, schedule))
-    b, h, i = pl.program_id(2), pl.program_id(0), problem.query_blocks - 1 - pl.program_id(1)
+    b, h, i = _place(problem, *(pl.program_id(axis) for axis in range(3)))
     q_rows = problem.queries(i)
     q_inside = problem.inside(q_rows if problem.ragged_queries else None, problem.tokens)
     q_MD = scores.load_tile(problem, q_ref, q_inside)
@@ -88,12 +109,14 @@ def _kernel(
     precise = problem.precise
     compensated = problem.keys > MANY_KEYS
 
-    def visit(n, carry, *, column, partial: bool):
+    def visit(n, carry, *, column, partial: bool, pieces: int):
         out_MD, maximum_M, total_M, lost_M = carry
-        j = column(n)
-        k_rows = problem.keys_of(j)
+        size = problem.tile.key_block // pieces
+        block, piece = lax.div(n, jnp.int32(pieces)), lax.rem(n, jnp.int32(pieces))
+        first = column(block) * problem.tile.key_block + piece * size
+        k_rows = first + jnp.arange(size, dtype=jnp.int32)
         kv_inside = problem.inside(k_rows if partial and problem.ragged_keys else None, problem.keys)
-        block = pl.ds(j * problem.tile.key_block, problem.tile.key_block)
+        block = pl.ds(first, size)
         k_ND = scores.load_tile(problem, k_ref, kv_inside, block)
         if problem.tile.drain:
             maximum_M = drained(maximum_M, native=native)
@@ -123,14 +146,20 @@ def _kernel(
     total_M, lost_M = jnp.zeros(rows, jnp.float32), jnp.zeros(rows, jnp.float32) if compensated else None
     zeros_MD = tuple(jnp.zeros(x.shape, jnp.float32) for x in q_MD)
     carry = zeros_MD, jnp.full(rows, nothing, jnp.float32), total_M, lost_M
-    for partial, (count, column) in ((False, schedule.full(b, h, i)), (True, schedule.partial(b, h, i))):
-        carry = lax.fori_loop(0, count, functools.partial(visit, column=column, partial=partial), carry)
+    for partial, visits in ((False, schedule.full), (True, schedule.partial)):
+        count, column = visits(b, h, i)
+        pieces = 2 if partial and problem.tile.frugal else 1
+        turn = functools.partial(visit, column=column, partial=partial, pieces=pieces)
+        carry = lax.fori_loop(0, count * pieces, turn, carry)
     out_MD, maximum_M, total_M, _ = carry
     out_MD, maximum_M, total_M = _finish(
         out_MD, maximum_M, total_M, nothing, None if sinks is None else sinks[h] * LOG2_E, native
     )
     in_rows = q_rows < problem.tokens if problem.ragged_queries else None
-    scores.store_tile(problem, out_ref, out_MD, q_inside)
+    if problem.tile.frugal:
+        scores.store_tile_anew(out_ref, out_MD, q_inside, native=native)
+    else:
+        scores.store_tile(problem, out_ref, out_MD, q_inside)
     if total_ref is None:
         store(lse_ref, scores.in_base_e(maximum_M, total_M, slope, native=native), mask=in_rows)
     else:

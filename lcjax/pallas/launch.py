@@ -128,6 +128,23 @@ def drained(x: jax.Array, *, native: bool) -> jax.Array:
     return _inline("wgmma.wait_group.sync.aligned 0;", x, constraints="=f,0") if native else x
 
 
+def in_registers(tile: Sequence[jax.Array], *, native: bool) -> tuple[jax.Array, ...]:
+    """A tile as the product of itself with 1, the same numbers, so that products take it from registers where they can.
+
+    The compiler puts what is loaded into shared memory for Hopper's products, and leaves in registers what another product gave.
+    """
+    if not native:
+        return tuple(tile)
+    index = [jnp.arange(x.shape[1], dtype=jnp.int32) for x in tile]
+    ones = ((i[:, None] == i[None, :]).astype(x.dtype) for i, x in zip(index, tile, strict=True))
+    return tuple(_plain_dot(x, one, 0).astype(x.dtype) for x, one in zip(tile, ones, strict=True))
+
+
+def opaque(x: jax.Array, *, native: bool) -> jax.Array:
+    """x, int32, of which the compiler knows no more where it came from, so that it keeps nothing derived from that for it."""
+    return _inline("mov.b32 $0, $1;", x, constraints="=r,r") if native else x
+
+
 def _dot(a, b, b_axis, native):
     """`a b` or, with `b_axis` 1, `a b^T`; float32 operands keep all their bits (the device's default would round them to TF32)."""
     if not native:
@@ -264,6 +281,6 @@ def _inline(assembly: str, *args: jax.Array, constraints: str | None = None) -> 
         args=args,
         constraints=constraints or ",".join(["=f"] + ["f"] * len(args)),
         pack=1,
-        result_shape_dtypes=[jax.ShapeDtypeStruct(args[0].shape, jnp.float32)],
+        result_shape_dtypes=[jax.ShapeDtypeStruct(args[0].shape, args[0].dtype)],
     )
     return result

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 
-from lcjax.pallas.launch import dot_transposed, load, multiply_add, reciprocal, store
+from lcjax.pallas.launch import dot_transposed, load, multiply_add, opaque, reciprocal, store
 from lcjax.pallas.tiles import Tile, padded_head_dim
 
 LOG2_E = math.log2(math.e)
@@ -117,6 +117,18 @@ def store_tile(problem: Problem, ref: Any, tile: Parts, inside: Inside) -> None:
     """The inverse of `load_tile`, in the dtype of the array."""
     for part, x_MD, mask in zip(problem.parts, tile, inside, strict=True):
         store(ref.at[slice(None), part], x_MD.astype(ref.dtype), mask=mask)
+
+
+def store_tile_anew(ref: Any, tile: Parts, inside: Inside, *, native: bool) -> None:
+    """`store_tile` of a tile in one part, with addresses of its own.
+
+    Those of a load of the same rows would otherwise be kept for it, in registers that the kernel wants in between. The compiler
+    does not see that columns are neighbours then, and stores each by itself: of a tile that is stored once, at the end.
+    """
+    [x_MD], [mask] = tile, inside
+    rows, columns = (jnp.arange(size, dtype=jnp.int32) for size in x_MD.shape)
+    places = rows[:, None], opaque(columns, native=native)[None, :]
+    store(ref.at[tuple(jnp.broadcast_to(x, x_MD.shape) for x in places)], x_MD.astype(ref.dtype), mask=mask)
 
 
 def scaled(tile: Parts, factor: Any) -> Parts:

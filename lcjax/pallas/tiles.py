@@ -25,17 +25,29 @@ class Tile:
     num_stages: int
     drain: bool = False
     """Whether a step of `attention_forward` waits for the products of the one before (`launch.drained`); on Hopper alone."""
+    frugal: bool = False
+    """Whether `attention_forward` saves registers: it visits partly visible blocks in halves, since a mask needs them beside the
+    scores, and computes the results' addresses anew."""
+    heads_in_turn: bool = False
+    """Whether the programs of one head of `attention_forward` run beside each other, and not those of all heads, so that one head's
+    keys and values are read at a time; where there are `LONG_TURN` programs a head and more."""
+    from_registers: bool = False
+    """Whether tiles that stay enter their products from registers (`launch.in_registers`): keys and values of `attention_dkv`, dout
+    of `attention_dq`; on Hopper alone, whose products otherwise take both operands from shared memory, and are bound by it."""
 
+
+LONG_TURN = 64
+"""Programs of a head, from which on a GPU is busy with one: fewer leave it idle at each turn's end."""
 
 # By kernel, padded head_dim, bytes of an element.
 TILES: dict[tuple[str, int, int], Tile] = {
-    ("attention_forward", 64, 2): Tile(128, 64, 4, 3, drain=True),
+    ("attention_forward", 64, 2): Tile(128, 128, 4, 3, drain=True, frugal=True),
     ("attention_dq", 64, 2): Tile(128, 64, 4, 3),
-    ("attention_dkv", 64, 2): Tile(64, 64, 4, 3),
+    ("attention_dkv", 64, 2): Tile(64, 64, 4, 3, from_registers=True),
     ("attention_forward", 128, 2): Tile(256, 64, 8, 4, drain=True),
-    ("attention_dq", 128, 2): Tile(128, 64, 8, 3),
+    ("attention_dq", 128, 2): Tile(128, 64, 8, 3, from_registers=True),
     ("attention_dkv", 128, 2): Tile(64, 128, 8, 3),
-    ("attention_forward", 256, 2): Tile(128, 64, 8, 2),
+    ("attention_forward", 256, 2): Tile(128, 64, 8, 2, heads_in_turn=True),
     ("attention_dq", 256, 2): Tile(128, 32, 8, 3),
     ("attention_dkv", 256, 2): Tile(64, 64, 8, 2),
     ("attention_forward", 64, 4): Tile(64, 32, 4, 2),
@@ -51,6 +63,7 @@ TILES: dict[tuple[str, int, int], Tile] = {
 
 # Where a program has less shared memory than on a data centre's Hopper or Blackwell: at most 99 KiB, what an RTX or L40S has.
 SMALL_TILES: dict[tuple[str, int, int], Tile] = {
+    ("attention_forward", 64, 2): Tile(128, 64, 4, 3),
     ("attention_dq", 64, 2): Tile(128, 64, 8, 3),
     ("attention_dkv", 64, 2): Tile(32, 128, 8, 3),
     ("attention_forward", 128, 2): Tile(128, 64, 8, 3),
@@ -62,6 +75,7 @@ SMALL_TILES: dict[tuple[str, int, int], Tile] = {
 }
 # Where a program has as much as on Hopper, but needs more: Blackwell's products take both operands from shared memory.
 BLACKWELL_TILES: dict[tuple[str, int, int], Tile] = {
+    ("attention_forward", 64, 2): Tile(128, 64, 4, 3),
     ("attention_forward", 256, 2): Tile(128, 32, 8, 3),
     ("attention_dq", 256, 2): Tile(128, 32, 8, 2),
     ("attention_dkv", 256, 2): Tile(32, 64, 8, 2),
@@ -99,7 +113,7 @@ def tile_for(kernel: str, head_dim: int, itemsize: int) -> Tile:
     if gpu.is_hopper:
         return TILES[key]
     others = SMALL_TILES if gpu.shared_memory < H100.shared_memory else BLACKWELL_TILES
-    return dataclasses.replace(others.get(key, TILES[key]), drain=False)
+    return dataclasses.replace(others.get(key, TILES[key]), drain=False, from_registers=False)
 
 
 _TRACED_FOR: contextvars.ContextVar[Gpu | None] = contextvars.ContextVar("gpu", default=None)

@@ -38,7 +38,9 @@ def test_the_choice_follows_the_gpu_that_is_traced_for():
             assert tile_for("attention_forward", 128, 2) == dataclasses.replace(tile, drain=hopper)
             assert tile_for("attention_forward", 96, 2) == tile_for("attention_forward", 128, 2)
             assert tile_for("attention_forward", 64, 2).drain == hopper
-            assert tile_for("attention_dkv", 64, 2) == (TILES if large else SMALL_TILES)["attention_dkv", 64, 2]
+            assert tile_for("attention_dq", 256, 2).from_registers is False
+            tile = (TILES if large else SMALL_TILES)["attention_dkv", 64, 2]
+            assert tile_for("attention_dkv", 64, 2) == dataclasses.replace(tile, from_registers=hopper)
     assert traced_gpu() == H100
 
 

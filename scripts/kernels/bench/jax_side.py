@@ -165,7 +165,7 @@ def _kernel(job: Job) -> tuple[Callable, tuple]:
     assert job.implementation == "pallas"
     q, k, v, dout = _inputs(job)
     mask = masks.AllOf((masks.Band(after=0),) if job.causal else ())
-    tiles = () if job.tile is None else ((job.part, Tile(*job.tile[:4], drain=job.tile[4:] == (True,))),)
+    tiles = () if job.tile is None else ((job.part, Tile(*job.tile[:4], **dict.fromkeys(job.tile[4:], True))),)
     problem = flash.problem_of(job.part, flash.Options(job.head_dim**-0.5, tiles), q, k)
     visits = flash.schedule_of(problem, mask, rows="keys" if job.part == "attention_dkv" else "queries")
     if job.part == "attention_forward":

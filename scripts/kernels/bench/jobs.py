@@ -6,6 +6,7 @@ No JAX and no torch here: both sides' processes and the command line read it.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 # Parts of an operation. Of attention also single kernels, for the sweep of tiles.
 FORWARD, BACKWARD, BOTH = "forward", "backward", "both"
@@ -17,7 +18,7 @@ TORCH_IMPLEMENTATIONS = ("sdpa_fa2", "sdpa_cudnn", "triton", "liger")
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """`tile` is (query block, key block, warps, stages) of a single kernel, and whether Pallas drains; None for the table's."""
+    """`tile` is (query block, key block, warps, stages) of a single kernel, and Pallas' options by name; None for the table's."""
 
     operation: str  # "attention" or "rope"
     part: str
@@ -29,7 +30,7 @@ class Job:
     dtype: str
     causal: bool = True
     batch: int = 1
-    tile: tuple[int, ...] | None = None
+    tile: tuple[Any, ...] | None = None
 
     @property
     def side(self) -> str:

@@ -20,11 +20,14 @@ CANDIDATES = {
     "attention_dkv": [(64, 128, 8, 3), (64, 128, 8, 4), (32, 128, 8, 3), (64, 64, 4, 2), (64, 64, 4, 3), (64, 64, 4, 4),
                       (32, 64, 4, 3), (64, 64, 8, 2)],
 }  # fmt: skip
-# Of Pallas alone, which can let a step wait for the products of the one before: `lcjax.pallas.tiles.Tile.drain`.
-DRAINED = {
-    "attention_forward": [(256, 64, 8, 3, True), (256, 64, 8, 4, True), (128, 64, 4, 3, True), (128, 64, 4, 4, True)],
-}
-
+# Of Pallas alone, with options of `lcjax.pallas.tiles.Tile` by name.
+WITH_OPTIONS = {
+    "attention_forward": [(256, 64, 8, 3, "drain"), (256, 64, 8, 4, "drain"), (128, 64, 4, 3, "drain"), (128, 64, 4, 4, "drain"),
+                          (128, 128, 4, 2, "drain", "frugal"), (128, 128, 4, 3, "drain", "frugal"),
+                          (128, 64, 8, 2, "heads_in_turn"), (128, 64, 8, 2, "drain", "heads_in_turn")],
+    "attention_dq": [(128, 64, 8, 3, "from_registers"), (128, 64, 8, 4, "from_registers"), (128, 64, 4, 3, "from_registers")],
+    "attention_dkv": [(64, 64, 4, 3, "from_registers"), (64, 64, 4, 4, "from_registers"), (64, 128, 8, 3, "from_registers")],
+}  # fmt: skip
 
 IMPLEMENTATIONS = ("pallas", "triton")
 
@@ -37,7 +40,7 @@ def jobs(sizes: Iterable[Job], implementations: Sequence[str] = IMPLEMENTATIONS)
         for kernel in KERNELS
         for implementation in IMPLEMENTATIONS
         if implementation in implementations
-        for tile in CANDIDATES[kernel] + (DRAINED.get(kernel, []) if implementation == "pallas" else [])
+        for tile in CANDIDATES[kernel] + (WITH_OPTIONS[kernel] if implementation == "pallas" else [])
     ]
 
 
