@@ -20,7 +20,7 @@ from kernels import cases
 from kernels.parity.accuracy import less_accurate, pallas_over_triton
 from kernels.parity.hunt import caught, mutant_jobs, survivors
 from kernels.parity.inputs import digest, make_inputs
-from kernels.parity.jobs import Job
+from kernels.parity.jobs import Job, longest_first
 from kernels.parity.mutants import MUTANTS
 from kernels.parity.results import SideResult, load, save
 from kernels.parity.verdicts import Case, Verdict, judge
@@ -64,6 +64,15 @@ def test_the_repeated_shape_is_what_is_run():
     ]
     [(_, judged)] = parity.run([job])
     assert all(not case.failed and {"pallas", "xla", "triton"} <= case.verdicts.keys() for case in judged)
+
+
+def test_the_longest_shapes_are_begun_first():
+    jobs = [Job(f"shape{n}", name, shape) for n, (name, shape) in enumerate(cases.full_matrix().items())]
+    ordered = longest_first(jobs)
+    assert sorted(ordered, key=jobs.index) == jobs
+    first, second, *_, last = ordered
+    assert (first.name, second.name) == ("SmolLM2", "attention float32 d256 gqa8 x4097 sinks")
+    assert last.shape.operation == "rope"
 
 
 def test_a_failing_case_is_the_exit_code(tmp_path, capsys):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from kernels.parity.jobs import PARENT, Job, result_path, save_jobs
+from kernels.parity.jobs import PARENT, Job, longest_first, result_path, save_jobs
 from kernels.parity.results import SideResult, load
 
 SIDES = ("jax", "torch")
@@ -30,7 +30,7 @@ def run_jobs(jobs: Sequence[Job], folder: Path, *, alone: bool = False) -> Itera
     Raises:
       RuntimeError: a process died, with the end of what it said.
     """
-    save_jobs(jobs, folder / JOBS)
+    save_jobs(longest_first(jobs), folder / JOBS)
     processes = []
     try:
         if alone:
