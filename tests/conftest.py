@@ -7,6 +7,8 @@ import random
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Where other processes have the cores, torch's threads would spend most of the time waiting for each other, awake.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import jax
 import pytest
