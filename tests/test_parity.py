@@ -71,8 +71,8 @@ def test_the_longest_shapes_are_begun_first():
     ordered = longest_first(jobs)
     assert sorted(ordered, key=jobs.index) == jobs
     first, second, *_, last = ordered
-    assert (first.name, second.name) == ("SmolLM2", "attention float32 d256 gqa8 x4097 sinks")
-    assert last.shape.operation == "rope"
+    assert (first.name, second.name) == ("attention float32 d256 gqa8 x4097 sinks", "SmolLM2")
+    assert (last.shape.operation, last.shape.tokens) == ("rope", 1)
 
 
 def test_a_failing_case_is_the_exit_code(tmp_path, capsys):

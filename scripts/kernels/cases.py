@@ -61,6 +61,11 @@ class AttentionShape:
         return self.heads // self.kv_heads
 
     @property
+    def work(self) -> int:
+        """Of every shape: about how many products it takes, if no mask saves any."""
+        return self.batch * self.heads * self.tokens * self.key_count * self.head_dim
+
+    @property
     def masks(self) -> tuple[str, ...]:
         """What is special about it, in words: the terms by which a report is filtered."""
         terms = {
@@ -110,6 +115,10 @@ class RopeShape:
         return self.heads // self.kv_heads
 
     @property
+    def work(self) -> int:
+        return self.batch * self.heads * self.tokens * self.head_dim
+
+    @property
     def masks(self) -> tuple[str, ...]:
         terms = {
             f"positions {self.positions}": True,
@@ -140,6 +149,11 @@ class ModelShape:
     heads, kv_heads, head_dim, gqa_ratio = 9, 3, 64, 3
     masks = ("causal",)
     tensors = ("logits", "LoRA gradients")
+    weights = 134_515_008
+
+    @property
+    def work(self) -> int:
+        return self.tokens * self.weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +176,11 @@ class LongShape:
     @property
     def gqa_ratio(self) -> int:
         return self.heads // self.kv_heads
+
+    @property
+    def work(self) -> int:
+        turned = self.tokens * self.heads * self.head_dim
+        return turned if self.of == "rope" else turned * (self.window or self.tokens)
 
     @property
     def masks(self) -> tuple[str, ...]:

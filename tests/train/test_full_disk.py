@@ -22,7 +22,7 @@ def go_on(run: Path) -> list[str]:
 
 
 # The limit of a file's size, in bytes, that this file exceeds first where a run goes on after step 2, or after its last; as
-# far from what it must let through as from what it must refuse, since a loss has no digits in common on two machines.
+# far from what it must let through as from what it must refuse, since a loss has other digits on another machine.
 LIMITS = {
     "metrics.jsonl": (390, 2),
     "tensorboard": (770, 2),

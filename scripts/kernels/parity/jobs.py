@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import sys
 import threading
@@ -55,19 +54,9 @@ class Job:
 def longest_first(jobs: Sequence[Job]) -> list[Job]:
     """The jobs in the order to begin them in: what takes longest is not left to one process when all others are done.
 
-    Interpreted, one shape of the full matrix takes a third of all the time.
+    Interpreted, one shape of the full matrix has a third of all products.
     """
-    return sorted(jobs, key=_work, reverse=True)
-
-
-def _work(job: Job) -> float:
-    """Products of attention, to which a shape's time goes; a whole model comes before all, and RoPE's shapes are done at once."""
-    shape = job.shape
-    if isinstance(shape, ModelShape):
-        return math.inf
-    if not isinstance(shape, AttentionShape):
-        return 0.0
-    return shape.batch * shape.heads * shape.tokens * shape.key_count * shape.head_dim
+    return sorted(jobs, key=lambda job: job.shape.work, reverse=True)
 
 
 def save_jobs(jobs: Sequence[Job], path: Path) -> None:
