@@ -19,6 +19,9 @@ from lcjax.errors import InputError
 
 Arguments = TypeVar("Arguments")
 
+INTERRUPTED = 130
+"""The shell's exit code for Ctrl-C."""
+
 NVIDIA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/nvidia0"), Path("/dev/dxg"))  # the last one under WSL
 
 
@@ -26,7 +29,7 @@ def entry_point(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     """Turns `main(argv) -> int` into a command's entry point, `main(argv=None) -> int`, that raises on our bugs only.
 
     Returns 2 for what the user can mend: an InputError, printed as one line on stderr, or a wrong flag, which tyro has
-    explained. Returns 130, the shell's code for an interrupt, on Ctrl-C.
+    explained. Returns INTERRUPTED on Ctrl-C.
     """
 
     @functools.wraps(main)
@@ -42,7 +45,7 @@ def entry_point(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             return 2 if stop.code else 0
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            return 130
+            return INTERRUPTED
 
     return entry
 

@@ -8,11 +8,12 @@ A case is one tensor (the value, a gradient) of one shape: operation, dtype, hea
 when the error of every implementation is at most twice that of plain PyTorch in the same dtype, plus rounding
 (`kernels/tolerance.py`); over the matrix Pallas may not be less accurate than Triton by more than a tenth. JAX and torch run in
 processes of their own. Without a GPU the kernels are interpreted, which takes minutes; with one the same command runs them.
-Needs the extra `ref`.
+Ctrl-C ends a run with the report of what it has judged. Needs the extra `ref`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -40,7 +41,7 @@ from kernels.parity.report_files import as_json, page
 from kernels.parity.sides import run_jobs
 from kernels.parity.summary import mutants_table, print_summary
 from kernels.parity.verdicts import Case, judge
-from lcjax.cli import entry_point
+from lcjax.cli import INTERRUPTED, entry_point
 from lcjax.errors import InputError
 from lcjax.train.arguments import demo_model
 
@@ -84,16 +85,25 @@ def main(argv: list[str] | None) -> int:
     began = time.monotonic()
     sound, planted = mutant_jobs() if parity.mutants else (matrix_jobs(parity), [])
     sound, planted = (repeated(parity, jobs) for jobs in (sound, planted))
-    judged = run(sound + planted, alone=parity.long)
-    cases = [case for _, of_job in judged[: len(sound)] for case in of_job]
-    hunted = caught(judged[len(sound) :])
+    jobs = sound + planted
+    judged = run(jobs, alone=parity.long)
+    interrupted = len(judged) < len(jobs)
+    cases = [case for job, of_job in judged if job.mutant is None or not parity.mutants for case in of_job]
+    hunted = caught([(job, of_job) for job, of_job in judged if parity.mutants and job.mutant is not None])
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     print_summary(console, cases)
     if hunted:
         console.print(mutants_table(hunted))
     # Over the matrix: in a few cases a tenth is luck.
-    behind = {} if parity.shapes or parity.part != "1/1" or parity.mutants or parity.long else less_accurate(cases)
-    facts = {"machine": machine(), "seconds": round(time.monotonic() - began, 1), "pallas_less_accurate": [*behind]}
+    some = interrupted or parity.shapes or parity.part != "1/1" or parity.mutants or parity.long
+    behind = {} if some else less_accurate(cases)
+    facts = {
+        "machine": machine(),
+        "seconds": round(time.monotonic() - began, 1),
+        "shapes": len(jobs),
+        "shapes_judged": len(judged),
+        "pallas_less_accurate": [*behind],
+    }
     report = as_json(cases, hunted, facts)
     write(parity, report)
     faults = survivors(hunted) + [f"Pallas is less accurate than Triton, {x:.2f}: {name}" for name, x in behind.items()]
@@ -101,7 +111,9 @@ def main(argv: list[str] | None) -> int:
         console.print(fault, style="red")
     print(f"{report['cases']} cases, {report['verdicts']} verdicts, {report['failed']} failed, "
           f"{len(hunted)} mutants, {len(survivors(hunted))} survived; {report['seconds']:.0f} s")  # fmt: skip
-    return 1 if report["failed"] or faults else 0
+    if interrupted:
+        print(f"interrupted: {len(judged)} of {len(jobs)} shapes are judged", file=sys.stderr)
+    return 1 if report["failed"] or faults else INTERRUPTED if interrupted else 0
 
 
 def check(parity: Parity) -> None:
@@ -151,7 +163,8 @@ def repeated(parity: Parity, jobs: Sequence[Job]) -> list[Job]:
 
 
 def run(jobs: Sequence[Job], *, alone: bool = False) -> Judged:
-    """Every job judged, in the order given, with a progress bar on the way; `alone`: one side after the other."""
+    """Every job judged, or those until Ctrl-C, in the order given, with a progress bar on the way; `alone`: one side after the
+    other."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -165,10 +178,11 @@ def run(jobs: Sequence[Job], *, alone: bool = False) -> Judged:
         Progress(*columns, console=Console(stderr=True), transient=True) as bar,
     ):
         task = bar.add_task("starting", total=len(jobs))
-        for job, *sides in run_jobs(jobs, Path(folder), alone=alone):
-            judged.append((job, judge(job, sides)))
-            failed = sum(case.failed for done, cases in judged if done.mutant is None for case in cases)
-            bar.update(task, advance=1, description=f"{job.name[:40]:40} {failed} failed")
+        with contextlib.suppress(KeyboardInterrupt):
+            for job, *sides in run_jobs(jobs, Path(folder), alone=alone):
+                judged.append((job, judge(job, sides)))
+                failed = sum(case.failed for done, cases in judged if done.mutant is None for case in cases)
+                bar.update(task, advance=1, description=f"{job.name[:40]:40} {failed} failed")
     order = {job.key: n for n, job in enumerate(jobs)}
     return sorted(judged, key=lambda pair: order[pair[0].key])
 

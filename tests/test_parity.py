@@ -24,6 +24,7 @@ from kernels.parity.jobs import Job, longest_first
 from kernels.parity.mutants import MUTANTS
 from kernels.parity.results import SideResult, load, save
 from kernels.parity.verdicts import Case, Verdict, judge
+from lcjax.cli import INTERRUPTED
 
 ROPE = cases.RopeShape(5, 2, 1, 8)
 JOB = Job("job", "a rope", ROPE)
@@ -71,7 +72,7 @@ def test_the_longest_shapes_are_begun_first():
     ordered = longest_first(jobs)
     assert sorted(ordered, key=jobs.index) == jobs
     first, second, *_, last = ordered
-    assert (first.name, second.name) == ("attention float32 d256 gqa8 x4097 sinks", "SmolLM2")
+    assert (first.name, second.name) == ("SmolLM2", "attention float16 d256 gqa3 x4097 packed")
     assert (last.shape.operation, last.shape.tokens) == ("rope", 1)
 
 
@@ -81,6 +82,23 @@ def test_a_failing_case_is_the_exit_code(tmp_path, capsys):
     report = json.loads(path.read_text())
     assert report["failed"] == report["cases"] == 5
     assert "pallas failed: gqa 1" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_reports_what_it_has_judged(tmp_path, capsys, monkeypatch):
+    def interrupted_after_two(*args, **options):
+        yield from itertools.islice(run_jobs(*args, **options), 2)
+        raise KeyboardInterrupt
+
+    run_jobs = parity.run_jobs
+    monkeypatch.setattr(parity, "run_jobs", interrupted_after_two)
+    path = tmp_path / "report.json"
+    assert parity.main(["--shapes", "rope float32", "--json", str(path)]) == INTERRUPTED
+    report = json.loads(path.read_text())
+    assert 2 == report["shapes_judged"] < report["shapes"]
+    assert report["cases"] == 2 * len(ROPE.tensors)
+    said = capsys.readouterr()
+    assert "8 cases" in said.out
+    assert f"interrupted: 2 of {report['shapes']} shapes are judged" in said.err
 
 
 def test_the_sides_end_with_their_parent():
