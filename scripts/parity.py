@@ -88,8 +88,9 @@ def main(argv: list[str] | None) -> int:
     jobs = sound + planted
     judged = run(jobs, alone=parity.long)
     interrupted = len(judged) < len(jobs)
-    cases = [case for job, of_job in judged if job.mutant is None or not parity.mutants for case in of_job]
-    hunted = caught([(job, of_job) for job, of_job in judged if parity.mutants and job.mutant is not None])
+    hunts = {job.key for job in planted}
+    cases = [case for job, of_job in judged if job.key not in hunts for case in of_job]
+    hunted = caught([(job, of_job) for job, of_job in judged if job.key in hunts])
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     print_summary(console, cases)
     if hunted:

@@ -52,10 +52,7 @@ class Job:
 
 
 def longest_first(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs in the order to begin them in: what takes longest is not left to one process when all others are done.
-
-    Interpreted, one shape of the full matrix has a third of all products.
-    """
+    """The jobs in the order to begin them in: what takes longest is not left to one process when all others are done."""
     return sorted(jobs, key=lambda job: job.shape.work, reverse=True)
 
 
