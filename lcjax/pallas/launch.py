@@ -137,7 +137,7 @@ def in_registers(tile: Sequence[jax.Array], *, native: bool) -> tuple[jax.Array,
         return tuple(tile)
     index = [jnp.arange(x.shape[1], dtype=jnp.int32) for x in tile]
     ones = ((i[:, None] == i[None, :]).astype(x.dtype) for i, x in zip(index, tile, strict=True))
-    return tuple(_plain_dot(x, one, 0).astype(x.dtype) for x, one in zip(tile, ones, strict=True))
+    return tuple(_dot(x, one, b_axis=0, native=True).astype(x.dtype) for x, one in zip(tile, ones, strict=True))
 
 
 def opaque(x: jax.Array, *, native: bool) -> jax.Array:
@@ -147,18 +147,14 @@ def opaque(x: jax.Array, *, native: bool) -> jax.Array:
 
 def _dot(a, b, b_axis, native):
     """`a b` or, with `b_axis` 1, `a b^T`; float32 operands keep all their bits (the device's default would round them to TF32)."""
-    if not native:
-        # XLA on a CPU adds up one term after another; in parts its error is about that of Triton's interpreter, which has lanes.
-        count = -(-a.shape[1] // _LONGEST_INTERPRETED_SUM)
-        parts = zip(jnp.array_split(a, count, axis=1), jnp.array_split(b, count, axis=b_axis), strict=True)
-        return functools.reduce(jnp.add, [_plain_dot(*part, b_axis) for part in parts])
-    return _plain_dot(a, b, b_axis)
-
-
-def _plain_dot(a, b, b_axis):
     precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    dimensions = (((1,), (b_axis,)), ((), ()))
-    return lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
+    dot = functools.partial(lax.dot_general, precision=precision, preferred_element_type=jnp.float32)
+    if native:
+        return dot(a, b, (((1,), (b_axis,)), ((), ())))
+    # XLA on a CPU adds up one term after another; in parts its error is about that of Triton's interpreter, which has lanes.
+    parts = -1, min(a.shape[1], _LONGEST_INTERPRETED_SUM)
+    a_parts, b_parts = a.reshape(len(a), *parts), b.reshape(*b.shape[:b_axis], *parts, *b.shape[b_axis + 1 :])
+    return dot(a_parts, b_parts, (((2,), (b_axis + 1,)), ((1,), (b_axis,)))).sum(0)
 
 
 def multiply_add(x: jax.Array, factor: float, y: jax.Array, *, native: bool) -> jax.Array:
