@@ -7,7 +7,7 @@ import numpy as np
 import triton.language as tl
 from triton.runtime import interpreter
 
-from kernels.parity.interpreter import patch_once, round_as_a_gpu
+from kernels.parity.interpreter import round_as_a_gpu
 from numerics import error_ratio
 
 
@@ -34,25 +34,3 @@ def test_the_interpreter_rounds_as_a_gpu(monkeypatch):
     assert error_ratio(product(a, b), a @ b, exact) <= 1
     halves = [x.astype(np.float16).astype(np.float32) for x in (a, b)]
     np.testing.assert_array_equal(product(*halves), np.matmul(*halves))
-
-
-def test_the_interpreter_patches_once(monkeypatch):
-    looked_through = []
-
-    def patch(package, builder, scope):
-        looked_through.append(package)
-        original(package, builder, scope)
-
-    original = interpreter._patch_builtin
-    monkeypatch.setattr(interpreter, "_patch_builtin", patch)
-    patch_once()
-    kernel, function, later = (interpreter._LangPatchScope() for _ in range(3))
-    for scope in (kernel, function):
-        interpreter._patch_builtin(tl, interpreter.interpreter_builder, scope)
-        assert not tl.core.is_builtin(tl.load)
-    assert looked_through == [tl]
-    kernel.restore()
-    assert tl.core.is_builtin(tl.load)
-    interpreter._patch_builtin(tl, interpreter.interpreter_builder, later)
-    later.restore()
-    assert looked_through == [tl, tl]

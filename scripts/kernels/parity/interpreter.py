@@ -7,9 +7,6 @@ has seen, and where scores are in the hundreds that is all the error there is.
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
-
 import ml_dtypes
 import numpy as np
 import triton.language as tl
@@ -38,23 +35,6 @@ def round_as_a_gpu() -> None:
 
     interpreter._convert_float = converted
     type.__setattr__(builder, "create_dot", product)
-
-
-def patch_once() -> None:
-    """Lets a call of one kernel's function by another leave alone what is patched already, which is a third of the time.
-
-    The interpreter replaces the members of `triton.language` at every such call, and looks through all of them to find none left.
-    """
-    patch = interpreter._patch_builtin
-    builtins: dict[Any, str] = {}
-
-    def patched(package, builder, scope):
-        if package not in builtins:
-            builtins[package] = next(name for name, x in inspect.getmembers(package) if tl.core.is_builtin(x))
-        if tl.core.is_builtin(getattr(package, builtins[package])):
-            patch(package, builder, scope)
-
-    interpreter._patch_builtin = patched
 
 
 def _has_16_bits(x: np.ndarray) -> bool:

@@ -18,9 +18,10 @@ from kernels.parity.results import Outcome, SideResult
 from lcjax import ops
 from lcjax.errors import InputError
 
-# Scores above which a CPU gains from better code what compiling it costs.
-MANY_SCORES = 2**22
-
+# Products of an interpreted call above which a CPU gains from faster code what compiling it costs.
+MANY_PRODUCTS = 2**27
+# Rows and columns of which a kernel computes a whole tile, however few there are.
+TILE = 128
 
 # A CPU's compiled programs are some hundred mappings of memory each, of which a process may have 65,530.
 JOBS_BETWEEN_CLEARINGS = 32
@@ -68,11 +69,15 @@ def implementations(operation: str) -> tuple[str, ...]:
 
 def _attention(implementation: str, arrays: Arrays, options: Options) -> Arrays:
     """The results of a call. Raises InputError where the implementation refuses it, with and without an lse."""
-    scores = arrays["q"].shape[1] * arrays["q"].shape[2] * arrays["k"].shape[1]
+    batch, tokens, heads, head_dim = arrays["q"].shape
+    products = batch * heads * head_dim * max(tokens, TILE) * max(arrays["k"].shape[1], TILE)
+
+    # Where q is float32, the rounding of scores is what counts: as on a GPU it takes a fused multiply-add, so optimised code.
+    options_of_xla = (int(arrays["q"].dtype == np.float32), products > MANY_PRODUCTS)
 
     def results(*, with_lse: bool) -> Arrays:
         fn = _attention_with_gradients(implementation, with_lse, tuple(options.items()))
-        return _numpy(_compiled(fn, scores > MANY_SCORES)(arrays))
+        return _numpy(_compiled(fn, *options_of_xla)(arrays))
 
     try:
         return results(with_lse=True)
@@ -110,7 +115,7 @@ def _attention_with_gradients(implementation: str, with_lse: bool, options: tupl
 
 
 def _rope(implementation: str, arrays: Arrays, options: Options) -> Arrays:
-    return _numpy(_compiled(_rope_with_gradients(implementation, options["attention_factor"]), True)(arrays))
+    return _numpy(_compiled(_rope_with_gradients(implementation, options["attention_factor"]), 0, False)(arrays))
 
 
 @functools.cache
@@ -134,9 +139,9 @@ def _rope_with_gradients(implementation: str, attention_factor: float) -> Callab
 
 
 @functools.cache
-def _compiled(fn: Callable, large: bool) -> Callable:
-    on_gpu = jax.default_backend() == "gpu"
-    return jax.jit(fn, compiler_options=None if on_gpu else {"xla_backend_optimization_level": int(large)})
+def _compiled(fn: Callable, level: int, fused: bool) -> Callable:
+    quick = {"xla_backend_optimization_level": level, "xla_cpu_use_fusion_emitters": fused}
+    return jax.jit(fn, compiler_options=None if jax.default_backend() == "gpu" else quick)
 
 
 def _numpy(results: dict[str, jax.Array]) -> Arrays:

@@ -18,10 +18,12 @@ if not torch.cuda.is_available():
 
 import triton_ref
 from kernels.parity.inputs import Arrays, Options, digest
-from kernels.parity.interpreter import patch_once, round_as_a_gpu
+from kernels.parity.interpreter import round_as_a_gpu
+from kernels.parity.interpreter_speed import make_fast
 from kernels.parity.jobs import Job, outcome_of, work
 from kernels.parity.results import Outcome, SideResult
 from triton_ref import reference
+from triton_ref.tiles import KERNELS, Tile
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -31,7 +33,7 @@ Tensors = dict[str, torch.Tensor]
 def main(jobs_file: str) -> int:
     if DEVICE == "cpu":
         round_as_a_gpu()
-        patch_once()
+        make_fast()
     return work("torch", run, jobs_file)
 
 
@@ -133,8 +135,15 @@ def triton_rope(q, k, positions, inverse_frequencies, **options):
     return triton_ref.rope(q.clone(), k.clone(), positions, inverse_frequencies, **options)  # in place
 
 
-def triton_attention(*args, **options):
-    return triton_ref.attention(*args, return_lse=True, **options)
+def triton_attention(q, *args, **options):
+    tiles = large_tiles(q.shape[1]) if DEVICE == "cpu" and q.dtype == torch.float32 else None
+    return triton_ref.attention(q, *args, return_lse=True, tiles=tiles, **options)
+
+
+def large_tiles(tokens: int) -> dict[str, Tile]:
+    """For float32, whose own tiles are small for want of a GPU's registers: interpreted, a small one takes as long as a large."""
+    queries = min(64, max(16, 1 << (tokens - 1).bit_length()))
+    return dict.fromkeys(KERNELS, Tile(queries, 64, num_warps=4, num_stages=1))
 
 
 ATTENTION: dict[str, Callable] = {"plain": reference.attention, "triton": triton_attention, "sdpa": sdpa}

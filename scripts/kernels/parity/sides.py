@@ -38,19 +38,14 @@ def run_jobs(jobs: Sequence[Job], folder: Path, *, alone: bool = False) -> Itera
             processes[0].wait()
             processes.append(_start("torch", 0, folder))
         else:
-            counts = {side: min(_process_count(side), len(jobs)) for side in SIDES}
-            processes = [_start(side, n, folder) for side in SIDES for n in range(counts[side])]
+            # Of each side one a core, so that none is left idle whichever side is done first.
+            count = min(len(os.sched_getaffinity(0)), MOST_PROCESSES_A_SIDE, len(jobs))
+            processes = [_start(side, n, folder) for n in range(count) for side in SIDES]
         yield from _finished(jobs, folder, processes)
     finally:
         for process in processes:
             process.kill()
             process.wait()
-
-
-def _process_count(side: str) -> int:
-    """A process a core of torch, most of whose work is Triton's interpreter; half as many of JAX, which compiles in threads."""
-    cores = len(os.sched_getaffinity(0))
-    return min(MOST_PROCESSES_A_SIDE, max(1, cores // 2) if side == "jax" else cores)
 
 
 def _start(side: str, number: int, folder: Path) -> subprocess.Popen:
