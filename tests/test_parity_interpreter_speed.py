@@ -42,9 +42,7 @@ def kernel(x, counts, out, N: tl.constexpr):
 
 def run_kernel() -> torch.Tensor:
     x = torch.linspace(-3, 5, 48 * 32, dtype=torch.float32).reshape(48, 32).bfloat16()
-    counts = torch.tensor(
-        [4, 2**31 - 1, 9], dtype=torch.int32
-    )  # the second overflows, in and outside of the fast interpreter
+    counts = torch.tensor([4, 2**31 - 1, 9], dtype=torch.int32)  # sums and products of the second overflow
     out = torch.zeros(48, 16)
     interpreter.InterpretedFunction(kernel)[(3,)](x, counts, out, N=32)
     return out

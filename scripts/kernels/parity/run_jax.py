@@ -73,11 +73,11 @@ def _attention(implementation: str, arrays: Arrays, options: Options) -> Arrays:
     products = batch * heads * head_dim * max(tokens, TILE) * max(arrays["k"].shape[1], TILE)
 
     # Where q is float32, the rounding of scores is what counts: as on a GPU it takes a fused multiply-add, so optimised code.
-    options_of_xla = (int(arrays["q"].dtype == np.float32), products > MANY_PRODUCTS)
+    optimised, fused = arrays["q"].dtype == np.float32, products > MANY_PRODUCTS
 
     def results(*, with_lse: bool) -> Arrays:
         fn = _attention_with_gradients(implementation, with_lse, tuple(options.items()))
-        return _numpy(_compiled(fn, *options_of_xla)(arrays))
+        return _numpy(_compiled(fn, optimised=optimised, fused=fused)(arrays))
 
     try:
         return results(with_lse=True)
@@ -115,7 +115,7 @@ def _attention_with_gradients(implementation: str, with_lse: bool, options: tupl
 
 
 def _rope(implementation: str, arrays: Arrays, options: Options) -> Arrays:
-    return _numpy(_compiled(_rope_with_gradients(implementation, options["attention_factor"]), 0, False)(arrays))
+    return _numpy(_compiled(_rope_with_gradients(implementation, options["attention_factor"]))(arrays))
 
 
 @functools.cache
@@ -139,8 +139,8 @@ def _rope_with_gradients(implementation: str, attention_factor: float) -> Callab
 
 
 @functools.cache
-def _compiled(fn: Callable, level: int, fused: bool) -> Callable:
-    quick = {"xla_backend_optimization_level": level, "xla_cpu_use_fusion_emitters": fused}
+def _compiled(fn: Callable, *, optimised: bool = False, fused: bool = False) -> Callable:
+    quick = {"xla_backend_optimization_level": int(optimised), "xla_cpu_use_fusion_emitters": fused}
     return jax.jit(fn, compiler_options=None if jax.default_backend() == "gpu" else quick)
 
 
