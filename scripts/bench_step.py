@@ -48,8 +48,6 @@ class Bench(Shape):
     """How many rows are traced while one is timed; each holds half a GiB of the device."""
     steps: int = 2
     """Timed steps, after one that warms up; 0 times that one, its first allocations included, where a step takes minutes."""
-    host_gb: int = 100
-    """GiB of host memory that may be pinned."""
     peft: bool = False
     """Also time transformers + PEFT with gradient checkpointing and torch's attention, in bfloat16."""
     csv: Path | None = None
@@ -67,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     print(*(f"{name} {version(name)}" for name in ("jax", "flax", "optax")), flush=True)
     with tempfile.TemporaryDirectory() as kept:
-        environment = os.environ | _environment(bench, kept)
+        environment = os.environ | _environment(kept)
         results = measured(
             list(rows(bench)),
             lambda row: _command(bench, row),
@@ -113,12 +111,11 @@ def _command(bench: Bench, row: dict[str, Any]) -> list[str]:
     return [sys.executable, __file__, *of_row.flags(), f"--steps={bench.steps}", f"--row={json.dumps(row)}"]
 
 
-def _environment(bench: Bench, kept: str) -> dict[str, str]:
+def _environment(kept: str) -> dict[str, str]:
     """`kept`: where XLA keeps the algorithms that it has chosen, for the next process."""
     return {
         "JAX_COMPILATION_CACHE_DIR": kept,
         "JAX_TRACEBACK_FILTERING": "off",  # else a remark on filtering is the last line of an error
-        "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB": str(bench.host_gb),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }

@@ -19,7 +19,9 @@ from lcjax.plan.memory import Memory, measure, scratch_of
 from lcjax.plan.parameters import abstract_params
 from lcjax.plan.workload import Workload
 from lcjax.presets import resolve_config
-from lcjax.train.arguments import TrainingArguments
+from lcjax.train.allocators import pinnable_bytes, raise_limits
+from lcjax.train.arguments import RunArguments
+from lcjax.train.fit import host_bytes_at_most
 from lcjax.train.program import Program, build_program
 from steps.shape import Shape
 
@@ -75,7 +77,11 @@ class CompiledStep:
 
 
 def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedStep:
-    """The step over one sequence, with that gradient checkpointing and `--memory`."""
+    """The step over one sequence, with that gradient checkpointing and `--memory`. JAX may have what `lcjax.train` lets it have.
+
+    Raises:
+      InputError: settings that `lcjax.train` refuses.
+    """
     config, quantize = resolve_config(shape.model), None if shape.quantize == "none" else shape.quantize
     lora = Workload(shape.model, config, "h100-80gb", shape.lora_r, quantize).lora
     settings = ModelSettings(
@@ -86,11 +92,20 @@ def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedSte
         memory=parse_memory(memory),
         one_document_a_row=True,
     )
-    arguments = TrainingArguments(optimizer_memory=shape.optimizer_memory)
+    arguments = RunArguments(
+        max_seq_length=tokens,
+        use_gradient_checkpointing=policy,
+        memory=memory,
+        attention=shape.attention,
+        optimizer_memory=shape.optimizer_memory,
+        lora_r=shape.lora_r or RunArguments.lora_r,
+        full_finetuning=not shape.lora_r,
+    )
 
     def program_of(params: Any) -> Program:
         return build_program(config, params, settings, arguments, max_steps=10)
 
+    raise_limits(host_bytes_at_most(config, arguments, pinnable_bytes()))
     sharding = on_one(jax.devices()[0])
     params = abstract(abstract_params(config, lora, quantize), sharding)
     program = program_of(params)
