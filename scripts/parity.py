@@ -30,13 +30,13 @@ from pathlib import Path
 import torch
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from kernels.cases import ModelShape, default_matrix, full_matrix, long_matrix, with_rows
 from kernels.parity.accuracy import less_accurate
 from kernels.parity.hunt import caught, mutant_jobs, survivors
 from kernels.parity.jobs import Job
 from kernels.parity.mutants import MUTANTS
+from kernels.parity.progress import MatrixProgress
 from kernels.parity.report_files import as_json, page
 from kernels.parity.sides import run_jobs
 from kernels.parity.summary import mutants_table, print_summary
@@ -164,26 +164,17 @@ def repeated(parity: Parity, jobs: Sequence[Job]) -> list[Job]:
 
 
 def run(jobs: Sequence[Job], *, alone: bool = False) -> Judged:
-    """Every job judged, or those until Ctrl-C, in the order given, with a progress bar on the way; `alone`: one side after the
-    other."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    """Every job judged, or those until Ctrl-C, in the order given; `alone`: one side after the other."""
     judged: Judged = []
     with (
         tempfile.TemporaryDirectory() as folder,
-        Progress(*columns, console=Console(stderr=True), transient=True) as bar,
+        MatrixProgress(Console(stderr=True), len(jobs)) as progress,
+        contextlib.suppress(KeyboardInterrupt),
     ):
-        task = bar.add_task("starting", total=len(jobs))
-        with contextlib.suppress(KeyboardInterrupt):
-            for job, *sides in run_jobs(jobs, Path(folder), alone=alone):
-                judged.append((job, judge(job, sides)))
-                failed = sum(case.failed for done, cases in judged if done.mutant is None for case in cases)
-                bar.update(task, advance=1, description=f"{job.name[:40]:40} {failed} failed")
+        for job, *sides in run_jobs(jobs, Path(folder), alone=alone):
+            judged.append((job, judge(job, sides)))
+            failed = sum(case.failed for done, cases in judged if done.mutant is None for case in cases)
+            progress.judged(job.name, failed)
     order = {job.key: n for n, job in enumerate(jobs)}
     return sorted(judged, key=lambda pair: order[pair[0].key])
 
