@@ -26,6 +26,8 @@ from lcjax.remat import ATTENTION_LSE, ATTENTION_OUTPUT, name_residual
 LONGEST_SUM = 32
 # Of dout v and of delta, whose difference is all that a query of few keys has: float32 shows the rounding of both in it.
 LONGEST_SUM_OF_A_DIFFERENCE = 16
+# Of a block's queries in dk: early keys are seen by all of them, and one chain over a group's heads was above the rule.
+LONGEST_SUM_OF_QUERIES = 64
 # XLA on a CPU has another way with a product of fewer rows.
 ROWS_OF_A_PRODUCT = 64
 
@@ -146,7 +148,7 @@ def blockwise_gradients(
             dscores = dscores.astype(q_BTHD.dtype)
             # dk and dv gather as [D, k]: that orientation of the product is a third faster on a CPU.
             dv = dv + _dot("bkms,bkmd->bkds", weights.astype(dout_n.dtype), dout_n[i])
-            dk = dk + _dot("bkms,bkmd->bkds", dscores, q_n[i])
+            dk = dk + _sum_over_queries(dscores, q_n[i])
             dq = lax.dynamic_index_in_dim(dq_n, i, keepdims=False) + _dot("bkms,bksd->bkmd", dscores, k_BKsD)
             return lax.dynamic_update_index_in_dim(dq_n, dq, i, axis=0), dk, dv
 
@@ -178,12 +180,19 @@ def _products(x_BKmD: jax.Array, y_BKsD: jax.Array, longest: int = LONGEST_SUM) 
     return lax.platform_dependent(x_BKmD, y_BKsD, cpu=in_parts, default=default)
 
 
-def _in_parts(equation: str, x: jax.Array, y: jax.Array, longest: int = LONGEST_SUM) -> jax.Array:
-    """A product over the last axis of both, as a sum, in pairs, of products over at most `longest` of it each."""
-    if x.shape[-1] <= longest:
+def _sum_over_queries(x_BKms: jax.Array, y_BKmD: jax.Array) -> jax.Array:
+    """`y^T x`, [B, K, D, s], in float32; on a CPU with at most `LONGEST_SUM_OF_QUERIES` terms of one chain of additions."""
+    equation = "bkms,bkmd->bkds"
+    in_parts = functools.partial(_in_parts, equation, longest=LONGEST_SUM_OF_QUERIES, axis=2)
+    return lax.platform_dependent(x_BKms, y_BKmD, cpu=in_parts, default=functools.partial(_dot, equation))
+
+
+def _in_parts(equation: str, x: jax.Array, y: jax.Array, longest: int = LONGEST_SUM, axis: int = -1) -> jax.Array:
+    """A product over one axis of both, as a sum, in pairs, of products over at most `longest` of it each."""
+    if x.shape[axis] <= longest:
         return _dot(equation, x, y)
-    halves = zip(jnp.array_split(x, 2, axis=-1), jnp.array_split(y, 2, axis=-1), strict=True)
-    return functools.reduce(jnp.add, [_in_parts(equation, *half, longest) for half in halves])
+    halves = zip(jnp.array_split(x, 2, axis=axis), jnp.array_split(y, 2, axis=axis), strict=True)
+    return functools.reduce(jnp.add, [_in_parts(equation, *half, longest, axis) for half in halves])
 
 
 def _row_products(x_BTHD: jax.Array, y_BTHD: jax.Array) -> jax.Array:
