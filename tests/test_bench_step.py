@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 
 import pytest
 
+from jax_limits import HOST, SHARE, SHARE_OF_OLD, limits_at_start
 from lcjax.errors import InputError
 from lcjax.presets import PRESETS
 from lcjax.train.allocators import pinnable_bytes
@@ -16,11 +16,6 @@ from steps.lcjax_side import trace_step
 from steps.shape import Shape
 
 SMALL = dataclasses.replace(PRESETS["smollm2-135m"], num_hidden_layers=2, vocab_size=100)
-SHARE, SHARE_OF_OLD, HOST = (
-    "XLA_CLIENT_MEM_FRACTION",
-    "XLA_PYTHON_CLIENT_MEM_FRACTION",
-    "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB",
-)
 
 
 @pytest.fixture
@@ -29,16 +24,23 @@ def shape(tmp_path, monkeypatch) -> Shape:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)  # twice, so that whatever a step sets is undone
     (tmp_path / "config.json").write_text(json.dumps(SMALL.to_dict()))
-    return Shape(str(tmp_path), quantize="none", attention="xla", lora_r=4)
+    return Shape(str(tmp_path), quantize="none", attention="auto", lora_r=4)
 
 
 @pytest.mark.parametrize("lora_r", [4, 0])
 def test_jax_may_have_the_memory_that_it_has_in_training(shape, lora_r):
     """Left to itself it would have three quarters of the GPU."""
-    trace_step(dataclasses.replace(shape, lora_r=lora_r), 64, "offload", "none")
-    assert os.environ[SHARE] == "0.97"
+    of_rank = dataclasses.replace(shape, lora_r=lora_r)
+    share, host = limits_at_start(
+        f"""
+from steps.lcjax_side import trace_step
+from steps.shape import Shape
+trace_step({of_rank!r}, 64, "offload", "none")
+"""
+    )
+    assert share == "0.97"
     # A step of some megabytes, and 8 GiB for weights on their way.
-    assert int(os.environ[HOST]) == min(9, math.ceil(pinnable_bytes() / 2**30))
+    assert int(host) == min(9, math.ceil(pinnable_bytes() / 2**30))
 
 
 def test_what_training_refuses_is_not_timed(shape):

@@ -83,15 +83,6 @@ def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedSte
       InputError: settings that `lcjax.train` refuses.
     """
     config, quantize = resolve_config(shape.model), None if shape.quantize == "none" else shape.quantize
-    lora = Workload(shape.model, config, "h100-80gb", shape.lora_r, quantize).lora
-    settings = ModelSettings(
-        tokens,
-        lora=lora,
-        use_gradient_checkpointing=policy,
-        attention=shape.attention,
-        memory=parse_memory(memory),
-        one_document_a_row=True,
-    )
     arguments = RunArguments(
         max_seq_length=tokens,
         use_gradient_checkpointing=policy,
@@ -101,11 +92,21 @@ def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedSte
         lora_r=shape.lora_r or RunArguments.lora_r,
         full_finetuning=not shape.lora_r,
     )
+    # Before what follows, which asks JAX for its device.
+    raise_limits(host_bytes_at_most(config, arguments, pinnable_bytes()))
+    lora = Workload(shape.model, config, "h100-80gb", shape.lora_r, quantize).lora
+    settings = ModelSettings(
+        tokens,
+        lora=lora,
+        use_gradient_checkpointing=policy,
+        attention=shape.attention,
+        memory=parse_memory(memory),
+        one_document_a_row=True,
+    )
 
     def program_of(params: Any) -> Program:
         return build_program(config, params, settings, arguments, max_steps=10)
 
-    raise_limits(host_bytes_at_most(config, arguments, pinnable_bytes()))
     sharding = on_one(jax.devices()[0])
     params = abstract(abstract_params(config, lora, quantize), sharding)
     program = program_of(params)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jax_limits import HOST, SHARE, SHARE_OF_OLD, limits_at_start
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
 from lcjax.errors import InputError
@@ -139,26 +141,32 @@ def test_a_run_s_arrays_are_compiled_for_in_the_memory_where_they_are(place):
 
 
 def test_the_allocators_limits(monkeypatch):
-    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"):
+    for name in (SHARE, SHARE_OF_OLD, HOST):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)  # twice, so that whatever is set below is undone
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert allocators.host_limit_bytes() == min(64 * 2**30, physical)
     allocators.raise_limits(2**31)
-    assert os.environ["XLA_CLIENT_MEM_FRACTION"] == "0.97"
+    assert os.environ[SHARE] == "0.97"
     assert allocators.host_limit_bytes() == min(10 * 2**30, physical)
     allocators.raise_limits(2**50)
     assert allocators.host_limit_bytes() == min(10 * 2**30, physical), "what is set stays"
-    monkeypatch.delenv("XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB")
+    monkeypatch.delenv(HOST)
     allocators.raise_limits(2**50)
     assert 0.8 * physical < allocators.host_limit_bytes() < physical
-    monkeypatch.setenv("XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB", "7")
+    monkeypatch.setenv(HOST, "7")
     allocators.raise_limits(0)
     assert allocators.host_limit_bytes() == 7 * 2**30
-    monkeypatch.delenv("XLA_CLIENT_MEM_FRACTION")
-    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
+    monkeypatch.delenv(SHARE)
+    monkeypatch.setenv(SHARE_OF_OLD, "0.5")
     allocators.raise_limits(0)
-    assert "XLA_CLIENT_MEM_FRACTION" not in os.environ  # JAX refuses both
+    assert SHARE not in os.environ  # JAX refuses both
+
+
+def test_a_run_sets_the_limits_before_jax_starts(model_dir, data_dir, tmp_path):
+    flags = ["--model", str(model_dir), "--data", str(data_dir), "--output-dir", str(tmp_path / "run")]
+    share, host = limits_at_start(f"from lcjax.train.__main__ import main; main({flags})")
+    assert (share, int(host)) == ("0.97", min(9, math.ceil(allocators.pinnable_bytes() / 2**30)))
 
 
 INPUTS = 32 * 349_184 * 4096 * 2  # of the 8B model's layers
