@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from lcjax.train.allocators import pinnable_bytes
 
 SHARE, SHARE_OF_OLD, HOST = (
     "XLA_CLIENT_MEM_FRACTION",
@@ -23,6 +26,11 @@ except RuntimeError as error:
     assert sys.argv[1] in str(error), error
     print(*(os.environ.get(name, "unset") for name in sys.argv[2:]))
 """
+
+
+def limits_of_a_small_run() -> tuple[str, str]:
+    """What `limits_at_start` is to give where a step takes some megabytes: 8 GiB more, for weights on their way."""
+    return "0.97", str(min(9, math.ceil(pinnable_bytes() / 2**30)))
 
 
 def limits_at_start(program: str) -> tuple[str, str]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 
 import pytest
 
-from jax_limits import HOST, SHARE, SHARE_OF_OLD, limits_at_start
+from jax_limits import HOST, SHARE, SHARE_OF_OLD, limits_at_start, limits_of_a_small_run
 from lcjax.errors import InputError
 from lcjax.presets import PRESETS
-from lcjax.train.allocators import pinnable_bytes
 from steps.lcjax_side import trace_step
 from steps.shape import Shape
 
@@ -31,16 +29,12 @@ def shape(tmp_path, monkeypatch) -> Shape:
 def test_jax_may_have_the_memory_that_it_has_in_training(shape, lora_r):
     """Left to itself it would have three quarters of the GPU."""
     of_rank = dataclasses.replace(shape, lora_r=lora_r)
-    share, host = limits_at_start(
-        f"""
+    program = f"""
 from steps.lcjax_side import trace_step
 from steps.shape import Shape
 trace_step({of_rank!r}, 64, "offload", "none")
 """
-    )
-    assert share == "0.97"
-    # A step of some megabytes, and 8 GiB for weights on their way.
-    assert int(host) == min(9, math.ceil(pinnable_bytes() / 2**30))
+    assert limits_at_start(program) == limits_of_a_small_run()
 
 
 def test_what_training_refuses_is_not_timed(shape):

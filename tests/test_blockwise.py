@@ -18,11 +18,11 @@ def test_products_of_a_difference_are_of_short_sums(monkeypatch):
     rng = np.random.default_rng(0)
     inputs = [rng.normal(size=(1, TOKENS, HEADS, HEAD_DIM)).astype(np.float32) for _ in range(4)]
     references = plain_dq_of_two_keys(*inputs), plain_dq_of_two_keys(*(x.astype(np.float64) for x in inputs))
-    short = ratios_of(dq_of_two_keys(*inputs), *references)
+    short = ratios_of(gradient(0, *inputs, window=2), *references)
     assert max(short) <= 1
     monkeypatch.setattr(blockwise, "LONGEST_SUM_OF_A_DIFFERENCE", HEAD_DIM)
     jax.clear_caches()
-    long = ratios_of(dq_of_two_keys(*inputs), *references)
+    long = ratios_of(gradient(0, *inputs, window=2), *references)
     assert min(long) > 1
 
 
@@ -31,20 +31,22 @@ def test_a_key_gathers_its_queries_in_short_sums(monkeypatch):
     q, dout = (rng.normal(size=(1, TOKENS, HEADS, 64)).astype(np.float32) for _ in range(2))
     k, v = (rng.normal(size=(1, TOKENS, 1, 64)).astype(np.float32) for _ in range(2))
     exact = plain_dk(*(x.astype(np.float64) for x in (q, k, v, dout)))
-    short = dk(q, k, v, dout) - exact
+    short = gradient(1, q, k, v, dout) - exact
     monkeypatch.setattr(blockwise, "LONGEST_SUM_OF_QUERIES", TOKENS * HEADS)
     jax.clear_caches()
-    long = dk(q, k, v, dout) - exact
+    long = gradient(1, q, k, v, dout) - exact
     # 0.7, of errors of 32,768 elements; of keys that only a few queries see the sums are short in any case.
     assert np.square(short).mean() ** 0.5 < 0.85 * np.square(long).mean() ** 0.5
 
 
-def dk(q, k, v, dout):
-    def gradient(q, k, v, dout):
-        _, pull_back = jax.vjp(lambda k: ops.attention(q, k, v, causal=True, implementation="xla"), k)
-        return pull_back(dout)[0]
+def gradient(of: int, q, k, v, dout, **mask):
+    """XLA's, in the argument at that place."""
 
-    return np.asarray(jax.jit(gradient)(q, k, v, dout))
+    def pulled_back(*inputs):
+        _, pull_back = jax.vjp(lambda *qkv: ops.attention(*qkv, causal=True, implementation="xla", **mask), *inputs)
+        return pull_back(dout)[of]
+
+    return np.asarray(jax.jit(pulled_back)(q, k, v))
 
 
 def plain_dk(q, k, v, dout):
@@ -56,14 +58,6 @@ def plain_dk(q, k, v, dout):
     weights /= weights.sum(-1, keepdims=True)
     dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True))
     return np.einsum("bhts,bthd->bsd", dscores, q * scale)[:, :, None]
-
-
-def dq_of_two_keys(q, k, v, dout):
-    def gradient(q, k, v, dout):
-        _, pull_back = jax.vjp(lambda q: ops.attention(q, k, v, causal=True, window=2, implementation="xla"), q)
-        return pull_back(dout)[0]
-
-    return np.asarray(jax.jit(gradient)(q, k, v, dout))
 
 
 def plain_dq_of_two_keys(q, k, v, dout):
