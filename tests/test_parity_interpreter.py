@@ -23,7 +23,7 @@ def test_the_interpreter_rounds_as_a_gpu(monkeypatch):
     np.testing.assert_array_equal(back, x.astype(ml_dtypes.bfloat16).astype(np.float32))
 
     def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        zero = np.zeros((a.shape[0], b.shape[1]), np.float32)
+        zero = np.zeros((*a.shape[:-1], b.shape[-1]), np.float32)
         handles = (interpreter.TensorHandle(x, tl.float32) for x in (a, b, zero))
         return interpreter.interpreter_builder.create_dot(*handles, None, 0).data
 
@@ -32,5 +32,14 @@ def test_the_interpreter_rounds_as_a_gpu(monkeypatch):
     np.testing.assert_array_equal(product(a, b)[:16, :8], product(a[:16], b[:, :8]))
     exact = a.astype(np.float64) @ b
     assert error_ratio(product(a, b), a @ b, exact) <= 1
-    halves = [x.astype(np.float16).astype(np.float32) for x in (a, b)]
-    np.testing.assert_array_equal(product(*halves), np.matmul(*halves))
+
+    a, b = (rng.normal(size=size).astype(np.float16).astype(np.float32) for size in ((64, 256), (256, 32)))
+    exact = a.astype(np.float64) @ b
+    in_one_chain = np.cumsum(a[:, :, None] * b, axis=1)[:, -1]
+    assert rms(product(a, b) - exact) < rms(in_one_chain - exact) / 2
+    stack = product(np.stack([a, -a]), np.stack([b, b]))
+    np.testing.assert_array_equal(stack, np.stack([product(a, b), product(-a, b)]))
+
+
+def rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.square(x).mean()))

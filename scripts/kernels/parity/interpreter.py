@@ -1,8 +1,8 @@
 """Triton's interpreter, rounding as a GPU does where it would otherwise add errors that are no property of the kernels.
 
 It cuts float32 off to bfloat16, where the device rounds to the nearest. And it leaves products to BLAS, which adds up in an order
-that depends on a tile's shape: the backward pass, with tiles of its own, would not compute the scores again that the forward pass
-has seen, and where scores are in the hundreds that is all the error there is.
+that depends on the processor, some in one chain, and on a tile's shape: the backward pass, with tiles of its own, would not compute
+the float32 scores again that the forward pass has seen, and where scores are in the hundreds that is all the error there is.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from triton.runtime import interpreter
 
 # As many as make products about as accurate as those that XLA gives to Pallas' interpreter: neither opponent gains by a library.
 LANES = 4
+# Terms that a tensor core's instruction adds up for 16-bit numbers, as Pallas' interpreter does.
+TERMS_OF_A_STEP = 16
 
 
 def round_as_a_gpu() -> None:
@@ -29,17 +31,25 @@ def round_as_a_gpu() -> None:
         return convert(x, of, to, rounding_mode)
 
     def product(self, a, b, d, *options):
-        if a.data.dtype != np.float32 or _has_16_bits(a.data):
+        if a.data.dtype != np.float32:
             return multiply(self, a, b, d, *options)
-        return interpreter.TensorHandle(_summed_in_lanes(a.data, b.data) + d.data, d.dtype.scalar)
+        summed = _summed_in_steps if _has_16_bits(a.data) else _summed_in_lanes
+        return interpreter.TensorHandle(summed(a.data, b.data) + d.data, d.dtype.scalar)
 
     interpreter._convert_float = converted
     type.__setattr__(builder, "create_dot", product)
 
 
 def _has_16_bits(x: np.ndarray) -> bool:
-    """Whether these float32 were bfloat16 or float16: their products are exact, and the order of sums is beside the point."""
+    """Whether these float32 were bfloat16 or float16, whose products are exact."""
     return not (np.ascontiguousarray(x).view(np.uint32) & 0x1FFF).any()
+
+
+def _summed_in_steps(a_MK: np.ndarray, b_KN: np.ndarray) -> np.ndarray:
+    """`a b` in float32, also of a stack of each: BLAS adds up TERMS_OF_A_STEP products, whose sums are added in turn."""
+    a_MnS = a_MK.reshape(*a_MK.shape[:-1], -1, TERMS_OF_A_STEP)
+    b_nSN = b_KN.reshape(*b_KN.shape[:-2], -1, TERMS_OF_A_STEP, b_KN.shape[-1])
+    return np.matmul(a_MnS.swapaxes(-3, -2), b_nSN).sum(-3)
 
 
 def _summed_in_lanes(a_MK: np.ndarray, b_KN: np.ndarray) -> np.ndarray:
