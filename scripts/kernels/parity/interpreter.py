@@ -1,8 +1,9 @@
 """Triton's interpreter, rounding as a GPU does where it would otherwise add errors that are no property of the kernels.
 
-It cuts float32 off to bfloat16, where the device rounds to the nearest. And it leaves products to BLAS, which adds up in an order
-that depends on the processor, some in one chain, and on a tile's shape: the backward pass, with tiles of its own, would not compute
-the float32 scores again that the forward pass has seen, and where scores are in the hundreds that is all the error there is.
+It cuts float32 off to bfloat16, where the device rounds to the nearest. And it leaves products to BLAS, which on some processors
+adds up in one chain, where a tensor core takes 16 terms at a time; and in an order that depends on a tile's shape: the backward
+pass, with tiles of its own, would not compute the float32 scores again that the forward pass has seen, and where scores are in the
+hundreds that is all the error there is.
 """
 
 from __future__ import annotations
