@@ -4,7 +4,8 @@
 
 Compiles attention (32 query and 8 key/value heads, 8,192 tokens, causal, forward and backward) and RoPE for a named GPU,
 assembles both implementations with one ptxas, and reads registers, spills, tensor-core products, copies and loops off the
-result. Exits with 1 when a kernel breaks its budget (`scripts/kernels/codegen/budgets.json`). Triton's rows need the extra `ref`.
+result. Exits with 1 when a kernel breaks its budget (`scripts/lcjax_kernels/codegen/budgets.json`). Triton's rows need the
+extra `ref`.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from kernels.codegen import budgets
-from kernels.codegen.analysis import Codegen, analyse
-from kernels.codegen.compile_pallas import compile_attention, compile_rope
-from kernels.codegen.compiled import ATTENTION_KERNELS, HEAD_DIMS, KERNELS, CompiledKernel
-from kernels.codegen.report_table import instructions_a_score, report_table
-from kernels.codegen.triton_process import has_triton, triton_process
 from lcjax.cli import entry_point
 from lcjax.deviceless import gpu_sharding
 from lcjax.errors import InputError
+from lcjax_kernels.codegen import budgets
+from lcjax_kernels.codegen.analysis import Codegen, analyse
+from lcjax_kernels.codegen.compile_pallas import compile_attention, compile_rope
+from lcjax_kernels.codegen.compiled import ATTENTION_KERNELS, HEAD_DIMS, KERNELS, CompiledKernel
+from lcjax_kernels.codegen.report_table import instructions_a_score, report_table
+from lcjax_kernels.codegen.triton_process import has_triton, triton_process
 
 Rows = list[tuple[CompiledKernel, Codegen]]
 

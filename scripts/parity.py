@@ -6,8 +6,8 @@
 
 A case is one tensor (the value, a gradient) of one shape: operation, dtype, head_dim, group of heads, length, mask. It passes
 when the error of every implementation is at most twice that of plain PyTorch in the same dtype, plus rounding
-(`kernels/tolerance.py`); over the matrix Pallas may not be less accurate than Triton by more than a tenth. JAX and torch run in
-processes of their own. Without a GPU the kernels are interpreted, which takes minutes; with one the same command runs them.
+(`lcjax_kernels/tolerance.py`); over the matrix Pallas may not be less accurate than Triton by more than a tenth. JAX and torch
+run in processes of their own. Without a GPU the kernels are interpreted, which takes minutes; with one the same command runs them.
 Ctrl-C ends a run with the report of what it has judged. Needs the extra `ref`.
 """
 
@@ -31,19 +31,19 @@ import torch
 import tyro
 from rich.console import Console
 
-from kernels.cases import ModelShape, default_matrix, full_matrix, long_matrix, with_rows
-from kernels.parity.accuracy import less_accurate
-from kernels.parity.hunt import caught, mutant_jobs, survivors
-from kernels.parity.jobs import Job
-from kernels.parity.mutants import MUTANTS
-from kernels.parity.progress import MatrixProgress
-from kernels.parity.report_files import as_json, page
-from kernels.parity.sides import run_jobs
-from kernels.parity.summary import mutants_table, print_summary
-from kernels.parity.verdicts import Case, judge
 from lcjax.cli import INTERRUPTED, entry_point
 from lcjax.errors import InputError
 from lcjax.train.arguments import demo_model
+from lcjax_kernels.cases import ModelShape, default_matrix, full_matrix, long_matrix, with_rows
+from lcjax_kernels.parity.accuracy import less_accurate
+from lcjax_kernels.parity.hunt import caught, mutant_jobs, survivors
+from lcjax_kernels.parity.jobs import Job
+from lcjax_kernels.parity.mutants import MUTANTS
+from lcjax_kernels.parity.progress import MatrixProgress
+from lcjax_kernels.parity.report_files import as_json, page
+from lcjax_kernels.parity.sides import run_jobs
+from lcjax_kernels.parity.summary import mutants_table, print_summary
+from lcjax_kernels.parity.verdicts import Case, judge
 
 ROWS_ON_A_GPU = 4096
 ROWS_OF_THE_FULL_MATRIX, HEADS_OF_THE_FULL_MATRIX = 1000, 256
@@ -147,7 +147,7 @@ def matrix_jobs(parity: Parity) -> list[Job]:
     if not wanted:
         raise InputError(
             f"--shapes {' '.join(parity.shapes)}: no shape's name contains that, or none of --part {parity.part}; see "
-            "scripts/kernels/cases.py"
+            "scripts/lcjax_kernels/cases.py"
         )
     jobs = [Job(f"shape{n}", name, shape, parity.plant) for n, (name, shape) in enumerate(wanted.items())]
     return [

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import bench_kernels
-from kernels.bench import jax_side, runs
-from kernels.bench.jobs import BACKWARD, BOTH, FORWARD, Job, Result
 from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
 from lcjax.pallas.tiles import traced_with
+from lcjax_kernels.bench import jax_side, runs
+from lcjax_kernels.bench.jobs import BACKWARD, BOTH, FORWARD, Job, Result
 
 SMALL = "--lengths 64 --heads 2 --kv-heads 1 --head-dim 16 --dtype float32 --parts forward --seconds 0.01".split()
 

@@ -10,8 +10,8 @@ import pytest
 from jax_limits import HOST, SHARE, SHARE_OF_OLD, limits_at_start, limits_of_a_small_run
 from lcjax.errors import InputError
 from lcjax.presets import PRESETS
-from steps.lcjax_side import trace_step
-from steps.shape import Shape
+from lcjax_steps.lcjax_side import trace_step
+from lcjax_steps.shape import Shape
 
 SMALL = dataclasses.replace(PRESETS["smollm2-135m"], num_hidden_layers=2, vocab_size=100)
 
@@ -30,8 +30,8 @@ def test_jax_may_have_the_memory_that_it_has_in_training(shape, lora_r):
     """Left to itself it would have three quarters of the GPU."""
     of_rank = dataclasses.replace(shape, lora_r=lora_r)
     program = f"""
-from steps.lcjax_side import trace_step
-from steps.shape import Shape
+from lcjax_steps.lcjax_side import trace_step
+from lcjax_steps.shape import Shape
 trace_step({of_rank!r}, 64, "offload", "none")
 """
     assert limits_at_start(program) == limits_of_a_small_run()

@@ -8,8 +8,8 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from kernels.tolerance import ratios_of
 from lcjax import blockwise, ops
+from lcjax_kernels.tolerance import ratios_of
 
 TOKENS, HEADS, HEAD_DIM = 512, 4, 256
 

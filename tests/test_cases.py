@@ -9,7 +9,7 @@ import math
 import sys
 from pathlib import Path
 
-from kernels import cases
+from lcjax_kernels import cases
 
 
 def test_every_two_values_of_two_axes_meet():

@@ -8,13 +8,13 @@ import re
 
 import pytest
 
-from kernels.codegen import budgets, ptx, sass, toolchain
-from kernels.codegen.analysis import Codegen, analyse
-from kernels.codegen.compile_pallas import compile_attention, compile_rope
-from kernels.codegen.compiled import ATTENTION_KERNELS, CompiledKernel
-from kernels.codegen.triton_process import triton_process
 from lcjax.errors import InputError
 from lcjax.pallas.scores import LONGEST_SUM
+from lcjax_kernels.codegen import budgets, ptx, sass, toolchain
+from lcjax_kernels.codegen.analysis import Codegen, analyse
+from lcjax_kernels.codegen.compile_pallas import compile_attention, compile_rope
+from lcjax_kernels.codegen.compiled import ATTENTION_KERNELS, CompiledKernel
+from lcjax_kernels.codegen.triton_process import triton_process
 from small_kernels import product_ptx
 
 GPU, DTYPE = "h100-80gb", "bfloat16"

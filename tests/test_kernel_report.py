@@ -8,8 +8,8 @@ import pytest
 import tyro
 
 import kernel_report
-from kernels.codegen import budgets
-from kernels.codegen.compiled import KERNELS
+from lcjax_kernels.codegen import budgets
+from lcjax_kernels.codegen.compiled import KERNELS
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_what_is_wrong_is_refused_at_once(argv, message, capsys, monkeypatch):
 
 
 def test_without_triton_its_rows_are_missing_and_it_is_said(capsys, monkeypatch):
-    monkeypatch.setattr("kernels.codegen.triton_process.find_spec", lambda name: None)
+    monkeypatch.setattr("lcjax_kernels.codegen.triton_process.find_spec", lambda name: None)
     assert kernel_report.main(ROPE) == 0
     printed = capsys.readouterr().out
     assert "Triton is not installed" in printed

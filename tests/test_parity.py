@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 
 import parity
-from kernels import cases
-from kernels.parity.accuracy import less_accurate, pallas_over_triton
-from kernels.parity.hunt import caught, mutant_jobs, survivors
-from kernels.parity.inputs import digest, make_inputs
-from kernels.parity.jobs import Job, longest_first
-from kernels.parity.mutants import MUTANTS
-from kernels.parity.results import SideResult, load, save
-from kernels.parity.verdicts import Case, Verdict, judge
 from lcjax.cli import INTERRUPTED
+from lcjax_kernels import cases
+from lcjax_kernels.parity.accuracy import less_accurate, pallas_over_triton
+from lcjax_kernels.parity.hunt import caught, mutant_jobs, survivors
+from lcjax_kernels.parity.inputs import digest, make_inputs
+from lcjax_kernels.parity.jobs import Job, longest_first
+from lcjax_kernels.parity.mutants import MUTANTS
+from lcjax_kernels.parity.results import SideResult, load, save
+from lcjax_kernels.parity.verdicts import Case, Verdict, judge
 
 ROPE = cases.RopeShape(5, 2, 1, 8)
 JOB = Job("job", "a rope", ROPE)

@@ -7,8 +7,8 @@ import numpy as np
 import triton.language as tl
 from triton.runtime import interpreter
 
-from kernels.parity.interpreter import round_as_a_gpu
-from kernels.tolerance import error_ratio, ratios_of
+from lcjax_kernels.parity.interpreter import round_as_a_gpu
+from lcjax_kernels.tolerance import error_ratio, ratios_of
 
 
 def test_the_interpreter_rounds_as_a_gpu(monkeypatch):

@@ -8,7 +8,7 @@ import triton.language as tl
 from triton.language import core
 from triton.runtime import interpreter
 
-from kernels.parity.interpreter_speed import leave_unread_checks_out, make_fast, patch_once, remember_types
+from lcjax_kernels.parity.interpreter_speed import leave_unread_checks_out, make_fast, patch_once, remember_types
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""kernels/parity/progress.py: a run of hours says how far it is, on a terminal and in a log."""
+"""lcjax_kernels/parity/progress.py: a run of hours says how far it is, on a terminal and in a log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from kernels.parity.progress import MatrixProgress
+from lcjax_kernels.parity.progress import MatrixProgress
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 
 import profile_step
 from lcjax.presets import resolve_config
-from steps import ideal, trace
-from steps.shape import Shape
-from steps.trace import ELEMENTWISE, EXPOSED, IDLE, Event
+from lcjax_steps import ideal, trace
+from lcjax_steps.shape import Shape
+from lcjax_steps.trace import ELEMENTWISE, EXPOSED, IDLE, Event
 
 SECOND = 1e9
 

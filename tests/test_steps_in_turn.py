@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from steps.in_turn import measured
+from lcjax_steps.in_turn import measured
 
 # Notes when it starts, when it is told to go on, and when it ends.
 PROGRAM = """
 import json, sys, time
 from pathlib import Path
 sys.path.insert(0, {scripts!r})
-from steps.in_turn import wait_for_turn
+from lcjax_steps.in_turn import wait_for_turn
 name, folder = sys.argv[1:]
 def note(what):
     with open(folder, "a") as file:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.tolerance import ratios_of
 from lcjax import ops
 from lcjax.pallas import attention_forward
+from lcjax_kernels.tolerance import ratios_of
 
 KEYS, HEAD_DIM = 2**18, 16
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from kernels.tolerance import ratios_of
 from lcjax import ops
 from lcjax.pallas.schedule import Ranges
+from lcjax_kernels.tolerance import ratios_of
 
 TOKENS, HEADS, HEAD_DIM = 1000, 8, 16
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.codegen.compile_pallas import compile_attention
-from kernels.tolerance import error_ratio
 from lcjax.masks import AllOf, Band
 from lcjax.pallas import attention_forward as forward
 from lcjax.pallas.attention import Options, problem_of, schedule_of
 from lcjax.pallas.tiles import TILES, Tile
+from lcjax_kernels.codegen.compile_pallas import compile_attention
+from lcjax_kernels.tolerance import error_ratio
 
 BATCH, TOKENS, HEADS, KV_HEADS, HEAD_DIM = 2, 100, 4, 2, 16
 TILE = Tile(32, 32, 4, 1)

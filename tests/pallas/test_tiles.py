@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.codegen.compile_pallas import compile_attention, device_of
 from lcjax import ops, reference
 from lcjax.deviceless import gpu_names
 from lcjax.pallas.tiles import (
@@ -21,6 +20,7 @@ from lcjax.pallas.tiles import (
     traced_for,
     traced_gpu,
 )
+from lcjax_kernels.codegen.compile_pallas import compile_attention, device_of
 from numerics import tree_error_ratio
 
 RTX = "rtx4090"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from kernels import cases
-from kernels.parity import long_inputs, long_torch
+from lcjax_kernels import cases
+from lcjax_kernels.parity import long_inputs, long_torch
 from triton_ref import reference
 
 
