@@ -27,7 +27,7 @@ from lcjax.data import Data, lay_out, load_corpus, stdlib_sources
 from lcjax.errors import InputError
 from lcjax.evaluate import LossByPosition, loss_by_position
 from lcjax.evaluate.excerpts import Excerpt, rows_of
-from lcjax.evaluate.pictures import curves_figure
+from lcjax.evaluate.pictures import buckets_figure
 from lcjax.evaluate.text import HeldOut
 from lcjax.train import TrainingArguments
 from lcjax.train.arguments import demo_model
@@ -155,10 +155,10 @@ def _write(gain: Gain, found: Found) -> None:
     (gain.output_dir / "long-context-gain.json").write_text(content, encoding="utf-8")
     before, *after = [sum(losses, LossByPosition.none()).buckets() for losses in found.values()]
     changes = {
-        f"trained on {name}": [(b.start or 1, b.loss - a.loss) for a, b in zip(before, buckets, strict=True)]
+        f"trained on {name}": [b._replace(loss=b.loss - a.loss) for a, b in zip(before, buckets, strict=True)]
         for name, buckets in zip(list(found)[1:], after, strict=True)
     }
-    figure = curves_figure(changes, "position in the document (start of its bucket)")
+    figure = buckets_figure(changes)
     figure.axes[0].set_ylabel("change of the held-out loss (nats a token)")
     FigureCanvasAgg(figure).print_png(str(gain.output_dir / "long-context-gain.png"))
 

@@ -9,13 +9,21 @@ import matplotlib
 matplotlib.use("Agg")
 
 from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 from lcjax.audit.figures import AuditFigures
 from lcjax.tokens.figures import short
 
 
 def draw(figures: AuditFigures, path: Path) -> None:
-    """What comes back and what chance would repeat, and how many tokens reach so far back."""
+    """A PNG of `reuse_figure`."""
+    figure = reuse_figure(figures)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def reuse_figure(figures: AuditFigures) -> Figure:
+    """What comes back and what chance would repeat, and how many tokens reach so far back; the legend is above both."""
     names = [f"{short(bucket.start)} to\n{short(bucket.stop)}" for bucket in figures.reuse]
     figure, (above, below) = pyplot.subplots(2, 1, sharex=True, figsize=(8, 6), layout="constrained")
     tokens = [bucket.tokens or 1 for bucket in figures.reuse]
@@ -23,8 +31,7 @@ def draw(figures: AuditFigures, path: Path) -> None:
     by_chance = [100 * b.expected / n for b, n in zip(figures.reuse, tokens, strict=True)]
     above.bar(names, by_chance, width=0.5, label="by chance")
     above.set(ylabel="% of the tokens that reach", title="text that comes back after so many tokens, and no nearer")
-    above.legend()
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
     below.bar(names, [100 * bucket.tokens / max(1, figures.sampled_tokens) for bucket in figures.reuse])
     below.set(xlabel="distance in tokens", ylabel="% of all tokens reach so far")
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    return figure

@@ -5,46 +5,84 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lcjax.evaluate.needle import TASKS, Cell
+from lcjax.evaluate.positions import FIRST_STOP, Bucket
 from lcjax.evaluate.results import Results
+from lcjax.evaluate.titles import STYLE, wrapped
+
+_TICKS = 10
 
 
-def draw(results: Results, folder: Path) -> list[Path]:
-    """A picture of each evaluation that there is; returns their paths."""
+def draw(results: Results, folder: Path, title: str = "") -> list[Path]:
+    """A picture of each evaluation that there is, under `title`; returns their paths."""
     pictures = []
     if results.position:
-        curves = {m: [(b.start or 1, b.loss) for b in buckets] for m, buckets in results.position.items()}
-        pictures.append(("position.png", curves_figure(curves, "position in the document (start of its bucket)")))
+        pictures.append(("position.png", buckets_figure(results.position, title)))
     if results.context:
         curves = {m: [(loss.context, loss.loss) for loss in losses] for m, losses in results.context.items()}
-        pictures.append(("context.png", curves_figure(curves, "tokens of context given")))
+        pictures.append(("context.png", curves_figure(curves, "tokens of context given", title)))
     if results.needle:
-        pictures.append(("needle.png", needle_figure(results.needle)))
+        pictures.append(("needle.png", needle_figure(results.needle, title)))
     for name, figure in pictures:
         FigureCanvasAgg(figure).print_png(str(folder / name))
     return [folder / name for name, _ in pictures]
 
 
-def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], label: str) -> Figure:
-    """Loss over tokens, a curve a model: [(tokens, nats), ...]."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name, points in curves.items():
-        axes.plot(*zip(*points, strict=True), "o-", label=name)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set(xlabel=label, ylabel="loss (nats a token)")
+def buckets_figure(found: Mapping[str, Sequence[Bucket]], title: str = "") -> Figure:
+    """Loss by position, a line a model, level from where each bucket of positions begins to where it stops.
+
+    The axis is linear up to the first bucket's stop, and logarithmic beyond it.
+    """
+    figure, axes = _figure("position in the document", title)
+    for number, (name, buckets) in enumerate(found.items()):
+        for at, bucket in enumerate(buckets):
+            label = name if at == 0 else None
+            axes.stairs(
+                [bucket.loss], [bucket.start, bucket.stop], baseline=None, color=f"C{number}", lw=2, label=label
+            )
+            if at and buckets[at - 1].stop == bucket.start:
+                axes.plot([bucket.start] * 2, [buckets[at - 1].loss, bucket.loss], color=f"C{number}", lw=0.5)
+    axes.set_xscale("symlog", base=2, linthresh=FIRST_STOP, linscale=1)
+    edges = sorted({edge for buckets in found.values() for b in buckets for edge in (b.start, b.stop)})
+    axes.set_xticks(edges[:: -(-len(edges) // _TICKS)], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter(_tokens)
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def needle_figure(found: dict[str, list[Cell]]) -> Figure:
+def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], label: str, title: str = "") -> Figure:
+    """Loss over tokens, a curve a model: [(tokens, nats), ...]."""
+    figure, axes = _figure(label, title)
+    for name, points in curves.items():
+        axes.plot(*zip(*points, strict=True), "o-", label=name)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(_tokens)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _figure(label: str, title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel=label, ylabel="loss (nats a token)")
+    axes.set_title(wrapped(title), loc="left", **STYLE)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _tokens(value: float, _: float) -> str:
+    return f"{value:,.0f}"
+
+
+def needle_figure(found: dict[str, list[Cell]], title: str = "") -> Figure:
     """Heat maps of the share retrieved: a row a task, a column a model; depth over length."""
     figure = Figure(figsize=(1.5 + 4.5 * len(found), 1 + 3 * len(TASKS)), layout="constrained")
+    figure.suptitle(wrapped(title), **STYLE)
     grid = figure.subplots(len(TASKS), len(found), squeeze=False)
     image = None
     for column, (model, cells) in enumerate(found.items()):

@@ -41,8 +41,9 @@ def draw(plans: Sequence[Plan], path: Path) -> None:
     axes.axhline(plans[-1].device_limit_bytes / GIB, color="red", label=f"limit of {workload.gpu}")
     if any(memory.host_bytes for memory in memories):
         axes.plot(tokens, [memory.host_bytes / GIB for memory in memories], "k--", label="pinned host memory")
-    axes.set(xlabel="tokens", ylabel="GiB", title=f"{workload.model} on {workload.gpu}", ylim=(0, None))
+    axes.set(xlabel="tokens", ylabel="GiB", ylim=(0, None))
+    axes.set_title(f"{workload.model} on {workload.gpu}", parse_math=False)  # a path may hold a dollar sign
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

@@ -32,6 +32,7 @@ from lcjax.train.divergence import TrainingDiverged
 from lcjax.train.fit import fit, room_here
 from lcjax.train.interrupt import StopRequest
 from lcjax.train.metrics import RunLog
+from lcjax.train.picture import run_title
 from lcjax.train.program import build_program
 from lcjax.train.progress import TrainingProgress
 from lcjax.train.resume import ResumePoint, describe_run, find_resume_point, refuse_other_run
@@ -108,6 +109,7 @@ class _Run:
         self.output_dir = arguments.output_dir or default_output_dir(model.settings.name_or_path)
         self.resume: ResumePoint | None = find_resume_point(arguments.resume_from_checkpoint, self.output_dir)
         self.start = self.resume.step if self.resume else 0
+        self.title = run_title(model.settings, data_paths)
         self.data: Data = load_corpus(
             data_paths,
             tokenizer,
@@ -184,7 +186,7 @@ class _Run:
         checkpoints = Checkpoints(self.output_dir / "checkpoints", self.arguments.save_total_limit)
         self.checkpoints = resources.enter_context(contextlib.closing(checkpoints))
         former = self.resume.directory.parent if self.resume else None
-        log = RunLog(self.output_dir, self.start, self.arguments.logging_steps, former)
+        log = RunLog(self.output_dir, self.start, self.arguments.logging_steps, former, self.title)
         self.log = resources.enter_context(contextlib.closing(log))
 
     def execute(self) -> TrainingResult:

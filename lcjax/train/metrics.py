@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lcjax.train.disk import replacing, writing
+from lcjax.train.picture import draw_losses
 from lcjax.train.tensorboard import EventFile
 
 
@@ -66,8 +67,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 class RunLog:
     """All the records of a run in its output directory."""
 
-    def __init__(self, output_dir: Path, after_step: int, logging_steps: int, source: Path | None = None):
+    def __init__(
+        self, output_dir: Path, after_step: int, logging_steps: int, source: Path | None = None, title: str = ""
+    ):
         """Keeps the records up to `after_step` that are in `source` (default: in `output_dir` itself).
+
+        `title` says in the picture what the run is.
 
         Raises:
           InputError: a file cannot be written; the methods raise it, too.
@@ -76,7 +81,7 @@ class RunLog:
         self.output_dir = output_dir
         self.metrics = JsonLines(output_dir / "metrics.jsonl", after_step, source / "metrics.jsonl")
         self.evaluations = JsonLines(output_dir / "evaluation.jsonl", after_step, source / "evaluation.jsonl")
-        self._logging_steps = logging_steps
+        self._logging_steps, self._title = logging_steps, title
         self._events = EventFile(output_dir / "tensorboard", after_step + 1 if after_step else 0)
 
     def step(self, row: dict[str, Any]) -> None:
@@ -105,34 +110,10 @@ class RunLog:
         """Draws training and held-out loss over steps; returns the picture's path."""
         path = self.output_dir / "loss.png"
         with writing(path):
-            draw_losses(self.metrics.rows, self.evaluations.rows, path)
+            draw_losses(self.metrics.rows, self.evaluations.rows, path, self._title)
         return path
 
     def close(self) -> None:
         self.metrics.close()
         self.evaluations.close()
         self._events.close()
-
-
-def draw_losses(steps: list[dict[str, Any]], evaluations: list[dict[str, Any]], path: Path) -> None:
-    """A PNG of both losses (nats a token) over steps, replaced in one go.
-
-    Raises:
-      OSError: the picture cannot be written; a former one is still there.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([r["step"] for r in steps], [r["loss"] for r in steps], color="0.6", linewidth=1, label="training")
-    axes.plot(
-        [r["step"] for r in evaluations], [r["eval_loss"] for r in evaluations], "o-", color="C0", label="held out"
-    )
-    for row in evaluations[:1] + evaluations[1:][-1:]:
-        axes.annotate(f"{row['eval_loss']:.3f}", (row["step"], row["eval_loss"]), (0, 7), textcoords="offset points")
-    axes.set(xlabel="step", ylabel="loss (nats a token)")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as temporary:
-        FigureCanvasAgg(figure).print_png(str(temporary))

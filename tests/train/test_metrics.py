@@ -9,7 +9,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
-from lcjax.train.metrics import JsonLines, RunLog, draw_losses, read_rows
+from lcjax.train.metrics import JsonLines, RunLog, read_rows
+from lcjax.train.picture import draw_losses
 
 
 def test_lines_are_written_one_by_one(tmp_path):
