@@ -36,6 +36,7 @@ from lcjax.train.picture import run_title
 from lcjax.train.program import build_program
 from lcjax.train.progress import TrainingProgress
 from lcjax.train.resume import ResumePoint, describe_run, find_resume_point, refuse_other_run
+from lcjax.train.run_record import now, read_run_record, write_run_record
 from lcjax.train.terminal import say
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class _Run:
         self.resume: ResumePoint | None = find_resume_point(arguments.resume_from_checkpoint, self.output_dir)
         self.start = self.resume.step if self.resume else 0
         self.title = run_title(model.settings, data_paths)
+        self.data_paths, self.started = list(data_paths), self._date()
         self.data: Data = load_corpus(
             data_paths,
             tokenizer,
@@ -129,6 +131,27 @@ class _Run:
             self._say(f"advice: {line}")
         self.max_steps = arguments.number_of_steps(len(self.data.train_plan))
         self._build_step()
+
+    def _date(self) -> datetime.datetime:
+        """When the run was started first."""
+        if self.resume is not None:
+            with contextlib.suppress(InputError):
+                return datetime.datetime.fromisoformat(read_run_record(self.resume.directory.parent)["started"])
+        return now()
+
+    def _write_record(self) -> None:
+        model, arguments = self.model, dataclasses.asdict(self.arguments)
+        arguments |= {"output_dir": self.output_dir, "model": model.settings.name_or_path}
+        arguments |= {"data": self.data_paths, "max_seq_length": model.settings.max_seq_length}
+        write_run_record(
+            self.output_dir,
+            self.started,
+            self.start,
+            arguments=arguments,
+            model={"config": model.config, "settings": model.settings, "dtype": str(model.dtype)},
+            data=_describe_data(self.data),
+            max_steps=self.max_steps,
+        )
 
     def _build_step(self) -> None:
         arguments, model = self.arguments, self.model
@@ -188,6 +211,7 @@ class _Run:
         former = self.resume.directory.parent if self.resume else None
         log = RunLog(self.output_dir, self.start, self.arguments.logging_steps, former, self.title)
         self.log = resources.enter_context(contextlib.closing(log))
+        self._write_record()
 
     def execute(self) -> TrainingResult:
         self.stop.defer()
@@ -316,3 +340,14 @@ def default_output_dir(name_or_path: str) -> Path:
     """runs/NAME-TIME, a folder that does not exist yet."""
     name = Path(name_or_path).stem.lower() or "model"
     return Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _describe_data(data: Data) -> dict[str, Any]:
+    """What run.json says of the data."""
+    return {
+        "fingerprint": data.fingerprint(),
+        "documents": len(data.corpus),
+        "tokens": len(data.corpus.tokens),
+        "training_rows": len(data.train_plan),
+        "held_out_rows": len(data.held_out_plan),
+    }
