@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,12 +14,13 @@ import numpy as np
 
 from lcjax.data.chat import ChatTemplate
 from lcjax.data.mixture import Mixture, check_weights, pack_mixture
-from lcjax.data.packing import PackingPlan, pack
+from lcjax.data.packing import PackingPlan, nothing_learned, pack
 from lcjax.data.pipeline import evaluation_batches, make_dataset
 from lcjax.data.reading import read_sources
-from lcjax.data.rows import Batch, documents_of
-from lcjax.data.split import split_held_out
+from lcjax.data.rows import Batch, documents_of, is_learned
+from lcjax.data.split import split_corpus
 from lcjax.data.tokens import TokenizedCorpus, tokenize
+from lcjax.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -34,6 +36,7 @@ class Data:
       held_out_plan: rows of those held out; it has no rows where none are.
       seed: of the split and of the order in training.
       mixture: how the rows to train on take turns, where their sources have weights.
+      ends: names of the documents that are in both parts: their ends, documents of their own in the corpus, are held out.
     """
 
     corpus: TokenizedCorpus
@@ -41,6 +44,7 @@ class Data:
     held_out_plan: PackingPlan
     seed: int
     mixture: Mixture | None = None
+    ends: tuple[str, ...] = ()
 
     def train_dataset(self, batch_size: int, accumulation: int = 1) -> grain.MapDataset[Batch]:
         """Endless batches [A, B, T] to train on; see `lcjax.data.pipeline.make_dataset` and `iterate`."""
@@ -77,16 +81,20 @@ class Data:
         return digest.hexdigest()
 
     def summary(self) -> str:
-        """One line for people: documents, tokens, rows, the shares of padding and of tokens with a loss."""
+        """One line for people: documents, tokens, rows, the shares of padding and of tokens with a loss, what is left out."""
         train, held_out = self.train_plan, self.held_out_plan
         line = (
-            f"{len(self.corpus):,} documents, {len(self.corpus.tokens):,} tokens: {train.num_tokens:,} to train on in "
-            f"{len(train):,} rows of {train.max_seq_length:,} ({train.padding_share:.1%} padding)"
+            f"{len(self.corpus) - len(self.ends):,} documents, {len(self.corpus.tokens):,} tokens: {train.num_tokens:,} to train "
+            f"on in {len(train):,} rows of {train.max_seq_length:,} ({train.padding_share:.1%} padding)"
         )
         if len(held_out):
             line += f", {held_out.num_tokens:,} held out in {len(held_out):,} rows"
+        if self.ends:
+            line += f" (the end of {', '.join(self.ends)})"
         if self.corpus.learned is not None:
             line += f"; the loss is on {np.mean(self.corpus.learned):.1%} of the tokens"
+        if unlearned := train.num_unlearned + held_out.num_unlearned:
+            line += f"; left out: {unlearned:,} windows without a token to learn"
         return line
 
 
@@ -108,7 +116,8 @@ def load_corpus(
       paths: text files, tables of records, folders; see `read_sources`.
       tokenizer: a fast tokenizer; every document gets its EOS token at the end.
       max_seq_length: T, tokens in a row.
-      held_out_fraction: share of the documents held out, in [0, 1).
+      held_out_fraction: share of the documents held out, in [0, 1); where there is one text alone, or a source of a mixture is one,
+        the share of its tokens that is held out at its end.
       seed: of the split and of the order in training, 0, ..., 2^32 - 1.
       documents: "file" or "repository"; see `read_sources`.
       weights: a share of the tokens for each path; see `Mixture`. None at all takes every document once an epoch.
@@ -121,14 +130,18 @@ def load_corpus(
     if weights:
         check_weights(weights, len(paths))
     sources = read_sources(paths, ChatTemplate(tokenizer), documents)
-    train, held_out = split_held_out(sum(map(len, sources)), held_out_fraction, seed)
     every_document = [document for source in sources for document in source]
     corpus = tokenize(every_document, tokenizer, vocab_size=vocab_size, progress=progress)
-    held_out_plan = pack(corpus.lengths, max_seq_length, held_out)
+    split = split_corpus(corpus, sources, tokenizer, held_out_fraction, seed, by_source=bool(weights))
+    corpus, learns = split.corpus, functools.partial(is_learned, split.corpus)
+    held_out_plan = pack(corpus.lengths, max_seq_length, split.held_out, learns)
+    if held_out_plan.num_unlearned and not len(held_out_plan):
+        raise InputError(f"of the held-out text, {nothing_learned(held_out_plan)}; --eval-fraction 0 holds none out")
     if not weights:
-        return Data(corpus, pack(corpus.lengths, max_seq_length, train), held_out_plan, seed)
-    bounds = np.cumsum([len(source) for source in sources])[:-1]
-    documents_of_source = np.split(train, np.searchsorted(train, bounds))
-    names = [str(path) for path in paths]
-    train_plan, mixture = pack_mixture(corpus.lengths, max_seq_length, documents_of_source, weights, names)
-    return Data(corpus, train_plan, held_out_plan, seed, mixture)
+        train_plan, mixture = pack(corpus.lengths, max_seq_length, split.train[0], learns), None
+        if train_plan.num_unlearned and not len(train_plan):
+            raise InputError(f"{', '.join(map(str, paths))}: {nothing_learned(train_plan)}")
+    else:
+        names = [str(path) for path in paths]
+        train_plan, mixture = pack_mixture(corpus.lengths, max_seq_length, split.train, weights, names, learns)
+    return Data(corpus, train_plan, held_out_plan, seed, mixture, split.ends)

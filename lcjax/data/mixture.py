@@ -6,12 +6,12 @@ import dataclasses
 import itertools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grain
 import numpy as np
 
-from lcjax.data.packing import PackingPlan, pack
+from lcjax.data.packing import PackingPlan, nothing_learned, pack
 from lcjax.errors import InputError
 
 # Weights are compared as whole numbers, so that the proportions are exact on every machine.
@@ -59,11 +59,13 @@ def check_weights(weights: Sequence[float], paths: int) -> None:
     """Raises InputError where there is not one positive weight for each path of the data."""
     if len(weights) != paths:
         raise InputError(
-            f"{len(weights)} data weights are given for {paths} paths of data; give one weight for each path"
+            f"{len(weights)} weights are given in --data-weights for {paths} paths of --data; give one weight for each path"
         )
     for weight in weights:
         if not 0 < weight < math.inf:
-            raise InputError(f"the data weight {weight} must be a positive number; leave out what you do not want")
+            raise InputError(
+                f"the weight {weight} in --data-weights must be a positive number; leave out what you do not want"
+            )
 
 
 def pack_mixture(
@@ -72,6 +74,7 @@ def pack_mixture(
     sources: Sequence[np.ndarray],
     weights: Sequence[float],
     names: Sequence[str],
+    is_learned: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[PackingPlan, Mixture]:
     """Packs each source's documents into rows of its own.
 
@@ -81,19 +84,27 @@ def pack_mixture(
       sources: the indices of each source's documents.
       weights: one for each source, in any unit.
       names: of the sources.
+      is_learned: which windows to take; see `pack`.
 
     Raises:
-      InputError: a source without documents, or weights that are not one positive number for each source.
+      InputError: a source without documents to learn from, or weights that are not one positive number for each source.
     """
     check_weights(weights, len(sources))
-    plans = [pack(lengths, max_seq_length, documents) for documents in sources]
+    plans = [pack(lengths, max_seq_length, documents, is_learned) for documents in sources]
     for name, plan in zip(names, plans, strict=True):
+        if plan.num_unlearned and not len(plan):
+            raise InputError(f"{name}: {nothing_learned(plan)}")
         if not len(plan):
-            raise InputError(f"{name} has no document to train on for its data weight; add documents, or hold none out")
+            raise InputError(
+                f"{name} has no document to train on for its weight in --data-weights; add documents, or hold none out "
+                "(--eval-fraction 0)"
+            )
     row_offsets = [np.zeros(1, dtype=np.int64)]
     for plan in plans:
         row_offsets.append(plan.row_offsets[1:] + row_offsets[-1][-1])
-    whole = PackingPlan(max_seq_length, np.concatenate(row_offsets), np.concatenate([plan.pieces for plan in plans]))
+    pieces = np.concatenate([plan.pieces for plan in plans])
+    num_unlearned = sum(plan.num_unlearned for plan in plans)
+    whole = PackingPlan(max_seq_length, np.concatenate(row_offsets), pieces, num_unlearned)
     bounds = tuple(itertools.accumulate((len(plan) for plan in plans), initial=0))
     shares = [weight / sum(weights) for weight in weights]
     rates = [share * len(plan) / plan.num_tokens for share, plan in zip(shares, plans, strict=True)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -31,11 +32,13 @@ class PackingPlan:
       max_seq_length: T, the tokens of a full row.
       row_offsets: [R + 1] int64; row r is made of the pieces row_offsets[r], ..., row_offsets[r + 1] - 1.
       pieces: [P, 3] int64: document, start, stop.
+      num_unlearned: windows that were left out because nothing in them is learned.
     """
 
     max_seq_length: int
     row_offsets: np.ndarray
     pieces: np.ndarray
+    num_unlearned: int = 0
 
     def __len__(self) -> int:
         return len(self.row_offsets) - 1
@@ -66,7 +69,12 @@ class PackingPlan:
         return 1 - self.num_tokens / (len(self) * self.max_seq_length) if len(self) else 0.0
 
 
-def pack(lengths: np.ndarray, max_seq_length: int, documents: np.ndarray | None = None) -> PackingPlan:
+def pack(
+    lengths: np.ndarray,
+    max_seq_length: int,
+    documents: np.ndarray | None = None,
+    is_learned: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> PackingPlan:
     """Lays every token of every document into exactly one row.
 
     A document longer than T = max_seq_length is cut into consecutive windows of exactly T tokens, each a row of its
@@ -77,21 +85,32 @@ def pack(lengths: np.ndarray, max_seq_length: int, documents: np.ndarray | None 
       lengths: [N] integers, tokens of each document; a document of 0 tokens takes no place.
       max_seq_length: T, tokens in a row.
       documents: the indices of the documents to pack, each at most once; None means all.
+      is_learned: from pieces [P, 3] to [P] bool; a window for which it is false is left out and counted. None takes all.
 
     Raises:
       InputError: max_seq_length is not a positive integer.
     """
     if max_seq_length < 1:
-        raise InputError(f"max_seq_length={max_seq_length} must be at least 1")
+        raise InputError(f"--max-seq-length {max_seq_length} is out of range; it must be at least 1")
     documents = np.arange(len(lengths)) if documents is None else np.asarray(documents)
-    pieces = _cut(documents, np.asarray(lengths)[documents], max_seq_length)
+    windows = _cut(documents, np.asarray(lengths)[documents], max_seq_length)
+    pieces = windows if is_learned is None else windows[is_learned(windows)]
     sizes = pieces[:, 2] - pieces[:, 1]
     falling = np.argsort(-sizes, kind="stable")
     full = int(np.count_nonzero(sizes == max_seq_length))
     rows = np.concatenate([np.arange(full), full + _best_fit(sizes[falling[full:]], max_seq_length)])
     by_row = np.argsort(rows, kind="stable")
     row_offsets = np.concatenate([[0], np.cumsum(np.bincount(rows))])
-    return PackingPlan(max_seq_length, row_offsets.astype(np.int64), pieces[falling[by_row]])
+    num_unlearned = len(windows) - len(pieces)
+    return PackingPlan(max_seq_length, row_offsets.astype(np.int64), pieces[falling[by_row]], num_unlearned)
+
+
+def nothing_learned(plan: PackingPlan) -> str:
+    """Why a plan has no rows although there are documents, and what to do."""
+    return (
+        f"in none of the {plan.num_unlearned:,} windows of {plan.max_seq_length:,} tokens is there a token to learn; raise "
+        "--max-seq-length, or shorten the prompts"
+    )
 
 
 def _cut(documents: np.ndarray, lengths: np.ndarray, max_seq_length: int) -> np.ndarray:

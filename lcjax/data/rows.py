@@ -55,6 +55,23 @@ def lay_out(corpus: TokenizedCorpus, plan: PackingPlan, rows: np.ndarray) -> Bat
     return batch
 
 
+def is_learned(corpus: TokenizedCorpus, pieces: np.ndarray) -> np.ndarray:
+    """Whether `lay_out` gives any token of a piece a label, [P] bool for pieces [P, 3].
+
+    A window without labels costs a row's time and changes nothing: a prompt longer than the row makes such windows, and so does
+    a document's last token where it is alone in its window.
+    """
+    documents, starts, stops = pieces.T
+    lengths = corpus.lengths[documents]
+    if corpus.learned is None:
+        return starts + 1 < np.minimum(stops + 1, lengths)
+    begins = corpus.offsets[documents] + starts + 1
+    ends = corpus.offsets[documents] + np.minimum(stops + 1, lengths)
+    ranges = zip(begins.tolist(), ends.tolist(), strict=True)
+    # A view of each in turn: the mask may be long, and may lie on disk.
+    return np.fromiter((corpus.learned[begin:end].any() for begin, end in ranges), dtype=bool, count=len(pieces))
+
+
 def _fill_row(batch: Batch, index: tuple[int, ...], corpus: TokenizedCorpus, plan: PackingPlan) -> None:
     tokens_T, labels_T = batch["tokens"][index], batch["labels"][index]
     positions_T, segment_ids_T = batch["positions"][index], batch["segment_ids"][index]

@@ -1,10 +1,95 @@
-"""Which documents are held out for evaluation."""
+"""What is held out for evaluation: whole documents, or the end of the only one."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+from lcjax.data.document import Document
+from lcjax.data.ends import cut_documents, end_to_hold_out
+from lcjax.data.tokens import TokenizedCorpus
 from lcjax.errors import InputError
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A corpus in two parts.
+
+    Attributes:
+      corpus: its documents; those whose ends are held out are cut in two.
+      train: indices of the documents to train on, source by source, each sorted.
+      held_out: indices of those held out, sorted.
+      ends: names of the documents whose ends are held out.
+    """
+
+    corpus: TokenizedCorpus
+    train: tuple[np.ndarray, ...]
+    held_out: np.ndarray
+    ends: tuple[str, ...]
+
+
+def split_corpus(
+    corpus: TokenizedCorpus,
+    sources: Sequence[Sequence[Document]],
+    tokenizer: PreTrainedTokenizerFast,
+    fraction: float,
+    seed: int,
+    *,
+    by_source: bool,
+) -> Split:
+    """Holds out whole documents; of a source that is one text, its end.
+
+    Args:
+      corpus: the documents of all sources, one after another.
+      by_source: whether each source needs something to train on, as in a mixture; else all together are one source.
+
+    Raises:
+      InputError: the fraction or the seed is out of range, or the only document is not a text that can be cut.
+    """
+    check_fraction(fraction, seed)
+    counts = [len(source) for source in sources] if by_source else [sum(map(len, sources))]
+    first = np.cumsum([0, *counts])
+    documents = [document for source in sources for document in source]
+    alone = [start for start, count in zip(first[:-1].tolist(), counts, strict=True) if count == 1 and fraction > 0]
+    cuts = _cuts(corpus, {document: documents[document] for document in alone}, fraction, tokenizer)
+    # What is alone in its source is not drawn: it is cut, or else, a record, trained on.
+    drawn = np.setdiff1d(np.arange(len(documents)), alone)
+    _, held_out = split_held_out(len(drawn), 0 if cuts and not len(drawn) else fraction, seed)
+    train = np.setdiff1d(np.arange(len(documents)), drawn[held_out])
+    cut = np.array(list(cuts), dtype=np.int64)
+    moved = np.arange(len(documents)) + np.searchsorted(cut, np.arange(len(documents)))
+    return Split(
+        cut_documents(corpus, cuts) if cuts else corpus,
+        tuple(moved[part] for part in np.split(train, np.searchsorted(train, first[1:-1]))),
+        np.sort(np.concatenate([moved[drawn[held_out]], moved[cut] + 1])),
+        tuple(corpus.names[document] for document in cuts),
+    )
+
+
+def _cuts(
+    corpus: TokenizedCorpus, documents: Mapping[int, Document], fraction: float, tokenizer: PreTrainedTokenizerFast
+) -> dict[int, int]:
+    """For each of these documents that is text of some length, where the end begins that is held out."""
+    ends = {
+        index: end_to_hold_out(corpus.document(index), fraction, tokenizer)
+        for index, document in documents.items()
+        if document.learned is None and not document.is_rendered
+    }
+    return {index: end for index, end in ends.items() if end is not None}
+
+
+def check_fraction(fraction: float, seed: int) -> None:
+    """Raises InputError where a fraction to hold out, or a seed, is out of range."""
+    if not 0 <= fraction < 1:
+        raise InputError(f"--eval-fraction {fraction} is out of range; it must be at least 0 and below 1")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed {seed} is out of range; it must be at least 0 and below 2^32")
 
 
 def split_held_out(n_documents: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -21,12 +106,12 @@ def split_held_out(n_documents: int, fraction: float, seed: int) -> tuple[np.nda
     Raises:
       InputError: the fraction or the seed is out of range, or there is but one document to divide.
     """
-    if not 0 <= fraction < 1:
-        raise InputError(f"held_out_fraction={fraction} must be at least 0 and below 1")
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed={seed} must be at least 0 and below 2^32")
+    check_fraction(fraction, seed)
     if fraction > 0 and n_documents < 2:
-        raise InputError(f"held_out_fraction={fraction} needs two documents or more; add another, or set it to 0")
+        raise InputError(
+            f"--eval-fraction {fraction} needs two documents or more, or one text of some length; add more, or give "
+            "--eval-fraction 0"
+        )
     held_out = min(max(1, round(fraction * n_documents)), n_documents - 1) if fraction > 0 else 0
     # RandomState rather than default_rng: its stream is frozen (NEP 19), and a resumed run must not swap its parts.
     order = np.random.RandomState(seed).permutation(n_documents).astype(np.int64)

@@ -100,9 +100,9 @@ def test_weights_of_real_files(tmp_path, smol_tokenizer):
 @pytest.mark.parametrize(
     ("weights", "expected"),
     [
-        ((1, 1), "2 data weights are given for 3 paths of data; give one weight for each path"),
-        ((1, 0, 1), "the data weight 0 must be a positive number"),
-        ((1, float("nan"), 1), "the data weight nan must be a positive number"),
+        ((1, 1), "2 weights are given in --data-weights for 3 paths of --data; give one weight for each path"),
+        ((1, 0, 1), "the weight 0 in --data-weights must be a positive number"),
+        ((1, float("nan"), 1), "the weight nan in --data-weights must be a positive number"),
     ],
 )
 def test_bad_weights(weights, expected):
@@ -111,7 +111,7 @@ def test_bad_weights(weights, expected):
 
 
 def test_a_source_without_documents_is_refused():
-    with pytest.raises(InputError, match="b has no document to train on for its data weight"):
+    with pytest.raises(InputError, match="b has no document to train on for its weight in --data-weights"):
         mixture_of((1, 1), sources=[np.arange(60), np.arange(0)])
 
 

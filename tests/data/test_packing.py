@@ -95,7 +95,7 @@ def test_many_pieces_and_a_long_context():
 
 
 def test_a_context_of_no_tokens_is_refused():
-    with pytest.raises(InputError, match="max_seq_length=0 must be at least 1"):
+    with pytest.raises(InputError, match="--max-seq-length 0 is out of range"):
         pack(np.array([1]), 0)
 
 
@@ -117,3 +117,11 @@ def test_integer_set_agrees_with_a_set(limit):
             for member in list(members):
                 fast.remove(member)
             members.clear()
+
+
+def test_windows_in_which_nothing_is_learned_are_left_out_and_counted():
+    plan = pack(np.array([9, 3, 4]), 4, is_learned=lambda pieces: pieces[:, 2] - pieces[:, 1] > 1)
+    assert sorted(plan.pieces.tolist()) == [[0, 0, 4], [0, 4, 8], [1, 0, 3], [2, 0, 4]]
+    assert plan.num_unlearned == 1
+    nothing = pack(np.array([9, 3]), 4, is_learned=lambda pieces: np.zeros(len(pieces), dtype=bool))
+    assert (len(nothing), nothing.num_unlearned) == (0, 4)

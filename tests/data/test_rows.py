@@ -1,8 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 import lcjax.loss
-from lcjax.data import IGNORE, NO_ROW, PAD_ID, TokenizedCorpus, documents_of, lay_out, pack
+from lcjax.data import IGNORE, NO_ROW, PAD_ID, PackingPlan, TokenizedCorpus, documents_of, is_learned, lay_out, pack
 
 
 def corpus_of(lengths, tokens=None):
@@ -61,3 +63,20 @@ def test_a_memory_mapped_corpus_gives_the_same_batch(tmp_path):
     rows = np.arange(len(plan))
     for ours, theirs in zip(lay_out(corpus, plan, rows).values(), lay_out(mapped, plan, rows).values(), strict=True):
         assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("max_seq_length", [2, 5, 16])
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_a_piece_is_learned_if_it_gets_a_label(max_seq_length, with_mask):
+    rng = np.random.default_rng(max_seq_length)
+    corpus = corpus_of(rng.integers(1, 3 * max_seq_length, 60))
+    if with_mask:
+        # Whole stretches without a loss, as long prompts are.
+        mask = np.repeat(rng.integers(0, 2, len(corpus.tokens)).astype(bool), 7)[: len(corpus.tokens)]
+        corpus = dataclasses.replace(corpus, learned=mask)
+    pieces = pack(corpus.lengths, max_seq_length).pieces
+    alone = PackingPlan(max_seq_length, np.arange(len(pieces) + 1), pieces)
+    labels = lay_out(corpus, alone, np.arange(len(pieces)))["labels"]
+    expected = (labels != IGNORE).any(axis=1)
+    assert np.array_equal(is_learned(corpus, pieces), expected)
+    assert 0 < expected.sum() < len(expected)

@@ -27,12 +27,12 @@ def test_the_draw_depends_on_the_seed_alone():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((5, -0.1, 0), "held_out_fraction=-0.1 must be at least 0 and below 1"),
-        ((5, 1.0, 0), "held_out_fraction=1.0 must be"),
-        ((5, float("nan"), 0), "held_out_fraction=nan must be"),
-        ((5, 0.1, -1), "seed=-1 must be"),
-        ((5, 0.1, 2**32), "seed=4294967296 must be"),
-        ((1, 0.1, 0), "held_out_fraction=0.1 needs two documents or more; add another, or set it to 0"),
+        ((5, -0.1, 0), "--eval-fraction -0.1 is out of range; it must be at least 0 and below 1"),
+        ((5, 1.0, 0), "--eval-fraction 1.0 is"),
+        ((5, float("nan"), 0), "--eval-fraction nan is"),
+        ((5, 0.1, -1), "--seed -1 is"),
+        ((5, 0.1, 2**32), "--seed 4294967296 is"),
+        ((1, 0.1, 0), "--eval-fraction 0.1 needs two documents or more, or one text of some length"),
     ],
 )
 def test_refusals(arguments, message):

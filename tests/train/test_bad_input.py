@@ -135,7 +135,7 @@ def test_a_hub_id_without_a_network(refused, data_dir, tmp_path, monkeypatch):
         ("binary.txt", b"\x7fELF\0\0\1", "is a binary file; name UTF-8 text files"),
         ("latin1.txt", "Müller".encode("latin-1"), "is not UTF-8"),
         ("empty.txt", b" \n", "are empty; name files that hold text"),
-        ("alone.txt", b"one document", "needs two documents or more"),
+        ("alone.txt", b"a", "needs two documents or more, or one text of some length"),
         ("torn.jsonl", b'{"text": ', "torn.jsonl:1 is not JSON"),
         ("other.jsonl", b'{"prompt": "a"}\n', "has no completion (it has prompt)"),
         ("folder", {}, "holds no files"),
@@ -152,7 +152,7 @@ def test_bad_data(name, content, said, refused, model_dir, tmp_path):
         path.write_bytes(content)
     line = refused("--model", model_dir, "--data", path, *SHORT, "--output-dir", tmp_path / "run")
     assert said in line
-    assert str(path) in line or "held_out_fraction" in line
+    assert str(path) in line or "--eval-fraction" in line
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""Holding out the end of a single long text, where there are no two documents to divide."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lcjax.data.tokens import TokenizedCorpus
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedTokenizerFast
+
+# Of fewer tokens than two, none is predicted.
+_FEWEST_TOKENS = 2
+# How far back a better place to cut is looked for, at most; and at most half of what is held out.
+_LOOK_BACK = 4096
+# A character of UTF-8 is at most so many tokens.
+_CHARACTER_TOKENS = 4
+
+
+def end_to_hold_out(ids: np.ndarray, fraction: float, tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """Where the end of a text begins that is to be held out.
+
+    Args:
+      ids: [n] token ids of the text.
+      fraction: the share of the tokens to hold out, in (0, 1); up to half as much more is held out for the sake of the cut.
+
+    Returns:
+      the index of the first token of the end: the last one in reach that follows a blank line, or else a line's end, or else that
+      starts a character. None for a text too short to leave two tokens on either side.
+    """
+    held_out = max(_FEWEST_TOKENS, round(fraction * len(ids)))
+    latest = len(ids) - held_out
+    if latest < _FEWEST_TOKENS:
+        return None
+    earliest = max(latest - min(_LOOK_BACK, held_out // 2), _FEWEST_TOKENS)
+    places = range(latest, earliest - 1, -1)
+    before = tokenizer.batch_decode([ids[place - 2 : place].tolist() for place in places])
+    for ending in ("\n\n", "\n"):
+        for place, text in zip(places, before, strict=True):
+            if text.endswith(ending):
+                return place
+    # Where bytes are tokens, a text that begins inside a character decodes to U+FFFD first.
+    after = tokenizer.batch_decode([ids[place : place + _CHARACTER_TOKENS].tolist() for place in places])
+    whole = (place for place, text in zip(places, after, strict=True) if not text.startswith("\ufffd"))
+    return next(whole, latest)
+
+
+def cut_documents(corpus: TokenizedCorpus, cuts: Mapping[int, int]) -> TokenizedCorpus:
+    """The corpus with some of its documents cut in two; documents after a cut one move up by one place.
+
+    Args:
+      cuts: from a document's index to the index of the token in it that begins the second part.
+    """
+    after = [document + 1 for document in cuts]
+    at = [corpus.offsets[document] + token for document, token in cuts.items()]
+    names: list[str] = []
+    for document, name in enumerate(corpus.names):
+        names += [name, f"{name} (its end)"] if document in cuts else [name]
+    return dataclasses.replace(corpus, offsets=np.insert(corpus.offsets, after, at), names=tuple(names))
