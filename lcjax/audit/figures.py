@@ -12,6 +12,7 @@ from lcjax.audit.reuse import Reuse, reuse_by_distance
 from lcjax.data import TokenizedCorpus
 from lcjax.tokens.figures import TokenFigures, token_figures
 
+# What counts as a long document, where the context asked for is no shorter than twice that.
 LONG = 32768
 
 
@@ -21,13 +22,15 @@ class AuditFigures:
 
     Attributes:
       corpus: lengths and windows of all of it.
-      long_documents, long_tokens: the shares of documents longer than LONG tokens, and of tokens in them.
+      long: tokens, beyond which a document is called long: LONG, or half of a shorter context.
+      long_documents, long_tokens: the shares of documents longer than that, and of tokens in them.
       sampled_tokens: what reuse and near-duplicates were counted on.
       reuse: by distance.
       duplicates: near-duplicates.
     """
 
     corpus: TokenFigures
+    long: int
     long_documents: float
     long_tokens: float
     sampled_tokens: int
@@ -44,10 +47,12 @@ class AuditFigures:
 def audit(corpus: TokenizedCorpus, max_seq_length: int, max_tokens: int) -> AuditFigures:
     """Counts everything; reuse and duplicates on at most about max_tokens, in whole documents drawn at random, always the same."""
     lengths = corpus.lengths
-    is_long = lengths > LONG
+    long = min(LONG, max_seq_length // 2)
+    is_long = lengths > long
     sample = _sample(corpus, max_tokens)
     return AuditFigures(
         corpus=token_figures(corpus, max_seq_length),
+        long=long,
         long_documents=float(np.mean(is_long)),
         long_tokens=float(lengths[is_long].sum() / max(1, lengths.sum())),
         sampled_tokens=len(sample.tokens),

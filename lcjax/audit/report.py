@@ -6,7 +6,7 @@ from rich.bar import Bar
 from rich.table import Table
 from rich.text import Text
 
-from lcjax.audit.figures import LONG, AuditFigures
+from lcjax.audit.figures import AuditFigures
 from lcjax.tokens.figures import short
 
 _BAR_WIDTH = 32
@@ -17,8 +17,8 @@ def headline(figures: AuditFigures) -> str:
     """How much of it is long, in one line."""
     corpus = figures.corpus
     return (
-        f"{corpus.documents:,} documents, {corpus.tokens:,} tokens; longer than {short(LONG)}: {figures.long_documents:.1%} of the "
-        f"documents, {figures.long_tokens:.1%} of the tokens"
+        f"{corpus.documents:,} documents, {corpus.tokens:,} tokens; longer than {short(figures.long)}: "
+        f"{figures.long_documents:.1%} of the documents, {figures.long_tokens:.1%} of the tokens"
     )
 
 

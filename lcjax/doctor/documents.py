@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lcjax.audit.advice import accumulation_for, advice
+from lcjax.audit.advice import accumulation_for, advice, epochs_for, steps_an_epoch
 from lcjax.audit.figures import AuditFigures
 from lcjax.audit.report import headline
 from lcjax.doctor.findings import Finding
@@ -14,13 +14,19 @@ STEPS = "how many tokens a step?"
 
 
 def on_documents(figures: AuditFigures) -> Iterator[Finding]:
-    """The audit's advice, line by line, and the accumulation that fills a step."""
+    """The audit's advice, line by line, the accumulation that fills a step, and the steps that come of it."""
     accumulation = accumulation_for(figures)
     yield Finding(QUESTION, headline(figures))
     for line in advice(figures, rows_a_step=accumulation):
         yield Finding("", line)
     learned = figures.corpus.learned / max(1, figures.corpus.windows.count) * accumulation
+    steps, epochs = steps_an_epoch(figures, accumulation), epochs_for(figures, accumulation)
     flags = {"gradient-accumulation-steps": str(accumulation)} if accumulation > 1 else {}
-    yield Finding(
-        STEPS, f"{learned:,.0f} with a loss, by {accumulation} sequence{'s' if accumulation > 1 else ''} a step", flags
-    )
+    if epochs > 1:
+        flags["num-train-epochs"] = str(epochs)
+    by = f"{accumulation} sequence{'s' if accumulation > 1 else ''} a step"
+    yield Finding(STEPS, f"{learned:,.0f} with a loss, by {by}; about {steps * epochs:,} steps in {_passes(epochs)}", flags)
+
+
+def _passes(epochs: int) -> str:
+    return "one pass over the data" if epochs == 1 else f"{epochs} passes over the data"

@@ -127,9 +127,10 @@ class _Run:
         for line in self.data.mixture.summary() if self.data.mixture else ():
             self._say(line)
         rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
-        for line in advice_before_training(self.data.corpus, model.settings.max_seq_length, rows):
-            self._say(f"advice: {line}")
         self.max_steps = arguments.number_of_steps(len(self.data.train_plan))
+        length = model.settings.max_seq_length
+        for line in advice_before_training(self.data.corpus, length, rows, self.max_steps):
+            self._say(f"advice: {line}")
         self._build_step()
 
     def _date(self) -> datetime.datetime:
