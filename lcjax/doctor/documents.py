@@ -25,7 +25,9 @@ def on_documents(figures: AuditFigures) -> Iterator[Finding]:
     if epochs > 1:
         flags["num-train-epochs"] = str(epochs)
     by = f"{accumulation} sequence{'s' if accumulation > 1 else ''} a step"
-    yield Finding(STEPS, f"{learned:,.0f} with a loss, by {by}; about {steps * epochs:,} steps in {_passes(epochs)}", flags)
+    yield Finding(
+        STEPS, f"{learned:,.0f} with a loss, by {by}; about {steps * epochs:,} steps in {_passes(epochs)}", flags
+    )
 
 
 def _passes(epochs: int) -> str:
