@@ -77,6 +77,7 @@ class TrainingArguments:
     """Go on where a run stopped: "latest" (with its --output-dir), or the path of a checkpoint."""
 
     def __post_init__(self):
+        self._take_paths()
         self._check_ranges()
         if self.optimizer_memory not in OPTIMIZER_MEMORY:
             known = ", ".join(OPTIMIZER_MEMORY)
@@ -93,6 +94,13 @@ class TrainingArguments:
             raise InputError(
                 f"--lr-scheduler-type {self.lr_scheduler_type} is unknown; use one of {', '.join(SCHEDULES)}"
             )
+
+    def _take_paths(self) -> None:
+        """Programs may give paths as strings or as Path objects."""
+        if isinstance(self.output_dir, str):
+            object.__setattr__(self, "output_dir", Path(self.output_dir))
+        if isinstance(self.resume_from_checkpoint, Path):
+            object.__setattr__(self, "resume_from_checkpoint", str(self.resume_from_checkpoint))
 
     def number_of_steps(self, rows: int) -> int:
         """max_steps, or the steps that num_train_epochs passes over so many rows take."""

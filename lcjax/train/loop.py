@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import datetime
 import math
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +24,12 @@ from lcjax.evaluate import LossByPosition
 from lcjax.leak import refuse_leak
 from lcjax.model import Llama, ModelSettings
 from lcjax.plan.report import trial_table
-from lcjax.train.arguments import RunArguments, TrainingArguments
+from lcjax.train.arguments import TrainingArguments
 from lcjax.train.checkpoint import Checkpoints
 from lcjax.train.disk import writing
 from lcjax.train.divergence import TrainingDiverged
 from lcjax.train.fit import fit, room_here
+from lcjax.train.go_on import how_to_go_on
 from lcjax.train.interrupt import StopRequest
 from lcjax.train.metrics import RunLog
 from lcjax.train.picture import run_title
@@ -61,7 +61,7 @@ class TrainingResult:
 def train(
     model: Llama,
     tokenizer: PreTrainedTokenizerFast,
-    data: Sequence[str | Path],
+    data: str | Path | Sequence[str | Path],
     arguments: TrainingArguments | None = None,
     *,
     console: Console | None = None,
@@ -73,7 +73,7 @@ def train(
     Args:
       model: from `lcjax.get_peft_model` (LoRA) or `lcjax.from_pretrained` (full fine-tuning); unchanged by the run.
       tokenizer: the model's.
-      data: text files, tables of records, folders; see `lcjax.data.read_sources`.
+      data: text files, tables of records, folders, one or several; see `lcjax.data.read_sources`.
       arguments: or single fields of `TrainingArguments` by keyword, e.g. `max_steps=100, learning_rate=1e-4`.
       console: where progress is shown; standard error when None.
       stop: when its `requested` is set the run saves and returns; by default SIGTERM and SIGINT set it.
@@ -89,6 +89,7 @@ def train(
       KeyboardInterrupt: one of the signals came before the first step was begun.
     """
     arguments = dataclasses.replace(arguments or TrainingArguments(), **overrides)
+    data = [data] if isinstance(data, (str, Path)) else list(data)
     if stop is None:
         with StopRequest() as stop:
             return train(model, tokenizer, data, arguments, console=console, stop=stop)
@@ -288,18 +289,10 @@ class _Run:
         """Saves and stops because a signal asked for it."""
         if number and self.checkpoints.latest() != number:
             self._save(number)
+        command = how_to_go_on(self.arguments, self.data_paths, self.output_dir, number)
         done = f"saved after step {number}" if number else "stopped before the first step"
-        self._say(f"{self.stop.requested}: {done}; go on with: {self._command_to_go_on(number)}")
+        self._say(f"{self.stop.requested}: {done}; go on with: {command}")
         return self._result(number, stopped_by=self.stop.requested)
-
-    def _command_to_go_on(self, number: int) -> str:
-        if not isinstance(self.arguments, RunArguments):
-            return f'lcjax.train(..., output_dir="{self.output_dir}"' + (
-                ', resume_from_checkpoint="latest")' if number else ")"
-            )
-        if not number:
-            return "the same command"
-        return f"python -m lcjax.train --output-dir {shlex.quote(str(self.output_dir))} --resume-from-checkpoint latest"
 
     def _finish(self) -> TrainingResult:
         result = self._result(self.max_steps)

@@ -1,0 +1,34 @@
+"""How to go on with a run that a signal has stopped: a command, or a call, to be copied."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from lcjax.train.arguments import RunArguments, TrainingArguments
+
+
+def how_to_go_on(arguments: TrainingArguments, data: Sequence[str | Path], output_dir: Path, step: int) -> str:
+    """A shell command for a run of the command line; else the call of `lcjax.train`, with the caller's `model` and `tokenizer`.
+
+    Args:
+      step: the last step that was saved; 0 for none, from which a run starts over.
+    """
+    if not (isinstance(arguments, RunArguments) and arguments.model):
+        return _call(arguments, data, output_dir, step)
+    if not step:
+        return "the same command"
+    return f"python -m lcjax.train --output-dir {shlex.quote(str(output_dir))} --resume-from-checkpoint latest"
+
+
+def _call(arguments: TrainingArguments, data: Sequence[str | Path], output_dir: Path, step: int) -> str:
+    values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(TrainingArguments)}
+    given = {name: value for name, value in values.items() if value != getattr(TrainingArguments(), name)}
+    given |= {"output_dir": str(output_dir)}
+    given.pop("resume_from_checkpoint", None)
+    if step:
+        given["resume_from_checkpoint"] = "latest"
+    words = [repr([str(path) for path in data]), *(f"{name}={value!r}" for name, value in given.items())]
+    return f"lcjax.train(model, tokenizer, {', '.join(words)})"
