@@ -71,9 +71,9 @@ def from_pretrained(
     quant.check_kind(quantize)
     check_choice(rope_scaling, rope_theta)
     source = weights.resolve_model(str(name_or_path))
-    tokenizer = weights.load_tokenizer(source)
     memory = parse_memory(memory) if isinstance(memory, str) else memory
     checkpoint = weights.open_model_files(source)
+    tokenizer = weights.load_tokenizer(source)
     length = checkpoint.config.max_position_embeddings if max_seq_length is None else max_seq_length
     config = _with_chosen_rope(checkpoint.config, length, rope_scaling, rope_theta)
     resolve_policy(use_gradient_checkpointing, length)
@@ -84,6 +84,7 @@ def from_pretrained(
         attention=attention,
         memory=memory,
         loss_chunk=loss_chunk,
+        generation_config=weights.read_generation_config(source),
     )
     left = embeddings_on_host or (isinstance(memory, MemorySettings) and memory.embeddings_on_host)
     params = checkpoint.load(jax_dtype, quantize, embeddings_on_host=left)
@@ -157,6 +158,7 @@ def save_pretrained(model: Llama, directory: str | Path) -> None:
 def save_merged(model: Llama, directory: str | Path, tokenizer=None) -> None:
     """Writes a full Hugging Face checkpoint in the base weights' dtype, with the adapter, if any, merged in; tensor by tensor.
 
+    The generation_config.json of the base model and the files of a tokenizer that has not changed come along byte for byte.
     Quantised weights are dequantised first: the checkpoint is in the dtype of the embedding throughout, and many times larger
     than the model.
 
@@ -169,7 +171,14 @@ def save_merged(model: Llama, directory: str | Path, tokenizer=None) -> None:
     def fetch(name: TensorName) -> np.ndarray:
         return np.asarray(lora.merged_tensor(params, name, scaling).astype(model.dtype))
 
-    weights.write_checkpoint(Path(directory), fetch, model.config, tokenizer, dtype=np.dtype(model.dtype))
+    weights.write_checkpoint(
+        Path(directory),
+        fetch,
+        model.config,
+        tokenizer,
+        dtype=np.dtype(model.dtype),
+        generation_config=model.settings.generation_config,
+    )
 
 
 def resolve_dtype(name: str | None):

@@ -20,7 +20,15 @@ from lcjax.config import LoraConfig
 from lcjax.errors import InputError
 from lcjax.lora import merge_weight
 from lcjax.rope import choose_rope
-from lcjax.weights import Checkpoint, base_config, load_adapter, load_tokenizer, open_model_files, resolve_model
+from lcjax.weights import (
+    Checkpoint,
+    base_config,
+    load_adapter,
+    load_tokenizer,
+    open_model_files,
+    read_generation_config,
+    resolve_model,
+)
 from lcjax.weights.assembly import DTYPES
 from lcjax.weights.hf import write_checkpoint
 from lcjax.weights.names import TensorName, tensor_names
@@ -103,7 +111,7 @@ def convert(command: Convert) -> None:
     if line is not None:
         print(line)
     names = list(tensor_names(config))
-    generation_config = source / "generation_config.json"
+    generation_config = read_generation_config(source)
     with _progress() as progress:
         task = progress.add_task("converting", total=len(names))
 
@@ -118,7 +126,7 @@ def convert(command: Convert) -> None:
             tokenizer,
             dtype=dtype,
             max_shard_bytes=max_shard_bytes,
-            copies=[generation_config] if generation_config.is_file() else [],
+            generation_config=generation_config,
         )
     total_bytes = sum(math.prod(name.shape) for name in names) * dtype.itemsize
     print(f"{command.destination}: {len(names)} tensors, {dtype.name}, {total_bytes:,} bytes")

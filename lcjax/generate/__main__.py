@@ -42,6 +42,7 @@ class Command:
         self.arguments = arguments
         self.console = console
         self.path = weights.resolve_model(arguments.model)
+        self.config = weights.open_model_files(self.path).config
         self.tokenizer = weights.load_tokenizer(self.path)
         self.stop = stop_ids(self.tokenizer, self.path)
 
@@ -59,7 +60,7 @@ class Command:
     def converse(self) -> None:
         """Answers line by line until standard input ends."""
         chat_ids(self.tokenizer, [*self._system(), message("user", "")])  # refused now rather than after the first turn
-        trained = weights.open_model_files(self.path).config.max_position_embeddings
+        trained = self.config.max_position_embeddings
         generator = self._generator(self.arguments.max_seq_length or min(trained, _CONVERSATION_TOKENS))
         messages = self._system()
         for turn in _lines():
@@ -93,7 +94,8 @@ class Command:
                     progress.stop()
                 pieces.append(stream.add(token))
                 print(pieces[-1], end="", flush=True)
-        print(flush=True)
+        pieces.append(stream.finish())
+        print(pieces[-1], flush=True)
         rate = (count - 1) / (time.perf_counter() - read) if count > 1 else 0.0
         say(self.console, f"{len(ids):,} tokens read in {read - began:.1f} s, {count:,} written, {rate:.1f} a second")
         return "".join(pieces)

@@ -18,7 +18,8 @@ class ModelSettings:
     `max_seq_length` is in tokens; `use_gradient_checkpointing` is a name that `lcjax.remat.resolve_policy` knows; `name_or_path` is
     where the base weights came from, for the adapter's own config; `memory` says how layers run in tiles: MemorySettings, "none" or
     "auto" (see `lcjax.memory`); `loss_chunk` is how many tokens' logits exist at a time, None for what
-    `lcjax.loss.chunk_tokens` says; `one_document_a_row` promises that no row of a batch holds a second document, so that attention
+    `lcjax.loss.chunk_tokens` says; `generation_config` is the text of the generation_config.json that came with the base weights,
+    which saved weights get as well; `one_document_a_row` promises that no row of a batch holds a second document, so that attention
     needs no segment ids, which cuDNN and FlashAttention-3 do not take.
 
     Raises:
@@ -33,6 +34,7 @@ class ModelSettings:
     memory: MemorySettings | str = "auto"
     loss_chunk: int | None = None
     one_document_a_row: bool = False
+    generation_config: str | None = None
 
     def __post_init__(self):
         if self.loss_chunk is not None and self.loss_chunk < 1:

@@ -28,7 +28,7 @@ _FREE_ARGUMENTS = {
     "attention", "skip_leak_check",
 }  # fmt: skip
 # Where the files lie and how the step is scheduled may change between two sittings; the numbers do not.
-_FREE_SETTINGS = {"name_or_path", "use_gradient_checkpointing", "attention"}
+_FREE_SETTINGS = {"name_or_path", "use_gradient_checkpointing", "attention", "generation_config"}
 # What a finished run leaves.
 _RESULTS = ("adapter", "model")
 

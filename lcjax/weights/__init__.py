@@ -10,6 +10,8 @@ from numpy.typing import DTypeLike
 
 from lcjax.config import LlamaConfig
 from lcjax.weights.assembly import Checkpoint as Checkpoint
+from lcjax.weights.generation import read_generation_config as read_generation_config
+from lcjax.weights.generation import stop_ids as stop_ids
 from lcjax.weights.gguf import load_gguf as load_gguf
 from lcjax.weights.gguf import open_gguf as open_gguf
 from lcjax.weights.hf import load_config as load_config
@@ -22,6 +24,7 @@ from lcjax.weights.peft import base_config as base_config
 from lcjax.weights.peft import load_adapter as load_adapter
 from lcjax.weights.peft import save_adapter as save_adapter
 from lcjax.weights.tokenizer import load_tokenizer as load_tokenizer
+from lcjax.weights.tokenizer import save_tokenizer as save_tokenizer
 
 
 def open_model_files(path: Path) -> Checkpoint:

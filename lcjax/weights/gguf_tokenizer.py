@@ -64,10 +64,21 @@ def gguf_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
         "eos_token": metadata.token("eos_token_id"),
         "unk_token": metadata.token("unknown_token_id"),
         "pad_token": metadata.token("padding_token_id"),
-        "chat_template": file.metadata.get("tokenizer.chat_template"),
+        "chat_template": _templates(file),
     }
     # Named tokens that are absent must be passed as None: left out, bos and eos would become "<s>" and "</s>".
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **named)
+
+
+def _templates(file: GgufFile) -> str | dict[str, str] | None:
+    """The chat template; where the file names further ones, all of them by name."""
+    template = file.metadata.get("tokenizer.chat_template")
+    names = file.metadata.get("tokenizer.chat_templates") or []
+    named = {name: file.metadata.get(f"tokenizer.chat_template.{name}") for name in names}
+    further = {name: text for name, text in named.items() if isinstance(text, str)}
+    if not further:
+        return template
+    return further if template is None else {"default": template, **further}
 
 
 class _TokenizerMetadata:

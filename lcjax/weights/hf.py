@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,10 +17,12 @@ from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
 from lcjax.weights.assembly import DTYPES, Checkpoint, abridged, check_tensors, parameter_dtype, tree_leaves
 from lcjax.weights.bnb import take_packed_weights
+from lcjax.weights.generation import GENERATION_CONFIG, write_generation_config
 from lcjax.weights.names import TensorName, tensor_names
 from lcjax.weights.packing import Packing
 from lcjax.weights.safetensors_files import StoredTensor, read_header, read_into, same_values, write_file
 from lcjax.weights.staging import staged
+from lcjax.weights.tokenizer import TOKENIZER_FILES, save_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -101,6 +102,7 @@ def save_checkpoint(
     *,
     dtype: DTypeLike | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    generation_config: str | None = None,
 ) -> None:
     """Saves a model as transformers reads it: config.json, safetensors and the tokenizer's files; all or nothing.
 
@@ -108,9 +110,10 @@ def save_checkpoint(
       directory: made if it does not exist; there, a former checkpoint is replaced and other files stay.
       params: the parameter tree of `lcjax.weights.names`.
       config: the model.
-      tokenizer: saved beside the weights, if given.
+      tokenizer: saved with the weights, if given; see `save_tokenizer`.
       dtype: float32 or bfloat16; None keeps the leaves' dtype, if all have the same.
       max_shard_bytes: the most bytes of tensors in one file, unless a single tensor has more.
+      generation_config: the text of generation_config.json, if there is to be one.
 
     Raises:
       InputError: the directory cannot be written or the disk is full; what was there before is intact.
@@ -127,7 +130,15 @@ def save_checkpoint(
         # One layer at a time: `np.asarray` of a whole stack would copy it to the host and keep it there.
         return np.asarray(leaf if name.layer is None else leaf[name.layer]).astype(target, copy=False)
 
-    write_checkpoint(directory, fetch, config, tokenizer, dtype=target, max_shard_bytes=max_shard_bytes)
+    write_checkpoint(
+        directory,
+        fetch,
+        config,
+        tokenizer,
+        dtype=target,
+        max_shard_bytes=max_shard_bytes,
+        generation_config=generation_config,
+    )
 
 
 def write_checkpoint(
@@ -138,16 +149,15 @@ def write_checkpoint(
     *,
     dtype: np.dtype,
     max_shard_bytes: int = MAX_SHARD_BYTES,
-    copies: Sequence[Path] = (),
+    generation_config: str | None = None,
 ) -> None:
-    """`save_checkpoint` of tensors that are made one at a time: `fetch` returns the named tensor in `dtype`.
-
-    `copies` are files that are saved under their own names as they are.
-    """
+    """`save_checkpoint` of tensors that are made one at a time: `fetch` returns the named tensor in `dtype`."""
     names = {name.name: name for name in tensor_names(config)}
     shards = _shards(list(names.values()), dtype.itemsize, max_shard_bytes)
     total_bytes = sum(math.prod(name.shape) * dtype.itemsize for name in names.values())
-    with staged(Path(directory), total_bytes, replaces=OUR_FILES) as staging:
+    # A former model's chat template and stop tokens must not outlive its tokenizer.
+    former = OUR_FILES if tokenizer is None else (*OUR_FILES, GENERATION_CONFIG, *TOKENIZER_FILES)
+    with staged(Path(directory), total_bytes, replaces=former) as staging:
         for file_name, shard in shards.items():
             write_file(
                 staging / file_name,
@@ -161,9 +171,8 @@ def write_checkpoint(
         # transformers 4 reads torch_dtype, 5 reads dtype.
         write_json(staging / "config.json", {**config.to_dict(), "dtype": dtype.name, "torch_dtype": dtype.name})
         if tokenizer is not None:
-            tokenizer.save_pretrained(staging)
-        for path in copies:
-            shutil.copyfile(path, staging / path.name)
+            save_tokenizer(tokenizer, staging)
+        write_generation_config(staging, generation_config)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
