@@ -1,10 +1,21 @@
 """lcjax: long-context fine-tuning of Llama-family models in JAX."""
 
-from lcjax.api import from_pretrained, get_peft_model, load_adapter, save_merged, save_pretrained
-from lcjax.config import LlamaConfig, LoraConfig
-from lcjax.errors import InputError
-from lcjax.model import Llama
-from lcjax.train import TrainingArguments, train
+import sys
+from typing import TYPE_CHECKING
+
+from lcjax.lazy import lazily
+from lcjax.startup import end_quietly_on_signals
+
+if sys.argv[:1] == ["-m"] and any(word.split(".")[0] == "lcjax" for word in sys.orig_argv[1:3]):
+    # `python -m lcjax.train` looks for its module in this package first. A signal ends it in one line from here on.
+    end_quietly_on_signals()
+
+if TYPE_CHECKING:
+    from lcjax.api import from_pretrained, get_peft_model, load_adapter, save_merged, save_pretrained
+    from lcjax.config import LlamaConfig, LoraConfig
+    from lcjax.errors import InputError
+    from lcjax.model import Llama
+    from lcjax.train import TrainingArguments, train
 
 __version__ = "0.1.0"
 
@@ -21,3 +32,21 @@ __all__ = [
     "save_pretrained",
     "train",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        **dict.fromkeys(
+            ("from_pretrained", "get_peft_model", "load_adapter", "save_merged", "save_pretrained"), "lcjax.api"
+        ),
+        **dict.fromkeys(("LlamaConfig", "LoraConfig"), "lcjax.config"),
+        "InputError": "lcjax.errors",
+        "Llama": "lcjax.model",
+        "TrainingArguments": "lcjax.train.arguments",
+        "train": "",  # the package, which can be called
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,83 +1,122 @@
-"""What all command lines share: how flags are read, where results go, and which exit code and words a fault ends with."""
+"""What all command lines share: where results go, and which exit code and words a fault ends with.
+
+Exit codes: 0 done; 1 the command's own "no" (it does not fit, it leaks, it diverged); 2 what the user can mend, said in one line on
+standard error; 130 and 143 after Ctrl-C and SIGTERM; 141 where the reader of standard output has gone (`... | head`). A closed
+standard stream counts as the null device.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
-import io
 import json
 import logging
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import tyro
 from rich.console import Console
 
+from lcjax import flags
 from lcjax.errors import InputError
-
-Arguments = TypeVar("Arguments")
-
-INTERRUPTED = 130
-"""The shell's exit code for Ctrl-C."""
+from lcjax.flags import parse as parse
+from lcjax.signals import Interrupted, Signals
+from lcjax.startup import BROKEN_PIPE, EXIT_CODES, LAST_WORDS, discard, open_missing_streams
 
 NVIDIA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/nvidia0"), Path("/dev/dxg"))  # the last one under WSL
+
+PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
+"""The kinds of pictures that --plot writes."""
+
+# What the file system refuses and the user can mend.
+_ENVIRONMENT = {
+    errno.EACCES: "check its permissions",
+    errno.EDQUOT: "make room, or name another place",
+    errno.EFBIG: "make room, or name another place",
+    errno.EIO: "check the disk",
+    errno.EISDIR: "name a file",
+    errno.ELOOP: "check the links",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOENT: "check the path",
+    errno.ENOSPC: "make room, or name another place",
+    errno.ENOTDIR: "check the path",
+    errno.EPERM: "check its permissions",
+    errno.EROFS: "name another place",
+}
 
 
 def entry_point(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     """Turns `main(argv) -> int` into a command's entry point, `main(argv=None) -> int`, that raises on our bugs only.
 
-    Returns 2 for what the user can mend: an InputError, printed as one line on stderr, or a wrong flag, which tyro has
-    explained. Returns INTERRUPTED on Ctrl-C.
+    The exit codes are those of this module's docstring.
     """
 
     @functools.wraps(main)
     def entry(argv: list[str] | None = None) -> int:
         if not any(device.exists() for device in NVIDIA_DEVICES):
             logging.getLogger("jax._src.xla_bridge").addFilter(_is_no_idle_plugin)
-        try:
-            return main(argv)
-        except InputError as error:
-            print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
-            return 2
-        except SystemExit as stop:  # how tyro ends after --help (0) and after a wrong flag
-            return 2 if stop.code else 0
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return INTERRUPTED
+        flags.forget()
+        with _robust_streams():
+            try:
+                with Signals():
+                    return _finished(main, argv)
+            except KeyboardInterrupt as stop:
+                number = stop.signal if isinstance(stop, Interrupted) else signal.SIGINT
+                _last_word(LAST_WORDS[number])
+                return EXIT_CODES[number]
+            except BrokenPipeError:
+                discard(1)
+                return BROKEN_PIPE
+            except Exception as error:
+                refused = as_input_error(error)
+                if refused is None:
+                    raise
+                _last_word(f"error: {flags.in_flags(' '.join(str(refused).splitlines()))}")
+                return 2
 
     return entry
 
 
-def _is_no_idle_plugin(record: logging.LogRecord) -> bool:
-    """Without a GPU, JAX's plugin for one is there to plan with: that it does not start is no news, and JAX logs a traceback."""
-    return not record.getMessage().startswith("Jax plugin configuration error")
-
-
-def parse(kind: type[Arguments], argv: list[str] | None, program: str, default: Arguments | None = None) -> Arguments:
-    """Reads flags into a dataclass, over the values of `default` where it is given.
-
-    Raises:
-      InputError: what the dataclass refuses, in its own words; tyro would frame them like a flag that does not parse.
-    """
-    printed = io.StringIO()
-    overrides: dict[str, Any] = {} if default is None else {"default": default}
+def _finished(main: Callable[[list[str] | None], int], argv: list[str] | None) -> int:
     try:
-        with contextlib.redirect_stderr(printed):
-            return tyro.cli(kind, args=argv, prog=program, **overrides)
-    except SystemExit as stop:
-        if isinstance(stop.__context__, InputError):
-            raise stop.__context__ from None
-        sys.stderr.write(printed.getvalue())
-        raise
+        code = main(argv)
+    except SystemExit as stop:  # how tyro ends after --help
+        code = 2 if stop.code else 0
+    sys.stdout.flush()
+    return code
+
+
+def as_input_error(error: Exception) -> InputError | None:
+    """What the user can mend, in words that say how; None for a bug of ours."""
+    if isinstance(error, InputError):
+        return error
+    if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
+        what = str(error.filename or "standard output, or a file,")
+        return InputError(
+            f"{_shortened(what)} cannot be used ({os.strerror(error.errno)}); {_ENVIRONMENT[error.errno]}"
+        )
+    # JAX's own error, named by its text: this module imports no JAX.
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        reason = str(error).splitlines()[0] if str(error) else "no memory is left"
+        return InputError(
+            f"not enough memory ({_shortened(reason)}); use a smaller --max-seq-length, fewer sequences or a smaller model"
+        )
+    return None
 
 
 def check_outputs(**paths: str | Path | None) -> None:
-    """Raises InputError where the directory of an output, named as its flag is, does not exist; "-" is standard output."""
+    """Raises InputError where an output, named as its flag is, cannot be written; "-" is standard output."""
     for name, path in paths.items():
-        if path and str(path) != "-" and not Path(path).absolute().parent.is_dir():
-            raise InputError(f"--{name} {path}: the directory {Path(path).absolute().parent} does not exist")
+        if path and str(path) != "-":
+            _check_output(f"--{name}", Path(path))
+    picture = paths.get("plot")
+    if picture and Path(picture).suffix.lower() not in PICTURES:
+        raise InputError(f"--plot {picture} is no picture's name; end it in one of {', '.join(PICTURES)}")
 
 
 def write_json(content: Any, path: str | None) -> None:
@@ -86,7 +125,36 @@ def write_json(content: Any, path: str | None) -> None:
     if path == "-":
         sys.stdout.write(text)
     elif path is not None:
-        Path(path).write_text(text, encoding="utf-8")
+        with replacing(Path(path)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A context whose value is a path to write to; what is there at its end takes the place of `path`, unless it failed.
+
+    What is no file, such as /dev/stdout or a pipe, is written itself.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            yield path
+            return
+        temporary = path.with_name(f".{os.getpid()}.tmp{path.suffix}")
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno not in _ENVIRONMENT:
+            raise
+        mend = _ENVIRONMENT[error.errno]
+        raise InputError(f"{path} cannot be written ({os.strerror(error.errno)}); {mend}") from error
 
 
 def tables_console(json_path: str | None) -> Console:
@@ -94,3 +162,51 @@ def tables_console(json_path: str | None) -> Console:
     to_stderr = json_path == "-"
     terminal = (sys.stderr if to_stderr else sys.stdout).isatty()
     return Console(stderr=to_stderr, width=None if terminal else 160)
+
+
+def _check_output(name: str, path: Path) -> None:
+    try:
+        parent = path.absolute().parent
+        if path.is_dir():
+            raise InputError(f"{name} {path} is a folder; name a file")
+        if not parent.is_dir():
+            raise InputError(f"{name} {path}: the directory {parent} does not exist")
+        place = path if path.exists() else parent
+        length = len(os.fsencode(path.name))
+    except OSError as error:
+        raise InputError(f"{name} {_shortened(str(path))} cannot be written ({error.strerror}); name another") from None
+    if length > 230:  # what is written first has a longer name
+        raise InputError(f"{name} {_shortened(str(path))} has a name of {length} bytes; give a shorter one")
+    if not os.access(place, os.W_OK):
+        raise InputError(f"{name} {path} cannot be written (no permission for {place}); name another")
+
+
+def _is_no_idle_plugin(record: logging.LogRecord) -> bool:
+    """Without a GPU, JAX's plugin for one is there to plan with: that it does not start is no news, and JAX logs a traceback."""
+    return not record.getMessage().startswith("Jax plugin configuration error")
+
+
+@contextlib.contextmanager
+def _robust_streams() -> Iterator[None]:
+    """Within it standard streams are there, and a character that the terminal cannot show is shown as a question mark."""
+    open_missing_streams()
+    changed = []
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None and getattr(stream, "errors", None) == "strict":
+            changed.append(reconfigure)
+            reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        for reconfigure in changed:
+            reconfigure(errors="strict")
+
+
+def _last_word(line: str) -> None:
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 160 else f"{text[:100]}...{text[-40:]}"

@@ -5,33 +5,35 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jax.numpy as jnp
-import numpy as np
-import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from lcjax.startup import importing, leave
 
-from lcjax.cli import entry_point
-from lcjax.config import LoraConfig
-from lcjax.errors import InputError
-from lcjax.lora import merge_weight
-from lcjax.rope import choose_rope
-from lcjax.weights import (
-    Checkpoint,
-    base_config,
-    load_adapter,
-    load_tokenizer,
-    open_model_files,
-    read_generation_config,
-    resolve_model,
-)
-from lcjax.weights.assembly import DTYPES
-from lcjax.weights.hf import write_checkpoint
-from lcjax.weights.names import TensorName, tensor_names
+with importing(__name__ == "__main__"):
+    import jax.numpy as jnp
+    import numpy as np
+    import tyro
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from lcjax.cli import entry_point, parse
+    from lcjax.config import LoraConfig
+    from lcjax.errors import InputError
+    from lcjax.lora import merge_weight
+    from lcjax.rope import choose_rope
+    from lcjax.weights import (
+        Checkpoint,
+        base_config,
+        load_adapter,
+        load_tokenizer,
+        open_model_files,
+        read_generation_config,
+        resolve_model,
+    )
+    from lcjax.weights.assembly import DTYPES
+    from lcjax.weights.hf import write_checkpoint
+    from lcjax.weights.names import TensorName, tensor_names
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -91,7 +93,7 @@ class Convert:
 @entry_point
 def main(argv: list[str] | None = None) -> int:
     """Runs the command with `argv` (the process's arguments when None) and returns its exit code."""
-    convert(tyro.cli(Convert, args=argv, prog=_PROGRAM, description=_DESCRIPTION))
+    convert(parse(Convert, argv, _PROGRAM, description=_DESCRIPTION))
     return 0
 
 
@@ -170,4 +172,4 @@ def _progress() -> Progress:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -189,7 +189,7 @@ def test_destination_that_is_a_file(tmp_path, capsys):
     [
         (("/no/such", "out"), "/no/such does not exist"),
         (("absent.gguf", "out"), "absent.gguf does not exist"),
-        (("/tmp", "out", "--max-shard-size", "5 apples"), "max_shard_size='5 apples' is not a size"),
+        (("/tmp", "out", "--max-shard-size", "5 apples"), "--max-shard-size 5 apples is not a size"),
     ],
 )
 def test_faults_are_one_line_and_code_2(tmp_path, monkeypatch, capsys, arguments, fault):

@@ -16,6 +16,10 @@ PACKAGE = Path(lcjax.__file__).parent
 # Of each room, the rooms of lcjax and the libraries that it may import beside the standard library.
 ALLOWED = {
     "errors": "",
+    "startup": "",
+    "signals": "",
+    "lazy": "",
+    "flags": "errors | tyro",
     "rope_scaling": "errors",
     "config": "errors rope_scaling",
     "rope": "config errors | jax numpy",
@@ -43,22 +47,26 @@ ALLOWED = {
     "step": "config layerwise loss memory model lora remat | jax optax",
     "weights": "config errors quant | jax numpy ml_dtypes safetensors gguf tokenizers transformers huggingface_hub",
     "data": "config errors | numpy grain jinja2 pyarrow rich tokenizers transformers",
-    "evaluate": "cli data errors inference loss model rope step train.terminal | numpy rich matplotlib transformers",
+    "evaluate": "cli lazy startup data errors inference loss model rope step train.terminal | numpy rich matplotlib transformers",
     "api": "config errors lora memory ops quant weights model remat rope | jax numpy transformers",
-    "cli": "errors | rich tyro",
-    "convert": "cli config errors lora rope weights | jax numpy rich tyro",
+    "cli": "errors flags signals startup | rich",
+    "convert": "cli startup config errors lora rope weights | jax numpy rich tyro",
     "corpus": "cli data errors rope train.arguments train.terminal weights | rich transformers tyro",
-    "tokens": "cli corpus data | matplotlib numpy rich",
-    "audit": "cli corpus data errors tokens | matplotlib numpy rich",
-    "leak": "api cli config data errors model train.terminal | jax numpy rich",
-    "train": "api audit cli config data errors evaluate layerwise leak lora memory model ops optim plan quant remat rope step "
+    "tokens": "cli startup corpus data | matplotlib numpy rich",
+    "audit": "cli startup corpus data errors tokens | matplotlib numpy rich",
+    "leak": "api cli startup lazy config data errors model train.terminal | jax numpy rich",
+    "train": "api audit cli flags lazy signals startup config data errors evaluate layerwise leak "
+    "lora memory model ops optim plan quant remat rope step "
     "weights | jax numpy optax orbax rich matplotlib tensorboardX transformers",
-    "plan": "attention_halves cli config deviceless dispatch errors fa3 layerwise lora loss memory model ops pallas.tiles presets "
+    "plan": "attention_halves cli startup config deviceless dispatch errors fa3 layerwise lora loss "
+    "memory model ops pallas.tiles presets "
     "quant remat rope step train weights.names | jax rich matplotlib",
     "inference": "api model ops quant rope | transformers",
-    "generate": "cli errors inference model ops train.terminal weights | jax numpy flax rich tokenizers transformers jinja2",
-    "doctor": "audit cli config corpus deviceless errors plan remat rope weights | rich",
-    "": "api config errors model train",
+    "generate": "cli lazy startup errors inference model ops train.terminal weights | jax numpy "
+    "flax rich tokenizers transformers jinja2",
+    "doctor": "audit cli startup config corpus deviceless errors plan remat rope weights | rich",
+    "": "api config errors lazy model startup train",
+    "__main__": "errors startup",
 }
 
 

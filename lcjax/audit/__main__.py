@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 
-from rich.console import Console
+from lcjax.startup import importing, leave
 
-from lcjax.audit.advice import advice
-from lcjax.audit.figures import audit
-from lcjax.audit.plot import draw
-from lcjax.audit.report import duplicates_table, headline, reuse_table
-from lcjax.cli import entry_point, parse, tables_console, write_json
-from lcjax.corpus import CorpusArguments, load
-from lcjax.errors import InputError
-from lcjax.tokens.report import windows_table
+with importing(__name__ == "__main__"):
+    from rich.console import Console
+
+    from lcjax.audit.advice import advice
+    from lcjax.audit.figures import audit
+    from lcjax.audit.plot import draw
+    from lcjax.audit.report import duplicates_table, headline, reuse_table
+    from lcjax.cli import entry_point, parse, tables_console, write_json
+    from lcjax.corpus import CorpusArguments, load
+    from lcjax.errors import InputError
+    from lcjax.tokens.report import windows_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,4 +64,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

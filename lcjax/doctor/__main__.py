@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator
 
-from rich.console import Console
+from lcjax.startup import importing, leave
 
-from lcjax import weights
-from lcjax.audit.figures import audit
-from lcjax.cli import entry_point, parse, tables_console, write_json
-from lcjax.config import LlamaConfig
-from lcjax.corpus import CorpusArguments, load
-from lcjax.deviceless import gpu_names
-from lcjax.doctor.command import command
-from lcjax.doctor.documents import on_documents
-from lcjax.doctor.findings import Finding
-from lcjax.doctor.memory import by_plan, by_rule
-from lcjax.doctor.rope import on_rope
-from lcjax.errors import InputError, unknown
-from lcjax.plan.__main__ import start_quietly
-from lcjax.plan.planner import Planner
-from lcjax.plan.progress import CompilationProgress
-from lcjax.plan.workload import Workload
+with importing(__name__ == "__main__"):
+    from rich.console import Console
+
+    from lcjax import weights
+    from lcjax.audit.figures import audit
+    from lcjax.cli import entry_point, parse, tables_console, write_json
+    from lcjax.config import LlamaConfig
+    from lcjax.corpus import CorpusArguments, load
+    from lcjax.deviceless import gpu_names
+    from lcjax.doctor.command import command
+    from lcjax.doctor.documents import on_documents
+    from lcjax.doctor.findings import Finding
+    from lcjax.doctor.memory import by_plan, by_rule
+    from lcjax.doctor.rope import on_rope
+    from lcjax.errors import InputError, unknown
+    from lcjax.plan.__main__ import start_quietly
+    from lcjax.plan.planner import Planner
+    from lcjax.plan.progress import CompilationProgress
+    from lcjax.plan.workload import Workload
 
 # Of the documents, what reuse and near-duplicates are counted on: seconds, and enough to tell.
 _AUDITED_TOKENS = 5_000_000
@@ -120,4 +122,4 @@ def on_memory(arguments: DoctorArguments, workload: Workload) -> Finding:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -7,21 +7,31 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from lcjax.startup import importing, leave
 
-from lcjax import cli
-from lcjax.errors import InputError
-from lcjax.evaluate.arguments import EvaluateArguments
-from lcjax.evaluate.context import contexts_up_to, loss_by_context
-from lcjax.evaluate.needle import needles
-from lcjax.evaluate.pictures import draw
-from lcjax.evaluate.positions import loss_by_position
-from lcjax.evaluate.results import Results
-from lcjax.evaluate.tables import tables
-from lcjax.evaluate.text import HeldOut
-from lcjax.model import Llama
-from lcjax.train.terminal import mute_libraries, say, shown_warnings
+with importing(__name__ == "__main__"):
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from lcjax import cli
+    from lcjax.errors import InputError
+    from lcjax.evaluate.arguments import EvaluateArguments
+    from lcjax.evaluate.context import contexts_up_to, loss_by_context
+    from lcjax.evaluate.needle import needles
+    from lcjax.evaluate.pictures import draw
+    from lcjax.evaluate.positions import loss_by_position
+    from lcjax.evaluate.results import Results
+    from lcjax.evaluate.tables import tables
+    from lcjax.evaluate.text import HeldOut
+    from lcjax.model import Llama
+    from lcjax.train.terminal import mute_libraries, say, shown_warnings
 
 
 @cli.entry_point
@@ -127,4 +137,4 @@ def _progress(console: Console) -> Progress:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -6,15 +6,18 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from lcjax.startup import importing, leave
 
-from lcjax import cli, weights
-from lcjax.generate.arguments import GenerateArguments
-from lcjax.generate.chat import chat_ids, message
-from lcjax.generate.generator import Generator
-from lcjax.generate.text import TextStream, stop_ids
-from lcjax.train.terminal import mute_libraries, say, shown_warnings
+with importing(__name__ == "__main__"):
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from lcjax import cli, weights
+    from lcjax.generate.arguments import GenerateArguments
+    from lcjax.generate.chat import chat_ids, message
+    from lcjax.generate.generator import Generator
+    from lcjax.generate.text import TextStream, stop_ids
+    from lcjax.train.terminal import mute_libraries, say, shown_warnings
 
 # A conversation's room where none is asked for: the cache of a large model's whole context would fill a GPU.
 _CONVERSATION_TOKENS = 8192
@@ -120,4 +123,4 @@ def _lines() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,5 +1,12 @@
 """Whether packed documents see each other: other tokens in one must change no logit in another."""
 
-from lcjax.leak.probe import LeakProbe, PackingLeak, refuse_leak
+from typing import TYPE_CHECKING
+
+from lcjax.lazy import lazily
+
+if TYPE_CHECKING:
+    from lcjax.leak.probe import LeakProbe, PackingLeak, refuse_leak
 
 __all__ = ["LeakProbe", "PackingLeak", "refuse_leak"]
+
+__getattr__ = lazily(__name__, dict.fromkeys(__all__, "lcjax.leak.probe"))

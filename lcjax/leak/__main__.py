@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 
-import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from lcjax.startup import importing, leave
 
-from lcjax import api
-from lcjax.cli import entry_point, parse
-from lcjax.data import UNITS, Data, lay_out, load_corpus
-from lcjax.errors import InputError, unknown
-from lcjax.leak.probe import LeakProbe, leak_line
-from lcjax.model import Llama
-from lcjax.train.terminal import shown_warnings
+with importing(__name__ == "__main__"):
+    import numpy as np
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from lcjax import api
+    from lcjax.cli import entry_point, parse
+    from lcjax.data import UNITS, Data, lay_out, load_corpus
+    from lcjax.errors import InputError, unknown
+    from lcjax.leak.probe import LeakProbe, leak_line
+    from lcjax.model import Llama
+    from lcjax.train.terminal import shown_warnings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,4 +130,4 @@ def _probed(data: Data, rows: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

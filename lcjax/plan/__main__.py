@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 
-import jax
+from lcjax.startup import importing, leave
 
-from lcjax.cli import entry_point, parse, tables_console, write_json
-from lcjax.deviceless import gpu_memory_bytes, gpu_names, gpu_sharding
-from lcjax.errors import InputError
-from lcjax.plan.arguments import PlanArguments
-from lcjax.plan.mends import mends
-from lcjax.plan.planner import Plan, Planner
-from lcjax.plan.plot import draw, lengths
-from lcjax.plan.progress import CompilationProgress
-from lcjax.plan.report import buffer_table, headline, ladder_table, plan_table, trial_table
-from lcjax.plan.search import LENGTH_STEP
-from lcjax.plan.workload import Workload
-from lcjax.train.terminal import say
+with importing(__name__ == "__main__"):
+    import jax
+
+    from lcjax.cli import entry_point, parse, tables_console, write_json
+    from lcjax.deviceless import gpu_memory_bytes, gpu_names, gpu_sharding
+    from lcjax.errors import InputError
+    from lcjax.plan.arguments import PlanArguments
+    from lcjax.plan.mends import mends
+    from lcjax.plan.planner import Plan, Planner
+    from lcjax.plan.plot import draw, lengths
+    from lcjax.plan.progress import CompilationProgress
+    from lcjax.plan.report import buffer_table, headline, ladder_table, plan_table, trial_table
+    from lcjax.plan.search import LENGTH_STEP
+    from lcjax.plan.workload import Workload
+    from lcjax.train.terminal import say
 
 
 @entry_point
@@ -96,4 +98,4 @@ class Command:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 
-from rich.console import Console
+from lcjax.startup import importing, leave
 
-from lcjax.cli import entry_point, parse, tables_console, write_json
-from lcjax.corpus import CorpusArguments, load
-from lcjax.tokens.figures import token_figures
-from lcjax.tokens.plot import draw
-from lcjax.tokens.report import headline, histogram_table, longest_table, windows_table
+with importing(__name__ == "__main__"):
+    from rich.console import Console
+
+    from lcjax.cli import entry_point, parse, tables_console, write_json
+    from lcjax.corpus import CorpusArguments, load
+    from lcjax.tokens.figures import token_figures
+    from lcjax.tokens.plot import draw
+    from lcjax.tokens.report import headline, histogram_table, longest_table, windows_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,4 +42,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

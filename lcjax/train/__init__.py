@@ -1,7 +1,47 @@
-"""Training: `lcjax.train(model, tokenizer, data, ...)` and `python -m lcjax.train`."""
+"""Training: `lcjax.train(model, tokenizer, data, ...)` and `python -m lcjax.train`.
 
-from lcjax.train.arguments import RunArguments, TrainingArguments
-from lcjax.train.divergence import TrainingDiverged
-from lcjax.train.loop import TrainingResult, train
+The package can be called: it is the function `lcjax.train.loop.train`.
+"""
+
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+from lcjax.lazy import lazily
+
+if TYPE_CHECKING:
+    from lcjax.train.arguments import RunArguments, TrainingArguments
+    from lcjax.train.divergence import TrainingDiverged
+    from lcjax.train.loop import TrainingResult, train
 
 __all__ = ["RunArguments", "TrainingArguments", "TrainingDiverged", "TrainingResult", "train"]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "RunArguments": "lcjax.train.arguments",
+        "TrainingArguments": "lcjax.train.arguments",
+        "TrainingDiverged": "lcjax.train.divergence",
+        "TrainingResult": "lcjax.train.loop",
+        "train": "lcjax.train.loop",
+    },
+)
+
+
+class _CallablePackage(types.ModuleType):
+    """`lcjax.train` is this package wherever a module of it was imported before; it is called like the function all the same."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "TrainingResult":
+        from lcjax.train.loop import train
+
+        return train(*args, **kwargs)
+
+    @property
+    def __wrapped__(self) -> Any:
+        """The function, whose signature `inspect` and `help` show."""
+        from lcjax.train.loop import train
+
+        return train
+
+
+sys.modules[__name__].__class__ = _CallablePackage

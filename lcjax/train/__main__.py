@@ -6,26 +6,33 @@ import contextlib
 import dataclasses
 import sys
 from pathlib import Path
+from signal import Signals
 
-from rich.console import Console
+from lcjax.startup import EXIT_CODES, importing, leave
 
-from lcjax import api, cli, weights
-from lcjax.errors import InputError
-from lcjax.leak import PackingLeak
-from lcjax.train.allocators import pinnable_bytes, raise_limits
-from lcjax.train.arguments import RunArguments, demo
-from lcjax.train.checkpoint import Checkpoints
-from lcjax.train.divergence import TrainingDiverged
-from lcjax.train.fit import host_bytes_at_most, room_here
-from lcjax.train.interrupt import Interrupted, StopRequest
-from lcjax.train.loop import train
-from lcjax.train.resume import find_resume_point
-from lcjax.train.terminal import mute_libraries, say, shown_warnings
+with importing(__name__ == "__main__"):
+    from rich.console import Console
+
+    from lcjax import api, cli, weights
+    from lcjax.errors import InputError
+    from lcjax.leak import PackingLeak
+    from lcjax.train.allocators import pinnable_bytes, raise_limits
+    from lcjax.train.arguments import RunArguments, demo
+    from lcjax.train.checkpoint import Checkpoints
+    from lcjax.train.divergence import TrainingDiverged
+    from lcjax.train.fit import host_bytes_at_most, room_here
+    from lcjax.train.interrupt import Interrupted, StopRequest
+    from lcjax.train.loop import train
+    from lcjax.train.resume import find_resume_point
+    from lcjax.train.terminal import mute_libraries, say, shown_warnings
 
 
 @cli.entry_point
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 0 done or stopped by a signal, 1 diverged or leaking, 2 bad input."""
+    """Runs the command line; returns the exit code.
+
+    0 done, or stopped by a signal and saved; 130 or 143 where it came before the first step; 1 diverged or leaking; 2 bad input.
+    """
     console = Console(stderr=True)
     mute_libraries()
     with shown_warnings(console), StopRequest() as stop:
@@ -34,16 +41,17 @@ def main(argv: list[str] | None = None) -> int:
             check_paths(arguments)
             prepare_devices(arguments)
             model, tokenizer = load(arguments)
-            train(model, tokenizer, arguments.data, arguments, console=console, stop=stop)
+            result = train(model, tokenizer, arguments.data, arguments, console=console, stop=stop)
         except Interrupted as signal:
             say(
                 console,
                 f"{signal}: stopped before a step was taken; nothing is lost, start again with the same command",
             )
+            return EXIT_CODES[signal.signal]
         except (PackingLeak, TrainingDiverged) as error:
             print("error:", error, file=sys.stderr)
             return 1
-    return 0
+    return EXIT_CODES[Signals[result.stopped_by]] if result.stopped_by and not result.steps else 0
 
 
 def parse(argv: list[str] | None = None) -> RunArguments:
@@ -138,4 +146,4 @@ def _run_directory(checkpoint: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

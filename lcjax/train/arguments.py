@@ -11,6 +11,7 @@ from lcjax import api, ops, quant
 from lcjax.config import TARGET_MODULES, LoraConfig
 from lcjax.data import UNITS, check_weights, stdlib_sources
 from lcjax.errors import InputError, unknown
+from lcjax.flags import flag as flag
 from lcjax.memory import parse_memory
 from lcjax.optim import SCHEDULES
 from lcjax.remat import resolve_policy
@@ -212,11 +213,6 @@ class RunArguments(TrainingArguments):
             ops.resolve_implementation(self.attention)
         if self.dtype != "auto":
             api.resolve_dtype(self.dtype)
-
-
-def flag(name: str) -> str:
-    """The command-line flag of a field."""
-    return "--" + name.replace("_", "-")
 
 
 def demo_model() -> Path:

@@ -1,0 +1,79 @@
+"""`python -m lcjax`, installed as `lcjax`: the list of the commands, and each of them by name.
+
+`lcjax train ...`, `lcjax-train ...`, `python -m lcjax train ...` and `python -m lcjax.train ...` are the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import sys
+
+from lcjax.errors import unknown
+from lcjax.startup import importing, leave
+
+COMMANDS = {
+    "train": ("lcjax.train.__main__", "fine-tune a model on long documents"),
+    "plan": ("lcjax.plan.__main__", "whether a run fits a GPU, without the GPU"),
+    "doctor": ("lcjax.doctor.__main__", "what to do for a long run, and the command for it"),
+    "generate": ("lcjax.generate.__main__", "continue a text, or hold a conversation"),
+    "evaluate": ("lcjax.evaluate.__main__", "how well a model uses long context"),
+    "tokens": ("lcjax.tokens.__main__", "how many tokens the data have, document by document"),
+    "audit": ("lcjax.audit.__main__", "whether the data have anything long-range to learn"),
+    "leak": ("lcjax.leak.__main__", "whether packed documents see each other"),
+    "convert": ("lcjax.convert", "write a model as a Hugging Face directory, with an adapter merged in"),
+}
+"""Each command's module and what it is for."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command that the first word names; returns its exit code, or 2 where there is no such command."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(overview())
+    elif name == "--version":
+        print(f"lcjax {importlib.metadata.version('lcjax')}")
+    elif name in COMMANDS:
+        return _command(name, rest)
+    else:
+        print(f"error: {unknown('command', name, COMMANDS)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def overview() -> str:
+    """The commands, a line each."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {purpose}" for name, (_, purpose) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: lcjax COMMAND ...    (or python -m lcjax.COMMAND ...)",
+            "",
+            "Long-context fine-tuning of Llama-family models in JAX.",
+            "",
+            *lines,
+            "",
+            "lcjax COMMAND --help explains the command's flags; lcjax --version says which version this is",
+        ]
+    )
+
+
+def script(name: str | None = None) -> None:
+    """An installed script: the command of that name, or `main`."""
+    leave(main() if name is None else _command(name, None))
+
+
+def _command(name: str, argv: list[str] | None) -> int:
+    with importing(True):
+        module = importlib.import_module(COMMANDS[name][0])
+    return module.main(argv)
+
+
+train, plan, doctor, generate, evaluate, tokens, audit, leak, convert = (
+    functools.partial(script, name) for name in COMMANDS
+)
+
+
+if __name__ == "__main__":
+    script()

@@ -1,0 +1,51 @@
+"""SIGINT and SIGTERM as exceptions that reach the command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal came while there was nothing to save; the message is its name."""
+
+    @property
+    def signal(self) -> signal.Signals:
+        """Which one."""
+        return signal.Signals[str(self)]
+
+
+class Signals:
+    """A context in which SIGTERM and SIGINT raise `Interrupted`.
+
+    Outside of the main thread, which alone gets signals, it does nothing.
+    """
+
+    def __init__(self):
+        self._previous = {}
+        self._previous_hook = sys.unraisablehook
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._on_signal)
+        self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        if sys.unraisablehook == self._on_unraisable:  # a hook that was set since then asks this one in its turn
+            sys.unraisablehook = self._previous_hook
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    def _on_unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Sends the signal again where a callback of the garbage collector (JAX has one) has swallowed what it raised."""
+        if not isinstance(unraisable.exc_value, Interrupted):
+            return self._previous_hook(unraisable)
+        threading.Timer(0.01, os.kill, (os.getpid(), unraisable.exc_value.signal)).start()

@@ -1,0 +1,87 @@
+"""Ctrl-C, SIGTERM, closed pipes, full disks and odd terminals, on real processes: quiet, with the documented code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lcjax.__main__ import COMMANDS
+
+IMPORTING = "importing JAX and its libraries"
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+WORDS = {signal.SIGINT: "interrupted\n", signal.SIGTERM: "terminated\n"}
+
+
+def module_of(name: str) -> str:
+    return COMMANDS[name][0].removesuffix(".__main__")
+
+
+def shell(line: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A line of bash, in which `python` is the one that runs the tests."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, **variables}
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, timeout=120)
+
+
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_signal_while_libraries_are_imported_is_one_line(command, number, tmp_path):
+    """A library that blocks stands for a slow disk: the process is surely importing when the signal comes."""
+    slow = "import sys, time; sys.modules[__name__].__path__ = []\nprint('importing', flush=True)\ntime.sleep(60)\n"
+    (tmp_path / "rich.py").write_text(slow)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(
+        [sys.executable, "-m", module_of(command)],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (CODES[number], WORDS[number])
+
+
+@pytest.mark.parametrize("delay", [0.15, 0.4, 0.8, 1.5])
+def test_a_signal_at_any_moment_is_one_line(delay, tmp_path):
+    """Wherever the interpreter is then: among the imports, or in the command, which waits for a pipe that nobody writes to."""
+    pipe = tmp_path / "prompt"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "lcjax.tokens", str(pipe)]
+    process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("redirection", "codes"),
+    [
+        ("| true", "141"),
+        ("> /dev/full", "2"),
+        (">&-", "0"),
+        ("2>&-", "0"),
+        ("<&- >&- 2>&-", "0"),
+        ("| cat > /dev/null", "0"),
+    ],
+)
+def test_help_where_it_cannot_go(redirection, codes):
+    done = shell(f"exec 9>&1; (python -m lcjax train --help {redirection}; echo ${{PIPESTATUS[0]}} >&9)")
+    assert done.stdout.splitlines()[-1] == codes
+    said = [line for line in done.stderr.splitlines() if line != IMPORTING]
+    assert len(said) <= 1
+    if codes == "2":
+        assert said == [
+            "error: standard output, or a file, cannot be used (No space left on device); make room, or name another place"
+        ]
