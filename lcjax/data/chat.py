@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+
+from lcjax.data.dates import with_date
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedTokenizerFast
@@ -32,8 +35,10 @@ class ChatTemplate:
     differently once later ones follow (Qwen3's drops their thoughts) is therefore refused for such conversations.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, date: datetime.datetime | None = None):
+        """Takes the template of `tokenizer`; `date` is what it writes as today's, the present one when None."""
         self._tokenizer = tokenizer
+        self._date = date or datetime.datetime.now()
 
     @functools.cached_property
     def _template(self) -> str:
@@ -43,7 +48,7 @@ class ChatTemplate:
             template: Any = self._tokenizer.get_chat_template()
         except ValueError as error:  # several, and none is the default
             raise CannotRender(f"needs one chat template ({error})") from None
-        return template
+        return with_date(template, self._date)
 
     @functools.cached_property
     def _special_tokens(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,8 @@ class Data:
       seed: of the split and of the order in training.
       mixture: how the rows to train on take turns, where their sources have weights.
       ends: names of the documents that are in both parts: their ends, documents of their own in the corpus, are held out.
+      paths: where the documents were read from.
+      date: what the chat template wrote as today's date.
     """
 
     corpus: TokenizedCorpus
@@ -45,6 +48,8 @@ class Data:
     seed: int
     mixture: Mixture | None = None
     ends: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    date: datetime.datetime | None = None
 
     def train_dataset(self, batch_size: int, accumulation: int = 1) -> grain.MapDataset[Batch]:
         """Endless batches [A, B, T] to train on; see `lcjax.data.pipeline.make_dataset` and `iterate`."""
@@ -65,6 +70,26 @@ class Data:
         """The names of the documents in a batch of `train_dataset`, or with held_out of `evaluation_batches`."""
         return documents_of(batch, self.corpus, self.held_out_plan if held_out else self.train_plan)
 
+    @property
+    def num_documents(self) -> int:
+        """Documents that were read; one whose end is held out is two of the corpus."""
+        return len(self.corpus) - len(self.ends)
+
+    def check_fit(self, vocab_size: int, max_seq_length: int) -> None:
+        """Raises InputError where the rows are longer or shorter than a model's, or hold tokens that it does not have."""
+        if self.train_plan.max_seq_length != max_seq_length:
+            raise InputError(
+                f"the data were packed into rows of {self.train_plan.max_seq_length:,} tokens, and the model takes "
+                f"max_seq_length={max_seq_length:,}; use the same for both"
+            )
+        largest = int(np.argmax(self.corpus.tokens)) if len(self.corpus.tokens) else 0
+        if len(self.corpus.tokens) and self.corpus.tokens[largest] >= vocab_size:
+            document = self.corpus.names[int(np.searchsorted(self.corpus.offsets, largest, side="right")) - 1]
+            raise InputError(
+                f"the tokenizer makes id {self.corpus.tokens[largest]} in {document}, the model's vocab_size is {vocab_size}; "
+                "use the tokenizer that came with the model"
+            )
+
     def fingerprint(self) -> str:
         """32 hexadecimal digits that change with any token or mask, with the plan or mixture of training, or with the seed.
 
@@ -84,7 +109,7 @@ class Data:
         """One line for people: documents, tokens, rows, the shares of padding and of tokens with a loss, what is left out."""
         train, held_out = self.train_plan, self.held_out_plan
         line = (
-            f"{len(self.corpus) - len(self.ends):,} documents, {len(self.corpus.tokens):,} tokens: {train.num_tokens:,} to train "
+            f"{self.num_documents:,} documents, {len(self.corpus.tokens):,} tokens: {train.num_tokens:,} to train "
             f"on in {len(train):,} rows of {train.max_seq_length:,} ({train.padding_share:.1%} padding)"
         )
         if len(held_out):
@@ -99,7 +124,7 @@ class Data:
 
 
 def load_corpus(
-    paths: Sequence[str | Path],
+    paths: Sequence[str | Path] | str | Path,
     tokenizer: PreTrainedTokenizerFast,
     max_seq_length: int,
     *,
@@ -108,6 +133,7 @@ def load_corpus(
     documents: str = "file",
     weights: Sequence[float] = (),
     vocab_size: int | None = None,
+    date: datetime.datetime | None = None,
     progress: bool = False,
 ) -> Data:
     """Reads, splits, encodes and packs.
@@ -122,14 +148,17 @@ def load_corpus(
       documents: "file" or "repository"; see `read_sources`.
       weights: a share of the tokens for each path; see `Mixture`. None at all takes every document once an epoch.
       vocab_size: the model's; ids beyond are refused. None does not check.
+      date: what a chat template writes as today's date; the present one when None.
       progress: whether to draw a progress bar on stderr.
 
     Raises:
       InputError: anything in the paths, the tokenizer or the numbers that the user can mend.
     """
+    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    date = date or datetime.datetime.now()
     if weights:
         check_weights(weights, len(paths))
-    sources = read_sources(paths, ChatTemplate(tokenizer), documents)
+    sources = read_sources(paths, ChatTemplate(tokenizer, date), documents)
     every_document = [document for source in sources for document in source]
     corpus = tokenize(every_document, tokenizer, vocab_size=vocab_size, progress=progress)
     split = split_corpus(corpus, sources, tokenizer, held_out_fraction, seed, by_source=bool(weights))
@@ -144,4 +173,4 @@ def load_corpus(
     else:
         names = [str(path) for path in paths]
         train_plan, mixture = pack_mixture(corpus.lengths, max_seq_length, split.train, weights, names, learns)
-    return Data(corpus, train_plan, held_out_plan, seed, mixture, split.ends)
+    return Data(corpus, train_plan, held_out_plan, seed, mixture, split.ends, tuple(map(str, paths)), date)

@@ -22,6 +22,22 @@ _SHOWN = 3
 _logger = logging.getLogger(__name__)
 
 
+def check_data_paths(paths: Sequence[str | Path]) -> None:
+    """Raises InputError where no path is given, or one is empty or leads nowhere; reads nothing."""
+    if not paths:
+        raise InputError("no data is named; give at least one text file, .jsonl file or folder")
+    for path in paths:
+        # Path("") would be the current directory.
+        if not str(path).strip():
+            raise InputError(f"--data {str(path)!r} is an empty path; name a file or folder, or . for the current one")
+        try:
+            exists = Path(path).exists()
+        except OSError as error:
+            raise unreadable(error) from None
+        if not exists:
+            raise InputError(f"{path} does not exist; check the path of the data")
+
+
 def read_documents(
     paths: Sequence[str | Path], template: ChatTemplate | None = None, documents: str = "file"
 ) -> list[Document]:
@@ -58,8 +74,7 @@ def read_sources(
     """
     if documents not in UNITS:
         raise InputError(unknown("documents", documents, UNITS))
-    if not paths:
-        raise InputError("no data is named; give at least one text file, .jsonl file or folder")
+    check_data_paths(paths)
     seen: set[Path] = set()
     try:
         sources = [_Source(Path(path), seen, template, documents == "repository").read() for path in paths]
@@ -88,8 +103,6 @@ class _Source:
         self._not_text: list[Path] = []
 
     def read(self) -> list[Document]:
-        if not self._path.exists():
-            raise InputError(f"{self._path} does not exist; check the path of the data")
         if self._path.is_dir() and not is_table(self._path):
             self._read_folder()
         else:

@@ -14,16 +14,19 @@ with importing(__name__ == "__main__"):
     from rich.console import Console
 
     from lcjax import api, cli, weights
+    from lcjax.data import Data, check_data_paths
     from lcjax.errors import InputError
     from lcjax.leak import PackingLeak
     from lcjax.train.allocators import pinnable_bytes, raise_limits
     from lcjax.train.arguments import RunArguments, demo
     from lcjax.train.checkpoint import Checkpoints
+    from lcjax.train.data import load_run_data
     from lcjax.train.divergence import TrainingDiverged
     from lcjax.train.fit import host_bytes_at_most, room_here
     from lcjax.train.interrupt import Interrupted, StopRequest
     from lcjax.train.loop import train
-    from lcjax.train.resume import find_resume_point
+    from lcjax.train.resume import ResumePoint, find_resume_point
+    from lcjax.train.run_record import started
     from lcjax.train.terminal import mute_libraries, say, shown_warnings
 
 
@@ -38,10 +41,10 @@ def main(argv: list[str] | None = None) -> int:
     with shown_warnings(console), StopRequest() as stop:
         try:
             arguments = parse(argv)
-            check_paths(arguments)
+            data = read_data(arguments, check_paths(arguments), console)
             prepare_devices(arguments)
             model, tokenizer = load(arguments)
-            result = train(model, tokenizer, arguments.data, arguments, console=console, stop=stop)
+            result = train(model, tokenizer, data, arguments, console=console, stop=stop)
         except Interrupted as signal:
             say(
                 console,
@@ -62,12 +65,14 @@ def parse(argv: list[str] | None = None) -> RunArguments:
     return given if given.model is not None else _parse(argv, demo())
 
 
-def check_paths(arguments: RunArguments) -> None:
-    """Refuses now what training would refuse after minutes of loading: paths of data, the output directory."""
-    for path in arguments.data:
-        if not Path(path).exists():
-            raise InputError(f"{path} does not exist; check the path of the data")
-    find_resume_point(arguments.resume_from_checkpoint, arguments.output_dir)
+def check_paths(arguments: RunArguments) -> ResumePoint | None:
+    """Refuses now what training would refuse after minutes of loading, paths of data and the output directory.
+
+    Returns:
+      the checkpoint to go on from.
+    """
+    check_data_paths(arguments.data)
+    point = find_resume_point(arguments.resume_from_checkpoint, arguments.output_dir)
     if arguments.output_dir is not None:
         try:
             arguments.output_dir.mkdir(parents=True, exist_ok=True)
@@ -75,6 +80,18 @@ def check_paths(arguments: RunArguments) -> None:
             raise InputError(
                 f"--output-dir {arguments.output_dir} cannot be made ({error.strerror}); choose another"
             ) from None
+    return point
+
+
+def read_data(arguments: RunArguments, point: ResumePoint | None, console: Console) -> Data:
+    """The data, before any weights are loaded; of a model on the hub not even downloaded."""
+    assert arguments.model is not None
+    if Path(arguments.model).expanduser().exists():
+        # A broken model is named before the data are read.
+        weights.open_model_files(weights.resolve_model(arguments.model))
+    tokenizer = weights.load_tokenizer(weights.resolve_model(arguments.model, with_weights=False))
+    date = started(point.directory.parent if point else None)
+    return load_run_data(arguments.data, tokenizer, arguments.max_seq_length, arguments, date, console)
 
 
 def prepare_devices(arguments: RunArguments) -> None:

@@ -17,8 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from lcjax import api, lora, ops, step
-from lcjax.audit.advice import advice_before_training
-from lcjax.data import Data, PackingPlan, iterate, load_corpus
+from lcjax.data import Data, PackingPlan, iterate
 from lcjax.errors import InputError
 from lcjax.evaluate import LossByPosition
 from lcjax.leak import refuse_leak
@@ -26,6 +25,7 @@ from lcjax.model import Llama, ModelSettings
 from lcjax.plan.report import trial_table
 from lcjax.train.arguments import TrainingArguments
 from lcjax.train.checkpoint import Checkpoints
+from lcjax.train.data import load_run_data
 from lcjax.train.disk import writing
 from lcjax.train.divergence import TrainingDiverged
 from lcjax.train.fit import fit, room_here
@@ -36,7 +36,7 @@ from lcjax.train.picture import run_title
 from lcjax.train.program import build_program
 from lcjax.train.progress import TrainingProgress
 from lcjax.train.resume import ResumePoint, describe_run, find_resume_point, refuse_other_run
-from lcjax.train.run_record import now, read_run_record, write_run_record
+from lcjax.train.run_record import now, started, write_run_record
 from lcjax.train.terminal import say
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class TrainingResult:
 def train(
     model: Llama,
     tokenizer: PreTrainedTokenizerFast,
-    data: str | Path | Sequence[str | Path],
+    data: str | Path | Sequence[str | Path] | Data,
     arguments: TrainingArguments | None = None,
     *,
     console: Console | None = None,
@@ -73,7 +73,8 @@ def train(
     Args:
       model: from `lcjax.get_peft_model` (LoRA) or `lcjax.from_pretrained` (full fine-tuning); unchanged by the run.
       tokenizer: the model's.
-      data: text files, tables of records, folders, one or several; see `lcjax.data.read_sources`.
+      data: text files, tables of records, folders, one or several, see `lcjax.data.read_sources`; or what `load_corpus` made of
+        them.
       arguments: or single fields of `TrainingArguments` by keyword, e.g. `max_steps=100, learning_rate=1e-4`.
       console: where progress is shown; standard error when None.
       stop: when its `requested` is set the run saves and returns; by default SIGTERM and SIGINT set it.
@@ -89,7 +90,6 @@ def train(
       KeyboardInterrupt: one of the signals came before the first step was begun.
     """
     arguments = dataclasses.replace(arguments or TrainingArguments(), **overrides)
-    data = [data] if isinstance(data, (str, Path)) else list(data)
     if stop is None:
         with StopRequest() as stop:
             return train(model, tokenizer, data, arguments, console=console, stop=stop)
@@ -102,7 +102,7 @@ def train(
 class _Run:
     """One run: `__init__` builds all that computes, `open` all that is on disk, `execute` trains."""
 
-    def __init__(self, model, tokenizer, data_paths, arguments, console, stop):
+    def __init__(self, model, tokenizer, data, arguments, console, stop):
         self.model: Llama = model
         self.tokenizer = tokenizer
         self.arguments: TrainingArguments = arguments
@@ -111,40 +111,20 @@ class _Run:
         self.output_dir = arguments.output_dir or default_output_dir(model.settings.name_or_path)
         self.resume: ResumePoint | None = find_resume_point(arguments.resume_from_checkpoint, self.output_dir)
         self.start = self.resume.step if self.resume else 0
-        self.title = run_title(model.settings, data_paths)
-        self.data_paths, self.started = list(data_paths), self._date()
-        self.data: Data = load_corpus(
-            data_paths,
-            tokenizer,
-            model.settings.max_seq_length,
-            held_out_fraction=arguments.eval_fraction,
-            seed=arguments.seed,
-            documents=arguments.documents,
-            weights=arguments.data_weights,
-            vocab_size=model.config.vocab_size,
-            progress=console.is_terminal,
-        )
-        self._say(self.data.summary())
-        for line in self.data.mixture.summary() if self.data.mixture else ():
-            self._say(line)
-        rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+        if not isinstance(data, Data):
+            date = started(self.resume.directory.parent if self.resume else None)
+            data = load_run_data(data, tokenizer, model.settings.max_seq_length, arguments, date, console)
+        data.check_fit(model.config.vocab_size, model.settings.max_seq_length)
+        self.data: Data = data
+        self.started = data.date or now()
+        self.title = run_title(model.settings, data.paths)
         self.max_steps = arguments.number_of_steps(len(self.data.train_plan))
-        length = model.settings.max_seq_length
-        for line in advice_before_training(self.data.corpus, length, rows, self.max_steps):
-            self._say(f"advice: {line}")
         self._build_step()
-
-    def _date(self) -> datetime.datetime:
-        """When the run was started first."""
-        if self.resume is not None:
-            with contextlib.suppress(InputError):
-                return datetime.datetime.fromisoformat(read_run_record(self.resume.directory.parent)["started"])
-        return now()
 
     def _write_record(self) -> None:
         model, arguments = self.model, dataclasses.asdict(self.arguments)
         arguments |= {"output_dir": self.output_dir, "model": model.settings.name_or_path}
-        arguments |= {"data": self.data_paths, "max_seq_length": model.settings.max_seq_length}
+        arguments |= {"data": self.data.paths, "max_seq_length": model.settings.max_seq_length}
         write_run_record(
             self.output_dir,
             self.started,
@@ -289,7 +269,7 @@ class _Run:
         """Saves and stops because a signal asked for it."""
         if number and self.checkpoints.latest() != number:
             self._save(number)
-        command = how_to_go_on(self.arguments, self.data_paths, self.output_dir, number)
+        command = how_to_go_on(self.arguments, self.data.paths, self.output_dir, number)
         done = f"saved after step {number}" if number else "stopped before the first step"
         self._say(f"{self.stop.requested}: {done}; go on with: {command}")
         return self._result(number, stopped_by=self.stop.requested)
@@ -340,7 +320,7 @@ def _describe_data(data: Data) -> dict[str, Any]:
     """What run.json says of the data."""
     return {
         "fingerprint": data.fingerprint(),
-        "documents": len(data.corpus),
+        "documents": data.num_documents,
         "tokens": len(data.corpus.tokens),
         "training_rows": len(data.train_plan),
         "held_out_rows": len(data.held_out_plan),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -80,6 +81,14 @@ def read_run_record(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
     if not whole:
         raise InputError(f"{path} is damaged (parts are missing); resuming the run writes it again")
     return content
+
+
+def started(run_directory: str | os.PathLike[str] | None) -> datetime.datetime:
+    """When the run was first started whose directory this is; now, where there is none or its record cannot be read."""
+    if run_directory is not None:
+        with contextlib.suppress(InputError, ValueError, TypeError):
+            return datetime.datetime.fromisoformat(read_run_record(run_directory)["started"])
+    return now()
 
 
 def as_json(value: Any) -> Any:

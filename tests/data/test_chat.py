@@ -1,13 +1,14 @@
 """Conversations: the ids are those of apply_chat_template, and the mask is that of a template which marks its turns."""
 
 import copy
+import datetime
 import json
 import random
 
 import numpy as np
 import pytest
 
-from lcjax.data import IGNORE, ChatTemplate, lay_out, load_corpus, pack, read_documents, tokenize
+from lcjax.data import IGNORE, ChatTemplate, lay_out, load_corpus, read_documents, tokenize
 from lcjax.data.chat import CannotRender
 
 CHATML = (
@@ -25,6 +26,11 @@ MARKED = CHATML.replace(
 # As Qwen3's drops thoughts: only the last turn is written in full.
 REWRITING = CHATML.replace(
     "BODY", "{{ (message['content'] if loop.last else message['content'].split('|')[-1]) + '<|im_end|>' }}"
+)
+DATED = (
+    "\n  {%- if strftime_now is defined %}{%- set day = strftime_now('%d %b %Y') %}{% else %}{%- set day = 'no day' %}{%- endif %}"
+    "{%- macro today() %}{{ strftime_now(format='%Y-%m-%d, 100%% %A, %-H:%M') }}{% endmacro %}\n"
+    "\n  {{ 'Today is ' + day }} {{ today() }}\n" + PLAIN
 )
 REFUSING = "{{ raise_exception('roles must take turns') }}"
 
@@ -136,7 +142,7 @@ def test_masks_reach_the_labels_through_packing(smol_tokenizer, tmp_path):
     data = load_corpus([tmp_path], smol_tokenizer, 64, held_out_fraction=0, seed=0)
     corpus, plan = data.corpus, data.train_plan
     batch = lay_out(corpus, plan, np.arange(len(plan)))
-    unmasked = lay_out(read_without_mask(corpus), pack(corpus.lengths, 64), np.arange(len(plan)))
+    unmasked = lay_out(read_without_mask(corpus), plan, np.arange(len(plan)))
     kept = batch["labels"] != IGNORE
     assert np.array_equal(batch["labels"][kept], unmasked["labels"][kept])
     starts = corpus.offsets[:-1]  # the first token of a document is never predicted
@@ -178,3 +184,44 @@ def test_what_cannot_be_rendered_is_said(with_template):
         assert str(caught.value).startswith(expected)
     text, spans = ChatTemplate(with_template(REWRITING)).conversation([user, assistant])
     assert [text[start:stop] for start, stop in spans] == ["thought|said<|im_end|>"]
+
+
+CHAT = [{"role": "user", "content": "What is the date?"}, {"role": "assistant", "content": "The 3rd."}]
+
+
+def test_the_date_in_a_template_is_the_one_that_was_given(with_template):
+    tokenizer, date = with_template(DATED), datetime.datetime(2001, 2, 3, 4, 5)
+    text, spans = ChatTemplate(tokenizer, date).conversation(CHAT)
+    # But for the date, the text is transformers' to the byte, white space included.
+    now = datetime.datetime.now()
+    rendered = tokenizer.apply_chat_template(CHAT, tokenize=False)
+    formats = ("%d %b %Y", "%Y-%m-%d, 100%% %A, %-H:%M")
+    head = "\n  Today is {} {}\n".format(*(date.strftime(form) for form in formats))
+    assert text.startswith(head)
+    assert head == "\n  Today is 03 Feb 2001 2001-02-03, 100% Saturday, 4:05\n"
+    assert text[len(head) :] == rendered.split("\n", 2)[2]
+    assert [text[start:stop] for start, stop in spans] == ["The 3rd.<|im_end|>"]
+    assert f"Today is {now:%d %b %Y} " in ChatTemplate(tokenizer).conversation(CHAT)[0]
+
+
+def test_every_directive_of_the_date_is_the_library_s(with_template):
+    date = datetime.datetime(2026, 11, 9, 16, 5, 6, tzinfo=datetime.timezone(datetime.timedelta(hours=2), "EET"))
+    formats = [
+        f"{flag}%{letter}|%%{letter}" for letter in "aAbBcdDeFgGhHIjkmMnprRStTuUVwWxXyYzZ" for flag in ("", "%-d ")
+    ]
+    template = (
+        "{% for f in messages[0].content.split('#') %}[{{ strftime_now(f) }}]{% endfor %}"
+        + "{% generation %}x{% endgeneration %}"
+    )
+    chat = [{"role": "assistant", "content": "#".join(formats)}]
+    text, _ = ChatTemplate(with_template(template), date).conversation(chat)
+    assert text == "".join(f"[{date.strftime(form)}]" for form in formats) + "x"
+
+
+def test_a_corpus_rendered_on_another_day_with_the_same_date_is_the_same(with_template, tmp_path):
+    path, tokenizer = write(tmp_path / "a.jsonl", [{"messages": CHAT}]), with_template(DATED)
+    days = [datetime.datetime(2001, 2, day) for day in (3, 3, 4)]
+    first, again, other = (
+        load_corpus([path], tokenizer, 64, held_out_fraction=0, seed=0, date=day).fingerprint() for day in days
+    )
+    assert first == again != other

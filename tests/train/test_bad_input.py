@@ -312,11 +312,11 @@ def test_a_damaged_checkpoint(part, damage, refused, finished, tmp_path):
 
 
 def test_a_context_beyond_the_trained_one_is_warned_of(model_dir, tmp_path, capsys):
-    (tmp_path / "alone.txt").write_text("")
+    (tmp_path / "alone.txt").write_text("one document")
     flags = ["--model", str(model_dir), "--data", str(tmp_path / "alone.txt"), "--max-seq-length", "160"]
-    assert main([*flags, "--output-dir", str(tmp_path / "run")]) == 2
-    assert capsys.readouterr().err.splitlines()[0] == (
+    assert main([*flags, "--output-dir", str(tmp_path / "run"), "--max-steps", "1"]) == 0
+    assert (
         "warning: max_seq_length=160 with a model trained for 128 tokens; RoPE is now yarn, factor 1.25, base 10,000, "
         "attention factor 1.022: slow waves are stretched, fast ones kept, and attention is sharpened (rope_scaling and rope_theta "
         "overrule it)"
-    )
+    ) in capsys.readouterr().err.splitlines()

@@ -1,0 +1,60 @@
+"""The data of a run, read before its weights are loaded, and what is said of them."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from lcjax.audit.advice import advice_before_training
+from lcjax.data import Data, load_corpus
+from lcjax.train.arguments import TrainingArguments
+from lcjax.train.terminal import say
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def load_run_data(
+    paths: Sequence[str | Path] | str | Path,
+    tokenizer: PreTrainedTokenizerFast,
+    max_seq_length: int,
+    arguments: TrainingArguments,
+    date: datetime.datetime,
+    console: Console,
+) -> Data:
+    """Reads and packs the data of a run, and says what there is.
+
+    Args:
+      paths: text files, tables of records, folders; see `lcjax.data.read_sources`.
+      tokenizer: the model's.
+      max_seq_length: T, tokens in a row.
+      arguments: of the run.
+      date: when the run was first started, which its chat template writes.
+      console: where the progress and the summary are shown.
+
+    Raises:
+      InputError: anything in the data that the user can mend.
+    """
+    data = load_corpus(
+        paths,
+        tokenizer,
+        max_seq_length,
+        held_out_fraction=arguments.eval_fraction,
+        seed=arguments.seed,
+        documents=arguments.documents,
+        weights=arguments.data_weights,
+        date=date,
+        progress=console.is_terminal,
+    )
+    say(console, data.summary())
+    for line in data.mixture.summary() if data.mixture else ():
+        say(console, line)
+    rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    steps = arguments.number_of_steps(len(data.train_plan))
+    for line in advice_before_training(data.corpus, max_seq_length, rows, steps):
+        say(console, f"advice: {line}")
+    return data

@@ -1,0 +1,101 @@
+"""Data are read before weights are loaded, with the run's own date; one long text is enough."""
+
+import json
+import logging
+import shutil
+
+import pytest
+
+from conftest import SHORT
+from lcjax import api, weights
+from lcjax.train.__main__ import main
+from lcjax.train.run_record import RECORD, read_run_record
+
+DATED = (
+    "{{ strftime_now('%d %b %Y') }} {% for message in messages %}"
+    "{{ message['role'] + ': ' + message['content'] + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def dated_model(model_dir, tmp_path_factory):
+    """The tiny model with a chat template that writes the date."""
+    directory = tmp_path_factory.mktemp("dated") / "model"
+    shutil.copytree(model_dir, directory)
+    tokenizer = weights.load_tokenizer(directory)
+    tokenizer.chat_template = DATED
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def chats(tmp_path, texts):
+    path = tmp_path / "chats.jsonl"
+    chats = [[{"role": "user", "content": text[:20]}, {"role": "assistant", "content": text[20:60]}] for text in texts]
+    path.write_text("\n".join(json.dumps({"messages": chat}) for chat in chats))
+    return path
+
+
+def test_a_run_whose_template_writes_the_date_resumes_on_another_day(dated_model, chats, tmp_path, capsys):
+    run = tmp_path / "run"
+    flags = ["--model", str(dated_model), "--data", str(chats), *SHORT, "--max-steps", "2", "--save-steps", "1"]
+    assert main([*flags, "--output-dir", str(run)]) == 0
+    # As if it had been started a day before: the record has that day, and so the checkpoint the data of that day.
+    record = read_run_record(run)
+    before = record["data"]["fingerprint"]
+    record["started"] = "2001-02-03T04:05:06+02:00"
+    past = tmp_path / "past"
+    past.mkdir()
+    (past / RECORD).write_text(json.dumps(record))
+    resumed = ["--resume-from-checkpoint", "latest", "--output-dir", str(run)]
+    shutil.rmtree(run / "checkpoints/2")
+    assert main(resumed) == 0
+    assert read_run_record(run)["data"]["fingerprint"] == before
+    shutil.rmtree(run / "checkpoints/2")
+    shutil.copy(past / RECORD, run / RECORD)
+    capsys.readouterr()
+    assert main(resumed) == 2  # so the date is taken from the record, and the data are another day's
+    assert "the data were others" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("torn.jsonl", "torn", "torn.jsonl:1 is not JSON"),
+        ("one.txt", "a", "--eval-fraction 0.25 needs two documents or more, or one text of some length"),
+        ("empty.txt", " ", "are empty; name files that hold text"),
+    ],
+)
+def test_bad_data_are_refused_before_weights_are_loaded(model_dir, tmp_path, monkeypatch, capsys, name, content, said):
+    monkeypatch.setattr(api, "from_pretrained", lambda *args, **kwargs: pytest.fail("the weights were loaded"))
+    path = tmp_path / name
+    path.write_text(content)
+    flags = ["--data", str(path), *SHORT, "--eval-fraction", "0.25", "--output-dir", str(tmp_path / "run")]
+    assert main(["--model", str(model_dir), *flags]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_broken_model_is_refused_before_data_are_read(model_dir, data_dir, tmp_path, capsys, caplog):
+    broken = tmp_path / "broken"
+    shutil.copytree(model_dir, broken)
+    (broken / "model.safetensors").unlink()
+    caplog.set_level(logging.INFO)
+    assert main(["--model", str(broken), "--data", str(data_dir), *SHORT, "--output-dir", str(tmp_path / "run")]) == 2
+    assert "documents" not in capsys.readouterr().err
+
+
+def test_an_empty_path_is_refused(model_dir, tmp_path, capsys):
+    assert main(["--model", str(model_dir), "--data", "", *SHORT, "--output-dir", str(tmp_path / "run")]) == 2
+    assert "--data '' is an empty path; name a file or folder, or . for the current one" in capsys.readouterr().err
+
+
+def test_one_text_is_trained_on_and_its_end_measured(model_dir, texts, tmp_path, capsys):
+    book, run = tmp_path / "book.txt", tmp_path / "run"
+    book.write_text("\n".join(texts))
+    flags = ["--model", str(model_dir), "--data", str(book), *SHORT, "--max-steps", "1", "--output-dir", str(run)]
+    assert main(flags) == 0
+    said = capsys.readouterr().err
+    assert f"(the end of {book})" in said
+    assert "held-out loss" in said
+    assert read_run_record(run)["data"]["documents"] == 1
