@@ -28,7 +28,7 @@ from lcjax.errors import InputError
 from lcjax.evaluate import LossByPosition, loss_by_position
 from lcjax.evaluate.excerpts import Excerpt, rows_of
 from lcjax.evaluate.pictures import buckets_figure
-from lcjax.evaluate.text import HeldOut
+from lcjax.evaluate.text import Text
 from lcjax.train import TrainingArguments
 from lcjax.train.arguments import demo_model
 from lcjax.train.program import build_program
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     model = lcjax.get_peft_model(model, r=16, lora_alpha=32, random_state=gain.seed)
     paths = gain.data or [str(path) for path in stdlib_sources()]
     data = load_corpus(paths, tokenizer, gain.context, held_out_fraction=0.1, seed=gain.seed)
-    documents = HeldOut(data.corpus, data.held_out_plan, None).long_documents(gain.context, gain.documents)
+    documents = Text(data.corpus, data.held_out_plan, None).long_documents(gain.context, gain.documents)
     if len(documents) < 2:
         raise InputError(f"one held-out document is longer than {gain.context:,} tokens; add text, or lower --context")
     found: Found = {"before": _evaluated(model, documents, gain.context)}

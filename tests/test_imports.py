@@ -47,7 +47,8 @@ ALLOWED = {
     "step": "config layerwise loss memory model lora remat | jax optax",
     "weights": "config errors quant | jax numpy ml_dtypes safetensors gguf tokenizers transformers huggingface_hub",
     "data": "config errors | numpy grain jinja2 pyarrow rich tokenizers transformers",
-    "evaluate": "cli lazy startup data errors inference loss model rope step train.terminal | numpy rich matplotlib transformers",
+    "evaluate": "cli lazy startup data errors inference loss model rope step train.run_record train.terminal "
+    "| numpy rich matplotlib transformers",
     "api": "config errors lora memory ops quant weights model remat rope | jax numpy transformers",
     "cli": "errors flags signals startup | rich",
     "convert": "cli startup config errors lora rope weights | jax numpy rich tyro",

@@ -3,58 +3,53 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from lcjax.startup import importing, leave
 
 with importing(__name__ == "__main__"):
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     from lcjax import cli
+    from lcjax.data import load_corpus
     from lcjax.errors import InputError
-    from lcjax.evaluate.arguments import EvaluateArguments
-    from lcjax.evaluate.context import contexts_up_to, loss_by_context
-    from lcjax.evaluate.needle import needles
-    from lcjax.evaluate.pictures import draw
-    from lcjax.evaluate.positions import loss_by_position
+    from lcjax.evaluate.arguments import EvaluateArguments, parse
+    from lcjax.evaluate.pictures import PICTURES, draw
+    from lcjax.evaluate.provenance import Provenance, provenance
     from lcjax.evaluate.results import Results
     from lcjax.evaluate.tables import tables
-    from lcjax.evaluate.text import HeldOut
-    from lcjax.model import Llama
+    from lcjax.evaluate.tasks import measure, possible_tasks
+    from lcjax.evaluate.text import Text
+    from lcjax.evaluate.titles import subject
     from lcjax.train.terminal import mute_libraries, say, shown_warnings
+
+RESULTS = "results.json"
 
 
 @cli.entry_point
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    arguments = cli.parse(EvaluateArguments, argv, "python -m lcjax.evaluate")
+    arguments = parse(argv)
     console = Console(stderr=True)
     mute_libraries()
     with shown_warnings(console):
-        folder = _output_dir(arguments)
-        results = evaluate(arguments, console)
+        folder = new_folder(arguments)
+        results, source = evaluate(arguments, console)
         described = {"model": arguments.model, "adapter": arguments.adapter and str(arguments.adapter)}
         settings = {"data": arguments.data, "max_seq_length": arguments.max_seq_length, "seed": arguments.seed}
-        cli.write_json(described | settings | results.as_json(), str(folder / "results.json"))
+        content = described | settings | {"text": source.as_json()} | results.as_json()
+        cli.write_json(content, str(folder / RESULTS))
         width = None if sys.stdout.isatty() else 120
         Console(width=width).print(*tables(results))
-        for path in [folder / "results.json", *draw(results, folder)]:
+        for path in [folder / RESULTS, *draw(results, folder, _title(arguments, source))]:
             say(console, str(path))
     return 0
 
 
-def evaluate(arguments: EvaluateArguments, console: Console) -> Results:
-    """All that is asked for, of the base model and of the adapter, if there is one.
+def evaluate(arguments: EvaluateArguments, console: Console) -> tuple[Results, Provenance]:
+    """All that is asked for, of the base model and of the adapter, if there is one; and what the text is to the model.
 
     Raises:
       InputError: data, model or adapter that the user can mend.
@@ -62,66 +57,40 @@ def evaluate(arguments: EvaluateArguments, console: Console) -> Results:
     for path in arguments.data:
         if not Path(path).exists():
             raise InputError(f"{path} does not exist; check the path of --data")
+    run = arguments.training_run()
     base, adapted, tokenizer = arguments.load(arguments.max_seq_length)
-    text = HeldOut.load(
+    data = load_corpus(
         arguments.data,
         tokenizer,
         arguments.max_seq_length,
-        eval_fraction=arguments.eval_fraction,
+        held_out_fraction=arguments.eval_fraction,
         seed=arguments.seed,
+        documents=arguments.documents,
+        weights=arguments.data_weights if arguments.eval_fraction else (),
         vocab_size=base.config.vocab_size,
         progress=console.is_terminal,
     )
-    models = {"base": base} if adapted is None else {"base": base, "adapter": adapted}
-    results = Results()
-    with _progress(console) as progress:
-        for task in arguments.tasks:
-            for name, model in models.items():
-                bar = progress.add_task(f"{task}, {name}", total=1.0)
-
-                def advance(share: float, bar=bar) -> None:
-                    progress.update(bar, completed=share)
-
-                getattr(results, task)[name] = _MEASURES[task](model, tokenizer, text, arguments, advance)
-                advance(1.0)
-    return results
+    text = Text.of(data, tokenizer)
+    source = provenance(text, data, arguments.text, run, tokenizer, console.is_terminal)
+    say(console, source.summary())
+    for warning in source.warnings:
+        say(console, f"warning: {warning}")
+    tasks = possible_tasks(arguments, tokenizer, text, lambda line: say(console, line))
+    models = {arguments.name_of_model: base} if adapted is None else {"base": base, "adapter": adapted}
+    return measure(tasks, models, tokenizer, text, arguments, console), source
 
 
-def _position(model: Llama, tokenizer, text: HeldOut, arguments: EvaluateArguments, advance: Callable[[float], None]):
-    batches = list(text.batches(arguments.eval_batches))
+def new_folder(arguments: EvaluateArguments) -> Path:
+    """The folder for the results, made now; one that holds an evaluation already is not written into.
 
-    def told():
-        for number, batch in enumerate(batches):
-            advance(number / len(batches))
-            yield batch
-
-    return loss_by_position(model, told()).buckets()
-
-
-def _context(model: Llama, tokenizer, text: HeldOut, arguments: EvaluateArguments, advance: Callable[[float], None]):
-    documents = text.long_documents(contexts_up_to(arguments.max_seq_length)[-1], arguments.documents)
-    return loss_by_context(model, documents, arguments.max_seq_length, advance)
-
-
-def _needle(model: Llama, tokenizer, text: HeldOut, arguments: EvaluateArguments, advance: Callable[[float], None]):
-    return needles(
-        model,
-        tokenizer,
-        text.haystack,
-        arguments.needle_lengths(),
-        arguments.needle_depths(),
-        samples=arguments.samples,
-        seed=arguments.seed,
-        on_row=advance,
-    )
-
-
-_MEASURES = {"position": _position, "context": _context, "needle": _needle}
-
-
-def _output_dir(arguments: EvaluateArguments) -> Path:
-    name = Path(arguments.model).stem.lower() or "model"
-    folder = arguments.output_dir or Path("runs") / f"{name}-evaluation-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    Raises:
+      InputError: it holds one, or cannot be made.
+    """
+    folder = arguments.output_dir
+    if folder is None:
+        folder = _unused(arguments)
+    elif former := [name for name in (RESULTS, *PICTURES) if (folder / name).exists()]:
+        raise InputError(f"--output-dir {folder} holds {former[0]} of another evaluation; choose another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -129,11 +98,20 @@ def _output_dir(arguments: EvaluateArguments) -> Path:
     return folder
 
 
-def _progress(console: Console) -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn()
-    return Progress(
-        *columns, TextColumn("eta"), TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    )
+def _unused(arguments: EvaluateArguments) -> Path:
+    """evaluation-TIME in the run's folder, or runs/NAME-evaluation-TIME; with a number after it where that is taken."""
+    name = f"evaluation-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    parent = arguments.run or Path("runs")
+    if arguments.run is None:
+        name = f"{Path(arguments.model).stem.lower() or 'model'}-{name}"
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(parent / name for name in names if not (parent / name).exists())
+
+
+def _title(arguments: EvaluateArguments, source: Provenance) -> str:
+    of_adapter = [f"adapter {arguments.adapter}"] if arguments.adapter else []
+    held_out = [f"held out of {source.held_out_of}"] if source.held_out_of and arguments.run else []
+    return subject(arguments.model, arguments.data, *of_adapter, *held_out, f"{arguments.max_seq_length:,} tokens")
 
 
 if __name__ == "__main__":

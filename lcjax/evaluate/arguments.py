@@ -2,71 +2,89 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from pathlib import Path
 
+from lcjax import cli
+from lcjax.data import UNITS, check_weights
 from lcjax.errors import InputError, unknown
 from lcjax.evaluate.context import SHORTEST
+from lcjax.evaluate.run import Run, TrainingText
 from lcjax.inference import ModelArguments
 from lcjax.rope import LONGEST
 
 EVALUATIONS = ("position", "context", "needle")
 # Needles, question and answer take about a hundred tokens.
 _SHORTEST_NEEDLE = 256
+# A token and the one that follows it.
+_SHORTEST_ROW = 2
 _NEEDLE_LENGTHS = 6
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateArguments(ModelArguments):
-    """How well a model uses long context, and what an adapter changed: on text that it was not trained on.
+    """How well a model uses long context, and what an adapter changed.
 
     position: loss by how far into its document a token is. context: loss of the same tokens given only the last 16, 32, ... tokens.
     needle: how often a passkey, and one of four key-value pairs, is found in real text, by length and depth. Examples:
 
-      python -m lcjax.evaluate --model DIR_OR_HUB_ID --data held_out/ --max-seq-length 8192
-      python -m lcjax.evaluate --model DIR_OR_HUB_ID --adapter runs/x/adapter --data docs/ --eval-fraction 0.05
-      python -m lcjax.evaluate --model DIR_OR_HUB_ID --data book.txt --max-seq-length 131072 --tasks needle
+      python -m lcjax.evaluate --run runs/x
+      python -m lcjax.evaluate --model DIR_OR_HUB_ID --data new_text/ --max-seq-length 8192
+      python -m lcjax.evaluate --model DIR_OR_HUB_ID --adapter runs/x/adapter --data book.txt --max-seq-length 131072 --tasks needle
     """
 
+    run: Path | None = None
+    """A folder that lcjax.train wrote: what it trained, on what it held out. Other flags overrule what is taken from there; with
+    --data, the whole of those data is taken."""
     data: tuple[str, ...] = ()
     """Text that was not trained on: as in lcjax.train, files, folders, .jsonl."""
+    documents: str = "file"
+    """What is a document where a path is a folder, as in lcjax.train: file or repository."""
+    data_weights: tuple[float, ...] = ()
+    """The --data-weights of the run, where --eval-fraction is to take what it held out."""
     max_seq_length: int = 2048
     """The longest context, in tokens."""
     tasks: tuple[str, ...] = EVALUATIONS
-    """Some of position, context, needle."""
+    """Some of position, context, needle; of a --run, those that its text is long enough for when not given."""
     eval_fraction: float = 0.0
     """Take the share of the documents that lcjax.train held out with this --eval-fraction and the same --seed; 0 takes all."""
     seed: int = 42
     """Of that split, and of the needles."""
     eval_batches: int = 8
     """position: rows of max_seq_length tokens at most, spread evenly over the text."""
-    documents: int = 4
+    num_documents: int = 4
     """context: documents at most, of those that are longer than the longest context."""
     depths: int = 5
     """needle: depths, evenly from the beginning of the text to its end."""
     samples: int = 2
     """needle: texts for each length and depth."""
     output_dir: Path | None = None
-    """Where results.json and the pictures go; a new folder runs/NAME-evaluation-TIME when not given."""
+    """Where results.json and the pictures go; a new folder when not given: evaluation-TIME in that of --run, or else
+    runs/NAME-evaluation-TIME."""
 
     def __post_init__(self):
         super().__post_init__()
         if not self.data:
-            raise InputError("--data is not given; name text that the model was not trained on")
+            raise InputError("--data is not given; name text that the model was not trained on, or a run by --run")
+        if self.documents not in UNITS:
+            raise InputError(unknown("--documents", self.documents, UNITS))
+        if self.data_weights:
+            check_weights(self.data_weights, len(self.data))
         for name in self.tasks:
             if name not in EVALUATIONS:
                 raise InputError(unknown("--tasks", name, EVALUATIONS))
-        if not self.tasks:
+        if not self.tasks and self.run is None:
             raise InputError(f"--tasks names none; give some of {', '.join(EVALUATIONS)}")
-        least = _SHORTEST_NEEDLE if "needle" in self.tasks else SHORTEST
+        least = _SHORTEST_NEEDLE if "needle" in self.tasks else SHORTEST if self.tasks else _SHORTEST_ROW
         if not least <= self.max_seq_length <= LONGEST:
+            tasks = ", ".join(self.tasks or EVALUATIONS)
             raise InputError(
-                f"--max-seq-length {self.max_seq_length} is out of range; for {', '.join(self.tasks)} it must be from {least} to "
-                f"{LONGEST:,}"
+                f"--max-seq-length {self.max_seq_length} is out of range; for {tasks} it must be from {least} to {LONGEST:,}"
             )
         for flag, value in (
             ("--eval-batches", self.eval_batches),
-            ("--documents", self.documents),
+            ("--num-documents", self.num_documents),
             ("--depths", self.depths),
             ("--samples", self.samples),
         ):
@@ -74,6 +92,20 @@ class EvaluateArguments(ModelArguments):
                 raise InputError(f"{flag} {value} is out of range; it must be at least 1")
         if self.output_dir is not None and self.output_dir.exists() and not self.output_dir.is_dir():
             raise InputError(f"--output-dir {self.output_dir} is a file; name a folder")
+
+    @property
+    def text(self) -> TrainingText:
+        """The text asked for, in the terms of a run."""
+        return TrainingText(self.data, self.documents, self.data_weights, self.eval_fraction, self.seed)
+
+    def training_run(self) -> Run | None:
+        """That of --run, or the one in whose folder the adapter lies."""
+        return Run.read(self.run) if self.run is not None else Run.of_adapter(self.adapter)
+
+    @property
+    def name_of_model(self) -> str:
+        """Of the only model, in tables and files."""
+        return "trained" if self.run is not None else "base"
 
     def needle_lengths(self) -> list[int]:
         """The longest context, and its halves, quarters, ... down to 256 tokens, six lengths at most."""
@@ -83,3 +115,23 @@ class EvaluateArguments(ModelArguments):
     def needle_depths(self) -> list[float]:
         """From 0, the beginning, to 1, the end."""
         return [n / max(self.depths - 1, 1) for n in range(self.depths)]
+
+
+def parse(argv: list[str] | None) -> EvaluateArguments:
+    """The arguments: flags over what --run gives, or over the defaults.
+
+    Raises:
+      InputError: the folder of --run is no run's, or a value is refused.
+    """
+    program = "python -m lcjax.evaluate"
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--run", nargs="?")
+    early.add_argument("--data", nargs="*")
+    given, _ = early.parse_known_args(argv)
+    if given.run is None:
+        return cli.parse(EvaluateArguments, argv, program)
+    defaults = Run.read(Path(given.run)).defaults(own_data=given.data is None)
+    defaults["tasks"] = ()
+    if given.data is not None:
+        defaults["data"] = tuple(given.data)
+    return cli.parse(EvaluateArguments, argv, program, EvaluateArguments(**defaults))

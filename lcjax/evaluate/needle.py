@@ -89,6 +89,15 @@ def needles(
     ]
 
 
+def check_needles(
+    tokenizer, haystack: Callable[[int, np.random.Generator], np.ndarray], lengths: Sequence[int]
+) -> None:
+    """Raises InputError where the text is too short for the longest, or the shortest too short for its needles."""
+    for task in TASKS:
+        for length in (min(lengths), max(lengths)):
+            _excerpt(tokenizer, haystack, task, length, 0.0, np.random.default_rng(0))
+
+
 def _excerpt(tokenizer, haystack, task: str, length: int, depth: float, rng: np.random.Generator) -> Excerpt:
     hidden = _passkey(depth, rng) if task == "passkey" else _key_value(depth, rng)
     encoded = [(at, _ids(tokenizer, sentence)) for at, sentence in hidden.sentences]

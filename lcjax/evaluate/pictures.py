@@ -14,19 +14,21 @@ from lcjax.evaluate.positions import FIRST_STOP, Bucket
 from lcjax.evaluate.results import Results
 from lcjax.evaluate.titles import STYLE, wrapped
 
+PICTURES = ("position.png", "context.png", "needle.png")
 _TICKS = 10
 
 
 def draw(results: Results, folder: Path, title: str = "") -> list[Path]:
     """A picture of each evaluation that there is, under `title`; returns their paths."""
+    position, context, needle = PICTURES
     pictures = []
     if results.position:
-        pictures.append(("position.png", buckets_figure(results.position, title)))
+        pictures.append((position, buckets_figure(results.position, title)))
     if results.context:
         curves = {m: [(loss.context, loss.loss) for loss in losses] for m, losses in results.context.items()}
-        pictures.append(("context.png", curves_figure(curves, "tokens of context given", title)))
+        pictures.append((context, curves_figure(curves, "tokens of context given", title)))
     if results.needle:
-        pictures.append(("needle.png", needle_figure(results.needle, title)))
+        pictures.append((needle, needle_figure(results.needle, title)))
     for name, figure in pictures:
         FigureCanvasAgg(figure).print_png(str(folder / name))
     return [folder / name for name, _ in pictures]

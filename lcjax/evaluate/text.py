@@ -1,14 +1,14 @@
-"""The held-out text in the forms that the evaluations want."""
+"""The text of an evaluation in the forms that its measures want."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lcjax.data import Batch, PackingPlan, TokenizedCorpus, evaluation_batches, load_corpus
+from lcjax.data import Batch, Data, PackingPlan, TokenizedCorpus, evaluation_batches
 from lcjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,40 +16,17 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class HeldOut:
-    """Documents that the model was not trained on; `plan` lays them into rows of the longest context."""
+class Text:
+    """Documents to evaluate on; `plan` lays them into rows of the longest context."""
 
     corpus: TokenizedCorpus
     plan: PackingPlan
     eos_id: int | None
 
     @classmethod
-    def load(
-        cls,
-        paths: Sequence[str],
-        tokenizer: PreTrainedTokenizerFast,
-        max_seq_length: int,
-        *,
-        eval_fraction: float,
-        seed: int,
-        vocab_size: int,
-        progress: bool,
-    ) -> HeldOut:
-        """All documents of `paths`; with an `eval_fraction` above 0 those that a training run with it and `seed` held out.
-
-        Raises:
-          InputError: anything in the paths or numbers that the user can mend.
-        """
-        data = load_corpus(
-            paths,
-            tokenizer,
-            max_seq_length,
-            held_out_fraction=eval_fraction,
-            seed=seed,
-            vocab_size=vocab_size,
-            progress=progress,
-        )
-        plan = data.held_out_plan if eval_fraction else data.train_plan
+    def of(cls, data: Data, tokenizer: PreTrainedTokenizerFast) -> Text:
+        """What is held out of the data; all of them where nothing is."""
+        plan = data.held_out_plan if len(data.held_out_plan) else data.train_plan
         eos = tokenizer.eos_token_id
         return cls(data.corpus, plan, eos if isinstance(eos, int) else None)
 
@@ -64,7 +41,12 @@ class HeldOut:
 
     def documents(self) -> list[np.ndarray]:
         """The tokens of every document, in order."""
-        return [self.corpus.document(i) for i in np.unique(self.plan.pieces[:, 0])]
+        return documents_of_plan(self.corpus, self.plan)
+
+    def names(self) -> list[str]:
+        """Of the documents, in the same order."""
+        numbers: list[int] = np.unique(self.plan.pieces[:, 0]).tolist()
+        return [self.corpus.names[i] for i in numbers]
 
     def long_documents(self, tokens: int, limit: int) -> list[np.ndarray]:
         """At most `limit` documents of more than `tokens` tokens, spread evenly over those that there are.
@@ -99,7 +81,12 @@ class HeldOut:
             found += len(parts[-1])
         if found < tokens:
             raise InputError(
-                f"needles in {tokens:,} tokens of text, and the held-out documents hold {found:,}; add text, or lower "
+                f"needles in {tokens:,} tokens of text, and the documents hold {found:,}; add text, or lower "
                 "--max-seq-length"
             )
         return np.concatenate(parts)[:tokens]
+
+
+def documents_of_plan(corpus: TokenizedCorpus, plan: PackingPlan) -> list[np.ndarray]:
+    """The tokens of every document that a plan has rows of, in order."""
+    return [corpus.document(i) for i in np.unique(plan.pieces[:, 0])]

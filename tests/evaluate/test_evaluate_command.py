@@ -15,10 +15,10 @@ from lcjax.evaluate.__main__ import main
 
 @pytest.fixture
 def evaluate(capsys, tmp_path):
-    """Runs the command line into tmp_path/results; returns the exit code, standard output and standard error."""
+    """Runs the command line into tmp_path/results or another folder there; returns the exit code, standard output and error."""
 
-    def run(*flags: object) -> tuple[int, str, str]:
-        code = main([*(str(flag) for flag in flags), "--output-dir", str(tmp_path / "results")])
+    def run(*flags: object, into: str = "results") -> tuple[int, str, str]:
+        code = main([*(str(flag) for flag in flags), "--output-dir", str(tmp_path / into)])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -43,7 +43,7 @@ def test_a_model_and_its_adapter(evaluate, model_dir, adapter, texts, tmp_path):
     for number in range(3):
         (tmp_path / f"{number}.txt").write_text("".join(texts[8 * number : 8 * number + 8]))
     data = [tmp_path / f"{number}.txt" for number in range(3)]
-    flags = ("--max-seq-length", 256, "--documents", 2, "--depths", 2, "--samples", 1, "--eval-batches", 3)
+    flags = ("--max-seq-length", 256, "--num-documents", 2, "--depths", 2, "--samples", 1, "--eval-batches", 3)
     code, out, err = evaluate("--model", model_dir, "--adapter", adapter, "--data", *data, *flags)
     assert code == 0, err
     found = json.loads((tmp_path / "results" / "results.json").read_text())
@@ -66,16 +66,30 @@ def test_a_model_and_its_adapter(evaluate, model_dir, adapter, texts, tmp_path):
 def test_what_a_run_held_out(evaluate, model_dir, data_dir, tmp_path):
     """With --eval-fraction, fewer tokens than without, and others with another --seed."""
     tokens = []
-    for flags in ((), ("--eval-fraction", 0.2), ("--eval-fraction", 0.2, "--seed", 1)):
-        code, _, err = evaluate(
-            "--model", model_dir, "--data", data_dir, "--tasks", "position", "--max-seq-length", 48, *flags
-        )
+    asked = ("--model", model_dir, "--data", data_dir, "--tasks", "position", "--max-seq-length", 48)
+    for number, flags in enumerate(((), ("--eval-fraction", 0.2), ("--eval-fraction", 0.2, "--seed", 1))):
+        code, _, err = evaluate(*asked, *flags, into=f"{number}")
         assert code == 0, err
-        found = json.loads((tmp_path / "results" / "results.json").read_text())
+        found = json.loads((tmp_path / f"{number}" / "results.json").read_text())
         assert "needle" not in found
+        assert ("held out" in err) == bool(flags)
+        assert ("whether the model was trained on them is not known here" in err) == (not flags)
         tokens.append([(row["tokens"], row["loss"]) for row in found["position"]["base"]])
     assert sum(count for count, _ in tokens[0]) > sum(count for count, _ in tokens[1])
     assert tokens[1] != tokens[2]
+
+
+@pytest.mark.parametrize("left", ["results.json", "position.png", "context.png", "needle.png"])
+def test_nothing_of_another_evaluation_is_overwritten(left, evaluate, model_dir, data_dir, tmp_path):
+    """Nor are its pictures left beside the new ones. It is refused before anything is loaded."""
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / left).write_text("another's")
+    code, out, err = evaluate("--model", tmp_path / "no-model", "--data", data_dir)
+    assert (code, out) == (2, "")
+    assert (
+        err == f"error: --output-dir {tmp_path / 'results'} holds {left} of another evaluation; choose another folder\n"
+    )
+    assert [(path.name, path.read_text()) for path in (tmp_path / "results").iterdir()] == [(left, "another's")]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +103,10 @@ def test_what_a_run_held_out(evaluate, model_dir, data_dir, tmp_path):
             "--max-seq-length 100 is out of range; for position, context, needle it must be from 256",
         ),
         (("--samples", "0"), "--samples 0 is out of range"),
+        (("--num-documents", "0"), "--num-documents 0 is out of range"),
+        (("--documents", "4"), "--documents='4' is unknown; use one of file, repository"),
+        (("--data-weights", "1", "2"), "2 weights are given in --data-weights for 1 paths of --data"),
+        (("--run", "no/run"), "no/run has no run.json; name the output directory of a run"),
         (("--adapter", "no/adapter"), "no/adapter"),
         (("--model", "no/model/at/all"), "no/model/at/all does not exist"),
         (("--attention", "fast"), "attention='fast' is unknown"),

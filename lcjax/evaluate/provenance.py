@@ -1,0 +1,155 @@
+"""What the text of an evaluation is to the model: held out, trained on, or unknown; said in words that claim no more."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lcjax.data import Data, load_corpus
+from lcjax.errors import InputError
+from lcjax.evaluate.overlap import shares_trained_on
+from lcjax.evaluate.run import Run, TrainingText
+from lcjax.evaluate.text import Text, documents_of_plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# Of a document's text, the share from which on it is called trained on: half of it is no common phrase.
+_SHARE = 0.5
+_NAMED = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """Where the text comes from.
+
+    Attributes:
+      documents, tokens: how much text there is.
+      held_out_of: what it was held out of, in words; None where it was not held out.
+      run: the run whose training text it was compared with, if one is known.
+      trained_on: names of the documents that are, for half or more, text that the run trained on; None where nobody knows.
+      trained_tokens: what those have together.
+      warnings: for people.
+    """
+
+    documents: int
+    tokens: int
+    held_out_of: str | None
+    run: str | None
+    trained_on: tuple[str, ...] | None
+    trained_tokens: int
+    warnings: tuple[str, ...]
+
+    def summary(self) -> str:
+        """One line that says what is measured."""
+        size = f"{self.documents:,} documents, {self.tokens:,} tokens"
+        if self.held_out_of is not None:
+            return f"measured on text held out of {self.held_out_of}: {size}"
+        if self.trained_on is None:
+            return f"measured on all of the data: {size}; whether the model was trained on them is not known here"
+        if self.trained_on:
+            return f"measured on all of the data, not held out: {size}"
+        return f"measured on all of the data, which {self.run} did not train on: {size}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for machines."""
+        return dataclasses.asdict(self)
+
+
+def provenance(
+    text: Text, data: Data, asked: TrainingText, run: Run | None, tokenizer: PreTrainedTokenizerFast, progress: bool
+) -> Provenance:
+    """Compares the text with what the run trained on.
+
+    Args:
+      text: of the evaluation.
+      data: that it was taken from, as `asked`.
+      asked: the evaluation's own paths, unit of documents, fraction and seed.
+      run: that trained the model or adapter; None where it is not known.
+      tokenizer: of the model.
+      progress: whether to draw a progress bar where the run's data have to be encoded.
+    """
+    warnings = []
+    held_out, trained = asked.eval_fraction > 0, None
+    if held_out:
+        trained = documents_of_plan(data.corpus, data.train_plan)
+    if run is not None and run.text != asked:
+        held_out = False
+        try:
+            trained = _trained_documents(run.text, text.max_seq_length, tokenizer, progress)
+        except InputError as error:
+            warnings.append(f"what {run.folder} trained on cannot be compared with this text: {error}")
+            trained = None
+    elif run is not None:
+        trained = documents_of_plan(data.corpus, data.train_plan)
+        warnings += _changed_data(data, run)
+    documents, names = text.documents(), text.names()
+    found = None if trained is None else _found(documents, trained, text.eos_id)
+    if found is not None and found.any():
+        warnings.append(_overlap(found, documents, names, run, held_out))
+    by_flags = f"the data by --eval-fraction {asked.eval_fraction:g} --seed {asked.seed}"
+    return Provenance(
+        documents=len(documents),
+        tokens=sum(map(len, documents)),
+        held_out_of=(str(run.folder) if run else by_flags) if held_out else None,
+        run=str(run.folder) if run else None,
+        trained_on=None
+        if found is None
+        else tuple(name for name, is_found in zip(names, found, strict=True) if is_found),
+        trained_tokens=0
+        if found is None
+        else sum(len(d) for d, is_found in zip(documents, found, strict=True) if is_found),
+        warnings=tuple(warnings),
+    )
+
+
+def _trained_documents(
+    told: TrainingText, max_seq_length: int, tokenizer: PreTrainedTokenizerFast, progress: bool
+) -> list[np.ndarray]:
+    data = load_corpus(
+        told.data,
+        tokenizer,
+        max_seq_length,
+        held_out_fraction=told.eval_fraction,
+        seed=told.seed,
+        documents=told.documents,
+        weights=told.data_weights,
+        progress=progress,
+    )
+    return documents_of_plan(data.corpus, data.train_plan)
+
+
+def _changed_data(data: Data, run: Run) -> Iterator[str]:
+    """A warning where the files are not those any more that the run read: then it may have held out others."""
+    recorded = run.record.get("data", {})
+    if len(data.corpus.tokens) != recorded.get("tokens") or len(data.corpus) != recorded.get("documents"):
+        yield (
+            f"the data have changed since {run.folder} read them ({recorded.get('tokens', 0):,} tokens then, "
+            f"{len(data.corpus.tokens):,} now): what is held out of them now may have been trained on"
+        )
+
+
+def _found(documents: Sequence[np.ndarray], trained: Sequence[np.ndarray], eos_id: int | None) -> np.ndarray:
+    """Whether each document is text that was trained on, bool."""
+
+    def text_of(tokens: np.ndarray) -> np.ndarray:
+        return tokens[:-1] if len(tokens) and tokens[-1] == eos_id else tokens
+
+    return shares_trained_on([text_of(d) for d in documents], map(text_of, trained)) >= _SHARE
+
+
+def _overlap(
+    found: np.ndarray, documents: Sequence[np.ndarray], names: Sequence[str], run: Run | None, held_out: bool
+) -> str:
+    those = np.flatnonzero(found).tolist()
+    tokens, total = sum(len(documents[i]) for i in those), sum(map(len, documents))
+    named = ", ".join(names[i] for i in those[:_NAMED])
+    more = f" and {len(those) - _NAMED} more" if len(those) > _NAMED else ""
+    nothing = run is not None and not run.text.eval_fraction
+    why = "; that run held nothing out (--eval-fraction 0)" if nothing else ""
+    what = "repeat text that was trained on" if held_out else "are text that was trained on"
+    by = f" in {run.folder}" if run else ""
+    return f"{len(those):,} of {len(documents):,} documents, {tokens / total:.0%} of the tokens, {what}{by}: {named}{more}{why}"

@@ -1,0 +1,83 @@
+"""What an evaluation takes from the run that trained the adapter, as its run.json has it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from lcjax.errors import InputError
+from lcjax.train.run_record import RECORD, read_run_record
+
+# Arguments of lcjax.train that an evaluation has, too.
+_SHARED = ("max_seq_length", "rope_scaling", "rope_theta", "dtype", "quantize", "seed")
+_OF_THE_DATA = ("documents", "eval_fraction", "data_weights")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingText:
+    """What a run was told about its data: paths that can be opened from here, and how it divided what is in them."""
+
+    data: tuple[str, ...]
+    documents: str
+    data_weights: tuple[float, ...]
+    eval_fraction: float
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A folder that lcjax.train wrote, and the content of its run.json."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """Raises InputError where there is no such record, or a damaged one."""
+        return cls(folder, read_run_record(folder))
+
+    @classmethod
+    def of_adapter(cls, adapter: Path | None) -> Run | None:
+        """The run in whose folder an adapter lies, if it lies in one."""
+        if adapter is None or not (adapter.parent / RECORD).is_file():
+            return None
+        return cls.read(adapter.parent)
+
+    @property
+    def text(self) -> TrainingText:
+        """What it was trained on, and what it held out."""
+        told = self.record["arguments"]
+        paths = tuple(self._here(path) for path in told["data"])
+        weights = tuple(told["data_weights"])
+        return TrainingText(paths, told["documents"], weights, told["eval_fraction"], told["seed"])
+
+    def defaults(self, *, own_data: bool) -> dict[str, Any]:
+        """Arguments of an evaluation of this run; with `own_data` False without what its data need, as other data are given.
+
+        Raises:
+          InputError: the run has left neither adapter nor model.
+        """
+        told = self.record["arguments"]
+        values = {name: told[name] for name in _SHARED if told.get(name) is not None}
+        values |= {"run": self.folder} | self._weights()
+        if own_data:
+            values |= {name: getattr(self.text, name) for name in ("data", *_OF_THE_DATA)}
+        return values
+
+    def _weights(self) -> dict[str, Any]:
+        adapter, model = self.folder / "adapter", self.folder / "model"
+        if adapter.is_dir():
+            return {"model": self._here(self.record["arguments"]["model"]), "adapter": adapter}
+        if model.is_dir():
+            return {"model": str(model)}
+        raise InputError(
+            f"{self.folder} has neither adapter/ nor model/, as a run has at its end; go on with it: python -m lcjax.train "
+            f"--output-dir {self.folder} --resume-from-checkpoint latest"
+        )
+
+    def _here(self, path: str) -> str:
+        """A path that the run was given, as it is to be opened now; hub ids, and what is not there any more, stay as they are."""
+        there = Path(self.record["sessions"][-1]["working_directory"], path)
+        elsewhere = there.exists() and there.resolve() != Path(path).resolve()
+        return str(there) if elsewhere else path
