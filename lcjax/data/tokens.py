@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,14 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lcjax.data.document import Document
+from lcjax.data.tokenizing.encoding import Encoded, Encoder
+from lcjax.data.tokenizing.growing import GrowingTokens
 from lcjax.errors import InputError
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and torch with it where that is installed
-    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerFast
-
-# Enough to keep all cores busy, little enough for the progress bar to move and for the encodings to fit in memory.
-_BATCH_CHARACTERS = 4_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +58,9 @@ def tokenize(
 ) -> TokenizedCorpus:
     """Encodes every document with all cores: exactly `tokenizer(text)["input_ids"]`, then the end-of-sequence token.
 
+    A long document is encoded in parts, between which the tokenizer reads nothing across. Where a tokenizer or a text allows no cut
+    it is encoded whole, which takes some 150 bytes of memory a byte of text.
+
     A rendered conversation is encoded as `apply_chat_template` does it: no token is added. Of a document that is learned in parts,
     a token is learned if its last character is in one of them, and the end-of-sequence token if the text's is.
 
@@ -77,42 +76,17 @@ def tokenize(
     """
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"{type(tokenizer).__name__} is not a fast tokenizer; use a model that has a tokenizer.json")
-    eos = _eos_id(tokenizer) if append_eos else None
-    encoded, learned = [], []
-    for document, encoding in zip(documents, _encode(documents, tokenizer, progress), strict=True):
-        ids = encoding.ids
-        if eos is not None and not document.is_rendered and ids[-1:] != [eos]:
-            ids.append(eos)
-        encoded.append(np.array(ids, dtype=np.int32))
-        if document.learned is not None:
-            learned.append((len(encoded) - 1, _learned(document, encoding, encoded[-1], eos)))
-        if vocab_size is not None and ids and max(ids) >= vocab_size:
-            raise InputError(
-                f"the tokenizer makes id {max(ids)} in {document.name}, the model's vocab_size is {vocab_size}; "
-                "use the tokenizer that came with the model"
-            )
-    offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
-    np.cumsum([len(ids) for ids in encoded], out=offsets[1:])
-    tokens = np.concatenate(encoded) if encoded else np.empty(0, dtype=np.int32)
-    mask = np.ones(len(tokens), dtype=bool) if learned else None
-    for document, learned_of_document in learned:
-        assert mask is not None
-        mask[offsets[document] : offsets[document + 1]] = learned_of_document
-    return TokenizedCorpus(tokens, offsets, tuple(document.name for document in documents), mask)
-
-
-def _learned(document: Document, encoding: Encoding, ids: np.ndarray, eos: int | None) -> np.ndarray:
-    """Which tokens of the document are learned, [length] bool."""
-    assert document.learned is not None
-    spans = np.array(document.learned, dtype=np.int64).reshape(-1, 2)
-    ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 1]
-    # The last span that starts before the token's end; a token that a post-processor added has its end at 0.
-    span = np.searchsorted(spans[:, 0], ends, side="left") - 1
-    learned = np.zeros(len(ids), dtype=bool)
-    learned[: len(ends)] = (span >= 0) & (ends <= spans[span, 1])
-    if not document.is_rendered and len(ids) and ids[-1] == eos:
-        learned[-1] = spans[-1, 1] == len(document.text)
-    return learned
+    encoder = Encoder(tokenizer, _eos_id(tokenizer) if append_eos else None)
+    growing = GrowingTokens()
+    columns = (TextColumn("tokenizing"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task("tokenizing", total=sum(len(document.text) for document in documents))
+        for encoded in encoder.encode(documents):
+            _refuse_large_ids(encoded, vocab_size)
+            growing.add(encoded.ids, encoded.learned, ends_document=encoded.part.is_last)
+            bar.update(task, advance=encoded.part.stop - encoded.part.start)
+    tokens, offsets, learned = growing.finish()
+    return TokenizedCorpus(tokens, offsets, tuple(document.name for document in documents), learned)
 
 
 def _eos_id(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -121,34 +95,9 @@ def _eos_id(tokenizer: PreTrainedTokenizerFast) -> int:
     return tokenizer.eos_token_id
 
 
-def _encode(documents: Sequence[Document], tokenizer: PreTrainedTokenizerFast, progress: bool) -> Iterator[Encoding]:
-    # The backend knows no model_max_length, so that it warns of no long document. What transformers sets on it before
-    # each call is set on a copy, since the backend remembers it.
-    backend = copy.deepcopy(tokenizer.backend_tokenizer)
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = tokenizer.split_special_tokens
-    columns = (TextColumn("tokenizing"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("tokenizing", total=sum(len(document.text) for document in documents))
-        for (is_rendered, in_parts), batch in _batches(documents):
-            # The fast form does not say which characters a token stands for.
-            encode = backend.encode_batch if in_parts else backend.encode_batch_fast
-            yield from encode([document.text for document in batch], add_special_tokens=not is_rendered)
-            bar.advance(task, sum(len(document.text) for document in batch))
-
-
-def _batches(documents: Sequence[Document]) -> Iterator[tuple[tuple[bool, bool], list[Document]]]:
-    """Documents in their order, some at a time that are encoded alike: (rendered, learned in parts)."""
-    for kind, alike in itertools.groupby(
-        documents, lambda document: (document.is_rendered, document.learned is not None)
-    ):
-        batch, characters = [], 0
-        for document in alike:
-            batch.append(document)
-            characters += len(document.text)
-            if characters >= _BATCH_CHARACTERS:
-                yield kind, batch
-                batch, characters = [], 0
-        if batch:
-            yield kind, batch
+def _refuse_large_ids(encoded: Encoded, vocab_size: int | None) -> None:
+    if vocab_size is not None and len(encoded.ids) and (largest := int(encoded.ids.max())) >= vocab_size:
+        raise InputError(
+            f"the tokenizer makes id {largest} in {encoded.part.document.name}, the model's vocab_size is {vocab_size}; "
+            "use the tokenizer that came with the model"
+        )

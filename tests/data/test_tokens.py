@@ -1,5 +1,8 @@
 import copy
 import logging
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from lcjax.data import Document, read_documents, stdlib_sources, tokenize
-from lcjax.data import tokens as tokens_module
+from lcjax.data.tokenizing import encoding
 from lcjax.errors import InputError
 
 WORDS = {"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4, "c": 5}
@@ -42,7 +45,7 @@ def sources():
 
 
 def test_ids_equal_those_of_transformers(smol_tokenizer, sources, monkeypatch):
-    monkeypatch.setattr(tokens_module, "_BATCH_CHARACTERS", 100_000)  # many batches
+    monkeypatch.setattr(encoding, "_BATCH_CHARACTERS", 100_000)  # many batches
     corpus = tokenize(sources, smol_tokenizer, append_eos=False, vocab_size=len(smol_tokenizer), progress=True)
     assert corpus.tokens.dtype == np.int32
     assert corpus.offsets.dtype == np.int64
@@ -125,3 +128,25 @@ def test_refusals():
         tokenize(documents("a"), word_tokenizer(eos_token=None))
     with pytest.raises(InputError, match="object is not a fast tokenizer"):
         tokenize(documents("a"), object())
+    for rendered in (False, True):
+        broken = [*documents("a b"), Document("d1", "a \ud800 b", is_rendered=rendered)]
+        with pytest.raises(InputError, match="character 3 of d1 is half of a surrogate pair"):
+            tokenize(broken, word_tokenizer())
+
+
+def test_a_long_document_takes_little_memory(smollm2):
+    # Of its own process, since the peak of one never falls. 4 MB in one encoding take 500 MB.
+    script = textwrap.dedent("""
+        import resource, sys
+        from lcjax.data import Document, tokenize
+        from lcjax.weights import load_tokenizer
+        tokenizer = load_tokenizer(sys.argv[1])
+        text = "".join(f"line {i} of {i * 7919 % 1000} seven small boats\\\\n" for i in range(120_000))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        tokenize([Document("long", text)], tokenizer)
+        print(len(text), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    """)
+    finished = subprocess.run([sys.executable, "-c", script, str(smollm2)], capture_output=True, text=True, check=True)
+    characters, memory = map(int, finished.stdout.split())
+    assert characters > 4_000_000
+    assert memory < 200_000_000

@@ -1,0 +1,160 @@
+"""Where a text can be cut so that its parts, encoded one by one, give the ids of the whole.
+
+Three characters decide: the one before the cut and the two after it. None of the tokenizer's steps (added tokens, normalizers,
+pre-tokenizers, the model) may read across the cut, for any text around it. A step of which that is not known forbids every cut.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from lcjax.data.tokenizing.adjacency import NotUnderstood
+from lcjax.data.tokenizing.levels import Between, Levels
+from lcjax.data.tokenizing.normalizing import Normalizing
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# What is encoded before a kind of cut is believed.
+_TRIED_CHARACTERS = 256
+
+
+class Cuts:
+    """The cuts that one tokenizer allows."""
+
+    def __init__(self, backend: Tokenizer):
+        self._backend = backend
+        definition = json.loads(backend.to_str())
+        self._model: dict[str, Any] = definition["model"]
+        self._added = _AddedTokens(definition["added_tokens"], backend)
+        self._is_tried: dict[tuple[str, str, str], bool] = {}
+        self._allows = functools.lru_cache(maxsize=1_000_000)(self._judge)
+        try:
+            self._levels = Levels(definition["pre_tokenizer"])
+            self._normalizing = Normalizing(definition["normalizer"])
+        except NotUnderstood:
+            self._levels = None
+
+    def parts(self, text: str, length: int) -> Iterator[tuple[int, int]]:
+        """The text's parts (start, stop) of about `length` characters each; longer ones where there is no cut.
+
+        A space that the tokenizer puts before every text may be left out between two parts.
+        """
+        start, last = 0, len(text.rstrip()) - 2
+        while self._levels is not None and len(text) - start > length:
+            cut = self._find(text, start + max(1, length // 2), start + length, last)
+            if cut is None:
+                break
+            yield start, cut
+            start = cut + int(self.leave_out)
+        yield start, len(text)
+
+    @property
+    def leave_out(self) -> bool:
+        """Whether the space after a cut is left out, since the tokenizer puts one before every text."""
+        return self._levels is not None and self._normalizing.prepends
+
+    def _find(self, text: str, least: int, most: int, last: int) -> int | None:
+        """The last cut up to `most`, and not before `least`; else the first one after, up to `last`."""
+        for cut in itertools.chain(range(min(most, last), least - 1, -1), range(most + 1, last + 1)):
+            if self._allows(text[cut - 1], text[cut], text[cut + 1]) and self._is_right(text, cut):
+                return cut
+        return None
+
+    def _is_right(self, text: str, cut: int) -> bool:
+        """Whether a cut holds what it promises where it is first met; a tokenizer may have more to it than its definition says."""
+        kind = text[cut - 1], text[cut], text[cut + 1]
+        if kind not in self._is_tried:
+            before = text[max(0, cut - _TRIED_CHARACTERS) : cut]
+            after = text[cut : cut + _TRIED_CHARACTERS]
+            whole, left, right = (
+                self._backend.encode(part, add_special_tokens=False).ids
+                for part in (before + after, before, after[int(self.leave_out) :])
+            )
+            self._is_tried[kind] = whole == left + right
+        return self._is_tried[kind]
+
+    def _judge(self, left: str, right: str, following: str) -> bool:
+        assert self._levels is not None
+        if self._levels.needs_space or self._normalizing.prepends:
+            # Before anything else, and before nothing, the tokenizer would put a space, or not.
+            if right != " " or following.isspace():
+                return False
+            # Nor is the space between two added tokens, or after one, that which is put before a text.
+            if self._normalizing.prepends and (self._added.end_with(left) or self._added.begin_with(following)):
+                return False
+        normalized = self._normalizing.between(left, right, following)
+        if normalized is None or not (self._added.allow(left, right) and self._added.allow(*normalized)):
+            return False
+        between = self._levels.between(*normalized)
+        return between is Between.BOUNDARY or (between is Between.OPEN and self._model_parts(*normalized))
+
+    def _model_parts(self, left: str, right: str) -> bool:
+        """Whether the model never makes one token of the two although they are in one word.
+
+        Byte-pair encoding makes tokens of its vocabulary by merging neighbors; where no token holds both characters, neither side
+        has to do with the other. A unigram model adds scores up over the whole word, whose rounding can decide.
+        """
+        assert self._levels is not None
+        model = self._model
+        is_plain = not any(
+            model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
+        )
+        if model["type"] != "BPE" or not is_plain or self._levels.is_bytes:
+            return False
+        left, right = self._levels.as_read(left), self._levels.as_read(right)
+        return self._is_known(left) and self._is_known(right) and left + right not in self._pairs
+
+    def _is_known(self, character: str) -> bool:
+        """Whether it is a token, or some bytes that are; unknown neighbors can become one token."""
+        return character in self._model["vocab"] or self._has_all_bytes
+
+    @functools.cached_property
+    def _has_all_bytes(self) -> bool:
+        vocabulary = self._model["vocab"]
+        names = {f"<0x{byte:02X}>" for byte in range(256)}
+        is_whole = self._model["byte_fallback"] and names <= vocabulary.keys()
+        merged = (merge if isinstance(merge, list) else merge.split(" ") for merge in self._model["merges"])
+        return is_whole and not any(names.intersection(pair) for pair in merged)
+
+    @functools.cached_property
+    def _pairs(self) -> frozenset[str]:
+        return frozenset(token[i : i + 2] for token in self._model["vocab"] for i in range(len(token) - 1))
+
+
+class _AddedTokens:
+    """The tokens that are found in a text before anything else is done with it."""
+
+    def __init__(self, tokens: list[dict[str, Any]], backend: Tokenizer):
+        contents = {token["content"] for token in tokens}
+        if backend.normalizer is not None:  # some are looked for in the normalized text
+            contents |= {backend.normalizer.normalize_str(content) for content in contents}
+        self._firsts = {content[:1] for content in contents}
+        self._lasts = {content[-1:] for content in contents}
+        self._pairs = {content[i : i + 2] for content in contents for i in range(len(content) - 1)}
+        # They take the white space on one side, or must not have a letter there.
+        self._strips_before = any(token["lstrip"] for token in tokens)
+        self._strips_after = any(token["rstrip"] for token in tokens)
+        self._are_words = any(token["single_word"] for token in tokens)
+
+    def begin_with(self, character: str) -> bool:
+        return character in self._firsts
+
+    def end_with(self, character: str) -> bool:
+        return character in self._lasts
+
+    def allow(self, left: str, right: str) -> bool:
+        """Whether none of them reads both characters."""
+        if self._are_words and (_is_of_word(right) or right in self._firsts):
+            return False
+        if (self._strips_before and left.isspace()) or (self._strips_after and right.isspace()):
+            return False
+        return left + right not in self._pairs
+
+
+def _is_of_word(character: str) -> bool:
+    return character.isalnum() or character == "_" or not character.isascii()

@@ -1,0 +1,171 @@
+"""Ids and masks of documents, a part at a time, by all cores and in little memory."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from lcjax.data.document import Document
+from lcjax.data.tokenizing.cuts import Cuts
+from lcjax.errors import InputError
+
+if TYPE_CHECKING:  # transformers takes seconds to import, and torch with it where that is installed
+    from tokenizers import Encoding, Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+# A part is encoded by one core. What the library holds of it takes some 150 bytes a character until its ids are read.
+PART_CHARACTERS = 1 << 15
+_BATCH_CHARACTERS = max(1 << 20, 2 * PART_CHARACTERS * (os.cpu_count() or 1))
+
+
+class Part(NamedTuple):
+    """Some of a document to encode."""
+
+    document: Document
+    start: int
+    stop: int
+
+    @property
+    def is_first(self) -> bool:
+        return self.start == 0
+
+    @property
+    def is_last(self) -> bool:
+        return self.stop == len(self.document.text)
+
+
+class Encoded(NamedTuple):
+    """The ids of a part, [n] int32, and which of them are learned, [n] bool or None for all of the document."""
+
+    part: Part
+    ids: np.ndarray
+    learned: np.ndarray | None
+
+
+class Encoder:
+    """Encodes documents as `tokenizer(text)["input_ids"]` does, and appends the end-of-sequence token.
+
+    Args:
+      tokenizer: a fast tokenizer; it is not changed.
+      eos: the id that every document that is not rendered shall end in; None appends none.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, eos: int | None):
+        # The backend knows no model_max_length, so that it warns of no long document. What transformers sets on it before
+        # each call is set on a copy, since the backend remembers it.
+        self._backend: Tokenizer = copy.deepcopy(tokenizer.backend_tokenizer)
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._backend.encode_special_tokens = tokenizer.split_special_tokens
+        self._eos = eos
+
+    def definition(self) -> str:
+        """All that decides which ids a text becomes."""
+        return f"{self._eos} {self._backend.encode_special_tokens} {self._backend.to_str()}"
+
+    def encode(self, documents: Sequence[Document]) -> Iterator[Encoded]:
+        """The parts of every document, in order."""
+        last: int | None = None
+        for adds_special, batch in self._batches(documents):
+            for part, encoding in zip(batch, self._encodings(batch, adds_special), strict=True):
+                ids = encoding.ids
+                ends = None if part.document.learned is None else self._ends(encoding, part)
+                if not (adds_special or part.document.is_rendered):
+                    before, after = self._around or ([], [])
+                    before, after = before if part.is_first else [], after if part.is_last else []
+                    ids = [*before, *ids, *after]
+                    ends = None if ends is None else np.pad(ends, (len(before), len(after)))
+                last = ids[-1] if ids else None if part.is_first else last
+                if part.is_last and not part.document.is_rendered and self._eos not in (None, last):
+                    ids.append(self._eos)
+                array = np.array(ids, dtype=np.int32)
+                yield Encoded(part, array, None if ends is None else self._learned(part, array, ends))
+
+    def _batches(self, documents: Sequence[Document]) -> Iterator[tuple[bool, list[Part]]]:
+        """Some parts at a time that are encoded alike, and whether the tokenizer adds its special tokens to them."""
+        for kind, alike in itertools.groupby(self._parts(documents), self._kind):
+            batch, characters = [], 0
+            for part in alike:
+                batch.append(part)
+                characters += part.stop - part.start
+                if characters >= _BATCH_CHARACTERS:
+                    yield kind[0], batch
+                    batch, characters = [], 0
+            if batch:
+                yield kind[0], batch
+
+    def _kind(self, part: Part) -> tuple[bool, bool]:
+        is_whole = part.is_first and part.is_last
+        adds_special = is_whole and not part.document.is_rendered and self._around != ([], [])
+        return adds_special, part.document.learned is not None
+
+    def _parts(self, documents: Sequence[Document]) -> Iterator[Part]:
+        for document in documents:
+            parts = self._divided(document) if len(document.text) > PART_CHARACTERS else [(0, len(document.text))]
+            yield from (Part(document, start, stop) for start, stop in parts)
+
+    def _divided(self, document: Document) -> Iterable[tuple[int, int]]:
+        # Without the space that is left out, a token of nothing else would have another end.
+        moves_ends = document.learned is not None and self._cuts.leave_out
+        if moves_ends or (self._around is None and not document.is_rendered):
+            return [(0, len(document.text))]
+        return self._cuts.parts(document.text, PART_CHARACTERS)
+
+    def _encodings(self, batch: list[Part], adds_special: bool) -> list[Encoding]:
+        # The fast form does not say which characters a token stands for.
+        in_parts = batch[0].document.learned is not None
+        encode = self._backend.encode_batch if in_parts else self._backend.encode_batch_fast
+        texts = [part.document.text[part.start : part.stop] for part in batch]
+        try:
+            return encode(texts, add_special_tokens=adds_special)
+        except (TypeError, UnicodeEncodeError):
+            for part in batch:
+                refuse_surrogates(part.document)
+            raise
+
+    @functools.cached_property
+    def _cuts(self) -> Cuts:
+        return Cuts(self._backend)
+
+    @functools.cached_property
+    def _around(self) -> tuple[list[int], list[int]] | None:
+        """The ids that the tokenizer puts before and after every text; None where it does more, or it is not known."""
+        bare, encoding = self._backend.encode("a", add_special_tokens=False).ids, self._backend.encode("a")
+        is_special = np.array([0, *encoding.special_tokens_mask, 0])
+        inner = np.flatnonzero(is_special == 0)[1:-1] - 1
+        if not bare or [encoding.ids[i] for i in inner] != bare or inner[-1] - inner[0] + 1 != len(bare):
+            return None
+        return encoding.ids[: inner[0]], encoding.ids[inner[-1] + 1 :]
+
+    @staticmethod
+    def _ends(encoding: Encoding, part: Part) -> np.ndarray:
+        """The end of each token in the document; 0 for those that the tokenizer added."""
+        ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 1]
+        return np.where(ends > 0, ends + part.start, 0)
+
+    def _learned(self, part: Part, ids: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        document = part.document
+        spans = np.array(document.learned, dtype=np.int64).reshape(-1, 2)
+        # The last span that starts before the token's end.
+        span = np.searchsorted(spans[:, 0], ends, side="left") - 1
+        learned = np.zeros(len(ids), dtype=bool)
+        learned[: len(ends)] = (span >= 0) & (ends <= spans[span, 1])
+        if part.is_last and not document.is_rendered and len(ids) and ids[-1] == self._eos:
+            learned[-1] = spans[-1, 1] == len(document.text)
+        return learned
+
+
+def refuse_surrogates(document: Document) -> None:
+    """Raises InputError for a text that UTF-8 cannot hold, as JSON's "\\ud800" makes it."""
+    try:
+        document.text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"character {error.start + 1:,} of {document.name} is half of a surrogate pair, which no tokenizer takes; remove it"
+        ) from None
