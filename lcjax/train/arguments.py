@@ -232,6 +232,9 @@ def demo_model() -> Path:
 def demo() -> RunArguments:
     """The default preset: SmolLM2-135M-Instruct on Python's standard library, for about two minutes on two CPU cores.
 
+    Held-out loss is measured on 4 rows of text, half of what a run takes unless told otherwise: each row is two seconds of waiting,
+    and there are three evaluations.
+
     Raises:
       InputError: the model's package is not installed.
     """
@@ -243,7 +246,7 @@ def demo() -> RunArguments:
         learning_rate=1e-3,
         lr_scheduler_type="cosine",
         warmup_steps=2,
-        eval_batches=8,
+        eval_batches=4,
         save_steps=10,
         eval_steps=10,
     )
