@@ -19,6 +19,7 @@ ALLOWED = {
     "startup": "",
     "signals": "",
     "lazy": "",
+    "native_log": "",
     "flags": "errors | tyro",
     "rope_scaling": "errors",
     "config": "errors rope_scaling",
@@ -56,7 +57,7 @@ ALLOWED = {
     "tokens": "cli startup corpus data | matplotlib numpy rich",
     "audit": "cli startup corpus data errors tokens | matplotlib numpy rich",
     "leak": "api cli startup lazy config data errors model train.terminal | jax numpy rich",
-    "train": "api audit cli flags lazy signals startup config data errors evaluate layerwise leak "
+    "train": "api audit cli flags lazy native_log signals startup config data errors evaluate layerwise leak "
     "lora memory model ops optim plan quant remat rope step "
     "weights | jax numpy optax orbax rich matplotlib tensorboardX transformers",
     "plan": "attention_halves cli startup config deviceless dispatch errors fa3 layerwise lora loss "

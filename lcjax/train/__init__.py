@@ -12,7 +12,8 @@ from lcjax.lazy import lazily
 if TYPE_CHECKING:
     from lcjax.train.arguments import RunArguments, TrainingArguments
     from lcjax.train.divergence import TrainingDiverged
-    from lcjax.train.loop import TrainingResult, train
+    from lcjax.train.loop import train
+    from lcjax.train.result import TrainingResult
 
 __all__ = ["RunArguments", "TrainingArguments", "TrainingDiverged", "TrainingResult", "train"]
 
@@ -22,7 +23,7 @@ __getattr__ = lazily(
         "RunArguments": "lcjax.train.arguments",
         "TrainingArguments": "lcjax.train.arguments",
         "TrainingDiverged": "lcjax.train.divergence",
-        "TrainingResult": "lcjax.train.loop",
+        "TrainingResult": "lcjax.train.result",
         "train": "lcjax.train.loop",
     },
 )

@@ -17,6 +17,7 @@ with importing(__name__ == "__main__"):
     from lcjax.data import Data, check_data_paths
     from lcjax.errors import InputError
     from lcjax.leak import PackingLeak
+    from lcjax.native_log import NativeLog
     from lcjax.train.allocators import pinnable_bytes, raise_limits
     from lcjax.train.arguments import RunArguments, demo
     from lcjax.train.checkpoint import Checkpoints
@@ -38,13 +39,14 @@ def main(argv: list[str] | None = None) -> int:
     """
     console = Console(stderr=True)
     mute_libraries()
-    with shown_warnings(console), StopRequest() as stop:
+    with shown_warnings(console), StopRequest() as stop, NativeLog() as native_log:
         try:
             arguments = parse(argv)
             data = read_data(arguments, check_paths(arguments), console)
+            say(console, f"loading {arguments.model}")
             prepare_devices(arguments)
             model, tokenizer = load(arguments)
-            result = train(model, tokenizer, data, arguments, console=console, stop=stop)
+            result = train(model, tokenizer, data, arguments, console=console, stop=stop, native_log=native_log)
         except Interrupted as signal:
             say(
                 console,
@@ -62,7 +64,7 @@ def parse(argv: list[str] | None = None) -> RunArguments:
     given = _parse(argv, RunArguments())
     if given.resume_from_checkpoint is not None:
         return _parse(argv, _arguments_of_resumed_run(given))
-    return given if given.model is not None else _parse(argv, demo())
+    return given if given.model is not None else _parse(argv, _demo_for(given, argv))
 
 
 def check_paths(arguments: RunArguments) -> ResumePoint | None:
@@ -130,6 +132,16 @@ def load(arguments: RunArguments):
             random_state=arguments.seed,
         )
     return model, tokenizer
+
+
+def _demo_for(given: RunArguments, argv: list[str] | None) -> RunArguments:
+    """The demo, whose own numbers give way to what is given: none of them is refused for another that nobody gave."""
+    words = sys.argv[1:] if argv is None else argv
+    chosen = demo()
+    epochs = given.max_steps == -1 and any(word.startswith("--num-train-epochs") for word in words)
+    max_steps = -1 if epochs else given.max_steps if given.max_steps > 0 else chosen.max_steps
+    warmup = 0 if given.warmup_ratio else min(chosen.warmup_steps, abs(max_steps))
+    return dataclasses.replace(chosen, max_steps=max_steps, warmup_steps=warmup)
 
 
 def _parse(argv: list[str] | None, default: RunArguments) -> RunArguments:

@@ -18,6 +18,8 @@ from lcjax.remat import resolve_policy
 from lcjax.rope import LONGEST, check_choice
 
 OPTIMIZER_MEMORY = ("auto", "device", "host")
+# Steps are counted in 32 bits.
+_MOST_STEPS = 2**31 - 1
 _OF_THE_ADAPTER = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules")
 
 
@@ -104,11 +106,21 @@ class TrainingArguments:
             object.__setattr__(self, "resume_from_checkpoint", str(self.resume_from_checkpoint))
 
     def number_of_steps(self, rows: int) -> int:
-        """max_steps, or the steps that num_train_epochs passes over so many rows take."""
+        """max_steps, or the steps that num_train_epochs passes over so many rows take.
+
+        Raises:
+          InputError: they are more than can be counted.
+        """
         if self.max_steps > 0:
             return self.max_steps
         rows_a_step = self.per_device_train_batch_size * self.gradient_accumulation_steps
-        return max(1, math.ceil(self.num_train_epochs * rows / rows_a_step))
+        steps = max(1, math.ceil(self.num_train_epochs * rows / rows_a_step))
+        if steps > _MOST_STEPS:
+            raise InputError(
+                f"--num-train-epochs {self.num_train_epochs:g} of {rows:,} rows are {steps:.3g} steps, and a run has at most "
+                f"{_MOST_STEPS:,}; lower it, or give --max-steps"
+            )
+        return steps
 
     def _check_ranges(self):
         at_least_one = (
@@ -125,9 +137,9 @@ class TrainingArguments:
             if not (low <= value <= high and math.isfinite(value)):
                 bounds = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
                 raise InputError(f"{flag(name)} {value} is out of range; it must be {bounds}")
-        if self.max_steps == 0 or self.max_steps < -1:
+        if not (self.max_steps == -1 or 0 < self.max_steps <= _MOST_STEPS):
             raise InputError(
-                f"--max-steps {self.max_steps} is out of range; give a positive number, or -1 for whole epochs"
+                f"--max-steps {self.max_steps} is out of range; give a number from 1 to {_MOST_STEPS:,}, or -1 for whole epochs"
             )
         if self.max_steps == -1 and not 0 < self.num_train_epochs < math.inf:
             raise InputError(f"--num-train-epochs {self.num_train_epochs} is out of range; it must be positive")

@@ -39,6 +39,7 @@ def load_run_data(
     Raises:
       InputError: anything in the data that the user can mend.
     """
+    say(console, "reading and tokenizing the data")
     data = load_corpus(
         paths,
         tokenizer,

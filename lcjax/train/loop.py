@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import math
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from lcjax.errors import InputError
 from lcjax.evaluate import LossByPosition
 from lcjax.leak import refuse_leak
 from lcjax.model import Llama, ModelSettings
+from lcjax.native_log import NativeLog
 from lcjax.plan.report import trial_table
 from lcjax.train.arguments import TrainingArguments
 from lcjax.train.checkpoint import Checkpoints
@@ -35,27 +35,14 @@ from lcjax.train.metrics import RunLog
 from lcjax.train.picture import run_title
 from lcjax.train.program import build_program
 from lcjax.train.progress import TrainingProgress
+from lcjax.train.result import TrainingResult, default_output_dir
 from lcjax.train.resume import ResumePoint, describe_run, find_resume_point, refuse_other_run
 from lcjax.train.run_record import now, started, write_run_record
+from lcjax.train.start_line import start_line
 from lcjax.train.terminal import say
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingResult:
-    """What a run leaves. Losses are held-out, in nats a token, None without held-out documents.
-
-    `model` carries the trained weights. `stopped_by` names the signal that ended the run early, else it is None.
-    """
-
-    model: Llama
-    output_dir: Path
-    steps: int
-    loss_before: float | None
-    loss_after: float | None
-    stopped_by: str | None = None
 
 
 def train(
@@ -66,6 +53,7 @@ def train(
     *,
     console: Console | None = None,
     stop: StopRequest | None = None,
+    native_log: NativeLog | None = None,
     **overrides: Any,
 ) -> TrainingResult:
     """Fine-tunes the adapter of `model`, or every weight where it has none, on the documents in `data`.
@@ -78,6 +66,7 @@ def train(
       arguments: or single fields of `TrainingArguments` by keyword, e.g. `max_steps=100, learning_rate=1e-4`.
       console: where progress is shown; standard error when None.
       stop: when its `requested` is set the run saves and returns; by default SIGTERM and SIGINT set it.
+      native_log: moved to xla.log in the output directory as soon as there is one; None leaves what XLA prints on the terminal.
 
     Returns:
       a `TrainingResult`; its output_dir holds adapter/ (or model/), metrics.jsonl, evaluation.jsonl, loss.png, tensorboard/ and
@@ -92,9 +81,9 @@ def train(
     arguments = dataclasses.replace(arguments or TrainingArguments(), **overrides)
     if stop is None:
         with StopRequest() as stop:
-            return train(model, tokenizer, data, arguments, console=console, stop=stop)
+            return train(model, tokenizer, data, arguments, console=console, stop=stop, native_log=native_log)
     with contextlib.ExitStack() as resources:
-        run = _Run(model, tokenizer, data, arguments, console or Console(stderr=True), stop)
+        run = _Run(model, tokenizer, data, arguments, console or Console(stderr=True), stop, native_log)
         run.open(resources)
         return run.execute()
 
@@ -102,12 +91,13 @@ def train(
 class _Run:
     """One run: `__init__` builds all that computes, `open` all that is on disk, `execute` trains."""
 
-    def __init__(self, model, tokenizer, data, arguments, console, stop):
+    def __init__(self, model, tokenizer, data, arguments, console, stop, native_log):
         self.model: Llama = model
         self.tokenizer = tokenizer
         self.arguments: TrainingArguments = arguments
         self.console: Console = console
         self.stop: StopRequest = stop
+        self.native_log: NativeLog | None = native_log
         self.output_dir = arguments.output_dir or default_output_dir(model.settings.name_or_path)
         self.resume: ResumePoint | None = find_resume_point(arguments.resume_from_checkpoint, self.output_dir)
         self.start = self.resume.step if self.resume else 0
@@ -141,6 +131,7 @@ class _Run:
         program = build_program(model.config, model.params, settings, arguments, self.max_steps)
         self.frozen, self.schedule = program.frozen, program.schedule
         if not arguments.skip_leak_check:
+            self._say("checking that packed documents do not see each other")
             refuse_leak(Llama(model.config, model.params, settings), self.data)
         self.train_step = step.jit_train_step(program.objective, program.optimizer)
         evaluated = self._settings_for(self.data.held_out_plan, "held-out")
@@ -152,8 +143,7 @@ class _Run:
             self.data.train_dataset(arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps)
         )
         count = sum(leaf.size for leaf in jax.tree.leaves(program.trainable))
-        policy, attention = settings.policy_for(settings.max_seq_length), ops.resolve_implementation(settings.attention)
-        self._say(f"{count:,} trainable parameters; gradient checkpointing: {policy}; attention: {attention}")
+        self._say(start_line(model, settings, self.data, arguments, count, self.max_steps))
 
     def _settings_for(self, plan: PackingPlan, part: str) -> ModelSettings:
         """The model's settings for the rows of a plan."""
@@ -170,12 +160,23 @@ class _Run:
         room, model = room_here(), self.model
         if room is None:
             return settings
-        with self.console.status("compiling the step in the ways that it can run"):
+        log = self._move_native_log()
+        self._say(f"compiling the step in the ways that it can run{log and f'; what XLA prints goes to {log}'}")
+        with self.console.status("compiling"):
             found = fit(model.config, model.params, settings, self.arguments, room)
         self._say(found.describe(room))
         if len(found.tuning.trials) > 1:
             self.console.print(trial_table(found.tuning))
         return found.settings
+
+    def _move_native_log(self) -> str:
+        """Makes the output directory and has what XLA prints in it; the path, or "" where it stays on the terminal."""
+        with writing(self.output_dir):
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            path = self.output_dir / "xla.log"
+            if self.native_log is not None and self.native_log.path != path:
+                self.native_log.move_to(path)
+        return "" if self.native_log is None else str(path)
 
     def open(self, resources: contextlib.ExitStack) -> None:
         """Opens checkpoints and logs, to be closed with `resources`, and takes up the state of the run to go on with."""
@@ -186,8 +187,7 @@ class _Run:
                 self.state, iterator = source.restore(self.resume.step, self.state)
             self.batches.set_state(iterator)
             self._say(f"resumed from {self.resume}")
-        with writing(self.output_dir):
-            self.output_dir.mkdir(parents=True, exist_ok=True)
+        self._move_native_log()
         checkpoints = Checkpoints(self.output_dir / "checkpoints", self.arguments.save_total_limit)
         self.checkpoints = resources.enter_context(contextlib.closing(checkpoints))
         former = self.resume.directory.parent if self.resume else None
@@ -234,6 +234,7 @@ class _Run:
         due = number % self.arguments.eval_steps == 0 or number == self.max_steps
         if not due or self.log.evaluated(number):
             return
+        self._say(f"measuring the held-out loss {f'after step {number}' if number else 'before the first step'}")
         model, token_scores, losses = self._trained(self.settings), step.jit_token_scores(), LossByPosition.none()
         for batch in self.data.evaluation_batches(
             self.arguments.per_device_train_batch_size, self.arguments.eval_batches
@@ -308,12 +309,6 @@ class _Run:
 
     def _say(self, line: str) -> None:
         say(self.console, line)
-
-
-def default_output_dir(name_or_path: str) -> Path:
-    """runs/NAME-TIME, a folder that does not exist yet."""
-    name = Path(name_or_path).stem.lower() or "model"
-    return Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _describe_data(data: Data) -> dict[str, Any]:

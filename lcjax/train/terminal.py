@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
+from lcjax.flags import in_flags
+
 
 class _ConsoleHandler(logging.Handler):
     """Prints records on a rich console, so that they appear above a live progress bar and not through it."""
@@ -20,7 +22,7 @@ class _ConsoleHandler(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(self._console, f"{record.levelname.lower()}: {self.format(record)}")
+        say(self._console, f"{record.levelname.lower()}: {in_flags(self.format(record))}")
 
 
 @contextlib.contextmanager

@@ -21,6 +21,9 @@ from lcjax import weights
 from lcjax.train.__main__ import main
 from tiny_llama import random_params
 
+# What a run says before it is refused: where it is, what it has found so far.
+PHASE = re.compile(r"loading |reading |checking |start: |[\d,]+ documents|warning: ")
+
 
 @pytest.fixture
 def refused(capsys):
@@ -31,7 +34,7 @@ def refused(capsys):
         captured = capsys.readouterr()
         assert captured.out == ""
         *before, last = captured.err.splitlines()
-        assert all(re.match(r"[\d,]+ (documents|trainable)|warning: skipped", line) for line in before)
+        assert all(PHASE.match(line) for line in before), before
         assert last.startswith("error: ")
         return last.removeprefix("error: ")
 
@@ -158,7 +161,7 @@ def test_bad_data(name, content, said, refused, model_dir, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--max-steps 0", "--max-steps 0 is out of range; give a positive number, or -1"),
+        ("--max-steps 0", "--max-steps 0 is out of range; give a number from 1 to 2,147,483,647, or -1"),
         ("--max-steps -7", "--max-steps -7 is out of range"),
         ("--num-train-epochs 0", "--num-train-epochs 0.0 is out of range; it must be positive"),
         ("--num-train-epochs inf", "--num-train-epochs inf is out of range"),
@@ -316,7 +319,7 @@ def test_a_context_beyond_the_trained_one_is_warned_of(model_dir, tmp_path, caps
     flags = ["--model", str(model_dir), "--data", str(tmp_path / "alone.txt"), "--max-seq-length", "160"]
     assert main([*flags, "--output-dir", str(tmp_path / "run"), "--max-steps", "1"]) == 0
     assert (
-        "warning: max_seq_length=160 with a model trained for 128 tokens; RoPE is now yarn, factor 1.25, base 10,000, "
+        "warning: --max-seq-length 160 with a model trained for 128 tokens; RoPE is now yarn, factor 1.25, base 10,000, "
         "attention factor 1.022: slow waves are stretched, fast ones kept, and attention is sharpened (rope_scaling and rope_theta "
         "overrule it)"
     ) in capsys.readouterr().err.splitlines()

@@ -1,0 +1,46 @@
+"""What a run is about to do, in one line."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+
+from lcjax import ops
+from lcjax.data import Data
+from lcjax.model import Llama, ModelSettings
+from lcjax.plan.parameters import abstract_params
+from lcjax.quant import is_quantised
+from lcjax.train.arguments import TrainingArguments
+
+
+def start_line(
+    model: Llama, settings: ModelSettings, data: Data, arguments: TrainingArguments, trainable: int, max_steps: int
+) -> str:
+    """Model, parameters, dtype, quantization, rows, tokens a step, steps, epochs, rank, learning rate, and how the step runs.
+
+    Args:
+      settings: with which the step is compiled.
+      trainable: how many parameters learn.
+    """
+    rows, length = len(data.train_plan), settings.max_seq_length
+    rows_a_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    quantized = is_quantised(model.params["layers"]["mlp"]["up_proj"]["weight"])
+    learns = "every weight" if settings.lora is None else f"LoRA r={settings.lora.r}"
+    weights = f"{model.dtype}, layers in nf4" if quantized else f"{model.dtype}, not quantized"
+    return "; ".join(
+        [
+            f"start: {settings.name_or_path or 'the model'}, {_parameters(model):,} parameters ({weights})",
+            f"{learns}, {trainable:,} trainable parameters",
+            f"{rows:,} rows of {length:,}, {rows_a_step * length:,} tokens a step",
+            f"{max_steps:,} steps, {max_steps * rows_a_step / max(rows, 1):.3g} epochs",
+            f"learning rate {arguments.learning_rate:g} ({arguments.lr_scheduler_type})",
+            f"gradient checkpointing {settings.policy_for(length)}",
+            f"attention {ops.resolve_implementation(settings.attention)}",
+        ]
+    )
+
+
+def _parameters(model: Llama) -> int:
+    """Of the base model, however they are stored."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(model.config, None, None)))
