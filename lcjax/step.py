@@ -142,6 +142,8 @@ def jit_train_step(
     step = functools.partial(train_step, objective, optimizer)
     policy = objective.settings.policy_for(objective.settings.max_seq_length)
     options = _compiler_options(platform) | (_WITH_OFFLOAD if policy in OFFLOADING else {})
+    if objective.settings.lora is None and (platform or jax.default_backend()) != "cpu":
+        options |= _WITH_EMBEDDING_GRADIENTS
     return jax.jit(step, donate_argnums=0, compiler_options=options)
 
 
@@ -166,6 +168,10 @@ def jit_token_scores() -> jax.stages.Wrapped:
 # hugely spilling ones (12 KB a thread at 1,048,576 tokens), and the device's memory stays as it was.
 # A command buffer (a CUDA graph) runs what it holds one after another: copies between kernels, not beside them.
 _WITH_OFFLOAD = {"xla_disable_hlo_passes": "rematerialization", "xla_gpu_enable_command_buffer": ""}
+
+# The gradient of an embedding is a sum by token, which a GPU would take with atomic additions, in any order. Products are still
+# tuned, unlike with xla_gpu_deterministic_ops.
+_WITH_EMBEDDING_GRADIENTS = {"xla_gpu_exclude_nondeterministic_ops": True}
 
 
 def _compiler_options(platform: str | None = None) -> dict[str, Any]:
