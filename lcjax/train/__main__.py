@@ -162,6 +162,7 @@ def _arguments_of_resumed_run(given: RunArguments) -> RunArguments:
     if "model" not in saved:
         raise InputError(f"{point} was written by lcjax.train() in a program; go on from that program")
     saved |= {"output_dir": output_dir, "resume_from_checkpoint": requested}
+    saved.pop("programs_dir", None)  # machine code is loaded from where this user says, not from where a file says
     saved |= {name: tuple(saved[name]) for name in ("data", "data_weights", "target_modules") if name in saved}
     known = {field.name for field in dataclasses.fields(RunArguments)}
     return RunArguments(**{name: value for name, value in saved.items() if name in known})

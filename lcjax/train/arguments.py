@@ -74,6 +74,9 @@ class TrainingArguments:
     """Checkpoints kept, the newest."""
     logging_steps: int = 1
     """Steps between lines on a terminal without cursor control, and between TensorBoard points; metrics.jsonl has every step."""
+    programs_dir: Path | None = None
+    """Where compiled programs are, from which a resumed run goes on with the same bits and a run of the same shape starts sooner:
+    lcjax/programs in the user's cache folder when not given. Keep it on a disk that outlives the machine, out of others' reach."""
     skip_leak_check: bool = False
     """Do not check before the first step that packed documents do not see each other; see lcjax.leak."""
     resume_from_checkpoint: str | None = None
@@ -100,8 +103,9 @@ class TrainingArguments:
 
     def _take_paths(self) -> None:
         """Programs may give paths as strings or as Path objects."""
-        if isinstance(self.output_dir, str):
-            object.__setattr__(self, "output_dir", Path(self.output_dir))
+        for name in ("output_dir", "programs_dir"):
+            if isinstance(path := getattr(self, name), str):
+                object.__setattr__(self, name, Path(path))
         if isinstance(self.resume_from_checkpoint, Path):
             object.__setattr__(self, "resume_from_checkpoint", str(self.resume_from_checkpoint))
 

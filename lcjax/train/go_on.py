@@ -20,12 +20,16 @@ def how_to_go_on(arguments: TrainingArguments, data: Sequence[str | Path], outpu
         return _call(arguments, data, output_dir, step)
     if not step:
         return "the same command"
-    return f"python -m lcjax.train --output-dir {shlex.quote(str(output_dir))} --resume-from-checkpoint latest"
+    programs = f" --programs-dir {shlex.quote(str(arguments.programs_dir))}" if arguments.programs_dir else ""
+    return (
+        f"python -m lcjax.train --output-dir {shlex.quote(str(output_dir))} --resume-from-checkpoint latest{programs}"
+    )
 
 
 def _call(arguments: TrainingArguments, data: Sequence[str | Path], output_dir: Path, step: int) -> str:
     values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(TrainingArguments)}
     given = {name: value for name, value in values.items() if value != getattr(TrainingArguments(), name)}
+    given |= {name: str(given[name]) for name in ("programs_dir",) if name in given}
     given |= {"output_dir": str(output_dir)}
     given.pop("resume_from_checkpoint", None)
     if step:

@@ -28,6 +28,7 @@ from lcjax.train.checkpoint import Checkpoints
 from lcjax.train.data import load_run_data
 from lcjax.train.disk import writing
 from lcjax.train.divergence import TrainingDiverged
+from lcjax.train.execution import Execution, open_programs
 from lcjax.train.fit import fit, room_here
 from lcjax.train.go_on import how_to_go_on
 from lcjax.train.interrupt import StopRequest
@@ -43,6 +44,9 @@ from lcjax.train.terminal import say
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+
+_COMPILED_AGAIN = "on a GPU the numbers go on within rounding of what they would have been, not bit for bit"
 
 
 def train(
@@ -83,7 +87,7 @@ def train(
         with StopRequest() as stop:
             return train(model, tokenizer, data, arguments, console=console, stop=stop, native_log=native_log)
     with contextlib.ExitStack() as resources:
-        run = _Run(model, tokenizer, data, arguments, console or Console(stderr=True), stop, native_log)
+        run = _Run(model, tokenizer, data, arguments, console or Console(stderr=True), stop, native_log, resources)
         run.open(resources)
         return run.execute()
 
@@ -91,7 +95,7 @@ def train(
 class _Run:
     """One run: `__init__` builds all that computes, `open` all that is on disk, `execute` trains."""
 
-    def __init__(self, model, tokenizer, data, arguments, console, stop, native_log):
+    def __init__(self, model, tokenizer, data, arguments, console, stop, native_log, resources):
         self.model: Llama = model
         self.tokenizer = tokenizer
         self.arguments: TrainingArguments = arguments
@@ -109,6 +113,7 @@ class _Run:
         self.started = data.date or now()
         self.title = run_title(model.settings, data.paths)
         self.max_steps = arguments.number_of_steps(len(self.data.train_plan))
+        self._open_programs(resources)
         self._build_step()
 
     def _write_record(self) -> None:
@@ -125,9 +130,20 @@ class _Run:
             max_steps=self.max_steps,
         )
 
+    def _open_programs(self, resources: contextlib.ExitStack) -> None:
+        """Lets JAX compile into the run's own folder of programs, and take up what is there."""
+        self.saved_execution = saved_execution(self.resume) if self.resume else None
+        self.programs = open_programs(self.model, self.arguments, self.saved_execution)
+        resources.enter_context(self.programs.compiling())
+        if self.programs.lost:
+            self._say(f"warning: {self.programs.lost}; {_COMPILED_AGAIN}")
+
     def _build_step(self) -> None:
         arguments, model = self.arguments, self.model
-        settings = self._fitting_settings(self._settings_for(self.data.train_plan, "training"))
+        settings = self._settings_for(self.data.train_plan, "training")
+        fitted = self._fitting_settings(settings)
+        self.execution = Execution.of(self.programs, fitted)
+        settings = fitted or settings
         program = build_program(model.config, model.params, settings, arguments, self.max_steps)
         self.frozen, self.schedule = program.frozen, program.schedule
         if not arguments.skip_leak_check:
@@ -155,11 +171,13 @@ class _Run:
             )
         return dataclasses.replace(self.model.settings, one_document_a_row=plan.one_document_a_row)
 
-    def _fitting_settings(self, settings: ModelSettings) -> ModelSettings:
-        """The settings; on a GPU with the memory settings under which the step fits there."""
+    def _fitting_settings(self, settings: ModelSettings) -> ModelSettings | None:
+        """The settings with what makes the step fit this GPU: as the run that goes on had them, or chosen now. None on a CPU."""
         room, model = room_here(), self.model
         if room is None:
-            return settings
+            return None
+        if self.saved_execution is not None and settings.memory == "auto":
+            settings = self.saved_execution.applied(settings)
         log = self._move_native_log()
         self._say(f"compiling the step in the ways that it can run{log and f'; what XLA prints goes to {log}'}")
         with self.console.status("compiling"):
@@ -257,7 +275,11 @@ class _Run:
 
     def _save(self, number: int) -> None:
         self.log.sync()
-        self.checkpoints.save(number, self.state, self.batches.get_state(), self.description)
+        compiled = self.programs.publish()
+        if compiled and self.saved_execution is not None and not self.programs.lost:
+            self._say(f"warning: the step is another program than the run began with; {_COMPILED_AGAIN}")
+        description = self.description | {"execution": dataclasses.asdict(self.execution)}
+        self.checkpoints.save(number, self.state, self.batches.get_state(), description)
         self.log.draw()
 
     def _diverged(self, number: int, what: str, documents: list[str], *, untrained: bool) -> TrainingDiverged:
@@ -309,6 +331,12 @@ class _Run:
 
     def _say(self, line: str) -> None:
         say(self.console, line)
+
+
+def saved_execution(point: ResumePoint) -> Execution | None:
+    """How the run computes whose checkpoint that is."""
+    with contextlib.closing(Checkpoints(point.directory)) as checkpoints:
+        return Execution.of_json(checkpoints.run(point.step).get("execution"))
 
 
 def _describe_data(data: Data) -> dict[str, Any]:

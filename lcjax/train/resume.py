@@ -25,7 +25,7 @@ from lcjax.train.checkpoint import Checkpoints
 _FREE_ARGUMENTS = {
     "output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "eval_steps", "eval_batches", "logging_steps",
     "max_steps", "num_train_epochs", "model", "data", "documents", "data_weights", "dtype", "use_gradient_checkpointing",
-    "attention", "skip_leak_check",
+    "attention", "skip_leak_check", "programs_dir",
 }  # fmt: skip
 # Where the files lie and how the step is scheduled may change between two sittings; the numbers do not.
 _FREE_SETTINGS = {"name_or_path", "use_gradient_checkpointing", "attention", "generation_config"}
@@ -94,6 +94,8 @@ def refuse_other_run(saved: dict[str, Any], current: dict[str, Any], point: Resu
     for path, before, now in _differences(saved, current, ()):
         match path:
             case ("arguments", name) if name in _FREE_ARGUMENTS:
+                continue
+            case ("execution", *_):
                 continue
             case ("arguments", name):
                 what = f"{flag(name)} was {before!r} and is {now!r}; give the same"

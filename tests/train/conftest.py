@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jax
 import pytest
 from processes import finish, start
 
 
 @pytest.fixture(scope="package", autouse=True)
 def cache(tmp_path_factory):
-    """The folder that keeps compiled steps from one run to the next, of this process and of others."""
-    folder = tmp_path_factory.mktemp("compiled")
-    options = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.3,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    yield folder
-    for name, value in before.items():
-        jax.config.update(name, value)
+    """The user's cache folder, which keeps compiled steps from one run to the next, of this process and of others."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
 
 
 SHORT = (

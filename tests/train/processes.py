@@ -15,7 +15,7 @@ DEADLINE_S = 180
 
 
 def start(arguments: Sequence[str | Path], cwd: Path, cache: Path, **variables: str) -> subprocess.Popen[str]:
-    """Starts a run; `cache` keeps compiled steps, which is all that makes one start faster than the first."""
+    """Starts a run; `cache` is the user's cache folder, whose compiled steps make one start faster than the first."""
     return launch([sys.executable, "-m", "lcjax.train", *map(str, arguments)], cwd, cache, **variables)
 
 
@@ -24,8 +24,7 @@ def launch(command: list[str] | str, cwd: Path, cache: Path, **variables: str) -
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        "XDG_CACHE_HOME": str(cache),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         **variables,
     }

@@ -87,7 +87,7 @@ def test_a_full_file_system(finished, short, cache, tmp_path):
         "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
         "PYTHON": sys.executable,
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "XDG_CACHE_HOME": str(cache),
         "HOME": str(tmp_path),
     }
     command = ["unshare", "-rm", "bash", "-c", IN_A_NAMESPACE, "run", *short]

@@ -1,0 +1,62 @@
+"""How a run computes, as it chose when it began: its compiled programs and the form of its step. A checkpoint carries it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from lcjax.memory import parse_memory
+from lcjax.model import Llama, ModelSettings
+from lcjax.train.arguments import TrainingArguments
+from lcjax.train.builder import builder
+from lcjax.train.programs import Programs, digest_of, programs_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """What does not change the mathematics of a step, and changes the last bits of its numbers on a GPU.
+
+    Attributes:
+      programs: the id of the run's folder of compiled programs.
+      builder: what they were compiled with and for.
+      policy, memory, loss_chunk: the form of the step that was chosen where the arguments said "auto", as `ModelSettings` takes
+        them; None on a CPU, where nothing is chosen.
+    """
+
+    programs: str
+    builder: dict[str, str]
+    policy: str | None = None
+    memory: str | None = None
+    loss_chunk: int | None = None
+
+    @classmethod
+    def of(cls, programs: Programs, fitted: ModelSettings | None) -> Execution:
+        if fitted is None:
+            return cls(programs.run, programs.builder)
+        memory = fitted.memory_for(fitted.max_seq_length)
+        policy = fitted.policy_for(fitted.max_seq_length)
+        return cls(programs.run, programs.builder, policy, str(memory or "none"), fitted.loss_chunk)
+
+    def applied(self, settings: ModelSettings) -> ModelSettings:
+        """The settings with the form of the step that the run began with."""
+        if self.policy is None or self.memory is None:
+            return settings
+        form = {"use_gradient_checkpointing": self.policy, "memory": parse_memory(self.memory)}
+        return dataclasses.replace(settings, **form, loss_chunk=self.loss_chunk)
+
+    @classmethod
+    def of_json(cls, value: Any) -> Execution | None:
+        """What `dataclasses.asdict` gave; None for a checkpoint that has none."""
+        return cls(**value) if value else None
+
+
+def open_programs(model: Llama, arguments: TrainingArguments, saved: Execution | None) -> Programs:
+    """The compiled programs of a run that begins, or of the one whose `saved` execution goes on."""
+    settings = dataclasses.asdict(model.settings) | {"name_or_path": ""}
+    rows = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
+    shape = digest_of([dataclasses.asdict(model.config), settings, str(model.dtype), rows])
+    base = Path(arguments.programs_dir) if arguments.programs_dir else programs_folder()
+    if saved is None:
+        return Programs.new(base, builder(), shape)
+    return Programs.of_run(base, saved.programs, builder(), shape)

@@ -1,0 +1,203 @@
+"""The compiled programs of a run, so that whoever goes on with it computes with the very same ones.
+
+A compiler for GPUs times several algorithms for every product and takes the fastest, and two processes can choose differently.
+The sums then run in another order, and the last bits differ. So a run owns a folder of compiled programs, filled through JAX's
+persistent compilation cache; a resumed run loads them from there, and a new run of the same shape starts from copies of them.
+
+A compiled program is machine code. The folders therefore lie in the user's own cache and never in the run's output directory:
+going on with a run that came from somebody else must not execute what is in its files.
+
+Source: https://docs.jax.dev/en/latest/persistent_compilation_cache.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from lcjax.train.disk import replacing
+
+_INVENTORY = "programs.json"
+_RUN_ID = re.compile(r"[0-9a-f]{16}")
+# The programs whose sums make the run's numbers, by the names that JAX gives their files.
+_NUMERICAL = ("jit_train_step-", "jit_token_scores-")
+# Folders beyond this many bytes are removed at the start of a run, the least recently used first.
+_LARGEST_CACHE = 10 * 2**30
+
+
+@dataclasses.dataclass
+class Programs:
+    """The folder of one run's compiled programs; a context, within which JAX compiles into it.
+
+    What is in the folder counts once `publish` has listed it with its checksum. A process that is killed leaves torn or unlisted
+    files, which the next one removes: no state that was saved was computed with them.
+
+    Attributes:
+      run: the run's id, 16 hexadecimal digits.
+      folder: where the programs are.
+      builder: what they were compiled with and for; see `lcjax.train.builder.builder`.
+      shape: of the run, a digest; runs of one shape start from each other's programs.
+      listed: the published files and their checksums.
+      lost: why a resumed run does not have all of its programs, for the user; None where it has.
+    """
+
+    run: str
+    folder: Path
+    builder: dict[str, str]
+    shape: str
+    listed: dict[str, str]
+    lost: str | None = None
+
+    @classmethod
+    def new(cls, base: Path, builder: dict[str, str], shape: str) -> Programs:
+        """The folder of a run that begins, with copies of what a run of the same shape compiled last."""
+        _remove_the_oldest(base)
+        run = secrets.token_hex(8)
+        programs = cls(run, base / run, builder, shape, {})
+        programs.folder.mkdir(mode=0o700, parents=True)
+        for other in _newest_first(base):
+            inventory = _read(other)
+            if inventory.get("builder") == builder and inventory.get("shape") == shape:
+                for name in _sound(other, inventory["files"]):
+                    _copy(other / name, programs.folder / name)
+                    programs.listed[name] = inventory["files"][name]
+                break
+        return programs
+
+    @classmethod
+    def of_run(cls, base: Path, run: str, builder: dict[str, str], shape: str) -> Programs:
+        """The folder of a run that goes on; `lost` says what of it is not there any more, or cannot be used here."""
+        if not _RUN_ID.fullmatch(run):  # it comes from a file of the run, and becomes part of a path
+            return dataclasses.replace(cls.new(base, builder, shape), lost="the run does not name its programs")
+        folder = base / run
+        inventory = _read(folder)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        before = inventory.get("builder")
+        if before is not None and before != builder:
+            other = cls.new(base, builder, shape)
+            return dataclasses.replace(other, lost=_difference(before, builder))
+        files = inventory.get("files", {})
+        listed = {name: files[name] for name in _sound(folder, files)}
+        for path in folder.iterdir():
+            if path.name not in listed:
+                path.unlink()
+        lost = None
+        if not files:
+            lost = f"the programs that it was compiled to are not in {folder}"
+        elif missing := len(files) - len(listed):
+            lost = f"{missing} of the {len(files)} programs that it was compiled to are missing or damaged in {folder}"
+        return cls(run, folder, builder, shape, listed, lost)
+
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """A context in which JAX takes programs from the folder, and adds those that it compiles."""
+        values = {
+            "jax_compilation_cache_dir": str(self.folder),
+            "jax_enable_compilation_cache": True,
+            "jax_persistent_cache_min_compile_time_secs": 0.0,
+            "jax_persistent_cache_min_entry_size_bytes": -1,
+            # Of its own caches XLA would put the folder's name into the program, which then is another one in every run.
+            "jax_persistent_cache_enable_xla_caches": "none",
+        }
+        before = {name: getattr(jax.config, name) for name in values}
+        _set(values)
+        try:
+            yield
+        finally:
+            _set(before)
+
+    def publish(self) -> list[str]:
+        """Lists what was compiled since; returns the programs among it whose sums make the run's numbers.
+
+        Called before a checkpoint is written, so that what a checkpoint was computed with is listed. A full disk is no reason to
+        stop: the run goes on, and a later resume says what is missing.
+        """
+        new = [path for path in self.folder.glob("*-cache") if path.name not in self.listed]
+        added = {path.name: checksum for path in new if (checksum := _checksum(path))}
+        self.listed |= added
+        inventory = {"builder": self.builder, "shape": self.shape, "files": self.listed}
+        with contextlib.suppress(OSError), replacing(self.folder / _INVENTORY) as temporary:
+            temporary.write_text(json.dumps(inventory, indent=1) + "\n", encoding="utf-8")
+        return [name for name in added if name.startswith(_NUMERICAL)]
+
+
+def programs_folder() -> Path:
+    """Where the programs of runs are: lcjax/programs under $XDG_CACHE_HOME, or under ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lcjax" / "programs"
+
+
+def digest_of(shape: Any) -> str:
+    """32 hexadecimal digits of a value that JSON can hold."""
+    return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _set(values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # it keeps the folder that it was first used with
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """The inventory of a folder; {} where there is none that can be read."""
+    try:
+        inventory = json.loads((folder / _INVENTORY).read_text(encoding="utf-8"))
+        files = inventory["files"]
+        fine = all(Path(name).name == name and isinstance(value, str) for name, value in files.items())
+        return inventory if fine else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _sound(folder: Path, files: dict[str, str]) -> list[str]:
+    """Those of the listed files that have their checksums."""
+    return [name for name, checksum in files.items() if _checksum(folder / name) == checksum]
+
+
+def _checksum(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def _copy(source: Path, target: Path) -> None:
+    """By a second name for the same file where the file system has that; JAX never writes into a file that is there."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _newest_first(base: Path) -> list[Path]:
+    """The folders of runs, the most recently used first."""
+    used = {}
+    for inventory in base.glob(f"*/{_INVENTORY}"):
+        with contextlib.suppress(OSError):  # another process is removing it
+            used[inventory.parent] = inventory.stat().st_mtime
+    return sorted(used, key=used.__getitem__, reverse=True)
+
+
+def _remove_the_oldest(base: Path) -> None:
+    total = 0
+    for folder in _newest_first(base):
+        with contextlib.suppress(OSError):
+            total += sum(path.stat().st_size for path in folder.iterdir())
+        if total > _LARGEST_CACHE:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _difference(before: dict[str, str], now: dict[str, str]) -> str:
+    changed = [name for name in now if before.get(name) != now[name]]
+    return "; ".join(f"{name} was {before.get(name)} and is {now[name]}" for name in changed)
