@@ -39,8 +39,10 @@ class Execution:
         return cls(programs.run, programs.builder, policy, str(memory or "none"), fitted.loss_chunk)
 
     def applied(self, settings: ModelSettings) -> ModelSettings:
-        """The settings with the form of the step that the run began with."""
-        if self.policy is None or self.memory is None:
+        """The settings with the form of the step that the run began with, where nobody asks for another."""
+        if self.policy is None or self.memory is None or settings.memory != "auto":
+            return settings
+        if settings.use_gradient_checkpointing not in ("auto", self.policy):
             return settings
         form = {"use_gradient_checkpointing": self.policy, "memory": parse_memory(self.memory)}
         return dataclasses.replace(settings, **form, loss_chunk=self.loss_chunk)

@@ -176,12 +176,17 @@ class _Run:
         room, model = room_here(), self.model
         if room is None:
             return None
-        if self.saved_execution is not None and settings.memory == "auto":
-            settings = self.saved_execution.applied(settings)
+        as_before = settings if self.saved_execution is None else self.saved_execution.applied(settings)
         log = self._move_native_log()
         self._say(f"compiling the step in the ways that it can run{log and f'; what XLA prints goes to {log}'}")
         with self.console.status("compiling"):
-            found = fit(model.config, model.params, settings, self.arguments, room)
+            try:
+                found = fit(model.config, model.params, as_before, self.arguments, room)
+            except InputError as error:
+                if as_before == settings:
+                    raise
+                self._say(f"warning: the step no longer fits as the run began with it ({error}); {_COMPILED_AGAIN}")
+                found = fit(model.config, model.params, settings, self.arguments, room)
         self._say(found.describe(room))
         if len(found.tuning.trials) > 1:
             self.console.print(trial_table(found.tuning))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 import jax
 import pytest
 
+from lcjax.memory import MemorySettings
+from lcjax.model import ModelSettings
 from lcjax.train.__main__ import main
+from lcjax.train.execution import Execution
 from lcjax.train.programs import Programs, digest_of
 
 BUILDER = {"device": "a GPU", "jax": "1.2.3"}
@@ -175,3 +179,25 @@ def test_programs_come_from_where_this_user_says(run, capsys, tmp_path, monkeypa
     assert f"are not in {tmp_path / 'cache' / 'lcjax' / 'programs'}" in capsys.readouterr().err
     record = json.loads((output_dir / "run.json").read_text())
     assert record["arguments"]["programs_dir"] is None
+
+
+@pytest.fixture
+def saved() -> Execution:
+    settings = ModelSettings(
+        65536, use_gradient_checkpointing="offload", memory=MemorySettings(tile=2048), loss_chunk=256
+    )
+    return Execution.of(Programs("0" * 16, Path(), BUILDER, SHAPE, {}), settings)
+
+
+def test_a_resumed_step_has_the_form_that_the_run_began_with(saved):
+    again = Execution.of_json(json.loads(json.dumps(dataclasses.asdict(saved))))
+    assert again is not None
+    settings = again.applied(ModelSettings(65536))
+    assert settings == ModelSettings(
+        65536, use_gradient_checkpointing="offload", memory=MemorySettings(tile=2048), loss_chunk=256
+    )
+
+
+@pytest.mark.parametrize("asked", [{"memory": "none"}, {"use_gradient_checkpointing": "offload_attn"}])
+def test_a_form_that_the_user_asks_for_is_taken(saved, asked):
+    assert saved.applied(ModelSettings(65536, **asked)) == ModelSettings(65536, **asked)
