@@ -75,6 +75,7 @@ def from_pretrained(
     checkpoint = weights.open_model_files(source)
     tokenizer = weights.load_tokenizer(source)
     length = checkpoint.config.max_position_embeddings if max_seq_length is None else max_seq_length
+    checkpoint.config.check_length(length)
     config = _with_chosen_rope(checkpoint.config, length, rope_scaling, rope_theta)
     resolve_policy(use_gradient_checkpointing, length)
     settings = ModelSettings(
@@ -95,7 +96,7 @@ def get_peft_model(
     model: Llama,
     r: int = 16,
     lora_alpha: float = 32,
-    target_modules: Sequence[str] = TARGET_MODULES,
+    target_modules: str | Sequence[str] = TARGET_MODULES,
     use_rslora: bool = False,
     lora_dropout: float = 0.0,
     use_gradient_checkpointing: str = "auto",
@@ -107,16 +108,16 @@ def get_peft_model(
 
     Args:
       model: a model without an adapter.
-      r, lora_alpha, target_modules, use_rslora, lora_dropout: see `lcjax.config.LoraConfig`; target_modules may be "all-linear".
+      r, lora_alpha, target_modules, use_rslora, lora_dropout: see `lcjax.config.LoraConfig`; target_modules may be one
+        name, and "all-linear" stands for all.
       use_gradient_checkpointing: "auto", "none", "full", "offload" (or "unsloth"), "offload_attn"; see `lcjax.remat`.
       random_state: seed of the adapter's A.
 
     Raises:
       InputError: a value out of range, or a model that has an adapter already.
     """
-    if target_modules == "all-linear":
-        target_modules = TARGET_MODULES
-    config = LoraConfig(r, lora_alpha, tuple(target_modules), use_rslora, lora_dropout)
+    modules = (target_modules,) if isinstance(target_modules, str) else tuple(target_modules)
+    config = LoraConfig(r, lora_alpha, modules, use_rslora, lora_dropout)
     resolve_policy(use_gradient_checkpointing, model.settings.max_seq_length)
     adapter = lora.init_adapter(model.config, config, jax.random.key(random_state))
     return _with_adapter(model, config, adapter, use_gradient_checkpointing)

@@ -102,10 +102,10 @@ def read_rope(config: dict[str, Any], max_position_embeddings: int, source: str)
     if not isinstance(rope, dict):
         raise InputError(f"{source} has {rope!r} for RoPE's parameters; an object with a rope_type is due")
     rope = {key: value for key, value in rope.items() if value is not None}
-    theta = _number(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0, "rope_theta", source)
+    theta = _number(_first(rope.get("rope_theta"), config.get("rope_theta"), 10_000.0), "rope_theta", source)
     if not theta > 1.0:
         raise InputError(f"{source} says rope_theta={theta}; a number above 1 is due")
-    share = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    share = _first(rope.get("partial_rotary_factor"), config.get("partial_rotary_factor"), 1.0)
     kind = str(rope.get("rope_type") or rope.get("type") or "default")
     kind = _OLD_KINDS.get(kind, kind)
     if unknown := sorted(rope.keys() - {key for keys in KEYS.values() for key in keys} - _OTHER_KEYS):
@@ -122,6 +122,11 @@ def read_rope(config: dict[str, Any], max_position_embeddings: int, source: str)
     if "factor" in KEYS.get(kind, ()) and "factor" not in fields:
         raise InputError(f"{source} says rope_type={kind!r} without a factor; download the model again")
     return theta, _number(share, "partial_rotary_factor", source), RopeScaling(kind, **fields)
+
+
+def _first(*values: Any) -> Any:
+    """The first that is given; zero is."""
+    return next(value for value in values if value is not None)
 
 
 def _value(value: Any, key: str, source: str) -> Any:

@@ -225,7 +225,7 @@ def test_bad_options_of_from_pretrained_are_refused(base, options, message):
         ({"r": 0}, "r=0 must be a positive integer"),
         ({"lora_alpha": -1}, "lora_alpha=-1 must be positive"),
         ({"lora_dropout": 1.0}, "lora_dropout=1.0 must be at least 0 and below 1"),
-        ({"target_modules": ["q_proj", "lm_head"]}, "cannot be adapted; choose from q_proj"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "cannot be adapted, only the linear maps"),
         ({"target_modules": []}, "empty target_modules"),
         ({"use_gradient_checkpointing": "some"}, "use_gradient_checkpointing='some' is unknown"),
     ],

@@ -64,7 +64,8 @@ class Command:
         """Answers line by line until standard input ends."""
         chat_ids(self.tokenizer, [*self._system(), message("user", "")])  # refused now rather than after the first turn
         trained = self.config.max_position_embeddings
-        generator = self._generator(self.arguments.max_seq_length or min(trained, _CONVERSATION_TOKENS))
+        usable = min(trained, self.config.sliding_window or trained, _CONVERSATION_TOKENS)
+        generator = self._generator(self.arguments.max_seq_length or usable)
         messages = self._system()
         for turn in _lines():
             messages.append(message("user", turn))

@@ -16,6 +16,7 @@ from lcjax.errors import InputError
 from lcjax.generate.cache import KVCache, extend
 from lcjax.generate.sampling import Sampling
 from lcjax.model import Llama
+from lcjax.model.ids import check_ids
 
 # A prompt runs through the model in chunks of the first size, and its rest in chunks of the second, the last one filled up: two
 # programs for prompts of any length. Neither needs more memory than a chunk's, and a short prompt does not pay for a long one.
@@ -33,10 +34,11 @@ class Generator:
         """`capacity`: tokens of prompt and continuation together. Takes 2 L K d numbers a token.
 
         Raises:
-          InputError: capacity is not positive.
+          InputError: capacity is not positive, or beyond the model's sliding window.
         """
         if capacity < 1:
             raise InputError(f"a capacity of {capacity} tokens holds nothing; use 1 or more")
+        model.config.check_length(capacity)
         self.capacity = capacity
         self._model = model
         # A chunk is written whole, also what only fills it up; only the smallest are filled up.
@@ -63,7 +65,7 @@ class Generator:
           on_prefill: is told how many tokens of the prompt have been read, after every chunk.
 
         Raises:
-          InputError: an empty prompt, or one longer than the cache.
+          InputError: an empty prompt, one longer than the cache, an id outside the vocabulary, or logits that are no numbers.
         """
         self._prefill(list(prompt), on_prefill)
         key = jax.random.key(seed)
@@ -71,6 +73,11 @@ class Generator:
             assert self._logits_BV is not None
             token_B, self._logits_BV, self._cache = _decode(sampling, self._model, self._cache, self._logits_BV, key)
             token = int(token_B[0])
+            if token < 0:
+                raise InputError(
+                    f"the model's logits after {len(self._ids):,} tokens are NaN or infinite: its weights, the adapter or the "
+                    "range of bfloat16 are to blame; try --dtype float32, or the model without the adapter"
+                )
             self._ids.append(token)
             yield token
             if token in stop:
@@ -84,6 +91,7 @@ class Generator:
             raise InputError(
                 f"a prompt of {len(prompt):,} tokens does not fit the {self.capacity:,} of --max-seq-length"
             )
+        check_ids(np.asarray(prompt), self._model.config.vocab_size)
         # The last token always runs again: its logits are wanted.
         done = min(_common(self._ids, prompt), len(prompt) - 1)
         self._cache = KVCache(self._cache.keys_LBSKd, self._cache.values_LBSKd, jnp.int32(done))
@@ -114,8 +122,9 @@ def _read(
 def _decode(
     sampling: Sampling, model: Llama, cache: KVCache, logits_BV: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, KVCache]:
-    """(the token that is chosen [B], the logits after it [B, V], cache)."""
+    """(the token that is chosen [B], -1 where logits are not finite, the logits after it [B, V], cache)."""
     token_B = sampling.choose(logits_BV, jax.random.fold_in(key, cache.length))
+    token_B = jnp.where(jnp.isfinite(logits_BV).all(axis=-1), token_B, -1)
     hidden_B1D, cache = extend(model, cache, token_B[:, None], 1)
     return token_B, _logits_at(model, hidden_B1D, 0), cache
 

@@ -6,6 +6,7 @@ attention.py  self-attention with rotary positions
 linear.py     a linear map with its adapter, quantised or not
 norm.py       RMSNorm
 context.py    what every layer reads besides the residual stream
+ids.py        which token ids there are
 settings.py   how a model is run, and what its adapter is
 """
 

@@ -19,6 +19,7 @@ from lcjax.lora import adapters_only
 from lcjax.memory import Parameters, fetched, layer_at, layer_numbers, run_stack, tiled_stack
 from lcjax.model.context import Context
 from lcjax.model.decoder import DecoderLayer, LayerFunctions
+from lcjax.model.ids import check_ids
 from lcjax.model.linear import Linear
 from lcjax.model.norm import RMSNorm
 from lcjax.model.settings import ModelSettings
@@ -79,7 +80,10 @@ class Llama(nnx.Module):
         positions_BT: jax.Array | None = None,
         segment_ids_BT: jax.Array | None = None,
     ) -> jax.Array:
-        """Logits float32 [B, T, V] for int32 tokens. For training use `hidden_states` and the chunked loss instead."""
+        """Logits float32 [B, T, V] for int32 tokens; raises as `hidden_states` does.
+
+        For training use that and the chunked loss instead.
+        """
         return self.logits(self.hidden_states(tokens_BT, positions_BT, segment_ids_BT))
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
@@ -109,8 +113,14 @@ class Llama(nnx.Module):
           positions_BT: int32; 0, 1, 2, ... when None. A packed document's positions restart at 0.
           segment_ids_BT: int32, ascending along T; one document when None. Attention stays inside a segment.
           dropout_key: turns the adapter's dropout on.
+
+        Raises:
+          InputError: an id outside the vocabulary, which a traced call cannot know (there its embedding is NaN), or a row longer
+            than the model's sliding window.
         """
         tokens_BT = jnp.asarray(tokens_BT)
+        self.config.check_length(tokens_BT.shape[1])
+        check_ids(tokens_BT, self.config.vocab_size)
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None], tokens_BT.shape)
         # Padding follows the document, whose tokens do not look ahead.

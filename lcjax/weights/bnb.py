@@ -22,7 +22,7 @@ from lcjax import quant
 from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
 from lcjax.quant.nf4 import ABSMAX_BLOCK, BLOCK, CODEBOOK, DYNAMIC_MAP
-from lcjax.weights.assembly import abridged
+from lcjax.weights.assembly import abridged, require_finite
 from lcjax.weights.names import linear_path, tensor_names
 from lcjax.weights.packing import Packing, Path, Shape
 from lcjax.weights.safetensors_files import StoredTensor, read_into, require_plain
@@ -67,6 +67,8 @@ class PackedWeight:
     def _fill(self, out: Mapping[Path, np.ndarray]) -> None:
         for name, tensor in self.arrays.items():
             read_into(tensor, out[name,])
+            if tensor.dtype == np.float32:
+                require_finite(out[name,], tensor.path, tensor.name)
         if self.offset is not None:
             out["absmax_offset",][...] = self.offset
 

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 
 from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
-from lcjax.weights.assembly import DTYPES, Checkpoint, check_tensors, row_chunks
+from lcjax.weights.assembly import DTYPES, Checkpoint, check_tensors, require_finite, row_chunks
 from lcjax.weights.gguf_config import ROPE_FACTORS, gguf_config
 from lcjax.weights.gguf_file import MEND, GgufFile, GgufTensor, read_gguf_file
 from lcjax.weights.names import TensorName, tensor_names
@@ -64,6 +64,7 @@ def open_gguf(path: str | os.PathLike[str]) -> Checkpoint:
 
     def read(name: TensorName, out: np.ndarray) -> None:
         _read_tensor(file, file.tensors[gguf_name(name)], _row_places(name, config), out)
+        require_finite(out, file.path, gguf_name(name))
 
     all_bfloat16 = all(tensor.type.name == "BF16" for tensor in file.tensors.values())
     return Checkpoint(config, DTYPES["bfloat16" if all_bfloat16 else "float32"], read)
@@ -90,11 +91,14 @@ def _row_places(name: TensorName, config: LlamaConfig) -> np.ndarray | None:
 def _read_tensor(file: GgufFile, tensor: GgufTensor, places: np.ndarray | None, out: np.ndarray) -> None:
     """Dequantises a tensor into `out`, a few rows at a time; a vector is a column of one-element rows."""
     encoded_row, decoded_row = tensor.num_bytes // out.shape[0], out.nbytes // out.shape[0]
-    with file.path.open("rb") as stream:
-        stream.seek(tensor.offset)
-        for rows in row_chunks(out.shape[0], decoded_row):
-            encoded = np.empty((rows.stop - rows.start, encoded_row), np.uint8)
-            if stream.readinto(encoded.data) < encoded.nbytes:
-                raise InputError(f"{file.path} is truncated or corrupt: it ends inside {tensor.name}; {MEND}")
-            decoded = dequantize(encoded, tensor.type)
-            out[rows if places is None else places[rows]] = decoded[:, 0] if out.ndim == 1 else decoded
+    try:
+        with file.path.open("rb") as stream:
+            stream.seek(tensor.offset)
+            for rows in row_chunks(out.shape[0], decoded_row):
+                encoded = np.empty((rows.stop - rows.start, encoded_row), np.uint8)
+                if stream.readinto(encoded.data) < encoded.nbytes:
+                    raise InputError(f"{file.path} is truncated or corrupt: it ends inside {tensor.name}; {MEND}")
+                decoded = dequantize(encoded, tensor.type)
+                out[rows if places is None else places[rows]] = decoded[:, 0] if out.ndim == 1 else decoded
+    except OSError as error:
+        raise InputError(f"{file.path} cannot be read ({error}); check the disk and the permissions") from None

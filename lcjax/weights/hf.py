@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,12 +14,21 @@ from numpy.typing import DTypeLike
 
 from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
-from lcjax.weights.assembly import DTYPES, Checkpoint, abridged, check_tensors, parameter_dtype, tree_leaves
+from lcjax.weights.assembly import (
+    DTYPES,
+    Checkpoint,
+    abridged,
+    check_tensors,
+    parameter_dtype,
+    require_finite,
+    tree_leaves,
+)
 from lcjax.weights.bnb import take_packed_weights
 from lcjax.weights.generation import GENERATION_CONFIG, write_generation_config
 from lcjax.weights.names import TensorName, tensor_names
 from lcjax.weights.packing import Packing
-from lcjax.weights.safetensors_files import StoredTensor, read_header, read_into, same_values, write_file
+from lcjax.weights.safetensors_files import StoredTensor, read_header, read_into, write_file
+from lcjax.weights.spelling import is_buffer, plain_names
 from lcjax.weights.staging import staged
 from lcjax.weights.tokenizer import TOKENIZER_FILES, save_tokenizer
 
@@ -33,9 +41,6 @@ MAX_SHARD_BYTES = 5 * 2**30
 OUR_FILES = (SINGLE_FILE, INDEX, "model-*-of-*.safetensors")
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-# Old checkpoints carry RoPE's frequencies, which are computed from the config.
-_BUFFER = re.compile(r".+\.rotary_emb\.inv_freq")
 
 
 def load_config(directory: str | os.PathLike[str]) -> LlamaConfig:
@@ -56,7 +61,8 @@ def load_params(directory: str | os.PathLike[str], config: LlamaConfig, dtype: D
       tree and a few MB.
 
     Raises:
-      InputError: a file is missing or corrupt, or the tensors do not match the config; found before any weight is read.
+      InputError: a file is missing or corrupt, or the tensors do not match the config, found before any weight is read; or a
+        weight is NaN or infinite.
     """
     return open_checkpoint(directory, config).load(dtype)
 
@@ -65,15 +71,7 @@ def open_checkpoint(directory: str | os.PathLike[str], config: LlamaConfig | Non
     """Reads all headers and checks them, without reading weights; raises as `load_params` does."""
     directory = Path(directory)
     config = config or load_config(directory)
-    stored = {name: tensor for name, tensor in _headers(directory).items() if not _BUFFER.fullmatch(name)}
-    stored, packed = take_packed_weights(stored, config)
-    if config.tie_word_embeddings and _HEAD in stored and _EMBEDDING in stored:
-        head = stored.pop(_HEAD)
-        if not same_values(head, stored[_EMBEDDING]):
-            raise InputError(
-                f"{head.path}: {_HEAD} differs from {_EMBEDDING} though config.json says tie_word_embeddings=true; "
-                "set it to false"
-            )
+    stored, packed = take_packed_weights(plain_names(_headers(directory), config), config)
     check_tensors(
         {name: tensor.shape for name, tensor in (stored | packed).items()},
         {name.name: name.shape for name in tensor_names(config)},
@@ -86,6 +84,7 @@ def open_checkpoint(directory: str | os.PathLike[str], config: LlamaConfig | Non
             packed[name.name].read(out)
         else:
             read_into(stored[name.name], out)
+            require_finite(out, stored[name.name].path, name.name)
 
     def packing(name: TensorName) -> Packing | None:
         return packed[name.name].packing() if name.name in packed else None
@@ -207,9 +206,9 @@ def _sharded_headers(index: Path) -> dict[str, StoredTensor]:
         for name, tensor in read_header(index.parent / file_name, packed=True).items():
             if weight_map.get(name) == file_name:
                 stored[name] = tensor
-            else:
+            elif not is_buffer(name):
                 raise InputError(f"{index} does not list {name}, which {file_name} holds; download the model again")
-    if absent := [name for name in weight_map if name not in stored]:
+    if absent := [name for name in weight_map if name not in stored and not is_buffer(name)]:
         raise InputError(
             f"{index} lists {len(absent)} tensors that its files lack ({abridged(absent)}); download the model again"
         )

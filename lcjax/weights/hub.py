@@ -28,9 +28,15 @@ def resolve_model(name_or_path: str | os.PathLike[str], *, with_weights: bool = 
       InputError: a path that does not exist, a file of another kind, or an id that cannot be fetched.
     """
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    try:
+        is_directory, exists = path.is_dir(), path.exists()
+    except OSError as error:  # of a folder that may not be looked into, or a name too long for one
+        raise InputError(
+            f"{str(path)[:100]} cannot be read ({error.strerror}); check the path and its permissions"
+        ) from None
+    if is_directory:
         return path
-    if path.exists():
+    if exists:
         if path.suffix.lower() == ".gguf":
             return path
         raise InputError(f"{path} is neither a directory nor a .gguf file; give the directory that holds config.json")

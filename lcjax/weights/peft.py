@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike
 
 from lcjax.config import TARGET_MODULES, LlamaConfig, LoraConfig
 from lcjax.errors import InputError
-from lcjax.weights.assembly import abridged, assemble, check_tensors, parameter_dtype, tree_leaves
+from lcjax.weights.assembly import abridged, assemble, check_tensors, parameter_dtype, require_finite, tree_leaves
 from lcjax.weights.hf import refuse_pickles, write_json
 from lcjax.weights.names import TensorName, linear_path
 from lcjax.weights.safetensors_files import StoredTensor, read_header, read_into, write_file
@@ -149,6 +149,7 @@ def load_adapter(
 
     def read(name: TensorName, out: np.ndarray) -> None:
         read_into(stored[name.name], out)
+        require_finite(out, directory / WEIGHTS_FILE, name.name)
 
     return lora, assemble(names, read, config.num_hidden_layers, parameter_dtype(dtype))
 

@@ -53,13 +53,14 @@ def read_header(path: Path, *, packed: bool = False) -> dict[str, StoredTensor]:
     """
     dtypes = STORED_DTYPES | _PACKED_DTYPES if packed else STORED_DTYPES
     try:
-        with safe_open(path, framework="numpy"), path.open("rb") as file:
+        # Opened here first: the library says of a file that may not be read that there is none.
+        with path.open("rb") as file, safe_open(path, framework="numpy"):
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
     except FileNotFoundError:
         raise InputError(f"{path} is missing; {_MEND}") from None
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}); check its permissions") from None
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); check its permissions") from None
     except (SafetensorError, ValueError) as error:
         raise InputError(f"{path} ({path.stat().st_size} bytes) is truncated or corrupt: {error}; {_MEND}") from None
     header.pop("__metadata__", None)

@@ -194,7 +194,7 @@ def test_bad_data(name, content, said, refused, model_dir, tmp_path):
         ("--lora-r 0", "--lora-r 0 must be a positive integer"),
         ("--lora-alpha -2", "--lora-alpha -2.0 must be positive"),
         ("--lora-dropout 1", "--lora-dropout 1.0 must be at least 0 and below 1"),
-        ("--target-modules q_proj lm_head", "--target-modules ['lm_head'] cannot be adapted; choose from q_proj"),
+        ("--target-modules q_proj lm_head", "--target-modules lm_head cannot be adapted, only the linear maps"),
         ("--full-finetuning --lora-r 8", "--full-finetuning and --lora-r contradict each other; drop one"),
         ("--model somewhere", "--model is given without --data; give both, or neither for the demo"),
         ("--data somewhere", "--data is given without --model; give both, or neither for the demo"),

@@ -1,0 +1,61 @@
+"""What an adapter is."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from lcjax.errors import InputError, unknown
+
+TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ALL_LINEAR = "all-linear"
+"""PEFT's word for all of them."""
+
+_CHOICES = (*TARGET_MODULES, ALL_LINEAR)
+_NOT_IN_LAYERS = ("embed_tokens", "lm_head")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """A low-rank adapter: `y = W x + scaling * B (A x)`, with A of shape [r, in] and B of shape [out, r].
+
+    Source: Hu et al., LoRA, arXiv 2106.09685; `use_rslora`: Kalajdzievski, arXiv 2312.03732.
+
+    `target_modules` are names of TARGET_MODULES, a single one or several, or ALL_LINEAR.
+
+    Raises:
+      InputError: r, lora_alpha or lora_dropout is out of range, or a target module is unknown.
+    """
+
+    r: int = 16
+    lora_alpha: float = 32
+    target_modules: tuple[str, ...] = TARGET_MODULES
+    use_rslora: bool = False
+    lora_dropout: float = 0.0
+
+    def __post_init__(self):
+        if not isinstance(self.r, int) or self.r <= 0:
+            raise InputError(f"r={self.r!r} must be a positive integer (the rank of the adapter)")
+        if not 0 < self.lora_alpha < math.inf:
+            raise InputError(f"lora_alpha={self.lora_alpha!r} must be positive, and finite")
+        if not 0.0 <= self.lora_dropout < 1.0:
+            raise InputError(f"lora_dropout={self.lora_dropout!r} must be at least 0 and below 1")
+        modules = (self.target_modules,) if isinstance(self.target_modules, str) else tuple(self.target_modules)
+        if not modules:
+            raise InputError(f"an empty target_modules adapts nothing; choose from {', '.join(_CHOICES)}")
+        for module in modules:
+            if module in _NOT_IN_LAYERS:
+                raise InputError(
+                    f"target_modules={module!r} cannot be adapted, only the linear maps of the layers; choose from "
+                    f"{', '.join(_CHOICES)}"
+                )
+            if module not in _CHOICES:
+                raise InputError(unknown("target_modules", str(module), _CHOICES))
+        # One order, so that equal sets compare and hash equal.
+        chosen = tuple(module for module in TARGET_MODULES if module in modules or ALL_LINEAR in modules)
+        object.__setattr__(self, "target_modules", chosen)
+
+    @property
+    def scaling(self) -> float:
+        """The factor on B A x: lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora."""
+        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)

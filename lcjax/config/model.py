@@ -1,0 +1,182 @@
+"""What a decoder of the Llama family is."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from lcjax.config.reading import read_fields, read_json_file
+from lcjax.errors import InputError
+from lcjax.rope_scaling import UNSCALED, RopeScaling
+
+_SIZES = """
+    vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
+    max_position_embeddings
+""".split()
+# Sizes are int32 in every program. The deepest models have some hundred layers; names are made for each before any is read.
+_INT32 = 2**31 - 1
+_LIMITS = {"num_hidden_layers": 10_000}
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig:
+    """The shape of a Llama-family decoder, in config.json's names.
+
+    Sizes are element counts, `max_position_embeddings` is in tokens. `head_dim` need not be
+    `hidden_size / num_attention_heads`. RoPE turns the first `partial_rotary_factor` of a head's dimensions. Each token
+    attends to the last `sliding_window` tokens, itself included, or to all where it is None; see `check_length`.
+
+    Raises:
+      InputError: a value is of another type or out of range, the head counts do not divide, head_dim is odd, or RoPE does not fit
+        it.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling = UNSCALED
+    partial_rotary_factor: float = 1.0
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    sliding_window: int | None = None
+
+    def __post_init__(self):
+        for name in _SIZES:
+            value, limit = getattr(self, name), _LIMITS.get(name, _INT32)
+            if not _is_integer(value) or not 0 < value <= limit:
+                raise self._fault(name, f"must be a positive integer, at most {limit:,}")
+        for name in ("tie_word_embeddings", "attention_bias", "mlp_bias"):
+            if not isinstance(getattr(self, name), bool):
+                raise self._fault(name, "must be true or false")
+        eos = self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
+        for name, ids in (("bos_token_id", (self.bos_token_id,)), ("eos_token_id", eos)):
+            if not all(token is None or _is_integer(token) for token in ids):
+                raise self._fault(name, "must be the id of a token")
+        if self.sliding_window is not None and not (_is_integer(self.sliding_window) and self.sliding_window > 0):
+            raise self._fault("sliding_window", "must be a positive number of tokens, or null")
+        eps = self.rms_norm_eps
+        if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
+            raise self._fault("rms_norm_eps", "must be a number above 0 and below 1")
+        self._check_heads()
+
+    def _check_heads(self) -> None:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise self._fault(
+                "num_attention_heads", f"is not a multiple of num_key_value_heads={self.num_key_value_heads}"
+            )
+        if self.head_dim % 2:
+            raise self._fault("head_dim", "must be even: RoPE rotates pairs")
+        if not 0.0 < self.partial_rotary_factor <= 1.0 or self.rotary_dim < 1:
+            raise self._fault(
+                "partial_rotary_factor",
+                f"must be above 0 and at most 1, and leave something of head_dim={self.head_dim} to rotate",
+            )
+        for name in ("short_factor", "long_factor") if self.rope_scaling.rope_type == "longrope" else ():
+            if (count := len(getattr(self.rope_scaling, name))) != (pairs := (self.rotary_dim + 1) // 2):
+                raise InputError(f"{name} in the model's config has {count} numbers for {pairs} rotated pairs")
+
+    def _fault(self, name: str, what: str) -> InputError:
+        # A value from a file may be megabytes long.
+        value = repr(getattr(self, name))
+        value = value if len(value) <= 60 else f"{value[:60]}..."
+        return InputError(f"{name}={value} in the model's config {what}")
+
+    def check_length(self, tokens: int) -> None:
+        """Raises InputError where sequences of that many tokens do not fit into the sliding window, if there is one.
+
+        Up to the window's length, attention in the window is full attention, which is what there is.
+        """
+        if self.sliding_window is not None and tokens > self.sliding_window:
+            raise InputError(
+                f"{tokens:,} tokens exceed sliding_window={self.sliding_window} in the model's config, and attention in a window "
+                f"is not supported; use a max_seq_length (--max-seq-length) of at most {self.sliding_window}"
+            )
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any], *, source: str = "config.json") -> LlamaConfig:
+        """Reads the dictionary of a Hugging Face config.json, filling gaps as transformers does for its model_type.
+
+        Args:
+          config: the parsed config.json; `rope_scaling` (old) and `rope_parameters` (new) spellings are both read.
+          source: what to call the dictionary in an error.
+
+        Raises:
+          InputError: another architecture, a missing required key, a value out of range, or an option that would change the result
+            and is not implemented.
+        """
+        fields = read_fields(config, source)
+        try:
+            return cls(**fields)
+        except InputError as error:
+            raise InputError(f"{source}: {error}; correct it, or download the model again") from None
+
+    @classmethod
+    def from_json(cls, path: Path) -> LlamaConfig:
+        """Reads a config.json file; see `from_dict`."""
+        return cls.from_dict(read_json_file(path), source=str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config.json that transformers (4 and 5) reads back into the same model."""
+        config = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("rope_scaling", "sliding_window")
+        }
+        if isinstance(self.eos_token_id, tuple):
+            config["eos_token_id"] = list(self.eos_token_id)
+        config["rope_scaling"] = self.rope_scaling.to_dict()
+        if self.partial_rotary_factor == 1.0:
+            del config["partial_rotary_factor"]  # which no Llama of transformers has
+        if self.sliding_window is None:
+            return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", **config}
+        window = {"sliding_window": self.sliding_window}  # which transformers' Llama would not read
+        return {
+            "architectures": ["MistralForCausalLM"],
+            "model_type": "mistral",
+            "hidden_act": "silu",
+            **config,
+            **window,
+        }
+
+    @property
+    def rotary_dim(self) -> int:
+        """How many of a head's dimensions RoPE turns, in pairs."""
+        return int(self.head_dim * self.partial_rotary_factor)
+
+    def with_rope_of(self, other: LlamaConfig) -> LlamaConfig:
+        """This model with the RoPE and the context of another."""
+        names = "rope_theta", "rope_scaling", "partial_rotary_factor", "max_position_embeddings"
+        return dataclasses.replace(self, **{name: getattr(other, name) for name in names})
+
+    def linear_shapes(self) -> dict[str, tuple[int, int]]:
+        """(out_features, in_features) of each of a layer's seven linear maps, by module name."""
+        query, key_value = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        hidden, intermediate = self.hidden_size, self.intermediate_size
+        return {
+            "q_proj": (query, hidden),
+            "k_proj": (key_value, hidden),
+            "v_proj": (key_value, hidden),
+            "o_proj": (hidden, query),
+            "gate_proj": (intermediate, hidden),
+            "up_proj": (intermediate, hidden),
+            "down_proj": (hidden, intermediate),
+        }
+
+    def has_bias(self, module: str) -> bool:
+        """Whether the named linear map of a layer adds a bias."""
+        return self.mlp_bias if module in ("gate_proj", "up_proj", "down_proj") else self.attention_bias
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,140 @@
+"""config.json as transformers reads it: what each family takes for granted where the file says nothing.
+
+Source: transformers 5, `models/llama/configuration_llama.py` and `models/mistral/configuration_mistral.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lcjax.errors import InputError
+from lcjax.rope_scaling import read_rope
+
+_LLAMA = {
+    "vocab_size": 32_000,
+    "hidden_size": 4096,
+    "intermediate_size": 11_008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_MISTRAL = _LLAMA | {
+    "intermediate_size": 14_336,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 4096 * 32,
+    "sliding_window": 4096,
+}
+FAMILIES: dict[str, dict[str, Any]] = {"llama": _LLAMA, "mistral": _MISTRAL}
+"""By model_type, the keys that its models read and their defaults; Llama's has no window, whatever its file says."""
+
+# Keys that a family's models do not read, whatever its file says.
+_UNREAD = {"mistral": {"attention_bias", "mlp_bias"}}
+# Keys for which null is a value of its own: derived from other sizes, or none. For the others it is as if not given.
+_NULLABLE = {"num_key_value_heads", "head_dim", "bos_token_id", "eos_token_id", "sliding_window"}
+_SIZES = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads".split()
+_SILU = ("silu", "swish")
+
+
+def read_fields(config: Any, source: str) -> dict[str, Any]:
+    """The fields of a LlamaConfig that the dictionary of a config.json describes, their values not yet checked.
+
+    Raises:
+      InputError: another architecture, a missing key, or an option that would change the result and is not supported.
+    """
+    if not isinstance(config, dict):
+        raise InputError(f"{source} holds a {type(config).__name__}, not an object; download the model again")
+    family = _family(config, source)
+    defaults = FAMILIES[family]
+    unread = _UNREAD.get(family, set())
+    fields = {
+        key: config[key] if key in config and _is_given(config, key) and key not in unread else default
+        for key, default in defaults.items()
+    }
+    heads, hidden = fields["num_attention_heads"], fields["hidden_size"]
+    if fields["num_key_value_heads"] is None:
+        fields["num_key_value_heads"] = heads
+    if fields["head_dim"] is None:
+        fields["head_dim"] = _head_dim(hidden, heads, source)
+    if isinstance(fields["eos_token_id"], list):
+        fields["eos_token_id"] = tuple(fields["eos_token_id"])
+    context = fields["max_position_embeddings"]
+    if isinstance(context, int) and context > 0:  # else refused with the other sizes
+        theta, rotated, scaling = read_rope(config, context, source)
+        fields |= {"rope_theta": theta, "rope_scaling": scaling, "partial_rotary_factor": rotated}
+    return fields
+
+
+def read_json_file(path: Path) -> Any:
+    """The content of a model's config.json.
+
+    Raises:
+      InputError: it is not there, cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; a model directory needs a config.json") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
+    except RecursionError:
+        raise InputError(f"{path} is not valid JSON (nested too deeply); download the model again") from None
+    except ValueError as error:  # of JSON, of UTF-8, or of a number with thousands of digits
+        raise InputError(f"{path} is not valid JSON ({error}); download the model again") from None
+
+
+def _is_given(config: dict[str, Any], key: str) -> bool:
+    return config[key] is not None or key in _NULLABLE
+
+
+def _family(config: dict[str, Any], source: str) -> str:
+    """The file's model_type, where nothing it asks for is unsupported; without one Llama's, if all sizes are there."""
+    family = config.get("model_type")
+    if family is None:
+        if missing := [key for key in _SIZES if config.get(key) is None]:
+            raise InputError(f"{source} lacks {', '.join(missing)}; is it a complete Llama config.json?")
+        family = "llama"
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise InputError(
+            f"{source} says model_type={family!r}; supported are {' and '.join(FAMILIES)}: use a model of these"
+        )
+    if (activation := config.get("hidden_act") or "silu") not in _SILU:
+        raise InputError(f"{source} says hidden_act={activation!r}; only silu is supported: use another model")
+    if quantization := config.get("quantization_config"):
+        _refuse_what_is_not_nf4(quantization, source)
+    return family
+
+
+def _head_dim(hidden: Any, heads: Any, source: str) -> Any:
+    if not isinstance(hidden, int) or not isinstance(heads, int) or heads < 1:
+        return 1  # both are refused with the other sizes
+    if hidden % heads:
+        raise InputError(
+            f"{source} says num_attention_heads={heads}, which does not divide hidden_size={hidden}, and gives no head_dim; "
+            "correct it, or download the model again"
+        )
+    return hidden // heads
+
+
+def _refuse_what_is_not_nf4(quantization: Any, source: str) -> None:
+    """Of quantised checkpoints, bitsandbytes' NF4 is read (see `lcjax.weights.bnb`)."""
+    if not isinstance(quantization, dict):
+        raise InputError(f"{source} says quantization_config={quantization!r}, which is no object; download it again")
+    method = quantization.get("quant_method", "?")
+    if method != "bitsandbytes":
+        raise InputError(f"{source} says the weights are quantised ({method}); use an unquantised checkpoint")
+    expected = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_quant_storage": "uint8"}
+    for key, value in expected.items():
+        if (found := quantization.get(key, value)) != value:
+            raise InputError(
+                f"{source} says {key}={found}, and only {value} is supported; use an unquantised checkpoint"
+            )

@@ -1,0 +1,224 @@
+"""config.json means what it means to transformers, gaps included; what it cannot mean is named in one line, at once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import transformers
+
+import lcjax
+from lcjax import convert
+from lcjax.config import TARGET_MODULES, LlamaConfig, LoraConfig
+from lcjax.config.reading import FAMILIES
+from lcjax.errors import InputError
+
+SIZES = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "bos_token_id": 7,
+    "eos_token_id": [8, 9],
+    "sliding_window": 100,
+    "head_dim": 6,
+    "attention_bias": True,
+    "mlp_bias": True,
+}
+
+
+def theirs(config: dict) -> dict:
+    """transformers' reading, field by field under lcjax's names."""
+    read = transformers.AutoConfig.for_model(**config)
+    eos = read.eos_token_id
+    fields = {
+        name: getattr(read, name, None) for name in LlamaConfig.__dataclass_fields__ if not name.startswith("rope")
+    }
+    no_window = {"sliding_window": None} if read.model_type == "llama" else {"attention_bias": False, "mlp_bias": False}
+    return fields | no_window | {"eos_token_id": tuple(eos) if isinstance(eos, list) else eos}
+
+
+def ours(config: dict) -> dict:
+    read = LlamaConfig.from_dict(config)
+    assert (read.rope_theta, read.rope_scaling.rope_type, read.partial_rotary_factor) == (10_000.0, "default", 1.0)
+    return {name: getattr(read, name) for name in LlamaConfig.__dataclass_fields__ if not name.startswith("rope")}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("given", [(), ("vocab_size",), ("hidden_size", "num_attention_heads"), tuple(SIZES)])
+def test_gaps_are_filled_with_the_family_s_defaults(family, given):
+    config = {"model_type": family} | {name: SIZES[name] for name in given}
+    expected = theirs(config)
+    expected["partial_rotary_factor"] = 1.0
+    assert ours(config) == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("absent", SIZES)
+def test_each_key_may_be_missing(family, absent):
+    config = {"model_type": family} | {name: value for name, value in SIZES.items() if name != absent}
+    if absent in ("num_key_value_heads", "hidden_size"):
+        del config["head_dim"]
+    expected = theirs(config)
+    expected["partial_rotary_factor"] = 1.0
+    assert ours(config) == expected
+
+
+# transformers' Mistral takes no null for num_key_value_heads.
+NULLS = [(family, key) for family in FAMILIES for key in ("head_dim", "bos_token_id", "eos_token_id", "sliding_window")]
+
+
+@pytest.mark.parametrize(("family", "key"), [*NULLS, ("llama", "num_key_value_heads")])
+def test_null_is_not_the_same_as_missing(family, key):
+    config = {"model_type": family} | SIZES | {key: None}
+    expected = theirs(config)
+    expected["partial_rotary_factor"] = 1.0
+    assert ours(config) == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_written_reads_back_as_the_same_here_and_there(family):
+    for change in ({}, {"bos_token_id": None, "eos_token_id": None}, {"sliding_window": None}):
+        config = LlamaConfig.from_dict({"model_type": family} | SIZES | change)
+        assert LlamaConfig.from_dict(config.to_dict()) == config
+        expected = theirs(config.to_dict())
+        expected["partial_rotary_factor"] = 1.0
+        assert ours(config.to_dict()) == expected
+
+
+FAULTS = [
+    ("num_hidden_layers", 1_000_000_000, "num_hidden_layers=1000000000"),
+    ("vocab_size", 2**40, "vocab_size=1099511627776"),
+    ("vocab_size", 10**400, "vocab_size=1000"),
+    ("hidden_size", 0, "hidden_size=0"),
+    ("hidden_size", -64, "hidden_size=-64"),
+    ("hidden_size", "64", "hidden_size='64'"),
+    ("hidden_size", 64.0, "hidden_size=64.0"),
+    ("hidden_size", True, "hidden_size=True"),
+    ("hidden_size", [64] * 10_000, "hidden_size=[64, 64"),
+    ("num_attention_heads", 5, "num_attention_heads=5, which does not divide hidden_size=64"),
+    ("num_attention_heads", 0, "num_attention_heads=0"),
+    ("num_attention_heads", 64, "head_dim=1 in the model's config must be even"),
+    ("num_key_value_heads", 3, "num_attention_heads=16 in the model's config is not a multiple of num_key_value_heads=3"),
+    ("num_key_value_heads", 0, "num_key_value_heads=0"),
+    ("head_dim", 7, "head_dim=7"),
+    ("max_position_embeddings", 0, "max_position_embeddings=0"),
+    ("max_position_embeddings", "long", "max_position_embeddings='long'"),
+    ("rms_norm_eps", 0, "rms_norm_eps=0"),
+    ("rms_norm_eps", -1e-5, "rms_norm_eps=-1e-05"),
+    ("rms_norm_eps", float("nan"), "rms_norm_eps=nan"),
+    ("rms_norm_eps", "1e-5", "rms_norm_eps='1e-5'"),
+    ("rope_theta", 0, "rope_theta=0"),
+    ("rope_theta", float("inf"), "rope_theta=inf"),
+    ("partial_rotary_factor", 0, "partial_rotary_factor=0"),
+    ("tie_word_embeddings", "false", "tie_word_embeddings='false'"),
+    ("attention_bias", 1, "attention_bias=1"),
+    ("bos_token_id", "1", "bos_token_id='1'"),
+    ("eos_token_id", [1, "2"], "eos_token_id=(1, '2')"),
+    ("eos_token_id", {"a": 1}, "eos_token_id={'a': 1}"),
+    ("hidden_act", "gelu", "hidden_act='gelu'"),
+    ("model_type", ["llama"], "model_type=['llama']"),
+    ("model_type", "gpt2", "model_type='gpt2'"),
+    ("quantization_config", "nf4", "quantization_config='nf4'"),
+    ("rope_scaling", 3, "has 3 for RoPE's parameters"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path, model_dir):
+    """The tiny model's directory with another config.json and with a tokenizer that would be refused."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").symlink_to(model_dir / "model.safetensors")
+    (folder / "tokenizer.json").write_text("{")
+    return folder
+
+
+def refusal(folder, tmp_path, capsys) -> str:
+    assert convert.main([str(folder), str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    with pytest.raises(InputError) as caught:
+        lcjax.from_pretrained(folder)
+    assert f"error: {caught.value}\n" == error
+    assert len(error) < 700
+    return error
+
+
+@pytest.mark.parametrize(("key", "value", "named"), FAULTS, ids=lambda x: str(x)[:30])
+def test_an_absurd_value_is_named_with_its_file_before_anything_is_read(folder, tmp_path, capsys, key, value, named):
+    config = {"model_type": "llama", **SIZES, "head_dim": None, key: value}
+    (folder / "config.json").write_text(json.dumps(config))
+    error = refusal(folder, tmp_path, capsys)
+    assert named in error
+    assert str(folder / "config.json") in error
+    assert "tokenizer" not in error
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"", "is not valid JSON"),
+        (b"{", "is not valid JSON"),
+        (b"\x80\x81", "is not valid JSON"),
+        (b"PK\x03\x04\x00\x00", "is not valid JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"vocab_size": ' + b"9" * 5000 + b"}", "is not valid JSON"),
+        (b"[1]", "holds a list, not an object"),
+        (b"null", "holds a NoneType, not an object"),
+        (b'"llama"', "holds a str, not an object"),
+        (b"{}", "lacks vocab_size"),
+    ],
+    ids=lambda x: repr(x)[:20],
+)
+def test_a_broken_file_is_named(folder, tmp_path, capsys, content, named):
+    (folder / "config.json").write_bytes(content)
+    assert named in refusal(folder, tmp_path, capsys)
+
+
+def test_more_layers_than_tensors_is_refused_by_the_first_names(folder, tmp_path, capsys):
+    config = {"model_type": "llama", **SIZES, "head_dim": None, "num_hidden_layers": 10_000}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "tensors do not match the config" in refusal(folder, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("modules", ["q_proj", ("q_proj",), ["q_proj"]])
+def test_one_target_module_is_itself(modules):
+    assert LoraConfig(target_modules=modules).target_modules == ("q_proj",)
+
+
+@pytest.mark.parametrize("modules", ["all-linear", ("all-linear",), ["v_proj", "all-linear"], TARGET_MODULES[::-1]])
+def test_all_linear_is_every_module(modules):
+    assert LoraConfig(target_modules=modules).target_modules == TARGET_MODULES
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ("q_prj", "target_modules='q_prj' is unknown; did you mean q_proj"),
+        (("q_proj", "all_linear"), "target_modules='all_linear' is unknown; did you mean all-linear"),
+        ("", "target_modules='' is unknown"),
+        ((), "an empty target_modules"),
+        (
+            ("lm_head",),
+            "target_modules='lm_head' cannot be adapted, only the linear maps of the layers; choose from q_proj",
+        ),
+    ],
+)
+def test_a_target_module_that_is_none_is_named_with_the_nearest(modules, message):
+    with pytest.raises(InputError) as caught:
+        LoraConfig(target_modules=modules)
+    assert message in str(caught.value)
+
+
+def test_the_command_takes_all_linear_as_the_library_does():
+    from lcjax.train.__main__ import parse
+
+    for flag, chosen in (("all-linear", TARGET_MODULES), ("q_proj", ("q_proj",))):
+        arguments = parse(["--model", "m", "--data", "d", "--target-modules", flag])
+        assert LoraConfig(target_modules=arguments.target_modules).target_modules == chosen
