@@ -61,7 +61,7 @@ def load(arguments: CorpusArguments, console: Console) -> TokenizedCorpus:
     tokenizer = _tokenizer(arguments.model)
     with shown_warnings(console):
         documents = read_documents(arguments.paths, ChatTemplate(tokenizer), arguments.documents)
-    return tokenize(documents, tokenizer, progress=console.is_terminal)
+        return tokenize(documents, tokenizer, progress=console.is_terminal, stored=True)
 
 
 def _tokenizer(model: str | None) -> PreTrainedTokenizerFast:

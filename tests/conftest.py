@@ -7,6 +7,8 @@ import random
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# No test reads or fills the user's cache of tokens; those of the cache have one of their own.
+os.environ["LCJAX_TOKEN_CACHE_GB"] = "0"
 # Where other processes have the cores, torch's threads would spend most of the time waiting for each other, awake.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

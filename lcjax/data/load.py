@@ -82,13 +82,7 @@ class Data:
                 f"the data were packed into rows of {self.train_plan.max_seq_length:,} tokens, and the model takes "
                 f"max_seq_length={max_seq_length:,}; use the same for both"
             )
-        largest = int(np.argmax(self.corpus.tokens)) if len(self.corpus.tokens) else 0
-        if len(self.corpus.tokens) and self.corpus.tokens[largest] >= vocab_size:
-            document = self.corpus.names[int(np.searchsorted(self.corpus.offsets, largest, side="right")) - 1]
-            raise InputError(
-                f"the tokenizer makes id {self.corpus.tokens[largest]} in {document}, the model's vocab_size is {vocab_size}; "
-                "use the tokenizer that came with the model"
-            )
+        self.corpus.check_ids(vocab_size)
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits that change with any token or mask, with the plan or mixture of training, or with the seed.
@@ -120,6 +114,8 @@ class Data:
             line += f"; the loss is on {np.mean(self.corpus.learned):.1%} of the tokens"
         if unlearned := train.num_unlearned + held_out.num_unlearned:
             line += f"; left out: {unlearned:,} windows without a token to learn"
+        if self.corpus.was_stored:
+            line += "; tokenized by an earlier run, read from the cache"
         return line
 
 
@@ -160,7 +156,7 @@ def load_corpus(
         check_weights(weights, len(paths))
     sources = read_sources(paths, ChatTemplate(tokenizer, date), documents)
     every_document = [document for source in sources for document in source]
-    corpus = tokenize(every_document, tokenizer, vocab_size=vocab_size, progress=progress)
+    corpus = tokenize(every_document, tokenizer, vocab_size=vocab_size, progress=progress, stored=True)
     split = split_corpus(corpus, sources, tokenizer, held_out_fraction, seed, by_source=bool(weights))
     corpus, learns = split.corpus, functools.partial(is_learned, split.corpus)
     held_out_plan = pack(corpus.lengths, max_seq_length, split.held_out, learns)

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lcjax.data.document import Document
-from lcjax.data.tokenizing.encoding import Encoded, Encoder
+from lcjax.data.tokenizing import store
+from lcjax.data.tokenizing.encoding import Encoder
 from lcjax.data.tokenizing.growing import GrowingTokens
+from lcjax.data.tokenizing.store import StoredTokens
 from lcjax.errors import InputError
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and torch with it where that is installed
@@ -28,12 +30,14 @@ class TokenizedCorpus:
       offsets: [N + 1] int64, from 0 to total.
       names: N names, for messages.
       learned: [total] bool, the tokens that the model learns to predict; None means all, and takes no memory.
+      was_stored: whether an earlier run had stored the tokens.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
     names: Sequence[str]
     learned: np.ndarray | None = None
+    was_stored: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -47,6 +51,13 @@ class TokenizedCorpus:
         """The token ids of one document, [length] int32 (a view)."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
+    def check_ids(self, vocab_size: int) -> None:
+        """Raises InputError, with the document's name, where a token is none of a model's."""
+        if len(self.tokens):
+            at = int(np.argmax(self.tokens))
+            document = int(np.searchsorted(self.offsets, at, side="right")) - 1
+            _refuse_large_id(int(self.tokens[at]), vocab_size, self.names[document])
+
 
 def tokenize(
     documents: Sequence[Document],
@@ -55,6 +66,7 @@ def tokenize(
     append_eos: bool = True,
     vocab_size: int | None = None,
     progress: bool = False,
+    stored: bool = False,
 ) -> TokenizedCorpus:
     """Encodes every document with all cores: exactly `tokenizer(text)["input_ids"]`, then the end-of-sequence token.
 
@@ -70,6 +82,8 @@ def tokenize(
       append_eos: whether every document that is not rendered shall end in the EOS token; one that does already gets no second.
       vocab_size: rows of the model's embedding; every id must lie below. None does not check.
       progress: whether to draw a progress bar on stderr.
+      stored: whether to take the tokens from disk where an earlier call stored them, and else to store them; see
+        `lcjax.data.tokenizing.store`. The arrays are mapped from the file, and read-only.
 
     Raises:
       InputError: the tokenizer is not a fast one, has no EOS token, or makes ids that the model does not have.
@@ -77,16 +91,31 @@ def tokenize(
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"{type(tokenizer).__name__} is not a fast tokenizer; use a model that has a tokenizer.json")
     encoder = Encoder(tokenizer, _eos_id(tokenizer) if append_eos else None)
-    growing = GrowingTokens()
+    key = store.digest(encoder.definition(), documents) if stored and store.limit_bytes() else None
+    found = None if key is None else store.find(key)
+    names = tuple(document.name for document in documents)
+    encoded = found or _encoded(documents, encoder, vocab_size, key, progress)
+    corpus = TokenizedCorpus(encoded.tokens, encoded.offsets, names, encoded.learned, was_stored=found is not None)
+    if found is not None and vocab_size is not None:
+        corpus.check_ids(vocab_size)
+    return corpus
+
+
+def _encoded(
+    documents: Sequence[Document], encoder: Encoder, vocab_size: int | None, key: str | None, progress: bool
+) -> StoredTokens:
     columns = (TextColumn("tokenizing"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+    with (
+        Progress(*columns, console=Console(stderr=True), disable=not progress) as bar,
+        GrowingTokens(key) as growing,
+    ):
         task = bar.add_task("tokenizing", total=sum(len(document.text) for document in documents))
-        for encoded in encoder.encode(documents):
-            _refuse_large_ids(encoded, vocab_size)
-            growing.add(encoded.ids, encoded.learned, ends_document=encoded.part.is_last)
-            bar.update(task, advance=encoded.part.stop - encoded.part.start)
-    tokens, offsets, learned = growing.finish()
-    return TokenizedCorpus(tokens, offsets, tuple(document.name for document in documents), learned)
+        for part, ids, learned in encoder.encode(documents):
+            if vocab_size is not None and len(ids):
+                _refuse_large_id(int(ids.max()), vocab_size, part.document.name)
+            growing.add(ids, learned, ends_document=part.is_last)
+            bar.update(task, advance=part.stop - part.start)
+        return growing.finish()
 
 
 def _eos_id(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -95,9 +124,9 @@ def _eos_id(tokenizer: PreTrainedTokenizerFast) -> int:
     return tokenizer.eos_token_id
 
 
-def _refuse_large_ids(encoded: Encoded, vocab_size: int | None) -> None:
-    if vocab_size is not None and len(encoded.ids) and (largest := int(encoded.ids.max())) >= vocab_size:
+def _refuse_large_id(largest: int, vocab_size: int, document: str) -> None:
+    if largest >= vocab_size:
         raise InputError(
-            f"the tokenizer makes id {largest} in {encoded.part.document.name}, the model's vocab_size is {vocab_size}; "
+            f"the tokenizer makes id {largest} in {document}, the model's vocab_size is {vocab_size}; "
             "use the tokenizer that came with the model"
         )

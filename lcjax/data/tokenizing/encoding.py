@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import tokenizers
 
 from lcjax.data.document import Document
 from lcjax.data.tokenizing.cuts import Cuts
@@ -67,7 +68,7 @@ class Encoder:
 
     def definition(self) -> str:
         """All that decides which ids a text becomes."""
-        return f"{self._eos} {self._backend.encode_special_tokens} {self._backend.to_str()}"
+        return f"{tokenizers.__version__} {self._eos} {self._backend.encode_special_tokens} {self._backend.to_str()}"
 
     def encode(self, documents: Sequence[Document]) -> Iterator[Encoded]:
         """The parts of every document, in order."""

@@ -2,36 +2,87 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 import numpy as np
+
+from lcjax.data.tokenizing import store
+from lcjax.data.tokenizing.store import StoredTokens, UnfinishedFile
+
+_logger = logging.getLogger(__name__)
 
 
 class GrowingTokens:
-    """Documents' ids and masks, in memory: 4 bytes a token, and one bit until the end where masks are."""
+    """Documents' ids and masks: in a file under a key, else in memory, where they take 4 bytes a token until the end.
 
-    def __init__(self):
+    Args:
+      key: of the file; None stores nothing.
+    """
+
+    def __init__(self, key: str | None):
+        self._file: UnfinishedFile | None = None
         self._ids: list[np.ndarray] = []
+        self._lengths: list[int] = []
         self._masks: list[np.ndarray | None] = []
         self._total = 0
         self._offsets = [0]
+        if key is not None:
+            try:
+                self._file = UnfinishedFile(key)
+            except OSError as error:
+                self._go_on_without(error)
+
+    def __enter__(self) -> GrowingTokens:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._file is not None:
+            self._file.discard()
 
     def add(self, ids: np.ndarray, learned: np.ndarray | None, *, ends_document: bool) -> None:
         """Appends the next ids, [n] int32, of which `learned` [n] bool says which are learned; None means all."""
-        self._ids.append(ids)
+        self._lengths.append(len(ids))
         self._masks.append(None if learned is None else np.packbits(learned))
         self._total += len(ids)
         if ends_document:
             self._offsets.append(self._total)
+        if self._file is not None:
+            try:
+                return self._file.add(ids)
+            except OSError as error:
+                self._go_on_without(error)
+        self._ids.append(ids)
 
-    def finish(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """(tokens [total] int32, offsets [N + 1] int64, learned [total] bool or None); nothing can be added any more."""
-        tokens = np.empty(self._total, dtype=np.int32)
-        learned = None if all(mask is None for mask in self._masks) else np.ones(self._total, dtype=bool)
-        stop = self._total
+    def finish(self) -> StoredTokens:
+        """All of them; nothing can be added any more."""
+        offsets = np.array(self._offsets, dtype=np.int64)
+        has_masks = any(mask is not None for mask in self._masks)
+        if self._file is not None and self._total:
+            try:
+                return self._file.finish(offsets, self._unpacked() if has_masks else None)
+            except OSError as error:
+                self._go_on_without(error)
+        tokens, stop = np.empty(self._total, dtype=np.int32), self._total
         while self._ids:  # from the end, so that each array is freed once it is copied
-            ids, mask = self._ids.pop(), self._masks.pop()
-            start = stop - len(ids)
-            tokens[start:stop] = ids
-            if learned is not None and mask is not None:
-                learned[start:stop] = np.unpackbits(mask, count=len(ids)).view(bool)
-            stop = start
-        return tokens, np.array(self._offsets, dtype=np.int64), learned
+            ids = self._ids.pop()
+            tokens[stop - len(ids) : stop] = ids
+            stop -= len(ids)
+        learned = np.empty(self._total if has_masks else 0, dtype=bool)
+        if has_masks:
+            np.concatenate(list(self._unpacked()), out=learned)
+        return StoredTokens(tokens, offsets, learned if has_masks else None)
+
+    def _unpacked(self) -> Iterator[np.ndarray]:
+        for length, mask in zip(self._lengths, self._masks, strict=True):
+            yield np.ones(length, bool) if mask is None else np.unpackbits(mask, count=length).view(bool)
+
+    def _go_on_without(self, error: OSError) -> None:
+        """Takes what the file holds into memory."""
+        _logger.warning(
+            "the tokens are not stored for the next run: %s cannot be written (%s)", store.folder(), error.strerror
+        )
+        if self._file is not None:
+            self._ids = [self._file.read_back()]
+            self._file.discard()
+            self._file = None
