@@ -13,11 +13,11 @@ with importing(__name__ == "__main__"):
     from rich.console import Console
 
     from lcjax import cli
-    from lcjax.data import load_corpus
+    from lcjax.data import check_data_paths
     from lcjax.errors import InputError
     from lcjax.evaluate.arguments import EvaluateArguments, parse
     from lcjax.evaluate.pictures import PICTURES, draw
-    from lcjax.evaluate.provenance import Provenance, provenance
+    from lcjax.evaluate.provenance import Provenance, load_text, provenance
     from lcjax.evaluate.results import Results
     from lcjax.evaluate.tables import tables
     from lcjax.evaluate.tasks import measure, possible_tasks
@@ -54,22 +54,11 @@ def evaluate(arguments: EvaluateArguments, console: Console) -> tuple[Results, P
     Raises:
       InputError: data, model or adapter that the user can mend.
     """
-    for path in arguments.data:
-        if not Path(path).exists():
-            raise InputError(f"{path} does not exist; check the path of --data")
+    check_data_paths(arguments.data)
     run = arguments.training_run()
     base, adapted, tokenizer = arguments.load(arguments.max_seq_length)
-    data = load_corpus(
-        arguments.data,
-        tokenizer,
-        arguments.max_seq_length,
-        held_out_fraction=arguments.eval_fraction,
-        seed=arguments.seed,
-        documents=arguments.documents,
-        weights=arguments.data_weights if arguments.eval_fraction else (),
-        vocab_size=base.config.vocab_size,
-        progress=console.is_terminal,
-    )
+    data = load_text(arguments.text, run, tokenizer, arguments.max_seq_length, console.is_terminal)
+    data.check_fit(base.config.vocab_size, arguments.max_seq_length)
     text = Text.of(data, tokenizer)
     source = provenance(text, data, arguments.text, run, tokenizer, console.is_terminal)
     say(console, source.summary())

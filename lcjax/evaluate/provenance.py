@@ -13,6 +13,7 @@ from lcjax.errors import InputError
 from lcjax.evaluate.overlap import shares_trained_on
 from lcjax.evaluate.run import Run, TrainingText
 from lcjax.evaluate.text import Text, documents_of_plan
+from lcjax.train.run_record import started
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -59,6 +60,27 @@ class Provenance:
         return dataclasses.asdict(self)
 
 
+def load_text(
+    told: TrainingText, run: Run | None, tokenizer: PreTrainedTokenizerFast, max_seq_length: int, progress: bool
+) -> Data:
+    """Reads and divides text as a run does; a chat template that writes the date writes that of `run`.
+
+    Raises:
+      InputError: anything in the paths or numbers that the user can mend.
+    """
+    return load_corpus(
+        told.data,
+        tokenizer,
+        max_seq_length,
+        held_out_fraction=told.eval_fraction,
+        seed=told.seed,
+        documents=told.documents,
+        weights=told.data_weights if told.eval_fraction else (),
+        date=started(run.folder) if run else None,
+        progress=progress,
+    )
+
+
 def provenance(
     text: Text, data: Data, asked: TrainingText, run: Run | None, tokenizer: PreTrainedTokenizerFast, progress: bool
 ) -> Provenance:
@@ -79,7 +101,8 @@ def provenance(
     if run is not None and run.text != asked:
         held_out = False
         try:
-            trained = _trained_documents(run.text, text.max_seq_length, tokenizer, progress)
+            of_run = load_text(run.text, run, tokenizer, text.max_seq_length, progress)
+            trained = documents_of_plan(of_run.corpus, of_run.train_plan)
         except InputError as error:
             warnings.append(f"what {run.folder} trained on cannot be compared with this text: {error}")
             trained = None
@@ -104,22 +127,6 @@ def provenance(
         else sum(len(d) for d, is_found in zip(documents, found, strict=True) if is_found),
         warnings=tuple(warnings),
     )
-
-
-def _trained_documents(
-    told: TrainingText, max_seq_length: int, tokenizer: PreTrainedTokenizerFast, progress: bool
-) -> list[np.ndarray]:
-    data = load_corpus(
-        told.data,
-        tokenizer,
-        max_seq_length,
-        held_out_fraction=told.eval_fraction,
-        seed=told.seed,
-        documents=told.documents,
-        weights=told.data_weights,
-        progress=progress,
-    )
-    return documents_of_plan(data.corpus, data.train_plan)
 
 
 def _changed_data(data: Data, run: Run) -> Iterator[str]:

@@ -52,6 +52,11 @@ def load_run_data(
         progress=console.is_terminal,
     )
     say(console, data.summary())
+    if not arguments.eval_fraction:
+        say(
+            console,
+            "nothing is held out (--eval-fraction 0): the loss is measured on the text that is trained on alone",
+        )
     for line in data.mixture.summary() if data.mixture else ():
         say(console, line)
     rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps

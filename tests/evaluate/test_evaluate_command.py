@@ -95,7 +95,7 @@ def test_nothing_of_another_evaluation_is_overwritten(left, evaluate, model_dir,
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--data", "no/such.txt"), "no/such.txt does not exist; check the path of --data"),
+        (("--data", "no/such.txt"), "no/such.txt does not exist; check the path of the data"),
         (("--data",), "--data is not given"),
         (("--tasks", "needles"), "--tasks='needles' is unknown; did you mean needle?"),
         (

@@ -12,6 +12,8 @@ import lcjax
 from lcjax.evaluate.__main__ import main
 from lcjax.evaluate.arguments import parse
 from lcjax.evaluate.overlap import WINDOW
+from lcjax.evaluate.provenance import load_text
+from lcjax.evaluate.run import Run, TrainingText
 from lcjax.train.__main__ import main as train_main
 from lcjax.train.metrics import read_rows
 
@@ -191,3 +193,19 @@ def test_every_evaluation_gets_a_folder_of_its_own(evaluate, work):
     folders = list((work / "runs" / "x").glob("evaluation-*"))
     assert len(folders) >= 2
     assert all({path.name for path in folder.iterdir()} >= {"results.json", "position.png"} for folder in folders)
+
+
+def test_a_chat_template_writes_the_date_of_the_run(work, changed_run, tmp_path, model_dir):
+    """Else its conversations would be others on another day."""
+    _, tokenizer = lcjax.from_pretrained(model_dir, max_seq_length=64)
+    tokenizer.chat_template = "{{ strftime_now('%Y') }}{% for m in messages %}: {{ m['content'] }}{% endfor %}"
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        json.dumps({"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "you"}]}) + "\n"
+    )
+    folder = Path(changed_run())
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"started": "2001-02-03T04:05:06+02:00"}))
+    told = TrainingText((str(rows),), "file", (), 0.0, 0)
+    data = load_text(told, Run.read(folder), tokenizer, 64, False)
+    assert tokenizer.decode(data.corpus.document(0)).startswith("2001: hello")
