@@ -12,6 +12,8 @@ from lcjax.errors import InputError
 from lcjax.layerwise import AdamW, layerwise
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
+LEVEL_SCHEDULES = ("constant", "constant_with_warmup")
+"""Those whose rates after the warm-up do not depend on the number of steps."""
 
 
 def make_schedule(
@@ -27,7 +29,7 @@ def make_schedule(
     """
     if kind not in SCHEDULES:
         raise InputError(f"lr_scheduler_type={kind!r} is unknown; use one of {', '.join(SCHEDULES)}")
-    warmup = 0 if kind == "constant" else warmup_steps or math.ceil(max_steps * warmup_ratio)
+    warmup = warmup_length(kind, max_steps, warmup_steps, warmup_ratio)
     remaining = max(1, max_steps - warmup)
     after = {
         "linear": lambda: optax.linear_schedule(learning_rate, 0.0, remaining),
@@ -38,6 +40,11 @@ def make_schedule(
     if warmup == 0:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), after], [warmup])
+
+
+def warmup_length(kind: str, max_steps: int, warmup_steps: int, warmup_ratio: float) -> int:
+    """The steps over which the rate rises from 0; see `make_schedule`."""
+    return 0 if kind == "constant" else warmup_steps or math.ceil(max_steps * warmup_ratio)
 
 
 def make_optimizer(

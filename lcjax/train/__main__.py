@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import sys
 from pathlib import Path
@@ -24,10 +23,12 @@ with importing(__name__ == "__main__"):
     from lcjax.train.data import load_run_data
     from lcjax.train.divergence import TrainingDiverged
     from lcjax.train.fit import host_bytes_at_most, room_here
+    from lcjax.train.folder import RunFolder, open_run_folder
     from lcjax.train.interrupt import Interrupted, StopRequest
     from lcjax.train.loop import train
-    from lcjax.train.resume import ResumePoint, find_resume_point
-    from lcjax.train.run_record import started
+    from lcjax.train.outcome import say_finished
+    from lcjax.train.result import default_output_dir
+    from lcjax.train.resume import find_resume_point, refuse_damage
     from lcjax.train.terminal import mute_libraries, say, shown_warnings
 
 
@@ -42,11 +43,26 @@ def main(argv: list[str] | None = None) -> int:
     with shown_warnings(console), StopRequest() as stop, NativeLog() as native_log:
         try:
             arguments = parse(argv)
-            data = read_data(arguments, check_paths(arguments), console)
-            say(console, f"loading {arguments.model}")
-            prepare_devices(arguments)
-            model, tokenizer = load(arguments)
-            result = train(model, tokenizer, data, arguments, console=console, stop=stop, native_log=native_log)
+            check_data_paths(arguments.data)
+            output_dir = arguments.output_dir or default_output_dir(str(arguments.model))
+            with open_run_folder(output_dir, arguments) as folder:
+                if folder.has_nothing_to_do(arguments):
+                    say_finished(console, folder)
+                    return 0
+                data = read_data(arguments, folder, console)
+                say(console, f"loading {arguments.model}")
+                prepare_devices(arguments)
+                model, tokenizer = load(arguments)
+                result = train(
+                    model,
+                    tokenizer,
+                    data,
+                    arguments,
+                    console=console,
+                    stop=stop,
+                    native_log=native_log,
+                    folder=folder,
+                )
         except Interrupted as signal:
             say(
                 console,
@@ -67,33 +83,16 @@ def parse(argv: list[str] | None = None) -> RunArguments:
     return given if given.model is not None else _parse(argv, _demo_for(given, argv))
 
 
-def check_paths(arguments: RunArguments) -> ResumePoint | None:
-    """Refuses now what training would refuse after minutes of loading, paths of data and the output directory.
-
-    Returns:
-      the checkpoint to go on from.
-    """
-    check_data_paths(arguments.data)
-    point = find_resume_point(arguments.resume_from_checkpoint, arguments.output_dir)
-    if arguments.output_dir is not None:
-        try:
-            arguments.output_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"--output-dir {arguments.output_dir} cannot be made ({error.strerror}); choose another"
-            ) from None
-    return point
-
-
-def read_data(arguments: RunArguments, point: ResumePoint | None, console: Console) -> Data:
+def read_data(arguments: RunArguments, folder: RunFolder, console: Console) -> Data:
     """The data, before any weights are loaded; of a model on the hub not even downloaded."""
     assert arguments.model is not None
     if Path(arguments.model).expanduser().exists():
         # A broken model is named before the data are read.
         weights.open_model_files(weights.resolve_model(arguments.model))
     tokenizer = weights.load_tokenizer(weights.resolve_model(arguments.model, with_weights=False))
-    date = started(point.directory.parent if point else None)
-    return load_run_data(arguments.data, tokenizer, arguments.max_seq_length, arguments, date, console)
+    data = load_run_data(arguments.data, tokenizer, arguments.max_seq_length, arguments, folder.started, console)
+    folder.refuse_other_data(data, arguments)
+    return data
 
 
 def prepare_devices(arguments: RunArguments) -> None:
@@ -155,17 +154,18 @@ def _arguments_of_resumed_run(given: RunArguments) -> RunArguments:
         output_dir = _run_directory(Path(str(requested)))
     point = find_resume_point(requested, output_dir)
     assert point is not None
-    # orbax starts JAX, and what the run is, and so what it will pin, is only read then: it may pin all that can be.
-    raise_limits(pinnable_bytes())
-    with contextlib.closing(Checkpoints(point.directory)) as checkpoints:
-        saved = checkpoints.run(point.step)["arguments"]
-    if "model" not in saved:
-        raise InputError(f"{point} was written by lcjax.train() in a program; go on from that program")
-    saved |= {"output_dir": output_dir, "resume_from_checkpoint": requested}
-    saved.pop("programs_dir", None)  # machine code is loaded from where this user says, not from where a file says
-    saved |= {name: tuple(saved[name]) for name in ("data", "data_weights", "target_modules") if name in saved}
-    known = {field.name for field in dataclasses.fields(RunArguments)}
-    return RunArguments(**{name: value for name, value in saved.items() if name in known})
+    try:
+        saved = Checkpoints(point.directory).run(point.step)["arguments"]
+        if "model" not in saved:
+            raise InputError(f"{point} was written by lcjax.train() in a program; go on from that program")
+        saved |= {"output_dir": output_dir, "resume_from_checkpoint": requested}
+        saved.pop("programs_dir", None)  # machine code is loaded from where this user says, not from where a file says
+        saved |= {name: tuple(saved[name]) for name in ("data", "data_weights", "target_modules") if name in saved}
+        known = {field.name for field in dataclasses.fields(RunArguments)}
+        return RunArguments(**{name: value for name, value in saved.items() if name in known})
+    except (InputError, TypeError, ValueError, KeyError):
+        refuse_damage(point)  # the better answer, if that is why
+        raise
 
 
 def _run_directory(checkpoint: Path) -> Path:

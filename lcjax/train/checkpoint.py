@@ -1,23 +1,38 @@
-"""Everything a run needs to go on exactly: adapters, optimizer, RNG, data iterator and the resolved config, by orbax."""
+"""Everything a run needs to go on exactly: adapters, optimizer, RNG, data iterator, records and the resolved config."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import orbax.checkpoint as ocp
 
 from lcjax.errors import InputError
 from lcjax.step import TrainState
+from lcjax.train.checksums import CHECKSUMS, find_damage, sync, write_checksums
 from lcjax.train.disk import require_space, writing
 
-# What a checkpoint takes beyond its arrays: metadata, the iterator and the config, in blocks of the file system.
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
+
+FORMAT = 2
+"""Of what `Checkpoints.save` writes; 1 had no checksums, and one column of each matrix stood for the base weights."""
+
+# What a checkpoint takes beyond its arrays and records: metadata, the iterator and the config, in blocks of the file system.
 _OVERHEAD_BYTES = 256 * 1024
 
 
 class Checkpoints:
-    """The numbered checkpoints of a run. A save is complete or absent: orbax writes beside and renames."""
+    """The numbered checkpoints of a run: folders `N` with orbax's items state, iterator and run, the run's records, and checksums.
+
+    A save is complete, with its checksums, or absent: it is written to a hidden folder `.N.partial-*` and renamed. Reading what
+    is not an array starts neither orbax nor JAX's devices.
+    """
 
     def __init__(self, directory: Path, keep: int | None = None):
         """Opens `directory`, to save when `keep` is given: then it is made, and torn saves in it are removed.
@@ -29,46 +44,116 @@ class Checkpoints:
           InputError: the directory cannot be made.
         """
         self.directory = directory.absolute()
-        writable = keep is not None
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            create=False,
-            enable_async_checkpointing=False,
-            cleanup_tmp_directories=writable,
-        )
-        with writing(self.directory):
-            if writable:  # orbax would find out with the first save
+        self._keep = keep
+        if keep is not None:
+            with writing(self.directory):
                 self.directory.mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
+                for torn in self.directory.glob(".*.partial-*"):
+                    shutil.rmtree(torn)
+
+    def steps(self) -> list[int]:
+        """The steps of the complete checkpoints, ascending; their contents are not looked at."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.directory.iterdir() if _is_step(path.name) and path.is_dir())
 
     def latest(self, before: int | None = None) -> int | None:
         """The step of the newest complete checkpoint, or of the newest before a step, or None."""
-        return max((step for step in self._manager.all_steps() if before is None or step < before), default=None)
+        return max((step for step in self.steps() if before is None or step < before), default=None)
 
-    def save(self, step: int, state: TrainState, iterator: dict[str, Any], run: dict[str, Any]) -> None:
-        """Saves after `step` steps.
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        iterator: dict[str, Any],
+        run: dict[str, Any],
+        records: Sequence[Path] = (),
+    ) -> None:
+        """Saves after `step` steps, with copies of the files `records`, and removes the oldest checkpoints beyond `keep`.
 
         Raises:
           InputError: the disk refused; the older checkpoints are still there.
         """
+        import orbax.checkpoint as ocp
+
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(_flatten(state)),
             iterator=ocp.args.JsonSave(iterator),
             run=ocp.args.JsonSave(run),
         )
-        with writing(self.directory / str(step)):
+        final = self.directory / str(step)
+        with writing(final):
             # tensorstore's own refusal leaves a torn save; this one nothing.
-            require_space(self.directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _OVERHEAD_BYTES)
-            self._manager.save(step, args=items, force=True)
-            self._manager.wait_until_finished()
+            arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            copied = sum(path.stat().st_size for path in records)
+            require_space(self.directory, arrays + copied + _OVERHEAD_BYTES)
+            partial = self._hidden(step)
+            try:
+                with _orbax() as checkpointer:
+                    checkpointer.save(partial, args=items)
+                for path in records:
+                    shutil.copyfile(path, partial / path.name)
+                write_checksums(partial)
+                partial.rename(final)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            sync(self.directory)
+            self._remove_old()
 
     def run(self, step: int) -> dict[str, Any]:
-        """The description of the run that was saved with a checkpoint.
+        """The description of the run that was saved with a checkpoint; looks at no other file than that.
 
         Raises:
-          InputError: the checkpoint is missing or damaged.
+          InputError: the checkpoint is missing, damaged, or of another format.
         """
-        return self._restore(step, run=ocp.args.JsonRestore())["run"]
+        try:
+            run = json.loads((self.directory / str(step) / "run" / "metadata").read_bytes())
+            number = run.get("format", 1)
+        except (OSError, ValueError, AttributeError) as error:
+            raise self._unreadable(step, error) from error
+        if number != FORMAT:
+            raise InputError(
+                f"checkpoint {self.directory / str(step)} has format {number!r}, and this lcjax reads {FORMAT}; go on with the "
+                "lcjax that wrote it, or start again with another --output-dir"
+            )
+        return run
+
+    def damage(self, step: int) -> str | None:
+        """What is wrong with the files of a checkpoint, for people, or None; reads all of them."""
+        folder = self.directory / str(step)
+        if not (folder / CHECKSUMS).exists():
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                if "format" not in json.loads((folder / "run" / "metadata").read_bytes()):
+                    return None  # an older format, which had none; `run` refuses it
+        return find_damage(folder)
+
+    def newest_sound(self) -> int | None:
+        """The step of the newest checkpoint whose files are as they were saved, or None."""
+        return next((step for step in reversed(self.steps()) if self.damage(step) is None), None)
+
+    def set_aside(self, step: int) -> Path:
+        """Renames a checkpoint, so that it counts no more, and returns its new path.
+
+        Raises:
+          InputError: the disk refused.
+        """
+        path = self.directory / str(step)
+        target = free_name(path.with_name(f"{step}.damaged"))
+        with writing(target):
+            path.rename(target)
+        return target
+
+    def records(self, step: int, names: Sequence[str]) -> dict[str, bytes]:
+        """The contents of the record files that were saved with a checkpoint.
+
+        Raises:
+          InputError: they are missing.
+        """
+        try:
+            return {name: (self.directory / str(step) / name).read_bytes() for name in names}
+        except OSError as error:
+            raise self._unreadable(step, error) from error
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """(state, iterator state) after `step` steps; `like` gives structure, shapes and dtypes.
@@ -76,21 +161,52 @@ class Checkpoints:
         Raises:
           InputError: the checkpoint is missing or damaged.
         """
+        import orbax.checkpoint as ocp
+
         targets = jax.tree.map(ocp.utils.to_shape_dtype_struct, _flatten(like))
-        restored = self._restore(step, state=ocp.args.StandardRestore(targets), iterator=ocp.args.JsonRestore())
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(targets), iterator=ocp.args.JsonRestore())
+        try:
+            with _orbax() as checkpointer:
+                restored = checkpointer.restore(self.directory / str(step), args=items)
+        except (OSError, ValueError, KeyError) as error:
+            raise self._unreadable(step, error) from error
         return jax.tree.unflatten(jax.tree.structure(like), list(restored["state"].values())), restored["iterator"]
 
-    def close(self) -> None:
-        self._manager.close()
+    def _remove_old(self) -> None:
+        assert self._keep is not None
+        for step in self.steps()[: -self._keep]:
+            hidden = self._hidden(step)
+            # First by one rename: a process killed half-way through leaves nothing that looks like a checkpoint.
+            (self.directory / str(step)).rename(hidden)
+            shutil.rmtree(hidden)
 
-    def _restore(self, step: int, **items):
-        try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise InputError(
-                f"checkpoint {step} in {self.directory} is missing or damaged ({reason}); delete it to use an older one"
-            ) from error
+    def _hidden(self, step: int) -> Path:
+        return self.directory / f".{step}.partial-{secrets.token_hex(4)}"
+
+    def _unreadable(self, step: int, error: Exception) -> InputError:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        return InputError(f"checkpoint {step} in {self.directory} is missing or damaged ({reason}); use an older one")
+
+
+def free_name(path: Path) -> Path:
+    """The path, or with the first number after it where nothing is."""
+    number, candidate = 1, path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+@contextlib.contextmanager
+def _orbax() -> Iterator[ocp.Checkpointer]:
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        yield checkpointer
+
+
+def _is_step(name: str) -> bool:
+    return name.isascii() and name.isdigit() and str(int(name)) == name
 
 
 def _flatten(state: TrainState) -> dict[str, jax.Array]:

@@ -30,15 +30,17 @@ from lcjax.train.disk import writing
 from lcjax.train.divergence import TrainingDiverged
 from lcjax.train.execution import Execution, open_programs
 from lcjax.train.fit import fit, room_here
+from lcjax.train.folder import RunFolder, open_run_folder
 from lcjax.train.go_on import how_to_go_on
 from lcjax.train.interrupt import StopRequest
 from lcjax.train.metrics import RunLog
+from lcjax.train.outcome import losses_before_and_after, say_finished, say_results
 from lcjax.train.picture import run_title
 from lcjax.train.program import build_program
 from lcjax.train.progress import TrainingProgress
 from lcjax.train.result import TrainingResult, default_output_dir
-from lcjax.train.resume import ResumePoint, describe_run, find_resume_point, refuse_other_run
-from lcjax.train.run_record import now, started, write_run_record
+from lcjax.train.run_record import write_run_record
+from lcjax.train.same_run import describe_arguments, describe_data, describe_model
 from lcjax.train.start_line import start_line
 from lcjax.train.terminal import say
 
@@ -58,6 +60,7 @@ def train(
     console: Console | None = None,
     stop: StopRequest | None = None,
     native_log: NativeLog | None = None,
+    folder: RunFolder | None = None,
     **overrides: Any,
 ) -> TrainingResult:
     """Fine-tunes the adapter of `model`, or every weight where it has none, on the documents in `data`.
@@ -71,6 +74,7 @@ def train(
       console: where progress is shown; standard error when None.
       stop: when its `requested` is set the run saves and returns; by default SIGTERM and SIGINT set it.
       native_log: moved to xla.log in the output directory as soon as there is one; None leaves what XLA prints on the terminal.
+      folder: the output directory, where the caller has opened it; opened here by default.
 
     Returns:
       a `TrainingResult`; its output_dir holds adapter/ (or model/), metrics.jsonl, evaluation.jsonl, loss.png, tensorboard/ and
@@ -85,9 +89,19 @@ def train(
     arguments = dataclasses.replace(arguments or TrainingArguments(), **overrides)
     if stop is None:
         with StopRequest() as stop:
-            return train(model, tokenizer, data, arguments, console=console, stop=stop, native_log=native_log)
+            return train(
+                model, tokenizer, data, arguments, console=console, stop=stop, native_log=native_log, folder=folder
+            )
+    if folder is None:
+        output_dir = Path(arguments.output_dir or default_output_dir(model.settings.name_or_path))
+        with open_run_folder(output_dir, arguments) as folder:
+            return train(
+                model, tokenizer, data, arguments, console=console, stop=stop, native_log=native_log, folder=folder
+            )
     with contextlib.ExitStack() as resources:
-        run = _Run(model, tokenizer, data, arguments, console or Console(stderr=True), stop, native_log, resources)
+        run = _Run(
+            model, tokenizer, data, arguments, console or Console(stderr=True), stop, native_log, folder, resources
+        )
         run.open(resources)
         return run.execute()
 
@@ -95,44 +109,36 @@ def train(
 class _Run:
     """One run: `__init__` builds all that computes, `open` all that is on disk, `execute` trains."""
 
-    def __init__(self, model, tokenizer, data, arguments, console, stop, native_log, resources):
+    def __init__(self, model, tokenizer, data, arguments, console, stop, native_log, folder, resources):
         self.model: Llama = model
         self.tokenizer = tokenizer
         self.arguments: TrainingArguments = arguments
         self.console: Console = console
         self.stop: StopRequest = stop
         self.native_log: NativeLog | None = native_log
-        self.output_dir = arguments.output_dir or default_output_dir(model.settings.name_or_path)
-        self.resume: ResumePoint | None = find_resume_point(arguments.resume_from_checkpoint, self.output_dir)
-        self.start = self.resume.step if self.resume else 0
+        self.folder: RunFolder = folder
+        self.output_dir, self.start = folder.path, folder.first_step
+        self.description = describe_arguments(arguments) | describe_model(model)
+        folder.refuse_other_run(self.description)
         if not isinstance(data, Data):
-            date = started(self.resume.directory.parent if self.resume else None)
-            data = load_run_data(data, tokenizer, model.settings.max_seq_length, arguments, date, console)
+            data = load_run_data(data, tokenizer, model.settings.max_seq_length, arguments, folder.started, console)
         data.check_fit(model.config.vocab_size, model.settings.max_seq_length)
         self.data: Data = data
-        self.started = data.date or now()
+        folder.refuse_other_data(data, arguments)
+        self.started = folder.started if folder.resume or data.date is None else data.date.astimezone()
         self.title = run_title(model.settings, data.paths)
-        self.max_steps = arguments.number_of_steps(len(self.data.train_plan))
+        self.max_steps = arguments.number_of_steps(len(data.train_plan))
+        self.description |= describe_data(data, self.max_steps) | {"started": self.started.isoformat()}
         self._open_programs(resources)
         self._build_step()
 
     def _write_record(self) -> None:
-        model, arguments = self.model, dataclasses.asdict(self.arguments)
-        arguments |= {"output_dir": self.output_dir, "model": model.settings.name_or_path}
-        arguments |= {"data": self.data.paths, "max_seq_length": model.settings.max_seq_length}
-        write_run_record(
-            self.output_dir,
-            self.started,
-            self.start,
-            arguments=arguments,
-            model={"config": model.config, "settings": model.settings, "dtype": str(model.dtype)},
-            data=_describe_data(self.data),
-            max_steps=self.max_steps,
-        )
+        arguments = dataclasses.asdict(self.arguments) | {"output_dir": self.output_dir, "data": self.data.paths}
+        write_run_record(self.output_dir, self.started, self.start, arguments, self.model, self.data, self.max_steps)
 
     def _open_programs(self, resources: contextlib.ExitStack) -> None:
         """Lets JAX compile into the run's own folder of programs, and take up what is there."""
-        self.saved_execution = saved_execution(self.resume) if self.resume else None
+        self.saved_execution = Execution.of_json(self.folder.saved.get("execution"))
         self.programs = open_programs(self.model, self.arguments, self.saved_execution)
         resources.enter_context(self.programs.compiling())
         if self.programs.lost:
@@ -193,9 +199,8 @@ class _Run:
         return found.settings
 
     def _move_native_log(self) -> str:
-        """Makes the output directory and has what XLA prints in it; the path, or "" where it stays on the terminal."""
+        """Has what XLA prints in the output directory; the path, or "" where it stays on the terminal."""
         with writing(self.output_dir):
-            self.output_dir.mkdir(parents=True, exist_ok=True)
             path = self.output_dir / "xla.log"
             if self.native_log is not None and self.native_log.path != path:
                 self.native_log.move_to(path)
@@ -203,18 +208,17 @@ class _Run:
 
     def open(self, resources: contextlib.ExitStack) -> None:
         """Opens checkpoints and logs, to be closed with `resources`, and takes up the state of the run to go on with."""
-        self.description = describe_run(self.model, self.data, self.arguments, self.max_steps)
-        if self.resume is not None:
-            with contextlib.closing(Checkpoints(self.resume.directory)) as source:
-                refuse_other_run(source.run(self.resume.step), self.description, self.resume)
-                self.state, iterator = source.restore(self.resume.step, self.state)
+        folder, resume = self.folder, self.folder.resume
+        if resume is not None:
+            self.state, iterator = Checkpoints(resume.directory).restore(resume.step, self.state)
             self.batches.set_state(iterator)
-            self._say(f"resumed from {self.resume}")
+            self._say(f"resumed from {resume}")
         self._move_native_log()
-        checkpoints = Checkpoints(self.output_dir / "checkpoints", self.arguments.save_total_limit)
-        self.checkpoints = resources.enter_context(contextlib.closing(checkpoints))
-        former = self.resume.directory.parent if self.resume else None
-        log = RunLog(self.output_dir, self.start, self.arguments.logging_steps, former, self.title)
+        self.was_finished = folder.is_finished(self.max_steps)
+        for line in folder.make_way(self.max_steps):
+            self._say(line)
+        self.checkpoints = Checkpoints(self.output_dir / "checkpoints", self.arguments.save_total_limit)
+        log = RunLog(self.output_dir, self.start, self.arguments.logging_steps, folder.records, self.title)
         self.log = resources.enter_context(contextlib.closing(log))
         self._write_record()
 
@@ -284,7 +288,7 @@ class _Run:
         if compiled and self.saved_execution is not None and not self.programs.lost:
             self._say(f"warning: the step is another program than the run began with; {_COMPILED_AGAIN}")
         description = self.description | {"execution": dataclasses.asdict(self.execution)}
-        self.checkpoints.save(number, self.state, self.batches.get_state(), description)
+        self.checkpoints.save(number, self.state, self.batches.get_state(), description, self.log.files)
         self.log.draw()
 
     def _diverged(self, number: int, what: str, documents: list[str], *, untrained: bool) -> TrainingDiverged:
@@ -304,52 +308,23 @@ class _Run:
 
     def _finish(self) -> TrainingResult:
         result = self._result(self.max_steps)
+        if self.was_finished:
+            say_finished(self.console, self.folder)
+            return result
         if self.model.settings.lora is None:
             weights_dir = self.output_dir / "model"
             api.save_merged(result.model, weights_dir, self.tokenizer)
         else:
             weights_dir = self.output_dir / "adapter"
             api.save_pretrained(result.model, weights_dir)
-        picture = self.log.draw()
-        if result.loss_before is not None and result.loss_after is not None:
-            self._say(f"held-out loss {result.loss_before:.4f} before, {result.loss_after:.4f} after")
-        for name, path in (
-            (weights_dir.name, weights_dir),
-            ("metrics", self.log.metrics.path),
-            ("picture", picture),
-            ("checkpoints", self.output_dir / "checkpoints"),
-            ("tensorboard", self.output_dir / "tensorboard"),
-        ):
-            self._say(f"{name:<11} {path}")
+        self.log.draw()
+        say_results(self.console, self.output_dir, weights_dir, self.log.evaluations.rows)
         return result
 
     def _result(self, steps: int, stopped_by: str | None = None) -> TrainingResult:
-        losses = [row["eval_loss"] for row in self.log.evaluations.rows]
-        return TrainingResult(
-            model=self._trained(self.model.settings),
-            output_dir=self.output_dir,
-            steps=steps,
-            loss_before=losses[0] if losses else None,
-            loss_after=losses[-1] if losses else None,
-            stopped_by=stopped_by,
-        )
+        before, after = losses_before_and_after(self.log.evaluations.rows)
+        model = self._trained(self.model.settings)
+        return TrainingResult(model, self.output_dir, steps, before, after, stopped_by)
 
     def _say(self, line: str) -> None:
         say(self.console, line)
-
-
-def saved_execution(point: ResumePoint) -> Execution | None:
-    """How the run computes whose checkpoint that is."""
-    with contextlib.closing(Checkpoints(point.directory)) as checkpoints:
-        return Execution.of_json(checkpoints.run(point.step).get("execution"))
-
-
-def _describe_data(data: Data) -> dict[str, Any]:
-    """What run.json says of the data."""
-    return {
-        "fingerprint": data.fingerprint(),
-        "documents": data.num_documents,
-        "tokens": len(data.corpus.tokens),
-        "training_rows": len(data.train_plan),
-        "held_out_rows": len(data.held_out_plan),
-    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,24 @@ from lcjax.train.disk import replacing, writing
 from lcjax.train.picture import draw_losses
 from lcjax.train.tensorboard import EventFile
 
+RECORDS = ("metrics.jsonl", "evaluation.jsonl")
+"""The files that a checkpoint carries a copy of."""
+
 
 class JsonLines:
-    """A file of one JSON object a line, keyed by `step`; every line is written out before the next step begins.
+    """A file of one JSON object a line, keyed by `step`; every line is written out before the next step begins."""
 
-    A run that goes on after step n drops the lines of later steps, which it will write again, and a torn last line.
-    """
-
-    def __init__(self, path: Path, after_step: int, source: Path | None = None):
-        """Keeps the lines up to `after_step` of `source` (default: of `path` itself).
+    def __init__(self, path: Path, content: bytes = b""):
+        """Makes the file hold `content`, whole lines, and nothing else: what a run that goes on has recorded so far.
 
         Raises:
           InputError: the file cannot be written; `write` and `sync` raise it, too.
         """
         self.path = path
-        self.rows = [row for row in read_rows(source or path) if row["step"] <= after_step]
+        self.rows = parse_rows(content)
         with writing(path):
             with replacing(path) as temporary:
-                temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+                temporary.write_bytes(content)
             # Unbuffered, so that a line which the full disk refused is not tried again on closing.
             self._file = path.open("ab", buffering=0)
 
@@ -50,10 +51,13 @@ class JsonLines:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The whole lines of such a file, in order; [] when there is none."""
-    if not path.exists():
-        return []
+    return parse_rows(path.read_bytes()) if path.exists() else []
+
+
+def parse_rows(content: bytes) -> list[dict[str, Any]]:
+    """The rows of such a file's whole lines, up to the first that is none."""
     rows = []
-    for line in path.read_bytes().split(b"\n"):
+    for line in content.split(b"\n"):
         try:
             row = json.loads(line)
         except ValueError:
@@ -64,25 +68,51 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def damage_of_record(path: Path, content: bytes) -> str | None:
+    """How the file lacks what is known to have been in it, for people, or None; more rows after that are no damage."""
+    try:
+        found = path.read_bytes()
+    except FileNotFoundError:
+        return "was missing" if content else None
+    except OSError as error:
+        return f"could not be read ({error.strerror})"
+    if found.startswith(content):
+        return None
+    return "was cut short" if content.startswith(found) else "was changed"
+
+
 class RunLog:
     """All the records of a run in its output directory."""
 
     def __init__(
-        self, output_dir: Path, after_step: int, logging_steps: int, source: Path | None = None, title: str = ""
+        self,
+        output_dir: Path,
+        after_step: int,
+        logging_steps: int,
+        records: Mapping[str, bytes] | None = None,
+        title: str = "",
     ):
-        """Keeps the records up to `after_step` that are in `source` (default: in `output_dir` itself).
+        """Opens all files, to go on after a step; `title` says in the picture what the run is.
 
-        `title` says in the picture what the run is.
+        Args:
+          output_dir: of the run.
+          after_step: the steps that were taken.
+          logging_steps: between TensorBoard's points.
+          records: the contents of the files of `RECORDS` up to that step; empty when not given.
 
         Raises:
           InputError: a file cannot be written; the methods raise it, too.
         """
-        source = source or output_dir
         self.output_dir = output_dir
-        self.metrics = JsonLines(output_dir / "metrics.jsonl", after_step, source / "metrics.jsonl")
-        self.evaluations = JsonLines(output_dir / "evaluation.jsonl", after_step, source / "evaluation.jsonl")
+        contents = records or {}
+        self.metrics, self.evaluations = (JsonLines(output_dir / name, contents.get(name, b"")) for name in RECORDS)
         self._logging_steps, self._title = logging_steps, title
         self._events = EventFile(output_dir / "tensorboard", after_step + 1 if after_step else 0)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of `RECORDS`."""
+        return [self.metrics.path, self.evaluations.path]
 
     def step(self, row: dict[str, Any]) -> None:
         """Records one step: step, loss, grad_norm, learning_rate, tokens, tokens_per_second."""

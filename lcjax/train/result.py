@@ -26,5 +26,5 @@ class TrainingResult:
 
 def default_output_dir(name_or_path: str) -> Path:
     """runs/NAME-TIME, a folder that does not exist yet."""
-    name = Path(name_or_path).stem.lower() or "model"
+    name = Path(name_or_path).name.lower().removesuffix(".gguf") or "model"
     return Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -17,7 +16,9 @@ from typing import Any
 
 import jax
 
+from lcjax.data import Data
 from lcjax.errors import InputError
+from lcjax.model import Llama
 from lcjax.train.disk import replacing, writing
 
 RECORD = "run.json"
@@ -25,7 +26,15 @@ FORMAT = 1
 _PACKAGES = ("lcjax", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "tokenizers", "transformers")
 
 
-def write_run_record(output_dir: Path, started: datetime.datetime, first_step: int, **values: Any) -> None:
+def write_run_record(
+    output_dir: Path,
+    started: datetime.datetime,
+    first_step: int,
+    arguments: dict[str, Any],
+    model: Llama,
+    data: Data,
+    max_steps: int,
+) -> None:
     """Writes the record when a process begins to train, all or nothing.
 
     Its content:
@@ -43,7 +52,10 @@ def write_run_record(output_dir: Path, started: datetime.datetime, first_step: i
       output_dir: of the run.
       started: when the run was first started.
       first_step: the steps taken before this process.
-      **values: arguments, model, data and max_steps.
+      arguments: of the run; those that belong to the model are added.
+      model: that is trained.
+      data: that it is trained on.
+      max_steps: the number of optimizer steps.
 
     Raises:
       InputError: the file cannot be written.
@@ -54,10 +66,19 @@ def write_run_record(output_dir: Path, started: datetime.datetime, first_step: i
         former = {}
     same_run = former.get("started") == started.isoformat()
     sessions = [*(former["sessions"] if same_run else ()), _session(first_step)]
-    content = {"format": FORMAT, "started": started.isoformat(), **as_json(values), "sessions": sessions}
+    settings = model.settings
+    content = {
+        "format": FORMAT,
+        "started": started.isoformat(),
+        "arguments": arguments | {"model": settings.name_or_path, "max_seq_length": settings.max_seq_length},
+        "model": {"config": model.config, "settings": settings, "dtype": str(model.dtype)},
+        "data": _describe(data),
+        "max_steps": max_steps,
+        "sessions": sessions,
+    }
     path = output_dir / RECORD
     with writing(path), replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(as_json(content), indent=2) + "\n", encoding="utf-8")
 
 
 def read_run_record(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -83,14 +104,6 @@ def read_run_record(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
-def started(run_directory: str | os.PathLike[str] | None) -> datetime.datetime:
-    """When the run was first started whose directory this is; now, where there is none or its record cannot be read."""
-    if run_directory is not None:
-        with contextlib.suppress(InputError, ValueError, TypeError):
-            return datetime.datetime.fromisoformat(read_run_record(run_directory)["started"])
-    return now()
-
-
 def as_json(value: Any) -> Any:
     """Tuples to lists and paths to strings, so that the value equals what JSON gives back."""
     if isinstance(value, Mapping):
@@ -105,6 +118,17 @@ def as_json(value: Any) -> Any:
 def now() -> datetime.datetime:
     """The local time with its offset from UTC, in whole seconds."""
     return datetime.datetime.now().astimezone().replace(microsecond=0)
+
+
+def _describe(data: Data) -> dict[str, Any]:
+    """What run.json says of the data."""
+    return {
+        "fingerprint": data.fingerprint(),
+        "documents": data.num_documents,
+        "tokens": len(data.corpus.tokens),
+        "training_rows": len(data.train_plan),
+        "held_out_rows": len(data.held_out_plan),
+    }
 
 
 def _session(first_step: int) -> dict[str, Any]:

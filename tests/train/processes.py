@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -74,7 +75,7 @@ def kill_during_save(process: subprocess.Popen[str], checkpoints: Path) -> Path:
 
 
 def torn_saves(checkpoints: Path) -> list[Path]:
-    return sorted(checkpoints.glob("*.orbax-checkpoint-tmp*"))
+    return sorted(checkpoints.glob(".*.partial-*"))
 
 
 def complete_saves(checkpoints: Path) -> list[int]:
@@ -99,4 +100,13 @@ def records(run: Path) -> dict[str, object]:
         "metrics": metrics_of(run),
         "evaluation": (run / "evaluation.jsonl").read_text().splitlines(),
         "adapter": (run / "adapter" / "adapter_model.safetensors").read_bytes(),
+    }
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Of every file below a folder, the digest."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
     }

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import contents
 from safetensors.numpy import load_file, save_file
 
 from conftest import SHORT
@@ -39,14 +40,6 @@ def refused(capsys):
         return last.removeprefix("error: ")
 
     return run
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def no_file(folder: Path) -> None:
@@ -114,7 +107,7 @@ def test_a_bad_model(damage, said, refused, model_dir, data_dir, tmp_path):
     line = refused("--model", model, "--data", data_dir, *SHORT, "--output-dir", tmp_path / "run")
     assert said in line
     assert str(model) in line
-    assert list((tmp_path / "run").iterdir()) == []
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_truncated_gguf_file(refused, smollm2, data_dir, tmp_path):
@@ -229,7 +222,9 @@ def test_bad_places_for_the_output(refused, model_dir, data_dir, tmp_path):
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     (blocked / "checkpoints").write_text("here before")
-    assert f"{blocked}/checkpoints cannot be written (" in refused(*given, blocked)
+    assert f"{blocked}/checkpoints is a file, where a run makes a folder; move it, or choose another" in refused(
+        *given, blocked
+    )
     assert contents(tmp_path) == {
         name: hashlib.sha256(b"here before").hexdigest() for name in ("file", "blocked/checkpoints")
     }
@@ -237,11 +232,12 @@ def test_bad_places_for_the_output(refused, model_dir, data_dir, tmp_path):
 
 @pytest.fixture(scope="module")
 def others(model_dir, data_dir, tmp_path_factory):
-    """By name: a model with other weights in one map alone, one with more layers, and the data with one word changed."""
+    """By name: a model with two other entries in one map alone, one with more layers, and the data with one word changed."""
     folder = tmp_path_factory.mktemp("others")
     tokenizer = weights.load_tokenizer(model_dir)
     config, params, _ = weights.load_model_files(model_dir, jnp.float32)
-    params["layers"]["mlp"]["up_proj"]["weight"] *= 1.5
+    up_LOI = params["layers"]["mlp"]["up_proj"]["weight"]
+    params["layers"]["mlp"]["up_proj"]["weight"] = up_LOI.at[1, 5, 7].add(1e-3).at[1, 5, 8].add(-1e-3)
     weights.save_checkpoint(folder / "weights", params, config, tokenizer)
     deeper = dataclasses.replace(config, num_hidden_layers=3)
     weights.save_checkpoint(folder / "layers", random_params(deeper), deeper, tokenizer)
@@ -274,7 +270,7 @@ def test_going_on_as_another_run(flags, said, refused, finished, others):
     )
     assert line.startswith(f"checkpoint {finished}/checkpoints/4 is of another run: ")
     assert said in line
-    assert line.endswith("or start anew with another --output-dir")
+    assert line.endswith("or start again with another --output-dir")
     assert contents(finished) == before
 
 
@@ -298,20 +294,6 @@ def test_going_on_from_an_older_checkpoint_elsewhere(finished, tmp_path):
     for name in ("evaluation.jsonl", "adapter/adapter_model.safetensors"):
         assert (run / name).read_bytes() == (finished / name).read_bytes()
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 4
-
-
-@pytest.mark.parametrize("part", ["run/metadata", "iterator/metadata", "state/manifest.ocdbt", "state/d/*"])
-@pytest.mark.parametrize("damage", ["gone", "empty"])
-def test_a_damaged_checkpoint(part, damage, refused, finished, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(finished, run)
-    for path in (run / "checkpoints" / "4").glob(part):
-        path.unlink() if damage == "gone" else path.write_bytes(b"")
-    line = refused("--output-dir", run, "--resume-from-checkpoint", "latest")
-    assert line.startswith(f"checkpoint 4 in {run}/checkpoints is missing or damaged (")
-    assert line.endswith("); delete it to use an older one")
-    shutil.rmtree(run / "checkpoints" / "4")
-    assert main(["--output-dir", str(run), "--resume-from-checkpoint", "latest"]) == 0
 
 
 def test_a_context_beyond_the_trained_one_is_warned_of(model_dir, tmp_path, capsys):

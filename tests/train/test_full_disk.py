@@ -15,6 +15,7 @@ from processes import complete_saves, finish, records, start, torn_saves
 from lcjax.errors import InputError
 from lcjax.train.__main__ import main
 from lcjax.train.disk import writing
+from lcjax.train.metrics import RunLog
 
 
 def go_on(run: Path) -> list[str]:
@@ -24,8 +25,7 @@ def go_on(run: Path) -> list[str]:
 # The limit of a file's size, in bytes, that this file exceeds first where a run goes on after step 2, or after its last; as
 # far from what it must let through as from what it must refuse, since a loss has other digits on another machine.
 LIMITS = {
-    "metrics.jsonl": (390, 2),
-    "tensorboard": (770, 2),
+    "run.json": (2000, 2),
     "checkpoints/4": (6000, 2),
     "adapter": (5000, 4),
     "loss.png": (14_000, 4),
@@ -65,6 +65,26 @@ def test_every_file_that_a_run_writes(name, attempts, finished):
     assert main(go_on(run)) == 0
     assert records(run) == records(finished)
     assert torn_saves(run / "checkpoints") == []
+
+
+@pytest.mark.parametrize(("name", "limit", "logging_steps"), [("metrics.jsonl", 390, 100), ("tensorboard", 700, 1)])
+def test_records_that_grow_with_every_step(name, limit, logging_steps, tmp_path):
+    """run.json is larger than they are in a short run, so they are written here without it."""
+    log = RunLog(tmp_path, 0, logging_steps)
+
+    def train():
+        for number in range(1, 30):
+            log.step({"step": number, "loss": 1.5})
+            log.sync()
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(InputError, match=rf"{tmp_path / name} cannot be written \(File too large\); make room"):
+            train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        log.close()
 
 
 IN_A_NAMESPACE = """

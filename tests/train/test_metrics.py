@@ -9,13 +9,13 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
-from lcjax.train.metrics import JsonLines, RunLog, read_rows
+from lcjax.train.metrics import RECORDS, JsonLines, RunLog, damage_of_record, read_rows
 from lcjax.train.picture import draw_losses
 
 
 def test_lines_are_written_one_by_one(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    log = JsonLines(path, after_step=0)
+    log = JsonLines(path)
     for step in (1, 2):
         log.write({"step": step, "loss": 0.1 * step})
         assert path.read_text().count("\n") == step
@@ -25,29 +25,47 @@ def test_lines_are_written_one_by_one(tmp_path):
     assert read_rows(path) == log.rows == [{"step": 1, "loss": 0.1}, {"step": 2, "loss": 0.2}]
 
 
-@pytest.mark.parametrize(("after_step", "kept"), [(0, 0), (1, 1), (2, 2), (3, 3), (9, 3)])
-@pytest.mark.parametrize(
-    "torn", ["", '{"step": 4', '{"step": 4, "loss": 1.', "\0\0\0", '"step"', "4", '{"loss": 1.0}', "\n"]
-)
-def test_going_on_drops_later_and_torn_lines(after_step, kept, torn, tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    whole = [f'{{"step": {step}}}\n' for step in (1, 2, 3)]
-    path.write_text("".join(whole) + torn)
-    log = JsonLines(path, after_step)
-    assert path.read_text() == "".join(whole[:kept])
-    log.write({"step": after_step + 1})
+@pytest.mark.parametrize("former", [None, b"", b'{"step": 1}\n', b'{"step": 1}\n{"step": 2}\n{"step": 3', b"\0\0\0"])
+def test_going_on_writes_what_the_checkpoint_holds(former, tmp_path):
+    path, content = tmp_path / "metrics.jsonl", b'{"step": 1}\n{"step":  2}\n'
+    if former is not None:
+        path.write_bytes(former)
+    log = JsonLines(path, content)
+    assert path.read_bytes() == content
+    assert log.rows == [{"step": 1}, {"step": 2}]
+    log.write({"step": 3})
     log.close()
-    assert path.read_text() == "".join(whole[:kept]) + f'{{"step": {after_step + 1}}}\n'
+    assert path.read_bytes() == content + b'{"step": 3}\n'
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_going_on_elsewhere_leaves_the_source_alone(tmp_path):
-    source = tmp_path / "old.jsonl"
-    source.write_text('{"step": 1}\n{"step": 2}\n')
-    JsonLines(tmp_path / "new.jsonl", 1, source).close()
-    assert (tmp_path / "new.jsonl").read_text() == '{"step": 1}\n'
-    assert source.read_text() == '{"step": 1}\n{"step": 2}\n'
-    assert read_rows(tmp_path / "none.jsonl") == []
+@pytest.mark.parametrize(
+    "torn", ["", '{"step": 4', '{"step": 4, "loss": 1.', "\0\0\0", '"step"', "4", '{"loss": 1.0}', "\n"]
+)
+def test_torn_lines_are_no_rows(torn, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert read_rows(path) == []
+    path.write_text('{"step": 1}\n{"step": 2}\n' + torn)
+    assert read_rows(path) == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (b"one\ntwo\n", None),
+        (b"one\ntwo\nthree\nfo", None),
+        (None, "was missing"),
+        (b"", "was cut short"),
+        (b"one\ntw", "was cut short"),
+        (b"one\ntwO\nthree\n", "was changed"),
+        (b"\xff\0", "was changed"),
+    ],
+)
+def test_a_record_is_compared_with_the_checkpoint(found, said, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    if found is not None:
+        path.write_bytes(found)
+    assert damage_of_record(path, b"one\ntwo\n") == said
 
 
 def test_a_run_records_its_loss_by_position(finished):
@@ -117,7 +135,10 @@ def test_all_records_of_a_run(tmp_path):
     assert scalars == [(0, "eval/eval_loss", 3.0), *by_position, *of_the_second_step]
     assert len(read_rows(tmp_path / "metrics.jsonl")) == 3
 
-    log = RunLog(tmp_path, after_step=2, logging_steps=2)
+    metrics, evaluation = ((tmp_path / name).read_bytes() for name in RECORDS)
+    two_steps = b"".join(metrics.splitlines(keepends=True)[:2])
+    records = {"metrics.jsonl": two_steps, "evaluation.jsonl": evaluation}
+    log = RunLog(tmp_path, after_step=2, logging_steps=2, records=records)
     assert [row["step"] for row in log.metrics.rows] == [1, 2]
     assert log.evaluated(0)
     log.close()

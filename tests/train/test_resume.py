@@ -103,7 +103,7 @@ def test_five_kills_change_nothing(arguments, undisturbed, cache, tmp_path, caps
     process = start(go_on(run), tmp_path, cache)
     torn = kill_during_save(process, checkpoints)
     kills.append(f"during the save {torn.name}")
-    assert int(torn.name.split(".")[0]) not in complete_saves(checkpoints)
+    assert int(torn.name.split(".")[1]) not in complete_saves(checkpoints)
 
     # 4 and 5.
     for _ in range(2):

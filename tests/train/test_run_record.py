@@ -40,17 +40,18 @@ def test_a_run_records_all_that_it_was_started_with(finished, model_dir, data_di
     assert datetime.datetime.fromisoformat(record["started"]).tzinfo is not None
 
 
-def test_a_resumed_run_keeps_its_date_and_lists_its_sessions(finished, tmp_path):
+@pytest.mark.parametrize(("keeps_file", "first_steps"), [(True, [0, 2]), (False, [2])])
+def test_a_resumed_run_keeps_its_date_and_lists_its_sessions(keeps_file, first_steps, finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     shutil.rmtree(run / "checkpoints" / "4")
     record = read_run_record(run)
-    record["started"] = "2001-02-03T04:05:06+02:00"
-    (run / RECORD).write_text(json.dumps(record))
+    if not keeps_file:
+        (run / RECORD).unlink()
     assert main(["--output-dir", str(run), "--resume-from-checkpoint", "latest"]) == 0
     resumed = read_run_record(run)
-    assert resumed["started"] == "2001-02-03T04:05:06+02:00"
-    assert [session["first_step"] for session in resumed["sessions"]] == [0, 2]
+    assert resumed["started"] == record["started"] < resumed["sessions"][-1]["started"]
+    assert [session["first_step"] for session in resumed["sessions"]] == first_steps
     assert resumed["data"] == record["data"]
 
 

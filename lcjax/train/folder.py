@@ -1,0 +1,181 @@
+"""The output directory that a process works in: locked, checked, and with the checkpoint to go on from."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lcjax.data import Data
+from lcjax.errors import InputError
+from lcjax.train.arguments import TrainingArguments
+from lcjax.train.checkpoint import Checkpoints, free_name
+from lcjax.train.disk import writing
+from lcjax.train.lock import locked
+from lcjax.train.metrics import RECORDS, damage_of_record
+from lcjax.train.resume import RESULTS, ResumePoint, find_resume_point, refuse_damage, set_newer_aside
+from lcjax.train.run_record import RECORD, now
+from lcjax.train.same_run import (
+    describe_arguments,
+    describe_data,
+    is_same_command,
+    known_steps,
+    refuse_other_length,
+    refuse_other_run,
+)
+
+_FILES = (*RECORDS, "loss.png", RECORD)
+_FOLDERS = ("checkpoints", "tensorboard", *RESULTS)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """An output directory that no other run uses.
+
+    `started` is when the run was started first. Of a run that goes on, `resume` is the checkpoint, `saved` the description of the
+    run that is in it, and `records` its copies of metrics.jsonl and evaluation.jsonl; all its files are sound.
+    """
+
+    path: Path
+    started: datetime.datetime
+    resume: ResumePoint | None = None
+    saved: dict[str, Any] = dataclasses.field(default_factory=dict)
+    records: dict[str, bytes] = dataclasses.field(default_factory=lambda: dict.fromkeys(RECORDS, b""))
+
+    @property
+    def first_step(self) -> int:
+        """The steps that were taken."""
+        return self.resume.step if self.resume else 0
+
+    @property
+    def goes_on_here(self) -> bool:
+        """Whether the checkpoint is in this folder, and not another run's."""
+        return self.resume is not None and self.resume.directory.resolve() == (self.path / "checkpoints").resolve()
+
+    def results(self) -> Path | None:
+        """The adapter or the weights that a finished run has left here."""
+        return next((self.path / name for name in RESULTS if (self.path / name).exists()), None)
+
+    def is_finished(self, max_steps: int | None) -> bool:
+        """Whether a run of so many steps has nothing left to do, and all that it leaves is here."""
+        left = self.results() is not None and (self.path / "loss.png").exists()
+        return (
+            self.goes_on_here
+            and left
+            and self.first_step == self.saved["max_steps"] == max_steps
+            and all(
+                (self.path / name).is_file() and (self.path / name).read_bytes() == self.records[name]
+                for name in RECORDS
+            )
+        )
+
+    def has_nothing_to_do(self, arguments: TrainingArguments) -> bool:
+        """`is_finished`, as far as it can be seen without the model and the data."""
+        return (
+            self.resume is not None
+            and is_same_command(self.saved, arguments)
+            and self.is_finished(known_steps(self.saved, arguments))
+        )
+
+    def refuse_other_run(self, description: dict[str, Any]) -> None:
+        """Raises InputError where the run to go on with differs from what is known so far of this one."""
+        if self.resume is not None:
+            refuse_other_run(self.saved, description, self.resume)
+
+    def refuse_other_data(self, data: Data, arguments: TrainingArguments) -> None:
+        """Raises InputError where the run to go on with had other data, or another number of steps that matters."""
+        if self.resume is not None:
+            max_steps = arguments.number_of_steps(len(data.train_plan))
+            refuse_other_run(self.saved, describe_data(data, max_steps), self.resume)
+            refuse_other_length(self.saved, arguments, max_steps, self.resume)
+
+    def make_way(self, max_steps: int) -> list[str]:
+        """Puts aside what going on to `max_steps` would overwrite, and lost or changed records; returns a line for each.
+
+        Raises:
+          InputError: the disk refused.
+        """
+        if self.resume is None or not self.goes_on_here:
+            return []
+        lines = set_newer_aside(self.resume)
+        results = self.results()
+        if results is not None and self.first_step < max_steps:
+            target = free_name(results.with_name(f"{results.name}.step-{self.saved['max_steps']}"))
+            with writing(target):
+                results.rename(target)
+            lines.append(f"the {results.name} of step {self.saved['max_steps']} is {target} now")
+        return lines + [line for name in RECORDS for line in self._restore(name)]
+
+    def _restore(self, name: str) -> list[str]:
+        """The file itself is written where it is opened."""
+        path, content = self.path / name, self.records[name]
+        damage = damage_of_record(path, content)
+        if damage is None:
+            return []
+        line = f"{path} {damage}; it is restored from checkpoint {self.first_step}"
+        if path.exists():
+            target = free_name(path.with_name(f"{name}.damaged"))
+            with writing(target):
+                path.rename(target)
+            line += f", and what was there is {target.name}"
+        return [line]
+
+
+@contextlib.contextmanager
+def open_run_folder(output_dir: Path, arguments: TrainingArguments) -> Iterator[RunFolder]:
+    """Locks the output directory, makes it if need be, and refuses what can be seen before a model is loaded.
+
+    Until the context is left no other process can open it. A folder that was made and in which nothing was written goes again.
+
+    Raises:
+      InputError: another run is in it; a fresh run would write over one; the checkpoint to go on from does not exist, is damaged
+        or of other arguments; a file is where a folder belongs, or the other way round; it cannot be written.
+    """
+    try:
+        is_new = not output_dir.exists()
+        if is_new:
+            find_resume_point(arguments.resume_from_checkpoint, output_dir)  # what it refuses makes no folder
+            output_dir.mkdir(parents=True)
+        elif not output_dir.is_dir():
+            raise InputError(f"--output-dir {output_dir} is a file; name a folder")
+    except OSError as error:
+        raise InputError(f"--output-dir {output_dir} cannot be made ({error.strerror}); choose another") from None
+    try:
+        with locked(output_dir):
+            yield _open(output_dir, arguments)
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):
+                output_dir.rmdir()
+
+
+def _open(output_dir: Path, arguments: TrainingArguments) -> RunFolder:
+    point = find_resume_point(arguments.resume_from_checkpoint, output_dir)
+    _check_kinds(output_dir)
+    if point is None:
+        return RunFolder(output_dir, now())
+    refuse_damage(point)
+    checkpoints = Checkpoints(point.directory)
+    saved = checkpoints.run(point.step)
+    started = datetime.datetime.fromisoformat(saved["started"])
+    refuse_other_run(saved, describe_arguments(arguments), point)
+    steps = known_steps(saved, arguments)
+    if steps is not None:
+        refuse_other_length(saved, arguments, steps, point)
+    return RunFolder(output_dir, started, point, saved, checkpoints.records(point.step, RECORDS))
+
+
+def _check_kinds(output_dir: Path) -> None:
+    for name in _FILES:
+        if (output_dir / name).is_dir():
+            raise InputError(
+                f"{output_dir / name} is a folder, where a run writes a file; move it, or choose another --output-dir"
+            )
+    for name in _FOLDERS:
+        if (output_dir / name).exists() and not (output_dir / name).is_dir():
+            raise InputError(
+                f"{output_dir / name} is a file, where a run makes a folder; move it, or choose another --output-dir"
+            )

@@ -1,0 +1,40 @@
+"""What the user is told at the end of a run: its losses, and where its results are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from lcjax.train.folder import RunFolder
+from lcjax.train.metrics import parse_rows
+from lcjax.train.terminal import say
+
+
+def losses_before_and_after(evaluations: list[dict]) -> tuple[float | None, float | None]:
+    """The first and the last held-out loss of the rows of evaluation.jsonl."""
+    losses = [row["eval_loss"] for row in evaluations]
+    return (losses[0], losses[-1]) if losses else (None, None)
+
+
+def say_results(console: Console, output_dir: Path, results: Path, evaluations: list[dict]) -> None:
+    """Prints what the run achieved and where everything is."""
+    before, after = losses_before_and_after(evaluations)
+    if before is not None and after is not None:
+        say(console, f"held-out loss {before:.4f} before, {after:.4f} after")
+    places = {
+        "metrics": "metrics.jsonl",
+        "picture": "loss.png",
+        "checkpoints": "checkpoints",
+        "tensorboard": "tensorboard",
+    }
+    for name, place in {results.name: results.name, **places}.items():
+        say(console, f"{name:<11} {output_dir / place}")
+
+
+def say_finished(console: Console, folder: RunFolder) -> None:
+    """Prints that the run in the folder had nothing left to do."""
+    results = folder.results()
+    assert results is not None
+    say(console, f"{folder.path} is finished: its {folder.first_step} steps were taken before; nothing is trained")
+    say_results(console, folder.path, results, parse_rows(folder.records["evaluation.jsonl"]))
