@@ -18,7 +18,7 @@ def write_checksums(directory: Path) -> None:
     Raises:
       OSError: a file cannot be read, or the disk refuses.
     """
-    names = _files(directory)
+    names = [name for name in _files(directory) if name != CHECKSUMS]
     with hashing_threads() as threads:
         entries = threads.map(lambda name: _entry(directory / name, sync=True), names)
         content = _encode(dict(zip(names, entries, strict=True)))

@@ -9,6 +9,7 @@ import pytest
 from conftest import SHORT
 from lcjax import api, weights
 from lcjax.train.__main__ import main
+from lcjax.train.checksums import write_checksums
 from lcjax.train.run_record import RECORD, read_run_record
 
 DATED = (
@@ -41,21 +42,19 @@ def test_a_run_whose_template_writes_the_date_resumes_on_another_day(dated_model
     run = tmp_path / "run"
     flags = ["--model", str(dated_model), "--data", str(chats), *SHORT, "--max-steps", "2", "--save-steps", "1"]
     assert main([*flags, "--output-dir", str(run)]) == 0
-    # As if it had been started a day before: the record has that day, and so the checkpoint the data of that day.
-    record = read_run_record(run)
-    before = record["data"]["fingerprint"]
-    record["started"] = "2001-02-03T04:05:06+02:00"
-    past = tmp_path / "past"
-    past.mkdir()
-    (past / RECORD).write_text(json.dumps(record))
+    before = read_run_record(run)["data"]["fingerprint"]
     resumed = ["--resume-from-checkpoint", "latest", "--output-dir", str(run)]
     shutil.rmtree(run / "checkpoints/2")
+    (run / RECORD).unlink()  # the checkpoint has the date, too
     assert main(resumed) == 0
     assert read_run_record(run)["data"]["fingerprint"] == before
     shutil.rmtree(run / "checkpoints/2")
-    shutil.copy(past / RECORD, run / RECORD)
+    # As if the run had been started on another day: the data are another day's.
+    saved = run / "checkpoints/1/run/metadata"
+    saved.write_text(json.dumps(json.loads(saved.read_bytes()) | {"started": "2001-02-03T04:05:06+02:00"}))
+    write_checksums(run / "checkpoints/1")
     capsys.readouterr()
-    assert main(resumed) == 2  # so the date is taken from the record, and the data are another day's
+    assert main(resumed) == 2
     assert "the data were others" in capsys.readouterr().err
 
 
