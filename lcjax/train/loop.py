@@ -87,18 +87,11 @@ def train(
       KeyboardInterrupt: one of the signals came before the first step was begun.
     """
     arguments = dataclasses.replace(arguments or TrainingArguments(), **overrides)
-    if stop is None:
-        with StopRequest() as stop:
-            return train(
-                model, tokenizer, data, arguments, console=console, stop=stop, native_log=native_log, folder=folder
-            )
-    if folder is None:
-        output_dir = Path(arguments.output_dir or default_output_dir(model.settings.name_or_path))
-        with open_run_folder(output_dir, arguments) as folder:
-            return train(
-                model, tokenizer, data, arguments, console=console, stop=stop, native_log=native_log, folder=folder
-            )
     with contextlib.ExitStack() as resources:
+        stop = stop or resources.enter_context(StopRequest())
+        if folder is None:
+            output_dir = Path(arguments.output_dir or default_output_dir(model.settings.name_or_path))
+            folder = resources.enter_context(open_run_folder(output_dir, arguments))
         run = _Run(
             model, tokenizer, data, arguments, console or Console(stderr=True), stop, native_log, folder, resources
         )
