@@ -16,10 +16,12 @@ if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedTokenizerFast
 
 Message = Mapping[str, Any]
+Tools = Sequence[Mapping[str, Any]]
 Span = tuple[int, int]
 """Characters start, ..., stop - 1 of a text."""
 
-_MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_MARKERS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+_TOOLS = re.compile(r"\btools\b")
 
 
 class CannotRender(Exception):
@@ -39,51 +41,66 @@ class ChatTemplate:
         """Takes the template of `tokenizer`; `date` is what it writes as today's, the present one when None."""
         self._tokenizer = tokenizer
         self._date = date or datetime.datetime.now()
+        self._templates: dict[bool, str] = {}
 
-    @functools.cached_property
-    def _template(self) -> str:
-        if not self._tokenizer.chat_template:
-            raise CannotRender("needs a chat template, which the tokenizer lacks; use the model's instruct version")
-        try:
-            template: Any = self._tokenizer.get_chat_template()
-        except ValueError as error:  # several, and none is the default
-            raise CannotRender(f"needs one chat template ({error})") from None
-        return with_date(template, self._date)
+    def _template(self, tools: bool = False) -> str:
+        """The template, or where the tokenizer has one of its own for conversations with tools, that one."""
+        if tools not in self._templates:
+            if not self._tokenizer.chat_template:
+                raise CannotRender("needs a chat template, which the tokenizer lacks; use the model's instruct version")
+            try:
+                # It is asked only whether there are tools at all.
+                template: Any = self._tokenizer.get_chat_template(tools=[{}] if tools else None)
+            except ValueError as error:  # several, and none is the default
+                raise CannotRender(f"needs one chat template ({error})") from None
+            self._templates[tools] = with_date(template, self._date)
+        return self._templates[tools]
 
     @functools.cached_property
     def _special_tokens(self) -> tuple[str, ...]:
         return tuple(token.content for token in self._tokenizer.added_tokens_decoder.values() if token.special)
 
-    def conversation(self, messages: Sequence[Message]) -> tuple[str, tuple[Span, ...]]:
+    @property
+    def writes_tools(self) -> bool:
+        """Whether the template has a place for the definitions of tools."""
+        return _TOOLS.search(self._template(tools=True)) is not None
+
+    def conversation(self, messages: Sequence[Message], tools: Tools | None = None) -> tuple[str, tuple[Span, ...]]:
         """The text of a whole conversation and the spans of the assistant's turns.
 
+        Args:
+          messages: the turns.
+          tools: JSON schemas of the functions that may be called, for the template to write where it does.
+
         Raises:
-          CannotRender: the template refuses it, rewrites turns, or the assistant does not speak.
+          CannotRender: the template refuses it, rewrites or does not mark turns, or the assistant does not speak.
         """
         turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
         if not turns:
             raise CannotRender("has no turn of the assistant")
-        if _MARKERS.search(self._template):
-            text, spans = self._render(messages, marks=True)
-            return text, tuple(spans)
-        text = self._render(messages)[0]
-        return text, tuple(self._grown(text, messages[:turn], messages[: turn + 1]) for turn in turns)
+        if _MARKERS.search(self._template(bool(tools))):
+            text, spans = self._render(messages, tools, marks=True)
+            return text, _checked(text, spans)
+        text = self._render(messages, tools)[0]
+        return text, tuple(self._grown(text, messages[:turn], messages[: turn + 1], tools) for turn in turns)
 
-    def completion(self, prompt: Sequence[Message], completion: Sequence[Message]) -> tuple[str, tuple[Span, ...]]:
+    def completion(
+        self, prompt: Sequence[Message], completion: Sequence[Message], tools: Tools | None = None
+    ) -> tuple[str, tuple[Span, ...]]:
         """The text of a prompt with its completion, and the completion's span.
 
         Raises:
           CannotRender: the template refuses them or writes the prompt differently once the completion follows.
         """
         messages = [*prompt, *completion]
-        text = self._render(messages)[0]
-        return text, (self._grown(text, prompt, messages),)
+        text = self._render(messages, tools)[0]
+        return text, (self._grown(text, prompt, messages, tools),)
 
-    def _grown(self, text: str, before: Sequence[Message], after: Sequence[Message]) -> Span:
+    def _grown(self, text: str, before: Sequence[Message], after: Sequence[Message], tools: Tools | None) -> Span:
         """What of the text the last messages of `after` wrote, which `before` lacks."""
         if not before:
             raise CannotRender("begins with the assistant; put a user's turn first")
-        asked, answered = self._render(before, asks=True)[0], self._render(after)[0]
+        asked, answered = self._render(before, tools, asks=True)[0], self._render(after, tools)[0]
         if not (text.startswith(asked) and text.startswith(answered) and len(asked) < len(answered)):
             raise CannotRender(
                 f"is written differently by the chat template up to message {len(before)} and as a whole; end the row there, or "
@@ -94,21 +111,41 @@ class ChatTemplate:
         return len(asked), len(asked) + len(turn) if turn.endswith(self._special_tokens) else len(answered)
 
     def _render(
-        self, messages: Sequence[Message], *, asks: bool = False, marks: bool = False
+        self, messages: Sequence[Message], tools: Tools | None, *, asks: bool = False, marks: bool = False
     ) -> tuple[str, list[Span]]:
         """The text, ending in the request for the assistant's turn if it `asks`, and the spans that the template `marks`."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         options: dict[str, Any] = {
+            "tools": [dict(tool) for tool in tools] if tools else None,
             "return_assistant_tokens_mask": marks,
             "add_generation_prompt": asks,
             **self._tokenizer.special_tokens_map,
         }
+        template = self._template(bool(tools))
         try:
             rendered: Any = render_jinja_template(
-                [[dict(message) for message in messages]], chat_template=self._template, **options
+                [[dict(message) for message in messages]], chat_template=template, **options
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise CannotRender(f"is refused by the chat template ({' '.join(str(error).split())[:200]})") from None
+        except Exception as error:  # a template is a program, and may raise whatever its language has
+            reason = " ".join(str(error).split())[:200]
+            if not isinstance(error, jinja2.TemplateError):
+                reason = f"{type(error).__name__}: {reason}"
+            raise CannotRender(f"is refused by the chat template ({reason})") from None
         texts, spans = rendered
         return texts[0], spans[0] if marks else []
+
+
+def _checked(text: str, spans: Sequence[Span]) -> tuple[Span, ...]:
+    """The spans that a template marks, where they are parts of the text in their order and not all empty.
+
+    Marks inside of what a template first collects and then writes, {% set %} or a macro, come out elsewhere than they stand.
+    """
+    last = 0
+    for start, stop in spans:
+        if not last <= start <= stop <= len(text):
+            raise CannotRender("has marks of the chat template ({% generation %}) that do not lie in its text in order")
+        last = stop
+    if not any(text[start:stop].strip() for start, stop in spans):
+        raise CannotRender("has nothing that the chat template marks as the assistant's ({% generation %})")
+    return tuple(span for span in spans if span[0] < span[1])

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import bz2
+import contextlib
+import gzip
+import itertools
+import logging
+import lzma
 import os
 import sysconfig
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow
 
 from lcjax.errors import InputError
 
@@ -15,6 +25,16 @@ SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "dist-packages", "n
 _NOT_LIBRARY = SKIPPED_FOLDERS | {"test", "tests", "idle_test", "lib2to3", "_bundled"}
 # Text files hold no NUL byte, binary ones nearly always hold one early (git's rule, too).
 _SNIFFED_BYTES = 8192
+_BLOCK_BYTES = 2**20
+# What reads packed files, by their suffix.
+_PACKINGS: dict[str, Callable[..., Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": lambda path, mode: pyarrow.input_stream(str(path), compression="zstd"),
+}
+
+_logger = logging.getLogger(__name__)
 
 
 class NotText(Exception):
@@ -28,6 +48,8 @@ def walk(
 ) -> Iterator[Path]:
     """The files below a folder, each folder's own before its subfolders', both sorted; hidden ones left out.
 
+    Links to folders are followed, each folder is walked once, and a link to a folder that it lies in is left out.
+
     Args:
       skipped: names of folders that are left out.
       is_whole: told a folder and the names of all its entries, says whether to yield the folder instead of what is in it.
@@ -35,13 +57,77 @@ def walk(
     Raises:
       OSError: a folder that cannot be listed.
     """
-    for root, folders, files in os.walk(folder, onerror=_reraise):
+    seen = {folder.resolve()}
+    for root, folders, files in os.walk(folder, onerror=_reraise, followlinks=True):
         if is_whole(Path(root), folders + files):
             folders.clear()
             yield Path(root)
             continue
-        folders[:] = sorted(name for name in folders if name not in skipped and not name.startswith("."))
+        visible = sorted(name for name in folders if name not in skipped and not name.startswith("."))
+        folders[:] = [name for name in visible if _is_to_walk(Path(root, name), seen)]
         yield from (Path(root, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _is_to_walk(folder: Path, seen: set[Path]) -> bool:
+    """Whether a folder was not walked yet, and leads to no folder above itself."""
+    real = folder.resolve()
+    if folder.is_symlink() and real in (folder.parent.resolve(), *folder.parent.resolve().parents):
+        _logger.info("%s links to a folder that it lies in, and is not followed", folder)
+        return False
+    if real in seen:
+        _logger.info("%s is reached twice and read once", folder)
+        return False
+    seen.add(real)
+    return True
+
+
+def suffix_of(path: Path) -> str:
+    """The last suffix in lower case, that of a packed file without the packing's: `.jsonl` of `a.JSONL.gz`."""
+    packed = path.suffix.lower() in _PACKINGS
+    return (Path(path.stem) if packed else path).suffix.lower()
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Opens a file to read what is in it, unpacked where its suffix is .gz, .bz2, .xz or .zst.
+
+    Raises:
+      NotText: it is not packed in the way that its suffix says. The same may come later, see `unpacking`.
+    """
+    with unpacking():
+        opened: Any = _PACKINGS.get(path.suffix.lower(), open)(path, "rb")
+        return opened
+
+
+@contextlib.contextmanager
+def unpacking() -> Iterator[None]:
+    """Turns what reading a damaged packed file raises into NotText."""
+    try:
+        yield
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise NotText(f"cannot be unpacked ({error})") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise NotText(f"cannot be unpacked ({error})") from None
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file that looks like text, without a byte order mark, each without its line end.
+
+    Lines end at newlines alone: U+2028 and others, at which `splitlines` splits, may lie in strings of JSON.
+
+    Raises:
+      NotText: it holds a NUL byte early.
+    """
+    with unpacking(), open_file(path) as file:
+        head = file.read(_SNIFFED_BYTES)
+        _refuse_binary(head)
+        rest = b""
+        for block in itertools.chain([head.removeprefix(b"\xef\xbb\xbf")], iter(lambda: file.read(_BLOCK_BYTES), b"")):
+            *whole, rest = (rest + block).split(b"\n")
+            yield from whole
+        if rest:
+            yield rest
 
 
 def read_bytes(path: Path) -> bytes:
@@ -50,11 +136,15 @@ def read_bytes(path: Path) -> bytes:
     Raises:
       NotText: it holds a NUL byte early.
     """
-    with path.open("rb") as file:
+    with unpacking(), open_file(path) as file:
         head = file.read(_SNIFFED_BYTES)
-        if b"\0" in head:
-            raise NotText("is a binary file")
+        _refuse_binary(head)
         return head + file.read()
+
+
+def _refuse_binary(head: bytes) -> None:
+    if b"\0" in head:
+        raise NotText("is a binary file")
 
 
 def read_text(path: Path) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lcjax.data.chat import ChatTemplate
 from lcjax.data.document import Document
-from lcjax.data.files import NotText, read_text, unreadable, walk
-from lcjax.data.records import BadRecord
+from lcjax.data.files import NotText, read_text, suffix_of, unreadable, walk
+from lcjax.data.records import BadRecord, NotRecords
 from lcjax.data.repositories import holds_repositories, is_repository, repository_document
 from lcjax.data.tables import is_table, read_table
 from lcjax.errors import InputError, unknown
@@ -18,6 +19,9 @@ UNITS = ("file", "repository")
 # Of a path's records, the share that may be bad: with more, the path or its format is more likely wrong than its records.
 _BAD_SHARE = 0.5
 _SHOWN = 3
+_SHOWN_FIELDS = 8
+# A file of records that is said to unfold: to so many characters, and to so many for each of its bytes.
+_MUCH_TEXT, _UNFOLDED = 2**26, 100
 
 _logger = logging.getLogger(__name__)
 
@@ -51,26 +55,29 @@ def read_sources(
     """Reads every document below the given paths, path by path, folders sorted by name.
 
     A path is
-    - a UTF-8 text file of any suffix: one document; a byte order mark is dropped, line ends stay;
-    - a `.jsonl`, `.parquet` or `.arrow` file, or a folder that `datasets` saved: one document a record (see
-      `lcjax.data.records.document_of_record`);
+    - a UTF-8 text file: one document; a byte order mark is dropped, line ends stay;
+    - a file of records (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`, `.arrow`), or a folder
+      that `datasets` saved: one document a record, see `document_of_record`;
+    - one of these text files packed: `.gz`, `.bz2`, `.xz` or `.zst`;
     - a folder of such things, read recursively without hidden entries and SKIPPED_FOLDERS.
 
-    A file reached twice is read once, lest a document be trained on and held out. Files of a folder that are not text, and
-    documents of nothing but white space, are skipped; their numbers are logged. So are bad records, the first of them with their
-    line (row) numbers.
+    A file reached twice is read once, lest a document be trained on and held out. What is left out
+    is logged with its number: files of a folder that are not text, or data without records (.json
+    and .yaml among source code); documents of nothing but white space; bad records, the first of
+    them with their line (row) numbers; and fields of records that are not read.
 
     Args:
       template: how `messages` become text; None refuses them.
-      documents: "file", or "repository": each folder with a `.git` (`.hg`, `.svn`) below a path is one document, or where there
-        is none, each folder that is a path.
+      documents: "file", or "repository": each folder with a `.git` (`.hg`, `.svn`) below a path is
+        one document, or where there is none, each folder that is a path.
 
     Returns:
       the documents of each path, one at least in all.
 
     Raises:
-      InputError: a path that is missing or cannot be read, a folder without text, a named file that is not UTF-8 text, nothing
-        but bad records below a path or more than half, or nothing but empty documents.
+      InputError: a path that is empty, missing or cannot be read, a folder without text, a named
+        file that is not UTF-8 text or has no records although its suffix says so, nothing but bad
+        records below a path or more than half, or nothing but empty documents.
     """
     if documents not in UNITS:
         raise InputError(unknown("documents", documents, UNITS))
@@ -101,6 +108,8 @@ class _Source:
         self._documents: list[Document] = []
         self._bad: list[BadRecord] = []
         self._not_text: list[Path] = []
+        self._not_records: dict[Path, str] = {}
+        self._unread: Counter[str] = Counter()
 
     def read(self) -> list[Document]:
         if self._path.is_dir() and not is_table(self._path):
@@ -110,6 +119,8 @@ class _Source:
                 self._read_file(self._path)
             except NotText as fault:
                 raise InputError(f"{self._path} {fault}; name UTF-8 text files, tables of records or folders") from None
+            except NotRecords as fault:
+                raise InputError(f"{self._path} {fault} (to train on it as plain text, rename it to .txt)") from None
         self._judge_records()
         return self._documents
 
@@ -125,16 +136,29 @@ class _Source:
                 found += 1
             except NotText:
                 self._not_text.append(path)
-        skipped = self._not_text
-        if skipped:
-            _logger.warning(
-                "skipped %d files of %s that are not UTF-8 text, first %s", len(skipped), self._path, skipped[0]
-            )
+            except NotRecords as fault:
+                self._not_records[path] = str(fault)
+        self._report_left_out()
         if not found:
-            what = f"no text among its {len(skipped)} files" if skipped else "no files"
+            count = len(self._not_text) + len(self._not_records)
+            what = f"no text among its {count} files" if count else "no files"
             raise InputError(
                 f"the folder {self._path} holds {what} (hidden ones are not read); name one that holds UTF-8 text"
             )
+
+    def _report_left_out(self) -> None:
+        if skipped := self._not_text:
+            _logger.warning(
+                "skipped %d files of %s that are not UTF-8 text, first %s", len(skipped), self._path, skipped[0]
+            )
+        if self._not_records:
+            suffixes = Counter(suffix_of(path) for path in self._not_records)
+            counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items()))
+            first, reason = next(iter(self._not_records.items()))
+            _logger.warning(
+                "left out data files of %s that hold no records: %s; %s %s (to train on it as plain text, rename it to .txt)",
+                self._path, counts, first, reason,
+            )  # fmt: skip
 
     def _entries(self) -> Iterable[Path]:
         """Files, and folders that are a whole: saved datasets, repositories where these are documents."""
@@ -149,13 +173,23 @@ class _Source:
     def _read_file(self, path: Path) -> None:
         if self._is_new(path):
             if is_table(path):
-                for document in read_table(path, self._template):
-                    if isinstance(document, BadRecord):
-                        self._bad.append(document)
-                    else:
-                        self._documents.append(document)
+                self._read_records(path)
             else:
                 self._documents.append(Document(str(path), read_text(path)))
+
+    def _read_records(self, path: Path) -> None:
+        first = len(self._documents)
+        for document in read_table(path, self._template, self._unread):
+            if isinstance(document, BadRecord):
+                self._bad.append(document)
+            else:
+                self._documents.append(document)
+        characters = sum(len(document.text) for document in self._documents[first:])
+        size = path.stat().st_size
+        if path.is_file() and characters > max(_MUCH_TEXT, _UNFOLDED * size):
+            _logger.warning(
+                "%s has %s characters of text in %s bytes: it repeats itself", path, f"{characters:,}", f"{size:,}"
+            )
 
     def _file_of_repository(self, path: Path) -> str | None:
         try:
@@ -173,7 +207,12 @@ class _Source:
         return True
 
     def _judge_records(self) -> None:
-        """Says which records were bad, or refuses the path for them."""
+        """Says which fields were not read and which records were bad, or refuses the path for them."""
+        if self._unread:
+            fields = ", ".join(f"{field} (of {count:,})" for field, count in self._unread.most_common(_SHOWN_FIELDS))
+            more = f" and {len(self._unread) - _SHOWN_FIELDS} more" if len(self._unread) > _SHOWN_FIELDS else ""
+            tools = "; the chat template writes no tools" if "tools" in self._unread else ""
+            _logger.warning("fields of records of %s that are not read: %s%s%s", self._path, fields, more, tools)
         if not self._bad:
             return
         bad, count = len(self._bad), len(self._bad) + len(self._documents)

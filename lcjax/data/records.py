@@ -3,87 +3,135 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from lcjax.data.chat import CannotRender, ChatTemplate
+from lcjax.data.chat import CannotRender, ChatTemplate, Tools
 from lcjax.data.document import Document
 
-FIELDS = ("messages", "prompt", "completion", "text")
-_NEEDED = "a record needs text, or messages, or prompt and completion"
+# In the order in which they are looked for; the fields of one form are read together.
+_FORMS = (("messages",), ("prompt", "completion"), ("instruction", "output"), ("text",))
+FIELDS = tuple(field for form in _FORMS for field in form)
+"""What makes a record one."""
+READ_FIELDS = (*FIELDS, "input", "tools", "system", "history")
+"""All that has a say in what becomes of a record."""
+NEEDED = "a record needs text, or messages, or prompt and completion, or instruction and output"
+
+# The prompts of Stanford Alpaca (https://github.com/tatsu-lab/stanford_alpaca), with an input and without.
+_ALPACA_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
+_ALPACA = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
+)
 
 
 class BadRecord(Exception):
     """The record gives no document; the message says why."""
 
 
-def document_of_line(line: bytes, name: str, template: ChatTemplate | None) -> Document:
-    """The document of one line of a .jsonl file.
+class NotRecords(Exception):
+    """The file holds no records although its name says data; the message says what it holds."""
+
+
+def record_of_line(line: bytes) -> Any:
+    """What one line of a .jsonl file holds.
 
     Raises:
-      BadRecord: it is not UTF-8 or not JSON, or see `document_of_record`.
+      BadRecord: it is not UTF-8 or not JSON.
     """
     try:
-        record = json.loads(line.decode())
+        return json.loads(line.decode())
     except UnicodeDecodeError as error:
         raise BadRecord(f"is not UTF-8 (byte {error.start} of the line)") from None
     except json.JSONDecodeError as error:
         raise BadRecord(f"is not JSON ({error.msg} at column {error.colno})") from None
     except (ValueError, RecursionError) as error:
         raise BadRecord(f"is not JSON that can be read ({error})") from None
-    if not isinstance(record, dict):
-        raise BadRecord(f"is a JSON {type(record).__name__}, not an object; {_NEEDED}")
-    return document_of_record(record, name, template)
 
 
-def document_of_record(record: Mapping[str, Any], name: str, template: ChatTemplate | None) -> Document:
-    """The document that the first of these fields gives: `messages`, `prompt` with `completion`, `text`.
+def document_of_record(
+    record: Any, name: str, template: ChatTemplate | None, unread: Counter[str] | None = None
+) -> Document:
+    """The document that the first of these gives: `messages`, `prompt` with `completion`, `instruction` with `output`, `text`.
 
     Args:
-      record: other fields do not matter.
+      record: a mapping.
       name: of the document.
       template: how conversations are written; None refuses them.
+      unread: counts the fields that are filled and were not read.
 
     Raises:
-      BadRecord: a field of another type, nothing to learn from, or a conversation that the template refuses.
+      BadRecord: no mapping, a field of another type, nothing to learn from, or a conversation that the template refuses.
     """
-    given = {field for field in FIELDS if record.get(field) is not None}
+    if not isinstance(record, Mapping):
+        raise BadRecord(f"is a JSON {type(record).__name__}, not an object; {NEEDED}")
+    given = {field for field in record if record[field] is not None}
     try:
-        if "messages" in given:
-            messages = _messages(record, "messages")
-            document = Document(name, *_need(template).conversation(messages), is_rendered=True)
-        elif {"prompt", "completion"} <= given:
-            document = _completed(record, name, template)
-        elif "text" in given:
-            document = Document(name, _string(record, "text"))
-        else:
-            filled = [str(field) for field, value in record.items() if value is not None]
-            raise BadRecord(f"has no {_missing(given)} (it has {', '.join(filled[:5]) or 'none'}); {_NEEDED}")
+        document, read = _read(record, given, name, template)
     except CannotRender as error:
         raise BadRecord(str(error)) from None
     _refuse_half_characters(document.text)
-    if not any(document.text[start:stop].strip() for start, stop in document.learned or [(0, len(document.text))]):
+    learned = [(0, len(document.text))] if document.learned is None else document.learned
+    if not any(document.text[start:stop].strip() for start, stop in learned):
         raise BadRecord("holds nothing to learn from")
+    if unread is not None:
+        unread.update(str(field) for field in given - read if record[field] not in ("", [], {}))
     return document
 
 
-def _completed(record: Mapping[str, Any], name: str, template: ChatTemplate | None) -> Document:
-    if isinstance(record["prompt"], str) and isinstance(record["completion"], str):
-        text = record["prompt"] + record["completion"]
-        return Document(name, text, ((len(record["prompt"]), len(text)),))
-    prompt, completion = _messages(record, "prompt"), _messages(record, "completion")
-    return Document(name, *_need(template).completion(prompt, completion), is_rendered=True)
+def _read(
+    record: Mapping[str, Any], given: set[str], name: str, template: ChatTemplate | None
+) -> tuple[Document, set[str]]:
+    """The document, and the fields that it was made of."""
+    form = next((set(form) for form in _FORMS if given.issuperset(form)), None)
+    if form is None:
+        filled = [str(field) for field in record if field in given]
+        raise BadRecord(f"has no {_missing(given)} (it has {', '.join(filled[:5]) or 'none'}); {NEEDED}")
+    if form == {"text"}:
+        return Document(name, _string(record, "text")), form
+    if form == {"instruction", "output"}:
+        return _alpaca(record, name), form | {"input"}
+    if form == {"prompt", "completion"} and isinstance(record["prompt"], str) and isinstance(record["completion"], str):
+        return _completed(name, record["prompt"], record["completion"]), form
+    parts = [_messages(record, field) for field in ("messages", "prompt", "completion") if field in form]
+    if template is None:
+        raise BadRecord("is a conversation, which needs a tokenizer with a chat template; name a --model")
+    tools = _tools(record.get("tools"))
+    if tools is not None and template.writes_tools:
+        form = form | {"tools"}
+    write = template.conversation if len(parts) == 1 else template.completion
+    return Document(name, *write(*parts, tools=tools), is_rendered=True), form
+
+
+def _completed(name: str, prompt: str, completion: str) -> Document:
+    text = prompt + completion
+    return Document(name, text, ((len(prompt), len(text)),))
+
+
+def _alpaca(record: Mapping[str, Any], name: str) -> Document:
+    for field in ("system", "history"):
+        if record.get(field):
+            raise BadRecord(f"has a {field} beside its instruction, which is not read; write the record as messages")
+    instruction, output = _string(record, "instruction"), _string(record, "output")
+    given = _string(record, "input") if record.get("input") is not None else ""
+    # format() would take braces in an instruction for fields of its own only in the template, which has none but these.
+    prompt = (_ALPACA_WITH_INPUT if given else _ALPACA).format(instruction=instruction, input=given)
+    return _completed(name, prompt, output)
 
 
 def _missing(given: set[str]) -> str:
-    others = {"prompt", "completion"} - given
-    return others.pop() if len(others) == 1 else "field that is read"
-
-
-def _need(template: ChatTemplate | None) -> ChatTemplate:
-    if template is None:
-        raise BadRecord("is a conversation, which needs a tokenizer with a chat template; name a --model")
-    return template
+    """The other half of a form of which one is there."""
+    for form in _FORMS:
+        others = set(form) - given
+        if len(form) == 2 and len(others) == 1:
+            return others.pop()
+    return "field that is read"
 
 
 def _string(record: Mapping[str, Any], field: str) -> str:
@@ -94,7 +142,7 @@ def _string(record: Mapping[str, Any], field: str) -> str:
 
 
 def _messages(record: Mapping[str, Any], field: str) -> list[dict[str, Any]]:
-    """The messages without fields that are null: a table has every field in every row."""
+    """The messages without fields of their own that are null, which equal absent ones."""
     messages = record[field]
     if not isinstance(messages, list) or not messages:
         raise BadRecord(f"has a {field} that is no list of messages")
@@ -104,6 +152,20 @@ def _messages(record: Mapping[str, Any], field: str) -> list[dict[str, Any]]:
         if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
             raise BadRecord(f"has a message {number} in {field} whose content is no string")
     return [{key: value for key, value in message.items() if value is not None} for message in messages]
+
+
+def _tools(tools: Any) -> Tools | None:
+    """The definitions of functions: a list of objects, or the same as a string of JSON. None where there are none."""
+    if isinstance(tools, str) and tools.strip():
+        try:
+            tools = json.loads(tools)
+        except (ValueError, RecursionError) as error:
+            raise BadRecord(f"has tools that are no JSON ({error})") from None
+    if not tools:
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise BadRecord("has tools that are no list of objects")
+    return tools
 
 
 def _refuse_half_characters(text: str) -> None:

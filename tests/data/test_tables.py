@@ -90,3 +90,15 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"PAR1 and no more")
     with pytest.raises(InputError, match=f"{name} cannot be read as a table"):
         read_documents([tmp_path / name])
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"_data_files": 5}', '{"_data_files": ["a.arrow"]}', "torn", "null"])
+def test_a_saved_dataset_without_its_list_of_files_is_refused(tmp_path, content):
+    save_to_disk(tmp_path / "saved", [{"text": "row"}] * 2)
+    (tmp_path / "saved/state.json").write_text(content)
+    with pytest.raises(InputError, match=r"state.json (lists no files of data|is not JSON)"):
+        read_documents([tmp_path / "saved"])
+    save_to_disk(tmp_path / "more/train", [{"text": "row"}])
+    (tmp_path / "more/dataset_dict.json").write_text(content)
+    with pytest.raises(InputError, match=r"dataset_dict.json (lists no splits|is not JSON)"):
+        read_documents([tmp_path / "more"])

@@ -1,0 +1,183 @@
+"""Tables of columns: parquet, arrow, and the folders that Hugging Face's `datasets` saves."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from pyarrow import ipc, parquet, types
+
+from lcjax.data.records import FIELDS, NEEDED, READ_FIELDS, BadRecord, NotRecords
+from lcjax.errors import InputError
+
+COLUMN_SUFFIXES = (".parquet", ".arrow", ".feather")
+# Rows that are Python objects at a time. Few: a file of some hundred bytes may unfold to gigabytes.
+_BATCH_ROWS = 64
+# What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` leave next to the data.
+_DATASET, _SPLITS = "state.json", "dataset_dict.json"
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `datasets` saved the folder."""
+    return (folder / _SPLITS).is_file() or ((folder / _DATASET).is_file() and (folder / "dataset_info.json").is_file())
+
+
+def read_columns(path: Path, unread: Counter[str]) -> Iterator[tuple[int, Any]]:
+    """The records of a table, each with its number from 1, or a BadRecord where a row cannot be read.
+
+    A table has every column, and every field of a structure, in every row. A field of a structure that is null therefore counts as
+    absent; so do columns. Entries of a map, and items of a list, stay. Rows become Python's objects some at a time.
+
+    Args:
+      path: a file, or a folder for which `is_saved_dataset` holds. Of a saved DatasetDict the split `train` is read, or the only
+        one.
+      unread: counts the rows of columns that are not read.
+
+    Raises:
+      InputError: a file that is not what its name says, or several splits of which none is `train`.
+      NotRecords: none of the columns is read.
+    """
+    number = 0
+    for file in _dataset_files(path) if path.is_dir() else [path]:
+        try:
+            for batch in (
+                _parquet_batches(file, unread) if file.suffix.lower() == ".parquet" else _arrow_batches(file, unread)
+            ):
+                for record in _records(batch):
+                    number += 1
+                    yield number, record
+        except (pyarrow.ArrowException, MemoryError, OSError, UnicodeDecodeError) as error:
+            # Of pyarrow's own errors some are OSErrors, without a number.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise InputError(f"{file} cannot be read as a table ({reason}); write it again, or leave it out") from None
+
+
+def _known(schema: pyarrow.Schema) -> list[str]:
+    if set(schema.names).isdisjoint(FIELDS):
+        names = ", ".join(map(str, schema.names[:5])) or "none"
+        raise NotRecords(f"has the columns {names}, none of which is read; {NEEDED}")
+    return [name for name in dict.fromkeys(schema.names) if name in READ_FIELDS]
+
+
+def _parquet_batches(path: Path, unread: Counter[str]) -> Iterator[pyarrow.RecordBatch]:
+    with parquet.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        known = _known(schema)
+        unread.update({name: file.metadata.num_rows for name in schema.names if name not in READ_FIELDS})
+        repeated = [name for name in known if types.is_string(schema.field(name).type)]
+    # A text that is in many rows is then in memory once, as it is in the file.
+    with parquet.ParquetFile(path, read_dictionary=repeated) as file:
+        yield from file.iter_batches(_BATCH_ROWS, columns=known)
+
+
+def _arrow_batches(path: Path, unread: Counter[str]) -> Iterator[pyarrow.RecordBatch]:
+    """Both of arrow's formats: `datasets` writes streams, others files."""
+    with pyarrow.memory_map(str(path)) as source:
+        try:
+            stream: Any = ipc.open_stream(source)
+            batches = iter(stream)
+        except pyarrow.ArrowInvalid:
+            stream = ipc.open_file(source)
+            batches = (stream.get_batch(i) for i in range(stream.num_record_batches))
+        known = _known(stream.schema)
+        for batch in batches:
+            unread.update({name: batch.num_rows for name in batch.schema.names if name not in READ_FIELDS})
+            some = batch.select(known)
+            for start in range(0, some.num_rows, _BATCH_ROWS):
+                yield some.slice(start, _BATCH_ROWS)
+
+
+def _records(batch: pyarrow.RecordBatch) -> Iterator[Any]:
+    """The rows of a batch; where a text in it is not UTF-8 or a value none of JSON's, row by row.
+
+    Raises:
+      ArrowInvalid: the batch is damaged as a whole.
+    """
+    try:
+        _validate(batch)
+        columns = {name: _values(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+    except (UnicodeDecodeError, BadRecord, ValueError, OverflowError) as fault:
+        if isinstance(fault, pyarrow.ArrowInvalid) and "UTF8" not in str(fault):
+            raise
+        if batch.num_rows > 1:
+            for row in range(batch.num_rows):
+                # Copied: a slice has the texts of all other rows still.
+                yield from _records(batch.slice(row, 1).take(pyarrow.array([0])))
+        else:
+            yield fault if isinstance(fault, BadRecord) else _unreadable(fault)
+        return
+    for row in range(batch.num_rows):
+        yield {name: values[row] for name, values in columns.items()}
+
+
+def _validate(batch: pyarrow.RecordBatch) -> None:
+    """Raises ArrowInvalid where an offset leads out of the batch or a text is not UTF-8."""
+    for column in batch.columns:
+        # The texts of a dictionary are those of other rows, too; those of a row are decoded one by one.
+        column.validate(full=not types.is_dictionary(column.type))
+
+
+def _unreadable(fault: Exception) -> BadRecord:
+    if isinstance(fault, (UnicodeDecodeError, pyarrow.ArrowInvalid)):
+        return BadRecord("is not UTF-8")
+    return BadRecord(f"cannot be read ({' '.join(str(fault).split())[:120]})")
+
+
+def _values(column: pyarrow.Array) -> list[Any]:
+    """The values of a column as Python's; a text that several rows share is one object."""
+    if types.is_dictionary(column.type):
+        indices = column.indices.to_pylist()
+        texts = {index: column.dictionary[index].as_py() for index in set(indices) if index is not None}
+        return [None if index is None else texts[index] for index in indices]
+    return [_without_nulls(value, column.type) for value in column.to_pylist()]
+
+
+def _without_nulls(value: Any, kind: pyarrow.DataType) -> Any:
+    """A value as JSON has it, without the fields of structures that are null.
+
+    Raises:
+      BadRecord: a value that JSON has not, such as bytes or a date.
+    """
+    if isinstance(kind, pyarrow.BaseExtensionType):
+        kind = kind.storage_type
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if types.is_struct(kind):
+        fields = {field.name: field.type for field in kind}
+        return {name: _without_nulls(item, fields[name]) for name, item in value.items() if item is not None}
+    if types.is_map(kind):
+        if len({key for key, _ in value}) < len(value):
+            raise BadRecord("has a map with one key twice")
+        return {key: _without_nulls(item, kind.item_type) for key, item in value}
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return [_without_nulls(item, kind.value_type) for item in value]
+    raise BadRecord(f"has a value of type {kind}, which no text can be made of")
+
+
+def _dataset_files(folder: Path) -> list[Path]:
+    """The arrow files of a saved dataset in their order."""
+    if (folder / _SPLITS).is_file():
+        splits = _json(folder / _SPLITS).get("splits")
+        if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
+            raise InputError(f"{folder / _SPLITS} lists no splits; save the dataset again")
+        if "train" not in splits and len(splits) != 1:
+            raise InputError(f"{folder} holds the splits {', '.join(splits)} and no train; name one of these folders")
+        return _dataset_files(folder / ("train" if "train" in splits else splits[0]))
+    entries = _json(folder / _DATASET).get("_data_files")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) and "filename" in entry for entry in entries):
+        raise InputError(f"{folder / _DATASET} lists no files of data; save the dataset again")
+    return [folder / str(entry["filename"]) for entry in entries]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}); save the dataset again") from None
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,128 @@
+"""Files of records that are text: .jsonl, .json, .csv and .tsv."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lcjax.data.files import read_bytes, read_lines, suffix_of
+from lcjax.data.records import FIELDS, NEEDED, BadRecord, NotRecords, record_of_line
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_LINES, _JSON = (".jsonl", ".ndjson"), ".json"
+LINE_SUFFIXES = (*_LINES, _JSON, *_DELIMITERS)
+# How Python writes bytes that are no UTF-8 (errors="surrogateescape").
+_NO_UTF8 = re.compile("[\udc80-\udcff]")
+
+Numbered = tuple[int, Any]
+"""A record with its number, or a BadRecord with it."""
+
+
+def read_line_file(path: Path) -> Iterator[Numbered]:
+    """The records of a file with one of LINE_SUFFIXES, each with the number of its line, item or row, from 1.
+
+    Raises:
+      NotText: the file is binary, or damaged where it is packed.
+      NotRecords: it holds something else.
+    """
+    suffix = suffix_of(path)
+    if suffix in _LINES:
+        return _lines(path)
+    return _items(path) if suffix == _JSON else _rows(path, _DELIMITERS[suffix])
+
+
+def _lines(path: Path) -> Iterator[Numbered]:
+    for number, line in enumerate(read_lines(path), start=1):
+        if line.strip():
+            try:
+                yield number, record_of_line(line)
+            except BadRecord as fault:
+                yield number, fault
+
+
+def _items(path: Path) -> Iterator[Numbered]:
+    """Of a .json file: the items of an array, the objects of its lines, or the one object that is a record."""
+    content = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
+    first, _, rest = content.strip().partition(b"\n")
+    if rest and _is_object(first) and _is_object(rest.partition(b"\n")[0] or first):
+        return _lines(path)
+    try:
+        value = json.loads(content.decode())
+    except UnicodeDecodeError as error:
+        raise NotRecords(f"is not UTF-8 (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise NotRecords(f"is not JSON ({error.msg} at line {error.lineno}, column {error.colno})") from None
+    except (ValueError, RecursionError) as error:
+        raise NotRecords(f"is not JSON that can be read ({error})") from None
+    items = value if isinstance(value, list) else [value]
+    fields = dict.fromkeys(str(field) for item in items if isinstance(item, dict) for field in item)
+    if fields and fields.keys().isdisjoint(FIELDS):
+        raise NotRecords(f"holds the fields {_abridged(fields)}, none of which is read; {NEEDED}")
+    if not fields:
+        raise NotRecords(f"holds no records; {NEEDED}")
+    return enumerate(items, start=1)
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _rows(path: Path, delimiter: str) -> Iterator[Numbered]:
+    """Of a table of text: its rows after the first, which names the columns; what is empty counts as absent."""
+    # Bytes that are no UTF-8 come out as halves of surrogate pairs, and so in the row that they are in.
+    text = read_bytes(path).decode("utf-8-sig", errors="surrogateescape")
+    with _long_fields():
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        try:
+            columns = next(reader, [])
+        except csv.Error as error:
+            raise NotRecords(f"has no first line with the names of its columns ({error})") from None
+    if len(set(columns)) < len(columns):
+        raise NotRecords(f"has two columns of one name among {_abridged(columns)}")
+    if set(columns).isdisjoint(FIELDS):
+        raise NotRecords(f"has the columns {_abridged(columns)}, none of which is read; {NEEDED}")
+    return _records(reader, columns)
+
+
+def _records(reader: Any, columns: list[str]) -> Iterator[Numbered]:
+    for number in range(1, 2**62):
+        try:
+            with _long_fields():
+                row = next(reader, None)
+        except csv.Error as error:
+            yield number, BadRecord(f"is no row of a table ({error} at line {reader.line_num})")
+            continue
+        if row is None:
+            return
+        if not row:
+            continue
+        if len(row) != len(columns):
+            yield number, BadRecord(f"has {len(row)} values for {len(columns)} columns")
+        elif any(map(_NO_UTF8.search, row)):
+            yield number, BadRecord("is not UTF-8")
+        else:
+            yield number, {column: value or None for column, value in zip(columns, row, strict=True)}
+
+
+@contextlib.contextmanager
+def _long_fields() -> Iterator[None]:
+    """Lets the csv module, whose limit is one for the process, read fields of more than 128 KiB."""
+    former = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(former)
+
+
+def _abridged(names: Any) -> str:
+    names = list(names)
+    return (", ".join(names[:5]) or "none") + (f" and {len(names) - 5} more" if len(names) > 5 else "")
