@@ -15,7 +15,14 @@ with importing(__name__ == "__main__"):
     import numpy as np
     import tyro
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     from lcjax.cli import entry_point, parse
     from lcjax.config import LoraConfig
@@ -35,6 +42,7 @@ with importing(__name__ == "__main__"):
     from lcjax.weights.hf import write_checkpoint
     from lcjax.weights.names import TensorName, tensor_names
 
+_FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".json")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -100,6 +108,13 @@ def main(argv: list[str] | None = None) -> int:
 def convert(command: Convert) -> None:
     """Runs one conversion; raises InputError for whatever the user can mend, before anything is written."""
     max_shard_bytes = parse_size(command.max_shard_size)
+    if command.destination.suffix.lower() in _FILES:
+        raise InputError(
+            f"{command.destination} is the name of a file, and a Hugging Face directory is written; GGUF is read, not written "
+            "(llama.cpp's convert_hf_to_gguf.py makes it of that directory): name a directory"
+        )
+    if command.destination.exists() and not command.destination.is_dir():
+        raise InputError(f"{command.destination} is a file; name a directory to save to")
     if not command.overwrite and command.destination.is_dir() and any(command.destination.iterdir()):
         raise InputError(f"{command.destination} holds files already; name another directory or add --overwrite")
     source = resolve_model(command.source)
@@ -113,13 +128,15 @@ def convert(command: Convert) -> None:
     if line is not None:
         print(line)
     names = list(tensor_names(config))
+    total_bytes = sum(math.prod(name.shape) for name in names) * dtype.itemsize
     generation_config = read_generation_config(source)
-    with _progress() as progress:
-        task = progress.add_task("converting", total=len(names))
+    with _progress(f"converting {len(names)} tensors to {dtype.name}, {total_bytes:,} bytes") as progress:
+        task = progress.add_task("converting", total=total_bytes)
 
         def fetch(name: TensorName) -> np.ndarray:
-            progress.advance(task)
-            return _tensor(checkpoint, name, lora, adapter, dtype)
+            tensor = _tensor(checkpoint, name, lora, adapter, dtype)
+            progress.advance(task, tensor.nbytes)
+            return tensor
 
         write_checkpoint(
             command.destination,
@@ -130,7 +147,6 @@ def convert(command: Convert) -> None:
             max_shard_bytes=max_shard_bytes,
             generation_config=generation_config,
         )
-    total_bytes = sum(math.prod(name.shape) for name in names) * dtype.itemsize
     print(f"{command.destination}: {len(names)} tensors, {dtype.name}, {total_bytes:,} bytes")
 
 
@@ -165,9 +181,18 @@ def _tensor(
     return np.asarray(merge_weight(jnp.asarray(weight), lora_a_RI, lora_b_OR, lora.scaling)).astype(dtype)
 
 
-def _progress() -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+def _progress(line: str) -> Progress:
+    """A bar of bytes on a terminal; elsewhere the line, once."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     console = Console(stderr=True)
+    if not console.is_terminal:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 
 import jax
 import numpy as np
@@ -158,6 +159,7 @@ def test_destination_that_holds_files(tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
     assert run(tmp_path / "model", out) == 0
+    capsys.readouterr()
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert run(tmp_path / "model", out, "--dtype", "bfloat16") == 2
     assert "--overwrite" in one_line_error(capsys)
@@ -240,3 +242,24 @@ def test_entry_point_hides_no_bug_and_knows_an_interrupt(capsys):
     assert fail(SystemExit("words")) == 2
     with pytest.raises(ValueError, match="a bug"):
         fail(ValueError("a bug"))
+
+
+@pytest.mark.parametrize("name", ["out.gguf", "OUT.GGUF", "model.safetensors", "pytorch_model.bin"])
+def test_the_name_of_a_file_is_no_destination(tmp_path, capsys, name):
+    assert run("/no/such", tmp_path / name) == 2
+    error = one_line_error(capsys)
+    assert f"{name} is the name of a file" in error
+    assert "GGUF is read, not written" in error
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("model")
+def test_progress_is_a_bar_on_a_terminal_and_a_line_elsewhere(tmp_path, monkeypatch, capsys):
+    assert run(tmp_path / "model", tmp_path / "a") == 0
+    plain = capsys.readouterr()
+    assert re.fullmatch(r"converting \d+ tensors to float32, [\d,]+ bytes\n", plain.err)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes any stream for a terminal
+    assert run(tmp_path / "model", tmp_path / "b") == 0
+    bar = capsys.readouterr().err
+    assert "converting" in bar
+    assert "kB" in bar

@@ -37,7 +37,7 @@ def load_gguf(path: str | os.PathLike[str], dtype: DTypeLike) -> tuple[LlamaConf
     """Loads a GGUF file of the llama architecture.
 
     Args:
-      path: the file; its tensors may be F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K and Q6_K.
+      path: the file; its tensors may be of any of `lcjax.weights.gguf_file.SUPPORTED_TYPES`.
       dtype: float32 or bfloat16; blocks are dequantised in float32 and then rounded to it.
 
     Returns:
@@ -98,7 +98,8 @@ def _read_tensor(file: GgufFile, tensor: GgufTensor, places: np.ndarray | None, 
                 encoded = np.empty((rows.stop - rows.start, encoded_row), np.uint8)
                 if stream.readinto(encoded.data) < encoded.nbytes:
                     raise InputError(f"{file.path} is truncated or corrupt: it ends inside {tensor.name}; {MEND}")
-                decoded = dequantize(encoded, tensor.type)
+                with np.errstate(all="ignore"):  # a damaged block's numbers are refused by name
+                    decoded = dequantize(encoded, tensor.type)
                 out[rows if places is None else places[rows]] = decoded[:, 0] if out.ndim == 1 else decoded
     except OSError as error:
         raise InputError(f"{file.path} cannot be read ({error}); check the disk and the permissions") from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import glob
 import os
 import secrets
 import shutil
@@ -21,7 +23,7 @@ def staged(target: Path, needed_bytes: int, *, replaces: tuple[str, ...] = ()) -
 
     A target that does not exist appears at once, by one rename. In one that exists, each file replaces its namesake by
     a rename, weights before the JSON that describes them, and other files stay. If the block or the disk fails, the
-    target is as it was and what was written is removed.
+    target is as it was and what was written is removed; a process that is killed leaves it to the next that saves there.
 
     Args:
       target: the directory to save to; its parents are made.
@@ -39,15 +41,66 @@ def staged(target: Path, needed_bytes: int, *, replaces: tuple[str, ...] = ()) -
         place = target if target.is_dir() else target.parent
         place.mkdir(parents=True, exist_ok=True)
         _require_space(place, needed_bytes)
-        staging = place / f".{target.name}.partial-{secrets.token_hex(4)}"
-        staging.mkdir()
+        prefix = f".{target.name}.partial-"
+        if place == target:  # which a killed process may have found absent
+            with _cleared(target.parent, prefix):
+                pass
+        staging, descriptor = _claim(place, prefix)
         try:
             yield staging
             _publish(staging, target, replaces)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+            os.close(descriptor)
     except OSError as error:
         raise _input_error(target, needed_bytes, error) from error
+
+
+def _claim(place: Path, prefix: str) -> tuple[Path, int]:
+    """A new directory in `place` that this process holds a lock on, and the lock's file descriptor."""
+    with _cleared(place, prefix):
+        staging = place / f"{prefix}{secrets.token_hex(4)}"
+        staging.mkdir()
+        descriptor = os.open(staging, os.O_RDONLY)
+        _lock(descriptor)
+        return staging, descriptor
+
+
+@contextlib.contextmanager
+def _cleared(place: Path, prefix: str) -> Iterator[None]:
+    """A context before which what killed processes left in `place` is removed: the system has released their locks.
+
+    Others wait for the lock on `place` meanwhile, so that no directory is found between being made and being locked.
+    """
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        if _lock(descriptor, wait=True):
+            for former in place.glob(f"{glob.escape(prefix)}*"):
+                _remove_abandoned(former)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(former: Path) -> None:
+    try:
+        descriptor = os.open(former, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # it has just gone, or is none of ours
+        return
+    try:
+        if _lock(descriptor):
+            shutil.rmtree(former, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, *, wait: bool = False) -> bool:
+    """Whether the lock was to be had; some network file systems have none."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
 
 
 def _require_space(place: Path, needed_bytes: int) -> None:

@@ -106,7 +106,7 @@ def test_more_than_the_disk_holds_is_refused_before_the_first_byte(tmp_path):
     from lcjax.weights.assembly import insert
     from lcjax.weights.names import tensor_names
 
-    config = LlamaConfig(2**40, 2**10, 2**10, 2, 2, 2, 2**9, tie_word_embeddings=True)
+    config = LlamaConfig(2**30, 2**20, 2**10, 2, 2, 2, 2**9, tie_word_embeddings=True)
     params = {}
     for name in tensor_names(config):
         # A petabyte that takes four bytes.
@@ -147,3 +147,46 @@ def test_disk_that_fills_up_midway(tiny_llama, tmp_path):
     assert "bytes are needed" in run.stdout
     assert run.stdout.count("\n") == 1
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+_SAVES_AND_WAITS = """
+import sys, time
+from pathlib import Path
+from lcjax.weights.staging import staged
+with staged(Path(sys.argv[1]), 100) as staging:
+    (staging / "x.json").write_text("half")
+    print(staging.name, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("name", ["target", "[t]*?"])
+def test_the_next_save_removes_what_a_killed_one_left_and_no_living_one_s(tmp_path, exists, name):
+    target = tmp_path / name
+    if exists:
+        target.mkdir()
+    place = target if exists else tmp_path
+    killed, living = (
+        subprocess.Popen([sys.executable, "-c", _SAVES_AND_WAITS, target], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    )
+    try:
+        assert killed.stdout is not None
+        assert living.stdout is not None
+        left, in_use = killed.stdout.readline().strip(), living.stdout.readline().strip()
+        killed.kill()
+        killed.wait()
+        assert {left, in_use} <= {path.name for path in place.iterdir()}
+        save(target, {"x.json": "whole"})
+        assert contents(target)["x.json"] == "whole"
+        assert not (place / left).exists()
+        assert (place / in_use / "x.json").read_text() == "half"
+    finally:
+        for process in (killed, living):
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+    save(target, {"x.json": "again"})
+    assert not (place / in_use).exists()
