@@ -15,7 +15,7 @@ from lcjax.data import UNITS, ChatTemplate, TokenizedCorpus, read_documents, tok
 from lcjax.errors import InputError, unknown
 from lcjax.rope import LONGEST
 from lcjax.train.arguments import demo_model
-from lcjax.train.terminal import shown_warnings
+from lcjax.train.terminal import say, shown_warnings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -53,15 +53,16 @@ class CorpusArguments:
 
 
 def load(arguments: CorpusArguments, console: Console) -> TokenizedCorpus:
-    """Reads and encodes the data, with a progress bar where `console` is a terminal.
+    """Reads and encodes the data, and says on `console` how far it is.
 
     Raises:
       InputError: a model without a tokenizer, or data that cannot be read.
     """
     tokenizer = _tokenizer(arguments.model)
+    say(console, "reading the data")
     with shown_warnings(console):
         documents = read_documents(arguments.paths, ChatTemplate(tokenizer), arguments.documents)
-        return tokenize(documents, tokenizer, progress=console.is_terminal, stored=True)
+        return tokenize(documents, tokenizer, progress=console, stored=True)
 
 
 def _tokenizer(model: str | None) -> PreTrainedTokenizerFast:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import grain
 import numpy as np
+from rich.console import Console
 
 from lcjax.data.chat import ChatTemplate
 from lcjax.data.mixture import Mixture, check_weights, pack_mixture
 from lcjax.data.packing import PackingPlan, nothing_learned, pack
 from lcjax.data.pipeline import evaluation_batches, make_dataset
+from lcjax.data.progress import say
 from lcjax.data.reading import read_sources
 from lcjax.data.rows import Batch, documents_of, is_learned
 from lcjax.data.split import split_corpus
@@ -130,7 +132,7 @@ def load_corpus(
     weights: Sequence[float] = (),
     vocab_size: int | None = None,
     date: datetime.datetime | None = None,
-    progress: bool = False,
+    progress: Console | None = None,
 ) -> Data:
     """Reads, splits, encodes and packs.
 
@@ -145,7 +147,7 @@ def load_corpus(
       weights: a share of the tokens for each path; see `Mixture`. None at all takes every document once an epoch.
       vocab_size: the model's; ids beyond are refused. None does not check.
       date: what a chat template writes as today's date; the present one when None.
-      progress: whether to draw a progress bar on stderr.
+      progress: where to say what is done and how far it is: by a bar on a terminal, else by lines; None says nothing.
 
     Raises:
       InputError: anything in the paths, the tokenizer or the numbers that the user can mend.
@@ -154,6 +156,7 @@ def load_corpus(
     date = date or datetime.datetime.now()
     if weights:
         check_weights(weights, len(paths))
+    say(progress, "reading the data")
     sources = read_sources(paths, ChatTemplate(tokenizer, date), documents)
     every_document = [document for source in sources for document in source]
     corpus = tokenize(every_document, tokenizer, vocab_size=vocab_size, progress=progress, stored=True)

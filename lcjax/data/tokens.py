@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lcjax.data.document import Document
+from lcjax.data.progress import shown
 from lcjax.data.tokenizing import store
 from lcjax.data.tokenizing.encoding import Encoder
 from lcjax.data.tokenizing.growing import GrowingTokens
@@ -65,7 +65,7 @@ def tokenize(
     *,
     append_eos: bool = True,
     vocab_size: int | None = None,
-    progress: bool = False,
+    progress: Console | None = None,
     stored: bool = False,
 ) -> TokenizedCorpus:
     """Encodes every document with all cores: exactly `tokenizer(text)["input_ids"]`, then the end-of-sequence token.
@@ -81,7 +81,7 @@ def tokenize(
       tokenizer: a fast tokenizer; it is not changed. A beginning-of-sequence token is added if it adds one itself.
       append_eos: whether every document that is not rendered shall end in the EOS token; one that does already gets no second.
       vocab_size: rows of the model's embedding; every id must lie below. None does not check.
-      progress: whether to draw a progress bar on stderr.
+      progress: where to show how far it is: a bar on a terminal, else a line or more; None shows nothing.
       stored: whether to take the tokens from disk where an earlier call stored them, and else to store them; see
         `lcjax.data.tokenizing.store`. The arrays are mapped from the file, and read-only.
 
@@ -102,19 +102,15 @@ def tokenize(
 
 
 def _encoded(
-    documents: Sequence[Document], encoder: Encoder, vocab_size: int | None, key: str | None, progress: bool
+    documents: Sequence[Document], encoder: Encoder, vocab_size: int | None, key: str | None, progress: Console | None
 ) -> StoredTokens:
-    columns = (TextColumn("tokenizing"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
-    with (
-        Progress(*columns, console=Console(stderr=True), disable=not progress) as bar,
-        GrowingTokens(key) as growing,
-    ):
-        task = bar.add_task("tokenizing", total=sum(len(document.text) for document in documents))
+    characters = sum(len(document.text) for document in documents)
+    with shown(progress, "tokenizing", characters) as advance, GrowingTokens(key) as growing:
         for part, ids, learned in encoder.encode(documents):
             if vocab_size is not None and len(ids):
                 _refuse_large_id(int(ids.max()), vocab_size, part.document.name)
             growing.add(ids, learned, ends_document=part.is_last)
-            bar.update(task, advance=part.stop - part.start)
+            advance(part.stop - part.start)
         return growing.finish()
 
 

@@ -57,10 +57,10 @@ def evaluate(arguments: EvaluateArguments, console: Console) -> tuple[Results, P
     check_data_paths(arguments.data)
     run = arguments.training_run()
     base, adapted, tokenizer = arguments.load(arguments.max_seq_length)
-    data = load_text(arguments.text, run, tokenizer, arguments.max_seq_length, console.is_terminal)
+    data = load_text(arguments.text, run, tokenizer, arguments.max_seq_length, console)
     data.check_fit(base.config.vocab_size, arguments.max_seq_length)
     text = Text.of(data, tokenizer)
-    source = provenance(text, data, arguments.text, run, tokenizer, console.is_terminal)
+    source = provenance(text, data, arguments.text, run, tokenizer, console)
     say(console, source.summary())
     for warning in source.warnings:
         say(console, f"warning: {warning}")

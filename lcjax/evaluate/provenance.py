@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.console import Console
 
 from lcjax.data import Data, load_corpus
 from lcjax.errors import InputError
@@ -61,7 +62,11 @@ class Provenance:
 
 
 def load_text(
-    told: TrainingText, run: Run | None, tokenizer: PreTrainedTokenizerFast, max_seq_length: int, progress: bool
+    told: TrainingText,
+    run: Run | None,
+    tokenizer: PreTrainedTokenizerFast,
+    max_seq_length: int,
+    progress: Console | None,
 ) -> Data:
     """Reads and divides text as a run does; a chat template that writes the date writes that of `run`.
 
@@ -82,7 +87,12 @@ def load_text(
 
 
 def provenance(
-    text: Text, data: Data, asked: TrainingText, run: Run | None, tokenizer: PreTrainedTokenizerFast, progress: bool
+    text: Text,
+    data: Data,
+    asked: TrainingText,
+    run: Run | None,
+    tokenizer: PreTrainedTokenizerFast,
+    progress: Console | None,
 ) -> Provenance:
     """Compares the text with what the run trained on.
 
@@ -92,7 +102,7 @@ def provenance(
       asked: the evaluation's own paths, unit of documents, fraction and seed.
       run: that trained the model or adapter; None where it is not known.
       tokenizer: of the model.
-      progress: whether to draw a progress bar where the run's data have to be encoded.
+      progress: where to say how far the encoding of the run's data is; None says nothing.
     """
     warnings = []
     held_out, trained = asked.eval_fraction > 0, None

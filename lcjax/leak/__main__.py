@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def load(arguments: LeakArguments, console: Console) -> tuple[Llama, Data]:
-    """The model and the packed data, with a progress bar where `console` is a terminal."""
+    """The model and the packed data; says on `console` how far it is."""
     model, tokenizer = api.from_pretrained(
         arguments.model,
         arguments.max_seq_length,
@@ -89,7 +89,7 @@ def load(arguments: LeakArguments, console: Console) -> tuple[Llama, Data]:
         seed=0,
         documents=arguments.documents,
         vocab_size=model.config.vocab_size,
-        progress=console.is_terminal,
+        progress=console,
     )
     return model, data
 

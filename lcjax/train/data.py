@@ -39,7 +39,6 @@ def load_run_data(
     Raises:
       InputError: anything in the data that the user can mend.
     """
-    say(console, "reading and tokenizing the data")
     data = load_corpus(
         paths,
         tokenizer,
@@ -49,7 +48,7 @@ def load_run_data(
         documents=arguments.documents,
         weights=arguments.data_weights,
         date=date,
-        progress=console.is_terminal,
+        progress=console,
     )
     say(console, data.summary())
     if not arguments.eval_fraction:

@@ -1,4 +1,5 @@
 import copy
+import io
 import logging
 import subprocess
 import sys
@@ -6,10 +7,11 @@ import textwrap
 
 import numpy as np
 import pytest
+from rich.console import Console
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from lcjax.data import Document, read_documents, stdlib_sources, tokenize
+from lcjax.data import Document, progress, read_documents, stdlib_sources, tokenize
 from lcjax.data.tokenizing import encoding
 from lcjax.errors import InputError
 
@@ -46,7 +48,9 @@ def sources():
 
 def test_ids_equal_those_of_transformers(smol_tokenizer, sources, monkeypatch):
     monkeypatch.setattr(encoding, "_BATCH_CHARACTERS", 100_000)  # many batches
-    corpus = tokenize(sources, smol_tokenizer, append_eos=False, vocab_size=len(smol_tokenizer), progress=True)
+    corpus = tokenize(
+        sources, smol_tokenizer, append_eos=False, vocab_size=len(smol_tokenizer), progress=Console(quiet=True)
+    )
     assert corpus.tokens.dtype == np.int32
     assert corpus.offsets.dtype == np.int64
     assert corpus.names == tuple(document.name for document in sources)
@@ -109,13 +113,22 @@ def test_long_documents_give_no_warning(smol_tokenizer):
         logger.removeHandler(handler)
 
 
-def test_progress_is_drawn_on_stderr_only_when_asked(capfd):
+def shown(monkeypatch, *, is_terminal, short):
+    monkeypatch.setattr(progress, "_SHORT_CHARACTERS", 0 if not short else 100)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(encoding, "_BATCH_CHARACTERS", 1)
+    console = Console(file=(out := io.StringIO()), force_terminal=is_terminal, width=100)
+    tokenize(documents("a b", "a", "b b b b"), word_tokenizer(), progress=console)
+    return out.getvalue()
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(capfd, monkeypatch):
     tokenize(documents("a b"), word_tokenizer())
     assert capfd.readouterr() == ("", "")
-    tokenize(documents("a b"), word_tokenizer(), progress=True)
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "100 %" in err
+    assert "100 %" in shown(monkeypatch, is_terminal=True, short=False)
+    lines = shown(monkeypatch, is_terminal=False, short=False).splitlines()
+    assert lines == ["tokenizing 11 characters of text", "tokenizing: 27%", "tokenizing: 36%"]
+    assert shown(monkeypatch, is_terminal=False, short=True).splitlines()[0] == "tokenizing: 27%"
 
 
 def test_refusals():

@@ -207,5 +207,5 @@ def test_a_chat_template_writes_the_date_of_the_run(work, changed_run, tmp_path,
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(record | {"started": "2001-02-03T04:05:06+02:00"}))
     told = TrainingText((str(rows),), "file", (), 0.0, 0)
-    data = load_text(told, Run.read(folder), tokenizer, 64, False)
+    data = load_text(told, Run.read(folder), tokenizer, 64, None)
     assert tokenizer.decode(data.corpus.document(0)).startswith("2001: hello")

@@ -1,0 +1,54 @@
+"""How far the reading and encoding of data is, for people who wait."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+# Work that takes less than some half a second needs no line of its own.
+_SHORT_CHARACTERS = 1_000_000
+_SECONDS_BETWEEN_LINES = 60.0
+
+
+def say(console: Console | None, line: str) -> None:
+    """Prints a line where there is a console, without markup."""
+    if console is not None:
+        console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def shown(console: Console | None, what: str, characters: int) -> Iterator[Callable[[int], None]]:
+    """Shows how far some work on so many characters of text is; call what it gives with the characters that are done.
+
+    On a terminal it is a bar. Elsewhere it is a line at the beginning of work that takes long, and one a minute.
+    """
+    if console is None:
+        yield lambda done: None
+    elif console.is_terminal:
+        columns = (TextColumn(what), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(what, total=characters)
+            yield lambda done: bar.update(task, advance=done)
+    else:
+        yield _Lines(console, what, characters).advance
+
+
+class _Lines:
+    """A line at the beginning, and one a minute."""
+
+    def __init__(self, console: Console, what: str, characters: int):
+        self._console, self._what, self._characters = console, what, characters
+        self._done = 0
+        self._last = time.monotonic()
+        if characters >= _SHORT_CHARACTERS:
+            say(console, f"{what} {characters:,} characters of text")
+
+    def advance(self, done: int) -> None:
+        self._done += done
+        if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES and self._done < self._characters:
+            self._last = time.monotonic()
+            say(self._console, f"{self._what}: {self._done / self._characters:.0%}")
