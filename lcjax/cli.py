@@ -119,6 +119,34 @@ def check_outputs(**paths: str | Path | None) -> None:
         raise InputError(f"--plot {picture} is no picture's name; end it in one of {', '.join(PICTURES)}")
 
 
+def check_output_dir(name: str, path: Path) -> None:
+    """Raises InputError where that directory is not there and cannot be made; whatever is made to know is removed again.
+
+    Args:
+      name: what the user calls it, such as --output-dir.
+    """
+    made: list[Path] = []
+    try:
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{name} {path} is a file; name a folder")
+        for folder in [*reversed(path.absolute().parents), path.absolute()]:
+            if not folder.is_dir():
+                folder.mkdir()
+                made.append(folder)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise InputError(f"{name} {path} cannot be written to (no permission); choose another")
+    except OSError as error:
+        raise InputError(f"{name} {_shortened(str(path))} cannot be made ({error.strerror}); choose another") from None
+    finally:
+        for folder in reversed(made):
+            folder.rmdir()
+
+
+def say(console: Console, line: str) -> None:
+    """Prints a line as it is: a path may hold [brackets] and :colons:, which are no markup."""
+    console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
 def write_json(content: Any, path: str | None) -> None:
     """Writes JSON to a file, to standard output for "-", or nowhere for None."""
     text = json.dumps(content, indent=1) + "\n"

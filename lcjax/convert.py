@@ -24,7 +24,7 @@ with importing(__name__ == "__main__"):
         TransferSpeedColumn,
     )
 
-    from lcjax.cli import entry_point, parse
+    from lcjax.cli import check_output_dir, entry_point, parse
     from lcjax.config import LoraConfig
     from lcjax.errors import InputError
     from lcjax.lora import merge_weight
@@ -113,8 +113,7 @@ def convert(command: Convert) -> None:
             f"{command.destination} is the name of a file, and a Hugging Face directory is written; GGUF is read, not written "
             "(llama.cpp's convert_hf_to_gguf.py makes it of that directory): name a directory"
         )
-    if command.destination.exists() and not command.destination.is_dir():
-        raise InputError(f"{command.destination} is a file; name a directory to save to")
+    check_output_dir("the destination", command.destination)
     if not command.overwrite and command.destination.is_dir() and any(command.destination.iterdir()):
         raise InputError(f"{command.destination} holds files already; name another directory or add --overwrite")
     source = resolve_model(command.source)

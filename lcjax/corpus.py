@@ -10,12 +10,12 @@ import tyro
 from rich.console import Console
 
 from lcjax import weights
-from lcjax.cli import check_outputs
-from lcjax.data import UNITS, ChatTemplate, TokenizedCorpus, read_documents, tokenize
+from lcjax.cli import check_outputs, say
+from lcjax.data import UNITS, ChatTemplate, TokenizedCorpus, check_data_paths, read_documents, tokenize
 from lcjax.errors import InputError, unknown
 from lcjax.rope import LONGEST
 from lcjax.train.arguments import demo_model
-from lcjax.train.terminal import say, shown_warnings
+from lcjax.train.terminal import shown_warnings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -58,9 +58,10 @@ def load(arguments: CorpusArguments, console: Console) -> TokenizedCorpus:
     Raises:
       InputError: a model without a tokenizer, or data that cannot be read.
     """
-    tokenizer = _tokenizer(arguments.model)
-    say(console, "reading the data")
+    check_data_paths(arguments.paths)
     with shown_warnings(console):
+        tokenizer = _tokenizer(arguments.model)
+        say(console, "reading the data")
         documents = read_documents(arguments.paths, ChatTemplate(tokenizer), arguments.documents)
         return tokenize(documents, tokenizer, progress=console, stored=True)
 

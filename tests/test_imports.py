@@ -55,18 +55,18 @@ ALLOWED = {
     "convert": "cli startup config errors lora rope weights | jax numpy rich tyro",
     "corpus": "cli data errors rope train.arguments train.terminal weights | rich transformers tyro",
     "tokens": "cli startup corpus data | matplotlib numpy rich",
-    "audit": "cli startup corpus data errors tokens | matplotlib numpy rich",
+    "audit": "cli startup corpus data errors tokens train.terminal | matplotlib numpy rich",
     "leak": "api cli startup lazy config data errors model train.terminal | jax numpy rich",
     "train": "api audit cli flags lazy native_log signals startup config data errors evaluate layerwise leak "
     "lora memory model ops optim plan quant remat rope step "
     "weights | jax numpy optax orbax rich matplotlib tensorboardX transformers",
-    "plan": "attention_halves cli startup config deviceless dispatch errors fa3 layerwise lora loss "
+    "plan": "attention_halves cli native_log startup config deviceless dispatch errors fa3 layerwise lora loss "
     "memory model ops pallas.tiles presets "
     "quant remat rope step train weights.names | jax rich matplotlib",
     "inference": "api model ops quant rope | transformers",
-    "generate": "cli lazy startup errors inference model ops train.terminal weights | jax numpy "
+    "generate": "cli lazy signals startup errors inference model ops train.terminal weights | jax numpy "
     "flax rich tokenizers transformers jinja2",
-    "doctor": "audit cli startup config corpus deviceless errors plan remat rope weights | rich",
+    "doctor": "audit cli native_log startup config corpus deviceless errors plan remat rope weights | rich",
     "": "api config errors lazy model startup train",
     "__main__": "errors startup",
 }

@@ -13,10 +13,11 @@ with importing(__name__ == "__main__"):
     from lcjax.audit.figures import audit
     from lcjax.audit.plot import draw
     from lcjax.audit.report import duplicates_table, headline, reuse_table
-    from lcjax.cli import entry_point, parse, tables_console, write_json
+    from lcjax.cli import entry_point, parse, replacing, tables_console, write_json
     from lcjax.corpus import CorpusArguments, load
     from lcjax.errors import InputError
     from lcjax.tokens.report import windows_table
+    from lcjax.train.terminal import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +52,13 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0 done, 2 bad input."""
     arguments = parse(AuditArguments, argv, "python -m lcjax.audit")
     console = Console(stderr=True)
-    figures = audit(load(arguments, console), arguments.max_seq_length, arguments.max_tokens)
+    corpus = load(arguments, console)
+    say(console, "counting what comes back")
+    figures = audit(corpus, arguments.max_seq_length, arguments.max_tokens)
     lines = advice(figures, arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps)
     if arguments.plot:
-        draw(figures, arguments.plot)
+        with replacing(arguments.plot) as temporary:
+            draw(figures, temporary)
     write_json(figures.as_json() | {"advice": lines}, arguments.json)
     tables = tables_console(arguments.json)
     tables.print(headline(figures), reuse_table(figures), windows_table(figures.corpus), duplicates_table(figures))

@@ -9,7 +9,7 @@ from rich.text import Text
 from lcjax.audit.figures import AuditFigures
 from lcjax.tokens.figures import short
 
-_BAR_WIDTH = 32
+_BAR_WIDTH = 16
 _SHOWN_GROUPS = 5
 
 
@@ -25,7 +25,7 @@ def headline(figures: AuditFigures) -> str:
 def reuse_table(figures: AuditFigures) -> Table:
     """What comes back, by how far back it was last."""
     table = Table(title="text that comes back after so many tokens, and no nearer", title_justify="left")
-    for name in ("distance", "tokens that reach it", "come back", "by chance", "beyond chance"):
+    for name in ("distance", "tokens that\nreach it", "come back", "by chance", "beyond\nchance"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     most = max((bucket.share for bucket in figures.reuse), default=0)

@@ -22,6 +22,7 @@ with importing(__name__ == "__main__"):
     from lcjax.doctor.memory import by_plan, by_rule
     from lcjax.doctor.rope import on_rope
     from lcjax.errors import InputError, unknown
+    from lcjax.native_log import NativeLog
     from lcjax.plan.__main__ import start_quietly
     from lcjax.plan.planner import Planner
     from lcjax.plan.progress import CompilationProgress
@@ -113,10 +114,11 @@ def on_memory(arguments: DoctorArguments, workload: Workload) -> Finding:
     """By the plan where a GPU is named, else by the rule."""
     if arguments.gpu is None:
         return by_rule(workload, arguments.max_seq_length)
-    with CompilationProgress() as progress:
+    with NativeLog(), CompilationProgress() as progress:
 
         def replan(workload: Workload) -> Planner:
-            return Planner(workload, host_gb=arguments.host_gb, compiling=progress.compiling)
+            host_gb = arguments.host_gb
+            return Planner(workload, host_gb=host_gb, compiling=progress.compiling, compiled=progress.compiled)
 
         return by_plan(workload, arguments.max_seq_length, replan)
 

@@ -70,7 +70,7 @@ def _flags(workload: Workload) -> dict[str, str]:
 
 def _fitting(plan: Plan) -> str:
     layers = "" if plan.layers == "none" else f", layers in tiles ({plan.layers})"
-    seconds = duration(plan.flops.seconds(plan.workload.gpu))
+    seconds = duration(plan.seconds)
     return (
         f"{headline(plan)} with weights in {plan.workload.quantize or 'bfloat16'}, gradient checkpointing {plan.policy}{layers}; "
         f"about {seconds} a step"

@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         described = {"model": arguments.model, "adapter": arguments.adapter and str(arguments.adapter)}
         settings = {"data": arguments.data, "max_seq_length": arguments.max_seq_length, "seed": arguments.seed}
         content = described | settings | {"text": source.as_json()} | results.as_json()
+        folder.mkdir(parents=True, exist_ok=True)
         cli.write_json(content, str(folder / RESULTS))
         width = None if sys.stdout.isatty() else 120
         Console(width=width).print(*tables(results))
@@ -56,6 +57,7 @@ def evaluate(arguments: EvaluateArguments, console: Console) -> tuple[Results, P
     """
     check_data_paths(arguments.data)
     run = arguments.training_run()
+    say(console, f"loading {arguments.model}")
     base, adapted, tokenizer = arguments.load(arguments.max_seq_length)
     data = load_text(arguments.text, run, tokenizer, arguments.max_seq_length, console)
     data.check_fit(base.config.vocab_size, arguments.max_seq_length)
@@ -70,7 +72,7 @@ def evaluate(arguments: EvaluateArguments, console: Console) -> tuple[Results, P
 
 
 def new_folder(arguments: EvaluateArguments) -> Path:
-    """The folder for the results, made now; one that holds an evaluation already is not written into.
+    """The folder for the results, which can be made; one that holds an evaluation already is not written into.
 
     Raises:
       InputError: it holds one, or cannot be made.
@@ -80,10 +82,7 @@ def new_folder(arguments: EvaluateArguments) -> Path:
         folder = _unused(arguments)
     elif former := [name for name in (RESULTS, *PICTURES) if (folder / name).exists()]:
         raise InputError(f"--output-dir {folder} holds {former[0]} of another evaluation; choose another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output-dir {folder} cannot be made ({error.strerror}); choose another") from None
+    cli.check_output_dir("--output-dir", folder)
     return folder
 
 

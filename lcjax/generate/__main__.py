@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from signal import SIGINT
 
 from lcjax.startup import importing, leave
 
@@ -13,10 +14,12 @@ with importing(__name__ == "__main__"):
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from lcjax import cli, weights
+    from lcjax.errors import InputError
     from lcjax.generate.arguments import GenerateArguments
     from lcjax.generate.chat import chat_ids, message
     from lcjax.generate.generator import Generator
     from lcjax.generate.text import TextStream, stop_ids
+    from lcjax.signals import Interrupted
     from lcjax.train.terminal import mute_libraries, say, shown_warnings
 
 # A conversation's room where none is asked for: the cache of a large model's whole context would fill a GPU.
@@ -69,19 +72,37 @@ class Command:
         messages = self._system()
         for turn in _lines():
             messages.append(message("user", turn))
-            messages.append(message("assistant", self._write(generator, chat_ids(self.tokenizer, messages))))
+            ids = chat_ids(self.tokenizer, messages)
+            messages.append(message("assistant", self._write(generator, ids, stops_on_interrupt=True)))
 
     def _system(self) -> list[dict[str, str]]:
         return [] if self.arguments.system is None else [message("system", self.arguments.system)]
 
     def _generator(self, capacity: int) -> Generator:
+        say(self.console, f"loading {self.arguments.model}")
         base, adapted, _ = self.arguments.load(capacity)
         return Generator(adapted or base, capacity)
 
-    def _write(self, generator: Generator, ids: Sequence[int]) -> str:
-        """Prints what follows `ids` as it comes, and returns it; then its speed, on standard error."""
-        pieces, stream, count = [], TextStream(self.tokenizer), 0
+    def _write(self, generator: Generator, ids: Sequence[int], *, stops_on_interrupt: bool = False) -> str:
+        """Prints what follows `ids` as it comes, and returns it; then its speed, on standard error.
+
+        With `stops_on_interrupt` Ctrl-C ends the text and not the command.
+        """
+        pieces: list[str] = []
+        try:
+            self._write_pieces(generator, ids, pieces)
+        except Interrupted as stop:
+            if not (stops_on_interrupt and stop.signal == SIGINT):
+                raise
+            print(flush=True)
+            say(self.console, "stopped; Ctrl-C at the prompt, or Ctrl-D, ends the conversation")
+        return "".join(pieces)
+
+    def _write_pieces(self, generator: Generator, ids: Sequence[int], pieces: list[str]) -> None:
+        stream, count = TextStream(self.tokenizer), 0
         began = read = time.perf_counter()
+        if not self.console.is_terminal:
+            say(self.console, f"reading the prompt, {len(ids):,} tokens")
         with _reading(self.console) as progress:
             task = progress.add_task("reading the prompt", total=len(ids))
             tokens = generator.generate(
@@ -102,7 +123,6 @@ class Command:
         print(pieces[-1], flush=True)
         rate = (count - 1) / (time.perf_counter() - read) if count > 1 else 0.0
         say(self.console, f"{len(ids):,} tokens read in {read - began:.1f} s, {count:,} written, {rate:.1f} a second")
-        return "".join(pieces)
 
 
 def _reading(console: Console) -> Progress:
@@ -119,6 +139,8 @@ def _lines() -> Iterator[str]:
             line = input(prompt)
         except EOFError:
             return
+        except UnicodeDecodeError as error:
+            raise InputError(f"standard input is not UTF-8 (byte {error.start} of a line); give text") from None
         if line.strip():
             yield line
 

@@ -51,6 +51,9 @@ class GenerateArguments(ModelArguments):
             raise InputError("--prompt is empty; give the text to continue, or leave it out for a conversation")
         if self.system is not None and not self.chats:
             raise InputError("--system is of a chat; add --chat, or leave it out")
+        for name, text in (("--prompt", self.prompt), ("--system", self.system)):
+            if text is not None and not _is_unicode(text):
+                raise InputError(f"{name} is not UTF-8; give text, or a file by --prompt-file")
         if self.max_new_tokens < 1:
             raise InputError(f"--max-new-tokens {self.max_new_tokens} is out of range; it must be at least 1")
         if self.max_seq_length is not None and self.max_seq_length < 1:
@@ -94,3 +97,8 @@ class GenerateArguments(ModelArguments):
         if not content:
             raise InputError(f"--prompt-file {self.prompt_file} is empty; give the text to continue")
         return content
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it holds none of the bytes that the shell passed on without knowing their character."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

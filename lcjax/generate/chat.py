@@ -34,3 +34,9 @@ def chat_ids(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]) ->
         )
     except TemplateError as error:  # templates refuse what they do not know, such as a system's turn
         raise InputError(f"the chat template refuses these messages ({error}); leave --system out") from None
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # What the template's own expressions raise, such as the sum of a text and a number.
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"the chat template fails on these messages ({reason}); give --prompt without --chat"
+        ) from None

@@ -17,7 +17,7 @@ with importing(__name__ == "__main__"):
     from lcjax.errors import InputError, unknown
     from lcjax.leak.probe import LeakProbe, leak_line
     from lcjax.model import Llama
-    from lcjax.train.terminal import shown_warnings
+    from lcjax.train.terminal import say, shown_warnings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def load(arguments: LeakArguments, console: Console) -> tuple[Llama, Data]:
     """The model and the packed data; says on `console` how far it is."""
+    say(console, f"loading {arguments.model}")
     model, tokenizer = api.from_pretrained(
         arguments.model,
         arguments.max_seq_length,
@@ -101,6 +102,7 @@ def find_leaks(model: Llama, data: Data, rows: int, console: Console) -> list[st
       InputError: no row holds two documents.
     """
     chosen = _chosen(data, rows)
+    say(console, f"probing {len(chosen)} rows")
     probe, leaks = LeakProbe(model), []
     columns = TextColumn("rows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:

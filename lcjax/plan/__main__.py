@@ -10,9 +10,10 @@ from lcjax.startup import importing, leave
 with importing(__name__ == "__main__"):
     import jax
 
-    from lcjax.cli import entry_point, parse, tables_console, write_json
+    from lcjax.cli import entry_point, parse, replacing, tables_console, write_json
     from lcjax.deviceless import gpu_memory_bytes, gpu_names, gpu_sharding
     from lcjax.errors import InputError
+    from lcjax.native_log import NativeLog
     from lcjax.plan.arguments import PlanArguments
     from lcjax.plan.mends import mends
     from lcjax.plan.planner import Plan, Planner
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0 it fits, 1 it does not, 2 bad input."""
     arguments = parse(PlanArguments, argv, "python -m lcjax.plan")
     start_quietly()
-    with CompilationProgress() as progress:
+    with NativeLog(), CompilationProgress() as progress:
         return Command(arguments, progress).run()
 
 
@@ -56,7 +57,9 @@ class Command:
         planner = self.planner(self.workload)
         plan = self._chosen(planner)
         if self.arguments.plot:
-            draw([planner.plan(tokens) for tokens in lengths(plan.max_seq_length)], self.arguments.plot)
+            plans = [planner.plan(tokens) for tokens in lengths(plan.max_seq_length)]
+            with replacing(self.arguments.plot) as temporary:
+                draw(plans, temporary)
         write_json(plan.as_json(), self.arguments.json)
         say(self.console, headline(plan))
         self.console.print(plan_table(plan), *([trial_table(plan.tuning)] if plan.tuning else []), buffer_table(plan))
@@ -71,7 +74,7 @@ class Command:
     def planner(self, workload: Workload) -> Planner:
         """A planner within the budget of the command line; --vram-gb is of --gpu alone."""
         vram_gb = self.arguments.vram_gb if workload.gpu == self.arguments.gpu else None
-        return Planner(workload, vram_gb, self.arguments.host_gb, self.progress.compiling)
+        return Planner(workload, vram_gb, self.arguments.host_gb, self.progress.compiling, self.progress.compiled)
 
     def _chosen(self, planner: Planner) -> Plan:
         if not self.arguments.find_max:

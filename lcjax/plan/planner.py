@@ -15,7 +15,7 @@ from lcjax.plan.buffers import Buffer
 from lcjax.plan.candidates import Candidate, candidates
 from lcjax.plan.cost import step_seconds
 from lcjax.plan.figures import compiled_figures
-from lcjax.plan.flops import UTILISATION, StepFlops, step_flops
+from lcjax.plan.flops import StepFlops, step_flops
 from lcjax.plan.memory import GIB, Memory, device_limit_bytes
 from lcjax.plan.offload import host_arrays, pinned_bytes
 from lcjax.plan.parameters import abstract_params
@@ -31,7 +31,8 @@ from lcjax.train.program import build_program
 class Plan:
     """What one step at one length takes, and whether it is there.
 
-    `host_limit_bytes` is None where the host was not stated; `tuning` is None where the settings were not chosen.
+      `seconds` is the estimated time of the step (see `lcjax.plan.cost`). `host_limit_bytes` is None where the host was not stated;
+    `tuning` is None where the settings were not chosen.
     """
 
     workload: Workload
@@ -42,6 +43,7 @@ class Plan:
     buffers: tuple[Buffer, ...]
     kernels: dict[str, int]
     flops: StepFlops
+    seconds: float
     tuning: Tuning | None = None
 
     @property
@@ -78,6 +80,11 @@ class Plan:
     def fits(self) -> bool:
         return max(self.device_load, self.host_load) <= 1
 
+    @property
+    def utilisation(self) -> float:
+        """The share of the GPU's dense bfloat16 peak that the estimated time comes to."""
+        return self.flops.seconds(self.workload.gpu, utilisation=1.0) / self.seconds
+
     def length_within(self, limit_bytes: int) -> int:
         """About how many tokens would fill another limit: temporaries in proportion to them."""
         return self.max_seq_length * max(0, limit_bytes - self.memory.argument_bytes) // max(1, self.memory.temp_bytes)
@@ -109,8 +116,8 @@ class Plan:
             "weights_bytes": memory.weights_bytes,
             "state_bytes": memory.state_bytes,
             "model_flops": self.flops.total,
-            "utilisation": UTILISATION,
-            "step_seconds": self.flops.seconds(workload.gpu),
+            "utilisation": self.utilisation,
+            "step_seconds": self.seconds,
             "kernels": self.kernels,
             "largest_buffers": [dataclasses.asdict(buffer) for buffer in self.buffers],
         }
@@ -124,6 +131,7 @@ class Planner:
       vram_gb: plans for a GPU sold with so much memory, where that is less than the workload's GPU has.
       host_gb: GiB of host memory that may be pinned; any amount when None.
       compiling: told of every length before it is compiled.
+      compiled: told of every plan afterwards.
     """
 
     def __init__(
@@ -132,11 +140,12 @@ class Planner:
         vram_gb: float | None = None,
         host_gb: float | None = None,
         compiling: Callable[[Workload, int], None] = lambda workload, tokens: None,
+        compiled: Callable[[Plan], None] = lambda plan: None,
     ):
         self.workload = workload
         self.device_limit_bytes = device_limit_bytes(workload.gpu, vram_gb)
         self.host_limit_bytes = None if host_gb is None else int(host_gb * GIB)
-        self._compiling = compiling
+        self._compiling, self._told = compiling, compiled
         self._plans: dict[ModelSettings, Plan] = {}
 
     def plan(self, tokens: int) -> Plan:
@@ -217,5 +226,7 @@ class Planner:
                 buffers=figures.buffers,
                 kernels=figures.kernels,
                 flops=step_flops(self.workload.config, settings.max_seq_length, self.workload.lora_r),
+                seconds=self._seconds(settings),
             )
+            self._told(self._plans[settings])
         return self._plans[settings]

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
-from lcjax.plan.flops import UTILISATION
 from lcjax.plan.memory import GIB, MARGIN_BYTES
 from lcjax.plan.planner import Plan
 from lcjax.plan.tuner import Tuning
@@ -43,7 +42,7 @@ def plan_table(plan: Plan) -> Table:
         ("margin", gib(MARGIN_BYTES), "not counted as the GPU's: CUDA context, allocator"),
         ("pinned host", gib(memory.host_bytes), host),
         ("model FLOPs", f"{flops.total / 1e15:,.2f} P", f"attention {flops.attention / flops.total:.0%}"),
-        ("step", duration(flops.seconds(plan.workload.gpu)), f"at {UTILISATION:.0%} of the GPU's dense bfloat16 peak"),
+        ("step", duration(plan.seconds), f"estimated: {plan.utilisation:.0%} of the GPU's dense bfloat16 peak"),
         ("kernels", str(sum(plan.kernels.values())), ", ".join(f"{n} x {name}" for name, n in plan.kernels.items())),
     ):  # fmt: skip
         table.add_row(name, figure, Text(note))
@@ -103,7 +102,7 @@ def ladder_table(rows: Iterable[tuple[str, Plan | str]], title: str) -> Table:
             f"{plan.max_seq_length:,}",
             gib(memory.device_bytes),
             gib(memory.host_bytes),
-            duration(plan.flops.seconds(gpu)),
+            duration(plan.seconds),
             plan.policy,
         )
     return table

@@ -9,7 +9,7 @@ from lcjax.startup import importing, leave
 with importing(__name__ == "__main__"):
     from rich.console import Console
 
-    from lcjax.cli import entry_point, parse, tables_console, write_json
+    from lcjax.cli import entry_point, parse, replacing, tables_console, write_json
     from lcjax.corpus import CorpusArguments, load
     from lcjax.tokens.figures import token_figures
     from lcjax.tokens.plot import draw
@@ -33,7 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(TokenArguments, argv, "python -m lcjax.tokens")
     figures = token_figures(load(arguments, Console(stderr=True)), arguments.max_seq_length)
     if arguments.plot:
-        draw(figures, arguments.plot)
+        with replacing(arguments.plot) as temporary:
+            draw(figures, temporary)
     write_json(figures.as_json(), arguments.json)
     tables_console(arguments.json).print(
         headline(figures), histogram_table(figures), longest_table(figures), windows_table(figures)

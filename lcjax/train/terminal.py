@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
+from lcjax.cli import say as say
 from lcjax.flags import in_flags
 
 
@@ -37,11 +38,6 @@ def shown_warnings(console: Console) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagates
-
-
-def say(console: Console, line: str) -> None:
-    """Prints a line as it is: a path may hold [brackets] and :colons:, which are no markup."""
-    console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 @functools.cache

@@ -138,7 +138,8 @@ def test_findings_overrule_what_was_asked_for():
 )
 def test_bad_questions_get_one_line(flags, message, model_dir, data_dir, capsys):
     assert main(["--model", str(model_dir), "--data", str(data_dir), *flags]) == 2
-    [line] = capsys.readouterr().err.strip().splitlines()
+    *phases, line = capsys.readouterr().err.strip().splitlines()
+    assert set(phases) <= {"reading the data"}
     assert line.startswith("error:")
     assert message in line
 
