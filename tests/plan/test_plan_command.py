@@ -60,7 +60,7 @@ def test_several_gpus_and_hosts(plan, tiny_json):
 def test_json_into_a_file(plan, tiny_json, tmp_path, asked):
     path = tmp_path / "plan.json"
     code, out, err = plan("--model", tiny_json, "--max-seq-length", 65_536, "--json", path)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "compilation 1: 65,536 tokens on h100-80gb\n")
     assert json.loads(path.read_text())["host_bytes"] == 262_144 * 65_536
     assert "65,536 tokens, h100-80gb: fits (27.1 GiB of 78.1 GiB on the GPU, 16.0 GiB of pinned host memory)" in out
 
@@ -70,15 +70,19 @@ def test_the_trained_context_is_the_default(plan, tiny_json, asked):
     assert asked == [("h100-80gb", 2048)]
 
 
-def test_a_bar_says_what_is_being_compiled(plan, tiny_json, asked, monkeypatch):
+def test_a_terminal_says_what_is_being_compiled(plan, tiny_json, asked, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # to rich, a terminal
     _, _, err = plan("--model", tiny_json, *OFFLOAD, "--max-seq-length", 65_536, "--json", "-")
-    assert re.search(r"65,536 tokens on h100-80gb.*compilation 1", err)
+    assert re.search(r"compilation 1: 65,536 tokens on h100-80gb", err)
 
 
 def test_find_max(plan, tiny_json, asked):
-    code, out, _ = plan("--model", tiny_json, *OFFLOAD, "--find-max", "--json", "-")
+    code, out, err = plan("--model", tiny_json, *OFFLOAD, "--find-max", "--json", "-")
     found = json.loads(out)
+    said = [line for line in err.splitlines() if line.startswith("compilation ")]
+    assert re.fullmatch(
+        r"compilation \d+: [\d,]+ tokens on h100-80gb \([\d,]+ tokens fit(, [\d,]+ did not)?\)", said[-1]
+    )
     assert (code, found["fits"]) == (0, True)
     assert found["max_seq_length"] == (found["device_limit_bytes"] - 16_000_000_000) // 200_000 // 1024 * 1024
 
@@ -142,8 +146,8 @@ def test_a_picture(plan, tiny_json, tmp_path, asked, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--gpu", "h100"), r"gpu='h100' is unknown; did you mean h100-80gb\? use one of .*"),
-        (("--model", "llama-3.1-9b"), r"model='llama-3.1-9b' is unknown; did you mean llama-3.1-8b .*"),
+        (("--gpu", "h100"), r"--gpu h100 is unknown; did you mean h100-80gb\? use one of .*"),
+        (("--model", "llama-3.1-9b"), r"--model llama-3.1-9b is unknown; did you mean llama-3.1-8b .*"),
         (("--max-seq-length", "1"), "--max-seq-length 1 is out of range; it must be from 2 to 16,777,216"),
         (("--host-gb", "0"), "--host-gb 0.0 is out of range; it must be positive"),
         (("--vram-gb", "0.5"), "--vram-gb 0.5 leaves nothing beside the margin of 1.0 GiB"),
@@ -188,3 +192,13 @@ def test_an_8b_at_131072_tokens_in_a_process_of_its_own(tmp_path):
     assert found["device_argument_bytes"] == 2 * 8_030_261_248 + adapter + 4 * 4 * 131_072
     assert "131,072 tokens, h100-80gb: fits" in done.stderr
     assert not re.search(r"\.cc:\d+\]", done.stderr)
+
+
+def test_one_estimate_of_the_step_is_shown(plan, tiny_json, asked):
+    code, out, _ = plan("--model", tiny_json, "--max-seq-length", 32_768)
+    [step] = [line for line in out.splitlines() if re.search(r"\bstep\b.*estimated", line)]
+    [chosen] = [line for line in out.splitlines() if "chosen" in line]
+    seconds = re.search(r"\bstep\W+([\d.]+ \w+)", step)
+    assert code == 0
+    assert seconds is not None
+    assert seconds[1] in chosen
