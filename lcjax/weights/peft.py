@@ -5,9 +5,7 @@ Source: the developer guide "PEFT checkpoint format" in the documentation of PEF
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,29 +14,24 @@ import jax
 import numpy as np
 from numpy.typing import DTypeLike
 
-from lcjax.config import TARGET_MODULES, LlamaConfig, LoraConfig
-from lcjax.errors import InputError
-from lcjax.weights.assembly import abridged, assemble, check_tensors, parameter_dtype, require_finite, tree_leaves
+from lcjax.config import LlamaConfig, LoraConfig
+from lcjax.weights.assembly import assemble, check_tensors, parameter_dtype, require_finite, tree_leaves
 from lcjax.weights.hf import refuse_pickles, write_json
 from lcjax.weights.names import TensorName, linear_path
-from lcjax.weights.safetensors_files import StoredTensor, read_header, read_into, write_file
+from lcjax.weights.peft_config import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    adapted_modules,
+    lora_config,
+    named_base,
+    plain_names,
+    read_adapter_config,
+)
+from lcjax.weights.safetensors_files import read_header, read_into, write_file
 from lcjax.weights.staging import staged
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 # Not config.json: transformers takes a directory with both for one that holds the base weights as well.
 BASE_CONFIG_FILE = "base_config.json"
-
-_KEY = re.compile(r"base_model\.model\.model\.layers\.\d+\.(?:self_attn|mlp)\.(\w+)\.lora_[AB]\.weight")
-# Keys of adapter_config.json that do not change what a trained adapter computes, or that are read below. Any other
-# that is set to something is a variant of LoRA (use_dora, rank_pattern, modules_to_save, ...) and refused, also one
-# not invented yet.
-_PLAIN_KEYS = """
-    peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r target_modules
-    exclude_modules lora_alpha lora_dropout use_rslora init_lora_weights layers_pattern megatron_config megatron_core
-    loftq_config eva_config corda_config lora_ga_config qalora_group_size runtime_config
-"""
-# Other ways to draw the first values (pissa, olora, corda, loftq, ...) also change the base weights.
-_PLAIN_INITS = (True, False, "gaussian", "orthogonal", "eva")
 
 
 def adapter_names(lora: LoraConfig, layers: int, shapes: Mapping[str, tuple[int, int]]) -> list[TensorName]:
@@ -127,83 +120,35 @@ def load_adapter(
 
     Returns:
       Its LoraConfig, with the target modules that its tensors name, and the tree as `save_adapter` takes it, jax
-      Arrays on the default device.
+      Arrays on the default device. Layers that the adapter leaves out (`layers_to_transform`) have factors of zeros.
 
     Raises:
-      InputError: a file is missing or corrupt, the adapter is not plain LoRA on the seven linear maps of every layer,
-        or its tensors do not match the model.
+      InputError: a file is missing or corrupt, the adapter is not plain LoRA on linear maps of the layers, or its tensors do not
+        match the model.
     """
     directory = Path(directory)
     if not (directory / WEIGHTS_FILE).exists():
         refuse_pickles(directory, WEIGHTS_FILE)
-    parsed = _parse_config(directory / CONFIG_FILE)
-    stored = read_header(directory / WEIGHTS_FILE)
-    lora = _from_peft(parsed, stored, directory / CONFIG_FILE)
+    parsed = read_adapter_config(directory / CONFIG_FILE)
+    stored = plain_names(read_header(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE)
+    lora = lora_config(parsed, stored, directory)
+    adapted = adapted_modules(parsed, stored, config.num_hidden_layers)
     names = adapter_names(lora, config.num_hidden_layers, config.linear_shapes())
     check_tensors(
         {name: tensor.shape for name, tensor in stored.items()},
-        {name.name: name.shape for name in names},
+        {name.name: name.shape for name in names if (name.layer, name.path[2]) in adapted},
         source=directory / WEIGHTS_FILE,
-        mend="load the adapter with the base model it was trained on",
+        mend=f"load the adapter with the base model it was trained on{named_base(parsed)}",
     )
 
     def read(name: TensorName, out: np.ndarray) -> None:
-        read_into(stored[name.name], out)
-        require_finite(out, directory / WEIGHTS_FILE, name.name)
+        if (name.layer, name.path[2]) in adapted:
+            read_into(stored[name.name], out)
+            require_finite(out, directory / WEIGHTS_FILE, name.name)
+        else:  # A = B = 0 adds exactly nothing, and no gradient changes it
+            out[...] = 0
 
     return lora, assemble(names, read, config.num_hidden_layers, parameter_dtype(dtype))
-
-
-def _parse_config(path: Path) -> dict[str, Any]:
-    try:
-        parsed = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; an adapter's directory needs it beside {WEIGHTS_FILE}") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}); download the adapter again") from None
-    if not isinstance(parsed, dict):
-        raise InputError(f"{path} holds a {type(parsed).__name__}, not an object; download the adapter again")
-    if parsed.get("peft_type") != "LORA":
-        raise InputError(f"{path} says peft_type={parsed.get('peft_type')!r}; only LORA is supported")
-    variants = [key for key, value in parsed.items() if key not in _PLAIN_KEYS.split() and not _is_unset(value)]
-    if parsed.get("init_lora_weights", True) not in _PLAIN_INITS:
-        variants.append("init_lora_weights")
-    if variants:
-        named = ", ".join(f"{key}={parsed[key]!r}" for key in variants)
-        raise InputError(f"{path} says {named}; only plain LoRA is supported: train without it, or merge it with PEFT")
-    return parsed
-
-
-def _is_unset(value: Any) -> bool:
-    # Not by truth: layers_to_transform=0 names the first layer.
-    return value is None or value is False or value in ("none", [], {})
-
-
-def _from_peft(parsed: dict[str, Any], stored: dict[str, StoredTensor], path: Path) -> LoraConfig:
-    # PEFT's target_modules may be a list, a pattern or "all-linear"; the tensors say what it came to.
-    matches = [_KEY.fullmatch(name) for name in stored]
-    modules = {match[1] for match in matches if match and match[1] in TARGET_MODULES}
-    if not modules:
-        raise InputError(
-            f"{path.parent / WEIGHTS_FILE} adapts no linear map of a Llama layer "
-            f"(it holds {abridged(list(stored)) or 'nothing'}); choose target_modules from {', '.join(TARGET_MODULES)}"
-        )
-    try:
-        return LoraConfig(
-            r=parsed["r"],
-            lora_alpha=parsed["lora_alpha"],
-            target_modules=tuple(modules),
-            use_rslora=bool(parsed.get("use_rslora")),
-            lora_dropout=parsed.get("lora_dropout") or 0.0,
-        )
-    except KeyError as error:
-        raise InputError(f"{path} lacks {error}; download the adapter again") from None
-    except TypeError:
-        raise InputError(
-            f"{path}: r, lora_alpha and lora_dropout must be numbers; download the adapter again"
-        ) from None
 
 
 def _to_peft(lora: LoraConfig, base_model: str) -> dict[str, Any]:

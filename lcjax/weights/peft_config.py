@@ -1,0 +1,179 @@
+"""What PEFT's adapter_config.json and the names of an adapter's tensors say, and why an adapter is not one that can be taken.
+
+Source: PEFT 0.21, `tuners/lora/config.py` and `check_target_module_exists` of `tuners/tuners_utils.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lcjax.config import TARGET_MODULES, LoraConfig
+from lcjax.errors import InputError
+from lcjax.weights.assembly import abridged
+from lcjax.weights.names import linear_path
+from lcjax.weights.safetensors_files import StoredTensor
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+
+_ROOT, _HEADLESS_ROOT = "base_model.model.model.", "base_model.model."
+_KEY = re.compile(r"base_model\.model\.model\.layers\.(\d{1,9})\.(?:self_attn|mlp)\.(\w+)\.lora_[AB]\.weight")
+# Keys of adapter_config.json that do not change what a trained adapter computes, or that are read below. Any other
+# that is set to something is a variant of LoRA (use_dora, modules_to_save, ...) and refused, also one not invented yet.
+_PLAIN_KEYS = """
+    peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r target_modules
+    exclude_modules lora_alpha lora_dropout use_rslora init_lora_weights layers_to_transform layers_pattern megatron_config
+    megatron_core loftq_config eva_config corda_config lora_ga_config qalora_group_size runtime_config
+""".split()
+# Other ways to draw the first values (pissa, olora, corda, loftq, ...) also change the base weights.
+_PLAIN_INITS = (True, False, "gaussian", "orthogonal", "eva")
+_MEND = "merge it into its base with PEFT (merge_and_unload) and load the merged model"
+
+
+def read_adapter_config(path: Path) -> dict[str, Any]:
+    """The content of adapter_config.json.
+
+    Raises:
+      InputError: it cannot be read, or says that the adapter is more than plain LoRA.
+    """
+    parsed = _read_json(path)
+    if parsed.get("peft_type") != "LORA":
+        raise InputError(f"{path} says peft_type={parsed.get('peft_type')!r}; only LORA is supported: {_MEND}")
+    variants = [
+        key
+        for key, value in parsed.items()
+        if key not in _PLAIN_KEYS and not _is_unset(value) and not _is_idle(parsed, key)
+    ]
+    if parsed.get("init_lora_weights", True) not in _PLAIN_INITS:
+        variants.append("init_lora_weights")
+    if variants:
+        named = ", ".join(f"{key}={repr(parsed[key])[:100]}" for key in variants)
+        raise InputError(f"{path} says {named}; only plain LoRA is supported: train without it, or {_MEND}")
+    return parsed
+
+
+def plain_names(stored: Mapping[str, StoredTensor], path: Path) -> dict[str, StoredTensor]:
+    """The adapter's tensors as on a model with a head; an adapter of transformers' LlamaModel lacks one `model.`.
+
+    Raises:
+      InputError: one is of the embedding or the head.
+    """
+    rooted = any(name.startswith(_ROOT) for name in stored)
+    named = {
+        name if rooted or not name.startswith(_HEADLESS_ROOT) else _ROOT + name.removeprefix(_HEADLESS_ROOT): tensor
+        for name, tensor in stored.items()
+    }
+    for name, original in zip(named, stored, strict=True):
+        module = next((module for module in ("embed_tokens", "lm_head") if f".{module}." in name), None)
+        if module is not None and "lora_" in name:
+            raise InputError(
+                f"{path} adapts {module} ({original}); only linear maps of the layers can be adapted: {_MEND}"
+            )
+        if module is not None:
+            raise InputError(
+                f"{path} holds all of {module} ({original}), as save_embedding_layers and modules_to_save have PEFT "
+                f"save it, and only LoRA is read; if it was not trained, save with save_embedding_layers=False, else {_MEND}"
+            )
+    return named
+
+
+def lora_config(parsed: dict[str, Any], stored: Mapping[str, StoredTensor], directory: Path) -> LoraConfig:
+    """The adapter's LoraConfig, with the modules that its tensors name.
+
+    Raises:
+      InputError: there are none, or a number is missing or out of range.
+    """
+    # PEFT's target_modules may be a list, a pattern or "all-linear"; the tensors say what it came to.
+    modules = {module for _, module in _stored_modules(stored)}
+    if not modules:
+        raise InputError(
+            f"{directory / WEIGHTS_FILE} adapts no linear map of a Llama layer "
+            f"(it holds {abridged(list(stored)) or 'nothing'}); choose target_modules from {', '.join(TARGET_MODULES)}"
+        )
+    path = directory / CONFIG_FILE
+    try:
+        return LoraConfig(
+            r=parsed["r"],
+            lora_alpha=parsed["lora_alpha"],
+            target_modules=tuple(modules),
+            use_rslora=bool(parsed.get("use_rslora")),
+            lora_dropout=parsed.get("lora_dropout") or 0.0,
+        )
+    except KeyError as error:
+        raise InputError(f"{path} lacks {error}; download the adapter again") from None
+    except TypeError:
+        raise InputError(
+            f"{path}: r, lora_alpha and lora_dropout must be numbers; download the adapter again"
+        ) from None
+
+
+def adapted_modules(
+    parsed: dict[str, Any], stored: Mapping[str, StoredTensor], layers: int
+) -> set[tuple[int | None, str]]:
+    """The (layer, module) pairs that the adapter has by its config; by its tensors where the config has a pattern of names.
+
+    So a tensor that is missing from the file is missed, but for patterns, which are not evaluated.
+    """
+    found = _stored_modules(stored)
+    targets: Any = parsed.get("target_modules")
+    excluded: Any = parsed.get("exclude_modules") or []
+    chosen = parsed.get("layers_to_transform")
+    numbers = [chosen] if isinstance(chosen, int) else chosen or range(layers)
+    plain = isinstance(targets, list) and isinstance(excluded, list) and isinstance(numbers, list | range)
+    if not plain or parsed.get("layers_pattern"):
+        return {*found}
+    pairs: set[tuple[int | None, str]] = set()
+    for layer in range(layers):
+        for module in {module for _, module in found}:
+            key = ".".join(("model", "layers", str(layer), *linear_path(module)[1:]))
+            if layer in numbers and _names(targets, key) and not _names(excluded, key):
+                pairs.add((layer, module))
+    return pairs
+
+
+def named_base(parsed: dict[str, Any]) -> str:
+    """In brackets, the base model that the config names, or nothing."""
+    base = parsed.get("base_model_name_or_path")
+    return f" ({base[:200]})" if isinstance(base, str) and base else ""
+
+
+def _stored_modules(stored: Mapping[str, StoredTensor]) -> set[tuple[int, str]]:
+    matches = [_KEY.fullmatch(name) for name in stored]
+    return {(int(match[1]), match[2]) for match in matches if match and match[2] in TARGET_MODULES}
+
+
+def _names(entries: list[Any], key: str) -> bool:
+    """Whether a list of modules names this one: by its path, or by the end of it."""
+    return any(f".{key}".endswith(f".{entry}") for entry in entries)
+
+
+def _is_unset(value: Any) -> bool:
+    # Not by truth: layers_to_transform=0 names the first layer.
+    return value is None or value is False or value in ("none", [], {})
+
+
+def _is_idle(parsed: dict[str, Any], key: str) -> bool:
+    """Whether a pattern of ranks or alphas gives every module what it has anyway."""
+    default = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}.get(key)
+    if default is None or not isinstance(parsed[key], dict):
+        return False
+    return all(value == parsed.get(default) for value in parsed[key].values())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        parsed = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; an adapter's directory needs it beside {WEIGHTS_FILE}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
+    except RecursionError:
+        raise InputError(f"{path} is not valid JSON (nested too deeply); download the adapter again") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}); download the adapter again") from None
+    if not isinstance(parsed, dict):
+        raise InputError(f"{path} holds a {type(parsed).__name__}, not an object; download the adapter again")
+    return parsed
