@@ -140,8 +140,8 @@ def load_adapter(model: Llama, directory: str | Path) -> Llama:
     return _with_adapter(model, lora_config, adapter, model.settings.use_gradient_checkpointing)
 
 
-def save_pretrained(model: Llama, directory: str | Path) -> None:
-    """Writes the adapter alone, as PEFT reads it (`peft.PeftModel.from_pretrained(base, directory)`).
+def save_pretrained(model: Llama, directory: str | Path, tokenizer=None) -> None:
+    """Writes the adapter alone, as PEFT reads it (`peft.PeftModel.from_pretrained(base, directory)`), and the tokenizer, if given.
 
     Beside it base_config.json, the base model's config with the RoPE of the training: where that was scaled, transformers' base
     model needs it (`transformers.AutoConfig.from_pretrained("DIRECTORY/base_config.json")`).
@@ -153,7 +153,7 @@ def save_pretrained(model: Llama, directory: str | Path) -> None:
     if config is None:
         raise InputError("this model has no adapter to save; use save_merged for the full weights")
     _, adapter = lora.detach(model.params)
-    weights.save_adapter(Path(directory), adapter, config, model.settings.name_or_path, model.config)
+    weights.save_adapter(Path(directory), adapter, config, model.settings.name_or_path, model.config, tokenizer)
 
 
 def save_merged(model: Llama, directory: str | Path, tokenizer=None) -> None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from lcjax import api, lora, ops, step
+from lcjax import lora, ops, step
 from lcjax.data import Data, PackingPlan, iterate
 from lcjax.errors import InputError
 from lcjax.evaluate import LossByPosition
@@ -34,7 +34,7 @@ from lcjax.train.folder import RunFolder, open_run_folder
 from lcjax.train.go_on import how_to_go_on
 from lcjax.train.interrupt import StopRequest
 from lcjax.train.metrics import RunLog
-from lcjax.train.outcome import losses_before_and_after, say_finished, say_results
+from lcjax.train.outcome import losses_before_and_after, save_results, say_finished, say_results
 from lcjax.train.picture import run_title
 from lcjax.train.program import build_program
 from lcjax.train.progress import TrainingProgress
@@ -304,12 +304,7 @@ class _Run:
         if self.was_finished:
             say_finished(self.console, self.folder)
             return result
-        if self.model.settings.lora is None:
-            weights_dir = self.output_dir / "model"
-            api.save_merged(result.model, weights_dir, self.tokenizer)
-        else:
-            weights_dir = self.output_dir / "adapter"
-            api.save_pretrained(result.model, weights_dir)
+        weights_dir = save_results(result.model, self.output_dir, self.tokenizer)
         self.log.draw()
         say_results(self.console, self.output_dir, weights_dir, self.log.evaluations.rows)
         return result

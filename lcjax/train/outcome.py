@@ -1,14 +1,33 @@
-"""What the user is told at the end of a run: its losses, and where its results are."""
+"""The end of a run: what is saved, and what the user is told."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from lcjax import api
+from lcjax.model import Llama
 from lcjax.train.folder import RunFolder
 from lcjax.train.metrics import parse_rows
 from lcjax.train.terminal import say
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def save_results(model: Llama, output_dir: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """Saves the adapter, or every weight where there is none, with the tokenizer; returns the folder.
+
+    Raises:
+      InputError: the disk refused.
+    """
+    if model.settings.lora is None:
+        api.save_merged(model, output_dir / "model", tokenizer)
+        return output_dir / "model"
+    api.save_pretrained(model, output_dir / "adapter", tokenizer)
+    return output_dir / "adapter"
 
 
 def losses_before_and_after(evaluations: list[dict]) -> tuple[float | None, float | None]:

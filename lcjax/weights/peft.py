@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -29,6 +29,10 @@ from lcjax.weights.peft_config import (
 )
 from lcjax.weights.safetensors_files import read_header, read_into, write_file
 from lcjax.weights.staging import staged
+from lcjax.weights.tokenizer import TOKENIZER_FILES, save_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Not config.json: transformers takes a directory with both for one that holds the base weights as well.
 BASE_CONFIG_FILE = "base_config.json"
@@ -58,6 +62,7 @@ def save_adapter(
     lora: LoraConfig,
     base_model: str,
     config: LlamaConfig | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
     """Saves an adapter as `peft.PeftModel.from_pretrained` reads it; all or nothing.
 
@@ -69,6 +74,7 @@ def save_adapter(
       base_model: what PEFT should load the base model from, a hub id or a path.
       config: the base model as the adapter was trained on it, for base_config.json: its RoPE may not be that of the base's own
         files (see `base_config`).
+      tokenizer: saved with the adapter, if given, as PEFT's users do; see `save_tokenizer`.
 
     Raises:
       InputError: the directory cannot be written or the disk is full; what was there before is intact.
@@ -81,11 +87,14 @@ def save_adapter(
         return np.asarray(leaf[place.layer])
 
     tensors = {name: (parameter_dtype(leaf.dtype), place.shape) for name, (leaf, place) in leaves.items()}
-    with staged(Path(directory), sum(leaf.nbytes for leaf in jax.tree.leaves(adapter))) as staging:
+    former = () if tokenizer is None else TOKENIZER_FILES
+    with staged(Path(directory), sum(leaf.nbytes for leaf in jax.tree.leaves(adapter)), replaces=former) as staging:
         write_file(staging / WEIGHTS_FILE, tensors, fetch, metadata={"format": "pt"})
         write_json(staging / CONFIG_FILE, _to_peft(lora, base_model))
         if config is not None:
             write_json(staging / BASE_CONFIG_FILE, config.to_dict())
+        if tokenizer is not None:
+            save_tokenizer(tokenizer, staging)
 
 
 def base_config(directory: str | os.PathLike[str], config: LlamaConfig) -> LlamaConfig:
