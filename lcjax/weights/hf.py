@@ -200,7 +200,7 @@ def _headers(directory: Path) -> dict[str, StoredTensor]:
 
 
 def _sharded_headers(index: Path) -> dict[str, StoredTensor]:
-    weight_map = _weight_map(index)
+    weight_map = read_index(index)
     stored: dict[str, StoredTensor] = {}
     for file_name in sorted(set(weight_map.values())):
         for name, tensor in read_header(index.parent / file_name, packed=True).items():
@@ -215,7 +215,12 @@ def _sharded_headers(index: Path) -> dict[str, StoredTensor]:
     return stored
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def read_index(index: Path) -> dict[str, str]:
+    """The file of each tensor of a sharded checkpoint; every one a plain name beside the index.
+
+    Raises:
+      InputError: the index cannot be read, or is not one.
+    """
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (ValueError, KeyError, TypeError) as error:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
+from typing import Any
 
 from lcjax.errors import InputError
+from lcjax.weights.hf import INDEX, SINGLE_FILE, read_index
 
-# What loading needs and no more: no pickled weights, no code.
-_WEIGHTS = "*.safetensors"
-_WANTED = [_WEIGHTS, "*.json", "tokenizer.model", "*.jinja", "merges.txt", "vocab.txt"]
+# What loading needs and no more: no code, no weights in other formats (pickles, ONNX, GGUF), nothing in folders. Of weights those
+# files that the index names, or the only one: a consolidated.safetensors or a variant in float16 would double what is fetched.
+_WANTED = ["*.json", "tokenizer.model", "*.jinja", "merges.txt", "vocab.txt"]
 _UNWANTED = ["*/*"]
 _TIMEOUT_S = 5.0
 
@@ -58,14 +61,26 @@ def _looks_local(name: str) -> bool:
     )
 
 
+def _weight_files(snapshot: Path) -> list[str]:
+    """Patterns of the files that hold the weights, each once."""
+    index = snapshot / INDEX
+    return [glob.escape(name) for name in sorted({*read_index(index).values()})] if index.exists() else [SINGLE_FILE]
+
+
 def _download(name: str, with_weights: bool) -> Path:
     # Importing the client takes a third of a second, which a path on disk should not.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
-    unwanted = _UNWANTED if with_weights else [*_UNWANTED, _WEIGHTS]
+    options: dict[str, Any] = {"ignore_patterns": _UNWANTED, "etag_timeout": _TIMEOUT_S}
     try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=unwanted, etag_timeout=_TIMEOUT_S))
+        snapshot = Path(snapshot_download(name, allow_patterns=_WANTED, **options))
+        if with_weights:
+            # The same commit, which the snapshot's folder is named by, should there be a newer one by now.
+            snapshot_download(name, revision=snapshot.name, allow_patterns=_weight_files(snapshot), **options)
+        return snapshot
+    except InputError:
+        raise
     except GatedRepoError:
         mend = "its owner has to grant access: ask on its page, then log in with `hf auth login`"
     except RepositoryNotFoundError:

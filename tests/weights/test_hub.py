@@ -1,3 +1,4 @@
+import json
 import time
 
 import huggingface_hub
@@ -52,24 +53,62 @@ def test_hub_id_without_a_network_is_refused_within_seconds():
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("with_weights", [True, False])
-def test_a_tokenizer_needs_no_weights(monkeypatch, with_weights):
-    files = [
-        "config.json",
-        "model-00001-of-00002.safetensors",
-        "tokenizer.json",
-        "tokenizer.model",
-        "original/params.json",
-    ]
-    wanted = []
+OTHERS = [
+    "README.md", "consolidated.safetensors", "consolidated.00-of-01.safetensors", "model.fp16.safetensors", "model.gguf",
+    "adapter_model.safetensors", "pytorch_model.bin", "model.pth", "modeling_x.py", "original/params.json",
+    "original/consolidated.00.pth", "onnx/model.onnx", "fp16/model.safetensors",
+]  # fmt: skip
+SMALL = ["chat_template.jinja", "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model"]
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "odd[1].safetensors"]
 
-    def download(name, *, allow_patterns, ignore_patterns, etag_timeout):
-        wanted.extend(filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
-        return "/here"
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    resolve_model("owner/name", with_weights=with_weights)
-    assert wanted == [files[0], *files[1 : 1 + with_weights], *files[2:4]]
+@pytest.fixture
+def repository(monkeypatch, tmp_path):
+    """A hub with one repository, of files of no content; the client's own filter says what it would send."""
+    commit = tmp_path / ("c" * 40)
+    commit.mkdir()
+    sent: list[str] = []
+
+    def publish(files, weight_map=None):
+        def download(name, *, allow_patterns, ignore_patterns, etag_timeout, revision=None):
+            assert revision in (None, commit.name)
+            for file in filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+                sent.append(file)
+                content = json.dumps({"weight_map": weight_map}) if file.endswith(".index.json") else ""
+                (commit / file).write_text(content)
+            return str(commit)
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+        return sent
+
+    return publish
+
+
+def test_one_file_of_weights_is_fetched_once(repository):
+    sent = repository([*SMALL, *OTHERS, "model.safetensors"])
+    resolve_model("owner/name")
+    assert sorted(sent) == sorted([*SMALL, "model.safetensors"])
+
+
+def test_the_shards_of_the_index_are_fetched_and_no_other_copy(repository):
+    index = "model.safetensors.index.json"
+    sent = repository([*SMALL, *OTHERS, *SHARDS, index], {f"t{i}": name for i, name in enumerate(SHARDS * 2)})
+    resolve_model("owner/name")
+    assert sorted(sent) == sorted([*SMALL, *SHARDS, index])
+
+
+def test_a_tokenizer_needs_no_weights(repository):
+    sent = repository([*SMALL, *OTHERS, "model.safetensors"])
+    resolve_model("owner/name", with_weights=False)
+    assert sorted(sent) == SMALL
+
+
+@pytest.mark.parametrize("place", ["../model.safetensors", "a/b", "/etc/passwd", 3])
+def test_an_index_that_leaves_its_folder_is_refused(repository, place):
+    sent = repository([*SMALL, "model.safetensors.index.json"], {"t": place})
+    with pytest.raises(InputError, match="is not a valid index"):
+        resolve_model("owner/name")
+    assert not any(name.endswith(".safetensors") for name in sent)
 
 
 @pytest.mark.usefixtures("unreachable_hub")
