@@ -64,23 +64,35 @@ def whole(x: Any) -> pl.BlockSpec:
     return pl.BlockSpec(x.shape, lambda *_: (0,) * len(x.shape))
 
 
-class Table:
+class TableView:
+    """What mask and score functions may ask of an array inside a kernel: shape, dtype, ndim, size, len() and elements."""
+
+    def __init__(self, table: Any):
+        self.table = table
+        self.shape: tuple[int, ...] = table.shape
+        self.dtype = table.dtype
+        self.ndim, self.size = len(self.shape), math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"a mask or score function asks for .{name} of an array; in pallas an array has shape, dtype, ndim, size and elements "
+            "alone: compute the rest before, or use attention='xla'"
+        )
+
+
+class Table(TableView):
     """A whole array inside a kernel, read one scalar an element of the index, as `array[index]` is outside.
 
     Indices are clamped into the array, and an axis of size 1 answers for every index.
     """
 
-    def __init__(self, ref: Any):
-        self.ref = ref
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.ref.shape
-
     def __getitem__(self, index: Any) -> jax.Array:
         index = index if isinstance(index, tuple) else (index,)
-        clamped = (_clamped(i, size) for i, size in zip(index, self.ref.shape, strict=True))
-        return load(self.ref.at[tuple(clamped)])
+        clamped = (_clamped(i, size) for i, size in zip(index, self.shape, strict=True))
+        return load(self.table.at[tuple(clamped)])
 
 
 def tables(tree: Any) -> Any:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 
-from lcjax.pallas.launch import dot_transposed, load, multiply_add, opaque, reciprocal, store
+from lcjax.pallas.launch import TableView, dot_transposed, load, multiply_add, opaque, reciprocal, store
 from lcjax.pallas.tiles import Tile, padded_head_dim
 
 LOG2_E = math.log2(math.e)
@@ -204,24 +204,25 @@ def logits_and_derivative(
     notes: list[jax.Array] = []
     jax.tree.map(lambda table: _Noting(table, notes), score_mod)(scores, *indices)
     unread = iter(notes)
-    noted = jax.tree.map(lambda _: _Noted(unread), score_mod)
+    noted = jax.tree.map(lambda table: _Noted(table, unread), score_mod)
     modified, derivative = jax.jvp(lambda s: noted(s, *indices), (scores,), (jnp.ones_like(scores),))
     return modified.astype(jnp.float32), derivative.astype(jnp.float32)
 
 
-@dataclasses.dataclass
-class _Noting:
-    table: Any
-    notes: list[jax.Array]
+class _Noting(TableView):
+    def __init__(self, table: Any, notes: list[jax.Array]):
+        super().__init__(table)
+        self._notes = notes
 
     def __getitem__(self, index: Any) -> jax.Array:
-        self.notes.append(self.table[index])
-        return self.notes[-1]
+        self._notes.append(self.table[index])
+        return self._notes[-1]
 
 
-@dataclasses.dataclass
-class _Noted:
-    unread: Iterator[jax.Array]
+class _Noted(TableView):
+    def __init__(self, table: Any, unread: Iterator[jax.Array]):
+        super().__init__(table)
+        self._unread = unread
 
     def __getitem__(self, index: Any) -> jax.Array:
-        return next(self.unread)
+        return next(self._unread)

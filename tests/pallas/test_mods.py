@@ -36,6 +36,15 @@ MODS = {
     "joined masks": Mods(masks.Band(after=0) | masks.function(lambda b, h, q, k: k % 64 == 0)),
     "alibi": Mods(None, Partial(lambda slopes, s, b, h, q, k: s - slopes[h] * abs(q - k), SLOPES)),
     "relative biases": Mods(None, Partial(lambda biases, s, b, h, q, k: s * 1.5 + biases[q - k + KEYS], BIASES)),
+    "asks of a table": Mods(
+        Partial(lambda ids, b, h, q, k: (k <= q) | (k < ids.shape[-1] // 4 + ids.ndim), QUERY_IDS),
+        Partial(
+            lambda biases, s, b, h, q, k: (
+                s + biases[(q - k) % biases.shape[0]] * (len(biases.shape) == biases.ndim) + jnp.zeros((), biases.dtype)
+            ),
+            BIASES,
+        ),
+    ),
     "cap in a window": Mods(lambda b, h, q, k: abs(q - k) < 30, lambda s, b, h, q, k: 2.0 * jnp.tanh(s / 2.0)),
     "odd": Mods(None, lambda s, b, h, q, k: jnp.where(k % 2 == 0, s * s, jnp.sin(s))),
 }
