@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -113,6 +114,13 @@ def as_json(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return as_json(dataclasses.asdict(value))
     return str(value) if isinstance(value, Path) else value
+
+
+def started(folder: Path) -> datetime.datetime:
+    """When the run in a folder was first started; now, where that is not recorded."""
+    with contextlib.suppress(InputError):
+        return datetime.datetime.fromisoformat(read_run_record(folder)["started"])
+    return now()
 
 
 def now() -> datetime.datetime:
