@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -31,8 +32,9 @@ import torch
 import tyro
 from rich.console import Console
 
-from lcjax.cli import INTERRUPTED, entry_point
+from lcjax.cli import entry_point
 from lcjax.errors import InputError
+from lcjax.startup import EXIT_CODES
 from lcjax.train.arguments import demo_model
 from lcjax_kernels.cases import ModelShape, default_matrix, full_matrix, long_matrix, with_rows
 from lcjax_kernels.parity.accuracy import less_accurate
@@ -114,7 +116,7 @@ def main(argv: list[str] | None) -> int:
           f"{len(hunted)} mutants, {len(survivors(hunted))} survived; {report['seconds']:.0f} s")  # fmt: skip
     if interrupted:
         print(f"interrupted: {len(judged)} of {len(jobs)} shapes are judged", file=sys.stderr)
-    return 1 if report["failed"] or faults else INTERRUPTED if interrupted else 0
+    return 1 if report["failed"] or faults else EXIT_CODES[signal.SIGINT] if interrupted else 0
 
 
 def check(parity: Parity) -> None:

@@ -1,0 +1,162 @@
+"""Every command and every Python block of README.md, CONTRIBUTING.md and docs/ is run, or where it needs a GPU, parsed."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import jax
+import pytest
+from document_commands import (
+    CODE,
+    DOCUMENTS,
+    ROOT,
+    RUN_BY,
+    STARTS,
+    Command,
+    commands,
+    parse,
+    python_blocks,
+    run,
+    unknown_names,
+)
+
+from conftest import WORDS
+from lcjax.train.__main__ import main as train_main
+
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in DOCUMENTS}
+COMMANDS = [command for name, text in TEXTS.items() for command in commands(text, name)]
+PYTHON = [command for command in COMMANDS if command.words[0] == "python"]
+BLOCKS = [(name, line, code) for name, text in TEXTS.items() for line, code in python_blocks(text)]
+RUN = (
+    "--model smollm2 --data docs --max-seq-length 256 --max-steps 2 --save-steps 1 --eval-fraction 0.3 --eval-batches 1 "
+    "--lora-r 2"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """What was compiled for one command is there for the next."""
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory, model_dir):
+    """The folder of a reader of the documents: a model, texts, a finished run and one that was stopped after a step."""
+    folder = tmp_path_factory.mktemp("reader")
+    shutil.copytree(model_dir, folder / "smollm2")
+    draw = random.Random(0)
+    for name in ("docs/a.txt", "docs/b.txt", "docs/c.txt", "new/d.txt", "book.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(" ".join(draw.choices(WORDS, k=80 if name == "book.txt" else 1000)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert train_main([*RUN.split(), "--output-dir", "runs/x"]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(reader, tmp_path, monkeypatch) -> Path:
+    """A copy of that folder, for a command to leave its results in."""
+    shutil.copytree(reader, tmp_path / "reader")
+    monkeypatch.chdir(tmp_path / "reader")
+    return tmp_path / "reader"
+
+
+def prepare(command: Command, folder: Path) -> None:
+    """A run that begins has no folder yet, and one that is to be resumed was stopped."""
+    if command.program == "lcjax.train" and "--resume-from-checkpoint" not in command.words:
+        shutil.rmtree(folder / "runs")
+    elif command.program == "lcjax.train":
+        shutil.rmtree(folder / "runs" / "x" / "checkpoints" / "2")
+        shutil.rmtree(folder / "runs" / "x" / "adapter")
+
+
+def place(command: Command) -> str:
+    return f"{command.document}:{command.line} {command.program}"
+
+
+@pytest.mark.parametrize("command", PYTHON, ids=place)
+def test_a_python_command_runs(command, here, capsys):
+    if command.is_a_name and (command.needs_gpu or command.document == "docs/log.md"):
+        assert parse(command, ["--help"]) == 0
+    elif command.needs_gpu or command.program in RUN_BY:
+        assert parse(command, command.argv) == 0, capsys.readouterr().err
+    else:
+        prepare(command, here)
+        code = run(command, command.argv)
+        assert code == 0, capsys.readouterr().err
+
+
+def test_what_is_only_parsed_here_is_run_elsewhere():
+    for program, test in RUN_BY.items():
+        module = Path(program).stem if program.startswith("scripts/") else program
+        source = (ROOT / test).read_text()
+        assert f"import {module}" in source or f"from {module}" in source, test
+
+
+@pytest.mark.parametrize(("document", "line", "code"), BLOCKS, ids=[f"{name}:{line}" for name, line, _ in BLOCKS])
+def test_a_python_block_runs(document, line, code, here):
+    run_block(document, line, code)
+
+
+def run_block(document: str, line: int, code: str) -> None:
+    for long, short in CODE.items():
+        code = code.replace(long, short)
+    exec(compile("\n" * line + code, document, "exec"), {"__name__": "block"})
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.words[0] != "python"], ids=place)
+def test_targets_extras_and_programs_exist(command):
+    assert command.text.startswith(STARTS)
+    assert unknown_names(command) == []
+
+
+def test_commands_are_found():
+    assert {"README.md", "CONTRIBUTING.md", "docs/long-context.md", "docs/rope.md"} <= {c.document for c in COMMANDS}
+    of_readme = {command.program for command in COMMANDS if command.document == "README.md"}
+    every = "train evaluate generate doctor tokens audit leak plan convert".split()
+    assert of_readme >= {"make", "pip", *(f"lcjax.{name}" for name in every)}
+    assert {command.needs_gpu for command in PYTHON} == {True, False}
+    assert len(BLOCKS) >= 3
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("lcjax.evaluate --run", "lcjax.evaluate --of-run"),
+        ("--resume-from-checkpoint", "--resume"),
+        ("--lora-r 32", "--lora-rank 32"),
+        ("--top-p 0.9", "--top-p 1.9"),
+        ("make train", "make trian"),
+        ("'.[cuda]'", "'.[gpu]'"),
+    ],
+)
+def test_a_wrong_flag_is_found(right, wrong, here):
+    """In a copy of the README, by the parsers alone."""
+    text = TEXTS["README.md"]
+    assert right in text
+    changed = [c for c in commands(text.replace(right, wrong), "copy") if c not in commands(text, "copy")]
+    assert changed
+    for command in changed:
+        assert parse(command, command.argv) if command.words[0] == "python" else unknown_names(command)
+
+
+def test_a_wrong_name_in_a_python_block_is_found(here):
+    line, code = python_blocks(TEXTS["README.md"])[0]
+    with pytest.raises(AttributeError):
+        run_block("copy", line, code.replace("lcjax.from_pretrained", "lcjax.from_pretraned"))
+
+
+def test_the_readme_is_read_in_five_minutes():
+    assert len(TEXTS["README.md"].splitlines()) <= 140
