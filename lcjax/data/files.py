@@ -122,12 +122,17 @@ def read_lines(path: Path) -> Iterator[bytes]:
     with unpacking(), open_file(path) as file:
         head = file.read(_SNIFFED_BYTES)
         _refuse_binary(head)
-        rest = b""
-        for block in itertools.chain([head.removeprefix(b"\xef\xbb\xbf")], iter(lambda: file.read(_BLOCK_BYTES), b"")):
-            *whole, rest = (rest + block).split(b"\n")
-            yield from whole
-        if rest:
-            yield rest
+        blocks = itertools.chain([head.removeprefix(b"\xef\xbb\xbf")], iter(lambda: file.read(_BLOCK_BYTES), b""))
+        # A line may be longer than many blocks: its parts are joined once.
+        parts: list[bytes] = []
+        for block in blocks:
+            first, *others = block.split(b"\n")
+            parts.append(first)
+            for line in others:
+                yield b"".join(parts)
+                parts = [line]
+        if last := b"".join(parts):
+            yield last
 
 
 def read_bytes(path: Path) -> bytes:
