@@ -15,8 +15,12 @@ from lcjax.data.records import FIELDS, NEEDED, READ_FIELDS, BadRecord, NotRecord
 from lcjax.errors import InputError
 
 COLUMN_SUFFIXES = (".parquet", ".arrow", ".feather")
-# Rows that are Python objects at a time. Few: a file of some hundred bytes may unfold to gigabytes.
-_BATCH_ROWS = 64
+# Rows are unfolded some at a time, of so many bytes by the mean of the first ones: a file of some hundred bytes may unfold to
+# gigabytes.
+_FIRST_ROWS, _MOST_ROWS, _BATCH_BYTES = 64, 1024, 2**26
+# A column is repetitive if the mean of its first rows makes it so many times as large as it is in the file, unpacked.
+_REPETITIVE = 4
+
 # What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` leave next to the data.
 _DATASET, _SPLITS = "state.json", "dataset_dict.json"
 
@@ -67,13 +71,32 @@ def _known(schema: pyarrow.Schema) -> list[str]:
 
 def _parquet_batches(path: Path, unread: Counter[str]) -> Iterator[pyarrow.RecordBatch]:
     with parquet.ParquetFile(path) as file:
-        schema = file.schema_arrow
-        known = _known(schema)
-        unread.update({name: file.metadata.num_rows for name in schema.names if name not in READ_FIELDS})
-        repeated = [name for name in known if types.is_string(schema.field(name).type)]
-    # A text that is in many rows is then in memory once, as it is in the file.
-    with parquet.ParquetFile(path, read_dictionary=repeated) as file:
-        yield from file.iter_batches(_BATCH_ROWS, columns=known)
+        known = _known(file.schema_arrow)
+        unread.update({name: file.metadata.num_rows for name in file.schema_arrow.names if name not in READ_FIELDS})
+        first = next(file.iter_batches(_FIRST_ROWS, columns=known), None)
+        if first is None or not first.num_rows:
+            return
+        repetitive = [name for name in known if _is_repetitive(first.column(name), name, file.metadata)]
+    # A text that is in many rows is then in memory once, as it is in the file. Of texts that differ, the dictionary would grow
+    # to the size of a row group.
+    with parquet.ParquetFile(path, read_dictionary=repetitive) as file:
+        others = [name for name in known if name not in repetitive]
+        yield from file.iter_batches(_rows_at_a_time(first.select(others)), columns=known)
+
+
+def _is_repetitive(first: pyarrow.Array, name: str, metadata: parquet.FileMetaData) -> bool:
+    """Whether few texts make up many rows of a column, by its first rows and its size in the file."""
+    if not types.is_string(first.type):
+        return False
+    groups = (metadata.row_group(group) for group in range(metadata.num_row_groups))
+    columns = (group.column(column) for group in groups for column in range(group.num_columns))
+    size = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == name)
+    return first.nbytes / len(first) * metadata.num_rows > _REPETITIVE * size
+
+
+def _rows_at_a_time(first: pyarrow.RecordBatch) -> int:
+    mean = max(1, first.nbytes // max(1, first.num_rows))
+    return max(1, min(_MOST_ROWS, _BATCH_BYTES // mean))
 
 
 def _arrow_batches(path: Path, unread: Counter[str]) -> Iterator[pyarrow.RecordBatch]:
@@ -89,8 +112,9 @@ def _arrow_batches(path: Path, unread: Counter[str]) -> Iterator[pyarrow.RecordB
         for batch in batches:
             unread.update({name: batch.num_rows for name in batch.schema.names if name not in READ_FIELDS})
             some = batch.select(known)
-            for start in range(0, some.num_rows, _BATCH_ROWS):
-                yield some.slice(start, _BATCH_ROWS)
+            rows = _rows_at_a_time(some)
+            for start in range(0, some.num_rows, rows):
+                yield some.slice(start, rows)
 
 
 def _records(batch: pyarrow.RecordBatch) -> Iterator[Any]:
@@ -132,9 +156,9 @@ def _unreadable(fault: Exception) -> BadRecord:
 def _values(column: pyarrow.Array) -> list[Any]:
     """The values of a column as Python's; a text that several rows share is one object."""
     if types.is_dictionary(column.type):
-        indices = column.indices.to_pylist()
-        texts = {index: column.dictionary[index].as_py() for index in set(indices) if index is not None}
-        return [None if index is None else texts[index] for index in indices]
+        used = column.indices.unique().drop_null()
+        texts = dict(zip(used.to_pylist(), column.dictionary.take(used).to_pylist(), strict=True))
+        return [None if index is None else texts[index] for index in column.indices.to_pylist()]
     return [_without_nulls(value, column.type) for value in column.to_pylist()]
 
 
