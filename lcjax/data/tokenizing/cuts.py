@@ -32,7 +32,7 @@ class Cuts:
         self._model: dict[str, Any] = definition["model"]
         self._added = _AddedTokens(definition["added_tokens"], backend)
         self._is_tried: dict[tuple[str, str, str], bool] = {}
-        self._allows = functools.lru_cache(maxsize=1_000_000)(self._judge)
+        self._allows = functools.lru_cache(maxsize=1 << 16)(self._judge)
         try:
             self._levels = Levels(definition["pre_tokenizer"])
             self._normalizing = Normalizing(definition["normalizer"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import copy
 import functools
 import itertools
@@ -20,9 +22,10 @@ if TYPE_CHECKING:  # transformers takes seconds to import, and torch with it whe
     from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-# A part is encoded by one core. What the library holds of it takes some 150 bytes a character until its ids are read.
-PART_CHARACTERS = 1 << 15
-_BATCH_CHARACTERS = max(1 << 20, 2 * PART_CHARACTERS * (os.cpu_count() or 1))
+# A part is encoded by one core. What the library holds of it takes some 150 bytes a character until its ids are read, and of two
+# batches at a time: one is encoded while the ids of the other are read.
+PART_CHARACTERS = 1 << 14
+_BATCH_CHARACTERS = max(1 << 19, 4 * PART_CHARACTERS * (os.cpu_count() or 1))
 
 
 class Part(NamedTuple):
@@ -73,8 +76,8 @@ class Encoder:
     def encode(self, documents: Sequence[Document]) -> Iterator[Encoded]:
         """The parts of every document, in order."""
         last: int | None = None
-        for adds_special, batch in self._batches(documents):
-            for part, encoding in zip(batch, self._encodings(batch, adds_special), strict=True):
+        for adds_special, batch, encodings in self._encoded_batches(documents):
+            for part, encoding in zip(batch, encodings, strict=True):
                 ids = encoding.ids
                 ends = None if part.document.learned is None else self._ends(encoding, part)
                 if not (adds_special or part.document.is_rendered):
@@ -87,6 +90,19 @@ class Encoder:
                     ids.append(self._eos)
                 array = np.array(ids, dtype=np.int32)
                 yield Encoded(part, array, None if ends is None else self._learned(part, array, ends))
+
+    def _encoded_batches(self, documents: Sequence[Document]) -> Iterator[tuple[bool, list[Part], list[Encoding]]]:
+        """The batches with what they become, each made while the one before is used."""
+        with concurrent.futures.ThreadPoolExecutor(1) as worker:
+            made: collections.deque[tuple[bool, list[Part], concurrent.futures.Future[list[Encoding]]]]
+            made = collections.deque()
+            for adds_special, batch in self._batches(documents):
+                made.append((adds_special, batch, worker.submit(self._encodings, batch, adds_special)))
+                if len(made) > 1:
+                    adds_special, batch, encodings = made.popleft()
+                    yield adds_special, batch, encodings.result()
+            for adds_special, batch, encodings in made:
+                yield adds_special, batch, encodings.result()
 
     def _batches(self, documents: Sequence[Document]) -> Iterator[tuple[bool, list[Part]]]:
         """Some parts at a time that are encoded alike, and whether the tokenizer adds its special tokens to them."""
