@@ -22,7 +22,7 @@ from lcjax import quant
 from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
 from lcjax.quant.nf4 import ABSMAX_BLOCK, BLOCK, CODEBOOK, DYNAMIC_MAP
-from lcjax.weights.assembly import abridged, require_finite
+from lcjax.weights.assembly import abridged
 from lcjax.weights.names import linear_path, tensor_names
 from lcjax.weights.packing import Packing, Path, Shape
 from lcjax.weights.safetensors_files import StoredTensor, read_into, require_plain
@@ -67,8 +67,6 @@ class PackedWeight:
     def _fill(self, out: Mapping[Path, np.ndarray]) -> None:
         for name, tensor in self.arrays.items():
             read_into(tensor, out[name,])
-            if tensor.dtype == np.float32:
-                require_finite(out[name,], tensor.path, tensor.name)
         if self.offset is not None:
             out["absmax_offset",][...] = self.offset
 
@@ -166,7 +164,8 @@ def _read_state(tensor: StoredTensor) -> dict[str, Any]:
         state = json.loads(_read(tensor).tobytes())
     except ValueError as error:
         raise InputError(f"{tensor.path}: {tensor.name} is not valid JSON ({error}); download it again") from None
-    if not isinstance(state, dict) or not isinstance(state.get("nested_offset", 0.0), float):
+    offset = state.get("nested_offset", 0.0) if isinstance(state, dict) else None
+    if not isinstance(offset, float) or not math.isfinite(offset):
         raise InputError(f"{tensor.path}: {tensor.name} is no state of bitsandbytes; download it again")
     return state
 

@@ -64,7 +64,6 @@ def open_gguf(path: str | os.PathLike[str]) -> Checkpoint:
 
     def read(name: TensorName, out: np.ndarray) -> None:
         _read_tensor(file, file.tensors[gguf_name(name)], _row_places(name, config), out)
-        require_finite(out, file.path, gguf_name(name))
 
     all_bfloat16 = all(tensor.type.name == "BF16" for tensor in file.tensors.values())
     return Checkpoint(config, DTYPES["bfloat16" if all_bfloat16 else "float32"], read)
@@ -99,7 +98,9 @@ def _read_tensor(file: GgufFile, tensor: GgufTensor, places: np.ndarray | None, 
                 if stream.readinto(encoded.data) < encoded.nbytes:
                     raise InputError(f"{file.path} is truncated or corrupt: it ends inside {tensor.name}; {MEND}")
                 with np.errstate(all="ignore"):  # a damaged block's numbers are refused by name
-                    decoded = dequantize(encoded, tensor.type)
+                    decoded = dequantize(encoded, tensor.type).astype(out.dtype, copy=False)
+                start = rows.start * decoded.shape[1]
+                require_finite(decoded, file.path, tensor.name, shape=tensor.shape, start=start)
                 out[rows if places is None else places[rows]] = decoded[:, 0] if out.ndim == 1 else decoded
     except OSError as error:
         raise InputError(f"{file.path} cannot be read ({error}); check the disk and the permissions") from None

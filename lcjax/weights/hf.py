@@ -20,7 +20,6 @@ from lcjax.weights.assembly import (
     abridged,
     check_tensors,
     parameter_dtype,
-    require_finite,
     tree_leaves,
 )
 from lcjax.weights.bnb import take_packed_weights
@@ -84,7 +83,6 @@ def open_checkpoint(directory: str | os.PathLike[str], config: LlamaConfig | Non
             packed[name.name].read(out)
         else:
             read_into(stored[name.name], out)
-            require_finite(out, stored[name.name].path, name.name)
 
     def packing(name: TensorName) -> Packing | None:
         return packed[name.name].packing() if name.name in packed else None

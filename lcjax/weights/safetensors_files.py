@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from lcjax.errors import InputError
-from lcjax.weights.assembly import Shape, row_chunks
+from lcjax.weights.assembly import Shape, require_finite, row_chunks
 
 STORED_DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 # What a weight in four bits is stored as; refused wherever its parts do not make one (`require_plain`).
@@ -88,7 +88,7 @@ def read_into(tensor: StoredTensor, out: np.ndarray) -> None:
     """Fills a C-contiguous array of the tensor's shape, casting to its dtype (to nearest even); a few MB at a time.
 
     Raises:
-      InputError: the file ends early, or cannot be read.
+      InputError: the file ends early, cannot be read, or holds NaN or infinity where `out` is of floats.
     """
     flat = out.reshape(-1)
     try:
@@ -100,6 +100,7 @@ def read_into(tensor: StoredTensor, out: np.ndarray) -> None:
                 _fill(file, chunk, tensor)
                 if chunk.dtype != out.dtype:
                     flat[part] = chunk
+                require_finite(flat[part], tensor.path, tensor.name, shape=tensor.shape, start=part.start)
     except OSError as error:
         raise InputError(f"{tensor.path} cannot be read ({error}); check the disk and the permissions") from None
 
