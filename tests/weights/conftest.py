@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import transformers
+from safetensors.torch import load_file, save_file
+
+from lcjax.weights.hf import SINGLE_FILE
 
 # Grouped queries, head_dim unlike hidden_size / heads, no two axes of the same size.
 TINY = {
@@ -25,3 +28,22 @@ def tiny_llama():
         return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**TINY, **overrides}))
 
     return build
+
+
+@pytest.fixture
+def saved(tiny_llama, tmp_path):
+    """A saved tiny model and a function that rewrites its tensors."""
+    tiny_llama().save_pretrained(tmp_path)
+
+    def rewrite(change):
+        tensors = load_file(tmp_path / SINGLE_FILE)
+        change(tensors)
+        save_file(tensors, tmp_path / SINGLE_FILE, metadata={"format": "pt"})
+
+    return tmp_path, rewrite
+
+
+@pytest.fixture
+def sharded(tiny_llama, tmp_path):
+    tiny_llama().save_pretrained(tmp_path, max_shard_size="20KB")
+    return tmp_path
