@@ -91,8 +91,9 @@ class Programs:
         files = inventory.get("files", {})
         listed = {name: files[name] for name in _sound(folder, files)}
         for path in folder.iterdir():
-            if path.name not in listed:
-                path.unlink()
+            # The inventory stays: a process that is killed before it publishes must leave the next one all that there was.
+            if path.name not in listed and path.name != _INVENTORY:
+                path.unlink(missing_ok=True)
         lost = None
         if not files:
             lost = f"the programs that it was compiled to are not in {folder}"

@@ -46,11 +46,13 @@ def mute_libraries() -> None:
 
     orbax logs every phase of every save, its clean-up of torn saves and, with a traceback, whatever it raises anyway. Where one
     array cannot be written, the writes of the others end after orbax has closed the event loop that they report to, some of them
-    while the interpreter shuts down. matplotlib tells where its font cache lies.
+    while the interpreter shuts down. matplotlib tells where its font cache lies. JAX warns where a compiled program cannot be kept;
+    what that means for a run is said when it is resumed.
     """
     for name in ("absl", "asyncio", "matplotlib"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry", UserWarning)
     previous = sys.unraisablehook
 
     def hook(unraisable: sys.UnraisableHookArgs) -> None:

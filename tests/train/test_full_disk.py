@@ -43,21 +43,24 @@ def attempts(finished, cache, tmp_path_factory):
         shutil.rmtree(run / "adapter")
         if step == 2:
             shutil.rmtree(run / "checkpoints" / "4")
-        # Inherited; Python ignores the signal, so that writes fail. The cache is only read: a step's code exceeds all limits.
+        # Inherited; Python ignores the signal, so that writes fail.
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         try:
-            process = start(go_on(run), run.parent, cache, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="1000")
+            process = start(go_on(run), run.parent, cache)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         started[name] = run, process
     return started
 
 
+PROGRESS = r"[\d,]+ |importing|reading|loading|checking|start: |resumed|measuring|step \d|held-out"
+
+
 @pytest.mark.parametrize("name", LIMITS)
 def test_every_file_that_a_run_writes(name, attempts, finished):
     run, process = attempts[name]
     code, output = finish(process)
-    errors = [line for line in output.splitlines() if not re.match(r"[\d,]+ |resumed|step \d|held-out", line)]
+    errors = [line for line in output.splitlines() if not re.match(PROGRESS, line)]
     assert code == 2, output
     assert len(errors) == 1, output
     assert re.match(rf"error: {re.escape(str(run / name))} cannot be written \(File too large\)", errors[0])

@@ -53,6 +53,13 @@ def test_a_resumed_run_has_all_of_its_programs(base, first):
     assert resumed.lost is None
 
 
+def test_a_process_that_is_killed_before_it_saves_leaves_all_programs(base, first):
+    files = sorted(path.name for path in first.folder.iterdir())
+    for _ in range(3):
+        assert again(base, first.run).lost is None
+    assert sorted(path.name for path in first.folder.iterdir()) == files
+
+
 def test_a_run_of_the_same_shape_starts_from_copies(base, first):
     second = Programs.new(base, BUILDER, SHAPE)
     assert second.run != first.run
