@@ -14,12 +14,20 @@ STYLE = {"fontsize": 10, "parse_math": False}
 
 
 def subject(model: str, data: Sequence[str | Path], *details: str) -> str:
-    """`MODEL on SOURCE, SOURCE and N more; DETAIL, DETAIL`: the last parts of paths, shortened where they are long."""
-    sources = [_name(path) for path in data[:_SHOWN_SOURCES]]
-    more = len(data) - len(sources)
-    listed = ", ".join(sources) + (f" and {more} more" if more else "")
-    on = f" on {listed}" if listed else ""
+    """`MODEL on SOURCE, SOURCE and N more; DETAIL, DETAIL`: the last parts of paths, shortened where they are long.
+
+    Many sources of one folder are `N files of FOLDER`.
+    """
+    on = f" on {_listed(data)}" if data else ""
     return f"{_name(model) or 'a model'}{on}" + ("; " + ", ".join(details) if details else "")
+
+
+def _listed(data: Sequence[str | Path]) -> str:
+    more = len(data) - _SHOWN_SOURCES
+    folders = {Path(path).parent for path in data}
+    if more > 0 and len(folders) == 1 and (folder := _name(folders.pop())):
+        return f"{len(data):,} files of {folder}"
+    return ", ".join(_name(path) for path in data[:_SHOWN_SOURCES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def wrapped(text: str) -> str:
@@ -28,5 +36,5 @@ def wrapped(text: str) -> str:
 
 
 def _name(path: str | Path) -> str:
-    name = Path(path).name or str(path)
+    name = Path(path).name
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."

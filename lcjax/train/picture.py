@@ -40,6 +40,7 @@ def draw_losses(
     # Imported here: the first step does not wait for them.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -56,6 +57,7 @@ def draw_losses(
     for row in [*evaluations[:1], *evaluations[1:][-1:]]:
         axes.annotate(f"{row['eval_loss']:.3f}", (row["step"], row["eval_loss"]), (0, 7), textcoords="offset points")
     axes.set(xlabel="step", ylabel="loss (nats a token)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(wrapped(title), loc="left", **STYLE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import re
 import shutil
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from document_commands import (
     unknown_names,
 )
 
-from conftest import WORDS
 from lcjax.train.__main__ import main as train_main
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in DOCUMENTS}
@@ -51,14 +50,14 @@ def compiled(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory, model_dir):
+def reader(tmp_path_factory, model_dir, texts):
     """The folder of a reader of the documents: a model, texts, a finished run and one that was stopped after a step."""
     folder = tmp_path_factory.mktemp("reader")
     shutil.copytree(model_dir, folder / "smollm2")
-    draw = random.Random(0)
-    for name in ("docs/a.txt", "docs/b.txt", "docs/c.txt", "new/d.txt", "book.txt"):
+    for number, name in enumerate(("docs/a.txt", "docs/b.txt", "docs/c.txt", "new/d.txt")):
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(" ".join(draw.choices(WORDS, k=80 if name == "book.txt" else 1000)))
+        (folder / name).write_text("".join(texts[6 * number : 6 * number + 6] * 2))
+    (folder / "book.txt").write_text(texts[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert train_main([*RUN.split(), "--output-dir", "runs/x"]) == 0
@@ -160,3 +159,22 @@ def test_a_wrong_name_in_a_python_block_is_found(here):
 
 def test_the_readme_is_read_in_five_minutes():
     assert len(TEXTS["README.md"].splitlines()) <= 140
+
+
+@pytest.mark.parametrize("folder", ["lcjax", "scripts"])
+def test_the_map_has_every_file_and_folder(folder):
+    text = TEXTS["docs/architecture.md"]
+    there = {
+        path.name: path.is_dir()
+        for path in (ROOT / folder).iterdir()
+        if path.name not in ("__init__.py", "__pycache__")
+    }
+    named = {name for name, is_folder in there.items() if f"`{name}{'/' if is_folder else ''}`" in text}
+    assert set(there) - named - {"rope_study_report.py"} == set()
+
+
+def test_links_lead_somewhere():
+    """Relative links of the documents, to files that there are."""
+    for name, text in TEXTS.items():
+        for target in re.findall(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)", text):
+            assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"

@@ -34,8 +34,10 @@ def test_the_title_names_model_data_rank_and_length():
     settings = ModelSettings(max_seq_length=8192, name_or_path="models/SmolLM2", lora=LoraConfig(4, 8, ("q_proj",)))
     assert run_title(settings, ["data/books", "b.jsonl"]) == "SmolLM2 on books, b.jsonl; LoRA rank 4, 8,192 tokens"
     full = dataclasses.replace(settings, lora=None)
-    many = [f"{n}.txt" for n in range(9)]
+    many = [f"{n}/{n}.txt" for n in range(9)]
     assert run_title(full, many) == "SmolLM2 on 0.txt, 1.txt, 2.txt and 6 more; every weight, 8,192 tokens"
+    files = [f"lib/python/{n}.py" for n in range(2000)]
+    assert run_title(full, files) == "SmolLM2 on 2,000 files of python; every weight, 8,192 tokens"
 
 
 def test_a_title_is_wrapped_and_no_formula(drawn):
@@ -52,6 +54,12 @@ def test_many_steps_have_a_smoothed_curve_and_few_have_none(drawn):
     assert labels == ["training", "training, mean of 21 steps", "held out"]
     line = curves["training, mean of 21 steps"].get_ydata()
     assert line[200] == pytest.approx(losses[190:211].mean())
+
+
+def test_steps_are_whole_numbers(drawn):
+    _, curves, _ = drawn([2.0, 1.5, 1.0])
+    axes = curves["training"].axes
+    assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
 def test_rows_without_a_loss_are_left_out(drawn):
