@@ -48,7 +48,7 @@ ALLOWED = {
     "step": "config layerwise loss memory model lora remat | jax optax",
     "weights": "config errors quant | jax numpy ml_dtypes safetensors gguf tokenizers transformers huggingface_hub",
     "data": "config errors | numpy grain jinja2 pyarrow rich tokenizers transformers",
-    "evaluate": "cli lazy startup data errors inference loss model rope step train.run_record train.terminal "
+    "evaluate": "cli lazy startup data errors inference loss model rope step train.run_record train.terminal weights "
     "| numpy rich matplotlib transformers",
     "api": "config errors lora memory ops quant weights model remat rope | jax numpy transformers",
     "cli": "errors flags signals startup | rich",
@@ -56,7 +56,7 @@ ALLOWED = {
     "corpus": "cli data errors rope train.arguments train.terminal weights | rich transformers tyro",
     "tokens": "cli startup corpus data | matplotlib numpy rich",
     "audit": "cli startup corpus data errors tokens train.terminal | matplotlib numpy rich",
-    "leak": "api cli startup lazy config data errors model train.terminal | jax numpy rich",
+    "leak": "api cli startup lazy config data errors model train.terminal weights | jax numpy rich",
     "train": "api audit cli flags lazy native_log signals startup config data errors evaluate layerwise leak "
     "lora memory model ops optim plan quant remat rope step "
     "weights | jax numpy optax orbax rich matplotlib tensorboardX transformers",

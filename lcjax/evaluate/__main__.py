@@ -12,7 +12,7 @@ from lcjax.startup import importing, leave
 with importing(__name__ == "__main__"):
     from rich.console import Console
 
-    from lcjax import cli
+    from lcjax import cli, weights
     from lcjax.data import check_data_paths
     from lcjax.errors import InputError
     from lcjax.evaluate.arguments import EvaluateArguments, parse
@@ -57,9 +57,11 @@ def evaluate(arguments: EvaluateArguments, console: Console) -> tuple[Results, P
     """
     check_data_paths(arguments.data)
     run = arguments.training_run()
-    say(console, f"loading {arguments.model}")
-    base, adapted, tokenizer = arguments.load(arguments.max_seq_length)
+    # The data first: what is wrong with them is said before weights are downloaded or loaded.
+    tokenizer = weights.load_tokenizer(weights.resolve_model(arguments.model, with_weights=False))
     data = load_text(arguments.text, run, tokenizer, arguments.max_seq_length, console)
+    say(console, f"loading {arguments.model}")
+    base, adapted, _ = arguments.load(arguments.max_seq_length)
     data.check_fit(base.config.vocab_size, arguments.max_seq_length)
     text = Text.of(data, tokenizer)
     source = provenance(text, data, arguments.text, run, tokenizer, console)

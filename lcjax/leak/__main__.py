@@ -11,9 +11,9 @@ with importing(__name__ == "__main__"):
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from lcjax import api
+    from lcjax import api, weights
     from lcjax.cli import entry_point, parse
-    from lcjax.data import UNITS, Data, lay_out, load_corpus
+    from lcjax.data import UNITS, Data, check_data_paths, lay_out, load_corpus
     from lcjax.errors import InputError, unknown
     from lcjax.leak.probe import LeakProbe, leak_line
     from lcjax.model import Llama
@@ -73,15 +73,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def load(arguments: LeakArguments, console: Console) -> tuple[Llama, Data]:
     """The model and the packed data; says on `console` how far it is."""
-    say(console, f"loading {arguments.model}")
-    model, tokenizer = api.from_pretrained(
-        arguments.model,
-        arguments.max_seq_length,
-        arguments.dtype,
-        attention=arguments.attention,
-        quantize=arguments.quantize,
-        memory=arguments.memory,
-    )
+    check_data_paths(arguments.data)
+    # The data first: what is wrong with them is said before weights are downloaded or loaded.
+    tokenizer = weights.load_tokenizer(weights.resolve_model(arguments.model, with_weights=False))
     data = load_corpus(
         arguments.data,
         tokenizer,
@@ -89,9 +83,18 @@ def load(arguments: LeakArguments, console: Console) -> tuple[Llama, Data]:
         held_out_fraction=0,
         seed=0,
         documents=arguments.documents,
-        vocab_size=model.config.vocab_size,
         progress=console,
     )
+    say(console, f"loading {arguments.model}")
+    model, _ = api.from_pretrained(
+        arguments.model,
+        arguments.max_seq_length,
+        arguments.dtype,
+        attention=arguments.attention,
+        quantize=arguments.quantize,
+        memory=arguments.memory,
+    )
+    data.check_fit(model.config.vocab_size, arguments.max_seq_length)
     return model, data
 
 

@@ -164,7 +164,8 @@ class RunArguments(TrainingArguments):
     model: str | None = None
     """A Hugging Face directory or hub id, or a .gguf file."""
     data: tuple[str, ...] = ()
-    """Text or code files, .jsonl and parquet files with text, messages or prompt and completion, saved datasets, folders of all."""
+    """Text or code files; .jsonl, .json, .csv and parquet files with text, messages, or prompt and completion;
+    saved datasets; folders of all."""
     max_seq_length: int = 2048
     """Tokens of context to train at. Above 32,768 layer inputs are offloaded to host memory; above what the model was trained for,
     its RoPE is scaled."""

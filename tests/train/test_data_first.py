@@ -8,6 +8,8 @@ import pytest
 
 from conftest import SHORT
 from lcjax import api, weights
+from lcjax.evaluate.__main__ import main as evaluate
+from lcjax.leak.__main__ import main as leak
 from lcjax.train.__main__ import main
 from lcjax.train.checksums import write_checksums
 from lcjax.train.run_record import RECORD, read_run_record
@@ -73,6 +75,15 @@ def test_bad_data_are_refused_before_weights_are_loaded(model_dir, tmp_path, mon
     flags = ["--data", str(path), *SHORT, "--eval-fraction", "0.25", "--output-dir", str(tmp_path / "run")]
     assert main(["--model", str(model_dir), *flags]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [leak, evaluate])
+def test_other_commands_refuse_bad_data_before_weights_too(model_dir, tmp_path, monkeypatch, capsys, command):
+    monkeypatch.setattr(api, "from_pretrained", lambda *args, **kwargs: pytest.fail("the weights were loaded"))
+    path = tmp_path / "torn.jsonl"
+    path.write_text("torn")
+    assert command(["--model", str(model_dir), "--data", str(path), "--max-seq-length", "256"]) == 2
+    assert "torn.jsonl:1 is not JSON" in capsys.readouterr().err
 
 
 def test_a_broken_model_is_refused_before_data_are_read(model_dir, data_dir, tmp_path, capsys, caplog):
