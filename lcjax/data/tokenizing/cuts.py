@@ -29,13 +29,13 @@ class Cuts:
     def __init__(self, backend: Tokenizer):
         self._backend = backend
         definition = json.loads(backend.to_str())
-        self._model: dict[str, Any] = definition["model"]
         self._added = _AddedTokens(definition["added_tokens"], backend)
         self._is_tried: dict[tuple[str, str, str], bool] = {}
         self._allows = functools.lru_cache(maxsize=1 << 16)(self._judge)
         try:
             self._levels = Levels(definition["pre_tokenizer"])
             self._normalizing = Normalizing(definition["normalizer"])
+            self._merging = _Merging(definition["model"]) if not self._levels.is_bytes else None
         except NotUnderstood:
             self._levels = None
 
@@ -91,39 +91,41 @@ class Cuts:
         if normalized is None or not (self._added.allow(left, right) and self._added.allow(*normalized)):
             return False
         between = self._levels.between(*normalized)
-        return between is Between.BOUNDARY or (between is Between.OPEN and self._model_parts(*normalized))
+        if between is Between.OPEN and self._merging is not None:
+            return not self._merging.may_join(*map(self._levels.as_read, normalized))
+        return between is Between.BOUNDARY
 
-    def _model_parts(self, left: str, right: str) -> bool:
-        """Whether the model never makes one token of the two although they are in one word.
 
-        Byte-pair encoding makes tokens of its vocabulary by merging neighbors; where no token holds both characters, neither side
-        has to do with the other. A unigram model adds scores up over the whole word, whose rounding can decide.
-        """
-        assert self._levels is not None
-        model = self._model
-        is_plain = not any(
-            model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
-        )
-        if model["type"] != "BPE" or not is_plain or self._levels.is_bytes:
-            return False
-        left, right = self._levels.as_read(left), self._levels.as_read(right)
-        return self._is_known(left) and self._is_known(right) and left + right not in self._pairs
+class _Merging:
+    """Which characters of one word the model may make one token of.
 
-    def _is_known(self, character: str) -> bool:
-        """Whether it is a token, or some bytes that are; unknown neighbors can become one token."""
-        return character in self._model["vocab"] or self._has_all_bytes
+    Byte-pair encoding makes tokens of its vocabulary by merging neighbors. Where no token holds both characters, neither side has
+    to do with the other. A unigram model adds scores up over the whole word, and their rounding can decide. Only what is needed of
+    the vocabulary is held: it can have 100 MB.
+    """
 
-    @functools.cached_property
-    def _has_all_bytes(self) -> bool:
-        vocabulary = self._model["vocab"]
+    def __init__(self, model: dict[str, Any]):
+        settings = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
+        self._is_understood = model["type"] == "BPE" and not any(model.get(setting) for setting in settings)
+        if not self._is_understood:
+            return
+        vocabulary = model["vocab"]
+        self._characters = frozenset(token for token in vocabulary if len(token) == 1)
+        self._pairs = frozenset(token[i : i + 2] for token in vocabulary for i in range(len(token) - 1))
         names = {f"<0x{byte:02X}>" for byte in range(256)}
-        is_whole = self._model["byte_fallback"] and names <= vocabulary.keys()
-        merged = (merge if isinstance(merge, list) else merge.split(" ") for merge in self._model["merges"])
-        return is_whole and not any(names.intersection(pair) for pair in merged)
+        merged = (merge if isinstance(merge, list) else merge.split(" ") for merge in model["merges"])
+        self._knows_all = (
+            model["byte_fallback"]
+            and names <= vocabulary.keys()
+            and not any(names.intersection(pair) for pair in merged)
+        )
 
-    @functools.cached_property
-    def _pairs(self) -> frozenset[str]:
-        return frozenset(token[i : i + 2] for token in self._model["vocab"] for i in range(len(token) - 1))
+    def may_join(self, left: str, right: str) -> bool:
+        """Whether one token may hold both; two characters that the model does not know may become one unknown token."""
+        if not self._is_understood:
+            return True
+        are_known = self._knows_all or (left in self._characters and right in self._characters)
+        return not are_known or left + right in self._pairs
 
 
 class _AddedTokens:
