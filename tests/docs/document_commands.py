@@ -152,15 +152,20 @@ def _main(command: Command):
 
 
 def unknown_names(command: Command) -> list[str]:
-    """Of `make`, `pip install` and `.venv/bin/`: the targets, extras and programs that there are not."""
+    """Of `make`, `pip install` and `.venv/bin/`: the targets, extras, packages and programs that there are not."""
     words = command.words
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = [requirement for group in project["optional-dependencies"].values() for requirement in group]
     if words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         return [word for word in words[1:] if word not in targets]
     if words[0] == "pip":
-        extras = [name for word in words for group in re.findall(r"^\.\[(.*)\]$", word) for name in group.split(",")]
-        return [name for name in extras if name not in project["optional-dependencies"]]
-    required = " ".join(requirement for group in project["optional-dependencies"].values() for requirement in group)
+        wanted = [word for word in words[2:] if not word.startswith("-") and word != "."]
+        extras = [name for word in wanted if word.startswith(".[") for name in word[2:-1].split(",")]
+        packages = [re.split(r"[=<>]", word)[0] for word in wanted if not word.startswith(".[")]
+        known = {re.split(r"[=<>\[]", requirement)[0] for requirement in required}
+        return [name for name in extras if name not in project["optional-dependencies"]] + [
+            name for name in packages if name not in known
+        ]
     name = Path(words[0]).name
-    return [] if name in required or name in project["scripts"] or name == "python" else [name]
+    return [] if name in " ".join(required) or name in project["scripts"] or name == "python" else [name]

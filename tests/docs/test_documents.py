@@ -139,6 +139,7 @@ def test_commands_are_found():
         ("--top-p 0.9", "--top-p 1.9"),
         ("make train", "make trian"),
         ("'.[cuda]'", "'.[gpu]'"),
+        ("nvidia-nvvm", "nvidia-nvmm"),
     ],
 )
 def test_a_wrong_flag_is_found(right, wrong, here):
