@@ -22,9 +22,10 @@ def say(console: Console | None, line: str) -> None:
 
 @contextlib.contextmanager
 def shown(console: Console | None, what: str, characters: int) -> Iterator[Callable[[int], None]]:
-    """Shows how far some work on so many characters of text is; call what it gives with the characters that are done.
+    """Shows how far work on a text is; call what it gives with the number of characters done.
 
-    On a terminal it is a bar. Elsewhere it is a line at the beginning of work that takes long, and one a minute.
+    On a terminal it is a bar. Elsewhere it is a line at the beginning of work that takes long, and
+    one a minute.
     """
     if console is None:
         yield lambda done: None

@@ -26,10 +26,12 @@ class TokenizedCorpus:
     """N documents as one array: document i is `tokens[offsets[i]:offsets[i + 1]]`.
 
     Attributes:
-      tokens: [total] int32 token ids; any array that slices like numpy's will do, also an np.memmap.
+      tokens: [total] int32 token ids; any array that slices like numpy's will do, also an
+        np.memmap.
       offsets: [N + 1] int64, from 0 to total.
       names: N names, for messages.
-      learned: [total] bool, the tokens that the model learns to predict; None means all, and takes no memory.
+      learned: [total] bool, the tokens that the model learns to predict; None means all, and takes
+        no memory.
       was_stored: whether an earlier run had stored the tokens.
     """
 
@@ -68,25 +70,32 @@ def tokenize(
     progress: Console | None = None,
     stored: bool = False,
 ) -> TokenizedCorpus:
-    """Encodes every document with all cores: exactly `tokenizer(text)["input_ids"]`, then the end-of-sequence token.
+    """Encodes every document, by all cores: `tokenizer(text)["input_ids"]`, then the EOS token.
 
-    A long document is encoded in parts, between which the tokenizer reads nothing across. Where a tokenizer or a text allows no cut
-    it is encoded whole, which takes some 150 bytes of memory a byte of text.
+    A long document is encoded in parts, between which the tokenizer reads nothing across. Where a
+    tokenizer or a text allows no cut it is encoded whole, which takes some 150 bytes of memory a
+    byte of text.
 
-    A rendered conversation is encoded as `apply_chat_template` does it: no token is added. Of a document that is learned in parts,
-    a token is learned if its last character is in one of them, and the end-of-sequence token if the text's is.
+    A rendered conversation is encoded as `apply_chat_template` does it: no token is added. Of a
+    document that is learned in parts, a token is learned if its last character is in one of them,
+    and the end-of-sequence token if the text's is.
 
     Args:
       documents: what to encode; the order is kept.
-      tokenizer: a fast tokenizer; it is not changed. A beginning-of-sequence token is added if it adds one itself.
-      append_eos: whether every document that is not rendered shall end in the EOS token; one that does already gets no second.
+      tokenizer: a fast tokenizer; it is not changed. A beginning-of-sequence token is added if it
+        adds one itself.
+      append_eos: whether every document that is not rendered shall end in the EOS token; one that
+        does already gets no second.
       vocab_size: rows of the model's embedding; every id must lie below. None does not check.
-      progress: where to show how far it is: a bar on a terminal, else a line or more; None shows nothing.
-      stored: whether to take the tokens from disk where an earlier call stored them, and else to store them; see
-        `lcjax.data.tokenizing.store`. The arrays are mapped from the file, and read-only.
+      progress: where to show how far it is: a bar on a terminal, else a line or more; None shows
+        nothing.
+      stored: whether to take the tokens from disk where an earlier call stored them, and else to
+        store them; see `lcjax.data.tokenizing.store`. The arrays are mapped from the file, and
+        read-only.
 
     Raises:
-      InputError: the tokenizer is not a fast one, has no EOS token, or makes ids that the model does not have.
+      InputError: the tokenizer is not a fast one, has no EOS token, or makes ids that the model
+        does not have.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"{type(tokenizer).__name__} is not a fast tokenizer; use a model that has a tokenizer.json")

@@ -1,4 +1,4 @@
-"""Parts of a text, encoded apart, give the ids of the whole: by every kind of tokenizer, wherever a cut is allowed."""
+"""Parts of a text, encoded apart, give the ids of the whole, for every kind of tokenizer."""
 
 import random
 

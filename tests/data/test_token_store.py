@@ -1,4 +1,4 @@
-"""Token ids on disk: equal to fresh ones, checked, whole or absent, bounded, and never in the way."""
+"""Token ids on disk: equal to fresh ones, checked, whole or absent, and bounded."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Small tokenizers of the kinds that published models have, trained here, and texts that tokenizers stumble over."""
+"""Small tokenizers of published models' kinds, and texts that tokenizers stumble over."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _split(pattern: str, *others, prefix=False):
 
 
 def _llama2(pre_tokenizer, normalizer) -> Tokenizer:
-    """Its tokens have spaces only before letters, as SentencePiece trains them; nothing divides the text."""
+    """Its tokens have spaces only at their beginning, as SentencePiece's; nothing divides a text."""
     tokenizer = _bpe(pre_tokenizers.Metaspace(), byte_fallback=True, template="<s> $A")
     tokenizer.pre_tokenizer, tokenizer.normalizer = pre_tokenizer, normalizer
     return tokenizer

@@ -1,1 +1,1 @@
-"""From texts to token ids: in parts that are encoded apart, exactly, and stored for the next run."""
+"""From texts to token ids: encoded in parts, exactly, and stored for the next run."""

@@ -1,11 +1,13 @@
 r"""Which characters a regular expression can read one after the other.
 
-A match, or an attempt at one, that has read c goes on to read d only where the expression has an atom for d that may follow an atom
-for c. Where it has none, the text can be cut between c and d: neither part is searched otherwise than it would be in the whole.
-`\p{L}+|\s+` reads "ab" and never "b ".
+A match, or an attempt at one, that has read c goes on to read d only where the expression has an
+atom for d that may follow an atom for c. Where it has none, the text can be cut between c and d:
+neither part is searched otherwise than it would be in the whole. `\p{L}+|\s+` reads "ab" and never
+"b ".
 
-The construction is Glushkov's (The abstract theory of automata, 1961): an atom is a position of the automaton, and `_follow` is his
-relation. It ignores how often a quantifier repeats and which alternative is tried first, so it can only allow too many pairs.
+The construction is Glushkov's (The abstract theory of automata, 1961): an atom is a position of the
+automaton, and `_follow` is his relation. It ignores how often a quantifier repeats and which
+alternative is tried first, so it can only allow too many pairs.
 """
 
 from __future__ import annotations
@@ -45,10 +47,13 @@ class _Part:
 
 
 class Adjacency:
-    """The pairs of characters that a regular expression, in Oniguruma's syntax, can read one after the other.
+    """The pairs of characters that a regular expression can read one after the other.
+
+    The syntax is Oniguruma's.
 
     Raises:
-      NotUnderstood: it looks behind, at the ends of lines, words or texts, or back at groups, or it can match nothing at all.
+      NotUnderstood: it looks behind, at the ends of lines, words or texts, or back at groups, or it
+        can match nothing at all.
     """
 
     def __init__(self, pattern: str):

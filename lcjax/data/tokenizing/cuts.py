@@ -1,7 +1,8 @@
 """Where a text can be cut so that its parts, encoded one by one, give the ids of the whole.
 
-Three characters decide: the one before the cut and the two after it. None of the tokenizer's steps (added tokens, normalizers,
-pre-tokenizers, the model) may read across the cut, for any text around it. A step of which that is not known forbids every cut.
+Three characters decide: the one before the cut and the two after it. None of the tokenizer's steps
+(added tokens, normalizers, pre-tokenizers, the model) may read across the cut, for any text around
+it. A step of which that is not known forbids every cut.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ class Cuts:
             self._levels = None
 
     def parts(self, text: str, length: int) -> Iterator[tuple[int, int]]:
-        """The text's parts (start, stop) of about `length` characters each; longer ones where there is no cut.
+        """The text's parts (start, stop), of about `length` characters each.
 
+        A part is longer where there is no cut.
         A space that the tokenizer puts before every text may be left out between two parts.
         """
         start, last = 0, len(text.rstrip()) - 2
@@ -55,18 +57,21 @@ class Cuts:
 
     @property
     def leave_out(self) -> bool:
-        """Whether the space after a cut is left out, since the tokenizer puts one before every text."""
+        """Whether the space after a cut is left out: the tokenizer puts one before every text."""
         return self._levels is not None and self._normalizing.prepends
 
     def _find(self, text: str, least: int, most: int, last: int) -> int | None:
-        """The last cut up to `most`, and not before `least`; else the first one after, up to `last`."""
+        """The last cut from `least` to `most`; else the first one after, up to `last`."""
         for cut in itertools.chain(range(min(most, last), least - 1, -1), range(most + 1, last + 1)):
             if self._allows(text[cut - 1], text[cut], text[cut + 1]) and self._is_right(text, cut):
                 return cut
         return None
 
     def _is_right(self, text: str, cut: int) -> bool:
-        """Whether a cut holds what it promises where it is first met; a tokenizer may have more to it than its definition says."""
+        """Whether a cut holds what it promises where it is first met.
+
+        A tokenizer may do more than its definition says.
+        """
         kind = text[cut - 1], text[cut], text[cut + 1]
         if kind not in self._is_tried:
             before = text[max(0, cut - _TRIED_CHARACTERS) : cut]
@@ -84,7 +89,8 @@ class Cuts:
             # Before anything else, and before nothing, the tokenizer would put a space, or not.
             if right != " " or following.isspace():
                 return False
-            # Nor is the space between two added tokens, or after one, that which is put before a text.
+            # Nor is the space between two added tokens, or after one, that which is put before a
+            # text.
             if self._normalizing.prepends and (self._added.end_with(left) or self._added.begin_with(following)):
                 return False
         normalized = self._normalizing.between(left, right, following)
@@ -99,8 +105,9 @@ class Cuts:
 class _Merging:
     """Which characters of one word the model may make one token of.
 
-    Byte-pair encoding makes tokens of its vocabulary by merging neighbors. Where no token holds both characters, neither side has
-    to do with the other. A unigram model adds scores up over the whole word, and their rounding can decide. Only what is needed of
+    Byte-pair encoding makes tokens of its vocabulary by merging neighbors. Where no token holds
+    both characters, neither side has to do with the other. A unigram model adds scores up over the
+    whole word, and their rounding can decide. Only what is needed of
     the vocabulary is held: it can have 100 MB.
     """
 
@@ -121,7 +128,7 @@ class _Merging:
         )
 
     def may_join(self, left: str, right: str) -> bool:
-        """Whether one token may hold both; two characters that the model does not know may become one unknown token."""
+        """Whether one token may hold both; two unknown characters may become one such token."""
         if not self._is_understood:
             return True
         are_known = self._knows_all or (left in self._characters and right in self._characters)

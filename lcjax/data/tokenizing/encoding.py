@@ -22,8 +22,9 @@ if TYPE_CHECKING:  # transformers takes seconds to import, and torch with it whe
     from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-# A part is encoded by one core. What the library holds of it takes some 150 bytes a character until its ids are read, and of two
-# batches at a time: one is encoded while the ids of the other are read.
+# A part is encoded by one core. What the library holds of it takes some 150 bytes a character until
+# its ids are read, and of two batches at a time: one is encoded while the ids of the other are
+# read.
 PART_CHARACTERS = 1 << 14
 _BATCH_CHARACTERS = max(1 << 19, 4 * PART_CHARACTERS * (os.cpu_count() or 1))
 
@@ -45,7 +46,7 @@ class Part(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """The ids of a part, [n] int32, and which of them are learned, [n] bool or None for all of the document."""
+    """The ids of a part, [n] int32, and which are learned, [n] bool; None means all."""
 
     part: Part
     ids: np.ndarray
@@ -53,7 +54,7 @@ class Encoded(NamedTuple):
 
 
 class Encoder:
-    """Encodes documents as `tokenizer(text)["input_ids"]` does, and appends the end-of-sequence token.
+    """Encodes documents as `tokenizer(text)["input_ids"]` does, and appends the EOS token.
 
     Args:
       tokenizer: a fast tokenizer; it is not changed.
@@ -61,8 +62,8 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, eos: int | None):
-        # The backend knows no model_max_length, so that it warns of no long document. What transformers sets on it before
-        # each call is set on a copy, since the backend remembers it.
+        # The backend knows no model_max_length, so that it warns of no long document. What
+        # transformers sets on it before each call is set on a copy, since the backend remembers it.
         self._backend: Tokenizer = copy.deepcopy(tokenizer.backend_tokenizer)
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -105,7 +106,7 @@ class Encoder:
                 yield adds_special, batch, encodings.result()
 
     def _batches(self, documents: Sequence[Document]) -> Iterator[tuple[bool, list[Part]]]:
-        """Some parts at a time that are encoded alike, and whether the tokenizer adds its special tokens to them."""
+        """Some parts at a time that are encoded alike, and whether special tokens are added."""
         for kind, alike in itertools.groupby(self._parts(documents), self._kind):
             batch, characters = [], 0
             for part in alike:
@@ -152,7 +153,7 @@ class Encoder:
 
     @functools.cached_property
     def _around(self) -> tuple[list[int], list[int]] | None:
-        """The ids that the tokenizer puts before and after every text; None where it does more, or it is not known."""
+        """The ids that the tokenizer puts before and after every text; None where it does more."""
         bare, encoding = self._backend.encode("a", add_special_tokens=False).ids, self._backend.encode("a")
         is_special = np.array([0, *encoding.special_tokens_mask, 0])
         inner = np.flatnonzero(is_special == 0)[1:-1] - 1

@@ -14,7 +14,7 @@ _logger = logging.getLogger(__name__)
 
 
 class GrowingTokens:
-    """Documents' ids and masks: in a file under a key, else in memory, where they take 4 bytes a token until the end.
+    """Documents' ids and masks: in a file under a key, else in memory, 4 bytes a token.
 
     Args:
       key: of the file; None stores nothing.
@@ -41,7 +41,7 @@ class GrowingTokens:
             self._file.discard()
 
     def add(self, ids: np.ndarray, learned: np.ndarray | None, *, ends_document: bool) -> None:
-        """Appends the next ids, [n] int32, of which `learned` [n] bool says which are learned; None means all."""
+        """Appends ids, [n] int32, and which of them are learned, [n] bool; None means all."""
         self._lengths.append(len(ids))
         self._masks.append(None if learned is None else np.packbits(learned))
         self._total += len(ids)

@@ -36,7 +36,8 @@ class Levels:
     """The pre-tokenizers in their order, each of which divides the words of the one before.
 
     Attributes:
-      needs_space: whether what follows a cut must begin with a space, since a prefix would be put before anything else.
+      needs_space: whether what follows a cut must begin with a space, since a prefix would be put
+        before anything else.
       is_bytes: whether the model reads bytes instead of characters.
 
     Raises:
@@ -88,7 +89,7 @@ class Levels:
             self._judges.append(lambda left, right: Between.BOUNDARY if right in (" ", space) else Between.OPEN)
 
     def _reading(self, judge: Judge) -> Judge:
-        """The judge of a level that comes after those that are there, some of which may replace spaces."""
+        """The judge of the next level, as the levels before let it see the text."""
         if self._space == " ":
             return judge
         return lambda left, right: judge(self.as_read(left), self.as_read(right))
@@ -136,7 +137,7 @@ def _whitespace(level: dict[str, Any]) -> Judge:
 
 
 def _by_character(is_matched: Callable[[str], bool | None], behavior: str) -> Judge:
-    """Each character that is matched, by itself, is a word, or is put to what is before or after it.
+    """Each matched character is a word, or is put to what is before or after it.
 
     Args:
       is_matched: None where it is not known.

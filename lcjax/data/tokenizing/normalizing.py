@@ -1,4 +1,4 @@
-"""What the normalizers of a tokenizer make of three characters, whatever the text before and after."""
+"""What a tokenizer's normalizers make of three characters, whatever is before and after."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lcjax.data.tokenizing.levels import literally
 _BY_CHARACTER = frozenset(
     ("NFC", "NFD", "NFKC", "NFKD", "Nmt", "StripAccents", "BertNormalizer", "Precompiled", "Lowercase")
 )
-# Letters and signs that neither change nor are changed by the character before, in any of Unicode's forms: ASCII, Greek, Cyrillic,
-# Japanese, Chinese, Korean, wide forms.
+# Letters and signs that neither change nor are changed by the character before, in any of Unicode's
+# forms: ASCII, Greek, Cyrillic, Japanese, Chinese, Korean, wide forms.
 _PLAIN = (
     (0x20, 0x7F),
     (0x391, 0x3CA),
@@ -58,7 +58,7 @@ class Normalizing:
             raise NotUnderstood("Prepend")
 
     def between(self, left: str, right: str, following: str) -> tuple[str, str] | None:
-        """What becomes of `left` and `right`; None where that may depend on other characters, or both on each other."""
+        """What becomes of `left` and `right`; None where that may depend on any neighbor."""
         characters = left, right, following
         if self._strips and (left.isspace() or right.isspace()):
             return None

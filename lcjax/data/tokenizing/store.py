@@ -1,9 +1,10 @@
 """Token ids that stay on disk: the same documents are not encoded twice.
 
-One file holds the ids of all documents that were encoded together, under a name that is a digest of the tokenizer, of the
-documents and of this format. It is written under another name and renamed when it is whole. Layout, little-endian: a header line
-of 256 bytes (JSON), the ids [total] int32, the masks [total] bool where there are any, zeros up to a multiple of 8, the offsets
-[documents + 1] int64. A checksum covers all of it.
+One file holds the ids of all documents that were encoded together, under a name that is a digest of
+the tokenizer, of the documents and of this format. It is written under another name and renamed
+when it is whole. Layout, little-endian: a header line of 256 bytes (JSON), the ids [total] int32,
+the masks [total] bool where there are any, zeros up to a multiple of 8, the offsets [documents + 1]
+int64. A checksum covers all of it.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class StoredTokens:
-    """What a file holds, mapped from disk: ids [total] int32, offsets [N + 1] int64, masks [total] bool or None."""
+    """Ids [total] int32, offsets [N + 1] int64, masks [total] bool or None; of a file, mapped."""
 
     tokens: np.ndarray
     offsets: np.ndarray
@@ -72,7 +73,7 @@ def limit_bytes() -> int:
 
 
 def digest(definition: str, documents: Sequence[Document]) -> str:
-    """32 hexadecimal digits that change with the tokenizer's definition and with any text, mask or order of the documents."""
+    """32 hexadecimal digits that change with the tokenizer's definition and with any document."""
     hashed = hashlib.blake2b(f"{_FORMAT}\n".encode() + definition.encode(errors="surrogatepass"), digest_size=16)
     for document in documents:
         text = document.text
@@ -83,7 +84,7 @@ def digest(definition: str, documents: Sequence[Document]) -> str:
 
 
 def find(key: str) -> StoredTokens | None:
-    """The tokens under a key, checked; None where there are none, or they are damaged or cannot be read."""
+    """The tokens under a key, checked; None where there are none that are sound."""
     path = folder() / f"{key}{_SUFFIX}"
     try:
         with path.open("rb") as file:
@@ -185,7 +186,7 @@ class UnfinishedFile:
         return np.fromfile(self._file.name, "<i4", self.total, offset=HEADER_BYTES).astype(np.int32, copy=False)
 
     def finish(self, offsets: np.ndarray, masks: Iterator[np.ndarray] | None) -> StoredTokens:
-        """Completes the file, gives it its name and maps it; older files go where all take too much."""
+        """Completes the file, names it and maps it; older files go where all take too much."""
         header = {"format": _FORMAT, "key": self._key, "documents": len(offsets) - 1, "tokens": self.total}
         header["has_masks"] = masks is not None
         for mask in masks or ():
@@ -218,7 +219,7 @@ class UnfinishedFile:
 
 
 def _remove_oldest(newest: Path, limit: int) -> None:
-    """Removes what processes that are dead have left, and the files that were used the longest ago until the rest fits."""
+    """Removes what dead processes left, and the files longest unused until the rest fits."""
     for path in folder().glob(f"*{_UNFINISHED}"):
         with contextlib.suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
