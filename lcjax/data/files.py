@@ -72,7 +72,7 @@ def _is_to_walk(folder: Path, seen: set[Path]) -> bool:
     """Whether a folder was not walked yet, and leads to no folder above itself."""
     real = folder.resolve()
     if folder.is_symlink() and real in (folder.parent.resolve(), *folder.parent.resolve().parents):
-        _logger.info("%s links to a folder that it lies in, and is not followed", folder)
+        _logger.warning("%s links to a folder that it lies in, and is not followed", folder)
         return False
     if real in seen:
         _logger.info("%s is reached twice and read once", folder)

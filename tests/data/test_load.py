@@ -154,7 +154,7 @@ def test_the_end_of_one_text_is_held_out(tmp_path, smol_tokenizer, text):
     before, after = smol_tokenizer.decode(whole.tokens[:cut]), smol_tokenizer.decode(whole.tokens[cut:-1])
     assert before + after == text  # and so no character was cut
     assert before.endswith("\n\n") == ("\n\n" in text)
-    assert f"1 documents, {len(whole.tokens):,} tokens: {cut:,} to train on" in data.summary()
+    assert f"1 document, {len(whole.tokens):,} tokens: {cut:,} to train on" in data.summary()
     assert f"held out in {len(data.held_out_plan):,} rows (the end of {path})" in data.summary()
 
 
