@@ -104,8 +104,9 @@ class Data:
     def summary(self) -> str:
         """One line for people: documents, tokens, rows, the shares of padding and of tokens with a loss, what is left out."""
         train, held_out = self.train_plan, self.held_out_plan
+        documents = "1 document" if self.num_documents == 1 else f"{self.num_documents:,} documents"
         line = (
-            f"{self.num_documents:,} document{'s' * (self.num_documents != 1)}, {len(self.corpus.tokens):,} tokens: {train.num_tokens:,} to train "
+            f"{documents}, {len(self.corpus.tokens):,} tokens: {train.num_tokens:,} to train "
             f"on in {len(train):,} rows of {train.max_seq_length:,} ({train.padding_share:.1%} padding)"
         )
         if len(held_out):
