@@ -1,3 +1,4 @@
+import copy
 import importlib.util
 from pathlib import Path
 
@@ -13,3 +14,15 @@ def smol_tokenizer():
     assert spec is not None
     assert spec.submodule_search_locations
     return load_tokenizer(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
+
+
+@pytest.fixture(scope="session")
+def with_template(smol_tokenizer):
+    """A copy of it with another chat template."""
+
+    def make(template):
+        tokenizer = copy.deepcopy(smol_tokenizer)
+        tokenizer.chat_template = template
+        return tokenizer
+
+    return make
