@@ -24,6 +24,7 @@ from rich.console import Console
 from lcjax import flags
 from lcjax.errors import InputError
 from lcjax.flags import parse as parse
+from lcjax.flags import refuse_empty as refuse_empty
 from lcjax.signals import Interrupted, Signals
 from lcjax.startup import BROKEN_PIPE, EXIT_CODES, LAST_WORDS, discard, open_missing_streams
 

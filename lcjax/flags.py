@@ -50,7 +50,7 @@ def parse(
     if "--version" in words:
         print(f"{program} {importlib.metadata.version('lcjax')}")
         raise SystemExit(0)
-    _refuse_empty(words)
+    refuse_empty(words)
     printed = io.StringIO()
     if default is not None:
         options["default"] = default
@@ -103,8 +103,8 @@ def _all_in_flags(message: str, kind: type) -> str:
     return message
 
 
-def _refuse_empty(words: list[str]) -> None:
-    """Path("") is the current directory, which nobody means; and no path or name holds a zero byte."""
+def refuse_empty(words: list[str]) -> None:
+    """Raises InputError for an empty value or a zero byte: Path("") is the current directory, which nobody means."""
     before = ""
     for word in words:
         name, equals, value = word.partition("=") if word.startswith("--") else (before, "=", word)
@@ -116,11 +116,12 @@ def _refuse_empty(words: list[str]) -> None:
 
 
 def _in_one_line(box: str) -> str:
-    """What tyro draws in a frame: the first paragraph, and the flag that it suggests."""
-    lines = [line.strip("│").rstrip() for line in box.splitlines() if line.startswith("│")]
+    """What tyro draws in a frame, of spaces where the terminal has no lines: the first paragraph, and the flag that it suggests."""
+    framed = [line.strip("│").rstrip() for line in box.splitlines() if line.startswith("│")]
+    lines = framed or [line[1:].rstrip() for line in box.splitlines() if line.strip()][2:]
     paragraphs, current = [], []
     for line in [*lines, "──"]:
-        if "──" in line:
+        if set(line.strip()) in ({"─"}, {"-"}):
             paragraphs.append(current)
             current = []
         else:

@@ -110,7 +110,8 @@ def read_rope(config: dict[str, Any], max_position_embeddings: int, source: str)
     kind = _OLD_KINDS.get(kind, kind)
     if unknown := sorted(rope.keys() - {key for keys in KEYS.values() for key in keys} - _OTHER_KEYS):
         raise InputError(f"{source} has {', '.join(unknown)} among RoPE's parameters, which no supported kind reads")
-    # Kinds are checked by the dataclass; here an unknown one has no keys.
+    if kind not in KEYS:
+        raise InputError(f"{source} says rope_type={kind!r}, which is not supported; use one of {', '.join(KEYS)}")
     fields = {key: _value(rope[key], key, source) for key in KEYS.get(kind, ()) if key in rope}
     if "original_max_position_embeddings" in KEYS.get(kind, ()):
         name = "original_max_position_embeddings"

@@ -79,12 +79,10 @@ def new_folder(arguments: EvaluateArguments) -> Path:
     Raises:
       InputError: it holds one, or cannot be made.
     """
-    folder = arguments.output_dir
-    if folder is None:
-        folder = _unused(arguments)
-    elif former := [name for name in (RESULTS, *PICTURES) if (folder / name).exists()]:
-        raise InputError(f"--output-dir {folder} holds {former[0]} of another evaluation; choose another folder")
+    folder = arguments.output_dir or _unused(arguments)
     cli.check_output_dir("--output-dir", folder)
+    if former := [name for name in (RESULTS, *PICTURES) if (folder / name).exists()]:
+        raise InputError(f"--output-dir {folder} holds {former[0]} of another evaluation; choose another folder")
     return folder
 
 
@@ -93,7 +91,7 @@ def _unused(arguments: EvaluateArguments) -> Path:
     name = f"evaluation-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     parent = arguments.run or Path("runs")
     if arguments.run is None:
-        name = f"{Path(arguments.model).stem.lower() or 'model'}-{name}"
+        name = f"{Path(arguments.model).stem.lower()[:80] or 'model'}-{name}"
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(parent / name for name in names if not (parent / name).exists())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 
 from lcjax import cli
@@ -90,8 +91,6 @@ class EvaluateArguments(ModelArguments):
         ):
             if value < 1:
                 raise InputError(f"{flag} {value} is out of range; it must be at least 1")
-        if self.output_dir is not None and self.output_dir.exists() and not self.output_dir.is_dir():
-            raise InputError(f"--output-dir {self.output_dir} is a file; name a folder")
 
     @property
     def text(self) -> TrainingText:
@@ -124,6 +123,7 @@ def parse(argv: list[str] | None) -> EvaluateArguments:
       InputError: the folder of --run is no run's, or a value is refused.
     """
     program = "python -m lcjax.evaluate"
+    cli.refuse_empty(sys.argv[1:] if argv is None else argv)
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--run", nargs="?")
     early.add_argument("--data", nargs="*")

@@ -20,6 +20,8 @@ from lcjax.rope import LONGEST, check_choice
 OPTIMIZER_MEMORY = ("auto", "device", "host")
 # Steps are counted in 32 bits.
 _MOST_STEPS = 2**31 - 1
+# So are the tokens of a step.
+_MOST_TOKENS = 2**31 - 1
 _OF_THE_ADAPTER = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules")
 
 
@@ -205,6 +207,12 @@ class RunArguments(TrainingArguments):
         if not 2 <= self.max_seq_length <= LONGEST:
             raise InputError(
                 f"--max-seq-length {self.max_seq_length} is out of range; it must be from 2 to {LONGEST:,}"
+            )
+        tokens = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.max_seq_length
+        if tokens > _MOST_TOKENS:
+            raise InputError(
+                f"--per-device-train-batch-size {self.per_device_train_batch_size} and --gradient-accumulation-steps "
+                f"{self.gradient_accumulation_steps} make {tokens:,} tokens a step; lower them to {_MOST_TOKENS:,} tokens at most"
             )
         if (self.model is None) != (not self.data) and self.resume_from_checkpoint is None:
             given, missing = ("--model", "--data") if self.model else ("--data", "--model")

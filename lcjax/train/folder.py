@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lcjax.cli import check_output_dir
 from lcjax.data import Data
 from lcjax.errors import InputError
 from lcjax.train.arguments import TrainingArguments
@@ -135,9 +136,10 @@ def open_run_folder(output_dir: Path, arguments: TrainingArguments) -> Iterator[
         or of other arguments; a file is where a folder belongs, or the other way round; it cannot be written.
     """
     try:
-        is_new = not output_dir.exists()
-        if is_new:
+        made = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
+        if made:
             find_resume_point(arguments.resume_from_checkpoint, output_dir)  # what it refuses makes no folder
+            check_output_dir("--output-dir", output_dir)
             output_dir.mkdir(parents=True)
         elif not output_dir.is_dir():
             raise InputError(f"--output-dir {output_dir} is a file; name a folder")
@@ -147,9 +149,9 @@ def open_run_folder(output_dir: Path, arguments: TrainingArguments) -> Iterator[
         with locked(output_dir):
             yield _open(output_dir, arguments)
     finally:
-        if is_new:
-            with contextlib.suppress(OSError):
-                output_dir.rmdir()
+        with contextlib.suppress(OSError):
+            for folder in made:
+                folder.rmdir()
 
 
 def _open(output_dir: Path, arguments: TrainingArguments) -> RunFolder:

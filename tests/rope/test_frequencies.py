@@ -154,7 +154,7 @@ def test_the_first_spelling_of_longrope():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rope_type": "ntk", "factor": 2.0}, "rope_type='ntk' is not supported; use one of default, linear"),
+        ({"rope_type": "ntk", "factor": 2.0}, "rope_type='ntk', which is not supported; use one of default, linear"),
         ({"rope_type": "linear"}, "says rope_type='linear' without a factor"),
         ({"rope_type": "linear", "factor": "four"}, "says factor='four'; a number is due"),
         ({"rope_type": "linear", "factor": 0.5}, "factor=0.5 must be at least 1.0"),
