@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
+import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,50 +15,46 @@ from lcjax.train.checksums import hashing_threads
 
 # The bytes that are hashed at a time; it is part of what a fingerprint is.
 BLOCK_BYTES = 32 * 2**20
-_IN_FLIGHT = 32
 
 
 def fingerprint(params: Any) -> str:
     """32 hexadecimal digits that change with any bit, path, shape or dtype of a tree of arrays.
 
-    The arrays may be in device or host memory. Each is read in blocks along its first axis and hashed by threads, the blocks'
-    digests in a fixed order; beside the weights there are never more than a few blocks in host memory, or one array that
-    is in pinned host memory.
+    The arrays may be in device or host memory. Each is read in blocks along its first axis, and threads read and hash them; the
+    blocks' digests are joined in a fixed order. On a GPU no thread holds more than one block, there and in host memory; an array in
+    pinned host memory is copied whole.
     """
-    digest = hashlib.sha256()
     with hashing_threads() as threads:
-        pending: collections.deque[concurrent.futures.Future[bytes]] = collections.deque()
-        for path, leaf in jax.tree.leaves_with_path(params):
-            heading = f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode()
-            pending.append(threads.submit(_digest_of_bytes, heading))
-            for block in _blocks(leaf):
-                pending.append(threads.submit(_digest_of_array, block))
-                while len(pending) > _IN_FLIGHT:
-                    digest.update(pending.popleft().result())
-        for future in pending:
-            digest.update(future.result())
-    return digest.hexdigest()[:32]
+        digests = [
+            threads.submit(job)
+            for path, leaf in jax.tree.leaves_with_path(params)
+            for job in (_heading(path, leaf), *_blocks(leaf))
+        ]
+        return hashlib.sha256(b"".join(digest.result() for digest in digests)).hexdigest()[:32]
 
 
-def _blocks(leaf: jax.Array) -> Iterator[np.ndarray]:
-    """The array in pieces of its first axis, of about BLOCK_BYTES."""
+def _heading(path: Any, leaf: jax.Array) -> Callable[[], bytes]:
+    heading = f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode()
+    return lambda: hashlib.sha256(heading).digest()
+
+
+def _blocks(leaf: jax.Array) -> Iterator[Callable[[], bytes]]:
+    """What gives the digest of each piece of the array's first axis, of about BLOCK_BYTES."""
     if leaf.ndim == 0:
-        yield np.asarray(leaf)[None]
+        yield lambda: _digest(np.asarray(leaf)[None])
         return
     rows = max(1, BLOCK_BYTES * leaf.shape[0] // max(1, leaf.nbytes))
     on_device = leaf.sharding.memory_kind == "device" and next(iter(leaf.devices())).platform != "cpu"
-    whole = None if on_device else np.asarray(leaf)
+    source = leaf if on_device else np.asarray(leaf)
     for first in range(0, leaf.shape[0], rows):
-        count = min(rows, leaf.shape[0] - first)
-        if whole is not None:
-            yield whole[first : first + count]
-        else:
-            yield np.asarray(lax.dynamic_slice_in_dim(leaf, first, count))
+        yield functools.partial(_digest_of_rows, source, first, min(rows, leaf.shape[0] - first))
 
 
-def _digest_of_array(array: np.ndarray) -> bytes:
-    return _digest_of_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+def _digest_of_rows(source: jax.Array | np.ndarray, first: int, count: int) -> bytes:
+    if isinstance(source, np.ndarray):
+        return _digest(source[first : first + count])
+    return _digest(np.asarray(lax.dynamic_slice_in_dim(source, first, count)))
 
 
-def _digest_of_bytes(content: bytes | memoryview) -> bytes:
-    return hashlib.sha256(content).digest()
+def _digest(array: np.ndarray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).digest()
