@@ -14,7 +14,7 @@ from lcjax.cli import check_outputs, say
 from lcjax.data import UNITS, ChatTemplate, TokenizedCorpus, check_data_paths, read_documents, tokenize
 from lcjax.errors import InputError, unknown
 from lcjax.rope import LONGEST
-from lcjax.train.arguments import demo_model
+from lcjax.train.arguments import RunArguments, demo_model
 from lcjax.train.terminal import shown_warnings
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class CorpusArguments:
     """The data, as lcjax.train takes them: files, tables of records, folders."""
     model: str | None = None
     """Whose tokenizer: a Hugging Face directory or hub id, or a .gguf file; SmolLM2's when not given. No weights are loaded."""
-    max_seq_length: int = 32768
-    """Tokens of context that you mean to train at."""
+    max_seq_length: int = RunArguments.max_seq_length
+    """Tokens of context that you mean to train at; lcjax.train's default when not given."""
     documents: str = "file"
     """What is a document where a path is a folder: file or repository."""
     json: str | None = None

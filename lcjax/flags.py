@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import contextvars
 import dataclasses
 import importlib.metadata
+import inspect
 import io
+import itertools
 import re
 import sys
-from typing import Any, TypeVar
+import textwrap
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -65,6 +71,60 @@ def parse(
         raise InputError(f"{_in_one_line(printed.getvalue())}; see {program} --help") from None
     _parsed.set(parsed)
     return parsed
+
+
+def parse_in_sections(
+    kind: type[Arguments],
+    argv: list[str] | None,
+    program: str,
+    default: Arguments,
+    sections: Mapping[str, Sequence[str]],
+) -> Arguments:
+    """`parse` of a dataclass whose help shows its fields in sections.
+
+    Args:
+      sections: titles, and the names of the fields under each; together they are all fields.
+
+    Raises:
+      InputError: as `parse` does.
+    """
+    helps, types = _help_texts(kind), typing.get_type_hints(kind)
+    groups: list[tuple[str, type, Any]] = []
+    for number, (title, names) in enumerate(sections.items()):
+        fields = [
+            (
+                name,
+                Annotated[types[name], tyro.conf.arg(help=helps[name])],
+                dataclasses.field(default=getattr(default, name)),
+            )
+            for name in names
+        ]
+        group = dataclasses.make_dataclass(f"Section{number}", fields, frozen=True)
+        group.__doc__ = ""
+        groups.append((re.sub(r"\W+", "_", title), group, dataclasses.field(default=group())))
+    whole = dataclasses.make_dataclass(kind.__name__, groups, frozen=True)
+    description = inspect.getdoc(kind)
+    parsed = parse(whole, argv, program, description=description, config=(tyro.conf.OmitArgPrefixes,))
+    values = {name: value for group in vars(parsed).values() for name, value in vars(group).items()}
+    try:
+        _parsed.set(kind(**values))
+    except InputError as error:
+        forget()
+        raise InputError(_all_in_flags(str(error), kind)) from None
+    return _parsed.get()
+
+
+def _help_texts(kind: type) -> dict[str, str]:
+    """The docstring behind each field, of the class and of those that it extends."""
+    texts: dict[str, str] = {}
+    for base in reversed([base for base in kind.__mro__ if dataclasses.is_dataclass(base)]):
+        [tree] = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, text in itertools.pairwise(tree.body):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(said))):
+                    texts[name] = " ".join(said.split())
+    return texts
 
 
 def forget() -> None:

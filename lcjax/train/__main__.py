@@ -15,10 +15,11 @@ with importing(__name__ == "__main__"):
     from lcjax import api, cli, weights
     from lcjax.data import Data, check_data_paths
     from lcjax.errors import InputError
+    from lcjax.flags import parse_in_sections
     from lcjax.leak import PackingLeak
     from lcjax.native_log import NativeLog
     from lcjax.train.allocators import pinnable_bytes, raise_limits
-    from lcjax.train.arguments import RunArguments, demo
+    from lcjax.train.arguments import SECTIONS, RunArguments, demo
     from lcjax.train.checkpoint import Checkpoints
     from lcjax.train.data import load_run_data
     from lcjax.train.divergence import TrainingDiverged
@@ -144,7 +145,7 @@ def _demo_for(given: RunArguments, argv: list[str] | None) -> RunArguments:
 
 
 def _parse(argv: list[str] | None, default: RunArguments) -> RunArguments:
-    return cli.parse(RunArguments, argv, "python -m lcjax.train", default)
+    return parse_in_sections(RunArguments, argv, "python -m lcjax.train", default, SECTIONS)
 
 
 def _arguments_of_resumed_run(given: RunArguments) -> RunArguments:

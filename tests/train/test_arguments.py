@@ -11,7 +11,7 @@ import pytest
 
 from lcjax.errors import InputError
 from lcjax.train.__main__ import main, parse
-from lcjax.train.arguments import RunArguments, TrainingArguments, demo, flag
+from lcjax.train.arguments import SECTIONS, RunArguments, TrainingArguments, demo, flag
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,22 @@ def test_flags_beat_defaults():
         model="m", data=("a", "b"), lora_r=8, target_modules=("q_proj", "v_proj"), output_dir=Path("runs/x")
     )
     assert arguments == expected
+
+
+def test_the_help_has_every_flag_in_one_section_and_what_most_runs_need_first(capsys):
+    in_sections = [name for names in SECTIONS.values() for name in names]
+    assert sorted(in_sections) == sorted(field.name for field in dataclasses.fields(RunArguments))
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    first = [shown.index(f"{flag(name)} ") for name in ("model", "data", "max_seq_length", "output_dir")]
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("python -m lcjax.train ")
+    assert first[-1] < shown.index("--learning-rate FLOAT")
+
+
+def test_the_demo_s_numbers_give_way_to_given_ones():
+    assert parse(["--max-steps", "1"]).warmup_steps == 1
+    assert (parse(["--warmup-ratio", "0.5"]).warmup_steps, parse(["--num-train-epochs", "2"]).max_steps) == (0, -1)
 
 
 def test_the_help_names_every_flag_and_gives_examples(capsys):
