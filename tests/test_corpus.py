@@ -5,8 +5,12 @@ import re
 import shutil
 
 import pytest
+from rich.console import Console
 
 from lcjax.audit.__main__ import main as audit
+from lcjax.audit.figures import audit as audit_figures
+from lcjax.audit.report import reuse_table
+from lcjax.corpus import CorpusArguments, load
 from lcjax.data import stdlib_sources
 from lcjax.tokens.__main__ import main as tokens
 
@@ -48,6 +52,16 @@ def test_audit(folder, tmp_path, capsys):
     assert all(f"- {line}" in captured.err for line in found["advice"])
     assert re.search(r"come back +. +by chance", captured.err)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_audit_fits_80_columns(folder, capsys):
+    figures = audit_figures(
+        load(CorpusArguments((str(folder),), max_seq_length=16384), Console(stderr=True)), 16384, 10**6
+    )
+    Console(width=80).print(reuse_table(figures))
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert "beyond" in shown
 
 
 @pytest.mark.parametrize(

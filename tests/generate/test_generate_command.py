@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+import signal
 
 import pytest
 
@@ -74,6 +75,51 @@ def test_a_conversation_reads_only_what_is_new(generate, chat_dir):
     first = generate("--model", chat_dir, "--prompt", PROMPT, "--chat", *SHORT)[1]
     assert out.startswith(first)
     assert generate("--model", chat_dir, "--prompt", PROMPT, "--chat", "--system", "be brief", *SHORT)[0] == 0
+
+
+class InterruptedOnce(io.StringIO):
+    """An output to which the user presses Ctrl-C while the answer comes."""
+
+    writes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        if self.writes == 3:  # the first ones are the prompt's and the first token's
+            signal.raise_signal(signal.SIGINT)
+        return super().write(text)
+
+
+class InterruptedAtTheEnd(io.StringIO):
+    """Standard input of a user who presses Ctrl-C at the prompt after the last line."""
+
+    def readline(self, *size: int) -> str:
+        line = super().readline(*size)
+        if not line:
+            signal.raise_signal(signal.SIGINT)
+        return line
+
+
+def test_ctrl_c_stops_the_answer_and_at_the_prompt_the_conversation(chat_dir, monkeypatch, capsys):
+    flags = ["--model", str(chat_dir), *map(str, SHORT)]
+    monkeypatch.setattr("sys.stdin", InterruptedAtTheEnd(f"{PROMPT}\nand then\n"))
+    monkeypatch.setattr("sys.stdout", InterruptedOnce())
+    assert main(flags) == 130
+    said = capsys.readouterr().err
+    assert said.count("stopped; Ctrl-C at the prompt") == 1
+    assert len(re.findall("6 written", said)) == 1  # the second answer
+    assert said.splitlines()[-1] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ 'a' + 1 }}", "{{ messages[7].content }}", "{% for i in range(10**9) %}{% endfor %}"]
+)
+def test_a_template_that_fails_is_one_line(template, generate, chat_dir, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(chat_dir, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    code, _, err = generate("--model", folder, "--prompt", PROMPT, "--chat", *SHORT)
+    assert code == 2
+    assert err.splitlines()[-1].startswith("error: the chat template ")
 
 
 def test_what_ends_a_text(generate, model_dir, tmp_path):
