@@ -15,7 +15,7 @@ from lcjax.data import UNITS, ChatTemplate, TokenizedCorpus, check_data_paths, r
 from lcjax.errors import InputError, unknown
 from lcjax.rope import LONGEST
 from lcjax.train.arguments import RunArguments, demo_model
-from lcjax.train.terminal import shown_warnings
+from lcjax.train.reporting.terminal import shown_warnings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -27,7 +27,7 @@ import ml_dtypes
 import numpy as np
 
 from lcjax import cli, presets, weights
-from lcjax.train.builder import builder
+from lcjax.train.compiled.builder import builder
 from lcjax.weights.names import TensorName
 
 CASES = {

@@ -32,7 +32,7 @@ from lcjax.evaluate.text import Text
 from lcjax.train import TrainingArguments
 from lcjax.train.arguments import demo_model
 from lcjax.train.program import build_program
-from lcjax.train.terminal import say
+from lcjax.train.reporting.terminal import say
 
 Found = dict[str, list[LossByPosition]]
 """Of every held-out document, by what the model was trained on before."""

@@ -48,15 +48,15 @@ ALLOWED = {
     "step": "config layerwise loss memory model lora remat | jax optax",
     "weights": "config errors quant | jax numpy ml_dtypes safetensors gguf tokenizers transformers huggingface_hub",
     "data": "config errors | numpy grain jinja2 pyarrow rich tokenizers transformers",
-    "evaluate": "cli lazy startup data errors inference loss model rope step train.run_record train.terminal weights "
-    "| numpy rich matplotlib transformers",
+    "evaluate": "cli lazy startup data errors inference loss model rope step train.reporting.run_record "
+    "train.reporting.terminal weights | numpy rich matplotlib transformers",
     "api": "config errors lora memory ops quant weights model remat rope | jax numpy transformers",
     "cli": "errors flags signals startup | rich",
     "convert": "cli startup config errors lora rope weights | jax numpy rich tyro",
-    "corpus": "cli data errors rope train.arguments train.terminal weights | rich transformers tyro",
+    "corpus": "cli data errors rope train.arguments train.reporting.terminal weights | rich transformers tyro",
     "tokens": "cli startup corpus data | matplotlib numpy rich",
-    "audit": "cli startup corpus data errors tokens train.terminal | matplotlib numpy rich",
-    "leak": "api cli startup lazy config data errors model train.terminal weights | jax numpy rich",
+    "audit": "cli startup corpus data errors tokens train.reporting.terminal | matplotlib numpy rich",
+    "leak": "api cli startup lazy config data errors model train.reporting.terminal weights | jax numpy rich",
     "train": "api audit cli flags lazy native_log signals startup config data errors evaluate layerwise leak "
     "lora memory model ops optim plan quant remat rope step "
     "weights | jax numpy optax orbax rich matplotlib tensorboardX transformers",
@@ -64,7 +64,7 @@ ALLOWED = {
     "memory model ops pallas.tiles presets "
     "quant remat rope step train weights.names | jax rich matplotlib",
     "inference": "api model ops quant rope | transformers",
-    "generate": "cli lazy signals startup errors inference model ops train.terminal weights | jax numpy "
+    "generate": "cli lazy signals startup errors inference model ops train.reporting.terminal weights | jax numpy "
     "flax rich tokenizers transformers jinja2",
     "doctor": "audit cli native_log startup config corpus deviceless errors plan remat rope weights | rich",
     "": "api config errors lazy model startup train",

@@ -17,7 +17,7 @@ with importing(__name__ == "__main__"):
     from lcjax.corpus import CorpusArguments, load
     from lcjax.errors import InputError
     from lcjax.tokens.report import windows_table
-    from lcjax.train.terminal import say
+    from lcjax.train.reporting.terminal import say
 
 
 @dataclasses.dataclass(frozen=True)

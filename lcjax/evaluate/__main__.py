@@ -23,7 +23,7 @@ with importing(__name__ == "__main__"):
     from lcjax.evaluate.tasks import measure, possible_tasks
     from lcjax.evaluate.text import Text
     from lcjax.evaluate.titles import subject
-    from lcjax.train.terminal import mute_libraries, say, shown_warnings
+    from lcjax.train.reporting.terminal import mute_libraries, say, shown_warnings
 
 RESULTS = "results.json"
 

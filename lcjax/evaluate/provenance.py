@@ -14,7 +14,7 @@ from lcjax.errors import InputError
 from lcjax.evaluate.overlap import shares_trained_on
 from lcjax.evaluate.run import Run, TrainingText
 from lcjax.evaluate.text import Text, documents_of_plan
-from lcjax.train.run_record import started
+from lcjax.train.reporting.run_record import started
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

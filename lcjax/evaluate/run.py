@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lcjax.errors import InputError
-from lcjax.train.run_record import RECORD, read_run_record
+from lcjax.train.reporting.run_record import RECORD, read_run_record
 
 # Arguments of lcjax.train that an evaluation has, too.
 _SHARED = ("max_seq_length", "rope_scaling", "rope_theta", "dtype", "quantize", "seed")

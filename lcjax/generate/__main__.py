@@ -20,7 +20,7 @@ with importing(__name__ == "__main__"):
     from lcjax.generate.generator import Generator
     from lcjax.generate.text import TextStream, stop_ids
     from lcjax.signals import Interrupted
-    from lcjax.train.terminal import mute_libraries, say, shown_warnings
+    from lcjax.train.reporting.terminal import mute_libraries, say, shown_warnings
 
 # A conversation's room where none is asked for: the cache of a large model's whole context would fill a GPU.
 _CONVERSATION_TOKENS = 8192

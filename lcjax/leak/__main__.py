@@ -17,7 +17,7 @@ with importing(__name__ == "__main__"):
     from lcjax.errors import InputError, unknown
     from lcjax.leak.probe import LeakProbe, leak_line
     from lcjax.model import Llama
-    from lcjax.train.terminal import say, shown_warnings
+    from lcjax.train.reporting.terminal import say, shown_warnings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ with importing(__name__ == "__main__"):
     from lcjax.plan.report import buffer_table, headline, ladder_table, plan_table, trial_table
     from lcjax.plan.search import LENGTH_STEP
     from lcjax.plan.workload import Workload
-    from lcjax.train.terminal import say
+    from lcjax.train.reporting.terminal import say
 
 
 @entry_point

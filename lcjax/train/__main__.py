@@ -20,17 +20,17 @@ with importing(__name__ == "__main__"):
     from lcjax.native_log import NativeLog
     from lcjax.train.allocators import pinnable_bytes, raise_limits
     from lcjax.train.arguments import SECTIONS, RunArguments, demo
-    from lcjax.train.checkpoint import Checkpoints
+    from lcjax.train.checkpoints.checkpoint import Checkpoints
+    from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
+    from lcjax.train.checkpoints.resume import find_resume_point, refuse_damage
     from lcjax.train.data import load_run_data
     from lcjax.train.divergence import TrainingDiverged
     from lcjax.train.fit import host_bytes_at_most, room_here
-    from lcjax.train.folder import RunFolder, open_run_folder
     from lcjax.train.interrupt import Interrupted, StopRequest
     from lcjax.train.loop import train
     from lcjax.train.outcome import say_finished
+    from lcjax.train.reporting.terminal import mute_libraries, say, shown_warnings
     from lcjax.train.result import default_output_dir
-    from lcjax.train.resume import find_resume_point, refuse_damage
-    from lcjax.train.terminal import mute_libraries, say, shown_warnings
 
 
 @cli.entry_point

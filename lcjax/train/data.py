@@ -12,7 +12,7 @@ from rich.console import Console
 from lcjax.audit.advice import advice_before_training
 from lcjax.data import Data, load_corpus
 from lcjax.train.arguments import TrainingArguments
-from lcjax.train.terminal import say
+from lcjax.train.reporting.terminal import say
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

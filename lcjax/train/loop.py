@@ -24,25 +24,25 @@ from lcjax.model import Llama, ModelSettings
 from lcjax.native_log import NativeLog
 from lcjax.plan.report import trial_table
 from lcjax.train.arguments import TrainingArguments
-from lcjax.train.checkpoint import Checkpoints
+from lcjax.train.checkpoints.checkpoint import Checkpoints
+from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
+from lcjax.train.checkpoints.same_run import describe_arguments, describe_data, describe_model
+from lcjax.train.compiled.execution import Execution, open_programs
 from lcjax.train.data import load_run_data
 from lcjax.train.disk import writing
 from lcjax.train.divergence import TrainingDiverged
-from lcjax.train.execution import Execution, open_programs
 from lcjax.train.fit import fit, room_here
-from lcjax.train.folder import RunFolder, open_run_folder
-from lcjax.train.go_on import how_to_go_on
 from lcjax.train.interrupt import StopRequest
-from lcjax.train.metrics import RunLog
 from lcjax.train.outcome import losses_before_and_after, save_results, say_finished, say_results
-from lcjax.train.picture import run_title
 from lcjax.train.program import build_program
-from lcjax.train.progress import TrainingProgress
+from lcjax.train.reporting.go_on import how_to_go_on
+from lcjax.train.reporting.metrics import RunLog
+from lcjax.train.reporting.picture import run_title
+from lcjax.train.reporting.progress import TrainingProgress
+from lcjax.train.reporting.run_record import write_run_record
+from lcjax.train.reporting.start_line import start_line
+from lcjax.train.reporting.terminal import say
 from lcjax.train.result import TrainingResult, default_output_dir
-from lcjax.train.run_record import write_run_record
-from lcjax.train.same_run import describe_arguments, describe_data, describe_model
-from lcjax.train.start_line import start_line
-from lcjax.train.terminal import say
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from lcjax import api
 from lcjax.model import Llama
-from lcjax.train.folder import RunFolder
-from lcjax.train.metrics import parse_rows
-from lcjax.train.terminal import say
+from lcjax.train.checkpoints.folder import RunFolder
+from lcjax.train.reporting.metrics import parse_rows
+from lcjax.train.reporting.terminal import say
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

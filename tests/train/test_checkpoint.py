@@ -19,9 +19,9 @@ from processes import complete_saves, contents, records, torn_saves
 from lcjax.errors import InputError
 from lcjax.step import TrainState
 from lcjax.train.__main__ import main
-from lcjax.train.checkpoint import FORMAT, Checkpoints
-from lcjax.train.checksums import CHECKSUMS, find_damage, write_checksums
-from lcjax.train.resume import ResumePoint, refuse_damage
+from lcjax.train.checkpoints.checkpoint import FORMAT, Checkpoints
+from lcjax.train.checkpoints.checksums import CHECKSUMS, find_damage, write_checksums
+from lcjax.train.checkpoints.resume import ResumePoint, refuse_damage
 
 LATEST = ["--resume-from-checkpoint", "latest"]
 
@@ -168,7 +168,7 @@ def tiny_state() -> TrainState:
 KILLED_AT = """
 import os, signal, sys
 from pathlib import Path
-from lcjax.train import checkpoint
+from lcjax.train.checkpoints import checkpoint
 from test_checkpoint import tiny_state
 
 def kill_before(module, name):

@@ -11,8 +11,8 @@ from lcjax import api, weights
 from lcjax.evaluate.__main__ import main as evaluate
 from lcjax.leak.__main__ import main as leak
 from lcjax.train.__main__ import main
-from lcjax.train.checksums import write_checksums
-from lcjax.train.run_record import RECORD, read_run_record
+from lcjax.train.checkpoints.checksums import write_checksums
+from lcjax.train.reporting.run_record import RECORD, read_run_record
 
 DATED = (
     "{{ strftime_now('%d %b %Y') }} {% for message in messages %}"

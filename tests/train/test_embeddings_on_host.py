@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from processes import finish, start
 
-from lcjax.train.metrics import read_rows
+from lcjax.train.reporting.metrics import read_rows
 
 
 def test_it_trains_as_without(short, finished, cache, tmp_path):

@@ -11,7 +11,7 @@ from processes import contents, metrics_of, records
 import lcjax
 from conftest import SHORT
 from lcjax.train.__main__ import main
-from lcjax.train.metrics import read_rows
+from lcjax.train.reporting.metrics import read_rows
 from lcjax.weights.tokenizer import TOKENIZER_FILES
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lcjax.quant.encoding import quantise
-from lcjax.train.fingerprint import BLOCK_BYTES, fingerprint
+from lcjax.train.checkpoints.fingerprint import BLOCK_BYTES, fingerprint
 
 
 def tree(dtype) -> dict:

@@ -15,7 +15,7 @@ from processes import complete_saves, finish, records, start, torn_saves
 from lcjax.errors import InputError
 from lcjax.train.__main__ import main
 from lcjax.train.disk import writing
-from lcjax.train.metrics import RunLog
+from lcjax.train.reporting.metrics import RunLog
 
 
 def go_on(run: Path) -> list[str]:

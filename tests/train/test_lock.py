@@ -17,7 +17,7 @@ from processes import contents
 import lcjax
 from lcjax.errors import InputError
 from lcjax.train.__main__ import main
-from lcjax.train.lock import LOCK, locked
+from lcjax.train.checkpoints.lock import LOCK, locked
 
 
 def test_a_second_run_is_refused_and_changes_nothing(finished, short, capsys):
@@ -40,7 +40,7 @@ def test_a_second_call_from_python_is_refused(model_dir, data_dir, tmp_path):
 
 HOLDER = """
 import pathlib, sys, time
-from lcjax.train.lock import locked
+from lcjax.train.checkpoints.lock import locked
 with locked(pathlib.Path(sys.argv[1])):
     print(1, flush=True)
     time.sleep(600)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 import lcjax
 from lcjax.train.interrupt import StopRequest
-from lcjax.train.metrics import read_rows
+from lcjax.train.reporting.metrics import read_rows
 
 FLAGS = {"max_steps": 3, "eval_fraction": 0.2, "eval_batches": 1, "save_steps": 3, "skip_leak_check": True}
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from lcjax.config import LoraConfig
 from lcjax.model import ModelSettings
-from lcjax.train.picture import SMOOTHED_FROM, draw_losses, odd_window, run_title, smoothed
+from lcjax.train.reporting.picture import SMOOTHED_FROM, draw_losses, odd_window, run_title, smoothed
 
 
 @pytest.fixture

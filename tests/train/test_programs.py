@@ -13,8 +13,8 @@ import pytest
 from lcjax.memory import MemorySettings
 from lcjax.model import ModelSettings
 from lcjax.train.__main__ import main
-from lcjax.train.execution import Execution
-from lcjax.train.programs import Programs, digest_of
+from lcjax.train.compiled.execution import Execution
+from lcjax.train.compiled.programs import Programs, digest_of
 
 BUILDER = {"device": "a GPU", "jax": "1.2.3"}
 SHAPE = digest_of(["a shape"])
@@ -126,7 +126,7 @@ def test_only_programs_that_make_the_numbers_are_reported(first):
 
 
 def test_the_oldest_folders_go_when_there_are_too_many(base, first, monkeypatch):
-    monkeypatch.setattr("lcjax.train.programs._LARGEST_CACHE", 10)
+    monkeypatch.setattr("lcjax.train.compiled.programs._LARGEST_CACHE", 10)
     second = Programs.new(base, BUILDER, digest_of(["another"]))
     assert not first.folder.exists()
     assert second.folder.exists()

@@ -10,7 +10,7 @@ import pytest
 from processes import contents, records
 
 from lcjax.train.__main__ import main
-from lcjax.train.metrics import RECORDS
+from lcjax.train.reporting.metrics import RECORDS
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import jax
 
 from lcjax.errors import InputError
 from lcjax.step import TrainState
-from lcjax.train.checksums import CHECKSUMS, find_damage, sync, write_checksums
+from lcjax.train.checkpoints.checksums import CHECKSUMS, find_damage, sync, write_checksums
 from lcjax.train.disk import require_space, writing
 
 if TYPE_CHECKING:

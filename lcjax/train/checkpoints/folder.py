@@ -13,13 +13,10 @@ from lcjax.cli import check_output_dir
 from lcjax.data import Data
 from lcjax.errors import InputError
 from lcjax.train.arguments import TrainingArguments
-from lcjax.train.checkpoint import Checkpoints, free_name
-from lcjax.train.disk import writing
-from lcjax.train.lock import locked
-from lcjax.train.metrics import RECORDS, damage_of_record
-from lcjax.train.resume import RESULTS, ResumePoint, find_resume_point, refuse_damage, set_newer_aside
-from lcjax.train.run_record import RECORD, now
-from lcjax.train.same_run import (
+from lcjax.train.checkpoints.checkpoint import Checkpoints, free_name
+from lcjax.train.checkpoints.lock import locked
+from lcjax.train.checkpoints.resume import RESULTS, ResumePoint, find_resume_point, refuse_damage, set_newer_aside
+from lcjax.train.checkpoints.same_run import (
     describe_arguments,
     describe_data,
     is_same_command,
@@ -27,6 +24,9 @@ from lcjax.train.same_run import (
     refuse_other_length,
     refuse_other_run,
 )
+from lcjax.train.disk import writing
+from lcjax.train.reporting.metrics import RECORDS, damage_of_record
+from lcjax.train.reporting.run_record import RECORD, now
 
 _FILES = (*RECORDS, "loss.png", RECORD)
 _FOLDERS = ("checkpoints", "tensorboard", *RESULTS)

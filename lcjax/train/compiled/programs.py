@@ -47,7 +47,7 @@ class Programs:
     Attributes:
       run: the run's id, 16 hexadecimal digits.
       folder: where the programs are.
-      builder: what they were compiled with and for; see `lcjax.train.builder.builder`.
+      builder: what they were compiled with and for; see `lcjax.train.compiled.builder.builder`.
       shape: of the run, a digest; runs of one shape start from each other's programs.
       listed: the published files and their checksums.
       lost: why a resumed run does not have all of its programs, for the user; None where it has.

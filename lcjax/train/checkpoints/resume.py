@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from lcjax.errors import InputError
-from lcjax.train.checkpoint import Checkpoints
+from lcjax.train.checkpoints.checkpoint import Checkpoints
 
 # What a finished run leaves.
 RESULTS = ("adapter", "model")

@@ -11,10 +11,10 @@ from lcjax.data import Data
 from lcjax.errors import InputError
 from lcjax.model import Llama
 from lcjax.train.arguments import TrainingArguments, flag
-from lcjax.train.checkpoint import FORMAT
-from lcjax.train.fingerprint import fingerprint
-from lcjax.train.resume import ResumePoint
-from lcjax.train.run_record import as_json
+from lcjax.train.checkpoints.checkpoint import FORMAT
+from lcjax.train.checkpoints.fingerprint import fingerprint
+from lcjax.train.checkpoints.resume import ResumePoint
+from lcjax.train.reporting.run_record import as_json
 
 Description = dict[str, Any]
 

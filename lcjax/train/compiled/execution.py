@@ -9,8 +9,8 @@ from typing import Any
 from lcjax.memory import parse_memory
 from lcjax.model import Llama, ModelSettings
 from lcjax.train.arguments import TrainingArguments
-from lcjax.train.builder import builder
-from lcjax.train.programs import Programs, digest_of, programs_folder
+from lcjax.train.compiled.builder import builder
+from lcjax.train.compiled.programs import Programs, digest_of, programs_folder
 
 
 @dataclasses.dataclass(frozen=True)

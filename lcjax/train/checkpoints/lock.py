@@ -15,7 +15,7 @@ from typing import IO
 
 from lcjax.errors import InputError
 from lcjax.train.disk import writing
-from lcjax.train.run_record import now
+from lcjax.train.reporting.run_record import now
 
 LOCK = ".lock"
 # What flock says on a file system that has no locks; some network file systems have none.

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from lcjax.train.checksums import hashing_threads
+from lcjax.train.checkpoints.checksums import hashing_threads
 
 # The bytes that are hashed at a time; it is part of what a fingerprint is.
 BLOCK_BYTES = 32 * 2**20

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lcjax.train.disk import replacing, writing
-from lcjax.train.picture import draw_losses
-from lcjax.train.tensorboard import EventFile
+from lcjax.train.reporting.picture import draw_losses
+from lcjax.train.reporting.tensorboard import EventFile
 
 RECORDS = ("metrics.jsonl", "evaluation.jsonl")
 """The files that a checkpoint carries a copy of."""
