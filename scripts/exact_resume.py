@@ -105,7 +105,7 @@ def run_case(arguments: Arguments, model: Path, name: str) -> dict[str, Any]:
     folder.mkdir(parents=True)
     flags = [
         "--model", model, "--data", *arguments.data, "--max-seq-length", arguments.max_seq_length,
-        "--max-steps", arguments.steps, "--save-steps", 2, "--save-total-limit", 20, "--eval-batches", 1,
+        "--max-steps", arguments.steps, "--save-steps", 2, "--save-total-limit", 2, "--eval-batches", 1,
         "--learning-rate", 1e-3, *CASES[name].split(),
     ]  # fmt: skip
     killed, whole = folder / "killed", folder / "whole"
