@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lcjax.errors import InputError
-from lcjax.train.reporting.run_record import RECORD, read_run_record
+from lcjax.train.reporting.run_record import RECORD, path_from, read_run_record
 
 # Arguments of lcjax.train that an evaluation has, too.
 _SHARED = ("max_seq_length", "rope_scaling", "rope_theta", "dtype", "quantize", "seed")
@@ -77,7 +77,4 @@ class Run:
         )
 
     def _here(self, path: str) -> str:
-        """A path that the run was given, as it is to be opened now; hub ids, and what is not there any more, stay as they are."""
-        there = Path(self.record["sessions"][-1]["working_directory"], path)
-        elsewhere = there.exists() and there.resolve() != Path(path).resolve()
-        return str(there) if elsewhere else path
+        return path_from(self.record["sessions"][-1]["working_directory"], path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 from signal import Signals
@@ -29,6 +30,7 @@ with importing(__name__ == "__main__"):
     from lcjax.train.interrupt import Interrupted, StopRequest
     from lcjax.train.loop import train
     from lcjax.train.outcome import say_finished
+    from lcjax.train.reporting.run_record import path_from
     from lcjax.train.reporting.terminal import mute_libraries, say, shown_warnings
     from lcjax.train.result import default_output_dir
 
@@ -156,12 +158,16 @@ def _arguments_of_resumed_run(given: RunArguments) -> RunArguments:
     point = find_resume_point(requested, output_dir)
     assert point is not None
     try:
-        saved = Checkpoints(point.directory).run(point.step)["arguments"]
+        description = Checkpoints(point.directory).run(point.step)
+        saved = description["arguments"]
         if "model" not in saved:
             raise InputError(f"{point} was written by lcjax.train() in a program; go on from that program")
         saved |= {"output_dir": output_dir, "resume_from_checkpoint": requested}
         saved.pop("programs_dir", None)  # machine code is loaded from where this user says, not from where a file says
         saved |= {name: tuple(saved[name]) for name in ("data", "data_weights", "target_modules") if name in saved}
+        if "working_directory" in description:
+            there = functools.partial(path_from, description["working_directory"])
+            saved |= {"model": there(saved["model"]), "data": tuple(map(there, saved["data"]))}
         known = {field.name for field in dataclasses.fields(RunArguments)}
         return RunArguments(**{name: value for name, value in saved.items() if name in known})
     except (InputError, TypeError, ValueError, KeyError):

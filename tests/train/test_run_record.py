@@ -10,6 +10,7 @@ import shutil
 
 import jax
 import pytest
+from processes import records
 
 from conftest import SHORT
 from lcjax.errors import InputError
@@ -72,3 +73,44 @@ def test_a_record_that_cannot_be_read_is_refused(content, said, tmp_path):
     with pytest.raises(InputError, match=said) as caught:
         read_run_record(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        (("started",), 5),
+        (("started",), "yesterday"),
+        (("data",), 5),
+        (("sessions",), 5),
+        (("sessions",), []),
+        (("sessions", -1, "working_directory"), None),
+        (("arguments",), []),
+        (("arguments", "data"), None),
+        (("arguments", "data", 0), 5),
+        (("arguments", "seed"), "seven"),
+    ],
+)
+def test_a_record_with_a_part_of_another_kind_is_refused(part, value, finished, tmp_path):
+    node = record = json.loads((finished / RECORD).read_text())
+    for key in part[:-1]:
+        node = node[key]
+    node[part[-1]] = value
+    (tmp_path / RECORD).write_text(json.dumps(record))
+    with pytest.raises(InputError, match="damaged"):
+        read_run_record(tmp_path)
+
+
+def test_a_run_goes_on_from_another_working_directory(finished, short, model_dir, data_dir, tmp_path, monkeypatch):
+    """Its paths are relative to the directory in which it was started."""
+    (tmp_path / "first" / "links").mkdir(parents=True)
+    (tmp_path / "first" / "links" / "model").symlink_to(model_dir)
+    (tmp_path / "first" / "links" / "data").symlink_to(data_dir)
+    (tmp_path / "second" / "links" / "data").mkdir(parents=True)  # of the same name, and another
+    monkeypatch.chdir(tmp_path / "first")
+    paths = ["--model", "links/model", "--data", "links/data", "--output-dir", "run"]
+    assert main([*paths, *SHORT]) == 0
+    shutil.rmtree(tmp_path / "first" / "run" / "checkpoints" / "4")
+    shutil.rmtree(tmp_path / "first" / "run" / "adapter")
+    monkeypatch.chdir(tmp_path / "second")
+    assert main(["--output-dir", "../first/run", "--resume-from-checkpoint", "latest"]) == 0
+    assert records(tmp_path / "first" / "run") == records(finished)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,8 +31,12 @@ _FREE_SETTINGS = {"name_or_path", "use_gradient_checkpointing", "attention", "ge
 
 
 def describe_arguments(arguments: TrainingArguments) -> Description:
-    """What a checkpoint says of the run before its model is loaded; equals its JSON."""
-    return {"format": FORMAT, "arguments": as_json(dataclasses.asdict(arguments))}
+    """What a checkpoint says of the run before its model is loaded; equals its JSON.
+
+    Paths in the arguments are relative to the working directory. It is not compared.
+    """
+    described = as_json(dataclasses.asdict(arguments))
+    return {"format": FORMAT, "arguments": described, "working_directory": os.getcwd()}
 
 
 def describe_model(model: Llama) -> Description:

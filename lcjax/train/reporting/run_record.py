@@ -93,15 +93,17 @@ def read_run_record(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{output_dir} has no {RECORD}; name the output directory of a run that lcjax.train wrote")
     try:
         content = json.loads(path.read_bytes())
-        number, whole = content["format"], {"started", "arguments", "sessions"} <= content.keys()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        number = content["format"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{path} is damaged ({error or type(error).__name__}); resuming the run writes it again"
         ) from None
     if number != FORMAT:
         raise InputError(f"{path} has format {number!r}, and this lcjax reads {FORMAT}; use the lcjax that wrote it")
-    if not whole:
-        raise InputError(f"{path} is damaged (parts are missing); resuming the run writes it again")
+    if not _is_whole(content):
+        raise InputError(
+            f"{path} is damaged (parts are missing, or of the wrong kind); resuming the run writes it again"
+        )
     return content
 
 
@@ -116,6 +118,16 @@ def as_json(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def path_from(working_directory: str, path: str) -> str:
+    """A path that was given in a working directory, as it is to be opened in this one.
+
+    Hub ids, and what is not there any more, stay as they are.
+    """
+    there = Path(working_directory, path)
+    elsewhere = there.exists() and there.resolve() != Path(path).resolve()
+    return str(there) if elsewhere else path
+
+
 def started(folder: Path) -> datetime.datetime:
     """When the run in a folder was first started; now, where that is not recorded."""
     with contextlib.suppress(InputError):
@@ -126,6 +138,42 @@ def started(folder: Path) -> datetime.datetime:
 def now() -> datetime.datetime:
     """The local time with its offset from UTC, in whole seconds."""
     return datetime.datetime.now().astimezone().replace(microsecond=0)
+
+
+# Of the arguments, what other commands read: that they are there, and of which types.
+_READ_ARGUMENTS = {
+    "model": str,
+    "data": list,
+    "documents": str,
+    "data_weights": list,
+    "eval_fraction": (int, float),
+    "seed": int,
+    "max_seq_length": int,
+}
+
+
+def _is_whole(content: dict[str, Any]) -> bool:
+    """Whether what others read of a record is there, and of the right kind."""
+    arguments, sessions, data = content.get("arguments"), content.get("sessions"), content.get("data")
+    return (
+        _is_time(content.get("started"))
+        and isinstance(data, dict)
+        and isinstance(arguments, dict)
+        and all(isinstance(arguments.get(name), kind) for name, kind in _READ_ARGUMENTS.items())
+        and all(isinstance(path, str) for path in arguments["data"])
+        and all(isinstance(weight, (int, float)) for weight in arguments["data_weights"])
+        and isinstance(sessions, list)
+        and bool(sessions)
+        and all(isinstance(session, dict) and isinstance(session.get("working_directory"), str) for session in sessions)
+    )
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        datetime.datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _describe(data: Data) -> dict[str, Any]:
