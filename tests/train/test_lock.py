@@ -17,6 +17,8 @@ from processes import contents
 import lcjax
 from lcjax.errors import InputError
 from lcjax.train.__main__ import main
+from lcjax.train.arguments import TrainingArguments
+from lcjax.train.checkpoints.folder import open_run_folder
 from lcjax.train.checkpoints.lock import LOCK, locked
 
 
@@ -36,6 +38,28 @@ def test_a_second_call_from_python_is_refused(model_dir, data_dir, tmp_path):
     with locked(tmp_path), pytest.raises(InputError, match="is in use by another run"):
         lcjax.train(lcjax.get_peft_model(model, r=2), tokenizer, [data_dir], output_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_runs_that_make_a_folder_together_one_has_it(tmp_path):
+    started, opened, refusals = threading.Barrier(2), threading.Barrier(2), []
+
+    def open_folder(path):
+        started.wait()
+        try:
+            with open_run_folder(path, TrainingArguments(output_dir=path)):
+                opened.wait()
+        except InputError as error:
+            refusals.append(str(error))
+            opened.wait()
+
+    for number in range(50):
+        threads = [threading.Thread(target=open_folder, args=[tmp_path / str(number) / "run"]) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(refusals) == 50
+    assert all("is in use by another run" in refusal for refusal in refusals)
 
 
 HOLDER = """

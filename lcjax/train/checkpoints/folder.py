@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lcjax.cli import check_output_dir
 from lcjax.data import Data
 from lcjax.errors import InputError
 from lcjax.train.arguments import TrainingArguments
@@ -135,22 +134,28 @@ def open_run_folder(output_dir: Path, arguments: TrainingArguments) -> Iterator[
       InputError: another run is in it; a fresh run would write over one; the checkpoint to go on from does not exist, is damaged
         or of other arguments; a file is where a folder belongs, or the other way round; it cannot be written.
     """
-    try:
-        made = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
-        if made:
-            find_resume_point(arguments.resume_from_checkpoint, output_dir)  # what it refuses makes no folder
-            check_output_dir("--output-dir", output_dir)
-            output_dir.mkdir(parents=True)
-        elif not output_dir.is_dir():
-            raise InputError(f"--output-dir {output_dir} is a file; name a folder")
-    except OSError as error:
-        raise InputError(f"--output-dir {output_dir} cannot be made ({error.strerror}); choose another") from None
-    try:
+    made: list[Path] = []
+    with contextlib.ExitStack() as removal:
+        removal.callback(_remove_empty, made)
+        try:
+            made += [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
+            if made:
+                find_resume_point(arguments.resume_from_checkpoint, output_dir)  # what it refuses makes no folder
+                # Another run may make it at this moment, too. Then the lock decides.
+                output_dir.mkdir(parents=True, exist_ok=True)
+            elif not output_dir.is_dir():
+                raise InputError(f"--output-dir {output_dir} is a file; name a folder")
+        except OSError as error:
+            raise InputError(f"--output-dir {output_dir} cannot be made ({error.strerror}); choose another") from None
         with locked(output_dir):
             yield _open(output_dir, arguments)
-    finally:
-        with contextlib.suppress(OSError):
-            for folder in made:
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Removes the innermost first, up to one that has something in it."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            with contextlib.suppress(FileNotFoundError):
                 folder.rmdir()
 
 
