@@ -59,7 +59,7 @@ CSV = 'text,id\n"one\nline, and ""more""",1\n\u2028 zwei,2\n'
         ("a.csv", CSV),
         ("a.csv", "\ufeff" + CSV.replace("\n\u2028", "\r\n\u2028")),
         ("a.tsv", CSV.replace("text,id", "text\tid").replace('",1', '"\t1').replace("zwei,2", "zwei\t2")),
-        ("a.jsonl.gz", gzip.compress(TWO_LINES.encode())),
+        ("a.jsonl.gz", gzip.compress(TWO_LINES.encode(), mtime=0)),
         ("a.json.bz2", bz2.compress(json.dumps(TWO).encode())),
         ("a.csv.xz", lzma.compress(CSV.encode())),
         ("a.jsonl.zst", zstd(TWO_LINES.encode())),
@@ -126,7 +126,7 @@ def test_bad_rows_of_a_table_are_named(tmp_path, caplog):
         ("a.csv", "text,text\na,b\n", "has two columns of one name"),
         ("a.csv", "", "has the columns none, none of which is read"),
         ("a.yaml", "- text: a\n", "is YAML; write its records as .jsonl"),
-        ("a.YML.gz", gzip.compress(b"text: a"), "is YAML; write its records as .jsonl"),
+        ("a.YML.gz", gzip.compress(b"text: a", mtime=0), "is YAML; write its records as .jsonl"),
         ("a.ipynb", "{}", "is a notebook; export it"),
     ],
 )
