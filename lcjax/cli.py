@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +110,16 @@ def as_input_error(error: Exception) -> InputError | None:
     return None
 
 
-def check_outputs(**paths: str | Path | None) -> None:
-    """Raises InputError where an output, named as its flag is, cannot be written; "-" is standard output."""
+def check_outputs(reads: Sequence[str | Path] = (), **paths: str | Path | None) -> None:
+    """Raises InputError where an output, named as its flag is, cannot be written; "-" is standard output.
+
+    Args:
+      reads: the files and folders that the command reads, which no output may replace.
+    """
     for name, path in paths.items():
         if path and str(path) != "-":
             _check_output(f"--{name}", Path(path))
+            _refuse_to_replace(f"--{name}", Path(path), reads)
     picture = paths.get("plot")
     if picture and Path(picture).suffix.lower() not in PICTURES:
         raise InputError(f"--plot {picture} is no picture's name; end it in one of {', '.join(PICTURES)}")
@@ -208,6 +213,16 @@ def _check_output(name: str, path: Path) -> None:
         raise InputError(f"{name} {_shortened(str(path))} has a name of {length} bytes; give a shorter one")
     if not os.access(place, os.W_OK):
         raise InputError(f"{name} {path} cannot be written (no permission for {place}); name another")
+
+
+def _refuse_to_replace(name: str, path: Path, reads: Sequence[str | Path]) -> None:
+    if not path.is_file():
+        return
+    written = Path(os.path.realpath(path))
+    for source in filter(None, map(str, reads)):
+        place = Path(os.path.realpath(source))
+        if place == written or place in written.parents or (place.is_file() and place.samefile(written)):
+            raise InputError(f"{name} {path} would replace a file that is read, of {source}; name another file")
 
 
 def _is_no_idle_plugin(record: logging.LogRecord) -> bool:

@@ -49,7 +49,7 @@ class CorpusArguments:
             )
         if self.documents not in UNITS:
             raise InputError(unknown("--documents", self.documents, UNITS))
-        check_outputs(json=self.json, plot=self.plot)
+        check_outputs([*self.paths, self.model or ""], json=self.json, plot=self.plot)
 
 
 def load(arguments: CorpusArguments, console: Console) -> TokenizedCorpus:

@@ -73,7 +73,7 @@ class PlanArguments:
             raise InputError(f"{searching} searches the length and --max-seq-length gives one; drop one of them")
         if self.table and (self.find_max or self.vram_gb or self.plot):
             raise InputError("--table searches every GPU as it is; drop --find-max, --vram-gb and --plot")
-        check_outputs(json=self.json, plot=self.plot)
+        check_outputs([self.model], json=self.json, plot=self.plot)
 
     def workload(self) -> Workload:
         """What is to be planned; raises InputError for an unknown model or a value out of range."""
