@@ -85,6 +85,7 @@ def load(arguments: LeakArguments, console: Console) -> tuple[Llama, Data]:
         documents=arguments.documents,
         progress=console,
     )
+    _chosen(data, arguments.rows)  # raises where there is nothing to probe
     say(console, f"loading {arguments.model}")
     model, _ = api.from_pretrained(
         arguments.model,

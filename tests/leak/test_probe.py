@@ -11,7 +11,7 @@ from rich.console import Console
 
 from lcjax.data import Data, TokenizedCorpus, lay_out, pack
 from lcjax.leak import LeakProbe, PackingLeak, refuse_leak
-from lcjax.leak.__main__ import find_leaks
+from lcjax.leak.__main__ import find_leaks, main
 from lcjax.memory import MemorySettings
 from lcjax.model import Llama, decoder
 from oracles import make_oracle
@@ -122,3 +122,12 @@ def test_a_model_that_is_not_finite_is_not_probed(oracle, data):
     with pytest.raises(FloatingPointError, match="no finite numbers; check the model's weights"):
         find(model, data)
     refuse_leak(model, data)  # the first step says more
+
+
+def test_data_without_packed_rows_are_refused_before_weights_are_loaded(model_dir, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("a single text " * 100)
+    arguments = ["--model", str(model_dir), "--data", str(tmp_path / "a.txt"), "--max-seq-length", "64"]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "no row holds two documents" in said
+    assert "loading" not in said
