@@ -22,6 +22,7 @@ def test_lines_where_there_is_no_terminal():
     file = io.StringIO()
     run(Console(file=file, width=40), logging_steps=2)
     assert file.getvalue().splitlines() == [
+        "compiling the training step and taking the first",
         "step 4/6  loss 2.0400  12,346 tok/s",
         "step 6/6  loss 2.0600  12,346 tok/s",
     ]

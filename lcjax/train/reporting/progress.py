@@ -27,10 +27,12 @@ class TrainingProgress:
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("training", total=max_steps, completed=start, figures="compiling")
-        self._max_steps = max_steps
+        self._start, self._max_steps = start, max_steps
 
     def __enter__(self) -> TrainingProgress:
         self._bar.start()
+        if not self._console.is_terminal and self._start < self._max_steps:
+            say(self._console, "compiling the training step and taking the first")
         return self
 
     def __exit__(self, *_) -> None:
