@@ -143,5 +143,5 @@ def _on_duplicates(figures: AuditFigures) -> Iterator[str]:
         first, second = duplicates.groups[0][:2]
         yield (
             f"{duplicates.tokens / figures.sampled_tokens:.1%} of the tokens are in {duplicates.documents} near-duplicates; keep "
-            f"one of each group, such as {first} of it and {second}"
+            f"one of each group, for example of {first} and {second}"
         )

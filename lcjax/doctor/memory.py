@@ -20,16 +20,7 @@ Replan = Callable[[Workload], Planner]
 
 def by_rule(workload: Workload, tokens: int) -> Finding:
     """What is known without a GPU: which policy the length asks for, and what it takes of the host."""
-    policy, config = resolve_policy("auto", tokens), workload.config
-    if tokens <= OFFLOAD_ABOVE_TOKENS:
-        on_device = f"up to {OFFLOAD_ABOVE_TOKENS:,} tokens activations may stay on it"
-        return Finding(QUESTION, f"name a --gpu to know; {on_device} ({policy})")
-    inputs = config.num_hidden_layers * tokens * config.hidden_size * 2
-    return Finding(
-        QUESTION,
-        f"name a --gpu to know; above {OFFLOAD_ABOVE_TOKENS:,} tokens every layer's input goes to pinned host memory, "
-        f"{inputs / GIB:,.1f} GiB in bfloat16 ({policy})",
-    )
+    return Finding(QUESTION, f"name a --gpu to know; {_rule(workload, tokens)}")
 
 
 def by_plan(workload: Workload, tokens: int, replan: Replan) -> Finding:
@@ -37,8 +28,18 @@ def by_plan(workload: Workload, tokens: int, replan: Replan) -> Finding:
     try:
         return _planned(workload, tokens, replan)
     except InputError as error:
-        ruled = by_rule(workload, tokens)
-        return dataclasses.replace(ruled, answer=f"not planned: {error}. By the rule: {ruled.answer}")
+        return Finding(QUESTION, f"not planned: {error}. By the rule: {_rule(workload, tokens)}")
+
+
+def _rule(workload: Workload, tokens: int) -> str:
+    policy, config = resolve_policy("auto", tokens), workload.config
+    if tokens <= OFFLOAD_ABOVE_TOKENS:
+        return f"up to {OFFLOAD_ABOVE_TOKENS:,} tokens activations may stay on the GPU ({policy})"
+    inputs = config.num_hidden_layers * tokens * config.hidden_size * 2
+    return (
+        f"above {OFFLOAD_ABOVE_TOKENS:,} tokens every layer's input goes to pinned host memory, {inputs / GIB:,.1f} GiB in "
+        f"bfloat16 ({policy})"
+    )
 
 
 def _planned(workload: Workload, tokens: int, replan: Replan) -> Finding:

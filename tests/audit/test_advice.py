@@ -101,7 +101,7 @@ def test_a_short_context_gets_no_advice_on_distances(length):
 
 def test_near_duplicates(good):
     twice = corpus_of([good.document(i) for i in range(len(good))] + [good.document(0), good.document(7)])
-    assert "4.8% of the tokens are in 2 near-duplicates; keep one of each group, such as d0 of it and d40" in words_of(
+    assert "4.8% of the tokens are in 2 near-duplicates; keep one of each group, for example of d0 and d40" in words_of(
         twice, 8192
     )
 

@@ -41,7 +41,7 @@ def test_without_a_gpu_the_rules_decide(doctor, model_dir, data_dir):
     code, found, words = doctor("--max-seq-length", 512, "--lora-r", 4)
     assert code == 0
     assert "RoPE is now yarn, factor 4" in found["beyond the trained context?"]
-    assert "up to 32,768 tokens activations may stay on it (none)" in found["does it fit, and how?"]
+    assert "up to 32,768 tokens activations may stay on the GPU (none)" in found["does it fit, and how?"]
     arguments = parse_train(words)
     assert (arguments.model, arguments.data) == (str(model_dir), (str(data_dir),))
     assert (arguments.max_seq_length, arguments.lora_r) == (512, 4)
