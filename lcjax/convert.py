@@ -50,7 +50,7 @@ _PROGRAM = "python -m lcjax.convert"
 _DESCRIPTION = f"""Writes a model as a Hugging Face directory: config.json, safetensors and the tokenizer.
 One tensor is in memory at a time, so the model need not fit; nothing appears at DESTINATION until all is written.
 
-A llama.cpp file, dequantised to float32:
+A llama.cpp file, dequantized to float32:
   {_PROGRAM} SmolLM2-135M-Instruct.Q4_1.gguf smollm2
 
 A model from the hub, with a trained adapter merged into its weights:
@@ -76,7 +76,7 @@ class Convert:
 
     dtype: Literal["float32", "bfloat16", "keep"] = "keep"
     """The weights' dtype. keep: bfloat16 where the source is bfloat16, else float32: it holds float16 exactly, and
-    GGUF's blocks are dequantised in it."""
+    GGUF's blocks are dequantized in it."""
 
     adapter: Path | None = None
     """A PEFT adapter directory to merge: W + scaling * B A, computed in float32 and rounded once."""

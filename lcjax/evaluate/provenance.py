@@ -47,7 +47,7 @@ class Provenance:
 
     def summary(self) -> str:
         """One line that says what is measured."""
-        size = f"{self.documents:,} documents, {self.tokens:,} tokens"
+        size = f"{self.documents:,} document{'' if self.documents == 1 else 's'}, {self.tokens:,} tokens"
         if self.held_out_of is not None:
             return f"measured on text held out of {self.held_out_of}: {size}"
         if self.trained_on is None:

@@ -179,7 +179,7 @@ class RunArguments(TrainingArguments):
     dtype: str = "auto"
     """Of the base weights: float32, bfloat16, or auto (float32 on a CPU, bfloat16 on a GPU). Adapters are float32."""
     quantize: str | None = None
-    """nf4: the layers' linear maps in four bits, as bitsandbytes has them, under an adapter; dequantised a layer at a time."""
+    """nf4: the layers' linear maps in four bits, as bitsandbytes has them, under an adapter; dequantized a layer at a time."""
     lora_r: int = 16
     """Rank of the adapter."""
     lora_alpha: float = 32
@@ -225,7 +225,7 @@ class RunArguments(TrainingArguments):
             raise InputError(f"--full-finetuning and {flag(changed[0])} contradict each other; drop one of them")
         if self.full_finetuning and self.quantize:
             raise InputError(
-                f"--full-finetuning and --quantize {self.quantize} contradict each other: quantised weights cannot learn; drop one"
+                f"--full-finetuning and --quantize {self.quantize} contradict each other: quantized weights cannot learn; drop one"
             )
         # What loading the model would refuse, minutes later.
         quant.check_kind(self.quantize)
@@ -242,8 +242,8 @@ class RunArguments(TrainingArguments):
 
 SECTIONS = {
     "run": (
-        "model", "data", "max_seq_length", "output_dir", "resume_from_checkpoint", "max_steps", "num_train_epochs",
-        "per_device_train_batch_size", "gradient_accumulation_steps", "seed",
+        "model", "data", "documents", "data_weights", "max_seq_length", "output_dir", "resume_from_checkpoint",
+        "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed",
     ),
     "adapter": (
         "lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "full_finetuning", "quantize", "dtype",
@@ -252,7 +252,7 @@ SECTIONS = {
         "learning_rate", "lr_scheduler_type", "warmup_ratio", "warmup_steps", "weight_decay", "max_grad_norm", "optimizer_memory",
     ),
     "evaluation and checkpoint": (
-        "documents", "data_weights", "eval_fraction", "eval_batches", "eval_steps", "save_steps", "save_total_limit",
+        "eval_fraction", "eval_batches", "eval_steps", "save_steps", "save_total_limit",
         "logging_steps", "programs_dir", "skip_leak_check",
     ),
     "context, memory and speed": (
