@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -46,6 +48,17 @@ class NativeLog:
         self._write_to(descriptor)
         self.path.unlink()
         self.path = path
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within it libraries print on the terminal."""
+        assert self._terminal is not None
+        descriptor = os.dup(2)
+        os.dup2(self._terminal, 2)
+        try:
+            yield
+        finally:
+            self._write_to(descriptor)
 
     def __exit__(self, *_: object) -> None:
         assert self._terminal is not None

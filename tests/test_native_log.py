@@ -58,3 +58,14 @@ def test_a_log_goes_on_behind_what_it_holds_and_is_no_file_when_empty(tmp_path):
     assert empty is not None
     assert not temporary.exists()
     assert not empty.exists()
+
+
+def test_a_pause_gives_libraries_the_terminal(tmp_path, capfd):
+    """An unknown flag in XLA_FLAGS ended a run without a word: XLA's own was in a temporary file."""
+    with NativeLog() as log:
+        with log.paused():
+            os.write(2, b"seen\n")
+        os.write(2, b"not seen\n")
+        log.move_to(tmp_path / "xla.log")
+    assert capfd.readouterr().err == "seen\n"
+    assert (tmp_path / "xla.log").read_text() == "not seen\n"

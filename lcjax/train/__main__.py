@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import sys
 from pathlib import Path
 from signal import Signals
@@ -11,6 +12,7 @@ from signal import Signals
 from lcjax.startup import EXIT_CODES, importing, leave
 
 with importing(__name__ == "__main__"):
+    import jax
     from rich.console import Console
 
     from lcjax import api, cli, weights
@@ -55,6 +57,9 @@ def main(argv: list[str] | None = None) -> int:
                 data = read_data(arguments, folder, console)
                 say(console, f"loading {arguments.model}")
                 prepare_devices(arguments)
+                if os.environ.get("XLA_FLAGS"):
+                    with native_log.paused():  # a flag that XLA does not know ends the process in a line of XLA's
+                        jax.local_devices()
                 model, tokenizer = load(arguments)
                 result = train(
                     model,
