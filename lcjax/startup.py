@@ -43,6 +43,8 @@ def importing(is_program: bool) -> Iterator[None]:
         yield
         return
     open_missing_streams()
+    # Pictures go to files. A notebook's backend, which its shell commands inherit, may not be installed here.
+    os.environ["MPLBACKEND"] = "agg"
     timer = threading.Timer(_PATIENCE, _write, ["importing JAX and its libraries"])
     timer.daemon = True
     timer.start()

@@ -14,3 +14,11 @@ def test_the_plugin_to_plan_with_is_no_news_without_a_gpu():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert "Traceback" not in done.stderr
     assert done.stdout.strip() in {"cpu", "gpu"}
+
+
+def test_a_notebooks_backend_for_pictures_is_not_needed():
+    """Commands in a notebook's shell inherit MPLBACKEND; a run ended in a traceback at its first picture."""
+    code = "from lcjax.startup import importing\nwith importing(True):\n    import matplotlib\nprint(matplotlib.get_backend())"
+    environment = os.environ | {"MPLBACKEND": "module://of_a_notebook"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (done.stdout.strip().lower(), done.stderr) == ("agg", "")
