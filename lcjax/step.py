@@ -142,8 +142,9 @@ def jit_train_step(
     step = functools.partial(train_step, objective, optimizer)
     policy = objective.settings.policy_for(objective.settings.max_seq_length)
     options = _compiler_options(platform) | (_WITH_OFFLOAD if policy in OFFLOADING else {})
-    if objective.settings.lora is None and (platform or jax.default_backend()) != "cpu":
-        options |= _WITH_EMBEDDING_GRADIENTS
+    sums_in_any_order = objective.settings.lora is None or objective.settings.attention == "cudnn"
+    if sums_in_any_order and (platform or jax.default_backend()) != "cpu":
+        options |= _IN_FIXED_ORDER
     return jax.jit(step, donate_argnums=0, compiler_options=options)
 
 
@@ -169,9 +170,9 @@ def jit_token_scores() -> jax.stages.Wrapped:
 # A command buffer (a CUDA graph) runs what it holds one after another: copies between kernels, not beside them.
 _WITH_OFFLOAD = {"xla_disable_hlo_passes": "rematerialization", "xla_gpu_enable_command_buffer": ""}
 
-# The gradient of an embedding is a sum by token, which a GPU would take with atomic additions, in any order. Products are still
-# tuned, unlike with xla_gpu_deterministic_ops.
-_WITH_EMBEDDING_GRADIENTS = {"xla_gpu_exclude_nondeterministic_ops": True}
+# The gradient of an embedding is a sum by token, and cuDNN's gradient of queries one over blocks of keys. A GPU would take both
+# with atomic additions, in any order. Products are still tuned, unlike with xla_gpu_deterministic_ops.
+_IN_FIXED_ORDER = {"xla_gpu_exclude_nondeterministic_ops": True}
 
 
 def _compiler_options(platform: str | None = None) -> dict[str, Any]:
