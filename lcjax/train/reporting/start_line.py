@@ -36,9 +36,15 @@ def start_line(
             f"{max_steps:,} steps, {max_steps * rows_a_step / max(rows, 1):.3g} epochs",
             f"learning rate {arguments.learning_rate:g} ({arguments.lr_scheduler_type})",
             f"gradient checkpointing {settings.policy_for(length)}",
-            f"attention {ops.resolve_implementation(settings.attention)}",
+            f"attention {_attention(settings.attention)}",
         ]
     )
+
+
+def _attention(requested: str) -> str:
+    """The implementation, and what it means for a run that is to be resumed exactly (docs/resume.md)."""
+    name = ops.resolve_implementation(requested)
+    return f"{name}, whose sums differ from run to run in the last bits" if name == "fa3" else name
 
 
 def _parameters(model: Llama) -> int:
