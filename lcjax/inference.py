@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lcjax import api, ops, quant
+from lcjax import api, ops, quant, weights
+from lcjax.errors import InputError
 from lcjax.model import Llama
 from lcjax.rope import check_choice
 
@@ -38,10 +39,20 @@ class ModelArguments:
     """RoPE's base, if not the model's."""
 
     def __post_init__(self):
-        ops.resolve_implementation(self.attention)
+        if not ops.takes_segments(self.attention):
+            raise InputError(f"--attention {self.attention} is of training alone; use auto, pallas or xla")
         quant.check_kind(self.quantize)
         api.resolve_dtype(self.dtype)
         check_choice(self.rope_scaling, self.rope_theta)
+
+    def check_adapter(self) -> None:
+        """Reads the adapter, which is small, before the time is spent that the weights of the model take.
+
+        Raises:
+          InputError: as `load` does.
+        """
+        if self.adapter:
+            weights.load_adapter(self.adapter, weights.open_model_files(weights.resolve_model(self.model)).config)
 
     def load(self, max_seq_length: int | None) -> tuple[Llama, Llama | None, PreTrainedTokenizerFast]:
         """(the base model, the same weights under the adapter or None, the tokenizer), for sequences up to that length.

@@ -63,7 +63,7 @@ ALLOWED = {
     "plan": "attention_halves cli native_log startup config deviceless dispatch errors fa3 layerwise lora loss "
     "memory model ops pallas.tiles presets "
     "quant remat rope step train weights.names | jax rich matplotlib",
-    "inference": "api model ops quant rope | transformers",
+    "inference": "api errors model ops quant rope weights | transformers",
     "generate": "cli lazy signals startup errors inference model ops train.reporting.terminal weights | jax numpy "
     "flax rich tokenizers transformers jinja2",
     "doctor": "audit cli native_log startup config corpus deviceless errors plan remat rope weights | rich",

@@ -60,6 +60,7 @@ def evaluate(arguments: EvaluateArguments, console: Console) -> tuple[Results, P
     # The data first: what is wrong with them is said before weights are downloaded or loaded.
     tokenizer = weights.load_tokenizer(weights.resolve_model(arguments.model, with_weights=False))
     data = load_text(arguments.text, run, tokenizer, arguments.max_seq_length, console)
+    arguments.check_adapter()
     say(console, f"loading {arguments.model}")
     base, adapted, _ = arguments.load(arguments.max_seq_length)
     data.check_fit(base.config.vocab_size, arguments.max_seq_length)

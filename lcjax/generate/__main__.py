@@ -17,7 +17,7 @@ with importing(__name__ == "__main__"):
     from lcjax.errors import InputError
     from lcjax.generate.arguments import GenerateArguments
     from lcjax.generate.chat import chat_ids, message
-    from lcjax.generate.generator import Generator
+    from lcjax.generate.generator import Generator, check_length
     from lcjax.generate.text import TextStream, stop_ids
     from lcjax.signals import Interrupted
     from lcjax.train.reporting.terminal import mute_libraries, say, shown_warnings
@@ -47,6 +47,7 @@ class Command:
     def __init__(self, arguments: GenerateArguments, console: Console):
         self.arguments = arguments
         self.console = console
+        arguments.check_adapter()
         self.path = weights.resolve_model(arguments.model)
         self.config = weights.open_model_files(self.path).config
         self.tokenizer = weights.load_tokenizer(self.path)
@@ -60,7 +61,9 @@ class Command:
         else:
             # Not verbose: it would warn of every prompt beyond the trained context.
             ids = self.tokenizer(text, verbose=False)["input_ids"]
-        generator = self._generator(self.arguments.max_seq_length or len(ids) + self.arguments.max_new_tokens)
+        capacity = self.arguments.max_seq_length or len(ids) + self.arguments.max_new_tokens
+        check_length(ids, capacity)  # before weights are loaded
+        generator = self._generator(capacity)
         self._write(generator, ids)
 
     def converse(self) -> None:

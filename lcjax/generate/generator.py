@@ -23,6 +23,15 @@ from lcjax.model.ids import check_ids
 CHUNKS = (2048, 64)
 
 
+def check_length(prompt: Sequence[int], capacity: int) -> None:
+    """Raises InputError where a prompt has more tokens than there is room for."""
+    if len(prompt) > capacity:
+        raise InputError(
+            f"a prompt of {len(prompt):,} tokens does not fit the {capacity:,} of --max-seq-length; raise it, or shorten the "
+            "prompt"
+        )
+
+
 class Generator:
     """A model and the cache of one sequence.
 
@@ -87,10 +96,7 @@ class Generator:
         """Has the cache hold exactly the prompt, and the logits be those after it."""
         if not prompt:
             raise InputError("the prompt is empty; give at least one token of text")
-        if len(prompt) > self.capacity:
-            raise InputError(
-                f"a prompt of {len(prompt):,} tokens does not fit the {self.capacity:,} of --max-seq-length"
-            )
+        check_length(prompt, self.capacity)
         check_ids(np.asarray(prompt), self._model.config.vocab_size)
         # The last token always runs again: its logits are wanted.
         done = min(_common(self._ids, prompt), len(prompt) - 1)

@@ -160,7 +160,7 @@ def test_a_seed_is_a_text(generate, model_dir):
         (("--prompt", "x", "--chat"), "this model's tokenizer has no chat template"),
         ((), "this model's tokenizer has no chat template"),
         (("--prompt", PROMPT, "--max-seq-length", "3"), "does not fit the 3 of --max-seq-length"),
-        (("--prompt", "x", "--attention", "cudnn"), "cudnn"),
+        (("--prompt", "x", "--attention", "cudnn"), "--attention cudnn is of training alone"),
         (("--prompt", "x", "--adapter", "no/adapter"), "no/adapter"),
     ],
 )
@@ -171,3 +171,4 @@ def test_bad_input_is_one_line(generate, model_dir, flags, message):
     assert last.startswith("error: ")
     assert message in last
     assert "Traceback" not in err
+    assert "loading" not in err  # no weights
