@@ -36,9 +36,9 @@ class LoraConfig:
     def __post_init__(self):
         if not isinstance(self.r, int) or self.r <= 0:
             raise InputError(f"r={self.r!r} must be a positive integer (the rank of the adapter)")
-        if not 0 < self.lora_alpha < math.inf:
+        if not isinstance(self.lora_alpha, (int, float)) or not 0 < self.lora_alpha < math.inf:
             raise InputError(f"lora_alpha={self.lora_alpha!r} must be positive, and finite")
-        if not 0.0 <= self.lora_dropout < 1.0:
+        if not isinstance(self.lora_dropout, (int, float)) or not 0.0 <= self.lora_dropout < 1.0:
             raise InputError(f"lora_dropout={self.lora_dropout!r} must be at least 0 and below 1")
         modules = (self.target_modules,) if isinstance(self.target_modules, str) else tuple(self.target_modules)
         if not modules:

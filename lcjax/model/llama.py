@@ -15,6 +15,7 @@ from jax import lax
 
 from lcjax import remat
 from lcjax.config import LlamaConfig
+from lcjax.errors import InputError
 from lcjax.lora import adapters_only
 from lcjax.memory import Parameters, fetched, layer_at, layer_numbers, run_stack, tiled_stack
 from lcjax.model.context import Context
@@ -115,12 +116,14 @@ class Llama(nnx.Module):
           dropout_key: turns the adapter's dropout on.
 
         Raises:
-          InputError: an id outside the vocabulary, which a traced call cannot know (there its embedding is NaN), or a row longer
-            than the model's sliding window.
+          InputError: no rows of ids, an id outside the vocabulary, which a traced call cannot know (there its embedding is
+            NaN), or a row longer than the model's sliding window.
         """
         tokens_BT = jnp.asarray(tokens_BT)
-        self.config.check_length(tokens_BT.shape[1])
         check_ids(tokens_BT, self.config.vocab_size)
+        if tokens_BT.ndim != 2 or not tokens_BT.size:
+            raise InputError(f"token ids have the shape {tokens_BT.shape}; give rows of tokens: [batch, tokens]")
+        self.config.check_length(tokens_BT.shape[1])
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None], tokens_BT.shape)
         # Padding follows the document, whose tokens do not look ahead.

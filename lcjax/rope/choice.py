@@ -6,6 +6,7 @@ docs/rope.md has the reasons and the measurements behind them.
 from __future__ import annotations
 
 import dataclasses
+import numbers
 
 from lcjax.config import LlamaConfig, RopeScaling
 from lcjax.errors import InputError, unknown
@@ -43,8 +44,8 @@ def choose_rope(
       InputError: an unknown choice, a base or a length out of range, or a scaling for a context that needs none.
     """
     check_choice(scaling, theta)
-    if not 1 <= max_seq_length <= LONGEST:
-        raise InputError(f"max_seq_length={max_seq_length} must be a positive number of tokens, at most {LONGEST:,}")
+    if not isinstance(max_seq_length, numbers.Integral) or not 1 <= max_seq_length <= LONGEST:
+        raise InputError(f"max_seq_length={max_seq_length!r} must be a positive number of tokens, at most {LONGEST:,}")
     if scaling == "auto" and theta is not None:
         scaling = "base"
     if scaling == "auto" and max_seq_length <= _reach(config):

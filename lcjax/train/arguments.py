@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import math
 from pathlib import Path
+from typing import Any
 
 from lcjax import api, ops, quant
 from lcjax.config import TARGET_MODULES, LoraConfig
@@ -22,6 +23,12 @@ OPTIMIZER_MEMORY = ("auto", "device", "host")
 _MOST_STEPS = 2**31 - 1
 # So are the tokens of a step.
 _MOST_TOKENS = 2**31 - 1
+_TYPES: dict[type, tuple[Any, str]] = {
+    bool: (bool, "True or False"),
+    int: (int, "a whole number"),
+    float: ((int, float), "a number"),
+    str: (str, "a word"),
+}
 _OF_THE_ADAPTER = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules")
 
 
@@ -86,6 +93,7 @@ class TrainingArguments:
 
     def __post_init__(self):
         self._take_paths()
+        self._check_types()
         self._check_ranges()
         if self.optimizer_memory not in OPTIMIZER_MEMORY:
             known = ", ".join(OPTIMIZER_MEMORY)
@@ -110,6 +118,14 @@ class TrainingArguments:
                 object.__setattr__(self, name, Path(path))
         if isinstance(self.resume_from_checkpoint, Path):
             object.__setattr__(self, "resume_from_checkpoint", str(self.resume_from_checkpoint))
+
+    def _check_types(self) -> None:
+        """Programs may give anything; the command line gives the right types by itself."""
+        for field in dataclasses.fields(TrainingArguments):
+            value = getattr(self, field.name)
+            types, expected = _TYPES.get(type(field.default), (object, ""))
+            if not isinstance(value, types) or (isinstance(value, bool) and expected in ("a number", "a whole number")):
+                raise InputError(f"{flag(field.name)} {value!r} is of type {type(value).__name__}; give {expected}")
 
     def number_of_steps(self, rows: int) -> int:
         """max_steps, or the steps that num_train_epochs passes over so many rows take.

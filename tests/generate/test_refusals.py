@@ -50,6 +50,12 @@ def test_ids_that_are_no_integers_are_refused(model):
         model(jnp.ones((1, 3)))
 
 
+@pytest.mark.parametrize("ids", [[1, 2, 3], 1, [[]], [[[1]]]])
+def test_ids_that_are_no_rows_are_refused(model, ids):
+    with pytest.raises(InputError, match="give rows of tokens"):
+        model(np.array(ids, np.int32))
+
+
 def test_first_and_last_id_are_tokens(model):
     assert jnp.isfinite(model(jnp.array([[0, 49]]))).all()
     assert len(list(Generator(model, 8).generate([0, 49], Sampling(), max_new_tokens=TWO))) == 2

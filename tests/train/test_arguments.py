@@ -84,3 +84,21 @@ def test_neither_the_help_nor_the_import_loads_torch_or_what_only_training_needs
     )
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert process.stderr.splitlines()[-1] == "0 []"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"max_steps": "10"}, "--max-steps '10' is of type str; give a whole number"),
+        ({"max_steps": 1.5}, "--max-steps 1.5 is of type float; give a whole number"),
+        ({"save_steps": True}, "--save-steps True is of type bool; give a whole number"),
+        ({"learning_rate": "1e-4"}, "--learning-rate '1e-4' is of type str; give a number"),
+        ({"documents": 3}, "--documents 3 is of type int; give a word"),
+        ({"lr_scheduler_type": None}, "--lr-scheduler-type None is of type NoneType; give a word"),
+        ({"skip_leak_check": "no"}, "--skip-leak-check 'no' is of type str; give True or False"),
+    ],
+)
+def test_a_value_of_another_type_is_named(given, named):
+    with pytest.raises(InputError, match=named):
+        TrainingArguments(**given)
+    assert TrainingArguments(learning_rate=1).learning_rate == 1
