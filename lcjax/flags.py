@@ -36,6 +36,7 @@ _MAY_BE_EMPTY = ("--system",)
 _PYTHON_REASONS = (
     (re.compile(r"invalid literal for int\(\) with base 10: ('.*')"), r"\1 is not a whole number"),
     (re.compile(r"could not convert string to float: ('.*')"), r"\1 is not a number"),
+    (re.compile(r"Could not find valid parse for arguments: \[(.*)\]"), r"not all of \1 are numbers"),
 )
 
 _parsed: contextvars.ContextVar[Any] = contextvars.ContextVar("parsed", default=None)

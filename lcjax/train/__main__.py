@@ -49,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             arguments = parse(argv)
             check_data_paths(arguments.data)
+            if arguments.programs_dir:
+                cli.check_output_dir("--programs-dir", arguments.programs_dir)
             output_dir = arguments.output_dir or default_output_dir(str(arguments.model))
             with open_run_folder(output_dir, arguments) as folder:
                 if folder.has_nothing_to_do(arguments):

@@ -14,6 +14,7 @@ from lcjax.data import UNITS, check_weights, stdlib_sources
 from lcjax.errors import InputError, unknown
 from lcjax.flags import flag as flag
 from lcjax.memory import parse_memory
+from lcjax.model import ModelSettings
 from lcjax.optim import SCHEDULES
 from lcjax.remat import resolve_policy
 from lcjax.rope import LONGEST, check_choice
@@ -244,6 +245,7 @@ class RunArguments(TrainingArguments):
                 f"--full-finetuning and --quantize {self.quantize} contradict each other: quantized weights cannot learn; drop one"
             )
         # What loading the model would refuse, minutes later.
+        ModelSettings(self.max_seq_length, loss_chunk=self.loss_chunk)
         quant.check_kind(self.quantize)
         check_choice(self.rope_scaling, self.rope_theta)
         parse_memory(self.memory)
