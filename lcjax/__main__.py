@@ -11,7 +11,7 @@ import importlib.metadata
 import sys
 
 from lcjax.errors import unknown
-from lcjax.startup import importing, leave
+from lcjax.startup import BROKEN_PIPE, discard, importing, leave
 
 COMMANDS = {
     "train": ("lcjax.train.__main__", "fine-tune a model on long documents"),
@@ -31,14 +31,22 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command that the first word names; returns its exit code, or 2 where there is no such command."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help", "help"):
-        print(overview())
-    elif name == "--version":
-        print(f"lcjax {importlib.metadata.version('lcjax')}")
-    elif name in COMMANDS:
+        return _told(overview())
+    if name == "--version":
+        return _told(f"lcjax {importlib.metadata.version('lcjax')}")
+    if name in COMMANDS:
         return _command(name, rest)
-    else:
-        print(f"error: {unknown('command', name, COMMANDS)}", file=sys.stderr)
-        return 2
+    print(f"error: {unknown('command', name, COMMANDS)}", file=sys.stderr)
+    return 2
+
+
+def _told(text: str) -> int:
+    """Prints it; returns the exit code, which tells where nobody reads any more."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        discard(sys.stdout.fileno())
+        return BROKEN_PIPE
     return 0
 
 

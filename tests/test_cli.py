@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 
 def test_the_plugin_to_plan_with_is_no_news_without_a_gpu():
     """Every command on a machine that has JAX's compiler for a GPU, and no GPU, used to begin with JAX's traceback."""
@@ -22,3 +24,12 @@ def test_a_notebooks_backend_for_pictures_is_not_needed():
     environment = os.environ | {"MPLBACKEND": "module://of_a_notebook"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert (done.stdout.strip().lower(), done.stderr) == ("agg", "")
+
+
+@pytest.mark.parametrize("words", [[], ["--version"]])
+def test_the_list_of_commands_may_go_unread(words):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "lcjax", *words], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")

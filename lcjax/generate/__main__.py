@@ -140,9 +140,10 @@ def _lines() -> Iterator[str]:
     while True:
         try:
             line = input(prompt)
+            line.encode()  # fails where Python took up bytes that are no UTF-8, as in the locale C
         except EOFError:
             return
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise InputError(f"standard input is not UTF-8 (byte {error.start} of a line); give text") from None
         if line.strip():
             yield line

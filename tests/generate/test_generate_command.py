@@ -172,3 +172,10 @@ def test_bad_input_is_one_line(generate, model_dir, flags, message):
     assert message in last
     assert "Traceback" not in err
     assert "loading" not in err  # no weights
+
+
+def test_a_turn_that_is_no_text_is_named(generate, chat_dir):
+    """In the locale C Python takes up any bytes; the template was said to fail."""
+    code, out, err = generate("--model", chat_dir, *SHORT, stdin="a\udcff\n")
+    assert (code, out) == (2, "")
+    assert "error: standard input is not UTF-8 (byte 1 of a line); give text" in err
