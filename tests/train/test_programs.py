@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from processes import records
 
 from lcjax.memory import MemorySettings
 from lcjax.model import ModelSettings
@@ -208,3 +209,21 @@ def test_a_resumed_step_has_the_form_that_the_run_began_with(saved):
 @pytest.mark.parametrize("asked", [{"memory": "none"}, {"use_gradient_checkpointing": "offload_attn"}])
 def test_a_form_that_the_user_asks_for_is_taken(saved, asked):
     assert saved.applied(ModelSettings(65536, **asked)) == ModelSettings(65536, **asked)
+
+
+def test_a_cache_folder_that_cannot_be_written_stops_no_run(short, finished, tmp_path, monkeypatch, capsys):
+    """Such as that of a home directory which is read-only."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    run = tmp_path / "run"
+    assert main([*short, "--output-dir", str(run)]) == 0
+    reason = f"warning: compiled programs cannot be stored in {tmp_path}/file/lcjax/programs (Not a directory), name a"
+    assert reason in capsys.readouterr().err
+    assert records(run) == records(finished)
+    shutil.rmtree(run / "checkpoints" / "4")
+    go_on = ["--output-dir", str(run), "--resume-from-checkpoint", "latest"]
+    assert main([*go_on, "--programs-dir", str(tmp_path / "file" / "programs")]) == 2
+    assert f"--programs-dir {tmp_path}/file/programs cannot be used (Not a directory)" in capsys.readouterr().err
+    assert main(go_on) == 0
+    assert reason in capsys.readouterr().err
+    assert records(run) == records(finished)

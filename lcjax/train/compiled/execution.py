@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from lcjax.errors import InputError
 from lcjax.memory import parse_memory
 from lcjax.model import Llama, ModelSettings
 from lcjax.train.arguments import TrainingArguments
@@ -54,11 +55,23 @@ class Execution:
 
 
 def open_programs(model: Llama, arguments: TrainingArguments, saved: Execution | None) -> Programs:
-    """The compiled programs of a run that begins, or of the one whose `saved` execution goes on."""
+    """The compiled programs of a run that begins, or of the one whose `saved` execution goes on.
+
+    Without `programs_dir`, a cache folder that cannot be written is no reason to stop; `Programs.lost` says so.
+
+    Raises:
+      InputError: `programs_dir` cannot be written.
+    """
     settings = dataclasses.asdict(model.settings) | {"name_or_path": ""}
     rows = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
     shape = digest_of([dataclasses.asdict(model.config), settings, str(model.dtype), rows])
     base = Path(arguments.programs_dir) if arguments.programs_dir else programs_folder()
-    if saved is None:
-        return Programs.new(base, builder(), shape)
-    return Programs.of_run(base, saved.programs, builder(), shape)
+    try:
+        if saved is None:
+            return Programs.new(base, builder(), shape)
+        return Programs.of_run(base, saved.programs, builder(), shape)
+    except OSError as error:
+        if arguments.programs_dir:
+            raise InputError(f"--programs-dir {base} cannot be used ({error.strerror}); name another folder") from None
+        reason = f"compiled programs cannot be stored in {base} ({error.strerror}), name a folder with --programs-dir"
+        return Programs.not_stored(base, builder(), shape, reason)

@@ -51,6 +51,7 @@ class Programs:
       shape: of the run, a digest; runs of one shape start from each other's programs.
       listed: the published files and their checksums.
       lost: why a resumed run does not have all of its programs, for the user; None where it has.
+      is_stored: False where the folder cannot be written, and each process compiles for itself.
     """
 
     run: str
@@ -59,19 +60,21 @@ class Programs:
     shape: str
     listed: dict[str, str]
     lost: str | None = None
+    is_stored: bool = True
 
     @classmethod
     def new(cls, base: Path, builder: dict[str, str], shape: str) -> Programs:
         """The folder of a run that begins, with copies of what a run of the same shape compiled last."""
         _remove_the_oldest(base)
         run = secrets.token_hex(8)
-        programs = cls(run, base / run, builder, shape, {})
-        programs.folder.mkdir(mode=0o700, parents=True)
+        folder = base / run
+        programs = cls(run, folder, builder, shape, {})
+        folder.mkdir(mode=0o700, parents=True)
         for other in _newest_first(base):
             inventory = _read(other)
             if inventory.get("builder") == builder and inventory.get("shape") == shape:
                 for name in _sound(other, inventory["files"]):
-                    _copy(other / name, programs.folder / name)
+                    _copy(other / name, folder / name)
                     programs.listed[name] = inventory["files"][name]
                 break
         return programs
@@ -101,9 +104,18 @@ class Programs:
             lost = f"{missing} of the {len(files)} programs that it was compiled to are missing or damaged in {folder}"
         return cls(run, folder, builder, shape, listed, lost)
 
+    @classmethod
+    def not_stored(cls, base: Path, builder: dict[str, str], shape: str, reason: str) -> Programs:
+        """Of a run that can store none in `base`, for that reason."""
+        run = secrets.token_hex(8)
+        return cls(run, base / run, builder, shape, {}, lost=reason, is_stored=False)
+
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
         """A context in which JAX takes programs from the folder, and adds those that it compiles."""
+        if not self.is_stored:
+            yield
+            return
         values = {
             "jax_compilation_cache_dir": str(self.folder),
             "jax_enable_compilation_cache": True,
@@ -125,6 +137,8 @@ class Programs:
         Called before a checkpoint is written, so that what a checkpoint was computed with is listed. A full disk is no reason to
         stop: the run goes on, and a later resume says what is missing.
         """
+        if not self.is_stored:
+            return []
         new = [path for path in self.folder.glob("*-cache") if path.name not in self.listed]
         added = {path.name: checksum for path in new if (checksum := _checksum(path))}
         self.listed |= added
