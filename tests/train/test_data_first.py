@@ -1,13 +1,18 @@
 """Data are read before weights are loaded, with the run's own date; one long text is enough."""
 
+import datetime
 import json
 import logging
+import re
 import shutil
 
 import pytest
 
+import lcjax
 from conftest import SHORT
 from lcjax import api, weights
+from lcjax.data import load_corpus
+from lcjax.errors import InputError
 from lcjax.evaluate.__main__ import main as evaluate
 from lcjax.leak.__main__ import main as leak
 from lcjax.train.__main__ import main
@@ -58,6 +63,23 @@ def test_a_run_whose_template_writes_the_date_resumes_on_another_day(dated_model
     capsys.readouterr()
     assert main(resumed) == 2
     assert "the data were others" in capsys.readouterr().err
+
+
+def test_a_program_is_told_the_date_with_which_to_load_its_data_again(dated_model, chats, tmp_path):
+    model, tokenizer = lcjax.from_pretrained(str(dated_model), 48)
+    model = lcjax.get_peft_model(model, r=2)
+    flags = {"output_dir": tmp_path / "run", "save_steps": 1, "skip_leak_check": True}
+    split = {"held_out_fraction": 0.2, "seed": 7}
+    first = load_corpus([chats], tokenizer, 48, **split, date=datetime.datetime(2001, 2, 3, 4, 5, 6))
+    lcjax.train(model, tokenizer, first, max_steps=1, lr_scheduler_type="constant", **flags)
+    flags |= {"resume_from_checkpoint": "latest", "max_steps": 2, "lr_scheduler_type": "constant"}
+    with pytest.raises(InputError, match="the data were others") as refusal:
+        lcjax.train(model, tokenizer, load_corpus([chats], tokenizer, 48, **split), **flags)
+    wanted = re.search(r"date=datetime\.datetime\.fromisoformat\('(\S+)'\)", str(refusal.value))
+    assert wanted is not None
+    date = datetime.datetime.fromisoformat(wanted[1])
+    again = load_corpus([chats], tokenizer, 48, **split, date=date)
+    assert lcjax.train(model, tokenizer, again, **flags).steps == 2
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,15 @@ class RunFolder:
         """Raises InputError where the run to go on with had other data, or another number of steps that matters."""
         if self.resume is not None:
             max_steps = arguments.number_of_steps(len(data.train_plan))
-            refuse_other_run(self.saved, describe_data(data, max_steps), self.resume)
+            refuse_other_run(self.saved, describe_data(data, max_steps), self.resume, self._date_wanted(data))
             refuse_other_length(self.saved, arguments, max_steps, self.resume)
+
+    def _date_wanted(self, data: Data) -> str:
+        """What to say of data that a program loaded on another day than the run's, which a chat template may have written."""
+        if data.date is None or data.date.astimezone() == self.started:
+            return ""
+        call = f"load_corpus(..., date=datetime.datetime.fromisoformat({self.started.isoformat()!r}))"
+        return f", with the run's date where the chat template writes it: {call}"
 
     def make_way(self, max_steps: int) -> list[str]:
         """Puts aside what going on to `max_steps` would overwrite, and lost or changed records; returns a line for each.

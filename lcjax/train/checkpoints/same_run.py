@@ -67,10 +67,11 @@ def is_same_command(saved: Description, arguments: TrainingArguments) -> bool:
     return all(saved["arguments"].get(name) == now[name] for name in now.keys() - named)
 
 
-def refuse_other_run(saved: Description, current: Description, point: ResumePoint) -> None:
+def refuse_other_run(saved: Description, current: Description, point: ResumePoint, date_wanted: str = "") -> None:
     """Raises InputError, naming the first difference, when a checkpoint is not of the run that `current` describes.
 
-    `current` may be a part of a description: what is not in it is not compared, and so with single arguments.
+    `current` may be a part of a description: what is not in it is not compared, and so with single arguments. `date_wanted` is
+    said of other data.
     """
     shared = saved["arguments"].keys() & current.get("arguments", {}).keys() - _FREE_ARGUMENTS
     for part in ("arguments", "model", "weights", "data"):
@@ -85,7 +86,7 @@ def refuse_other_run(saved: Description, current: Description, point: ResumePoin
                 case ("weights",):
                     what = "the base weights were others; give the same --model"
                 case ("data",):
-                    what = "the data were others; give the same --data files, unchanged"
+                    what = f"the data were others; give the same --data files, unchanged{date_wanted}"
                 case _:
                     what = f"{'.'.join(path)} was {before!r} and is {now!r}; give the same"
             raise _other(point, what)
