@@ -85,6 +85,10 @@ def entry_point(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
 
 def _finished(main: Callable[[list[str] | None], int], argv: list[str] | None) -> int:
     try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the folder that the command runs in does not exist any more; change to another") from None
+    try:
         code = main(argv)
     except SystemExit as stop:  # how tyro ends after --help
         code = 2 if stop.code else 0

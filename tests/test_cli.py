@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from lcjax.cli import entry_point
+
 
 def test_the_plugin_to_plan_with_is_no_news_without_a_gpu():
     """Every command on a machine that has JAX's compiler for a GPU, and no GPU, used to begin with JAX's traceback."""
@@ -33,3 +35,14 @@ def test_the_list_of_commands_may_go_unread(words):
     done = subprocess.run([sys.executable, "-m", "lcjax", *words], stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path, monkeypatch, capsys):
+    """The tokenizer was said to be damaged."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert entry_point(lambda argv: 0)([]) == 2
+    assert capsys.readouterr().err == (
+        "error: the folder that the command runs in does not exist any more; change to another\n"
+    )

@@ -143,7 +143,7 @@ def _lines() -> Iterator[str]:
             line.encode()  # fails where Python took up bytes that are no UTF-8, as in the locale C
         except EOFError:
             return
-        except UnicodeError as error:
+        except (UnicodeDecodeError, UnicodeEncodeError) as error:
             raise InputError(f"standard input is not UTF-8 (byte {error.start} of a line); give text") from None
         if line.strip():
             yield line
