@@ -53,7 +53,7 @@ def attempts(finished, cache, tmp_path_factory):
     return started
 
 
-PROGRESS = r"[\d,]+ |importing|reading|loading|checking|start: |resumed|measuring|step \d|held-out"
+PROGRESS = r"[\d,]+ |importing|compiling|reading|loading|checking|start: |resumed|measuring|step \d|held-out"
 
 
 @pytest.mark.parametrize("name", LIMITS)

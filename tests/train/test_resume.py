@@ -147,7 +147,7 @@ def test_undisturbed_run_learns_and_says_nothing_but_its_progress(undisturbed):
     assert [row["step"] for row in recorded["metrics"]] == list(range(1, MAX_STEPS + 1))
     assert len({row["loss"] for row in recorded["metrics"]}) == MAX_STEPS
     expected = (
-        r"importing .*|24 documents, .*|loading .*|reading .*|checking .*|measuring .*|start: .*"
+        r"importing .*|24 documents, .*|loading .*|reading .*|checking .*|measuring .*|compiling .*|start: .*"
         r"|step \d+/70  loss .* tok/s|held-out loss .*|(adapter|metrics|picture|checkpoints|tensorboard) +\S+"
     )
     assert [line for line in output.splitlines() if not re.fullmatch(expected, line)] == []
