@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import CONFIGS, DATA, LONG, TOKENIZERS, WEIGHTS
+from damaged import CONFIGS, DATA, LONG, TOKENIZERS, WEIGHTS
 
 Case = tuple[str, str]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from processes import finish, start
+from processes import SHORT, finish, start
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -15,11 +15,6 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
-
-
-SHORT = (
-    "--max-seq-length 48 --max-steps 4 --save-steps 2 --eval-steps 2 --eval-fraction 0.2 --lora-r 2 --seed 7".split()
-)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,11 @@ from pathlib import Path
 
 DEADLINE_S = 180
 
+# Flags of a run of 4 steps that saves and evaluates after every second; model, data and folder are wanting.
+SHORT = (
+    "--max-seq-length 48 --max-steps 4 --save-steps 2 --eval-steps 2 --eval-fraction 0.2 --lora-r 2 --seed 7".split()
+)
+
 
 def start(arguments: Sequence[str | Path], cwd: Path, cache: Path, **variables: str) -> subprocess.Popen[str]:
     """Starts a run; `cache` is the user's cache folder, whose compiled steps make one start faster than the first."""

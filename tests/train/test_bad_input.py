@@ -14,10 +14,9 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from processes import contents
+from processes import SHORT, contents
 from safetensors.numpy import load_file, save_file
 
-from conftest import SHORT
 from lcjax import weights
 from lcjax.train.__main__ import main
 from tiny_llama import random_params

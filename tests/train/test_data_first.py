@@ -7,9 +7,9 @@ import re
 import shutil
 
 import pytest
+from processes import SHORT
 
 import lcjax
-from conftest import SHORT
 from lcjax import api, weights
 from lcjax.data import load_corpus
 from lcjax.errors import InputError

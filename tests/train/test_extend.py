@@ -6,10 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from processes import contents, metrics_of, records
+from processes import SHORT, contents, metrics_of, records
 
 import lcjax
-from conftest import SHORT
 from lcjax.train.__main__ import main
 from lcjax.train.reporting.metrics import read_rows
 from lcjax.weights.tokenizer import TOKENIZER_FILES

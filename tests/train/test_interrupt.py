@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import complete_saves, lines, records
+from processes import SHORT, complete_saves, lines, records
 
-from conftest import SHORT
 from lcjax.train import TrainingArguments, train
 from lcjax.train.__main__ import load, main, parse
 from lcjax.train.interrupt import Interrupted, StopRequest

@@ -10,9 +10,8 @@ import shutil
 
 import jax
 import pytest
-from processes import records
+from processes import SHORT, records
 
-from conftest import SHORT
 from lcjax.errors import InputError
 from lcjax.train import RunArguments
 from lcjax.train.__main__ import main
