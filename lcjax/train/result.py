@@ -24,7 +24,11 @@ class TrainingResult:
     stopped_by: str | None = None
 
 
+# Of a folder's name; file systems take 255 bytes, of which a character has 4 at most.
+_LONGEST_NAME = 50
+
+
 def default_output_dir(name_or_path: str) -> Path:
     """runs/NAME-TIME, a folder that does not exist yet."""
-    name = Path(name_or_path).name.lower().removesuffix(".gguf") or "model"
+    name = Path(name_or_path).name.lower().removesuffix(".gguf")[:_LONGEST_NAME] or "model"
     return Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"

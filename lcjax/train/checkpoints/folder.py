@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,11 +160,13 @@ def open_run_folder(output_dir: Path, arguments: TrainingArguments) -> Iterator[
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    """Removes the innermost first, up to one that has something in it."""
-    with contextlib.suppress(OSError):
-        for folder in folders:
-            with contextlib.suppress(FileNotFoundError):
-                folder.rmdir()
+    """Removes the innermost first, up to one that has something in it; one that could not be made is passed over."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+                return
 
 
 def _open(output_dir: Path, arguments: TrainingArguments) -> RunFolder:
