@@ -33,7 +33,9 @@ def implementation_in_halves(implementation: str) -> str:
     """
     name = resolve_implementation(implementation)
     if name not in IN_HALVES:
-        raise InputError(f"attention={implementation!r} does not run in tiles; use attention='pallas' or 'xla'")
+        raise InputError(
+            f"attention={implementation!r} does not run in tiles; use attention='pallas' or attention='xla'"
+        )
     return name
 
 

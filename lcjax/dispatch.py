@@ -117,7 +117,7 @@ def _fa3_refusal(call: AttentionCall) -> str | None:
     return _library_refusal(call, largest_head_dim=128)
 
 
-_MEND = "attention='pallas' or 'xla'"
+_MEND = "attention='pallas' or attention='xla'"
 
 
 def _library_refusal(call: AttentionCall, *, largest_head_dim: int) -> str | None:

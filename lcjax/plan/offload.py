@@ -92,7 +92,7 @@ def _of_attention(config: LlamaConfig, settings: ModelSettings, dtype: str, sequ
     if implementation not in IN_HALVES:
         raise InputError(
             f"use_gradient_checkpointing='offload_attn' keeps attention's log-sum-exp, which attention={implementation!r} does not "
-            "give; use 'offload', or attention='pallas' or 'xla'"
+            "give; use 'offload', or attention='pallas' or attention='xla'"
         )
 
     def shape(*heads: int) -> jax.ShapeDtypeStruct:

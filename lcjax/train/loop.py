@@ -166,7 +166,7 @@ class _Run:
         if not plan.one_document_a_row and not ops.takes_segments(attention):
             raise InputError(
                 f"attention={attention!r} takes one document a row, and rows of the {part} data hold several; use "
-                "attention='pallas' or 'xla', or longer documents"
+                "attention='pallas' or attention='xla', or longer documents"
             )
         return dataclasses.replace(self.model.settings, one_document_a_row=plan.one_document_a_row)
 

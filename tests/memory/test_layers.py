@@ -150,7 +150,7 @@ def test_tiles_divide_the_sequence():
         ),
         (
             {"attention": "cudnn", "use_gradient_checkpointing": "full"},
-            "attention='cudnn' does not run in tiles; use attention='pallas' or 'xla'",
+            "attention='cudnn' does not run in tiles; use attention='pallas' or attention='xla'",
         ),
     ],
 )
