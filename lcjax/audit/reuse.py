@@ -11,6 +11,7 @@ import itertools
 import numpy as np
 
 from lcjax.data import TokenizedCorpus
+from lcjax.data.hashing import mix
 
 NGRAM = 4
 NEAREST = 1024
@@ -123,13 +124,5 @@ def ngram_hashes(tokens: np.ndarray, n: int) -> np.ndarray:
     count = max(0, len(tokens) - n + 1)
     hashes = np.zeros(count, dtype=np.uint64)
     for i in range(n):
-        hashes = _mix(hashes ^ tokens[i : i + count].astype(np.uint64))
+        hashes = mix(hashes ^ tokens[i : i + count].astype(np.uint64))
     return hashes
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64, a bijection that spreads every bit (Steele, Lea & Flood, OOPSLA 2014)."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

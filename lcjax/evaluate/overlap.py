@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from lcjax.data.hashing import mix
+
 # Long enough that license headers and phrases that everybody writes are a small part of a document's windows.
 WINDOW = 32
 
@@ -44,14 +46,6 @@ def _hashes(tokens: np.ndarray) -> np.ndarray:
     hashes = tokens.astype(np.int64).astype(np.uint64)
     size = 1
     while size < WINDOW:  # of two neighbors of `size` tokens each, the hash of both
-        hashes = _mix(_mix(hashes[:-size]) + hashes[size:])
+        hashes = mix(mix(hashes[:-size]) + hashes[size:])
         size *= 2
     return hashes
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The finalizer of splitmix64, a bijection that spreads every bit (Steele, Lea & Flood, OOPSLA 2014)."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
