@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 
 
 def check_data_paths(paths: Sequence[str | Path]) -> None:
-    """Raises InputError where no path is given, or one is empty, leads nowhere or to no file or folder; reads nothing."""
+    """Raises InputError where no path is given, or one is empty or leads nowhere; reads nothing."""
     if not paths:
         raise InputError("no data is named; give at least one text file, .jsonl file or folder")
     for path in paths:
@@ -35,13 +35,11 @@ def check_data_paths(paths: Sequence[str | Path]) -> None:
         if not str(path).strip():
             raise InputError(f"--data {str(path)!r} is an empty path; name a file or folder, or . for the current one")
         try:
-            exists, readable = Path(path).exists(), Path(path).is_file() or Path(path).is_dir()
+            exists = Path(path).exists()
         except OSError as error:
             raise unreadable(error) from None
         if not exists:
             raise InputError(f"{path} does not exist; check the path of the data")
-        if not readable:  # a pipe without a writer would be waited for without an end
-            raise InputError(f"{path} is a pipe or a device; write its content to a file and name that")
 
 
 def read_documents(

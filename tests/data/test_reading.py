@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from lcjax.data import Document, check_data_paths, read_documents, stdlib_sources
+from lcjax.data import Document, read_documents, stdlib_sources
 from lcjax.errors import InputError
 
 
@@ -153,9 +153,3 @@ def test_stdlib_sources_are_the_library_without_its_tests():
     assert not [path for path in sources if unwanted & set(path.parts[len(sources[0].parts) - 1 :])]
     documents = read_documents(sources)
     assert sum(len(document.text) for document in documents) > 5_000_000
-
-
-def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="pipe is a pipe or a device; write its content to a file"):
-        check_data_paths([tmp_path / "pipe"])
