@@ -115,7 +115,7 @@ def test_flags_overrule_the_run(work, monkeypatch):
 
 def test_other_text_is_not_called_held_out(evaluate):
     found, said = evaluate("--run", "runs/x", "--data", "other.txt", *POSITION)
-    assert "measured on all of the data, which runs/x did not train on: 1 documents" in said
+    assert "measured on all of the data, which runs/x did not train on: 1 document, " in said
     assert "held out" not in said
     assert "warning" not in said
     assert found["text"]["held_out_of"] is None
