@@ -1,10 +1,13 @@
-"""lcjax: long-context fine-tuning of Llama-family models in JAX."""
+"""lcjax: long-context fine-tuning of Llama-family models in JAX.
+
+The public names are loaded when they are asked for, so that `import lcjax` and a command's `--help` import no JAX.
+"""
 
 import sys
 from typing import TYPE_CHECKING
 
+from lcjax.cli.startup import end_quietly_on_signals
 from lcjax.lazy import lazily
-from lcjax.startup import end_quietly_on_signals
 
 if sys.argv[:1] == ["-m"] and any(word.split(".")[0] == "lcjax" for word in sys.orig_argv[1:3]):
     # `python -m lcjax.train` looks for its module in this package first. A signal ends it in one line from here on.
@@ -13,9 +16,11 @@ if sys.argv[:1] == ["-m"] and any(word.split(".")[0] == "lcjax" for word in sys.
 if TYPE_CHECKING:
     from lcjax.api import from_pretrained, get_peft_model, load_adapter, save_merged, save_pretrained
     from lcjax.config import LlamaConfig, LoraConfig
+    from lcjax.config.training import TrainingArguments
     from lcjax.errors import InputError
     from lcjax.model import Llama
-    from lcjax.train import TrainingArguments, train
+    from lcjax.ops.attention import masks
+    from lcjax.train import train
 
 __version__ = "0.1.0"
 
@@ -28,6 +33,7 @@ __all__ = [
     "from_pretrained",
     "get_peft_model",
     "load_adapter",
+    "masks",
     "save_merged",
     "save_pretrained",
     "train",
@@ -42,7 +48,8 @@ __getattr__ = lazily(
         **dict.fromkeys(("LlamaConfig", "LoraConfig"), "lcjax.config"),
         "InputError": "lcjax.errors",
         "Llama": "lcjax.model",
-        "TrainingArguments": "lcjax.train.arguments",
+        "TrainingArguments": "lcjax.config.training",
+        "masks": "lcjax.ops.attention",
         "train": "",  # the package, which can be called
     },
 )

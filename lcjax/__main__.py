@@ -10,8 +10,8 @@ import importlib
 import importlib.metadata
 import sys
 
+from lcjax.cli.startup import BROKEN_PIPE, discard, importing, leave
 from lcjax.errors import unknown
-from lcjax.startup import BROKEN_PIPE, discard, importing, leave
 
 COMMANDS = {
     "train": ("lcjax.train.__main__", "fine-tune a model on long documents"),

@@ -12,21 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lcjax import lora, ops, quant, weights
-from lcjax.config import TARGET_MODULES, LlamaConfig, LoraConfig
+from lcjax import weights
+from lcjax.config import TARGET_MODULES, LlamaConfig, LoraConfig, MemorySettings, parse_memory
+from lcjax.config.policies import resolve_policy
+from lcjax.config.precision import check_dtype, check_quantize
+from lcjax.config.rope_choice import check_choice, choose_rope, describe_rope
 from lcjax.errors import InputError
-from lcjax.memory import MemorySettings, parse_memory
-from lcjax.model import Llama, ModelSettings
-from lcjax.remat import resolve_policy
-from lcjax.rope import check_choice, choose_rope, describe_rope
-from lcjax.weights.names import TensorName
+from lcjax.model import Llama, ModelSettings, lora
+from lcjax.model.params import TensorName
+from lcjax.ops.attention.registry import resolve_implementation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 logger = logging.getLogger("lcjax")
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def from_pretrained(
@@ -52,10 +51,10 @@ def from_pretrained(
       attention: the implementation, see `lcjax.ops.attention`.
       quantize: "nf4" keeps the layers' linear maps in four bits, as bitsandbytes does, for training adapters on them; the
         activations are in `dtype` still. A checkpoint that bitsandbytes wrote in NF4 is taken as it is, with or without.
-      memory: how layers run in tiles: `lcjax.memory.MemorySettings`, the same in words ("tile=4096,head_groups=8"), "none", or
+      memory: how layers run in tiles: `lcjax.config.MemorySettings`, the same in words ("tile=4096,head_groups=8"), "none", or
         "auto", which is tiles above 32,768 tokens.
-      rope_scaling, rope_theta: how RoPE reaches beyond the trained context, see `lcjax.rope.choose_rope`; one line of the log says
-        what became of it. The model's config has it, and so what is saved.
+      rope_scaling, rope_theta: how RoPE reaches beyond the trained context, see `lcjax.config.rope_choice.choose_rope`. One
+        line of the log says what was chosen. The model's config has it, and so has what is saved.
       embeddings_on_host: leaves embedding and head in pinned host memory, where training may then keep them, until something
         needs them; also where `memory` says so.
       loss_chunk: tokens whose logits exist at a time while training; what fills 32 to 128 MiB when None.
@@ -67,8 +66,8 @@ def from_pretrained(
       InputError: nothing usable is there; the message names the thing and the mend.
     """
     jax_dtype = resolve_dtype(dtype)
-    ops.resolve_implementation(attention)
-    quant.check_kind(quantize)
+    resolve_implementation(attention)
+    check_quantize(quantize)
     check_choice(rope_scaling, rope_theta)
     source = weights.resolve_model(str(name_or_path))
     memory = parse_memory(memory) if isinstance(memory, str) else memory
@@ -110,7 +109,7 @@ def get_peft_model(
       model: a model without an adapter.
       r, lora_alpha, target_modules, use_rslora, lora_dropout: see `lcjax.config.LoraConfig`; target_modules may be one
         name, and "all-linear" stands for all.
-      use_gradient_checkpointing: "auto", "none", "full", "offload" (or "unsloth"), "offload_attn"; see `lcjax.remat`.
+      use_gradient_checkpointing: "auto", "none", "full", "offload" (or "unsloth"), "offload_attn"; see `lcjax.memory.checkpoint`.
       random_state: seed of the adapter's A.
 
     Raises:
@@ -188,11 +187,10 @@ def resolve_dtype(name: str | None):
     Raises:
       InputError: a name other than float32 and bfloat16.
     """
+    check_dtype(name)
     if name is None or name == "auto":
         return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    if name not in DTYPES:
-        raise InputError(f"dtype={name!r} is not supported; use float32 or bfloat16")
-    return DTYPES[name]
+    return jnp.dtype(name).type
 
 
 def _with_chosen_rope(

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from lcjax.startup import importing, leave
+from lcjax.cli.startup import importing, leave
 
 with importing(__name__ == "__main__"):
     import jax.numpy as jnp
@@ -24,11 +24,14 @@ with importing(__name__ == "__main__"):
         TransferSpeedColumn,
     )
 
-    from lcjax.cli import check_output_dir, entry_point, parse
+    from lcjax.cli.entry import entry_point
+    from lcjax.cli.flags import parse
+    from lcjax.cli.outputs import check_output_dir
     from lcjax.config import LoraConfig
+    from lcjax.config.rope_choice import choose_rope
     from lcjax.errors import InputError
-    from lcjax.lora import merge_weight
-    from lcjax.rope import choose_rope
+    from lcjax.model.lora import merge_weight
+    from lcjax.model.params import TensorName, tensor_names
     from lcjax.weights import (
         Checkpoint,
         base_config,
@@ -40,7 +43,6 @@ with importing(__name__ == "__main__"):
     )
     from lcjax.weights.assembly import DTYPES
     from lcjax.weights.hf import write_checkpoint
-    from lcjax.weights.names import TensorName, tensor_names
 
 _FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".json")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

@@ -9,9 +9,14 @@ from collections.abc import Iterable
 class InputError(ValueError):
     """A wrong path, file, flag or combination: the message names the thing and the mend in one line.
 
-    Command lines print the message alone and exit with code 2 (see `lcjax.cli`); every other exception is a bug of
+    Command lines print the message alone and exit with code 2 (see `lcjax.cli.entry`); every other exception is a bug of
     ours and keeps its traceback.
     """
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a field."""
+    return "--" + name.replace("_", "-")
 
 
 def unknown(what: str, value: str, known: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """Speed and memory of the attention and RoPE kernels beside every implementation that is there.
 
     python scripts/bench_kernels.py --lengths 2048 16384 --csv kernels.csv --plot roofline.png
-    python scripts/bench_kernels.py --sweep --lengths 16384       # the tiles of lcjax/pallas/tiles.py
+    python scripts/bench_kernels.py --sweep --lengths 16384       # the tiles of lcjax/pallas/triton/tiles.py
 
 JAX and torch run in processes of their own, on the same shapes, timed by the same code; what is compared runs one after the other.
 Prints milliseconds, TFLOP/s by the usual count (causal attention: half the products; backward 2.5 times the forward), bytes beside

@@ -206,8 +206,8 @@ def _timed(one_step: Callable[[], float], steps: int) -> tuple[list[float], floa
 
 
 def _rates(shape: Shape, tokens: int, seconds: float) -> dict[str, float]:
+    from lcjax.config.presets import resolve_config
     from lcjax.plan.flops import PEAK_BF16_TFLOPS, step_flops
-    from lcjax.presets import resolve_config
 
     flops = step_flops(resolve_config(shape.model), tokens, shape.lora_r).total
     mfu = flops / seconds / (PEAK_BF16_TFLOPS["h100-80gb"] * 1e12)

@@ -87,7 +87,7 @@ def _measure(step: Callable[[], float], bench: Bench) -> dict:
 
 
 def _model_path(bench: Bench) -> Path:
-    from lcjax.train.arguments import demo_model
+    from lcjax.weights.demo import demo_model
 
     return Path(bench.model) if bench.model is not None else demo_model()
 
@@ -104,7 +104,10 @@ def lcjax_step(bench: Bench) -> Callable[[], float]:
     import numpy as np
 
     import lcjax
-    from lcjax import lora, optim, step
+    from lcjax import step
+    from lcjax.model import lora
+    from lcjax.optim.adamw import make_optimizer
+    from lcjax.optim.schedules import make_schedule
 
     model, tokenizer = lcjax.from_pretrained(_model_path(bench), bench.tokens, bench.dtype)
     model = lcjax.get_peft_model(model)
@@ -118,7 +121,7 @@ def lcjax_step(bench: Bench) -> Callable[[], float]:
     batch = {name: jax.numpy.asarray(value)[None, None] for name, value in batch.items()}
     mask = lora.trainable_mask(model.params, lora.adapters_only)
     trainable, frozen = lora.partition(model.params, mask)
-    optimizer = optim.make_optimizer(optim.make_schedule("constant", 2e-4, 1), mask)
+    optimizer = make_optimizer(make_schedule("constant", 2e-4, 1), mask)
     state = step.init_state(optimizer, trainable, 0)
     train_step = step.jit_train_step(step.Objective(model.config, model.settings), optimizer)
 

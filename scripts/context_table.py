@@ -18,13 +18,13 @@ from typing import Any
 
 import tyro
 
-from lcjax.memory import MemorySettings, parse_memory
+from lcjax.config import MemorySettings, parse_memory
+from lcjax.config.presets import resolve_config
 from lcjax.plan.__main__ import start_quietly
 from lcjax.plan.memory import GIB, MARGIN_BYTES
 from lcjax.plan.planner import Plan, Planner
 from lcjax.plan.progress import CompilationProgress
 from lcjax.plan.workload import Workload
-from lcjax.presets import resolve_config
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SLOPES = DOCS.parent / "tests" / "memory" / "bytes_a_token.json"

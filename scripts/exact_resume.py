@@ -26,9 +26,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from lcjax import cli, presets, weights
+from lcjax import weights
+from lcjax.cli.flags import parse
+from lcjax.config import presets
+from lcjax.model.params import TensorName
 from lcjax.train.compiled.builder import builder
-from lcjax.weights.names import TensorName
 
 CASES = {
     "nf4": "--quantize nf4",
@@ -69,7 +71,7 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Prints a line a case; returns 1 where bits differ."""
-    arguments = cli.parse(Arguments, argv, "python scripts/exact_resume.py")
+    arguments = parse(Arguments, argv, "python scripts/exact_resume.py")
     model = random_model(arguments)
     print(json.dumps(builder()), flush=True)
     with concurrent.futures.ThreadPoolExecutor(arguments.at_once) as pool:

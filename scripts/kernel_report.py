@@ -27,9 +27,9 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from lcjax.cli import entry_point
-from lcjax.deviceless import gpu_sharding
+from lcjax.cli.entry import entry_point
 from lcjax.errors import InputError
+from lcjax.plan.aot import gpu_sharding
 from lcjax_kernels.codegen import budgets
 from lcjax_kernels.codegen.analysis import Codegen, analyse
 from lcjax_kernels.codegen.compile_pallas import compile_attention, compile_rope
@@ -45,7 +45,7 @@ class Report:
     """Registers, spills, tensor-core products and loops of every kernel, compiled without a GPU."""
 
     gpu: str = "h100-80gb"
-    """A target in lcjax/targets."""
+    """A target in lcjax/plan/targets."""
     kernel: tuple[Literal["attention_forward", "attention_dq", "attention_dkv", "rope"], ...] = ()
     """Only these."""
     head_dim: tuple[Literal[64, 80, 96, 128, 256], ...] = HEAD_DIMS

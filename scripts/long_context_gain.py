@@ -21,18 +21,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
 import lcjax
-from lcjax import lora, step
-from lcjax.cli import entry_point, parse
+from lcjax import step
+from lcjax.cli.entry import entry_point
+from lcjax.cli.flags import parse
+from lcjax.cli.terminal import say
 from lcjax.data import Data, lay_out, load_corpus, stdlib_sources
 from lcjax.errors import InputError
 from lcjax.evaluate import LossByPosition, loss_by_position
 from lcjax.evaluate.excerpts import Excerpt, rows_of
 from lcjax.evaluate.pictures import buckets_figure
 from lcjax.evaluate.text import Text
+from lcjax.model import lora
+from lcjax.step.program import build_program
 from lcjax.train import TrainingArguments
-from lcjax.train.arguments import demo_model
-from lcjax.train.program import build_program
-from lcjax.train.reporting.terminal import say
+from lcjax.weights.demo import demo_model
 
 Found = dict[str, list[LossByPosition]]
 """Of every held-out document, by what the model was trained on before."""

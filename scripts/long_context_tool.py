@@ -14,10 +14,10 @@ from pathlib import Path
 
 import tyro
 
-from lcjax.cli import entry_point
+from lcjax.cli.entry import entry_point
+from lcjax.config.rope_choice import choose_rope
 from lcjax.convert import Convert, convert
-from lcjax.rope import choose_rope
-from lcjax.rope.report import report
+from lcjax.ops.rope.report import report
 from lcjax.weights import open_model_files, resolve_model
 
 

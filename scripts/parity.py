@@ -32,10 +32,10 @@ import torch
 import tyro
 from rich.console import Console
 
-from lcjax.cli import entry_point
+from lcjax.cli.entry import entry_point
+from lcjax.cli.startup import EXIT_CODES
 from lcjax.errors import InputError
-from lcjax.startup import EXIT_CODES
-from lcjax.train.arguments import demo_model
+from lcjax.weights.demo import demo_model
 from lcjax_kernels.cases import ModelShape, default_matrix, full_matrix, long_matrix, with_rows
 from lcjax_kernels.parity.accuracy import less_accurate
 from lcjax_kernels.parity.hunt import caught, mutant_jobs, survivors

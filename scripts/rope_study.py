@@ -24,15 +24,19 @@ import jax
 import numpy as np
 
 import lcjax
-from lcjax import cli, lora, step
+from lcjax import step
+from lcjax.cli.entry import entry_point
+from lcjax.cli.flags import parse
 from lcjax.config import LlamaConfig
+from lcjax.config.rope_choice import CHOICES, choose_rope, describe_rope
+from lcjax.config.training import TrainingArguments
 from lcjax.data import read_documents, stdlib_sources, tokenize
 from lcjax.errors import InputError
 from lcjax.evaluate import LossByPosition, loss_by_position
 from lcjax.evaluate.positions import FIRST_STOP
-from lcjax.rope import CHOICES, choose_rope, describe_rope
-from lcjax.train.arguments import TrainingArguments, demo_model
-from lcjax.train.program import build_program
+from lcjax.model import lora
+from lcjax.step.program import build_program
+from lcjax.weights.demo import demo_model
 from rope_study_report import draw, table
 
 
@@ -74,9 +78,9 @@ class Study:
             raise InputError("--steps must be at least 0, --eval-tokens and --trained-context at least 1")
 
 
-@cli.entry_point
+@entry_point
 def main(argv: list[str] | None = None) -> int:
-    study = cli.parse(Study, argv, "python scripts/rope_study.py")
+    study = parse(Study, argv, "python scripts/rope_study.py")
     model, tokenizer = lcjax.from_pretrained(
         study.model or demo_model(), dtype=study.dtype, attention=study.attention, use_gradient_checkpointing="auto"
     )

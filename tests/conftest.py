@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import jax
 import pytest
 
-from lcjax.train.arguments import demo_model
+from lcjax.weights.demo import demo_model
 from tiny_llama import save_tiny_llama
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lcjax.train.allocators import pinnable_bytes
+from lcjax.memory.allocators import pinnable_bytes
 
 SHARE, SHARE_OF_OLD, HOST = (
     "XLA_CLIENT_MEM_FRACTION",

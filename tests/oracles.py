@@ -17,10 +17,10 @@ import transformers
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 import lcjax
-from lcjax import lora, step, weights
-from lcjax.loss import IGNORE
-from lcjax.model import ModelSettings
-from lcjax.weights.names import TensorName, tensor_names
+from lcjax import step, weights
+from lcjax.model import ModelSettings, lora
+from lcjax.model.params import TensorName, tensor_names
+from lcjax.ops.cross_entropy import IGNORE
 from lcjax.weights.peft import adapter_names
 from shapes import MODEL_COMMON
 
@@ -139,7 +139,7 @@ def torch_gradients(model, batch: Batch, names: list[TensorName]) -> lora.Tree:
 
 
 def stacked(arrays: dict[str, np.ndarray], names: list[TensorName]) -> lora.Tree:
-    """A checkpoint's tensors as the tree of `lcjax.weights.names`."""
+    """A checkpoint's tensors as the tree of `lcjax.model.params`."""
     collected: dict[tuple[str, ...], Any] = {}
     for name in names:
         array = arrays[name.name]

@@ -16,8 +16,8 @@ import transformers
 from rich.console import Console
 
 import lcjax
-from lcjax import lora
 from lcjax.config import TARGET_MODULES
+from lcjax.model import lora
 from lcjax.weights import load_tokenizer
 from numerics import error_ratio
 from oracles import Oracle, make_batch, make_oracle, to_numpy, torch_logits, with_random_adapter

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import bench_kernels
-from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
-from lcjax.pallas.tiles import traced_with
+from lcjax.pallas.triton.tiles import traced_with
+from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
 from lcjax_kernels.bench import jax_side, runs
 from lcjax_kernels.bench.jobs import BACKWARD, BOTH, FORWARD, Job, Result
 

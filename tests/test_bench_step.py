@@ -8,8 +8,8 @@ import json
 import pytest
 
 from jax_limits import HOST, SHARE, SHARE_OF_OLD, limits_at_start, limits_of_a_small_run
+from lcjax.config.presets import PRESETS
 from lcjax.errors import InputError
-from lcjax.presets import PRESETS
 from lcjax_steps.lcjax_side import trace_step
 from lcjax_steps.shape import Shape
 

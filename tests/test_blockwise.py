@@ -8,7 +8,8 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from lcjax import blockwise, ops
+from lcjax import ops
+from lcjax.ops.attention import xla
 from lcjax_kernels.tolerance import ratios_of
 
 TOKENS, HEADS, HEAD_DIM = 512, 4, 256
@@ -20,7 +21,7 @@ def test_products_of_a_difference_are_of_short_sums(monkeypatch):
     references = plain_dq_of_two_keys(*inputs), plain_dq_of_two_keys(*(x.astype(np.float64) for x in inputs))
     short = ratios_of(gradient(0, *inputs, window=2), *references)
     assert max(short) <= 1
-    monkeypatch.setattr(blockwise, "LONGEST_SUM_OF_A_DIFFERENCE", HEAD_DIM)
+    monkeypatch.setattr(xla, "LONGEST_SUM_OF_A_DIFFERENCE", HEAD_DIM)
     jax.clear_caches()
     long = ratios_of(gradient(0, *inputs, window=2), *references)
     assert min(long) > 1
@@ -32,7 +33,7 @@ def test_a_key_gathers_its_queries_in_short_sums(monkeypatch):
     k, v = (rng.normal(size=(1, TOKENS, 1, 64)).astype(np.float32) for _ in range(2))
     exact = plain_dk(*(x.astype(np.float64) for x in (q, k, v, dout)))
     short = gradient(1, q, k, v, dout) - exact
-    monkeypatch.setattr(blockwise, "LONGEST_SUM_OF_QUERIES", TOKENS * HEADS)
+    monkeypatch.setattr(xla, "LONGEST_SUM_OF_QUERIES", TOKENS * HEADS)
     jax.clear_caches()
     long = gradient(1, q, k, v, dout) - exact
     # 0.7, of errors of 32,768 elements; of keys that only a few queries see the sums are short in any case.

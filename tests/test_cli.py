@@ -1,4 +1,4 @@
-"""What all command lines share (`lcjax.cli`)."""
+"""What all command lines share (`lcjax.cli.entry`)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from lcjax.cli import entry_point
+from lcjax.cli.entry import entry_point
 
 
 def test_the_plugin_to_plan_with_is_no_news_without_a_gpu():
     """Every command on a machine that has JAX's compiler for a GPU, and no GPU, used to begin with JAX's traceback."""
-    code = "import jax; from lcjax.cli import entry_point; entry_point(lambda _: print(jax.default_backend()) or 0)([])"
+    code = "import jax; from lcjax.cli.entry import entry_point; entry_point(lambda _: print(jax.default_backend()) or 0)([])"
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert "Traceback" not in done.stderr
@@ -22,7 +22,7 @@ def test_the_plugin_to_plan_with_is_no_news_without_a_gpu():
 
 def test_a_notebooks_backend_for_pictures_is_not_needed():
     """Commands in a notebook's shell inherit MPLBACKEND; a run ended in a traceback at its first picture."""
-    code = "from lcjax.startup import importing\nwith importing(True):\n    import matplotlib\nprint(matplotlib.get_backend())"
+    code = "from lcjax.cli.startup import importing\nwith importing(True):\n    import matplotlib\nprint(matplotlib.get_backend())"
     environment = os.environ | {"MPLBACKEND": "module://of_a_notebook"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert (done.stdout.strip().lower(), done.stderr) == ("agg", "")

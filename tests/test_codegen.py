@@ -9,7 +9,7 @@ import re
 import pytest
 
 from lcjax.errors import InputError
-from lcjax.pallas.scores import LONGEST_SUM
+from lcjax.pallas.triton.scores import LONGEST_SUM
 from lcjax_kernels.codegen import budgets, ptx, sass, toolchain
 from lcjax_kernels.codegen.analysis import Codegen, analyse
 from lcjax_kernels.codegen.compile_pallas import compile_attention, compile_rope

@@ -9,7 +9,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from lcjax.cli import entry_point
+from lcjax.cli.entry import entry_point
 from lcjax.convert import main, parse_size
 from lcjax.errors import InputError
 from lcjax.weights import load_config, load_gguf, load_params, load_tokenizer

@@ -10,8 +10,8 @@ from rich.console import Console
 from lcjax.audit.__main__ import main as audit
 from lcjax.audit.figures import audit as audit_figures
 from lcjax.audit.report import reuse_table
-from lcjax.corpus import CorpusArguments, load
 from lcjax.data import stdlib_sources
+from lcjax.data.arguments import CorpusArguments, load
 from lcjax.tokens.__main__ import main as tokens
 
 

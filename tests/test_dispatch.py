@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import pytest
 from jax.tree_util import Partial
 
-from lcjax import dispatch, ops
+from lcjax import ops
 from lcjax.errors import InputError
+from lcjax.ops.attention import fa3, registry
 
 X = jnp.zeros((1, 4, 2, 8))
 HALF = X.astype(jnp.bfloat16)
@@ -50,7 +51,7 @@ def test_a_named_implementation_says_why_not(implementation, x, options, message
     ],
 )
 def test_fa3_where_it_is_installed(monkeypatch, options, message):
-    monkeypatch.setattr("lcjax.fa3.INSTALLED", True)
+    monkeypatch.setattr(fa3, "INSTALLED", True)
     with pytest.raises(InputError, match=message):
         ops.attention(HALF, HALF, HALF, implementation="fa3", **options)
 
@@ -73,9 +74,9 @@ def test_unknown_names():
 
 
 def test_auto():
-    assert dispatch.resolve_implementation("auto") == "xla"
-    assert dispatch.rope_beside("cudnn") == "auto"
-    assert dispatch.rope_beside("pallas") == "pallas"
+    assert registry.resolve_implementation("auto") == "xla"
+    assert registry.rope_beside("cudnn") == "auto"
+    assert registry.rope_beside("pallas") == "pallas"
 
 
 @pytest.mark.parametrize(

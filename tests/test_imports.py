@@ -1,9 +1,11 @@
-"""Who may import whom: the import column of the design, read off the source of every file."""
+"""Who may import whom: the order of the packages, and the libraries of each, read off the source of every file."""
 
 from __future__ import annotations
 
 import ast
+import os
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,67 +15,66 @@ import lcjax
 
 PACKAGE = Path(lcjax.__file__).parent
 
-# Of each room, the rooms of lcjax and the libraries that it may import beside the standard library.
-ALLOWED = {
+# Lowest first. What stands on one line does not import each other, only what stands above.
+ORDER = """
+errors | lazy
+config
+ops
+pallas | optim
+memory
+model
+weights
+api
+cli
+data | convert | generate
+step
+leak | tokens
+plan | evaluate | audit
+train
+doctor
+"""
+LEVELS = [line.split(" | ") for line in ORDER.split("\n") if line]
+LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+
+# Kernels are built of what operations define, masks above all; operations reach them where an implementation is chosen.
+UPWARD = {
+    "ops/attention/registry.py": "pallas",
+    "ops/attention/passes.py": "pallas",
+    "ops/rope/api.py": "pallas",
+    "__init__.py": "cli.startup",  # before everything else, and of the standard library alone
+}
+
+# Beside the standard library and JAX's own.
+LIBRARIES = {
     "errors": "",
-    "startup": "",
-    "signals": "",
     "lazy": "",
-    "native_log": "",
-    "flags": "errors | tyro",
-    "rope_scaling": "errors",
-    "config": "errors rope_scaling",
-    "rope": "config errors | jax numpy",
-    "reference": "| jax",
-    "loss": "| jax",
-    "remat": "errors | jax",
-    "masks": "| jax",
-    "attention_call": "masks | jax",
-    "block_pairs": "masks | jax",
-    "blockwise": "block_pairs masks remat | jax",
-    "cudnn": "errors | jax",
-    "fa3": "| jax flash_attn3_jax",
-    "pallas": "masks remat | jax numpy",
-    "dispatch": "attention_call blockwise cudnn fa3 pallas errors | jax",
-    "attention_halves": "attention_call blockwise dispatch errors pallas | jax",
-    "memory": "attention_halves errors weights.names | jax",
-    "ops": "attention_call dispatch masks pallas reference rope | jax",
-    "deviceless": "errors | jax",
-    "presets": "config errors",
-    "model": "attention_halves config errors memory rope ops quant remat lora | jax flax numpy",
-    "quant": "errors | jax numpy",
-    "lora": "config errors quant weights.names | jax optax",
-    "layerwise": "| jax optax",
-    "optim": "errors layerwise | jax optax",
-    "step": "config layerwise loss memory model lora remat | jax optax",
-    "weights": "config errors quant | jax numpy ml_dtypes safetensors gguf tokenizers transformers huggingface_hub",
-    "data": "config errors | numpy grain jinja2 pyarrow rich tokenizers transformers",
-    "evaluate": "cli lazy startup data errors inference loss model rope step train.reporting.run_record "
-    "train.reporting.terminal weights | numpy rich matplotlib transformers",
-    "api": "config errors lora memory ops quant weights model remat rope | jax numpy transformers",
-    "cli": "errors flags signals startup | rich",
-    "convert": "cli startup config errors lora rope weights | jax numpy rich tyro",
-    "corpus": "cli data errors rope train.arguments train.reporting.terminal weights | rich transformers tyro",
-    "tokens": "cli startup corpus data | matplotlib numpy rich",
-    "audit": "cli startup corpus data errors tokens train.reporting.terminal | matplotlib numpy rich",
-    "leak": "api cli startup lazy config data errors model train.reporting.terminal weights | jax numpy rich",
-    "train": "api audit cli flags lazy native_log signals startup config data errors evaluate layerwise leak "
-    "lora memory model ops optim plan quant remat rope step "
-    "weights | jax numpy optax orbax rich matplotlib tensorboardX transformers",
-    "plan": "attention_halves cli native_log startup config deviceless dispatch errors fa3 layerwise lora loss "
-    "memory model ops pallas.tiles presets "
-    "quant remat rope step train weights.names | jax rich matplotlib",
-    "inference": "api errors model ops quant rope weights | transformers",
-    "generate": "cli lazy signals startup errors inference model ops train.reporting.terminal weights | jax numpy "
-    "flax rich tokenizers transformers jinja2",
-    "doctor": "audit cli native_log startup config corpus deviceless errors plan remat rope weights | rich",
-    "": "api config errors lazy model startup train",
-    "__main__": "errors startup",
+    "config": "",
+    "ops": "jax numpy flash_attn3_jax",
+    "pallas": "jax numpy",
+    "optim": "jax optax",
+    "memory": "jax",
+    "model": "jax flax numpy optax",
+    "weights": "jax numpy ml_dtypes safetensors gguf tokenizers transformers huggingface_hub",
+    "api": "jax numpy transformers",
+    "cli": "rich tyro transformers",
+    "data": "numpy grain jinja2 pyarrow rich tokenizers transformers tyro",
+    "convert": "jax numpy rich tyro",
+    "generate": "jax numpy flax rich tokenizers transformers jinja2",
+    "step": "jax optax",
+    "leak": "jax numpy rich",
+    "tokens": "matplotlib numpy rich",
+    "plan": "jax rich matplotlib",
+    "evaluate": "numpy rich matplotlib transformers",
+    "audit": "matplotlib numpy rich",
+    "train": "jax numpy optax orbax rich matplotlib tensorboardX transformers",
+    "doctor": "rich",
+    "": "",
+    "__main__": "",
 }
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it; `from lcjax import lora` counts as lcjax.lora."""
+    """Every module that a file imports, wherever in it; `from lcjax import api` counts as lcjax.api."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -93,14 +94,20 @@ def is_below(module: str, allowed: list[str]) -> bool:
     return any(module == name or module.startswith(name + ".") for name in allowed)
 
 
-def offences(path: Path, room: str) -> list[str]:
-    """The imports of a file that its room may not make."""
-    rooms, _, libraries = ALLOWED[room].partition("|")
-    own = [f"lcjax.{name}" for name in [*rooms.split(), *([room] if room else [])]]
+def may_import(room: str) -> list[str]:
+    """The modules of lcjax that a package may import: itself, and what stands above it in the order."""
+    if room in ("", "__main__"):
+        return [f"lcjax.{name}" for name in LEVEL]
+    return [f"lcjax.{name}" for name, level in LEVEL.items() if level < LEVEL[room] or name == room]
+
+
+def offences(path: Path, room: str, exception: str = "") -> list[str]:
+    """The imports of a file that its package may not make."""
+    allowed = [*may_import(room), *LIBRARIES[room].split(), *([f"lcjax.{exception}"] if exception else [])]
     return [
         module
         for module in imports(path)
-        if module.split(".")[0] not in sys.stdlib_module_names and not is_below(module, own + libraries.split())
+        if module.split(".")[0] not in sys.stdlib_module_names and not is_below(module, allowed)
     ]
 
 
@@ -108,21 +115,80 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_room_imports_what_the_design_allows(path):
-    assert room_of(path) in ALLOWED, "a new room: give it a line above and in the design"
-    assert offences(path, room_of(path)) == []
+def test_a_package_imports_what_stands_before_it(path):
+    room = room_of(path)
+    assert room in LIBRARIES, "a new package: give it a place in ORDER and its libraries"
+    assert offences(path, room, UPWARD.get(str(path.relative_to(PACKAGE)), "")) == []
 
 
-def test_every_room_is_there():
-    assert {room_of(path) for path in FILES} == set(ALLOWED)
+def test_every_package_has_a_place():
+    assert {room_of(path) for path in FILES} == set(LIBRARIES) == {"", "__main__", *LEVEL}
+
+
+def test_every_exception_is_used():
+    for name, module in UPWARD.items():
+        assert any(is_below(found, [f"lcjax.{module}"]) for found in imports(PACKAGE / name))
 
 
 def test_an_offence_is_found(tmp_path):
-    path = tmp_path / "loss.py"
+    path = tmp_path / "masks.py"
     path.write_text(
-        "import jax.numpy as jnp\nfrom lcjax import config\ndef f():\n    import torch.nn\n    import lcjax.train.loop\n"
+        "import jax.numpy as jnp\nfrom lcjax import memory\ndef f():\n    import torch.nn\n    import lcjax.train.loop\n"
+        "from lcjax.config import LlamaConfig\n"
     )
-    assert offences(path, "loss") == ["lcjax.config", "torch.nn", "lcjax.train.loop"]
+    assert offences(path, "ops") == ["lcjax.memory", "torch.nn", "lcjax.train.loop"]
+
+
+def modules_of(room: str) -> list[str]:
+    """Every module of a package but its command, which is a program."""
+    paths = [path for path in FILES if room_of(path) == room and path.stem != "__main__"]
+    dotted = (path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".") for path in paths)
+    return [name.removesuffix(".__init__") for name in dotted]
+
+
+def loaded_alone(room: str) -> set[str]:
+    """The packages of lcjax that are there once all modules of one are imported under an empty `lcjax/__init__.py`.
+
+    In a process of its own, in which the libraries are loaded already.
+    """
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            for name in [name for name in sys.modules if name.split(".")[0] == "lcjax"]:
+                del sys.modules[name]
+            empty = types.ModuleType("lcjax")
+            empty.__path__ = [str(PACKAGE)]
+            sys.modules["lcjax"] = empty
+            for name in modules_of(room):
+                __import__(name)
+            found = {name.split(".")[1] for name in sys.modules if name.startswith("lcjax.")}
+            os.write(writer, " ".join(sorted(found)).encode())
+        except BaseException as error:
+            os.write(writer, f"{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    assert ":" not in text, text
+    return set(text.split())
+
+
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning", "ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("room", LEVEL)
+def test_a_package_can_be_imported_alone(room):
+    assert loaded_alone(room) <= {name.removeprefix("lcjax.") for name in may_import(room)}
+
+
+@pytest.mark.parametrize("room", [room for room in LEVEL if LIBRARIES[room] == ""])
+def test_what_says_what_a_run_is_needs_no_library(room):
+    assert all(
+        module.split(".")[0] in {*sys.stdlib_module_names, "lcjax"}
+        for path in FILES
+        if room_of(path) == room
+        for module in imports(path)
+    )
 
 
 REFERENCE = sorted((PACKAGE.parent / "triton_ref").rglob("*.py"))

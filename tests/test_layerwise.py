@@ -1,4 +1,4 @@
-"""lcjax.layerwise: masters that learn what bfloat16 cannot, and state that stays in host memory."""
+"""lcjax.optim.layerwise: masters that learn what bfloat16 cannot, and state that stays in host memory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy as np
 import optax
 import pytest
 
-from lcjax import optim
 from lcjax.config import LlamaConfig
-from lcjax.layerwise import global_norm, host_bytes
+from lcjax.optim.adamw import make_optimizer
+from lcjax.optim.layerwise import global_norm, host_bytes
+from lcjax.optim.schedules import make_schedule
 from lcjax.plan.compile import compile_step
 from lcjax.plan.parameters import abstract_params
 from lcjax.plan.settings import requested_settings
@@ -33,8 +34,8 @@ def random_tree(seed: int, dtype) -> dict:
 
 def trained(dtype, **where):
     """(weights, state) after some steps on the gradients that all runs share, which bfloat16 holds exactly."""
-    schedule = optim.make_schedule("linear", RATE, STEPS)
-    optimizer = optim.make_optimizer(schedule, EVERYTHING, weight_decay=0.1, **where)
+    schedule = make_schedule("linear", RATE, STEPS)
+    optimizer = make_optimizer(schedule, EVERYTHING, weight_decay=0.1, **where)
     weights = jax.tree.map(lambda x: x.astype(dtype), random_tree(0, jnp.bfloat16))
     state = optimizer.init(weights)
 

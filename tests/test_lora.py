@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from lcjax import lora
 from lcjax.config import TARGET_MODULES, LlamaConfig, LoraConfig
+from lcjax.model import lora
 from numerics import error_ratio
 
 CONFIG = LlamaConfig(

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from jaxprs import output_shapes
-from lcjax import loss
-from lcjax.loss import IGNORE, chunk_tokens, linear_cross_entropy, token_cross_entropy
+from lcjax.ops.cross_entropy import IGNORE, chunk_tokens, linear, linear_cross_entropy, token_cross_entropy
 from numerics import error_ratio, error_ratios
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -26,7 +25,7 @@ SHAPES = {
 @pytest.fixture(autouse=True)
 def small_chunks(request, monkeypatch):
     if "real_chunks" not in request.fixturenames:
-        monkeypatch.setattr(loss, "chunk_tokens", lambda vocab_size: max(1, 8192 // vocab_size))
+        monkeypatch.setattr(linear, "chunk_tokens", lambda vocab_size: max(1, 8192 // vocab_size))
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from lcjax import masks
-from lcjax.masks import Band, Blocks, Documents, Mask
+from lcjax.ops.attention import masks
+from lcjax.ops.attention.masks import Band, Blocks, Documents, Mask
 
 BATCH, HEADS, TOKENS, KEYS = 2, 3, 70, 90
 BLOCKS = Blocks(BATCH, HEADS, TOKENS, KEYS, query_block=16, key_block=32)

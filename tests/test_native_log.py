@@ -1,4 +1,4 @@
-"""What compiled libraries print goes to a file, and Python's messages to the terminal (`lcjax.native_log`)."""
+"""What compiled libraries print goes to a file, and Python's messages to the terminal (`lcjax.cli.native_log`)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lcjax.native_log import NativeLog
+from lcjax.cli.native_log import NativeLog
 
 PROGRAM = """
 import ctypes, os, sys
 from pathlib import Path
 from rich.console import Console
-from lcjax.native_log import NativeLog
+from lcjax.cli.native_log import NativeLog
 
 console, native = Console(stderr=True), ctypes.CDLL(None)
 with NativeLog() as log:

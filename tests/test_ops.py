@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcjax import ops, reference
+from lcjax import ops
 from lcjax.errors import InputError
+from lcjax.ops.attention import reference
 from numerics import error_ratio, error_ratios, tree_error_ratio
 from shapes import ATTENTION, ATTENTION_BFLOAT16, AttentionShape
 

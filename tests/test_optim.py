@@ -10,9 +10,11 @@ import pytest
 import torch
 import transformers
 
+from lcjax.config.training import SCHEDULES
 from lcjax.errors import InputError
-from lcjax.lora import partition
-from lcjax.optim import SCHEDULES, make_optimizer, make_schedule
+from lcjax.model.lora import partition
+from lcjax.optim.adamw import make_optimizer
+from lcjax.optim.schedules import make_schedule
 from numerics import error_ratios
 
 RATE = 3e-4

@@ -1,10 +1,10 @@
-"""Where a command writes its figures (`lcjax.cli.check_outputs`)."""
+"""Where a command writes its figures (`lcjax.cli.outputs.check_outputs`)."""
 
 from __future__ import annotations
 
 import pytest
 
-from lcjax.cli import check_outputs
+from lcjax.cli.outputs import check_outputs
 from lcjax.errors import InputError
 
 

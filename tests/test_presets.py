@@ -1,4 +1,4 @@
-"""lcjax.presets: the models by name are the published ones."""
+"""lcjax.config.presets: the models by name are the published ones."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import math
 
 import pytest
 
+from lcjax.config.presets import PRESETS, resolve_config
 from lcjax.errors import InputError
-from lcjax.presets import PRESETS, resolve_config
+from lcjax.model.params import tensor_names
 from lcjax.weights import gguf
-from lcjax.weights.names import tensor_names
 
 # The parameter counts that the hub shows for each checkpoint's safetensors, tied heads counted once.
 PARAMETERS = {

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 import profile_step
-from lcjax.presets import resolve_config
+from lcjax.config.presets import resolve_config
 from lcjax_steps import ideal, trace
 from lcjax_steps.shape import Shape
 from lcjax_steps.trace import ELEMENTWISE, EXPOSED, IDLE, Event

@@ -9,8 +9,8 @@ import pytest
 
 from jaxprs import count, equations
 from lcjax import step
+from lcjax.config.policies import POLICIES, resolve_policy
 from lcjax.errors import InputError
-from lcjax.remat import POLICIES, resolve_policy
 from oracles import QUICK_TO_COMPILE, Oracle, jax_gradients, make_batch, make_oracle, split, with_random_adapter
 from shapes import MODEL_COMMON, MODELS
 

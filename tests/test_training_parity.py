@@ -14,8 +14,10 @@ import torch
 import transformers
 
 import lcjax
-from lcjax import optim, step
-from lcjax.loss import IGNORE
+from lcjax import step
+from lcjax.ops.cross_entropy import IGNORE
+from lcjax.optim.adamw import make_optimizer
+from lcjax.optim.schedules import make_schedule
 from lcjax.weights.peft import adapter_names
 from oracles import Oracle, micro_batches, split, stacked, torch_loss, with_random_adapter
 
@@ -81,8 +83,8 @@ def test_twenty_steps_of_adamw(pretrained, oracle, batches):
     expected, torch_adapter = train_with_torch(oracle, batches)
     model = lcjax.load_adapter(pretrained[0], oracle.adapter)
     trainable, frozen, mask = split(model)
-    schedule = optim.make_schedule("linear", RATE, STEPS, warmup_steps=WARMUP)
-    optimizer = optim.make_optimizer(schedule, mask, weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_GRAD_NORM)
+    schedule = make_schedule("linear", RATE, STEPS, warmup_steps=WARMUP)
+    optimizer = make_optimizer(schedule, mask, weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_GRAD_NORM)
     train_step = step.jit_train_step(step.Objective(model.config, model.settings), optimizer)
     losses, trained = train_with_lcjax(train_step, step.init_state(optimizer, trainable, 0), frozen, batches)
     deviations = np.abs(losses / expected - 1)

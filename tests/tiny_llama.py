@@ -8,7 +8,7 @@ import jax
 
 import lcjax
 from lcjax import weights
-from lcjax.weights.names import tensor_names
+from lcjax.model.params import tensor_names
 
 
 def save_tiny_llama(directory: Path, texts: list[str]) -> None:

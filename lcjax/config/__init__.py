@@ -1,8 +1,11 @@
-"""What a model and an adapter are, before any array exists: frozen, validated, hashable.
+"""What a model, an adapter, RoPE and a run are, before any array exists: frozen, validated, hashable. No JAX.
 
-model.py    a decoder of the Llama family
-lora.py     an adapter
-reading.py  config.json, with each family's own defaults
+model.py        a decoder of the Llama family; reading.py config.json, with each family's own defaults
+presets.py      the shapes of published models
+lora.py         an adapter
+rope.py         the kinds of RoPE, in config.json's spellings; rope_choice.py which one a longer context gets
+memory.py       how layers run in tiles; policies.py what gradient checkpointing keeps
+training.py     how to train; run_record.py a run's run.json
 """
 
 from __future__ import annotations
@@ -10,5 +13,9 @@ from __future__ import annotations
 from lcjax.config.lora import ALL_LINEAR as ALL_LINEAR
 from lcjax.config.lora import TARGET_MODULES as TARGET_MODULES
 from lcjax.config.lora import LoraConfig as LoraConfig
+from lcjax.config.memory import MemorySettings as MemorySettings
+from lcjax.config.memory import parse_memory as parse_memory
+from lcjax.config.memory import resolve_memory as resolve_memory
+from lcjax.config.model import EMBEDDING_MODULES as EMBEDDING_MODULES
 from lcjax.config.model import LlamaConfig as LlamaConfig
-from lcjax.rope_scaling import RopeScaling as RopeScaling
+from lcjax.config.rope import RopeScaling as RopeScaling

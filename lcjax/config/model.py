@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lcjax.config.reading import read_fields, read_json_file
+from lcjax.config.rope import UNSCALED, RopeScaling
 from lcjax.errors import InputError
-from lcjax.rope_scaling import UNSCALED, RopeScaling
 
+EMBEDDING_MODULES = ("embed_tokens", "lm_head")
+"""Those with a weight [V, D] a model; one with tied embeddings has the first alone."""
 _SIZES = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
     max_position_embeddings

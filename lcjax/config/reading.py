@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lcjax.config.rope import read_rope
 from lcjax.errors import InputError
-from lcjax.rope_scaling import read_rope
 
 _LLAMA = {
     "vocab_size": 32_000,

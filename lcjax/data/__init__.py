@@ -1,22 +1,26 @@
-"""Reading, splitting, packing: from files to packed, resumable batches."""
+"""Reading, splitting, packing: from files to packed, resumable batches. Names are loaded when they are asked for."""
 
-from lcjax.data.chat import ChatTemplate
-from lcjax.data.document import Document
-from lcjax.data.files import stdlib_sources
-from lcjax.data.load import Data, load_corpus
-from lcjax.data.mixture import Mixture, check_weights
-from lcjax.data.packing import PackingPlan, Piece, pack
-from lcjax.data.pipeline import evaluation_batches, iterate, make_dataset
-from lcjax.data.reading import UNITS, check_data_paths, read_documents, read_sources
-from lcjax.data.rows import IGNORE, NO_ROW, PAD_ID, Batch, documents_of, is_learned, lay_out
-from lcjax.data.split import split_held_out
-from lcjax.data.tokens import TokenizedCorpus, tokenize
+from typing import TYPE_CHECKING
+
+from lcjax.lazy import lazily
+
+if TYPE_CHECKING:
+    from lcjax.data.chat import ChatTemplate
+    from lcjax.data.document import Document
+    from lcjax.data.files import stdlib_sources
+    from lcjax.data.load import Data, load_corpus
+    from lcjax.data.mixture import Mixture
+    from lcjax.data.packing import PackingPlan, Piece, pack
+    from lcjax.data.pipeline import evaluation_batches, iterate, make_dataset
+    from lcjax.data.reading import check_data_paths, read_documents, read_sources
+    from lcjax.data.rows import IGNORE, NO_ROW, PAD_ID, Batch, documents_of, is_learned, lay_out
+    from lcjax.data.split import split_held_out
+    from lcjax.data.tokens import TokenizedCorpus, tokenize
 
 __all__ = [
     "IGNORE",
     "NO_ROW",
     "PAD_ID",
-    "UNITS",
     "Batch",
     "ChatTemplate",
     "Data",
@@ -26,7 +30,6 @@ __all__ = [
     "Piece",
     "TokenizedCorpus",
     "check_data_paths",
-    "check_weights",
     "documents_of",
     "evaluation_batches",
     "is_learned",
@@ -41,3 +44,22 @@ __all__ = [
     "stdlib_sources",
     "tokenize",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "ChatTemplate": "lcjax.data.chat",
+        "Document": "lcjax.data.document",
+        "stdlib_sources": "lcjax.data.files",
+        **dict.fromkeys(("Data", "load_corpus"), "lcjax.data.load"),
+        "Mixture": "lcjax.data.mixture",
+        **dict.fromkeys(("PackingPlan", "Piece", "pack"), "lcjax.data.packing"),
+        **dict.fromkeys(("evaluation_batches", "iterate", "make_dataset"), "lcjax.data.pipeline"),
+        **dict.fromkeys(("check_data_paths", "read_documents", "read_sources"), "lcjax.data.reading"),
+        **dict.fromkeys(
+            ("IGNORE", "NO_ROW", "PAD_ID", "Batch", "documents_of", "is_learned", "lay_out"), "lcjax.data.rows"
+        ),
+        "split_held_out": "lcjax.data.split",
+        **dict.fromkeys(("TokenizedCorpus", "tokenize"), "lcjax.data.tokens"),
+    },
+)

@@ -14,8 +14,9 @@ import grain
 import numpy as np
 from rich.console import Console
 
+from lcjax.config.training import check_weights
 from lcjax.data.chat import ChatTemplate
-from lcjax.data.mixture import Mixture, check_weights, pack_mixture
+from lcjax.data.mixture import Mixture, pack_mixture
 from lcjax.data.packing import PackingPlan, nothing_learned, pack
 from lcjax.data.pipeline import evaluation_batches, make_dataset
 from lcjax.data.progress import say

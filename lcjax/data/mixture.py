@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import sys
 from collections.abc import Callable, Sequence
 
 import grain
 import numpy as np
 
+from lcjax.config.training import check_weights
 from lcjax.data.packing import PackingPlan, nothing_learned, pack
 from lcjax.errors import InputError
 
@@ -53,19 +53,6 @@ class Mixture:
                 self.names, self.weights, self.turns, itertools.pairwise(self.row_bounds), strict=True
             )
         ]
-
-
-def check_weights(weights: Sequence[float], paths: int) -> None:
-    """Raises InputError where there is not one positive weight for each path of the data."""
-    if len(weights) != paths:
-        raise InputError(
-            f"{len(weights)} weights are given in --data-weights for {paths} paths of --data; give one weight for each path"
-        )
-    for weight in weights:
-        if not 0 < weight < math.inf:
-            raise InputError(
-                f"the weight {weight} in --data-weights must be a positive number; leave out what you do not want"
-            )
 
 
 def pack_mixture(

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from lcjax.config.training import UNITS
 from lcjax.data.chat import ChatTemplate
 from lcjax.data.document import Document
 from lcjax.data.files import NotText, read_text, suffix_of, unreadable, walk
@@ -15,7 +16,6 @@ from lcjax.data.repositories import holds_repositories, is_repository, repositor
 from lcjax.data.tables import is_table, read_table
 from lcjax.errors import InputError, unknown
 
-UNITS = ("file", "repository")
 # Of a path's records, the share that may be bad: with more, the path or its format is more likely wrong than its records.
 _BAD_SHARE = 0.5
 _SHOWN = 3

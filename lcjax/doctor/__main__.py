@@ -5,25 +5,29 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from lcjax.startup import importing, leave
+from lcjax.cli.startup import importing, leave
 
 with importing(__name__ == "__main__"):
     from rich.console import Console
 
     from lcjax import weights
     from lcjax.audit.figures import audit
-    from lcjax.cli import entry_point, parse, tables_console, write_json
+    from lcjax.cli.entry import entry_point
+    from lcjax.cli.flags import parse
+    from lcjax.cli.native_log import NativeLog
+    from lcjax.cli.outputs import write_json
+    from lcjax.cli.terminal import tables_console
     from lcjax.config import LlamaConfig
-    from lcjax.corpus import CorpusArguments, load
-    from lcjax.deviceless import gpu_names
+    from lcjax.data.arguments import CorpusArguments
+    from lcjax.data.corpus import load
     from lcjax.doctor.command import command
     from lcjax.doctor.documents import on_documents
     from lcjax.doctor.findings import Finding
     from lcjax.doctor.memory import by_plan, by_rule
     from lcjax.doctor.rope import on_rope
     from lcjax.errors import InputError, unknown
-    from lcjax.native_log import NativeLog
     from lcjax.plan.__main__ import start_quietly
+    from lcjax.plan.aot import gpu_names
     from lcjax.plan.planner import Planner
     from lcjax.plan.progress import CompilationProgress
     from lcjax.plan.workload import Workload

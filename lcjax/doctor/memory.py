@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from lcjax.config.policies import OFFLOAD_ABOVE_TOKENS, resolve_policy
 from lcjax.doctor.findings import Finding
 from lcjax.errors import InputError
 from lcjax.plan.memory import GIB
 from lcjax.plan.planner import Plan, Planner
 from lcjax.plan.report import duration, headline
 from lcjax.plan.workload import Workload
-from lcjax.remat import OFFLOAD_ABOVE_TOKENS, resolve_policy
 
 QUESTION = "does it fit, and how?"
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lcjax.config import LlamaConfig
+from lcjax.config.rope_choice import choose_rope, describe_rope
 from lcjax.doctor.findings import Finding
-from lcjax.rope import choose_rope, describe_rope
 
 QUESTION = "beyond the trained context?"
 

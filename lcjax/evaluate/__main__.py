@@ -7,12 +7,16 @@ import itertools
 import sys
 from pathlib import Path
 
-from lcjax.startup import importing, leave
+from lcjax.cli.startup import importing, leave
 
 with importing(__name__ == "__main__"):
     from rich.console import Console
 
-    from lcjax import cli, weights
+    from lcjax import weights
+    from lcjax.cli.entry import entry_point
+    from lcjax.cli.model_loading import check_adapter, load_model
+    from lcjax.cli.outputs import check_output_dir, write_json
+    from lcjax.cli.terminal import mute_libraries, say, shown_warnings
     from lcjax.data import check_data_paths
     from lcjax.errors import InputError
     from lcjax.evaluate.arguments import EvaluateArguments, parse
@@ -23,12 +27,11 @@ with importing(__name__ == "__main__"):
     from lcjax.evaluate.tasks import measure, possible_tasks
     from lcjax.evaluate.text import Text
     from lcjax.evaluate.titles import subject
-    from lcjax.train.reporting.terminal import mute_libraries, say, shown_warnings
 
 RESULTS = "results.json"
 
 
-@cli.entry_point
+@entry_point
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
     arguments = parse(argv)
@@ -41,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         settings = {"data": arguments.data, "max_seq_length": arguments.max_seq_length, "seed": arguments.seed}
         content = described | settings | {"text": source.as_json()} | results.as_json()
         folder.mkdir(parents=True, exist_ok=True)
-        cli.write_json(content, str(folder / RESULTS))
+        write_json(content, str(folder / RESULTS))
         width = None if sys.stdout.isatty() else 120
         Console(width=width).print(*tables(results))
         for path in [folder / RESULTS, *draw(results, folder, _title(arguments, source))]:
@@ -60,9 +63,9 @@ def evaluate(arguments: EvaluateArguments, console: Console) -> tuple[Results, P
     # The data first: what is wrong with them is said before weights are downloaded or loaded.
     tokenizer = weights.load_tokenizer(weights.resolve_model(arguments.model, with_weights=False))
     data = load_text(arguments.text, run, tokenizer, arguments.max_seq_length, console)
-    arguments.check_adapter()
+    check_adapter(arguments)
     say(console, f"loading {arguments.model}")
-    base, adapted, _ = arguments.load(arguments.max_seq_length)
+    base, adapted, _ = load_model(arguments, arguments.max_seq_length)
     data.check_fit(base.config.vocab_size, arguments.max_seq_length)
     text = Text.of(data, tokenizer)
     source = provenance(text, data, arguments.text, run, tokenizer, console)
@@ -81,7 +84,7 @@ def new_folder(arguments: EvaluateArguments) -> Path:
       InputError: it holds one, or cannot be made.
     """
     folder = arguments.output_dir or _unused(arguments)
-    cli.check_output_dir("--output-dir", folder)
+    check_output_dir("--output-dir", folder)
     if former := [name for name in (RESULTS, *PICTURES) if (folder / name).exists()]:
         raise InputError(f"--output-dir {folder} holds {former[0]} of another evaluation; choose another folder")
     return folder

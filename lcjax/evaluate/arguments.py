@@ -7,13 +7,14 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from lcjax import cli
-from lcjax.data import UNITS, check_weights
+from lcjax.cli import flags
+from lcjax.cli.flags import refuse_empty
+from lcjax.cli.model_arguments import ModelArguments
+from lcjax.config.rope import LONGEST
+from lcjax.config.training import UNITS, check_weights
 from lcjax.errors import InputError, unknown
 from lcjax.evaluate.context import SHORTEST
 from lcjax.evaluate.run import Run, TrainingText
-from lcjax.inference import ModelArguments
-from lcjax.rope import LONGEST
 
 EVALUATIONS = ("position", "context", "needle")
 # Needles, question and answer take about a hundred tokens.
@@ -123,15 +124,15 @@ def parse(argv: list[str] | None) -> EvaluateArguments:
       InputError: the folder of --run is no run's, or a value is refused.
     """
     program = "python -m lcjax.evaluate"
-    cli.refuse_empty(sys.argv[1:] if argv is None else argv)
+    refuse_empty(sys.argv[1:] if argv is None else argv)
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--run", nargs="?")
     early.add_argument("--data", nargs="*")
     given, _ = early.parse_known_args(argv)
     if given.run is None:
-        return cli.parse(EvaluateArguments, argv, program)
+        return flags.parse(EvaluateArguments, argv, program)
     defaults = Run.read(Path(given.run)).defaults(own_data=given.data is None)
     defaults["tasks"] = ()
     if given.data is not None:
         defaults["data"] = tuple(given.data)
-    return cli.parse(EvaluateArguments, argv, program, EvaluateArguments(**defaults))
+    return flags.parse(EvaluateArguments, argv, program, EvaluateArguments(**defaults))

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lcjax import step
-from lcjax.loss import IGNORE
+from lcjax.config.rope import LONGEST
 from lcjax.model import Llama
-from lcjax.rope import LONGEST
+from lcjax.ops.cross_entropy import IGNORE
 
 # The first positions of a document share a bucket: apart, each would be a mean of a few tokens.
 FIRST_STOP = 16

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
+from lcjax.config.run_record import started
 from lcjax.data import Data, load_corpus
 from lcjax.errors import InputError
 from lcjax.evaluate.overlap import shares_trained_on
 from lcjax.evaluate.run import Run, TrainingText
 from lcjax.evaluate.text import Text, documents_of_plan
-from lcjax.train.reporting.run_record import started
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from lcjax.config.run_record import RECORD, path_from, read_run_record
 from lcjax.errors import InputError
-from lcjax.train.reporting.run_record import RECORD, path_from, read_run_record
 
 # Arguments of lcjax.train that an evaluation has, too.
 _SHARED = ("max_seq_length", "rope_scaling", "rope_theta", "dtype", "quantize", "seed")

@@ -7,29 +7,32 @@ import time
 from collections.abc import Iterator, Sequence
 from signal import SIGINT
 
-from lcjax.startup import importing, leave
+from lcjax.cli.startup import importing, leave
 
 with importing(__name__ == "__main__"):
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from lcjax import cli, weights
+    from lcjax import weights
+    from lcjax.cli.entry import entry_point
+    from lcjax.cli.flags import parse
+    from lcjax.cli.model_loading import check_adapter, load_model
+    from lcjax.cli.signals import Interrupted
+    from lcjax.cli.terminal import mute_libraries, say, shown_warnings
     from lcjax.errors import InputError
     from lcjax.generate.arguments import GenerateArguments
     from lcjax.generate.chat import chat_ids, message
     from lcjax.generate.generator import Generator, check_length
     from lcjax.generate.text import TextStream, stop_ids
-    from lcjax.signals import Interrupted
-    from lcjax.train.reporting.terminal import mute_libraries, say, shown_warnings
 
 # A conversation's room where none is asked for: the cache of a large model's whole context would fill a GPU.
 _CONVERSATION_TOKENS = 8192
 
 
-@cli.entry_point
+@entry_point
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    arguments = cli.parse(GenerateArguments, argv, "python -m lcjax.generate")
+    arguments = parse(GenerateArguments, argv, "python -m lcjax.generate")
     console = Console(stderr=True)
     mute_libraries()
     with shown_warnings(console):
@@ -47,7 +50,7 @@ class Command:
     def __init__(self, arguments: GenerateArguments, console: Console):
         self.arguments = arguments
         self.console = console
-        arguments.check_adapter()
+        check_adapter(arguments)
         self.path = weights.resolve_model(arguments.model)
         self.config = weights.open_model_files(self.path).config
         self.tokenizer = weights.load_tokenizer(self.path)
@@ -83,7 +86,7 @@ class Command:
 
     def _generator(self, capacity: int) -> Generator:
         say(self.console, f"loading {self.arguments.model}")
-        base, adapted, _ = self.arguments.load(capacity)
+        base, adapted, _ = load_model(self.arguments, capacity)
         return Generator(adapted or base, capacity)
 
     def _write(self, generator: Generator, ids: Sequence[int], *, stops_on_interrupt: bool = False) -> str:

@@ -6,9 +6,9 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from lcjax.cli.model_arguments import ModelArguments
 from lcjax.errors import InputError
 from lcjax.generate.sampling import Sampling
-from lcjax.inference import ModelArguments
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from lcjax.startup import importing, leave
+from lcjax.cli.startup import importing, leave
 
 with importing(__name__ == "__main__"):
     import numpy as np
@@ -12,12 +12,14 @@ with importing(__name__ == "__main__"):
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from lcjax import api, weights
-    from lcjax.cli import entry_point, parse
-    from lcjax.data import UNITS, Data, check_data_paths, lay_out, load_corpus
+    from lcjax.cli.entry import entry_point
+    from lcjax.cli.flags import parse
+    from lcjax.cli.terminal import say, shown_warnings
+    from lcjax.config.training import UNITS
+    from lcjax.data import Data, check_data_paths, lay_out, load_corpus
     from lcjax.errors import InputError, unknown
     from lcjax.leak.probe import LeakProbe, leak_line
     from lcjax.model import Llama
-    from lcjax.train.reporting.terminal import say, shown_warnings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import jax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lcjax.weights.names import EMBEDDING_MODULES
+from lcjax.config import EMBEDDING_MODULES
 
 Tree = dict[str, Any]
 

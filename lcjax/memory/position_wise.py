@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lcjax.attention_halves import backward_half, forward_half
 from lcjax.memory.parts import LayerInputs, LayerParts
 from lcjax.memory.tiles import Tiles
+from lcjax.ops.attention.passes import backward_half, forward_half
 
 Tree = Any
 Leaves = list[jax.Array]

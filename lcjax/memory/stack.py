@@ -17,19 +17,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lcjax.attention_halves import implementation_in_halves
+from lcjax.config.memory import MemorySettings
 from lcjax.errors import InputError
 from lcjax.memory.grouped_layer import GroupedLayer
 from lcjax.memory.layer import TiledLayer
 from lcjax.memory.parts import LayerInputs, LayerParts
-from lcjax.memory.settings import MemorySettings
 from lcjax.memory.stacked import layer_at, layer_numbers
 from lcjax.memory.trainable import Parameters
+from lcjax.ops.attention.passes import implementation_in_halves
 
 Tree = Any
 
 
-# The policies of `lcjax.remat` that a stack in tiles knows.
+# The policies of `lcjax.memory.checkpoint` that a stack in tiles knows.
 IN_TILES = ("full", "offload", "offload_attn")
 
 

@@ -11,11 +11,13 @@ from typing import Any
 import jax
 from flax import nnx
 
-from lcjax import ops, remat
+from lcjax import ops
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.errors import InputError
 from lcjax.model.context import Context, split_key
 from lcjax.model.linear import Linear
+from lcjax.ops.residuals import PROJECTION, name_residual
+from lcjax.ops.rope.api import rope_beside
 
 Tree = dict[str, Any]
 
@@ -44,9 +46,9 @@ class SelfAttention(nnx.Module):
             context.positions_BT,
             context.inverse_frequencies_F,
             attention_factor=context.attention_factor,
-            implementation=ops.rope_beside(context.attention),
+            implementation=rope_beside(context.attention),
         )
-        q_BTHd, k_BTKd, v_BTKd = (remat.name_residual(x, remat.PROJECTION) for x in (q_BTHd, k_BTKd, v_BTKd))
+        q_BTHd, k_BTKd, v_BTKd = (name_residual(x, PROJECTION) for x in (q_BTHd, k_BTKd, v_BTKd))
         return q_BTHd, k_BTKd, v_BTKd
 
     def heads(self, group: jax.Array, groups: int) -> SelfAttention:

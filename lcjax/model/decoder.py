@@ -11,12 +11,12 @@ from typing import Any
 import jax
 from flax import nnx
 
-from lcjax import remat
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.model.attention import SelfAttention, attend
 from lcjax.model.context import Context, split_key
 from lcjax.model.linear import Linear
 from lcjax.model.norm import RMSNorm
+from lcjax.ops.residuals import LAYER_INPUT, MIDDLE, PROJECTION, name_residual
 
 Tree = dict[str, Any]
 
@@ -32,7 +32,7 @@ class MLP(nnx.Module):
     def __call__(self, x_BTD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         gate_key, up_key, down_key = split_key(dropout_key, 3)
         gate, up = self.gate_proj(x_BTD, gate_key), self.up_proj(x_BTD, up_key)
-        gate, up = (remat.name_residual(x, remat.PROJECTION) for x in (gate, up))
+        gate, up = (name_residual(x, PROJECTION) for x in (gate, up))
         return self.down_proj(jax.nn.silu(gate) * up, down_key)
 
 
@@ -50,7 +50,7 @@ class DecoderLayer(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context, dropout_key: jax.Array | None) -> jax.Array:
         before_key, after_key = split_key(dropout_key, 2)
-        x_BTD = remat.name_residual(x_BTD, remat.LAYER_INPUT)
+        x_BTD = name_residual(x_BTD, LAYER_INPUT)
         q_BTHd, k_BTKd, v_BTKd = self.before_attention(x_BTD, context, before_key)
         return self.after_attention(x_BTD, attend(q_BTHd, k_BTKd, v_BTKd, context), after_key)
 
@@ -63,7 +63,7 @@ class DecoderLayer(nnx.Module):
     def after_attention(self, x_BTD: jax.Array, out_BTHd: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         """What the layer makes of the residual stream and of attention's output at the same positions."""
         output_key, mlp_key = split_key(dropout_key, 2)
-        x_BTD = remat.name_residual(x_BTD + self.self_attn.output(out_BTHd, output_key), remat.MIDDLE)
+        x_BTD = name_residual(x_BTD + self.self_attn.output(out_BTHd, output_key), MIDDLE)
         return self.feed_forward(x_BTD, mlp_key)
 
     def feed_forward(self, x_BTD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from lcjax import quant, remat
 from lcjax.config import LoraConfig
+from lcjax.ops import nf4
+from lcjax.ops.residuals import LOW_RANK, name_residual
 
 Tree = dict[str, Any]
 
@@ -21,13 +22,13 @@ Tree = dict[str, Any]
 class Linear(nnx.Module):
     """`y = x W^T + b`, plus the adapter `scaling * (dropout(x) A^T) B^T` where one is attached.
 
-    Where the tree has W quantised (see `lcjax.quant.nf4`), every call makes its values anew: under the layer's checkpoint they are
-    made again in the backward pass and never kept.
+    Where the tree has W quantized (see `lcjax.ops.nf4.format`), every call computes its values. Under the layer's checkpoint
+    they are computed again in the backward pass and never stored.
     """
 
     def __init__(self, tree: Tree, lora: LoraConfig | None = None):
         weight = tree["weight"]
-        self.weight = nnx.Dict(jax.tree.map(nnx.Param, weight)) if quant.is_quantised(weight) else nnx.Param(weight)
+        self.weight = nnx.Dict(jax.tree.map(nnx.Param, weight)) if nf4.is_quantised(weight) else nnx.Param(weight)
         self.bias = nnx.Param(tree["bias"]) if "bias" in tree else None
         self.lora_A = nnx.LoRAParam(tree["lora_A"]) if "lora_A" in tree else None
         self.lora_B = nnx.LoRAParam(tree["lora_B"]) if "lora_B" in tree else None
@@ -36,13 +37,13 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """x [..., I] to [..., O], in x's dtype; products accumulate in float32."""
         weight = self._weight()
-        y = _times_transposed(x, quant.dequantise(weight, x.dtype) if quant.is_quantised(weight) else weight)
+        y = _times_transposed(x, nf4.dequantise(weight, x.dtype) if nf4.is_quantised(weight) else weight)
         if self.bias is not None:
             y = y + jnp.expand_dims(self.bias[...], range(x.ndim - 1))
         if self.lora is not None and self.lora_A is not None and self.lora_B is not None:
             # Adapters are float32 masters; their products run in the activations' dtype.
             low_rank = _times_transposed(self._dropout(x, dropout_key), self.lora_A[...].astype(x.dtype))
-            low_rank = remat.name_residual(low_rank, remat.LOW_RANK)
+            low_rank = name_residual(low_rank, LOW_RANK)
             y = y + _expand(low_rank * self.lora.scaling, self.lora_B[...].astype(x.dtype))
         return y
 
@@ -83,8 +84,8 @@ class Linear(nnx.Module):
 
 def _part_of(x: Any, part: jax.Array, parts: int, axis: int) -> Any:
     """One of equal parts of an array along an axis, or of a quantised weight."""
-    if quant.is_quantised(x):
-        return quant.part_of(x, part, parts, axis)
+    if nf4.is_quantised(x):
+        return nf4.part_of(x, part, parts, axis)
     size = x.shape[axis] // parts
     return lax.dynamic_slice_in_dim(x, part * size, size, axis)
 

@@ -13,18 +13,20 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from lcjax import remat
 from lcjax.config import LlamaConfig
+from lcjax.config.policies import OFFLOADING
+from lcjax.config.rope import attention_factor
 from lcjax.errors import InputError
-from lcjax.lora import adapters_only
 from lcjax.memory import Parameters, fetched, layer_at, layer_numbers, run_stack, tiled_stack
+from lcjax.memory.checkpoint import checkpoint_layer
 from lcjax.model.context import Context
 from lcjax.model.decoder import DecoderLayer, LayerFunctions
 from lcjax.model.ids import check_ids
 from lcjax.model.linear import Linear
+from lcjax.model.lora import adapters_only
 from lcjax.model.norm import RMSNorm
 from lcjax.model.settings import ModelSettings
-from lcjax.rope import attention_factor, inverse_frequencies
+from lcjax.ops.rope import inverse_frequencies
 
 Tree = dict[str, Any]
 
@@ -43,7 +45,7 @@ class Llama(nnx.Module):
     """A decoder of the Llama family: `logits_BTV = model(tokens_BT)`.
 
     Holds shapes and parameters; the computation is a pure function of them, so `nnx.split` and `nnx.merge` cost nothing and the
-    parameters' tree is the checkpoint's (see `lcjax.weights.names`).
+    parameters' tree is the checkpoint's (see `lcjax.model.params`).
     """
 
     def __init__(self, config: LlamaConfig, params: Tree, settings: ModelSettings):
@@ -140,7 +142,7 @@ class Llama(nnx.Module):
         # Of weights that learn, the scan has to take the layers itself: it adds up their gradients.
         # Quantised ones are read in their stack by the kernels that dequantise them.
         learns, quantised = self.settings.lora is None, self.layers.mlp.up_proj.is_quantised
-        by_number = policy in remat.OFFLOADING and not learns and not quantised
+        by_number = policy in OFFLOADING and not learns and not quantised
         params = Parameters.of(stacked_params, [not by_number or adapts for adapts in _of_adapters(stacked_params)])
 
         def layer(x_BTD, inputs):
@@ -149,7 +151,7 @@ class Llama(nnx.Module):
             return nnx.merge(layer_structure, layer_params)(x_BTD, context, key), None
 
         inputs = layer_numbers(self.config.num_hidden_layers), params.trainable, layer_keys
-        x_BTD, _ = lax.scan(remat.checkpoint_layer(layer, policy), x_BTD, inputs)
+        x_BTD, _ = lax.scan(checkpoint_layer(layer, policy), x_BTD, inputs)
         return self.norm(x_BTD)
 
 

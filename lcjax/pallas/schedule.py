@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import register_dataclass
 
-from lcjax.masks import Blocks, Mask
+from lcjax.ops.attention.masks import Blocks, Mask
 
 # (how many blocks, the column of the n-th)
 Visits = tuple[jax.Array, Callable[[jax.Array], jax.Array]]

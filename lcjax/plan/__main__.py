@@ -5,24 +5,26 @@ from __future__ import annotations
 import dataclasses
 import os
 
-from lcjax.startup import importing, leave
+from lcjax.cli.startup import importing, leave
 
 with importing(__name__ == "__main__"):
     import jax
 
-    from lcjax.cli import entry_point, parse, replacing, tables_console, write_json
-    from lcjax.deviceless import gpu_memory_bytes, gpu_names, gpu_sharding
+    from lcjax.cli.entry import entry_point
+    from lcjax.cli.flags import parse
+    from lcjax.cli.native_log import NativeLog
+    from lcjax.cli.outputs import replacing, write_json
+    from lcjax.cli.terminal import say, tables_console
     from lcjax.errors import InputError
-    from lcjax.native_log import NativeLog
+    from lcjax.plan.aot import gpu_memory_bytes, gpu_names, gpu_sharding
     from lcjax.plan.arguments import PlanArguments
-    from lcjax.plan.mends import mends
     from lcjax.plan.planner import Plan, Planner
     from lcjax.plan.plot import draw, lengths
     from lcjax.plan.progress import CompilationProgress
+    from lcjax.plan.remedies import mends
     from lcjax.plan.report import buffer_table, headline, ladder_table, plan_table, trial_table
     from lcjax.plan.search import LENGTH_STEP
     from lcjax.plan.workload import Workload
-    from lcjax.train.reporting.terminal import say
 
 
 @entry_point

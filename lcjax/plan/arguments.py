@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from lcjax.cli import check_outputs
+from lcjax.cli.outputs import check_outputs
+from lcjax.config.presets import resolve_config
+from lcjax.config.rope import LONGEST
 from lcjax.errors import InputError
 from lcjax.plan.workload import Workload
-from lcjax.presets import resolve_config
-from lcjax.rope import LONGEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class PlanArguments:
     model: str
     """A preset such as llama-3.1-8b, a config.json, or a directory that has one."""
     gpu: str = "h100-80gb"
-    """A name in lcjax/targets, e.g. rtx4090, a100-40gb, h100-80gb, h200."""
+    """A name in lcjax/plan/targets, e.g. rtx4090, a100-40gb, h100-80gb, h200."""
     max_seq_length: int | None = None
     """Tokens of context; the model's trained context when not given."""
     quantize: str | None = None

@@ -6,11 +6,10 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 
-from lcjax.attention_halves import runs_in_halves
-from lcjax.config import LlamaConfig
-from lcjax.memory import MemorySettings
+from lcjax.config import LlamaConfig, MemorySettings
+from lcjax.config.policies import OFFLOAD_ABOVE_TOKENS, OFFLOADING, POLICIES
 from lcjax.model import ModelSettings
-from lcjax.remat import OFFLOAD_ABOVE_TOKENS, OFFLOADING, POLICIES
+from lcjax.ops.attention.passes import runs_in_halves
 
 # Tokens whose logits exist at a time: from the least time to the least memory. Beyond 1,024 nothing is gained (docs/log.md).
 _LOSS_CHUNKS = (1024, 256, 64)
@@ -20,7 +19,7 @@ _TILES = (8192, 2048, 1024)
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One way. `memory` None: plain layers; `loss_chunk` None: as many tokens as `lcjax.loss.chunk_tokens` says."""
+    """One way. `memory` None: plain layers; `loss_chunk` None: as many tokens as `lcjax.ops.cross_entropy.chunk_tokens` says."""
 
     policy: str
     memory: MemorySettings | None

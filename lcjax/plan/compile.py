@@ -11,15 +11,15 @@ import jax.numpy as jnp
 from jax.sharding import use_abstract_mesh
 
 from lcjax import step
-from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
 from lcjax.model import ModelSettings
-from lcjax.pallas.tiles import traced_for
+from lcjax.pallas.triton.tiles import traced_for
+from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
 from lcjax.plan.hlo import Program
 from lcjax.plan.memory import Memory, measure, scratch_of
 from lcjax.plan.offload import check_offload, host_arrays
 from lcjax.plan.parameters import abstract_params
 from lcjax.plan.workload import Workload
-from lcjax.train.program import build_program
+from lcjax.step.program import build_program
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from lcjax.config import LlamaConfig
-from lcjax.loss import chunk_tokens
-from lcjax.memory import MemorySettings
+from lcjax.config import LlamaConfig, MemorySettings
+from lcjax.config.policies import OFFLOADING
 from lcjax.model import ModelSettings
+from lcjax.ops.cross_entropy import chunk_tokens
 from lcjax.plan.flops import PEAK_BF16_TFLOPS, step_flops
-from lcjax.remat import OFFLOADING
 
 # What the products of a step reach of the peak, and attention's kernels: 8B in NF4 on an H200, where the estimates are within a
 # tenth of docs/measured/h200-2026-11-24-steps.csv.

@@ -8,7 +8,7 @@ from typing import Any
 from lcjax.model import ModelSettings
 from lcjax.plan.buffers import Buffer, largest_buffers
 from lcjax.plan.compile import CompiledStep, compile_step
-from lcjax.plan.kept import kept
+from lcjax.plan.compile_cache import kept
 from lcjax.plan.memory import Memory
 from lcjax.plan.workload import Workload
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 
-from lcjax import fa3
 from lcjax.config import LlamaConfig
-from lcjax.deviceless import gpu_memory_bytes
 from lcjax.errors import InputError
-from lcjax.layerwise import host_bytes
 from lcjax.memory import is_on_host
 from lcjax.model import ModelSettings
+from lcjax.ops.attention import fa3
+from lcjax.optim.layerwise import host_bytes
+from lcjax.plan.aot import gpu_memory_bytes
 from lcjax.plan.parameters import tree_bytes
 
 GIB = 2**30

@@ -18,16 +18,16 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lcjax.attention_halves import IN_HALVES, forward_half
-from lcjax.config import LlamaConfig
-from lcjax.dispatch import resolve_implementation
+from lcjax.config import EMBEDDING_MODULES, LlamaConfig
+from lcjax.config.policies import resolve_policy
 from lcjax.errors import InputError
 from lcjax.model import ModelSettings
-from lcjax.pallas.tiles import traced_with
+from lcjax.model.params import tensor_names
+from lcjax.ops.attention.passes import IN_HALVES, forward_half
+from lcjax.ops.attention.registry import resolve_implementation
+from lcjax.pallas.triton.tiles import traced_with
 from lcjax.plan.hlo import Instruction, Program
 from lcjax.plan.memory import Memory
-from lcjax.remat import resolve_policy
-from lcjax.weights.names import EMBEDDING_MODULES, tensor_names
 
 # How XLA spells the dtypes of activations and of sums.
 _SPELLED = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}

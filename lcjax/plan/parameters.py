@@ -7,15 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lcjax import lora, quant
 from lcjax.config import LlamaConfig, LoraConfig
-from lcjax.weights.names import tensor_names
+from lcjax.model import lora
+from lcjax.model.params import tensor_names
+from lcjax.ops import nf4
 
 Tree = dict[str, Any]
 
 
 def abstract_params(config: LlamaConfig, adapter: LoraConfig | None, quantize: str | None) -> Tree:
-    """The tree of `lcjax.weights.names` in bfloat16, the layers' linear maps quantised where told, adapters float32.
+    """The tree of `lcjax.model.params` in bfloat16, the layers' linear maps quantised where told, adapters float32.
 
     Every leaf is a ShapeDtypeStruct.
 
@@ -38,7 +39,7 @@ def abstract_params(config: LlamaConfig, adapter: LoraConfig | None, quantize: s
 
 def _quantised(shape_LOI: tuple[int, ...]) -> Tree:
     layers, out_features, in_features = shape_LOI
-    types = quant.leaf_types(out_features, in_features)
+    types = nf4.leaf_types(out_features, in_features)
     return {name: jax.ShapeDtypeStruct((layers, *shape), dtype) for name, (shape, dtype) in types.items()}
 
 

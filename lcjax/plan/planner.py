@@ -9,8 +9,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from lcjax.loss import chunk_tokens
+from lcjax.config.rope import LONGEST
 from lcjax.model import ModelSettings
+from lcjax.ops.cross_entropy import chunk_tokens
 from lcjax.plan.buffers import Buffer
 from lcjax.plan.candidates import Candidate, candidates
 from lcjax.plan.cost import step_seconds
@@ -23,8 +24,7 @@ from lcjax.plan.search import LENGTH_STEP, largest_fitting
 from lcjax.plan.settings import policy_lengths, requested_settings
 from lcjax.plan.tuner import Tuning, most_frugal, tune
 from lcjax.plan.workload import Workload
-from lcjax.rope import LONGEST
-from lcjax.train.program import build_program
+from lcjax.step.program import build_program
 
 
 @dataclasses.dataclass(frozen=True)

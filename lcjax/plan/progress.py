@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from lcjax.cli import say
+from lcjax.cli.terminal import say
 from lcjax.plan.planner import Plan
 from lcjax.plan.workload import Workload
 

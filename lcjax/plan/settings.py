@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 
-from lcjax.dispatch import takes_segments
-from lcjax.memory import parse_memory
+from lcjax.config import parse_memory
+from lcjax.config.policies import KEEP_UP_TO_TOKENS, OFFLOAD_ABOVE_TOKENS, resolve_policy
 from lcjax.model import ModelSettings
+from lcjax.ops.attention.registry import takes_segments
 from lcjax.plan.workload import Workload
-from lcjax.remat import KEEP_UP_TO_TOKENS, OFFLOAD_ABOVE_TOKENS, resolve_policy
 
 
 def requested_settings(workload: Workload, tokens: int) -> ModelSettings:

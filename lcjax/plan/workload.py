@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from lcjax import ops, quant
-from lcjax.config import LlamaConfig, LoraConfig
+from lcjax.config import LlamaConfig, LoraConfig, parse_memory
+from lcjax.config.precision import check_quantize
+from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
-from lcjax.memory import parse_memory
-from lcjax.train.arguments import RunArguments, TrainingArguments
+from lcjax.ops.attention.registry import resolve_implementation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Workload:
     Args:
       model: what the user calls it.
       config: its shape.
-      gpu: a name of `lcjax.deviceless.gpu_names`, `gpus` of it in each of `hosts` machines.
+      gpu: a name of `lcjax.plan.aot.gpu_names`, `gpus` of it in each of `hosts` machines.
       lora_r: rank of the adapter on all seven linear maps of a layer; 0 trains every weight.
       quantize: None or "nf4".
       use_gradient_checkpointing, memory, loss_chunk, attention, optimizer_memory: as in `lcjax.train`.
@@ -30,7 +30,7 @@ class Workload:
     model: str
     config: LlamaConfig
     gpu: str
-    lora_r: int = RunArguments.lora_r
+    lora_r: int = LoraConfig.r
     quantize: str | None = None
     use_gradient_checkpointing: str = "auto"
     memory: str = "auto"
@@ -43,7 +43,7 @@ class Workload:
     def __post_init__(self):
         if self.lora_r < 0:
             raise InputError(f"--lora-r {self.lora_r} is out of range; it must be positive, or 0 to train every weight")
-        quant.check_kind(self.quantize)
+        check_quantize(self.quantize)
         parse_memory(self.memory)
         if self.quantize is not None and not self.lora_r:
             raise InputError(
@@ -51,7 +51,7 @@ class Workload:
             )
         if self.gpus < 1 or self.hosts < 1:
             raise InputError(f"--gpus {self.gpus} and --hosts {self.hosts} must both be at least 1")
-        ops.resolve_implementation(self.attention)
+        resolve_implementation(self.attention)
         _ = self.training
 
     @property
@@ -62,7 +62,7 @@ class Workload:
     @property
     def lora(self) -> LoraConfig | None:
         """The adapter, as `lcjax.train` makes it."""
-        return LoraConfig(self.lora_r, RunArguments.lora_alpha) if self.lora_r else None
+        return LoraConfig(self.lora_r) if self.lora_r else None
 
     def describe(self) -> str:
         """Model, weights and adapter in words."""

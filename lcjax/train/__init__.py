@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from lcjax.lazy import lazily
 
 if TYPE_CHECKING:
-    from lcjax.train.arguments import RunArguments, TrainingArguments
+    from lcjax.config.training import TrainingArguments
+    from lcjax.train.arguments import RunArguments
     from lcjax.train.divergence import TrainingDiverged
     from lcjax.train.loop import train
     from lcjax.train.result import TrainingResult

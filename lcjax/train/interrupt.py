@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-from lcjax.signals import Interrupted as Interrupted
-from lcjax.signals import Signals
+from lcjax.cli.signals import Interrupted as Interrupted
+from lcjax.cli.signals import Signals
 
 
 class StopRequest(Signals):

@@ -15,15 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from lcjax import lora, ops, step
+from lcjax import step
+from lcjax.cli.native_log import NativeLog
+from lcjax.cli.terminal import say
+from lcjax.config.training import TrainingArguments
 from lcjax.data import Data, PackingPlan, iterate
 from lcjax.errors import InputError
 from lcjax.evaluate import LossByPosition
 from lcjax.leak import refuse_leak
-from lcjax.model import Llama, ModelSettings
-from lcjax.native_log import NativeLog
+from lcjax.model import Llama, ModelSettings, lora
+from lcjax.ops.attention.registry import takes_segments
+from lcjax.plan.fit import fit, room_here
 from lcjax.plan.report import trial_table
-from lcjax.train.arguments import TrainingArguments
+from lcjax.step.program import build_program
 from lcjax.train.checkpoints.checkpoint import Checkpoints
 from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
 from lcjax.train.checkpoints.same_run import describe_arguments, describe_data, describe_model
@@ -31,17 +35,14 @@ from lcjax.train.compiled.execution import Execution, open_programs
 from lcjax.train.data import load_run_data
 from lcjax.train.disk import writing
 from lcjax.train.divergence import TrainingDiverged
-from lcjax.train.fit import fit, room_here
 from lcjax.train.interrupt import StopRequest
 from lcjax.train.outcome import losses_before_and_after, save_results, say_finished, say_results
-from lcjax.train.program import build_program
 from lcjax.train.reporting.go_on import how_to_go_on
 from lcjax.train.reporting.metrics import RunLog
 from lcjax.train.reporting.picture import run_title
 from lcjax.train.reporting.progress import TrainingProgress
 from lcjax.train.reporting.run_record import write_run_record
 from lcjax.train.reporting.start_line import start_line
-from lcjax.train.reporting.terminal import say
 from lcjax.train.result import TrainingResult, default_output_dir
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ class _Run:
     def _settings_for(self, plan: PackingPlan, part: str) -> ModelSettings:
         """The model's settings for the rows of a plan."""
         attention = self.model.settings.attention
-        if not plan.one_document_a_row and not ops.takes_segments(attention):
+        if not plan.one_document_a_row and not takes_segments(attention):
             raise InputError(
                 f"attention={attention!r} takes one document a row, and rows of the {part} data hold several; use "
                 "attention='pallas' or attention='xla', or longer documents"

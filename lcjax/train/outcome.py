@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from lcjax import api
+from lcjax.cli.terminal import say
 from lcjax.model import Llama
 from lcjax.train.checkpoints.folder import RunFolder
 from lcjax.train.reporting.metrics import parse_rows
-from lcjax.train.reporting.terminal import say
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -14,9 +14,9 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 from numpy.typing import DTypeLike
 
-from lcjax.config import LlamaConfig
+from lcjax.config import EMBEDDING_MODULES, LlamaConfig
 from lcjax.errors import InputError
-from lcjax.weights.names import EMBEDDING_MODULES, TensorName, tensor_names
+from lcjax.model.params import TensorName, tensor_names
 from lcjax.weights.packing import Packer, Packing, Path, TensorReader, quantising
 from lcjax.weights.packing import Shape as Shape
 
@@ -167,7 +167,7 @@ def assemble(
       on_host: modules outside the layers whose leaves go to pinned host memory instead of the device.
 
     Returns:
-      The nested dictionary of `lcjax.weights.names`, of jax Arrays. On the CPU they own the buffers that were filled:
+      The nested dictionary of `lcjax.model.params`, of jax Arrays. On the CPU they own the buffers that were filled:
       nothing is copied, so that the peak is the tree itself and what `read` needs.
     """
     tree: dict[str, Any] = {}

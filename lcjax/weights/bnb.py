@@ -18,12 +18,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from lcjax import quant
 from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
-from lcjax.quant.nf4 import ABSMAX_BLOCK, BLOCK, CODEBOOK, DYNAMIC_MAP
+from lcjax.model.params import linear_path, tensor_names
+from lcjax.ops import nf4
+from lcjax.ops.nf4.format import ABSMAX_BLOCK, BLOCK, CODEBOOK, DYNAMIC_MAP
 from lcjax.weights.assembly import abridged
-from lcjax.weights.names import linear_path, tensor_names
 from lcjax.weights.packing import Packing, Path, Shape
 from lcjax.weights.safetensors_files import StoredTensor, read_into, require_plain
 
@@ -33,7 +33,7 @@ _MEND = "load the model that it was made from, with quantize=nf4"
 
 @dataclasses.dataclass(frozen=True)
 class PackedWeight:
-    """A weight [O, I] in NF4: where its arrays lie, by the names of `lcjax.quant.nf4`, and its offset."""
+    """A weight [O, I] in NF4: where its arrays lie, by the names of `lcjax.ops.nf4.format`, and its offset."""
 
     arrays: Mapping[str, StoredTensor]
     shape: Shape
@@ -54,10 +54,10 @@ class PackedWeight:
         """Fills an array [O, I] with its values, rounded to the array's dtype."""
         leaves = {name: np.empty(*kind) for name, kind in self._leaves().items()}
         self._fill({(name,): leaf for name, leaf in leaves.items()})
-        out[...] = np.asarray(quant.dequantise({name: jnp.asarray(leaf) for name, leaf in leaves.items()}, out.dtype))
+        out[...] = np.asarray(nf4.dequantise({name: jnp.asarray(leaf) for name, leaf in leaves.items()}, out.dtype))
 
     def _leaves(self) -> dict[str, tuple[Shape, np.dtype]]:
-        leaves = quant.leaf_types(*self.shape)
+        leaves = nf4.leaf_types(*self.shape)
         if self.offset is None:
             return {"codes": leaves["codes"], "absmax": (leaves["absmax"][0], np.dtype(np.float32))}
         if "absmax_map" in self.arrays:

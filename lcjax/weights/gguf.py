@@ -12,10 +12,10 @@ from numpy.typing import DTypeLike
 
 from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
+from lcjax.model.params import TensorName, tensor_names
 from lcjax.weights.assembly import DTYPES, Checkpoint, check_tensors, require_finite, row_chunks
 from lcjax.weights.gguf_config import ROPE_FACTORS, gguf_config
 from lcjax.weights.gguf_file import MEND, GgufFile, GgufTensor, read_gguf_file
-from lcjax.weights.names import TensorName, tensor_names
 
 _MODULES = {
     "embed_tokens": "token_embd",
@@ -41,7 +41,7 @@ def load_gguf(path: str | os.PathLike[str], dtype: DTypeLike) -> tuple[LlamaConf
       dtype: float32 or bfloat16; blocks are dequantised in float32 and then rounded to it.
 
     Returns:
-      The config and the parameter tree of `lcjax.weights.names`, jax Arrays on the default device. The peak of host
+      The config and the parameter tree of `lcjax.model.params`, jax Arrays on the default device. The peak of host
       memory is the tree and a few MB: the file is read a few rows at a time.
 
     Raises:

@@ -14,17 +14,10 @@ from numpy.typing import DTypeLike
 
 from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
-from lcjax.weights.assembly import (
-    DTYPES,
-    Checkpoint,
-    abridged,
-    check_tensors,
-    parameter_dtype,
-    tree_leaves,
-)
+from lcjax.model.params import TensorName, tensor_names
+from lcjax.weights.assembly import DTYPES, Checkpoint, abridged, check_tensors, parameter_dtype, tree_leaves
 from lcjax.weights.bnb import take_packed_weights
 from lcjax.weights.generation import GENERATION_CONFIG, write_generation_config
-from lcjax.weights.names import TensorName, tensor_names
 from lcjax.weights.packing import Packing
 from lcjax.weights.safetensors_files import StoredTensor, read_header, read_into, write_file
 from lcjax.weights.spelling import is_buffer, plain_names
@@ -56,7 +49,7 @@ def load_params(directory: str | os.PathLike[str], config: LlamaConfig, dtype: D
       dtype: float32 or bfloat16; stored are F32, F16 or BF16, rounded to nearest even.
 
     Returns:
-      The parameter tree of `lcjax.weights.names`, jax Arrays on the default device. The peak of host memory is the
+      The parameter tree of `lcjax.model.params`, jax Arrays on the default device. The peak of host memory is the
       tree and a few MB.
 
     Raises:
@@ -105,7 +98,7 @@ def save_checkpoint(
 
     Args:
       directory: made if it does not exist; there, a former checkpoint is replaced and other files stay.
-      params: the parameter tree of `lcjax.weights.names`.
+      params: the parameter tree of `lcjax.model.params`.
       config: the model.
       tokenizer: saved with the weights, if given; see `save_tokenizer`.
       dtype: float32 or bfloat16; None keeps the leaves' dtype, if all have the same.

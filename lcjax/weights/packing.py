@@ -8,9 +8,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from lcjax import quant
 from lcjax.config import LlamaConfig
-from lcjax.weights.names import TensorName, linear_path
+from lcjax.config.precision import check_quantize
+from lcjax.model.params import TensorName, linear_path
+from lcjax.ops import nf4
 
 Shape: TypeAlias = tuple[int, ...]
 Path: TypeAlias = tuple[str, ...]
@@ -37,11 +38,11 @@ def quantising(read: TensorReader, config: LlamaConfig, kind: str | None) -> Pac
     Raises:
       InputError: an unknown kind, or a weight of this config that cannot be quantised.
     """
-    quant.check_kind(kind)
+    check_quantize(kind)
     if kind is None:
         return lambda name: None
     leaves: dict[Path, dict[str, tuple[Shape, np.dtype]]] = {
-        (*linear_path(module), "weight"): quant.leaf_types(*shape) for module, shape in config.linear_shapes().items()
+        (*linear_path(module), "weight"): nf4.leaf_types(*shape) for module, shape in config.linear_shapes().items()
     }
 
     def pack(name: TensorName) -> Packing | None:
@@ -53,7 +54,7 @@ def quantising(read: TensorReader, config: LlamaConfig, kind: str | None) -> Pac
         # In float32, which holds every stored dtype exactly.
         weight_OI = np.empty(name.shape, np.float32)
         read(name, weight_OI)
-        for leaf, values in quant.quantise(weight_OI).items():
+        for leaf, values in nf4.quantise(weight_OI).items():
             out[leaf,][...] = values
 
     return pack

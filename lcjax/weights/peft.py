@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from lcjax.config import LlamaConfig, LoraConfig
+from lcjax.model.params import TensorName, linear_path
 from lcjax.weights.assembly import assemble, check_tensors, parameter_dtype, tree_leaves
 from lcjax.weights.hf import refuse_pickles, write_json
-from lcjax.weights.names import TensorName, linear_path
 from lcjax.weights.peft_config import (
     CONFIG_FILE,
     WEIGHTS_FILE,

@@ -13,8 +13,8 @@ from typing import Any
 
 from lcjax.config import TARGET_MODULES, LoraConfig
 from lcjax.errors import InputError
+from lcjax.model.params import linear_path
 from lcjax.weights.assembly import abridged
-from lcjax.weights.names import linear_path
 from lcjax.weights.safetensors_files import StoredTensor
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"

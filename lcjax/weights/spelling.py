@@ -21,7 +21,7 @@ def is_buffer(name: str) -> bool:
 
 
 def plain_names(stored: Mapping[str, StoredTensor], config: LlamaConfig) -> dict[str, StoredTensor]:
-    """The tensors under the names of `lcjax.weights.names`.
+    """The tensors under the names of `lcjax.model.params`.
 
     Without the prefix `model.` they are saved from transformers' LlamaModel, which has no head. Of a head and an embedding that are
     tied, either may be there, or both: `safetensors.torch.save_model` writes the head alone.

@@ -11,18 +11,17 @@ import jax
 import jax.numpy as jnp
 
 from lcjax import step
-from lcjax.config import LlamaConfig
-from lcjax.deviceless import abstract
-from lcjax.memory import on_one, parse_memory
+from lcjax.config import LlamaConfig, parse_memory
+from lcjax.config.presets import resolve_config
+from lcjax.memory import on_one
 from lcjax.model import ModelSettings
+from lcjax.plan.aot import abstract
 from lcjax.plan.memory import Memory, measure, scratch_of
 from lcjax.plan.parameters import abstract_params
 from lcjax.plan.workload import Workload
-from lcjax.presets import resolve_config
-from lcjax.train.allocators import pinnable_bytes, raise_limits
+from lcjax.step.program import Program, build_program
 from lcjax.train.arguments import RunArguments
-from lcjax.train.fit import host_bytes_at_most
-from lcjax.train.program import Program, build_program
+from lcjax.train.devices import prepare_devices
 from lcjax_steps.shape import Shape
 
 
@@ -93,7 +92,7 @@ def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedSte
         full_finetuning=not shape.lora_r,
     )
     # Before what follows, which asks JAX for its device.
-    raise_limits(host_bytes_at_most(config, arguments, pinnable_bytes()))
+    prepare_devices(config, arguments)
     lora = Workload(shape.model, config, "h100-80gb", shape.lora_r, quantize).lora
     settings = ModelSettings(
         tokens,

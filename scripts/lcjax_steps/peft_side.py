@@ -8,7 +8,7 @@ import peft
 import torch
 import transformers
 
-from lcjax.presets import resolve_config
+from lcjax.config.presets import resolve_config
 from lcjax_steps.shape import Shape
 
 

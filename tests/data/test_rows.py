@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-import lcjax.loss
+import lcjax.ops.cross_entropy
 from lcjax.data import IGNORE, NO_ROW, PAD_ID, PackingPlan, TokenizedCorpus, documents_of, is_learned, lay_out, pack
 
 
@@ -15,7 +15,7 @@ def corpus_of(lengths, tokens=None):
 
 
 def test_the_loss_ignores_the_same_label():
-    assert IGNORE == lcjax.loss.IGNORE
+    assert IGNORE == lcjax.ops.cross_entropy.IGNORE
 
 
 def test_a_small_batch_in_full():

@@ -9,8 +9,8 @@ import jax
 import pytest
 
 import lcjax
-from lcjax import lora
 from lcjax.evaluate.__main__ import main
+from lcjax.model import lora
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from lcjax import step
+from lcjax.config.rope import LONGEST
 from lcjax.evaluate import LossByPosition, loss_by_position
-from lcjax.loss import IGNORE
-from lcjax.rope import LONGEST
+from lcjax.ops.cross_entropy import IGNORE
 from oracles import make_batch, make_oracle
 from shapes import MODEL_COMMON, MODELS
 

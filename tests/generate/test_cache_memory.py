@@ -5,13 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
+from lcjax.config.presets import resolve_config
 from lcjax.generate import generator
 from lcjax.generate.cache import KVCache
 from lcjax.model import Llama, ModelSettings
-from lcjax.pallas.tiles import traced_for
+from lcjax.pallas.triton.tiles import traced_for
+from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
 from lcjax.plan.parameters import abstract_params
-from lcjax.presets import resolve_config
 
 TOKENS = 131_072
 

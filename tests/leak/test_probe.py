@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from lcjax.config import MemorySettings
 from lcjax.data import Data, TokenizedCorpus, lay_out, pack
 from lcjax.leak import LeakProbe, PackingLeak, refuse_leak
 from lcjax.leak.__main__ import find_leaks, main
-from lcjax.memory import MemorySettings
 from lcjax.model import Llama, decoder
 from oracles import make_oracle
 from shapes import MODELS

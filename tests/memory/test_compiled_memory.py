@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lcjax.memory import MemorySettings
+from lcjax.config import MemorySettings
+from lcjax.config.presets import PRESETS
 from lcjax.plan.compile import CompiledStep, compile_step
 from lcjax.plan.memory import device_limit_bytes
 from lcjax.plan.settings import requested_settings
 from lcjax.plan.workload import Workload
-from lcjax.presets import PRESETS
 
 LAYERS = 2
 # Llama-3.1-8B but for its depth, which changes the length of a scan and of what is on the host, not the program.

@@ -11,10 +11,11 @@ import safetensors.numpy
 
 import lcjax
 from lcjax.api import save_merged
+from lcjax.config import MemorySettings
+from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
-from lcjax.memory import MemorySettings, fetched, is_on_host, place_embeddings
-from lcjax.train.arguments import TrainingArguments
-from lcjax.train.program import build_program
+from lcjax.memory import fetched, is_on_host, place_embeddings
+from lcjax.step.program import build_program
 from lcjax.weights import load_model_files
 from oracles import Oracle, jax_gradients, make_batch, make_oracle
 from shapes import MODEL_COMMON, MODELS
@@ -47,7 +48,7 @@ def test_loss_and_gradients_are_the_same_bit_for_bit(oracle):
 
 def test_without_fetching_it_does_not_run(oracle, monkeypatch):
     """Mutant: JAX keeps what is in host memory apart from what is on the device."""
-    monkeypatch.setattr("lcjax.step.fetched_for", lambda x, weight: (x, weight))
+    monkeypatch.setattr("lcjax.step.objective.fetched_for", lambda x, weight: (x, weight))
     model = placed(oracle, on_host=True)
     with pytest.raises(ValueError, match="memory_space"):
         jax_gradients(model, make_batch(MODEL_COMMON["vocab_size"], 1, TOKENS))

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from lcjax.config import MemorySettings, parse_memory, resolve_memory
 from lcjax.errors import InputError
-from lcjax.memory import MemorySettings, layer, parse_memory, resolve_memory
+from lcjax.memory import layer
 from lcjax.memory.tiles import Tiles
 from lcjax.model.linear import _part_of as part_of
 from numerics import error_ratio, tree_error_ratio

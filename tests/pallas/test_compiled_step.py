@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
+from lcjax.config.presets import PRESETS
 from lcjax.plan.compile import compile_step
 from lcjax.plan.settings import requested_settings
 from lcjax.plan.workload import Workload
-from lcjax.presets import PRESETS
 
 TOKENS = 131_072
 # Depth does not change the program, only the scan's length.

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lcjax import ops
-from lcjax.pallas import attention_forward
+from lcjax.pallas.triton import attention_forward
 from lcjax_kernels.tolerance import ratios_of
 
 KEYS, HEAD_DIM = 2**18, 16

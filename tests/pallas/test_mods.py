@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from lcjax import masks, ops, reference
+from lcjax import ops
+from lcjax.ops.attention import masks, reference
 from numerics import error_ratios, tree_error_ratio
 
 BATCH, TOKENS, KEYS, HEADS, KV_HEADS, HEAD_DIM = 2, 150, 170, 4, 2, 20

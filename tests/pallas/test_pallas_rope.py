@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcjax import ops, reference
+from lcjax import ops
+from lcjax.ops.rope import reference
 from numerics import error_ratios
 
 

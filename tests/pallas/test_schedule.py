@@ -14,7 +14,7 @@ from test_masks import BATCH, BLOCKS, EXACT, HEADS, SAFE, true_bounds
 
 @dataclasses.dataclass
 class Clamped:
-    """An array read as a kernel reads it (see `lcjax.pallas.launch.Table`)."""
+    """An array read as a kernel reads it (see `lcjax.pallas.triton.launch.Table`)."""
 
     array: np.ndarray
 

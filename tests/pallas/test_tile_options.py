@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcjax.masks import AllOf, Band
-from lcjax.pallas import attention_forward as forward
-from lcjax.pallas.attention import Options, problem_of, schedule_of
-from lcjax.pallas.tiles import TILES, Tile
+from lcjax.ops.attention.masks import AllOf, Band
+from lcjax.pallas.triton import attention_forward as forward
+from lcjax.pallas.triton.attention import Options, problem_of, schedule_of
+from lcjax.pallas.triton.tiles import TILES, Tile
 from lcjax_kernels.codegen.compile_pallas import compile_attention
 from lcjax_kernels.tolerance import error_ratio
 

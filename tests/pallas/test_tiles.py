@@ -1,4 +1,4 @@
-"""lcjax.pallas.tiles: every kernel fits the shared memory of every GPU that can be planned for."""
+"""lcjax.pallas.triton.tiles: every kernel fits the shared memory of every GPU that can be planned for."""
 
 from __future__ import annotations
 
@@ -10,16 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcjax import ops, reference
-from lcjax.deviceless import gpu_names
-from lcjax.pallas.tiles import (
-    H100,
-    SMALL_TILES,
-    TILES,
-    tile_for,
-    traced_for,
-    traced_gpu,
-)
+from lcjax import ops
+from lcjax.ops.attention import reference
+from lcjax.pallas.triton.tiles import H100, SMALL_TILES, TILES, tile_for, traced_for, traced_gpu
+from lcjax.plan.aot import gpu_names
 from lcjax_kernels.codegen.compile_pallas import compile_attention, device_of
 from numerics import tree_error_ratio
 

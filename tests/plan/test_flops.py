@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lcjax.deviceless import gpu_names
+from lcjax.config.presets import PRESETS
+from lcjax.plan.aot import gpu_names
 from lcjax.plan.flops import PEAK_BF16_TFLOPS, UTILISATION, step_flops
-from lcjax.presets import PRESETS
 
 
 def test_every_gpu_has_a_peak():

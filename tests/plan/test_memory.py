@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from tiny_model import TINY, TOKENS, compiled
 
+from lcjax.config.presets import resolve_config
 from lcjax.errors import InputError
 from lcjax.model import ModelSettings
 from lcjax.plan.memory import device_limit_bytes, scratch_of
-from lcjax.presets import resolve_config
 
 MEASURED = Path(__file__).parents[2] / "docs" / "measured"
 

@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import pytest
 from tiny_model import TINY, TOKENS, compiled
 
+from lcjax.config import MemorySettings, parse_memory
+from lcjax.config.presets import PRESETS
 from lcjax.errors import InputError
-from lcjax.memory import MemorySettings, parse_memory
 from lcjax.memory import stack as memory_stack
 from lcjax.model import ModelSettings
 from lcjax.plan.compile import compile_step
 from lcjax.plan.offload import host_arrays
 from lcjax.plan.settings import requested_settings
 from lcjax.plan.workload import Workload
-from lcjax.presets import PRESETS
-from lcjax.train import program
+from lcjax.step import program
 
 LLAMA_8B = PRESETS["llama-3.1-8b"]
 

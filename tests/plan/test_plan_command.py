@@ -9,8 +9,7 @@ import sys
 
 import pytest
 
-from lcjax import deviceless
-from lcjax.plan import plot
+from lcjax.plan import aot, plot
 from lcjax.plan.__main__ import main
 from lcjax.plan.memory import GIB
 
@@ -118,7 +117,7 @@ def test_the_ladder_over_gpus(plan, tiny_json, asked):
     code, out, _ = plan("--model", tiny_json, *OFFLOAD, "--table", "--json", "-")
     rows = json.loads(out)["rows"]
     assert code == 0
-    assert {row["gpu"] for row in rows} == set(deviceless.gpu_names())
+    assert {row["gpu"] for row in rows} == set(aot.gpu_names())
     lengths = [row["max_seq_length"] for row in rows]
     assert lengths == sorted(lengths)
     assert all(row.keys() >= KEYS for row in rows)
@@ -171,8 +170,8 @@ def test_without_the_extra_it_says_how_to_install_it(plan, tiny_json, monkeypatc
     def unknown_platform(**_):
         raise NotImplementedError("topology not implemented for cuda")
 
-    monkeypatch.setattr(deviceless.topologies, "get_topology_desc", unknown_platform)
-    monkeypatch.setattr(deviceless, "find_spec", lambda name: None)
+    monkeypatch.setattr(aot.topologies, "get_topology_desc", unknown_platform)
+    monkeypatch.setattr(aot, "find_spec", lambda name: None)
     code, _, err = plan("--model", tiny_json)
     assert code == 2
     assert "pip install --no-deps jax-cuda13-plugin==" in err

@@ -7,13 +7,14 @@ import dataclasses
 import pytest
 from tiny_model import TINY
 
+from lcjax.config.rope import LONGEST
 from lcjax.errors import InputError
 from lcjax.plan.memory import GIB
 from lcjax.plan.planner import Planner
 from lcjax.plan.settings import policy_lengths, requested_settings
 from lcjax.plan.workload import Workload
-from lcjax.rope import LONGEST
-from lcjax.train import loop, program
+from lcjax.step import program
+from lcjax.train import loop
 
 LIMIT = 84_978_434_048 - GIB
 BIG = Workload("big", TINY, "h100-80gb", use_gradient_checkpointing="offload", memory="none")

@@ -9,9 +9,10 @@ import re
 import pytest
 from tiny_model import TINY
 
-from lcjax.memory import MemorySettings, parse_memory
+from lcjax.config import MemorySettings, parse_memory
+from lcjax.config.presets import PRESETS
 from lcjax.model import ModelSettings
-from lcjax.plan import kept
+from lcjax.plan import compile_cache
 from lcjax.plan.candidates import Candidate, candidates
 from lcjax.plan.compile import compile_step
 from lcjax.plan.cost import step_seconds
@@ -21,7 +22,6 @@ from lcjax.plan.planner import Planner
 from lcjax.plan.settings import requested_settings
 from lcjax.plan.tuner import most_frugal, tune
 from lcjax.plan.workload import Workload
-from lcjax.presets import PRESETS
 
 LLAMA_8B = PRESETS["llama-3.1-8b"]
 SETTINGS = ModelSettings(131_072, attention="pallas")
@@ -179,7 +179,7 @@ def test_figures_are_compiled_once_and_kept(asked):
     again = Planner(SMALL).plan(2048)
     assert len(asked) == count > 0
     assert again == first
-    [file, *_] = kept.cache_folder().glob("*.json")
+    [file, *_] = compile_cache.cache_folder().glob("*.json")
     for broken in ("", "{}", json.dumps({"memory": {}, "buffers": [], "kernels": {}})):
         file.write_text(broken)
         assert Planner(SMALL).plan(2048) == first
@@ -199,7 +199,7 @@ def test_other_questions_have_other_figures(asked, change):
 def test_an_edited_package_has_other_figures(asked, monkeypatch):
     Planner(SMALL).plan(2048)
     count = len(asked)
-    monkeypatch.setattr(kept, "_source_digest", lambda: "another")
+    monkeypatch.setattr(compile_cache, "_source_digest", lambda: "another")
     Planner(SMALL).plan(2048)
     assert len(asked) > count
 

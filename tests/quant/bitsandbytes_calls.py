@@ -1,4 +1,4 @@
-"""bitsandbytes on the CPU, in numpy arrays and under the names of `lcjax.quant.nf4`."""
+"""bitsandbytes on the CPU, in numpy arrays and under the names of `lcjax.ops.nf4.format`."""
 
 from __future__ import annotations
 

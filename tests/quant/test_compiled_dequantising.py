@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from lcjax import quant
-from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
 from lcjax.model.linear import Linear
+from lcjax.ops import nf4
+from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
 
 # The gate of Llama-3.1-8B, and of Llama-3.1-70B, whose stack of codes has more than 2^32 bytes.
 WEIGHTS = {"8B": (4, 14_336, 4096), "70B": (80, 28_672, 8192)}
@@ -36,7 +36,7 @@ def compiled(request):
     layers, out_features, in_features = WEIGHTS[request.param]
     stack = {
         name: jax.ShapeDtypeStruct((layers, *shape), dtype)
-        for name, (shape, dtype) in quant.leaf_types(out_features, in_features).items()
+        for name, (shape, dtype) in nf4.leaf_types(out_features, in_features).items()
     }
     x_TI, dy_TO = (jax.ShapeDtypeStruct((TOKENS, features), jnp.bfloat16) for features in (in_features, out_features))
     arguments = abstract((x_TI, stack, dy_TO), gpu_sharding("h100-80gb"))

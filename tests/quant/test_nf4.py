@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from lcjax import quant
+from lcjax.config.precision import check_quantize
 from lcjax.errors import InputError
-from lcjax.quant import nf4
-from lcjax.quant.mean import torch_mean
+from lcjax.ops import nf4
+from lcjax.ops.nf4.format import CODEBOOK, DYNAMIC_MAP
+from lcjax.ops.nf4.mean import torch_mean
 
 # One block; fewer blocks than a scale of scales has, exactly as many, some more; rows of one block and of many.
 SHAPES = [(1, 64), (5, 64), (7, 192), (64, 256), (192, 576), (3, 11_008), (512, 1024)]
@@ -29,7 +30,7 @@ def random_weight(shape, dtype=torch.float32, seed=0) -> torch.Tensor:
 
 
 def ours(weight: torch.Tensor) -> dict[str, np.ndarray]:
-    return quant.quantise(weight.float().numpy())
+    return nf4.quantise(weight.float().numpy())
 
 
 def assert_equal_leaves(found, expected):
@@ -40,8 +41,8 @@ def assert_equal_leaves(found, expected):
 
 
 def test_the_tables_are_those_of_bitsandbytes():
-    np.testing.assert_array_equal(nf4.CODEBOOK, bnb.get_4bit_type("nf4", device="cpu"))
-    np.testing.assert_array_equal(nf4.DYNAMIC_MAP, bnb.create_dynamic_map())
+    np.testing.assert_array_equal(CODEBOOK, bnb.get_4bit_type("nf4", device="cpu"))
+    np.testing.assert_array_equal(DYNAMIC_MAP, bnb.create_dynamic_map())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -54,11 +55,11 @@ def test_codes_and_scales_are_those_of_bitsandbytes(shape, dtype):
 @pytest.mark.parametrize("factor", [1.0, -0.37, 2.0**-120, 1e34])
 def test_values_between_two_codes(factor):
     """Each boundary itself, and its neighbours among the floats."""
-    boundaries = (nf4.CODEBOOK[:-1] + nf4.CODEBOOK[1:]) / np.float32(2)
+    boundaries = (CODEBOOK[:-1] + CODEBOOK[1:]) / np.float32(2)
     near = np.concatenate(
         [boundaries, np.nextafter(boundaries, np.float32(-2)), np.nextafter(boundaries, np.float32(2))]
     )
-    values = np.random.default_rng(0).choice(np.concatenate([near, nf4.CODEBOOK]), (64, 256)).astype(np.float32)
+    values = np.random.default_rng(0).choice(np.concatenate([near, CODEBOOK]), (64, 256)).astype(np.float32)
     values[:, ::64] = 1.0
     weight = torch.tensor(values * np.float32(factor))
     assert_equal_leaves(ours(weight), oracle.leaves(*oracle.quantise(weight)))
@@ -81,7 +82,7 @@ def test_special_weights(name):
     leaves = ours(weight)
     assert_equal_leaves(leaves, oracle.leaves(codes, state))
     if name != "denormal":  # which XLA rounds to zero on a CPU
-        np.testing.assert_array_equal(quant.dequantise(leaves, jnp.float32), oracle.values(codes, state, torch.float32))
+        np.testing.assert_array_equal(nf4.dequantise(leaves, jnp.float32), oracle.values(codes, state, torch.float32))
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 31, 32, 33, 127, 512, 4096, 5000, 65_536, 70_001, 1_835_008])
@@ -112,7 +113,7 @@ def _mean_on_one_thread(values: np.ndarray) -> float:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_values_are_those_of_bitsandbytes(shape, dtype, double, compiled):
     codes, state = oracle.quantise(random_weight(shape), double=double)
-    dequantise = jax.jit(quant.dequantise, static_argnums=1) if compiled else quant.dequantise
+    dequantise = jax.jit(nf4.dequantise, static_argnums=1) if compiled else nf4.dequantise
     found = dequantise(oracle.leaves(codes, state), jnp.dtype(dtype))
     assert found.dtype == dtype
     assert found.shape == shape
@@ -123,7 +124,7 @@ def test_values_are_those_of_bitsandbytes(shape, dtype, double, compiled):
 def fused(weight, dtype):
     """Scales rounded once, as by a fused multiply-add."""
     scale = np.repeat(weight["absmax_scale"], 256)[: weight["absmax"].size].reshape(weight["absmax"].shape)
-    exact = nf4.DYNAMIC_MAP[weight["absmax"]].astype(np.float64) * scale + weight["absmax_offset"]
+    exact = DYNAMIC_MAP[weight["absmax"]].astype(np.float64) * scale + weight["absmax_offset"]
     return nf4.dequantise({"codes": weight["codes"], "absmax": jnp.asarray(exact.astype(np.float32))}, dtype)
 
 
@@ -141,8 +142,8 @@ def test_mutants_are_found(name):
     codes, state = oracle.quantise(random_weight((512, 1024)))
     weight = oracle.leaves(codes, state)
     expected = oracle.values(codes, state, torch.float32)
-    np.testing.assert_array_equal(quant.dequantise(weight, jnp.float32), expected)
-    found = fused(weight, jnp.float32) if name not in MUTANTS else quant.dequantise(MUTANTS[name](weight), jnp.float32)
+    np.testing.assert_array_equal(nf4.dequantise(weight, jnp.float32), expected)
+    found = fused(weight, jnp.float32) if name not in MUTANTS else nf4.dequantise(MUTANTS[name](weight), jnp.float32)
     assert (np.asarray(found) != expected.numpy()).any()
 
 
@@ -152,7 +153,7 @@ def test_a_search_for_the_nearest_scale_is_found():
     leaves = ours(weight)
     absmax = weight.reshape(-1, 64).abs().amax(1).numpy() - leaves["absmax_offset"]
     scaled = absmax / np.repeat(leaves["absmax_scale"].astype(np.float64), 256)
-    nearest = np.abs(scaled[:, None] - nf4.DYNAMIC_MAP).argmin(1)
+    nearest = np.abs(scaled[:, None] - DYNAMIC_MAP).argmin(1)
     missed = nearest != leaves["absmax"].ravel()
     assert 0 < missed.mean() < 0.01
 
@@ -160,12 +161,12 @@ def test_a_search_for_the_nearest_scale_is_found():
 def test_the_leaves_are_as_announced():
     for shape in SHAPES:
         found = {name: (leaf.shape, leaf.dtype) for name, leaf in ours(random_weight(shape)).items()}
-        assert found == quant.leaf_types(*shape)
+        assert found == nf4.leaf_types(*shape)
 
 
 def test_rows_that_are_no_multiple_of_a_block_are_refused():
     with pytest.raises(InputError, match=r"\[3, 96\] cannot be quantised: NF4 needs rows of a multiple of 64 values"):
-        quant.quantise(np.zeros((3, 96), np.float32))
+        nf4.quantise(np.zeros((3, 96), np.float32))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -173,9 +174,9 @@ def test_weights_that_are_not_finite_are_refused(value):
     weight = np.ones((3, 64), np.float32)
     weight[1, 5] = value
     with pytest.raises(InputError, match="holds values that are not finite"):
-        quant.quantise(weight)
+        nf4.quantise(weight)
 
 
 def test_another_kind_is_refused():
     with pytest.raises(InputError, match="quantize='int3' is not supported; use nf4, or leave it out"):
-        quant.check_kind("int3")
+        check_quantize("int3")

@@ -14,12 +14,13 @@ import pytest
 
 import lcjax
 from jaxprs import equations
-from lcjax import lora, quant, remat, step
+from lcjax import step
+from lcjax.config.policies import POLICIES
 from lcjax.errors import InputError
-from lcjax.model import Llama, ModelSettings
-from lcjax.remat import POLICIES
+from lcjax.model import Llama, ModelSettings, llama, lora
+from lcjax.model.params import linear_path
+from lcjax.ops import nf4
 from lcjax.weights import load_model_files, load_tokenizer
-from lcjax.weights.names import linear_path
 from oracles import QUICK_TO_COMPILE, make_batch, make_oracle, split
 
 # Rows are multiples of 64; no other two axes are alike.
@@ -53,9 +54,9 @@ def dequantised(tree):
     """The tree with arrays [L, O, I] where quantised weights were."""
     if not isinstance(tree, dict):
         return tree
-    if quant.is_quantised(tree):
+    if nf4.is_quantised(tree):
         layers = [dict(zip(tree, leaves, strict=True)) for leaves in zip(*tree.values(), strict=True)]
-        return jnp.stack([quant.dequantise(layer, jnp.float32) for layer in layers])
+        return jnp.stack([nf4.dequantise(layer, jnp.float32) for layer in layers])
     return {name: dequantised(value) for name, value in tree.items()}
 
 
@@ -83,7 +84,7 @@ def test_only_the_layers_linear_maps_are_quantised(trees, oracle):
         node, before, after = quantised, plain, values
         for parent in (*parents, name):
             node, before, after = node[parent], before[parent], after[parent]
-        assert quant.is_quantised(node["weight"])
+        assert nf4.is_quantised(node["weight"])
         assert np.abs(before.pop("weight") - after["weight"]).max() > 0
         node_without = {key: leaf for key, leaf in node.items() if key != "weight"}
         jax.tree.map(np.testing.assert_array_equal, node_without, before)
@@ -142,7 +143,7 @@ def test_no_dequantised_weight_is_kept(trees, oracle, policy):
 
 
 def test_without_a_policy_they_would_be_kept(trees, oracle, monkeypatch):
-    monkeypatch.setattr(remat, "checkpoint_layer", lambda layer, policy: layer)
+    monkeypatch.setattr(llama, "checkpoint_layer", lambda layer, policy: layer)
     config = trees[0]
     stacks = {(config.num_hidden_layers, *shape) for shape in config.linear_shapes().values()}
     assert kept_weights(trees, oracle, "none") == stacks

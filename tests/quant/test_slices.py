@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcjax import quant
 from lcjax.errors import InputError
+from lcjax.ops import nf4
 
 WEIGHT_OI = np.random.default_rng(0).normal(size=(24, 384)).astype(np.float32)
 
@@ -15,19 +15,19 @@ WEIGHT_OI = np.random.default_rng(0).normal(size=(24, 384)).astype(np.float32)
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_parts_are_the_wholes(axis, parts):
-    weight = {name: jnp.asarray(leaf) for name, leaf in quant.quantise(WEIGHT_OI).items()}
-    whole = np.asarray(quant.dequantise(weight, jnp.float32))
+    weight = {name: jnp.asarray(leaf) for name, leaf in nf4.quantise(WEIGHT_OI).items()}
+    whole = np.asarray(nf4.dequantise(weight, jnp.float32))
     for part, expected in enumerate(np.split(whole, parts, axis)):
-        own = quant.part_of(weight, jnp.int32(part), parts, axis)
-        assert quant.is_quantised(own)
-        np.testing.assert_array_equal(quant.dequantise(own, jnp.float32), expected)
-        other = quant.part_of(weight, jnp.int32((part + 1) % parts), parts, axis)
-        assert parts == 1 or not np.array_equal(quant.dequantise(other, jnp.float32), expected)
+        own = nf4.part_of(weight, jnp.int32(part), parts, axis)
+        assert nf4.is_quantised(own)
+        np.testing.assert_array_equal(nf4.dequantise(own, jnp.float32), expected)
+        other = nf4.part_of(weight, jnp.int32((part + 1) % parts), parts, axis)
+        assert parts == 1 or not np.array_equal(nf4.dequantise(other, jnp.float32), expected)
 
 
 def test_a_cut_through_a_block_is_refused():
-    weight = {name: jnp.asarray(leaf) for name, leaf in quant.quantise(WEIGHT_OI).items()}
+    weight = {name: jnp.asarray(leaf) for name, leaf in nf4.quantise(WEIGHT_OI).items()}
     with pytest.raises(
         InputError, match="of 384 columns in blocks of 64 cannot be cut into 4 parts; use fewer head_groups"
     ):
-        quant.part_of(weight, jnp.int32(0), 4, axis=1)
+        nf4.part_of(weight, jnp.int32(0), 4, axis=1)

@@ -9,10 +9,12 @@ import pytest
 from rope_kinds import KINDS, ours
 
 from lcjax.config import LlamaConfig, RopeScaling
+from lcjax.config.presets import PRESETS
+from lcjax.config.rope import attention_factor
+from lcjax.config.rope_choice import CHOICES, choose_rope, describe_rope
 from lcjax.errors import InputError
-from lcjax.presets import PRESETS
-from lcjax.rope import CHOICES, attention_factor, choose_rope, describe_rope, inverse_frequencies
-from lcjax.rope.report import Waves, report
+from lcjax.ops.rope import inverse_frequencies
+from lcjax.ops.rope.report import Waves, report
 
 SMOLLM2 = PRESETS["smollm2-135m"]
 LLAMA_3_1 = PRESETS["llama-3.1-8b"]

@@ -18,7 +18,7 @@ import lcjax
 import long_context_tool
 from lcjax.config import LlamaConfig
 from lcjax.convert import main as convert
-from lcjax.rope import inverse_frequencies
+from lcjax.ops.rope import inverse_frequencies
 from lcjax.weights import load_tokenizer
 from numerics import error_ratio
 from oracles import QUICK_TO_COMPILE, Oracle, make_batch, make_oracle, to_numpy, torch_logits

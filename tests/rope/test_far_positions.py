@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 import lcjax
 from lcjax import weights
-from lcjax.memory import MemorySettings
+from lcjax.config import MemorySettings
 from lcjax.model import ModelSettings
 from numerics import error_ratio
 from oracles import QUICK_TO_COMPILE, make_batch, make_oracle, to_numpy, torch_logits

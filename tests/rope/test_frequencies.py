@@ -21,8 +21,9 @@ from rope_kinds import (
 )
 
 from lcjax.config import LlamaConfig, RopeScaling
+from lcjax.config.rope import attention_factor
 from lcjax.errors import InputError
-from lcjax.rope import attention_factor, inverse_frequencies
+from lcjax.ops.rope import inverse_frequencies
 from numerics import error_ratio
 
 # Those whose every operation is one of IEEE's, but for the power, which ours rounds correctly.

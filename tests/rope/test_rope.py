@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply
 from lcjax import ops
 from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
-from lcjax.rope import inverse_frequencies, rope_tables
+from lcjax.ops.rope import inverse_frequencies, rope_tables
 from numerics import error_ratio, error_ratios
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
 from lcjax.train.__main__ import main, parse
-from lcjax.train.arguments import SECTIONS, RunArguments, TrainingArguments, demo, flag
+from lcjax.train.arguments import SECTIONS, RunArguments, demo, flag
 
 
 @pytest.mark.parametrize(

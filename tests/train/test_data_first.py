@@ -11,13 +11,13 @@ from processes import SHORT
 
 import lcjax
 from lcjax import api, weights
+from lcjax.config.run_record import RECORD, read_run_record
 from lcjax.data import load_corpus
 from lcjax.errors import InputError
 from lcjax.evaluate.__main__ import main as evaluate
 from lcjax.leak.__main__ import main as leak
 from lcjax.train.__main__ import main
 from lcjax.train.checkpoints.checksums import write_checksums
-from lcjax.train.reporting.run_record import RECORD, read_run_record
 
 DATED = (
     "{{ strftime_now('%d %b %Y') }} {% for message in messages %}"

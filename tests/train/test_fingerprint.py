@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcjax.quant.encoding import quantise
+from lcjax.ops.nf4.encoding import quantise
 from lcjax.train.checkpoints.fingerprint import BLOCK_BYTES, fingerprint
 
 

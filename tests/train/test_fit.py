@@ -1,4 +1,4 @@
-"""lcjax.train.fit and allocators: a run gets settings that fit its GPU, or a line that says what would."""
+"""lcjax.plan.fit and allocators: a run gets settings that fit its GPU, or a line that says what would."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ import jax.numpy as jnp
 import pytest
 
 from jax_limits import HOST, SHARE, SHARE_OF_OLD, limits_at_start, limits_of_a_small_run
-from lcjax.config import LlamaConfig, LoraConfig
-from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
+from lcjax.config import LlamaConfig, LoraConfig, MemorySettings
+from lcjax.config.presets import PRESETS
+from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
-from lcjax.memory import MemorySettings, place_embeddings
+from lcjax.memory import allocators, place_embeddings
 from lcjax.model import ModelSettings
+from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
 from lcjax.plan.compile import compile_step
+from lcjax.plan.fit import Room, fit, room_here, step_memory
+from lcjax.plan.fit import _abstract as described
 from lcjax.plan.parameters import abstract_params
 from lcjax.plan.workload import Workload
-from lcjax.presets import PRESETS
-from lcjax.train import allocators
-from lcjax.train.arguments import RunArguments, TrainingArguments
-from lcjax.train.fit import Room, fit, host_bytes_at_most, room_here, step_memory
-from lcjax.train.fit import _abstract as described
+from lcjax.train.arguments import RunArguments
+from lcjax.train.devices import host_bytes_at_most
 
 TINY = LlamaConfig(
     vocab_size=1000,
@@ -192,9 +193,9 @@ def test_what_will_be_pinned_is_known_before_jax_starts(limit, flags, expected):
 def test_asking_does_not_start_jax():
     program = (
         "import jax\n"
-        "from lcjax.presets import PRESETS\n"
+        "from lcjax.config.presets import PRESETS\n"
         "from lcjax.train.arguments import RunArguments\n"
-        "from lcjax.train.fit import host_bytes_at_most\n"
+        "from lcjax.train.devices import host_bytes_at_most\n"
         "arguments = RunArguments(model='m', data=('d',), max_seq_length=65536)\n"
         "assert host_bytes_at_most(PRESETS['llama-3.1-8b'], arguments, 2**40) > 0\n"
         "assert not jax._src.xla_bridge.backends_are_initialized()\n"

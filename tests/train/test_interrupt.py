@@ -14,7 +14,8 @@ import pytest
 from processes import SHORT, complete_saves, lines, records
 
 from lcjax.train import TrainingArguments, train
-from lcjax.train.__main__ import load, main, parse
+from lcjax.train.__main__ import main, parse
+from lcjax.train.command import load
 from lcjax.train.interrupt import Interrupted, StopRequest
 
 

@@ -15,9 +15,9 @@ import pytest
 from processes import contents
 
 import lcjax
+from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
 from lcjax.train.__main__ import main
-from lcjax.train.arguments import TrainingArguments
 from lcjax.train.checkpoints.folder import open_run_folder
 from lcjax.train.checkpoints.lock import LOCK, locked
 

@@ -8,14 +8,14 @@ import importlib.util
 import numpy as np
 import pytest
 
-from lcjax import dispatch
+from lcjax.config import parse_memory
+from lcjax.config.presets import PRESETS
 from lcjax.data.packing import pack
 from lcjax.errors import InputError
-from lcjax.memory import parse_memory
+from lcjax.ops.attention import registry
 from lcjax.plan.compile import compile_step
 from lcjax.plan.settings import requested_settings
 from lcjax.plan.workload import Workload
-from lcjax.presets import PRESETS
 from lcjax.train import loop
 from lcjax.train.__main__ import main as train
 from numerics import tree_error_ratio
@@ -76,7 +76,7 @@ def test_plans_know_whether_documents_share_a_row():
 
 
 def test_which_implementations_take_segments():
-    takes = {name: dispatch.takes_segments(name) for name in dispatch.IMPLEMENTATIONS}
+    takes = {name: registry.takes_segments(name) for name in registry.IMPLEMENTATIONS}
     assert takes == {"auto": True, "pallas": True, "xla": True, "cudnn": False, "fa3": False}
 
 

@@ -11,7 +11,7 @@ import jax
 import pytest
 from processes import records
 
-from lcjax.memory import MemorySettings
+from lcjax.config import MemorySettings
 from lcjax.model import ModelSettings
 from lcjax.train.__main__ import main
 from lcjax.train.compiled.execution import Execution

@@ -8,8 +8,8 @@ import logging
 import pytest
 from rich.console import Console
 
+from lcjax.cli.terminal import say, shown_warnings
 from lcjax.train.reporting.progress import TrainingProgress, memory_column, peak_device_memory
-from lcjax.train.reporting.terminal import say, shown_warnings
 
 
 def run(console: Console, logging_steps: int = 1) -> None:

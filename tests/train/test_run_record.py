@@ -12,10 +12,10 @@ import jax
 import pytest
 from processes import SHORT, records
 
+from lcjax.config.run_record import RECORD, read_run_record
 from lcjax.errors import InputError
 from lcjax.train import RunArguments
 from lcjax.train.__main__ import main
-from lcjax.train.reporting.run_record import RECORD, read_run_record
 
 
 def test_a_run_records_all_that_it_was_started_with(finished, model_dir, data_dir):

@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 
 from lcjax import weights
-from lcjax.weights.names import tensor_names
+from lcjax.model.params import tensor_names
 
 
 def resident(key: str) -> int:

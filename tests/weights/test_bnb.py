@@ -16,12 +16,13 @@ import transformers
 from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
 
-from lcjax import convert, quant
+from lcjax import convert
 from lcjax.errors import InputError
 from lcjax.model import Llama, ModelSettings
+from lcjax.model.params import tensor_names
+from lcjax.ops import nf4
 from lcjax.weights import load_config, load_model_files, load_params
 from lcjax.weights.hf import SINGLE_FILE
-from lcjax.weights.names import tensor_names
 from numerics import error_ratio
 
 # Rows of one block and of several; scales of scales that are not full.
@@ -84,7 +85,7 @@ def test_codes_and_scales_are_taken_as_they_are(quantised):
         if double:
             np.testing.assert_array_equal(found["absmax_scale"], state.state2.absmax)
             assert found["absmax_offset"] == state.offset.item()
-        np.testing.assert_array_equal(quant.dequantise(found, jnp.float32), bnb.dequantize_4bit(weight.detach(), state))
+        np.testing.assert_array_equal(nf4.dequantise(found, jnp.float32), bnb.dequantize_4bit(weight.detach(), state))
 
 
 def test_quantising_while_loading_gives_the_same(plain, quantised):
@@ -215,7 +216,7 @@ def test_another_map_of_scales_is_used(saved):
     stack = load_params(directory, load_config(directory), "float32")["layers"]["self_attn"]["v_proj"]["weight"]
     tensors = load_file(directory / SINGLE_FILE)
     for layer, name in enumerate(names):
-        found = quant.dequantise(jax.tree.map(lambda leaf, layer=layer: leaf[layer], stack), jnp.float32)
+        found = nf4.dequantise(jax.tree.map(lambda leaf, layer=layer: leaf[layer], stack), jnp.float32)
         parts = {key: part for key, part in tensors.items() if key.startswith(f"{name}.")}
         state = bnb.QuantState.from_dict(parts, torch.device("cpu"))
         np.testing.assert_array_equal(found, bnb.dequantize_4bit(tensors[name], state))
@@ -262,7 +263,7 @@ def test_a_module_may_be_left_out_in_all_layers(plain, tmp_path):
     quantised_by_transformers(plain, tmp_path, llm_int8_skip_modules=["k_proj", "lm_head"])
     config, params, _ = load_model_files(tmp_path, "float32")
     assert params["layers"]["self_attn"]["k_proj"]["weight"].dtype == jnp.float32
-    assert quant.is_quantised(params["layers"]["self_attn"]["q_proj"]["weight"])
+    assert nf4.is_quantised(params["layers"]["self_attn"]["q_proj"]["weight"])
     assert Llama(config, params, ModelSettings(64))(np.zeros((1, 3), np.int32)).shape == (1, 3, config.vocab_size)
 
 

@@ -10,10 +10,10 @@ from states import TORCH_DTYPES, assert_equal_states, state_dict_of
 
 from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
+from lcjax.model.params import tensor_names
 from lcjax.weights import load_config, load_params, save_checkpoint
 from lcjax.weights.assembly import assemble, parameter_dtype
 from lcjax.weights.hf import INDEX, SINGLE_FILE
-from lcjax.weights.names import tensor_names
 
 VARIANTS = {
     "plain": {},

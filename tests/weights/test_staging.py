@@ -102,9 +102,9 @@ def test_forbidden_directory():
 
 def test_more_than_the_disk_holds_is_refused_before_the_first_byte(tmp_path):
     from lcjax.config import LlamaConfig
+    from lcjax.model.params import tensor_names
     from lcjax.weights import save_checkpoint
     from lcjax.weights.assembly import insert
-    from lcjax.weights.names import tensor_names
 
     config = LlamaConfig(2**30, 2**20, 2**10, 2, 2, 2, 2**9, tie_word_embeddings=True)
     params = {}

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lcjax.config.run_record import RECORD, now
+from lcjax.config.training import TrainingArguments
 from lcjax.data import Data
 from lcjax.errors import InputError
-from lcjax.train.arguments import TrainingArguments
 from lcjax.train.checkpoints.checkpoint import Checkpoints, free_name
 from lcjax.train.checkpoints.lock import locked
 from lcjax.train.checkpoints.resume import RESULTS, ResumePoint, find_resume_point, refuse_damage, set_newer_aside
@@ -26,7 +27,6 @@ from lcjax.train.checkpoints.same_run import (
 )
 from lcjax.train.disk import writing
 from lcjax.train.reporting.metrics import RECORDS, damage_of_record
-from lcjax.train.reporting.run_record import RECORD, now
 
 _FILES = (*RECORDS, "loss.png", RECORD)
 _FOLDERS = ("checkpoints", "tensorboard", *RESULTS)

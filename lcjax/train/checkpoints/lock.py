@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from lcjax.config.run_record import now
 from lcjax.errors import InputError
 from lcjax.train.disk import writing
-from lcjax.train.reporting.run_record import now
 
 LOCK = ".lock"
 # What flock says on a file system that has no locks; some network file systems have none.

@@ -7,15 +7,16 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from lcjax import lora, optim
+from lcjax.config.run_record import as_json
+from lcjax.config.training import LEVEL_SCHEDULES, TrainingArguments
 from lcjax.data import Data
 from lcjax.errors import InputError
-from lcjax.model import Llama
-from lcjax.train.arguments import TrainingArguments, flag
+from lcjax.model import Llama, lora
+from lcjax.optim.schedules import warmup_length
+from lcjax.train.arguments import flag
 from lcjax.train.checkpoints.checkpoint import FORMAT
 from lcjax.train.checkpoints.fingerprint import fingerprint
 from lcjax.train.checkpoints.resume import ResumePoint
-from lcjax.train.reporting.run_record import as_json
 
 Description = dict[str, Any]
 
@@ -103,12 +104,11 @@ def refuse_other_length(saved: Description, arguments: TrainingArguments, max_st
         )
     kind = arguments.lr_scheduler_type
     rate_falls = f"it was to take {before} steps, not {max_steps}, by which its learning rate falls ({kind})"
-    if kind not in optim.LEVEL_SCHEDULES:
-        levels = " and ".join(optim.LEVEL_SCHEDULES)
+    if kind not in LEVEL_SCHEDULES:
+        levels = " and ".join(LEVEL_SCHEDULES)
         raise _other(point, f"{rate_falls}; give the same number (only {levels} runs can be extended)")
     warmups = [
-        optim.warmup_length(kind, steps, arguments.warmup_steps, arguments.warmup_ratio)
-        for steps in (before, max_steps)
+        warmup_length(kind, steps, arguments.warmup_steps, arguments.warmup_ratio) for steps in (before, max_steps)
     ]
     if warmups[0] != warmups[1]:
         raise _other(

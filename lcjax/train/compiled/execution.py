@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from lcjax.config import parse_memory
+from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
-from lcjax.memory import parse_memory
 from lcjax.model import Llama, ModelSettings
-from lcjax.train.arguments import TrainingArguments
 from lcjax.train.compiled.builder import builder
 from lcjax.train.compiled.programs import Programs, digest_of, programs_folder
 

@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from lcjax.train.arguments import RunArguments, TrainingArguments
+from lcjax.config.training import TrainingArguments
+from lcjax.train.arguments import RunArguments
 
 
 def how_to_go_on(arguments: TrainingArguments, data: Sequence[str | Path], output_dir: Path, step: int) -> str:

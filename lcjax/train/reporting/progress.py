@@ -6,7 +6,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lcjax.train.reporting.terminal import say
+from lcjax.cli.terminal import say
 
 
 class TrainingProgress:

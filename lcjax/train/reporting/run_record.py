@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -11,19 +9,17 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from lcjax.config.run_record import FORMAT, RECORD, as_json, now, read_run_record
 from lcjax.data import Data
 from lcjax.errors import InputError
 from lcjax.model import Llama
 from lcjax.train.disk import replacing, writing
 
-RECORD = "run.json"
-FORMAT = 1
 _PACKAGES = ("lcjax", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "tokenizers", "transformers")
 
 
@@ -80,100 +76,6 @@ def write_run_record(
     path = output_dir / RECORD
     with writing(path), replacing(path) as temporary:
         temporary.write_text(json.dumps(as_json(content), indent=2) + "\n", encoding="utf-8")
-
-
-def read_run_record(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a run's run.json; see `write_run_record`.
-
-    Raises:
-      InputError: there is none, it is damaged, or it is of a newer lcjax.
-    """
-    path = Path(output_dir) / RECORD
-    if not path.is_file():
-        raise InputError(f"{output_dir} has no {RECORD}; name the output directory of a run that lcjax.train wrote")
-    try:
-        content = json.loads(path.read_bytes())
-        number = content["format"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{path} is damaged ({error or type(error).__name__}); resuming the run writes it again"
-        ) from None
-    if number != FORMAT:
-        raise InputError(f"{path} has format {number!r}, and this lcjax reads {FORMAT}; use the lcjax that wrote it")
-    if not _is_whole(content):
-        raise InputError(
-            f"{path} is damaged (parts are missing, or of the wrong kind); resuming the run writes it again"
-        )
-    return content
-
-
-def as_json(value: Any) -> Any:
-    """Tuples to lists and paths to strings, so that the value equals what JSON gives back."""
-    if isinstance(value, Mapping):
-        return {str(key): as_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [as_json(item) for item in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return as_json(dataclasses.asdict(value))
-    return str(value) if isinstance(value, Path) else value
-
-
-def path_from(working_directory: str, path: str) -> str:
-    """A path that was given in a working directory, as it is to be opened in this one.
-
-    Hub ids, and what is not there any more, stay as they are.
-    """
-    there = Path(working_directory, path)
-    elsewhere = there.exists() and there.resolve() != Path(path).resolve()
-    return str(there) if elsewhere else path
-
-
-def started(folder: Path) -> datetime.datetime:
-    """When the run in a folder was first started; now, where that is not recorded."""
-    with contextlib.suppress(InputError):
-        return datetime.datetime.fromisoformat(read_run_record(folder)["started"])
-    return now()
-
-
-def now() -> datetime.datetime:
-    """The local time with its offset from UTC, in whole seconds."""
-    return datetime.datetime.now().astimezone().replace(microsecond=0)
-
-
-# Of the arguments, what other commands read: that they are there, and of which types.
-_READ_ARGUMENTS = {
-    "model": str,
-    "data": list,
-    "documents": str,
-    "data_weights": list,
-    "eval_fraction": (int, float),
-    "seed": int,
-    "max_seq_length": int,
-}
-
-
-def _is_whole(content: dict[str, Any]) -> bool:
-    """Whether what others read of a record is there, and of the right kind."""
-    arguments, sessions, data = content.get("arguments"), content.get("sessions"), content.get("data")
-    return (
-        _is_time(content.get("started"))
-        and isinstance(data, dict)
-        and isinstance(arguments, dict)
-        and all(isinstance(arguments.get(name), kind) for name, kind in _READ_ARGUMENTS.items())
-        and all(isinstance(path, str) for path in arguments["data"])
-        and all(isinstance(weight, (int, float)) for weight in arguments["data_weights"])
-        and isinstance(sessions, list)
-        and bool(sessions)
-        and all(isinstance(session, dict) and isinstance(session.get("working_directory"), str) for session in sessions)
-    )
-
-
-def _is_time(value: Any) -> bool:
-    try:
-        datetime.datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def _describe(data: Data) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import math
 
 import jax
 
-from lcjax import ops
+from lcjax.config.training import TrainingArguments
 from lcjax.data import Data
 from lcjax.model import Llama, ModelSettings
+from lcjax.ops.attention.registry import resolve_implementation
+from lcjax.ops.nf4 import is_quantised
 from lcjax.plan.parameters import abstract_params
-from lcjax.quant import is_quantised
-from lcjax.train.arguments import TrainingArguments
 
 
 def start_line(
@@ -43,7 +43,7 @@ def start_line(
 
 def _attention(requested: str) -> str:
     """The implementation, and what it means for a run that is to be resumed exactly (docs/resume.md)."""
-    name = ops.resolve_implementation(requested)
+    name = resolve_implementation(requested)
     return f"{name}, whose sums differ from run to run in the last bits" if name == "fa3" else name
 
 

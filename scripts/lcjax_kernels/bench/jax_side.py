@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lcjax import masks, ops
+from lcjax import ops
+from lcjax.ops.attention import masks
 from lcjax_kernels.bench.jobs import BACKWARD, BOTH, FORWARD, KERNELS, Job, Result
 from lcjax_kernels.bench.timing import milliseconds
 
@@ -156,11 +157,11 @@ def _pallas_example(job: Job) -> Callable:
 
 def _kernel(job: Job) -> tuple[Callable, tuple]:
     """One kernel of ours with a tile of the sweep's."""
-    from lcjax.pallas import attention as flash
-    from lcjax.pallas.attention_dkv import attention_dkv
-    from lcjax.pallas.attention_dq import attention_dq
-    from lcjax.pallas.attention_forward import attention_forward
-    from lcjax.pallas.tiles import Tile
+    from lcjax.pallas.triton import attention as flash
+    from lcjax.pallas.triton.attention_dkv import attention_dkv
+    from lcjax.pallas.triton.attention_dq import attention_dq
+    from lcjax.pallas.triton.attention_forward import attention_forward
+    from lcjax.pallas.triton.tiles import Tile
 
     assert job.implementation == "pallas"
     q, k, v, dout = _inputs(job)

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from lcjax.cli import tables_console
+from lcjax.cli.terminal import tables_console
 from lcjax_kernels.bench.jobs import Result
 
 # What a GPU can do at most: dense bf16 TFLOP/s and TB/s, of NVIDIA's data sheets.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
-from lcjax.cli import tables_console
+from lcjax.cli.terminal import tables_console
 from lcjax_kernels.bench.jobs import KERNELS, Job, Result
 
 # (query block, key block, warps, stages): more than fit; a tile that the GPU cannot hold is reported and passed over.
@@ -20,7 +20,7 @@ CANDIDATES = {
     "attention_dkv": [(64, 128, 8, 3), (64, 128, 8, 4), (32, 128, 8, 3), (64, 64, 4, 2), (64, 64, 4, 3), (64, 64, 4, 4),
                       (32, 64, 4, 3), (64, 64, 8, 2)],
 }  # fmt: skip
-# Of Pallas alone, with options of `lcjax.pallas.tiles.Tile` by name.
+# Of Pallas alone, with options of `lcjax.pallas.triton.tiles.Tile` by name.
 WITH_OPTIONS = {
     "attention_forward": [(256, 64, 8, 3, "drain"), (256, 64, 8, 4, "drain"), (128, 64, 4, 3, "drain"), (128, 64, 4, 4, "drain"),
                           (128, 128, 4, 2, "drain", "frugal"), (128, 128, 4, 3, "drain", "frugal"),

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax.sharding import use_abstract_mesh
 
 from lcjax import ops
-from lcjax.deviceless import abstract, compile_lowered, gpu_sharding
-from lcjax.pallas import rope
-from lcjax.pallas.tiles import tile_for, traced_for
+from lcjax.pallas.triton import rope
+from lcjax.pallas.triton.tiles import tile_for, traced_for
+from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
 from lcjax_kernels.codegen import ptx
 from lcjax_kernels.codegen.compiled import ATTENTION_KERNELS, HEADS, KEY_VALUE_HEADS, TOKENS, CompiledKernel
 

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import lcjax
-from lcjax import lora, step
+from lcjax import step
 from lcjax.errors import InputError
+from lcjax.model import lora
 from lcjax.weights.peft import adapter_names
 from lcjax_kernels.parity.inputs import Arrays, digest
 from lcjax_kernels.parity.jobs import Job, outcome_of

@@ -14,6 +14,7 @@ import numpy as np
 
 from lcjax import ops
 from lcjax.errors import InputError
+from lcjax.ops.attention.registry import IMPLEMENTATIONS
 from lcjax_kernels.parity.inputs import Arrays, Options, digest
 from lcjax_kernels.parity.jobs import Job, outcome_of, work
 from lcjax_kernels.parity.results import Outcome, SideResult
@@ -64,7 +65,7 @@ def implementations(operation: str) -> tuple[str, ...]:
     """What runs here: cuDNN's and others' kernels need a GPU."""
     if operation == "rope" or jax.default_backend() != "gpu":
         return ("pallas", "xla")
-    return tuple(name for name in ops.IMPLEMENTATIONS if name != "auto")
+    return tuple(name for name in IMPLEMENTATIONS if name != "auto")
 
 
 def _attention(implementation: str, arrays: Arrays, options: Options) -> Arrays:

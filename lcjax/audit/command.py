@@ -1,0 +1,33 @@
+"""`python -m lcjax.audit` after its flags: read, encode, measure, advise."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from lcjax.audit.advice import advice
+from lcjax.audit.arguments import AuditArguments
+from lcjax.audit.figures import audit
+from lcjax.audit.plot import draw
+from lcjax.audit.report import duplicates_table, headline, reuse_table
+from lcjax.cli.outputs import replacing, write_json
+from lcjax.cli.terminal import say, tables_console
+from lcjax.data.corpus import load
+from lcjax.tokens.report import windows_table
+
+
+def run(arguments: AuditArguments) -> int:
+    """Writes and prints figures and advice; returns the exit code, 0."""
+    console = Console(stderr=True)
+    corpus = load(arguments, console)
+    say(console, "counting what comes back")
+    figures = audit(corpus, arguments.max_seq_length, arguments.max_tokens)
+    lines = advice(figures, arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps)
+    if arguments.plot:
+        with replacing(arguments.plot) as temporary:
+            draw(figures, temporary)
+    write_json(figures.as_json() | {"advice": lines}, arguments.json)
+    tables = tables_console(arguments.json)
+    tables.print(headline(figures), reuse_table(figures), windows_table(figures.corpus), duplicates_table(figures))
+    for line in lines:
+        tables.print(f"- {line}", markup=False, highlight=False, soft_wrap=True)
+    return 0

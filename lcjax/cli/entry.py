@@ -1,0 +1,134 @@
+"""How every command begins and ends: which exit code and words a fault ends with.
+
+Exit codes: 0 done; 1 the command's own "no" (it does not fit, it leaks, it diverged); 2 what the user can mend, said in one line on
+standard error; 130 and 143 after Ctrl-C and SIGTERM; 141 where the reader of standard output has gone (`... | head`). A closed
+standard stream counts as the null device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lcjax.cli import flags
+from lcjax.cli.outputs import ENVIRONMENT, shortened
+from lcjax.cli.signals import Interrupted, Signals
+from lcjax.cli.startup import BROKEN_PIPE, EXIT_CODES, LAST_WORDS, discard, importing, open_missing_streams
+from lcjax.errors import InputError
+
+NVIDIA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/nvidia0"), Path("/dev/dxg"))  # the last one under WSL
+
+
+def entry_point(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
+    """Turns `main(argv) -> int` into a command's entry point, `main(argv=None) -> int`, that raises on our bugs only.
+
+    The exit codes are those of this module's docstring.
+    """
+
+    @functools.wraps(main)
+    def entry(argv: list[str] | None = None) -> int:
+        if not any(device.exists() for device in NVIDIA_DEVICES):
+            logging.getLogger("jax._src.xla_bridge").addFilter(_is_no_idle_plugin)
+        flags.forget()
+        with _robust_streams():
+            try:
+                with Signals():
+                    return _finished(main, argv)
+            except KeyboardInterrupt as stop:
+                number = stop.signal if isinstance(stop, Interrupted) else signal.SIGINT
+                _last_word(LAST_WORDS[number])
+                return EXIT_CODES[number]
+            except BrokenPipeError:
+                discard(1)
+                return BROKEN_PIPE
+            except Exception as error:
+                refused = as_input_error(error)
+                if refused is None:
+                    raise
+                _last_word(f"error: {flags.in_flags(' '.join(str(refused).splitlines()))}")
+                return 2
+
+    return entry
+
+
+def command(parse: Callable[[list[str] | None], Any], module: str) -> Callable[..., int]:
+    """A command's entry point that reads its flags before it imports what it runs with: `--help` needs no JAX.
+
+    Args:
+      parse: gives the command's arguments from `argv`.
+      module: has the function `run(arguments) -> int`.
+    """
+
+    @entry_point
+    def main(argv: list[str] | None = None) -> int:
+        """Runs the command line; returns the exit code."""
+        arguments = parse(argv)
+        with importing(argv is None):
+            run = importlib.import_module(module).run
+        return run(arguments)
+
+    return main
+
+
+def _finished(main: Callable[[list[str] | None], int], argv: list[str] | None) -> int:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the folder that the command runs in does not exist any more; change to another") from None
+    try:
+        code = main(argv)
+    except SystemExit as stop:  # how tyro ends after --help
+        code = 2 if stop.code else 0
+    sys.stdout.flush()
+    return code
+
+
+def as_input_error(error: Exception) -> InputError | None:
+    """What the user can mend, in words that say how; None for a bug of ours."""
+    if isinstance(error, InputError):
+        return error
+    if isinstance(error, OSError) and error.errno in ENVIRONMENT:
+        what = str(error.filename or "standard output, or a file,")
+        return InputError(f"{shortened(what)} cannot be used ({os.strerror(error.errno)}); {ENVIRONMENT[error.errno]}")
+    # JAX's own error, named by its text: this module imports no JAX.
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        reason = str(error).splitlines()[0] if str(error) else "no memory is left"
+        return InputError(
+            f"not enough memory ({shortened(reason)}); use a smaller --max-seq-length, fewer sequences or a smaller model"
+        )
+    return None
+
+
+def _is_no_idle_plugin(record: logging.LogRecord) -> bool:
+    """Without a GPU, JAX's plugin for one is there to plan with: that it does not start is no news, and JAX logs a traceback."""
+    return not record.getMessage().startswith("Jax plugin configuration error")
+
+
+@contextlib.contextmanager
+def _robust_streams() -> Iterator[None]:
+    """Within it standard streams are there, and a character that the terminal cannot show is shown as a question mark."""
+    open_missing_streams()
+    changed = []
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None and getattr(stream, "errors", None) == "strict":
+            changed.append(reconfigure)
+            reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        for reconfigure in changed:
+            reconfigure(errors="strict")
+
+
+def _last_word(line: str) -> None:
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)

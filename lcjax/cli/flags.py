@@ -1,0 +1,196 @@
+"""How flags are read, and how faults that the library finds are said in the command's words: `--lora-r 0` for `r=0`."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import contextvars
+import dataclasses
+import importlib.metadata
+import inspect
+import io
+import itertools
+import re
+import sys
+import textwrap
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from lcjax.errors import InputError, flag
+
+Arguments = TypeVar("Arguments")
+
+# What the library calls an argument, where the command calls it otherwise.
+_FIELD_OF = {
+    "r": "lora_r",
+    "held_out_fraction": "eval_fraction",
+    "weights": "data_weights",
+    "batch_size": "per_device_train_batch_size",
+    "accumulation": "gradient_accumulation_steps",
+}
+# An empty value of these says something.
+_MAY_BE_EMPTY = ("--system",)
+_PYTHON_REASONS = (
+    (re.compile(r"invalid literal for int\(\) with base 10: ('.*')"), r"\1 is not a whole number"),
+    (re.compile(r"could not convert string to float: ('.*')"), r"\1 is not a number"),
+    (re.compile(r"Could not find valid parse for arguments: \[(.*)\]"), r"not all of \1 are numbers"),
+)
+
+_parsed: contextvars.ContextVar[Any] = contextvars.ContextVar("parsed", default=None)
+
+
+def parse(
+    kind: type[Arguments], argv: list[str] | None, program: str, default: Arguments | None = None, **options: Any
+):
+    """Reads flags into a dataclass, over the values of `default` where it is given; prints help or version and exits for those.
+
+    Args:
+      options: further arguments of `tyro.cli`.
+
+    Raises:
+      InputError: flags that do not parse, and what the dataclass refuses, in one line.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    if "--version" in words:
+        print(f"{program} {importlib.metadata.version('lcjax')}")
+        raise SystemExit(0)
+    refuse_empty(words)
+    printed = io.StringIO()
+    if default is not None:
+        options["default"] = default
+    try:
+        with contextlib.redirect_stderr(printed):
+            parsed = tyro.cli(kind, args=words, prog=program, **options)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, InputError):
+            raise InputError(_all_in_flags(str(stop.__context__), kind)) from None
+        if not stop.code:
+            raise
+        raise InputError(f"{_in_one_line(printed.getvalue())}; see {program} --help") from None
+    _parsed.set(parsed)
+    return parsed
+
+
+def parse_in_sections(
+    kind: type[Arguments],
+    argv: list[str] | None,
+    program: str,
+    default: Arguments,
+    sections: Mapping[str, Sequence[str]],
+) -> Arguments:
+    """`parse` of a dataclass whose help shows its fields in sections.
+
+    Args:
+      sections: titles, and the names of the fields under each; together they are all fields.
+
+    Raises:
+      InputError: as `parse` does.
+    """
+    helps, types = _help_texts(kind), typing.get_type_hints(kind)
+    groups: list[tuple[str, type, Any]] = []
+    for number, (title, names) in enumerate(sections.items()):
+        fields = [
+            (
+                name,
+                Annotated[types[name], tyro.conf.arg(help=helps[name])],
+                dataclasses.field(default=getattr(default, name)),
+            )
+            for name in names
+        ]
+        group = dataclasses.make_dataclass(f"Section{number}", fields, frozen=True)
+        group.__doc__ = ""
+        groups.append((re.sub(r"\W+", "_", title), group, dataclasses.field(default=group())))
+    whole = dataclasses.make_dataclass(kind.__name__, groups, frozen=True)
+    description = inspect.getdoc(kind)
+    parsed = parse(whole, argv, program, description=description, config=(tyro.conf.OmitArgPrefixes,))
+    values = {name: value for group in vars(parsed).values() for name, value in vars(group).items()}
+    try:
+        _parsed.set(kind(**values))
+    except InputError as error:
+        forget()
+        raise InputError(_all_in_flags(str(error), kind)) from None
+    return _parsed.get()
+
+
+def _help_texts(kind: type) -> dict[str, str]:
+    """The docstring behind each field, of the class and of those that it extends."""
+    texts: dict[str, str] = {}
+    for base in reversed([base for base in kind.__mro__ if dataclasses.is_dataclass(base)]):
+        [tree] = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, text in itertools.pairwise(tree.body):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(said))):
+                    texts[name] = " ".join(said.split())
+    return texts
+
+
+def forget() -> None:
+    """Before the next command of this process: `in_flags` changes nothing until its flags are parsed."""
+    _parsed.set(None)
+
+
+def in_flags(message: str) -> str:
+    """The message with each `name=value` as `--flag value`, where this command has the flag and was given that value."""
+    arguments = _parsed.get()
+    if arguments is None:
+        return message
+    names = {field.name: field.name for field in dataclasses.fields(arguments)}
+    for name, field in (names | {k: v for k, v in _FIELD_OF.items() if v in names}).items():
+        value = getattr(arguments, field)
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        for said in dict.fromkeys((repr(value), str(value), f"{value:,}" if isinstance(value, int) else repr(value))):
+            found = re.compile(rf"(?<![\w.-]){name}={re.escape(said)}(?![\w.])")
+            if found.search(message):
+                message = found.sub(f"{flag(field)} {shown}".replace("\\", "\\\\"), message)
+                message = re.sub(rf"(?<![\w.-]){name}='(\w+)'", rf"{flag(field)} \1", message)  # what to use instead
+    return message
+
+
+def _all_in_flags(message: str, kind: type) -> str:
+    """The same for what the arguments' own checks say, where every name is a flag's."""
+    names = {field.name: field.name for field in dataclasses.fields(kind)}
+    for name, field in (names | {k: v for k, v in _FIELD_OF.items() if v in names}).items():
+        message = re.sub(rf"(?<![\w.-]){name}='([^']*)'", rf"{flag(field)} \1", message)
+        message = re.sub(rf"(?<![\w.-]){name}=", f"{flag(field)} ", message)
+    return message
+
+
+def refuse_empty(words: list[str]) -> None:
+    """Raises InputError for an empty value or a zero byte: Path("") is the current directory, which nobody means."""
+    before = ""
+    for word in words:
+        name, equals, value = word.partition("=") if word.startswith("--") else (before, "=", word)
+        if equals and not value and name not in _MAY_BE_EMPTY:
+            raise InputError(f"{name or 'an argument'} is empty; give a value, or leave it out")
+        if "\0" in value:
+            raise InputError(f"{name or 'an argument'} holds a zero byte, which no path or name can")
+        before = name if word.startswith("--") else before
+
+
+def _in_one_line(box: str) -> str:
+    """What tyro draws in a frame, of spaces where the terminal has no lines: the first paragraph, and the flag that it suggests."""
+    framed = [line.strip("│").rstrip() for line in box.splitlines() if line.startswith("│")]
+    lines = framed or [line[1:].rstrip() for line in box.splitlines() if line.strip()][2:]
+    paragraphs, current = [], []
+    for line in [*lines, "──"]:
+        if set(line.strip()) in ({"─"}, {"-"}):
+            paragraphs.append(current)
+            current = []
+        else:
+            current.append(line)
+    if not any(paragraphs):
+        return " ".join(box.split())
+    first = paragraphs[0]
+    if first[0].strip().startswith("Missing from"):
+        names = [line.split()[0] for line in first[1:] if re.match(r" {5}\S", line)]
+        return f"{' and '.join(names)} must be given"
+    said = " ".join(line.strip() for line in first).rstrip(".")
+    for pattern, words in _PYTHON_REASONS:
+        said = pattern.sub(words, said)
+    said = said.removeprefix("Error parsing ").replace("Unrecognized options:", "unknown:")
+    similar = [word for lines in paragraphs[1:] if "Perhaps" in lines[0] for word in lines[1].split()[:1]]
+    return said[:1].lower() + said[1:] + (f"; did you mean {similar[0]}?" if similar else "")

@@ -1,0 +1,45 @@
+"""The flags that commands share which load a model and do not train it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from lcjax.config.precision import check_dtype, check_quantize
+from lcjax.config.rope_choice import check_choice
+from lcjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelArguments:
+    """Which model, and how it is loaded: the flags that the commands share.
+
+    Raises:
+      InputError: a value that is not supported.
+    """
+
+    model: str
+    """A Hugging Face directory or hub id, or a .gguf file."""
+    adapter: Path | None = None
+    """A PEFT directory, such as an adapter/ that lcjax.train wrote; it is not merged into the weights."""
+    dtype: str = "auto"
+    """Of the weights: float32, bfloat16, or auto (float32 on a CPU, bfloat16 on a GPU)."""
+    quantize: str | None = None
+    """nf4: the layers' linear maps in four bits, as bitsandbytes has them."""
+    attention: str = "auto"
+    """Implementation of attention: auto, pallas or xla (see lcjax.ops.attention.registry)."""
+    rope_scaling: str = "auto"
+    """RoPE beyond the trained context, as in lcjax.train; an adapter brings its own."""
+    rope_theta: float | None = None
+    """RoPE's base, if not the model's."""
+
+    def __post_init__(self):
+
+        if self.attention != "auto":
+            from lcjax.ops.attention.registry import takes_segments  # JAX, which --help does without
+
+            if not takes_segments(self.attention):
+                raise InputError(f"--attention {self.attention} is of training alone; use auto, pallas or xla")
+        check_quantize(self.quantize)
+        check_dtype(self.dtype)
+        check_choice(self.rope_scaling, self.rope_theta)

@@ -1,0 +1,142 @@
+"""Where a command's results go: checked before work begins, and written all or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lcjax.errors import InputError
+
+PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
+"""The kinds of pictures that --plot writes."""
+
+# What the file system refuses and the user can mend.
+ENVIRONMENT = {
+    errno.EACCES: "check its permissions",
+    errno.EDQUOT: "make room, or name another place",
+    errno.EFBIG: "make room, or name another place",
+    errno.EIO: "check the disk",
+    errno.EISDIR: "name a file",
+    errno.ELOOP: "check the links",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOENT: "check the path",
+    errno.ENOSPC: "make room, or name another place",
+    errno.ENOTDIR: "check the path",
+    errno.EPERM: "check its permissions",
+    errno.EROFS: "name another place",
+}
+
+
+def check_outputs(reads: Sequence[str | Path] = (), **paths: str | Path | None) -> None:
+    """Raises InputError where an output, named as its flag is, cannot be written; "-" is standard output.
+
+    Args:
+      reads: the files and folders that the command reads, which no output may replace.
+    """
+    for name, path in paths.items():
+        if path and str(path) != "-":
+            _check_output(f"--{name}", Path(path))
+            _refuse_to_replace(f"--{name}", Path(path), reads)
+    picture = paths.get("plot")
+    if picture and Path(picture).suffix.lower() not in PICTURES:
+        raise InputError(f"--plot {picture} is no picture's name; end it in one of {', '.join(PICTURES)}")
+
+
+def check_output_dir(name: str, path: Path) -> None:
+    """Raises InputError where that directory is not there and cannot be made; whatever is made to know is removed again.
+
+    Args:
+      name: what the user calls it, such as --output-dir.
+    """
+    made: list[Path] = []
+    try:
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{name} {path} is a file; name a folder")
+        for folder in [*reversed(path.absolute().parents), path.absolute()]:
+            if not folder.is_dir():
+                folder.mkdir()
+                made.append(folder)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise InputError(f"{name} {path} cannot be written to (no permission); choose another")
+    except OSError as error:
+        raise InputError(f"{name} {shortened(str(path))} cannot be made ({error.strerror}); choose another") from None
+    finally:
+        for folder in reversed(made):
+            folder.rmdir()
+
+
+def write_json(content: Any, path: str | None) -> None:
+    """Writes JSON to a file, to standard output for "-", or nowhere for None."""
+    text = json.dumps(content, indent=1) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+    elif path is not None:
+        with replacing(Path(path)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A context whose value is a path to write to; what is there at its end takes the place of `path`, unless it failed.
+
+    What is no file, such as /dev/stdout or a pipe, is written itself.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            yield path
+            return
+        temporary = path.with_name(f".{os.getpid()}.tmp{path.suffix}")
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno not in ENVIRONMENT:
+            raise
+        mend = ENVIRONMENT[error.errno]
+        raise InputError(f"{path} cannot be written ({os.strerror(error.errno)}); {mend}") from error
+
+
+def _check_output(name: str, path: Path) -> None:
+    try:
+        parent = path.absolute().parent
+        if path.is_dir():
+            raise InputError(f"{name} {path} is a folder; name a file")
+        if not parent.is_dir():
+            raise InputError(f"{name} {path}: the directory {parent} does not exist")
+        place = path if path.exists() else parent
+        length = len(os.fsencode(path.name))
+    except OSError as error:
+        raise InputError(f"{name} {shortened(str(path))} cannot be written ({error.strerror}); name another") from None
+    if length > 230:  # what is written first has a longer name
+        raise InputError(f"{name} {shortened(str(path))} has a name of {length} bytes; give a shorter one")
+    if not os.access(place, os.W_OK):
+        raise InputError(f"{name} {path} cannot be written (no permission for {place}); name another")
+
+
+def _refuse_to_replace(name: str, path: Path, reads: Sequence[str | Path]) -> None:
+    if not path.is_file():
+        return
+    written = Path(os.path.realpath(path))
+    for source in filter(None, map(str, reads)):
+        place = Path(os.path.realpath(source))
+        if place == written or place in written.parents or (place.is_file() and place.samefile(written)):
+            raise InputError(f"{name} {path} would replace a file that is read, of {source}; name another file")
+
+
+def shortened(text: str) -> str:
+    """Its ends, where it is too long for a line."""
+    return text if len(text) <= 160 else f"{text[:100]}...{text[-40:]}"

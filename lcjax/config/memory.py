@@ -1,0 +1,101 @@
+"""What can be chosen about the memory that a step takes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lcjax.errors import InputError
+
+# Up to here plain layers are faster and their activations fit; it is the length from which on inputs are offloaded.
+PLAIN_UP_TO_TOKENS = 32_768
+# What a sequence must be a multiple of for "auto" to cut it into tiles.
+_TOKENS_STEP = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class MemorySettings:
+    """How the layers run. The results are the same; time and memory are not.
+
+    Attributes:
+      tile: tokens of one tile, or as many fewer as divide the sequence. The position-wise parts of a layer need memory in
+        proportion to it; a tile of a few thousand tokens keeps a GPU busy.
+      head_groups: groups of key/value heads, a divisor of their number, of which attention runs one after another. 1 is
+        fastest; more need less memory.
+      fetch_ahead: whether the backward pass fetches a layer's input from the host while it computes the layer above, which hides
+        the copy and costs the memory of one more such input.
+      save_every: layers of which the first one's input is saved, a divisor of their number. g divides the host's memory by g; the
+        layer's own input is computed again from the saved one, (g - 1) / 2 forward passes a layer on average.
+      embeddings_on_host: whether embedding and head, frozen, are in host memory and each copied to the device for its own use;
+        with a policy that offloads.
+
+    Raises:
+      InputError: a size that is not positive.
+    """
+
+    tile: int = 8192
+    head_groups: int = 1
+    fetch_ahead: bool = True
+    save_every: int = 1
+    embeddings_on_host: bool = False
+
+    def __post_init__(self):
+        if self.head_groups < 1:
+            raise InputError(f"head_groups={self.head_groups} is no number of groups; use 1 or more")
+        if self.save_every < 1:
+            raise InputError(f"save_every={self.save_every} is no number of layers; use 1 or more")
+        if self.tile < 1:
+            raise InputError(f"tile={self.tile} is no number of tokens; use 1 or more, 8192 for a GPU")
+
+    def __str__(self) -> str:
+        """As `parse_memory` reads it."""
+        return ",".join(f"{name}={str(value).lower()}" for name, value in vars(self).items())
+
+
+def resolve_memory(requested: MemorySettings | str, tokens: int, *, attention_in_halves: bool) -> MemorySettings | None:
+    """How layers run over sequences of `tokens` tokens; None: plain, without tiles.
+
+    Args:
+      requested: settings; "none"; or "auto": tiles above 32,768 tokens, where their number is a multiple of 1,024.
+      attention_in_halves: whether the implementation of attention runs in tiles.
+
+    Raises:
+      InputError: another word.
+    """
+    if isinstance(requested, MemorySettings):
+        return requested
+    settings = parse_memory(requested)
+    if settings != "auto":
+        return None
+    in_tiles = attention_in_halves and tokens > PLAIN_UP_TO_TOKENS and tokens % _TOKENS_STEP == 0
+    return MemorySettings() if in_tiles else None
+
+
+def parse_memory(text: str) -> MemorySettings | str:
+    """ "auto" and "none" as they are; else settings, written as "tile=4096,head_groups=8".
+
+    Raises:
+      InputError: an unknown word or a value out of range.
+    """
+    if text in ("auto", "none"):
+        return text
+    fields = {field.name: field.type for field in dataclasses.fields(MemorySettings)}
+    values: dict[str, int | bool] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        parsed = {"true": True, "false": False}.get(value) if fields.get(name) == "bool" else _whole(value)
+        if parsed is None or name not in fields:
+            raise InputError(
+                f"memory={text!r} is not understood at {part!r}; use auto, none, or some of {MemorySettings()}"
+            )
+        values[name] = parsed
+    return MemorySettings(**values)  # pyright: ignore[reportArgumentType]
+
+
+def check_loss_chunk(tokens: int | None) -> None:
+    """Raises InputError where that is no number of tokens whose logits exist at a time; None leaves it to lcjax."""
+    if tokens is not None and tokens < 1:
+        raise InputError(f"--loss-chunk {tokens} is no number of tokens; use 1 or more, 256 to 1024 for a GPU")
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None

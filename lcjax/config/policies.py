@@ -1,0 +1,42 @@
+"""The policies of gradient checkpointing: what the backward pass keeps on the device, sends to host memory, or computes again.
+
+`lcjax.memory.checkpoint` has the table of what each policy keeps.
+"""
+
+from __future__ import annotations
+
+from lcjax.errors import InputError
+
+POLICIES = ("none", "full", "offload", "offload_attn")
+OFFLOADING = ("offload", "offload_attn")  # those that use host memory
+ALIASES = {"unsloth": "offload"}
+
+# From here on, one saved input per layer fills a GPU (8B at 131,072 tokens: 32 GiB), so a policy that offloads is required.
+OFFLOAD_ABOVE_TOKENS = 32_768
+# Below this length the intermediates of every layer are cheaper to keep than to compute twice.
+KEEP_UP_TO_TOKENS = 4_096
+
+
+def resolve_policy(requested: str, tokens: int, *, in_tiles: bool = False) -> str:
+    """The policy for sequences of `tokens` tokens: one of POLICIES.
+
+    `auto` is `none` up to 4,096 tokens (never where layers run in tiles, which are computed again), `full` up to 32,768 and
+    `offload` above.
+
+    Raises:
+      InputError: an unknown name, or one that keeps residuals on the device above 32,768 tokens.
+    """
+    policy = ALIASES.get(requested, requested)
+    if policy == "auto":
+        if tokens > OFFLOAD_ABOVE_TOKENS:
+            return "offload"
+        return "full" if in_tiles or tokens > KEEP_UP_TO_TOKENS else "none"
+    if policy not in POLICIES:
+        known = ", ".join(("auto", *POLICIES, *ALIASES))
+        raise InputError(f"use_gradient_checkpointing={requested!r} is unknown; use one of {known}")
+    if tokens > OFFLOAD_ABOVE_TOKENS and policy in ("none", "full"):
+        raise InputError(
+            f"use_gradient_checkpointing={requested!r} at {tokens:,} tokens keeps every layer's activations on the device; "
+            f"above {OFFLOAD_ABOVE_TOKENS:,} tokens use 'offload', 'offload_attn' or 'auto'"
+        )
+    return policy

@@ -1,0 +1,172 @@
+"""How rotary frequencies depart from `theta^(-2i / dimensions)`: the kinds, their parameters, and config.json's spellings."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+from lcjax.errors import InputError
+
+if TYPE_CHECKING:
+    from lcjax.config.model import LlamaConfig
+
+LONGEST = 2**24
+"""Tokens of a sequence at most: float32 holds every position up to here, and so every angle."""
+
+# Of each kind, the keys of config.json that it reads.
+KEYS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": (
+        "factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "mscale",
+        "mscale_all_dim", "truncate",
+    ),
+    "longrope": ("factor", "original_max_position_embeddings", "attention_factor", "short_factor", "long_factor"),
+    "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+}  # fmt: skip
+_OLD_KINDS = {"su": "longrope"}  # in Phi-3's first files
+# What stands beside a kind's keys: read elsewhere, or a remark.
+_OTHER_KEYS = {"type", "rope_type", "rope_theta", "partial_rotary_factor", "finetuned"}
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """One kind of scaling and its parameters, under config.json's names; `lcjax.ops.rope` turns them into frequencies.
+
+    Every kind reads only the fields that KEYS gives it. `factor` is how much longer contexts are to become,
+    `original_max_position_embeddings` what they were before, in tokens. `dynamic` and `longrope` have other frequencies for long
+    sequences than for short ones. `short_factor` and `long_factor` divide the frequencies one by one.
+
+    Raises:
+      InputError: an unknown kind, or a value that its kind cannot have.
+    """
+
+    rope_type: str = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+    attention_factor: float | None = None
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool = True
+    short_factor: tuple[float, ...] = ()
+    long_factor: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        if self.rope_type not in KEYS:
+            raise InputError(f"rope_type={self.rope_type!r} is not supported; use one of {', '.join(KEYS)}")
+        if self.rope_type != "default" and not 1.0 <= self.factor < math.inf:
+            raise InputError(f"rope factor={self.factor} must be at least 1.0")
+        if self.original_max_position_embeddings <= 0:
+            raise InputError(
+                f"rope original_max_position_embeddings={self.original_max_position_embeddings} must be positive"
+            )
+        if self.rope_type == "llama3" and not 0.0 < self.low_freq_factor < self.high_freq_factor:
+            raise InputError(
+                f"rope low_freq_factor={self.low_freq_factor} must lie between 0 and "
+                f"high_freq_factor={self.high_freq_factor}"
+            )
+        if self.rope_type == "yarn" and not 0.0 < self.beta_slow <= self.beta_fast:
+            raise InputError(
+                f"rope beta_slow={self.beta_slow} must lie between 0 and beta_fast={self.beta_fast}: turns in the original context"
+            )
+        for name in ("short_factor", "long_factor") if self.rope_type == "longrope" else ():
+            if not getattr(self, name) or min(getattr(self, name)) <= 0:
+                raise InputError(f"longrope needs a list of positive numbers as {name}, one for each frequency")
+        # What the kind does not read is as if not given, so that equal scalings compare and hash equal.
+        for field in dataclasses.fields(self):
+            if field.name not in ("rope_type", *KEYS[self.rope_type]):
+                object.__setattr__(self, field.name, field.default)
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """config.json's `rope_scaling`: the keys that the kind reads, None for `default`."""
+        if self.rope_type == "default":
+            return None
+        values = {key: getattr(self, key) for key in KEYS[self.rope_type]}
+        lists = {key: list(value) for key, value in values.items() if isinstance(value, tuple)}
+        return {"rope_type": self.rope_type, **{k: v for k, v in values.items() if v is not None}, **lists}
+
+
+UNSCALED = RopeScaling()
+
+
+def attention_factor(config: LlamaConfig) -> float:
+    """What cosines and sines are multiplied by, so that attention's scores grow by its square; 1 but for yarn and longrope.
+
+    Source: YaRN, arXiv 2309.00071, section 3.4 (with DeepSeek's `mscale` and `mscale_all_dim`); LongRoPE, arXiv 2402.13753.
+    """
+    scaling = config.rope_scaling
+    if scaling.rope_type not in ("yarn", "longrope"):
+        return 1.0
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    if scaling.factor <= 1.0:
+        return 1.0
+    growth = math.log(scaling.factor)
+    if scaling.rope_type == "longrope":
+        return math.sqrt(1.0 + growth / math.log(scaling.original_max_position_embeddings))
+    if scaling.mscale and scaling.mscale_all_dim:
+        return (0.1 * scaling.mscale * growth + 1.0) / (0.1 * scaling.mscale_all_dim * growth + 1.0)
+    return 0.1 * growth + 1.0
+
+
+def read_rope(config: dict[str, Any], max_position_embeddings: int, source: str) -> tuple[float, float, RopeScaling]:
+    """(rope_theta, partial_rotary_factor, scaling) of a parsed config.json, with gaps filled as transformers fills them.
+
+    `rope_scaling` (old) goes before `rope_parameters` (new) where a file has both; the base and the rotated part may stand inside
+    or beside either, the original context too, and there it is beside that counts. Without one it is `max_position_embeddings`.
+
+    Raises:
+      InputError: an unknown kind, a key that no kind reads, a missing one, or a value of another type.
+    """
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(rope, dict):
+        raise InputError(f"{source} has {rope!r} for RoPE's parameters; an object with a rope_type is due")
+    rope = {key: value for key, value in rope.items() if value is not None}
+    theta = _number(_first(rope.get("rope_theta"), config.get("rope_theta"), 10_000.0), "rope_theta", source)
+    if not theta > 1.0:
+        raise InputError(f"{source} says rope_theta={theta}; a number above 1 is due")
+    share = _first(rope.get("partial_rotary_factor"), config.get("partial_rotary_factor"), 1.0)
+    kind = str(rope.get("rope_type") or rope.get("type") or "default")
+    kind = _OLD_KINDS.get(kind, kind)
+    if unknown := sorted(rope.keys() - {key for keys in KEYS.values() for key in keys} - _OTHER_KEYS):
+        raise InputError(f"{source} has {', '.join(unknown)} among RoPE's parameters, which no supported kind reads")
+    if kind not in KEYS:
+        raise InputError(f"{source} says rope_type={kind!r}, which is not supported; use one of {', '.join(KEYS)}")
+    fields = {key: _value(rope[key], key, source) for key in KEYS.get(kind, ()) if key in rope}
+    if "original_max_position_embeddings" in KEYS.get(kind, ()):
+        name = "original_max_position_embeddings"
+        original = config.get(name) or fields.get(name) or max_position_embeddings
+        fields[name] = int(_number(original, name, source))
+        # Only these two of transformers' kinds do without a factor.
+        if kind in ("yarn", "longrope"):
+            fields.setdefault("factor", max_position_embeddings / fields["original_max_position_embeddings"])
+    if "factor" in KEYS.get(kind, ()) and "factor" not in fields:
+        raise InputError(f"{source} says rope_type={kind!r} without a factor; download the model again")
+    return theta, _number(share, "partial_rotary_factor", source), RopeScaling(kind, **fields)
+
+
+def _first(*values: Any) -> Any:
+    """The first that is given; zero is."""
+    return next(value for value in values if value is not None)
+
+
+def _value(value: Any, key: str, source: str) -> Any:
+    if key == "truncate":
+        return bool(value)
+    if key in ("short_factor", "long_factor"):
+        if not isinstance(value, list):
+            raise InputError(f"{source} says {key}={value!r}; a list of numbers is due")
+        return tuple(_number(x, key, source) for x in value)
+    return _number(value, key, source)
+
+
+def _number(value: Any, key: str, source: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{source} says {key}={value!r}; a number is due")
+    return float(value)

@@ -1,0 +1,166 @@
+"""Which RoPE a model gets for sequences longer than it was trained for: chosen from the length, or as the user says.
+
+docs/rope.md has the reasons and the measurements behind them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+
+from lcjax.config import LlamaConfig, RopeScaling
+from lcjax.config.rope import LONGEST, attention_factor
+from lcjax.errors import InputError, unknown
+
+CHOICES = ("auto", "none", "base", "linear", "dynamic", "yarn", "llama3")
+_DOES = {
+    "linear": "every wave is stretched alike",
+    "dynamic": "the base grows with each sequence",
+    "yarn": "slow waves are stretched, fast ones kept, and attention is sharpened",
+    "longrope": "slow waves are stretched further than the model's own factors say",
+    "llama3": "slow waves are stretched, fast ones kept",
+}
+
+
+def choose_rope(
+    config: LlamaConfig, max_seq_length: int, scaling: str = "auto", theta: float | None = None
+) -> tuple[LlamaConfig, str | None]:
+    """The config with the RoPE for sequences of `max_seq_length` tokens, and one line that says what was chosen and why.
+
+    Args:
+      config: the model as it was trained.
+      max_seq_length: tokens.
+      scaling: "auto" leaves RoPE as it is up to the model's context; above it extends the scaling that the model has, and gives it
+        yarn if it has none. "none" leaves it as it is at any length, "base" gives it a larger base alone, and the kinds of
+        config.json give it that kind.
+      theta: the base; alone, with "auto", it is all that changes.
+
+    Returns:
+      (config, line): the context too, `max_position_embeddings`, becomes `max_seq_length` where RoPE was fitted to it. The line is
+      None where nothing was to be chosen.
+
+    Raises:
+      InputError: an unknown choice, a base or a length out of range, or a scaling for a context that needs none.
+    """
+    check_choice(scaling, theta)
+    if not isinstance(max_seq_length, numbers.Integral) or not 1 <= max_seq_length <= LONGEST:
+        raise InputError(f"max_seq_length={max_seq_length!r} must be a positive number of tokens, at most {LONGEST:,}")
+    if scaling == "auto" and theta is not None:
+        scaling = "base"
+    if scaling == "auto" and max_seq_length <= _reach(config):
+        return config, None
+    trained, own = config, config.rope_scaling.rope_type
+    kind = (own if own != "default" else "yarn") if scaling == "auto" else scaling
+    if kind == "base":
+        theta = theta or _larger_base(config, max_seq_length)
+    if theta is not None:
+        config = dataclasses.replace(config, rope_theta=theta)
+    if kind in ("none", "base"):
+        context = _context(config.rope_scaling, config.max_position_embeddings, max_seq_length)
+        chosen = dataclasses.replace(config, max_position_embeddings=context)
+    else:
+        chosen = _extended(config, max_seq_length) if kind == own else _scaled(config, max_seq_length, kind)
+    return chosen, _line(trained, chosen, max_seq_length, by_user=scaling != "auto")
+
+
+def check_choice(scaling: str, theta: float | None) -> None:
+    """Raises InputError for a choice that no model can have."""
+    if scaling not in CHOICES:
+        raise InputError(unknown("rope_scaling", scaling, CHOICES))
+    if theta is not None and not 1.0 < theta < 1e15:
+        raise InputError(f"rope_theta={theta} is out of range; it must be above 1, such as 500000")
+    if scaling == "none" and theta is not None:
+        raise InputError(f"rope_scaling='none' and rope_theta={theta} contradict each other; give one of them")
+
+
+def describe_rope(config: LlamaConfig) -> str:
+    """A config's RoPE in words: "yarn, factor 4, base 100,000, attention factor 1.139"."""
+    scaling = config.rope_scaling
+    words = [scaling.rope_type]
+    if scaling.rope_type != "default":
+        words.append(f"factor {scaling.factor:g}")
+    words.append(f"base {config.rope_theta:,.0f}")
+    if (attention := attention_factor(config)) != 1.0:
+        words.append(f"attention factor {attention:.4g}")
+    return ", ".join(words)
+
+
+def _larger_base(config: LlamaConfig, tokens: int) -> float:
+    """The base under which the slowest wave turns as far in `tokens` as it did in the context.
+
+    Source: "NTK-aware" scaling, bloc97 (2023); YaRN, arXiv 2309.00071, section 3.1.
+    """
+    _require_beyond("base", config.max_position_embeddings, tokens)
+    ratio, dimensions = tokens / config.max_position_embeddings, config.rotary_dim
+    return float(round(config.rope_theta * ratio ** (dimensions / max(1, dimensions - 2))))
+
+
+def _extended(config: LlamaConfig, tokens: int) -> LlamaConfig:
+    """A scaled model for sequences longer than its context, in its own scheme."""
+    scaling, ratio = config.rope_scaling, tokens / _reach(config)
+    # dynamic follows the length by itself.
+    if ratio <= 1.0 or scaling.rope_type == "dynamic":
+        return config
+    changes: dict = {"factor": scaling.factor * ratio}
+    if scaling.rope_type == "longrope":
+        # The factors were searched for; further out, as much as a larger base would stretch each wave.
+        steps = [2 * i / max(1, config.rotary_dim - 2) for i in range(len(scaling.long_factor))]
+        pairs = zip(scaling.long_factor, steps, strict=True)
+        changes["long_factor"] = tuple(factor * ratio**step for factor, step in pairs)
+    return dataclasses.replace(
+        config, rope_scaling=dataclasses.replace(scaling, **changes), max_position_embeddings=tokens
+    )
+
+
+def _scaled(config: LlamaConfig, tokens: int, kind: str) -> LlamaConfig:
+    """The model with a scaling of that kind in place of its own."""
+    context = _unscaled_context(config)
+    _require_beyond(kind, context, tokens)
+    scaling = RopeScaling(kind, factor=tokens / context, original_max_position_embeddings=context)
+    return dataclasses.replace(config, rope_scaling=scaling, max_position_embeddings=_context(scaling, context, tokens))
+
+
+def _require_beyond(scaling: str, context: int, tokens: int) -> None:
+    if tokens <= context:
+        raise InputError(
+            f"rope_scaling={scaling!r} stretches positions beyond {context:,} tokens, and max_seq_length={tokens:,} is not beyond; "
+            "drop it, or raise max_seq_length"
+        )
+
+
+def _reach(config: LlamaConfig) -> int:
+    """The tokens that the model is good for: its context, or what its yarn stretches to where its config says less."""
+    scaling, context = config.rope_scaling, config.max_position_embeddings
+    stretched = round(scaling.original_max_position_embeddings * scaling.factor)
+    return max(context, stretched) if scaling.rope_type == "yarn" else context
+
+
+def _unscaled_context(config: LlamaConfig) -> int:
+    """The tokens that the frequencies without their scaling are good for."""
+    scaling = config.rope_scaling
+    if scaling.rope_type in ("yarn", "longrope", "llama3"):
+        return scaling.original_max_position_embeddings
+    factor = scaling.factor if scaling.rope_type == "linear" else 1.0
+    return round(config.max_position_embeddings / factor)
+
+
+def _context(scaling: RopeScaling, context: int, tokens: int) -> int:
+    # dynamic counts from the config's own context, which so is no longer one that the model is used to.
+    return context if scaling.rope_type == "dynamic" else max(context, tokens)
+
+
+def _line(before: LlamaConfig, after: LlamaConfig, tokens: int, *, by_user: bool) -> str:
+    kind = after.rope_scaling.rope_type
+    if after.rope_scaling != before.rope_scaling or kind == "dynamic":
+        does = _DOES[kind]
+    else:
+        does = (
+            "the base alone is another"
+            if after.rope_theta != before.rope_theta
+            else "as it was, for longer sequences too"
+        )
+    why = "as asked" if by_user else "rope_scaling and rope_theta overrule it"
+    return (
+        f"max_seq_length={tokens:,} with a model trained for {before.max_position_embeddings:,} tokens; RoPE is now "
+        f"{describe_rope(after)}: {does} ({why})"
+    )

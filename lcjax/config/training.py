@@ -1,0 +1,176 @@
+"""How to train: what a run's optimizer, data, evaluations and checkpoints can be, in the words of the Hugging Face trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lcjax.errors import InputError, flag, unknown
+
+UNITS = ("file", "repository")
+"""What is a document where a path is a folder."""
+SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
+LEVEL_SCHEDULES = ("constant", "constant_with_warmup")
+"""Those whose rates after the warm-up do not depend on the number of steps."""
+DEFAULT_MAX_SEQ_LENGTH = 2048
+"""Tokens of context that a run trains at where nobody says otherwise."""
+OPTIMIZER_MEMORY = ("auto", "device", "host")
+# Steps are counted in 32 bits.
+_MOST_STEPS = 2**31 - 1
+_TYPES: dict[type, tuple[Any, str]] = {
+    bool: (bool, "True or False"),
+    int: (int, "a whole number"),
+    float: ((int, float), "a number"),
+    str: (str, "a word"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingArguments:
+    """How to train: the keyword arguments of `lcjax.train`.
+
+    Raises:
+      InputError: a value out of range, or two that contradict each other.
+    """
+
+    output_dir: Path | None = None
+    """Where adapter, metrics, picture and checkpoints go; a new folder runs/NAME-TIME when not given."""
+    max_steps: int = -1
+    """Optimizer steps; -1 takes as many as num_train_epochs needs."""
+    num_train_epochs: float = 1.0
+    """Passes over the training rows, when max_steps is -1."""
+    per_device_train_batch_size: int = 1
+    """Sequences on the device at once; a sequence is max_seq_length tokens of packed documents."""
+    gradient_accumulation_steps: int = 1
+    """Batches whose gradients make one step, weighted by their tokens."""
+    learning_rate: float = 2e-4
+    """The highest learning rate, reached after the warm-up."""
+    lr_scheduler_type: str = "linear"
+    """linear, cosine, constant or constant_with_warmup."""
+    warmup_ratio: float = 0.0
+    """Share of the steps over which the learning rate rises from 0."""
+    warmup_steps: int = 0
+    """The same in steps; give one of the two."""
+    weight_decay: float = 0.0
+    """AdamW's decay of weights (not of biases and norms)."""
+    max_grad_norm: float = 1.0
+    """Gradients with a larger global norm are scaled down to it; 0 does not clip."""
+    optimizer_memory: str = "auto"
+    """Where AdamW's state is between steps: device, host (it passes over the device layer by layer), or auto: host where weights in
+    bfloat16 learn, whose float32 masters and moments are six times their size, else device."""
+    documents: str = "file"
+    """What is a document where a path is a folder: a file, or a whole repository (its files, each after its path)."""
+    data_weights: tuple[float, ...] = ()
+    """A share of the tokens for each path of --data; small sources repeat. Every document once an epoch when not given."""
+    seed: int = 42
+    """Of the adapter's start, the held-out split, the order of the data and dropout."""
+    eval_fraction: float = 0.05
+    """Share of the documents held out to measure the loss on; 0 holds none out."""
+    eval_batches: int = 8
+    """At most so many batches of held-out text, spread evenly, an evaluation."""
+    eval_steps: int = 50
+    """Steps between evaluations; there is one before the first step and one after the last in any case."""
+    save_steps: int = 50
+    """Steps between checkpoints; the last step is saved in any case."""
+    save_total_limit: int = 3
+    """Checkpoints kept, the newest."""
+    logging_steps: int = 1
+    """Steps between lines on a terminal without cursor control, and between TensorBoard points; metrics.jsonl has every step."""
+    programs_dir: Path | None = None
+    """Where compiled programs are, from which a resumed run goes on with the same bits and a run of the same shape starts sooner:
+    lcjax/programs in the user's cache folder when not given. Keep it on a disk that outlives the machine, out of others' reach."""
+    skip_leak_check: bool = False
+    """Do not check before the first step that packed documents do not see each other; see lcjax.leak."""
+    resume_from_checkpoint: str | None = None
+    """Go on where a run stopped: "latest" (with its --output-dir), or the path of a checkpoint."""
+
+    def __post_init__(self):
+        self._take_paths()
+        self._check_types()
+        self._check_ranges()
+        if self.optimizer_memory not in OPTIMIZER_MEMORY:
+            known = ", ".join(OPTIMIZER_MEMORY)
+            raise InputError(f"--optimizer-memory {self.optimizer_memory} is unknown; use one of {known}")
+        if self.documents not in UNITS:
+            raise InputError(unknown("--documents", self.documents, UNITS))
+        if self.warmup_steps and self.warmup_ratio:
+            raise InputError(
+                f"--warmup-steps {self.warmup_steps} and --warmup-ratio {self.warmup_ratio} contradict each other; give one"
+            )
+        if self.max_steps > 0 and self.warmup_steps > self.max_steps:
+            raise InputError(f"--warmup-steps {self.warmup_steps} exceeds --max-steps {self.max_steps}; lower it")
+        if self.lr_scheduler_type not in SCHEDULES:
+            raise InputError(
+                f"--lr-scheduler-type {self.lr_scheduler_type} is unknown; use one of {', '.join(SCHEDULES)}"
+            )
+
+    def _take_paths(self) -> None:
+        """Programs may give paths as strings or as Path objects."""
+        for name in ("output_dir", "programs_dir"):
+            if isinstance(path := getattr(self, name), str):
+                object.__setattr__(self, name, Path(path))
+        if isinstance(self.resume_from_checkpoint, Path):
+            object.__setattr__(self, "resume_from_checkpoint", str(self.resume_from_checkpoint))
+
+    def _check_types(self) -> None:
+        """Programs may give anything; the command line gives the right types by itself."""
+        for field in dataclasses.fields(TrainingArguments):
+            value = getattr(self, field.name)
+            types, expected = _TYPES.get(type(field.default), (object, ""))
+            if not isinstance(value, types) or (isinstance(value, bool) and expected in ("a number", "a whole number")):
+                raise InputError(f"{flag(field.name)} {value!r} is of type {type(value).__name__}; give {expected}")
+
+    def number_of_steps(self, rows: int) -> int:
+        """max_steps, or the steps that num_train_epochs passes over so many rows take.
+
+        Raises:
+          InputError: they are more than can be counted.
+        """
+        if self.max_steps > 0:
+            return self.max_steps
+        rows_a_step = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        steps = max(1, math.ceil(self.num_train_epochs * rows / rows_a_step))
+        if steps > _MOST_STEPS:
+            raise InputError(
+                f"--num-train-epochs {self.num_train_epochs:g} of {rows:,} rows are {steps:.3g} steps, and a run has at most "
+                f"{_MOST_STEPS:,}; lower it, or give --max-steps"
+            )
+        return steps
+
+    def _check_ranges(self):
+        at_least_one = (
+            "per_device_train_batch_size", "gradient_accumulation_steps", "eval_batches", "eval_steps", "save_steps",
+            "save_total_limit", "logging_steps",
+        )  # fmt: skip
+        ranges = {name: (1, float("inf")) for name in at_least_one}
+        ranges |= {
+            name: (0, float("inf")) for name in ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm")
+        }
+        ranges |= {"warmup_ratio": (0, 1), "eval_fraction": (0, 0.9), "seed": (0, 2**32 - 1)}
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not (low <= value <= high and math.isfinite(value)):
+                bounds = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
+                raise InputError(f"{flag(name)} {value} is out of range; it must be {bounds}")
+        if not (self.max_steps == -1 or 0 < self.max_steps <= _MOST_STEPS):
+            raise InputError(
+                f"--max-steps {self.max_steps} is out of range; give a number from 1 to {_MOST_STEPS:,}, or -1 for whole epochs"
+            )
+        if self.max_steps == -1 and not 0 < self.num_train_epochs < math.inf:
+            raise InputError(f"--num-train-epochs {self.num_train_epochs} is out of range; it must be positive")
+
+
+def check_weights(weights: Sequence[float], paths: int) -> None:
+    """Raises InputError where there is not one positive weight for each path of the data."""
+    if len(weights) != paths:
+        raise InputError(
+            f"{len(weights)} weights are given in --data-weights for {paths} paths of --data; give one weight for each path"
+        )
+    for weight in weights:
+        if not 0 < weight < math.inf:
+            raise InputError(
+                f"the weight {weight} in --data-weights must be a positive number; leave out what you do not want"
+            )

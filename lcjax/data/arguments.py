@@ -1,0 +1,45 @@
+"""The flags that commands which look at data share."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from lcjax.cli.outputs import check_outputs
+from lcjax.config.rope import LONGEST
+from lcjax.config.training import DEFAULT_MAX_SEQ_LENGTH, UNITS
+from lcjax.errors import InputError, unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusArguments:
+    """Data, a tokenizer and a length.
+
+    Raises:
+      InputError: a value out of range.
+    """
+
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH...")]
+    """The data, as lcjax.train takes them: files, tables of records, folders."""
+    model: str | None = None
+    """Whose tokenizer: a Hugging Face directory or hub id, or a .gguf file; SmolLM2's when not given. No weights are loaded."""
+    max_seq_length: int = DEFAULT_MAX_SEQ_LENGTH
+    """Tokens of context that you mean to train at; lcjax.train's default when not given."""
+    documents: str = "file"
+    """What is a document where a path is a folder: file or repository."""
+    json: str | None = None
+    """Write the figures as JSON to this file, or to standard output for -."""
+    plot: Path | None = None
+    """Draw a picture to this .png."""
+
+    def __post_init__(self):
+        if not 2 <= self.max_seq_length <= LONGEST:
+            raise InputError(
+                f"--max-seq-length {self.max_seq_length} is out of range; it must be from 2 to {LONGEST:,}"
+            )
+        if self.documents not in UNITS:
+            raise InputError(unknown("--documents", self.documents, UNITS))
+        check_outputs([*self.paths, self.model or ""], json=self.json, plot=self.plot)

@@ -1,0 +1,36 @@
+"""The corpus that a command looks at: its data, read and encoded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from lcjax import weights
+from lcjax.cli.terminal import say, shown_warnings
+from lcjax.data.arguments import CorpusArguments
+from lcjax.data.chat import ChatTemplate
+from lcjax.data.reading import check_data_paths, read_documents
+from lcjax.data.tokens import TokenizedCorpus, tokenize
+from lcjax.weights.demo import demo_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def load(arguments: CorpusArguments, console: Console) -> TokenizedCorpus:
+    """Reads and encodes the data, and says on `console` how far it is.
+
+    Raises:
+      InputError: a model without a tokenizer, or data that cannot be read.
+    """
+    check_data_paths(arguments.paths)
+    with shown_warnings(console):
+        tokenizer = _tokenizer(arguments.model)
+        say(console, "reading the data")
+        documents = read_documents(arguments.paths, ChatTemplate(tokenizer), arguments.documents)
+        return tokenize(documents, tokenizer, progress=console, stored=True)
+
+
+def _tokenizer(model: str | None) -> PreTrainedTokenizerFast:
+    return weights.load_tokenizer(weights.resolve_model(model or demo_model(), with_weights=False))

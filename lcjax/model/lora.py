@@ -1,0 +1,146 @@
+"""Low-rank adapters: their initial values, the mask that makes them trainable, and merging.
+
+Shapes: L layers, R rank, I in, O out features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lcjax.config import LlamaConfig, LoraConfig
+from lcjax.errors import InputError
+from lcjax.model.params import TensorName, linear_path
+from lcjax.ops import nf4
+
+Tree = dict[str, Any]
+
+ADAPTER_LEAVES = ("lora_A", "lora_B")
+
+
+def init_adapter(config: LlamaConfig, lora: LoraConfig, key: jax.Array) -> Tree:
+    """A fresh adapter, float32: A uniform in +-1/sqrt(I) (Kaiming with a = sqrt 5, as PEFT draws it), B zero.
+
+    Returns:
+      `{"layers": {"self_attn": {"q_proj": {"lora_A": [L, R, I], "lora_B": [L, O, R]}, ...}, "mlp": {...}}}` for the target modules.
+    """
+    adapter: Tree = {}
+    layers = config.num_hidden_layers
+    for module, module_key in zip(lora.target_modules, jax.random.split(key, len(lora.target_modules)), strict=True):
+        out_features, in_features = config.linear_shapes()[module]
+        bound = 1 / math.sqrt(in_features)
+        *parents, name = linear_path(module)
+        node = adapter
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = {
+            "lora_A": jax.random.uniform(module_key, (layers, lora.r, in_features), jnp.float32, -bound, bound),
+            "lora_B": jnp.zeros((layers, out_features, lora.r), jnp.float32),
+        }
+    return adapter
+
+
+def merge_weight(weight_OI: jax.Array, lora_A_RI: jax.Array, lora_B_OR: jax.Array, scaling: float) -> jax.Array:
+    """`W + scaling * B A`, computed in float32 and rounded once to W's dtype; leading axes broadcast (stacked layers)."""
+    update = jnp.matmul(lora_B_OR.astype(jnp.float32), lora_A_RI.astype(jnp.float32), precision="highest")
+    return (weight_OI.astype(jnp.float32) + scaling * update).astype(weight_OI.dtype)
+
+
+def attach(params: Tree, adapter: Tree) -> Tree:
+    """The parameters with the adapter's leaves beside the weights they adapt; arrays are shared, nothing is copied."""
+    joined = dict(params)
+    for name, value in adapter.items():
+        joined[name] = attach(params.get(name, {}), value) if isinstance(value, dict) else value
+    return joined
+
+
+def detach(params: Tree) -> tuple[Tree, Tree]:
+    """(base, adapter): the inverse of `attach`."""
+    base, adapter = {}, {}
+    for name, value in params.items():
+        if isinstance(value, dict):
+            inner_base, inner_adapter = detach(value)
+            base[name] = inner_base
+            if inner_adapter:
+                adapter[name] = inner_adapter
+        else:
+            (adapter if name in ADAPTER_LEAVES else base)[name] = value
+    return base, adapter
+
+
+def merge(params: Tree, scaling: float) -> Tree:
+    """The base parameters with every adapter added to its weight, one weight at a time."""
+    if "lora_A" in params:
+        merged = merge_weight(params["weight"], params["lora_A"], params["lora_B"], scaling)
+        return {"weight": merged, **{name: params[name] for name in params if name == "bias"}}
+    return {name: merge(value, scaling) if isinstance(value, dict) else value for name, value in params.items()}
+
+
+def merged_tensor(params: Tree, name: TensorName, scaling: float) -> jax.Array:
+    """One tensor of a checkpoint with its adapter, if any, added: of `merge`'s result, without the rest.
+
+    A quantised weight is dequantised, to float32.
+    """
+    module = params
+    for key in name.path[:-1]:
+        module = module[key]
+    tensors = module if name.layer is None else jax.tree.map(lambda stack: stack[name.layer], module)
+    tensor = tensors[name.path[-1]]
+    if nf4.is_quantised(tensor):
+        tensor = nf4.dequantise(tensor, jnp.float32)
+    if name.path[-1] != "weight" or "lora_A" not in module:
+        return tensor
+    return merge_weight(tensor, tensors["lora_A"], tensors["lora_B"], scaling)
+
+
+def adapters_only(path: tuple[str, ...]) -> bool:
+    """The choice of LoRA: what `trainable_mask` marks when only adapters learn."""
+    return path[-1] in ADAPTER_LEAVES
+
+
+def everything(path: tuple[str, ...]) -> bool:
+    """The choice of full fine-tuning."""
+    return True
+
+
+def trainable_mask(params: Tree, trains: Callable[[tuple[str, ...]], bool]) -> Tree:
+    """A tree of bools like `params`, true where `trains(path)`; the one source of truth about what learns.
+
+    `partition` splits the parameters by it and `optax.masked` (in `lcjax.optim`) takes it as it is.
+
+    Raises:
+      InputError: a quantised weight is to learn.
+    """
+
+    def learns(path, leaf) -> bool:
+        chosen = trains(tuple(key.key for key in path))
+        if chosen and not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise InputError(
+                f"{'.'.join(key.key for key in path[:-1])} is quantised and cannot be trained itself; put an adapter on the model "
+                "(get_peft_model), or load it without quantize"
+            )
+        return chosen
+
+    return jax.tree.map_with_path(learns, params)
+
+
+def partition(params: Tree, mask: Tree) -> tuple[Tree, Tree]:
+    """(trainable, frozen): two trees like `params` with `optax.MaskedNode()`, which has no leaves, where the other has one.
+
+    Differentiating with respect to the first can produce no gradient of a frozen weight.
+    """
+    masked = optax.MaskedNode()
+    trainable = jax.tree.map(lambda leaf, learns: leaf if learns else masked, params, mask)
+    frozen = jax.tree.map(lambda leaf, learns: masked if learns else leaf, params, mask)
+    return trainable, frozen
+
+
+def combine(trainable: Tree, frozen: Tree) -> Tree:
+    """The inverse of `partition`."""
+    is_masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
+    return jax.tree.map(lambda t, f: f if is_masked(t) else t, trainable, frozen, is_leaf=is_masked)

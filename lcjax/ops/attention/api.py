@@ -1,0 +1,87 @@
+"""Attention, by the implementation that is chosen by name.
+
+Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads (H a multiple of K), D head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from lcjax.ops.attention.call import AttentionCall
+from lcjax.ops.attention.masks import Mask
+from lcjax.ops.attention.registry import choose_attention
+
+
+def attention(
+    q_BTHD: jax.Array,
+    k_BSKD: jax.Array,
+    v_BSKD: jax.Array,
+    *,
+    causal: bool = True,
+    window: int | None = None,
+    query_segments_BT: jax.Array | None = None,
+    key_segments_BS: jax.Array | None = None,
+    query_offset: int | jax.Array | None = None,
+    mask_mod: Mask | Callable[..., Any] | None = None,
+    score_mod: Callable[..., Any] | None = None,
+    soft_cap: float | None = None,
+    sinks_H: jax.Array | None = None,
+    scale: float | None = None,
+    return_lse: bool = False,
+    implementation: str = "auto",
+) -> Any:
+    """`softmax(scale * q k^T + mask) v` with grouped query heads, differentiable in q, k, v and sinks.
+
+    Memory is O(T + S) forward and backward: no [T, S] array exists (a `mask_mod` adds lists of blocks, (T S) / 2^14 numbers).
+    Scores, softmax and sums are float32, those over a group of query heads too. A query that sees no key gives zero.
+
+    Args:
+      q_BTHD, k_BSKD, v_BSKD: float32, bfloat16 or float16, one dtype.
+      causal: query t sees keys up to its own key index `t + query_offset`.
+      window: and only the nearest `window` tokens before it, itself included; after it too where not causal.
+      query_segments_BT, key_segments_BS: int32 document ids; a query sees keys of its own id only. Both or neither; blocks
+        without a common id cost nothing when ids ascend.
+      query_offset: the key index of query 0, an int or a traced int32 scalar; `S - T` when None, which aligns the last query with
+        the last key.
+      mask_mod: a traceable `mask_mod(b, h, q_idx, kv_idx) -> bool` or a mask of `lcjax.ops.attention.masks`; a query sees a
+        key where it and all of the above say so (give `causal=False` where it is to decide alone). Indices are int32 arrays that
+        broadcast. Blocks in which nothing is visible cost nothing.
+      score_mod: a traceable `score_mod(score, b, h, q_idx, kv_idx) -> score`, elementwise, after scaling and capping, before
+        masking. Mods that read arrays bind them first, `jax.tree_util.Partial(mod, *arrays)`, and only index them; these are
+        constants to differentiation.
+      soft_cap: scores become `soft_cap * tanh(score / soft_cap)`.
+      sinks_H: float32, a learned logit a head that joins the softmax without a value; neither scaled nor capped.
+      scale: `1 / sqrt(D)` when None.
+      return_lse: also return the log-sum-exp of the scores, by which results over parts of the keys combine; differentiable.
+      implementation: one of IMPLEMENTATIONS; a named one refuses what it cannot do.
+
+    Returns:
+      [B, T, H, D] in q's dtype; with `return_lse` also float32 [B, H, T], -inf for a query that sees no key.
+
+    Raises:
+      InputError: an implementation that is unknown or does not support the call, with the reason.
+      ValueError: shapes, dtypes or numbers that do not fit together.
+
+    Source: Vaswani et al., arXiv 1706.03762; grouped queries: Ainslie et al., arXiv 2305.13245; sinks: OpenAI, gpt-oss model card.
+    """
+    call = AttentionCall.checked(
+        q_BTHD,
+        k_BSKD,
+        v_BSKD,
+        causal=causal,
+        window=window,
+        query_segments_BT=query_segments_BT,
+        key_segments_BS=key_segments_BS,
+        query_offset=query_offset,
+        mask_mod=mask_mod,
+        score_mod=score_mod,
+        soft_cap=soft_cap,
+        sinks_H=sinks_H,
+        scale=scale,
+        return_lse=return_lse,
+    )
+    out_BTHD, lse_BHT = choose_attention(implementation, call)(call)
+    return (out_BTHD, lse_BHT) if return_lse else out_BTHD

@@ -1,0 +1,83 @@
+"""Rotary position embedding, by the implementation that is chosen by name.
+
+Shapes: B batch, T tokens, H query heads, K key/value heads, D head_dim, F rotated pairs.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from lcjax.config.rope import LONGEST
+from lcjax.errors import InputError
+from lcjax.ops.rope import reference
+from lcjax.ops.rope.tables import rope_tables
+
+ROPE_IMPLEMENTATIONS = ("auto", "pallas", "xla")
+
+
+def choose_rope(implementation: str) -> str:
+    """ "pallas" or "xla". Raises InputError for another name."""
+    if implementation not in ROPE_IMPLEMENTATIONS:
+        raise InputError(f"rope={implementation!r} is unknown; use one of {', '.join(ROPE_IMPLEMENTATIONS)}")
+    if implementation == "auto":
+        return "pallas" if jax.default_backend() == "gpu" else "xla"
+    return implementation
+
+
+def rope_beside(attention: str) -> str:
+    """The implementation of rope that goes with a model's implementation of attention: its own, where it has one."""
+    return attention if attention in ROPE_IMPLEMENTATIONS else "auto"
+
+
+def rope(
+    q_BTHD: jax.Array,
+    k_BTKD: jax.Array,
+    positions_BT: jax.Array,
+    inverse_frequencies_F: jax.Array,
+    *,
+    attention_factor: float = 1.0,
+    implementation: str = "auto",
+) -> tuple[jax.Array, jax.Array]:
+    """Rotates queries and keys by their positions: the pair (x[i], x[i + F]) by `position * inverse_frequencies[i]`.
+
+    Angles, cosines, sines and the rotation are float32; the results have the dtypes of q and k. Dimensions beyond 2 F stay as they
+    are (partial rotary). Differentiable in q and k.
+
+    Args:
+      q_BTHD, k_BTKD: float32, bfloat16 or float16.
+      positions_BT: integer positions in tokens, one a token, so that packed documents can restart at 0; exact up to 2^24.
+      inverse_frequencies_F: float32, radians a token (see `lcjax.ops.rope.inverse_frequencies`); 2 F <= D.
+      attention_factor: what rotated pairs are multiplied by (see `lcjax.config.rope.attention_factor`), a constant.
+      implementation: "xla", "pallas" (one launch, in place) or "auto".
+
+    Raises:
+      InputError: an unknown implementation.
+      ValueError: shapes that do not fit together, or more than 2^24 tokens.
+
+    Source: Su et al., RoFormer, arXiv 2104.09864, with the halves paired as in Hugging Face's Llama.
+    """
+    rotated = 2 * inverse_frequencies_F.shape[0]
+    fit = q_BTHD.shape[:2] == k_BTKD.shape[:2] == positions_BT.shape and q_BTHD.shape[-1] == k_BTKD.shape[-1] >= rotated
+    if not fit:
+        raise ValueError(
+            f"rope: q {q_BTHD.shape} and k {k_BTKD.shape} do not fit positions {positions_BT.shape} and {rotated // 2} "
+            "frequencies; expected [B, T, H, D], [B, T, K, D], [B, T] and at most D / 2"
+        )
+    if positions_BT.shape[1] > LONGEST:
+        raise ValueError(
+            f"rope: {positions_BT.shape[1]:,} tokens are more than {LONGEST:,}, beyond which float32 does not hold every position; "
+            "use shorter sequences"
+        )
+    if choose_rope(implementation) == "pallas":
+        from lcjax.pallas.triton.rope import rotate  # Pallas' Triton backend is imported where it runs
+
+        return rotate(q_BTHD, k_BTKD, positions_BT.astype(jnp.int32), inverse_frequencies_F, float(attention_factor))
+    cos, sin = rope_tables(positions_BT, inverse_frequencies_F, attention_factor)
+    return _rotated(q_BTHD, cos, sin), _rotated(k_BTKD, cos, sin)
+
+
+def _rotated(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    pairs = 2 * cos.shape[-1]
+    rotated = reference.rope(x[..., :pairs].astype(jnp.float32), cos, sin).astype(x.dtype)
+    return rotated if pairs == x.shape[-1] else jnp.concatenate([rotated, x[..., pairs:]], axis=-1)

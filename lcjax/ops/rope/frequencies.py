@@ -1,0 +1,135 @@
+"""The frequencies and the attention factor of every kind of RoPE, as a model's config asks for them.
+
+Arithmetic is float32 throughout, as in the models' own training code: at position 32,768 a difference in the last bit of a
+frequency is already a thousandth of a radian.
+
+Shapes: F rotated pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lcjax.config import LlamaConfig
+
+Frequencies = Any
+"""float32 [F]: a numpy array, or a jax Array where it depends on the length of the sequence."""
+
+
+def inverse_frequencies(config: LlamaConfig, tokens: int | jax.Array = 1) -> Frequencies:
+    """The rotation of pair i in radians a token, `theta^(-2i / rotated dimensions)`, after scaling.
+
+    Args:
+      config: the base, the rotated part of a head and the scaling.
+      tokens: of the sequence, or a traced int32 scalar: of all that is computed together the highest position plus one, as
+        transformers counts. Only `dynamic` and `longrope` depend on it, above the context that the model was first trained for.
+
+    Returns:
+      float32 [F], F being half the rotated dimensions; a numpy array, or a jax Array for these two kinds.
+
+    Source: Su et al., RoFormer, arXiv 2104.09864; of the kinds, at their functions.
+    """
+    return _KINDS[config.rope_scaling.rope_type](config, tokens)
+
+
+def _default(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
+    return np.float32(1.0) / _wavenumbers(config)
+
+
+def _linear(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
+    """Positions as if they were `factor` times closer. Source: Chen et al., arXiv 2306.15595."""
+    return _default(config, tokens) / np.float32(config.rope_scaling.factor)
+
+
+def _dynamic(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
+    """A base that grows with the sequence, above the config's context.
+
+    Source: the posts of bloc97 and emozilla on r/LocalLLaMA (2023); YaRN, arXiv 2309.00071, section 3.3, "Dynamic NTK".
+    """
+    context, factor = config.max_position_embeddings, config.rope_scaling.factor
+    beyond = jnp.maximum(jnp.asarray(tokens) - context, 0).astype(jnp.float32) / context
+    # The base times growth^(d / (d - 2)), and so frequency i times growth^(-2i / (d - 2)). With growth = mantissa 2^power most of
+    # that exponent is an integer's quotient, exact; a float32 power of some thousands is off by several units in the last place.
+    mantissa, power = jnp.frexp(1.0 + factor * beyond)
+    twice_i, denominator = np.arange(0, config.rotary_dim, 2, dtype=np.int32), max(1, config.rotary_dim - 2)
+    halvings, rest = jnp.divmod(power * twice_i, denominator)
+    shrink = jnp.exp2(-(rest + twice_i * jnp.log2(mantissa)) / denominator)
+    return _default(config, tokens) * jnp.ldexp(shrink, -halvings)
+
+
+def _yarn(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
+    """Waves that turn more than `beta_fast` times in the original context are kept, those below `beta_slow` stretched.
+
+    Between, the two are blended linearly in the pair's number. Source: Peng et al., YaRN, arXiv 2309.00071, section 3.2.
+    """
+    scaling, dimensions = config.rope_scaling, config.rotary_dim
+
+    def pair_that_turns(times: float) -> float:
+        waves = scaling.original_max_position_embeddings / (times * 2.0 * math.pi)
+        return dimensions * math.log(waves) / (2.0 * math.log(config.rope_theta))
+
+    first, last = pair_that_turns(scaling.beta_fast), pair_that_turns(scaling.beta_slow)
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, dimensions - 1)
+    if first == last:
+        last += 0.001
+    kept, wavenumbers = _default(config, tokens), _wavenumbers(config)
+    stretched = np.float32(1.0) / (np.float32(scaling.factor) * wavenumbers)
+    pairs = np.arange(len(kept), dtype=np.float32)
+    keep = 1.0 - np.clip((pairs - np.float32(first)) / np.float32(last - first), 0.0, 1.0)
+    return stretched * (1.0 - keep) + kept * keep
+
+
+def _longrope(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
+    """Every frequency divided by a number of its own, others for sequences above the original context than up to it.
+
+    Source: Ding et al., LongRoPE, arXiv 2402.13753.
+    """
+    scaling, wavenumbers = config.rope_scaling, _wavenumbers(config)
+    short, long = (
+        np.float32(1.0) / (np.asarray(factors, np.float32) * wavenumbers)
+        for factors in (scaling.short_factor, scaling.long_factor)
+    )
+    return jnp.where(jnp.asarray(tokens) > scaling.original_max_position_embeddings, long, short)
+
+
+def _llama3(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
+    """Llama 3.1's scheme: slow waves are stretched by `factor`, fast ones kept, those between blended linearly.
+
+    Source: Llama 3.1 model card and reference code (`apply_scaling`).
+    """
+    scaling, frequencies = config.rope_scaling, _default(config, tokens)
+    wavelengths = np.float32(2 * math.pi) / frequencies
+    context = np.float32(scaling.original_max_position_embeddings)
+    low, high = np.float32(scaling.low_freq_factor), np.float32(scaling.high_freq_factor)
+    factor = np.float32(scaling.factor)
+    keep = np.clip((context / wavelengths - low) / (high - low), 0.0, 1.0).astype(np.float32)
+    blended = (np.float32(1.0) - keep) * frequencies / factor + keep * frequencies
+    return np.where(
+        wavelengths > context / low,
+        frequencies / factor,
+        np.where(wavelengths < context / high, frequencies, blended),
+    ).astype(np.float32)
+
+
+_KINDS = {
+    "default": _default,
+    "linear": _linear,
+    "dynamic": _dynamic,
+    "yarn": _yarn,
+    "longrope": _longrope,
+    "llama3": _llama3,
+}
+
+
+def _wavenumbers(config: LlamaConfig) -> np.ndarray:
+    """theta^(2i / rotated dimensions), the tokens that a wave takes for a radian; float32 [F]."""
+    exponents = np.arange(0, config.rotary_dim, 2, dtype=np.float32) / np.float32(config.rotary_dim)
+    # The power is rounded once from float64; numpy's own float32 power is off by an ulp for some exponents.
+    return np.power(np.float64(config.rope_theta), exponents.astype(np.float64)).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Kernels of attention and RoPE that Pallas lowers through Triton."""

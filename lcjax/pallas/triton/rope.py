@@ -1,0 +1,118 @@
+"""RoPE of queries and keys in one launch and in place: no memory beside the arrays themselves.
+
+Angles are computed where they are used, so there is no table of cosines to write and read: a token's sines and cosines are shared
+by all of its heads. The backward pass is the same kernel with the sine negated: that transposes a rotation, and its attention
+factor is a number.
+
+Shapes: B batch, T tokens, H query heads, K key heads, D head_dim, F rotated pairs (2 F <= D); a tile has G heads of one token.
+Source: Su et al., RoFormer, arXiv 2104.09864, with the halves paired as in Hugging Face's Llama.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from lcjax.pallas.triton.launch import cos_and_sin, launch, load, store, whole
+
+NUM_WARPS = 4
+NUM_STAGES = 1
+PAIRS_A_THREAD = 8  # in bfloat16 two accesses of 16 bytes
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def rotate(
+    q_BTHD: jax.Array,
+    k_BTKD: jax.Array,
+    positions_BT: jax.Array,
+    inverse_frequencies_F: jax.Array,
+    attention_factor: float,
+) -> tuple[jax.Array, jax.Array]:
+    """The operation of `lcjax.ops.rope`. Differentiable in q and k; positions and frequencies are constants.
+
+    Largest safe size: positions up to 2^24 (float32 holds no greater integer exactly); arrays of any number of elements.
+    """
+    return _rotate(
+        q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, attention_factor=attention_factor, transposed=False
+    )
+
+
+def _forward(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, attention_factor):
+    rotated = _rotate(
+        q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, attention_factor=attention_factor, transposed=False
+    )
+    return rotated, (positions_BT, inverse_frequencies_F)
+
+
+def _backward(attention_factor, residuals, cotangents):
+    return *_rotate(*cotangents, *residuals, attention_factor=attention_factor, transposed=True), None, None
+
+
+rotate.defvjp(_forward, _backward)
+
+
+def _rotate(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, *, attention_factor: float, transposed: bool):
+    batch, tokens = positions_BT.shape
+    heads_specs = tuple(pl.BlockSpec((None, None, *x.shape[2:]), lambda t, b: (b, t, 0, 0)) for x in (q_BTHD, k_BTKD))
+    return launch(
+        functools.partial(_kernel, attention_factor=attention_factor, transposed=transposed),
+        q_BTHD,
+        k_BTKD,
+        positions_BT,
+        inverse_frequencies_F,
+        name="rope",
+        # A token a program and many heads at once: more loads in flight than with many tokens of one head (docs/log.md).
+        grid=(tokens, batch),
+        in_specs=(*heads_specs, whole(positions_BT), whole(inverse_frequencies_F)),
+        out_specs=heads_specs,
+        out_shape=tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q_BTHD, k_BTKD)),
+        input_output_aliases={0: 0, 1: 1},
+        num_warps=NUM_WARPS,
+        num_stages=NUM_STAGES,
+    )
+
+
+def _kernel(
+    q_ref, k_ref, positions_ref, frequencies_ref, rotated_q_ref, rotated_k_ref,
+    *, attention_factor: float, transposed: bool, native: bool,
+):  # fmt: skip
+    """Rotates all heads of a token, each group of them read before it is written: results take over the arguments' memory."""
+    pairs = frequencies_ref.shape[0]
+    width = pl.next_power_of_2(pairs)
+    in_columns_F = jnp.arange(width, dtype=jnp.int32) < pairs
+    position = load(positions_ref.at[pl.program_id(1), pl.program_id(0)])
+    frequencies_F = load(frequencies_ref.at[_span(0, width)], mask=in_columns_F, other=0.0)
+    cos_1F, sin_1F = (x[None, :] for x in cos_and_sin(position.astype(jnp.float32) * frequencies_F, native=native))
+    if attention_factor != 1.0:
+        cos_1F, sin_1F = cos_1F * attention_factor, sin_1F * attention_factor
+    if transposed:
+        sin_1F = -sin_1F
+    for x_ref, rotated_ref in ((q_ref, rotated_q_ref), (k_ref, rotated_k_ref)):
+        heads = x_ref.shape[0]
+        # As many heads at once as the program's threads have registers for.
+        group = min(heads_at_once(pairs), pl.next_power_of_2(heads))
+        for start in range(0, heads, group):
+            inside = start + jnp.arange(group, dtype=jnp.int32)[:, None] < heads
+            mask_GF = None if start + group <= heads and width == pairs else inside & in_columns_F[None, :]
+            halves = tuple((_span(start, group), _span(column, width)) for column in (0, pairs))
+            first_GF, second_GF = (_load(x_ref.at[half], mask_GF).astype(jnp.float32) for half in halves)
+            rotated = first_GF * cos_1F - second_GF * sin_1F, second_GF * cos_1F + first_GF * sin_1F
+            for half, x_GF in zip(halves, rotated, strict=True):
+                store(rotated_ref.at[half], x_GF.astype(rotated_ref.dtype), mask=mask_GF)
+
+
+def heads_at_once(pairs: int) -> int:
+    """Heads that a program's threads rotate together, with so many pairs each; a power of two."""
+    return max(1, 32 * NUM_WARPS * PAIRS_A_THREAD // pl.next_power_of_2(pairs))
+
+
+def _span(start: int, size: int):
+    # A start that is an array may reach beyond the axis, where the mask takes over; a Python int may not.
+    return pl.ds(jnp.int32(start), size)
+
+
+def _load(ref, mask):
+    return load(ref) if mask is None else load(ref, mask=mask, other=0.0)

@@ -1,0 +1,92 @@
+"""The loss and its gradient over micro-batches.
+
+Shapes: A micro-batches of one step, B sequences, T tokens, N tokens of a batch, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lcjax.config import LlamaConfig
+from lcjax.memory import fetched_for
+from lcjax.model import Llama, ModelSettings, lora
+from lcjax.ops.cross_entropy import IGNORE, TokenScores, linear_cross_entropy, token_cross_entropy
+
+Tree = dict[str, Any]
+Batch = dict[str, jax.Array]
+"""int32 arrays `tokens`, `labels` (the next token, or IGNORE), `positions` and `segment_ids`, each [B, T]; see `lcjax.data`."""
+
+BATCH_KEYS = ("tokens", "labels", "positions", "segment_ids")
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """`objective.loss(trainable, frozen, batch)` for models of one config and settings; a pure function, made to be jitted."""
+
+    config: LlamaConfig
+    settings: ModelSettings
+
+    def loss(
+        self, trainable: Tree, frozen: Tree, batch: Batch, dropout_key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """(sum of the negative log-likelihood in nats, number of tokens it runs over), float32 and int32 scalars.
+
+        A sum, so that micro-batches with different numbers of labels add up to the gradient of the whole.
+        """
+        model = Llama(self.config, lora.combine(trainable, frozen), self.settings)
+        hidden_ND, head_VD, labels_N = _predictions(model, batch, dropout_key)
+        loss = linear_cross_entropy(hidden_ND, head_VD, labels_N, self.settings.loss_chunk)
+        return loss, jnp.sum(labels_N != IGNORE)
+
+
+def token_scores(model: Llama, batch: Batch) -> TokenScores:
+    """The terms of `Objective.loss` without dropout, each [B, T]: losses in nats and whether the label was the likeliest token."""
+    scores_N = token_cross_entropy(*_predictions(model, batch))
+    return jax.tree.map(lambda x_N: x_N.reshape(batch["labels"].shape), scores_N)
+
+
+def _predictions(
+    model: Llama, batch: Batch, dropout_key: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(hidden states [N, D], head [V, D], labels [N]) of all tokens of a batch: what the cross-entropy takes."""
+    hidden_BTD = model.hidden_states(batch["tokens"], batch["positions"], batch["segment_ids"], dropout_key)
+    hidden_BTD, head_VD = fetched_for(hidden_BTD, model.stored_head_VD)
+    return hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), head_VD, batch["labels"].reshape(-1)
+
+
+def gradients(
+    objective: Objective, trainable: Tree, frozen: Tree, batches: Batch, dropout_key: jax.Array | None
+) -> tuple[jax.Array, jax.Array, Tree]:
+    """(mean loss, tokens, its gradient with respect to `trainable`) over micro-batches [A, B, T], one at a time.
+
+    The mean runs over all counted tokens of all micro-batches, so any split of a batch gives the same gradient. Sums over
+    micro-batches are float32; the gradient of a single one has the parameters' dtypes.
+    """
+    count = batches["tokens"].shape[0]
+    keys = None if dropout_key is None else jax.random.split(dropout_key, count)
+    batches = {name: batches[name] for name in BATCH_KEYS}
+    tokens = jnp.sum(batches["labels"] != IGNORE)
+    counted = jnp.maximum(tokens, 1).astype(jnp.float32)
+
+    def share(trainable, batch, key):
+        return objective.loss(trainable, frozen, batch, key)[0] / counted
+
+    def of_micro_batch(inputs):
+        return jax.value_and_grad(share)(trainable, *inputs)
+
+    def add(sums, inputs):
+        return jax.tree.map(lambda total, new: total + new.astype(total.dtype), sums, of_micro_batch(inputs)), None
+
+    micro_batches = batches, keys
+    if count == 1:  # whose gradient stays in its dtype, with no sum beside it
+        loss, grads = of_micro_batch(jax.tree.map(lambda x: x[0], micro_batches))
+    else:
+        # All in one loop: what a pass keeps in host memory would be there twice for two programs.
+        start = jnp.float32(0), jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), trainable)
+        (loss, grads), _ = lax.scan(add, start, micro_batches)
+    return loss, tokens, grads

@@ -1,0 +1,79 @@
+"""What a run computes with, made from its arguments: the trainer compiles it, and so does the planner."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lcjax.config import LlamaConfig
+from lcjax.config.training import TrainingArguments
+from lcjax.errors import InputError
+from lcjax.memory import place_embeddings
+from lcjax.model import ModelSettings, lora
+from lcjax.optim.adamw import make_optimizer
+from lcjax.optim.layerwise import host_bytes
+from lcjax.optim.schedules import make_schedule
+from lcjax.step import Objective
+
+Tree = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The arguments of `lcjax.step.jit_train_step` and `init_state`, and what is trained and what is not."""
+
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    trainable: Tree
+    frozen: Tree
+
+    @property
+    def host_state_bytes(self) -> int:
+        """What of the optimizer's state is in host memory between steps."""
+        return host_bytes(jax.eval_shape(self.optimizer.init, self.trainable))
+
+
+def build_program(
+    config: LlamaConfig, params: Tree, settings: ModelSettings, arguments: TrainingArguments, max_steps: int
+) -> Program:
+    """The program of a run over `max_steps` steps: the adapter alone learns, or everything where `settings` has none.
+
+    `params` may hold ShapeDtypeStructs in place of arrays; no value is looked at. Embedding and head are moved to the memory that
+    the settings say.
+
+    Raises:
+      InputError: settings that keep in host memory what is to learn.
+    """
+    memory = settings.memory_for(settings.max_seq_length)
+    on_host = memory is not None and memory.embeddings_on_host
+    if on_host and settings.lora is None:
+        raise InputError(
+            "memory=embeddings_on_host=true is for embeddings that are frozen, and here they learn; leave it out, "
+            "or train an adapter"
+        )
+    params = place_embeddings(params, on_host=on_host)
+    trains = lora.everything if settings.lora is None else lora.adapters_only
+    mask = lora.trainable_mask(params, trains)
+    trainable, frozen = lora.partition(params, mask)
+    schedule = make_schedule(
+        arguments.lr_scheduler_type,
+        arguments.learning_rate,
+        max_steps,
+        warmup_steps=arguments.warmup_steps,
+        warmup_ratio=arguments.warmup_ratio,
+    )
+    masters = any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(trainable))
+    optimizer = make_optimizer(
+        schedule,
+        mask,
+        weight_decay=arguments.weight_decay,
+        max_grad_norm=arguments.max_grad_norm,
+        by_layers=masters,
+        on_host=arguments.optimizer_memory == "host" or (masters and arguments.optimizer_memory == "auto"),
+    )
+    return Program(Objective(config, settings), optimizer, schedule, trainable, frozen)

@@ -1,0 +1,101 @@
+"""One optimizer step: what it changes, what it reports, and how it is compiled.
+
+Shapes: A micro-batches of one step, B sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Sharding
+
+from lcjax.config.policies import OFFLOADING
+from lcjax.optim.layerwise import global_norm, place
+from lcjax.step.objective import Batch, Objective, Tree, gradients, token_scores
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a step changes. `trainable` comes from `lcjax.model.lora.partition`; `key` seeds the adapters' dropout."""
+
+    step: jax.Array
+    trainable: Tree
+    optimizer: optax.OptState
+    key: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StepMetrics:
+    """float32 scalars of one step: mean loss in nats a token, norm of its gradient before clipping, counted tokens."""
+
+    loss: jax.Array
+    grad_norm: jax.Array
+    tokens: jax.Array
+
+
+def train_step(
+    objective: Objective, optimizer: optax.GradientTransformation, state: TrainState, frozen: Tree, batches: Batch
+) -> tuple[TrainState, StepMetrics]:
+    """One optimizer step over micro-batches [A, B, T]; jit it with `jit_train_step`."""
+    uses_dropout = objective.settings.lora is not None and objective.settings.lora.lora_dropout > 0
+    dropout_key = jax.random.fold_in(state.key, state.step) if uses_dropout else None
+    loss, tokens, grads = gradients(objective, state.trainable, frozen, batches, dropout_key)
+    updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
+    trainable = cast(Tree, optax.apply_updates(state.trainable, updates))
+    metrics = StepMetrics(loss=loss, grad_norm=global_norm(grads), tokens=tokens)
+    return TrainState(state.step + 1, trainable, optimizer_state, state.key), metrics
+
+
+def init_state(optimizer: optax.GradientTransformation, trainable: Tree, seed: int) -> TrainState:
+    """The state before the first step. `trainable` is copied, since the step donates it."""
+    trainable = jax.tree.map(jnp.copy, trainable)
+    return TrainState(jnp.int32(0), trainable, optimizer.init(trainable), jax.random.key_data(jax.random.key(seed)))
+
+
+def abstract_state(optimizer: optax.GradientTransformation, trainable: Tree, sharding: Sharding) -> TrainState:
+    """The shapes of `init_state`'s result, on the devices of `sharding` and in their host memory; nothing is computed."""
+    state = jax.eval_shape(functools.partial(init_state, optimizer, seed=0), trainable)
+    return place(state, sharding)
+
+
+def jit_train_step(
+    objective: Objective, optimizer: optax.GradientTransformation, platform: str | None = None
+) -> jax.stages.Wrapped:
+    """The compiled step `(state, frozen, batches) -> (state, metrics)`; the old state's buffers are reused for the new.
+
+    `platform` is what it is compiled for: the default backend when None.
+    """
+    step = functools.partial(train_step, objective, optimizer)
+    policy = objective.settings.policy_for(objective.settings.max_seq_length)
+    options = _compiler_options(platform) | (_WITH_OFFLOAD if policy in OFFLOADING else {})
+    sums_in_any_order = objective.settings.lora is None or objective.settings.attention == "cudnn"
+    if sums_in_any_order and (platform or jax.default_backend()) != "cpu":
+        options |= _IN_FIXED_ORDER
+    return jax.jit(step, donate_argnums=0, compiler_options=options)
+
+
+def jit_token_scores() -> jax.stages.Wrapped:
+    """The compiled `token_scores`; what is compiled serves every call of this."""
+    return jax.jit(token_scores, compiler_options=_compiler_options())
+
+
+# XLA's rematerialisation counts what is in host memory as the device's. It finds the device too full and computes fusions again,
+# hugely spilling ones (12 KB a thread at 1,048,576 tokens), and the device's memory stays as it was.
+# A command buffer (a CUDA graph) runs what it holds one after another: copies between kernels, not beside them.
+_WITH_OFFLOAD = {"xla_disable_hlo_passes": "rematerialization", "xla_gpu_enable_command_buffer": ""}
+
+# The gradient of an embedding is a sum by token, and cuDNN's gradient of queries one over blocks of keys. A GPU would take both
+# with atomic additions, in any order. Products are still tuned, unlike with xla_gpu_deterministic_ops.
+_IN_FIXED_ORDER = {"xla_gpu_exclude_nondeterministic_ops": True}
+
+
+def _compiler_options(platform: str | None = None) -> dict[str, Any]:
+    """On a CPU: vectors as wide as the machine has them. XLA's default of 256 bits halves the speed of AVX-512's exponentials."""
+    return {"xla_cpu_prefer_vector_width": 512} if (platform or jax.default_backend()) == "cpu" else {}

@@ -1,0 +1,18 @@
+"""The flags of `python -m lcjax.tokens`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lcjax.data.arguments import CorpusArguments
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenArguments(CorpusArguments):
+    """How many tokens the data have, document by document, and how they fill windows of a length.
+
+    Examples:
+
+      python -m lcjax.tokens docs/ rows.jsonl --model DIR_OR_HUB_ID --max-seq-length 8192
+      python -m lcjax.tokens repositories/ --documents repository --plot lengths.png
+    """

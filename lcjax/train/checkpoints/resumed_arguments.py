@@ -1,0 +1,50 @@
+"""The arguments of a run that is resumed by command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+from lcjax.config.run_record import path_from
+from lcjax.errors import InputError
+from lcjax.train.arguments import RunArguments
+from lcjax.train.checkpoints.checkpoint import Checkpoints
+from lcjax.train.checkpoints.resume import find_resume_point, refuse_damage
+
+
+def arguments_of_resumed_run(given: RunArguments) -> RunArguments:
+    """Those that it began with, whose relative paths are resolved where it began; flags that are given come over them.
+
+    Raises:
+      InputError: there is no such run, it was not started by the command, or its checkpoint is damaged.
+    """
+    requested = given.resume_from_checkpoint
+    output_dir = given.output_dir
+    if output_dir is None and requested != "latest":
+        output_dir = _run_directory(Path(str(requested)))
+    point = find_resume_point(requested, output_dir)
+    assert point is not None
+    try:
+        description = Checkpoints(point.directory).run(point.step)
+        saved = description["arguments"]
+        if "model" not in saved:
+            raise InputError(f"{point} was written by lcjax.train() in a program; go on from that program")
+        saved |= {"output_dir": output_dir, "resume_from_checkpoint": requested}
+        saved.pop("programs_dir", None)  # machine code is loaded from where this user says, not from where a file says
+        saved |= {name: tuple(saved[name]) for name in ("data", "data_weights", "target_modules") if name in saved}
+        if "working_directory" in description:
+            there = functools.partial(path_from, description["working_directory"])
+            saved |= {"model": there(saved["model"]), "data": tuple(map(there, saved["data"]))}
+        known = {field.name for field in dataclasses.fields(RunArguments)}
+        return RunArguments(**{name: value for name, value in saved.items() if name in known})
+    except (InputError, TypeError, ValueError, KeyError):
+        refuse_damage(point)  # the better answer, if that is why
+        raise
+
+
+def _run_directory(checkpoint: Path) -> Path:
+    """runs/x of runs/x, runs/x/checkpoints and runs/x/checkpoints/100."""
+    if checkpoint.name.isdigit():
+        checkpoint = checkpoint.parent
+    return checkpoint.parent if checkpoint.name == "checkpoints" else checkpoint

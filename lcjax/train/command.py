@@ -1,0 +1,118 @@
+"""`python -m lcjax.train` after its flags: read the data, load the model, train."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from signal import Signals
+
+import jax
+from rich.console import Console
+
+from lcjax import api, weights
+from lcjax.cli.native_log import NativeLog
+from lcjax.cli.outputs import check_output_dir
+from lcjax.cli.startup import EXIT_CODES
+from lcjax.cli.terminal import mute_libraries, say, shown_warnings
+from lcjax.data import Data, check_data_paths
+from lcjax.leak import PackingLeak
+from lcjax.plan.fit import room_here
+from lcjax.train.arguments import RunArguments
+from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
+from lcjax.train.data import load_run_data
+from lcjax.train.devices import prepare_devices
+from lcjax.train.divergence import TrainingDiverged
+from lcjax.train.interrupt import Interrupted, StopRequest
+from lcjax.train.loop import train
+from lcjax.train.outcome import say_finished
+from lcjax.train.result import default_output_dir
+
+
+def run(arguments: RunArguments) -> int:
+    """Trains; returns the exit code.
+
+    0 done, or stopped by a signal and saved; 130 or 143 where it came before the first step; 1 diverged or leaking; 2 bad input.
+    """
+    console = Console(stderr=True)
+    mute_libraries()
+    with shown_warnings(console), StopRequest() as stop, NativeLog() as native_log:
+        try:
+            check_data_paths(arguments.data)
+            if arguments.programs_dir:
+                check_output_dir("--programs-dir", arguments.programs_dir)
+            output_dir = arguments.output_dir or default_output_dir(str(arguments.model))
+            with open_run_folder(output_dir, arguments) as folder:
+                if folder.has_nothing_to_do(arguments):
+                    say_finished(console, folder)
+                    return 0
+                data = read_data(arguments, folder, console)
+                say(console, f"loading {arguments.model}")
+                prepare_devices(weights.open_model_files(weights.resolve_model(str(arguments.model))).config, arguments)
+                if os.environ.get("XLA_FLAGS"):
+                    with native_log.paused():  # a flag that XLA does not know ends the process in a line of XLA's
+                        jax.local_devices()
+                model, tokenizer = load(arguments)
+                result = train(
+                    model,
+                    tokenizer,
+                    data,
+                    arguments,
+                    console=console,
+                    stop=stop,
+                    native_log=native_log,
+                    folder=folder,
+                )
+        except Interrupted as signal:
+            say(
+                console,
+                f"{signal}: stopped before a step was taken; nothing is lost, start again with the same command",
+            )
+            return EXIT_CODES[signal.signal]
+        except (PackingLeak, TrainingDiverged) as error:
+            print("error:", error, file=sys.stderr)
+            return 1
+    return EXIT_CODES[Signals[result.stopped_by]] if result.stopped_by and not result.steps else 0
+
+
+def read_data(arguments: RunArguments, folder: RunFolder, console: Console) -> Data:
+    """The data, before any weights are loaded; of a model on the hub not even downloaded."""
+    assert arguments.model is not None
+    if Path(arguments.model).expanduser().exists():
+        # A broken model is named before the data are read.
+        weights.open_model_files(weights.resolve_model(arguments.model))
+    tokenizer = weights.load_tokenizer(weights.resolve_model(arguments.model, with_weights=False))
+    data = load_run_data(arguments.data, tokenizer, arguments.max_seq_length, arguments, folder.started, console)
+    folder.refuse_other_data(data, arguments)
+    return data
+
+
+def load(arguments: RunArguments):
+    """(model, tokenizer) with a fresh adapter, unless every weight is to be trained."""
+    assert arguments.model is not None
+    model, tokenizer = api.from_pretrained(
+        arguments.model,
+        arguments.max_seq_length,
+        arguments.dtype,
+        use_gradient_checkpointing=arguments.use_gradient_checkpointing,
+        attention=arguments.attention,
+        quantize=arguments.quantize,
+        memory=arguments.memory,
+        loss_chunk=arguments.loss_chunk,
+        rope_scaling=arguments.rope_scaling,
+        rope_theta=arguments.rope_theta,
+        # Until it is known whether there is room for them.
+        embeddings_on_host=room_here() is not None and arguments.memory == "auto" and not arguments.full_finetuning,
+    )
+    if not arguments.full_finetuning:
+        model = api.get_peft_model(
+            model,
+            r=arguments.lora_r,
+            lora_alpha=arguments.lora_alpha,
+            target_modules=arguments.target_modules,
+            use_rslora=arguments.use_rslora,
+            lora_dropout=arguments.lora_dropout,
+            use_gradient_checkpointing=arguments.use_gradient_checkpointing,
+            random_state=arguments.seed,
+        )
+    return model, tokenizer
