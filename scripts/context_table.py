@@ -27,7 +27,7 @@ from lcjax.plan.progress import CompilationProgress
 from lcjax.plan.workload import Workload
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-SLOPES = DOCS.parent / "tests" / "memory" / "bytes_a_token.json"
+SLOPES = DOCS.parent / "tests" / "lcjax" / "memory" / "bytes_a_token.json"
 LARGE_HOST_GIB = 256
 
 
@@ -140,7 +140,8 @@ def page(entries: Iterable[dict[str, Any]]) -> str:
         "keep embedding and head in host memory too.",
         "",
         f"A further token of 8B takes {slopes['head groups']:,} bytes of the GPU in groups of heads, as here, and",
-        f"{slopes['tiles']:,} in tiles alone; the suite holds to it ([bytes_a_token.json](../tests/memory/bytes_a_token.json)).",
+        f"{slopes['tiles']:,} in tiles alone; the suite holds to it",
+        "([bytes_a_token.json](../tests/lcjax/memory/bytes_a_token.json)).",
         "",
         "| model, weights | memory, GPU | aim | longest, any host | GPU GiB | host GiB | 256 GiB host | saved inputs | others |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",

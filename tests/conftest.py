@@ -16,7 +16,7 @@ import jax
 import pytest
 
 from lcjax.weights.demo import demo_model
-from tiny_llama import save_tiny_llama
+from tests.support.tiny_llama import save_tiny_llama
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

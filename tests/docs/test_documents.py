@@ -8,7 +8,9 @@ from pathlib import Path
 
 import jax
 import pytest
-from document_commands import (
+
+from lcjax.train.__main__ import main as train_main
+from tests.support.document_commands import (
     CODE,
     DOCUMENTS,
     ROOT,
@@ -21,8 +23,6 @@ from document_commands import (
     run,
     unknown_names,
 )
-
-from lcjax.train.__main__ import main as train_main
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in DOCUMENTS}
 COMMANDS = [command for name, text in TEXTS.items() for command in commands(text, name)]

@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from triton_calls import SMALL_TILES, make_call
 
 import triton_ref
 from lcjax_kernels.cases import ATTENTION, ATTENTION_FEATURES, MASKS, AttentionShape
+from tests.support.triton_calls import SMALL_TILES, make_call
 from triton_ref import reference
 from triton_ref.segment_ranges import segment_ranges
 from triton_ref.tiles import KERNELS, TILES, Tile

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import triton_ref
-from numerics import error_ratio
+from tests.support.numerics import error_ratio
 from triton_ref import reference
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -1,0 +1,244 @@
+"""Models on quantised weights compute what models on their values compute, keep no dequantised weight, and train."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lcjax
+from lcjax import step
+from lcjax.config.policies import POLICIES
+from lcjax.errors import InputError
+from lcjax.model import Llama, ModelSettings, llama, lora
+from lcjax.model.params import linear_path
+from lcjax.ops import nf4
+from lcjax.weights import load_model_files, load_tokenizer
+from tests.support.jaxprs import equations
+from tests.support.oracles import QUICK_TO_COMPILE, make_batch, make_oracle, split
+
+# Rows are multiples of 64; no other two axes are alike.
+FIELDS = {
+    "vocab_size": 97,
+    "hidden_size": 64,
+    "intermediate_size": 320,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 24,
+    "attention_bias": True,
+    "tie_word_embeddings": False,
+}
+ROWS, TOKENS = 2, 29
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory):
+    return make_oracle(tmp_path_factory.mktemp("model"), **FIELDS)
+
+
+@pytest.fixture(scope="module")
+def trees(oracle):
+    """(config, quantised parameters, parameters of the same values)."""
+    config, quantised, _ = load_model_files(oracle.directory, "float32", quantize="nf4")
+    return config, quantised, dequantised(quantised)
+
+
+def dequantised(tree):
+    """The tree with arrays [L, O, I] where quantised weights were."""
+    if not isinstance(tree, dict):
+        return tree
+    if nf4.is_quantised(tree):
+        layers = [dict(zip(tree, leaves, strict=True)) for leaves in zip(*tree.values(), strict=True)]
+        return jnp.stack([nf4.dequantise(layer, jnp.float32) for layer in layers])
+    return {name: dequantised(value) for name, value in tree.items()}
+
+
+def model_of(config, params, oracle, **settings) -> Llama:
+    model = Llama(config, params, ModelSettings(TOKENS, **settings))
+    return lcjax.load_adapter(model, oracle.adapter)
+
+
+def batch():
+    return make_batch(FIELDS["vocab_size"], ROWS, TOKENS, documents=2)
+
+
+def test_the_parameters_come_back_as_they_are(trees):
+    config, quantised, _ = trees
+    params = Llama(config, quantised, ModelSettings(TOKENS)).params
+    assert jax.tree.structure(params) == jax.tree.structure(quantised)
+    assert all(jax.tree.leaves(jax.tree.map(lambda found, given: found is given, params, quantised)))
+
+
+def test_only_the_layers_linear_maps_are_quantised(trees, oracle):
+    config, quantised, values = trees
+    _, plain, _ = load_model_files(oracle.directory, "float32")
+    for module in config.linear_shapes():
+        *parents, name = linear_path(module)
+        node, before, after = quantised, plain, values
+        for parent in (*parents, name):
+            node, before, after = node[parent], before[parent], after[parent]
+        assert nf4.is_quantised(node["weight"])
+        assert np.abs(before.pop("weight") - after["weight"]).max() > 0
+        node_without = {key: leaf for key, leaf in node.items() if key != "weight"}
+        jax.tree.map(np.testing.assert_array_equal, node_without, before)
+    jax.tree.map(np.testing.assert_array_equal, quantised["embed_tokens"], plain["embed_tokens"])
+    jax.tree.map(np.testing.assert_array_equal, quantised["lm_head"], plain["lm_head"])
+
+
+def loss_and_gradients(model: Llama) -> list[jax.Array]:
+    """The loss, and the gradients of the adapter's leaves."""
+    trainable, frozen, _ = split(model)
+    objective = step.Objective(model.config, model.settings)
+    compiled = jax.jit(jax.value_and_grad(objective.loss, has_aux=True), compiler_options=QUICK_TO_COMPILE)
+    (loss, _), gradients = compiled(trainable, frozen, batch())
+    return [loss, *jax.tree.leaves(gradients)]
+
+
+@pytest.mark.parametrize("policy", ["none", "offload_attn"])
+def test_loss_and_gradients_are_those_of_the_values(trees, oracle, policy):
+    config, quantised, values = trees
+    found, expected = (
+        loss_and_gradients(model_of(config, params, oracle, use_gradient_checkpointing=policy))
+        for params in (quantised, values)
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_one_code_off_by_one_is_found(trees, oracle):
+    config, quantised, values = trees
+    changed = jax.tree.map(lambda leaf: leaf, quantised)
+    weight = changed["layers"]["self_attn"]["v_proj"]["weight"]
+    weight["codes"] = weight["codes"].at[1, 5, 7].add(1)
+    found, expected = (loss_and_gradients(model_of(config, params, oracle)) for params in (changed, values))
+    assert found[0] != expected[0]
+
+
+def kept_weights(trees, oracle, policy: str) -> set[tuple[int, ...]]:
+    """Shapes that the loop over layers hands to its backward pass and that are as large as a stack of weights in full."""
+    config, quantised, _ = trees
+    model = model_of(config, quantised, oracle, use_gradient_checkpointing=policy)
+    trainable, frozen, _ = split(model)
+    objective = step.Objective(model.config, model.settings)
+    jaxpr = jax.make_jaxpr(jax.grad(objective.loss, has_aux=True))(trainable, frozen, batch())
+    sizes = {config.num_hidden_layers * math.prod(shape) for shape in config.linear_shapes().values()}
+    return {
+        variable.aval.shape
+        for equation in equations(jaxpr)
+        if equation.primitive.name == "scan"
+        for variable in equation.outvars
+        if math.prod(variable.aval.shape) in sizes
+    }
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_dequantised_weight_is_kept(trees, oracle, policy):
+    assert kept_weights(trees, oracle, policy) == set()
+
+
+def test_without_a_policy_they_would_be_kept(trees, oracle, monkeypatch):
+    monkeypatch.setattr(llama, "checkpoint_layer", lambda layer, policy: layer)
+    config = trees[0]
+    stacks = {(config.num_hidden_layers, *shape) for shape in config.linear_shapes().values()}
+    assert kept_weights(trees, oracle, "none") == stacks
+
+
+def test_quantised_weights_cannot_be_trained(trees):
+    _, quantised, _ = trees
+    with pytest.raises(InputError, match=r"layers\.mlp\.down_proj\.weight is quantised and cannot be trained itself"):
+        lora.trainable_mask(quantised, lora.everything)
+    assert not any(jax.tree.leaves(lora.trainable_mask(quantised, lora.adapters_only)))
+
+
+def train(model: Llama, batch, learning_rate: float, steps: int = 4) -> list[float]:
+    """The losses of steps on one batch, of which only the adapter may learn, all of it."""
+    trainable, frozen, _ = split(model)
+    before = jax.tree.map(np.array, (trainable, frozen))
+    optimizer = optax.adamw(learning_rate)
+    state = step.init_state(optimizer, trainable, 0)
+    train_step = step.jit_train_step(step.Objective(model.config, model.settings), optimizer)
+    losses = []
+    for _ in range(steps):
+        state, metrics = train_step(state, frozen, {name: values[None] for name, values in batch.items()})
+        losses.append(float(metrics.loss))
+    jax.tree.map(np.testing.assert_array_equal, frozen, before[1])
+    changed = jax.tree.map(lambda new, old: bool((new != old).any()), state.trainable, before[0])
+    assert all(jax.tree.leaves(changed))
+    return losses
+
+
+def test_the_adapter_learns_and_no_bit_of_the_base_changes(trees, oracle):
+    config, quantised, _ = trees
+    losses = train(model_of(config, quantised, oracle), batch(), learning_rate=1e-2)
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_merging_dequantises(trees, oracle, tmp_path):
+    config, quantised, values = trees
+    model = model_of(config, quantised, oracle)
+    lcjax.save_merged(model, tmp_path)
+    again_config, again, _ = load_model_files(tmp_path, "float32")
+    assert again_config == config
+    adapted = model_of(config, values, oracle)
+    expected = lora.merge(adapted.params, model.settings.lora.scaling)
+    jax.tree.map(np.testing.assert_array_equal, again, expected)
+
+
+def test_rows_that_cannot_be_quantised_are_refused_before_a_weight_is_read(tmp_path):
+    directory = make_oracle(tmp_path, adapter=False, **{**FIELDS, "intermediate_size": 80}).directory
+    with pytest.raises(InputError, match=r"a weight \[64, 80\] cannot be quantised"):
+        load_model_files(directory, "float32", quantize="nf4")
+
+
+@pytest.fixture(scope="module")
+def argparse_source(smollm2):
+    """A batch of 256 tokens of Python."""
+    tokenizer = load_tokenizer(smollm2)
+    ids = np.array(tokenizer(inspect.getsource(argparse))["input_ids"][:257], np.int32)[None]
+    return {
+        "tokens": ids[:, :-1],
+        "labels": ids[:, 1:],
+        "positions": np.arange(256, dtype=np.int32)[None],
+        "segment_ids": np.ones((1, 256), np.int32),
+    }
+
+
+def mean_loss(model: Llama, batch) -> float:
+    return float(step.jit_token_scores()(model, batch).losses.mean())
+
+
+def in_even_steps(params, config):
+    """Four bits of another kind: blocks of 64 rounded to fifteen values at even distances."""
+    changed = jax.tree.map(lambda leaf: leaf, params)
+    for module in config.linear_shapes():
+        node = changed
+        for key in linear_path(module):
+            node = node[key]
+        blocks = node["weight"].reshape(-1, 64)
+        step_size = jnp.abs(blocks).max(axis=1, keepdims=True) / 7
+        node["weight"] = (jnp.round(blocks / step_size) * step_size).reshape(node["weight"].shape)
+    return changed
+
+
+def test_smollm2_loses_less_than_in_even_steps(smollm2, argparse_source):
+    """2.355 nats a token in float32, 2.600 in NF4, 2.774 in even steps."""
+    config, params, _ = load_model_files(smollm2, "float32")
+    _, quantised, _ = load_model_files(smollm2, "float32", quantize="nf4")
+    settings = ModelSettings(256)
+    losses = [
+        mean_loss(Llama(config, tree, settings), argparse_source)
+        for tree in (params, quantised, in_even_steps(params, config))
+    ]
+    assert losses == sorted(losses)
+
+
+def test_qlora_teaches_smollm2(smollm2, argparse_source):
+    model, _ = lcjax.from_pretrained(smollm2, 256, "float32", quantize="nf4")
+    losses = train(lcjax.get_peft_model(model, r=8), argparse_source, learning_rate=1e-3)
+    assert losses == sorted(losses, reverse=True)

@@ -1,0 +1,85 @@
+"""lcjax.plan.memory: the compiler's figures against sums by hand, and what a GPU has."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from lcjax.config.presets import resolve_config
+from lcjax.errors import InputError
+from lcjax.model import ModelSettings
+from lcjax.plan.memory import device_limit_bytes, scratch_of
+from tests.support.tiny_model import TINY, TOKENS, compiled
+
+MEASURED = Path(__file__).parents[3] / "docs" / "measured"
+
+# Elements a layer: four maps of attention, three of the MLP; two norms.
+LINEAR = 128 * (256 + 128 + 128) + 256 * 128 + 3 * 384 * 128
+NORMS = 2 * 128
+OUTSIDE = 2 * 1000 * 128 + 128
+ADAPTER = 8 * ((256 + 128) + 2 * (128 + 128) + (128 + 256) + 3 * (384 + 128))
+SCALARS = 4 + 8 + 8  # the step, AdamW's and the schedule's counts, the key of dropout
+BATCH = 4 * 4 * TOKENS
+
+
+def test_arguments_of_lora():
+    memory = compiled("offload").memory
+    assert memory.weights_bytes == 2 * (3 * (LINEAR + NORMS) + OUTSIDE)
+    assert memory.state_bytes == 3 * 4 * 3 * ADAPTER + SCALARS
+    assert memory.argument_bytes == memory.weights_bytes + memory.state_bytes + BATCH
+
+
+def test_arguments_of_nf4():
+    """Half a byte a value, a byte for 64, four bytes for 256 of those, rounded up, and four a stacked map."""
+    memory = compiled("offload", quantize="nf4").memory
+    shapes = TINY.linear_shapes().values()
+    blocks = [out_features * in_features // 64 for out_features, in_features in shapes]
+    quantised = sum(32 * n + n + 4 * -(-n // 256) + 4 for n in blocks)
+    assert memory.weights_bytes == 3 * quantised + 2 * (3 * NORMS + OUTSIDE)
+    assert memory.argument_bytes == memory.weights_bytes + memory.state_bytes + BATCH
+
+
+def test_arguments_of_full_fine_tuning():
+    """The weights, in bfloat16. Their float32 masters and moments are in host memory, beside buffers for the update."""
+    memory = compiled("full", lora_r=0).memory
+    weights = 3 * (LINEAR + NORMS) + OUTSIDE
+    assert memory.weights_bytes == 0
+    assert memory.state_bytes == 2 * weights + SCALARS - 4  # AdamW counts its steps once
+    assert memory.argument_bytes == memory.state_bytes + BATCH
+    assert 3 * 4 * weights <= memory.host_bytes <= 2 * 3 * 4 * weights
+
+
+@pytest.mark.parametrize(
+    ("policy", "a_token"),
+    [("full", 0), ("offload", 2 * 128), ("offload_attn", 2 * 128 + 2 * 4 * 64 + 4 * 4)],
+)
+def test_host_bytes_are_what_the_policy_keeps(policy, a_token):
+    """Layer inputs in bfloat16; with `offload_attn` also attention's output and its log-sum-exp, a float32 a head."""
+    assert compiled(policy).memory.host_bytes == 3 * TOKENS * a_token
+
+
+def test_the_limit_leaves_a_margin():
+    assert device_limit_bytes("h100-80gb") == 84_978_434_048 - 2**30
+    # The driver of a GPU sold with 12 GB reports 2% less.
+    assert device_limit_bytes("h100-80gb", 12) == int(12 * 2**30 * 0.98) - 2**30
+    assert device_limit_bytes("rtx4090", 24) == device_limit_bytes("rtx4090") == 25_250_627_584 - 2**30
+    assert device_limit_bytes("rtx4090", 80) == device_limit_bytes("rtx4090")
+    with pytest.raises(InputError, match=r"--vram-gb 1 leaves nothing beside the margin of 1.0 GiB"):
+        device_limit_bytes("rtx4090", 1)
+
+
+def test_what_flash_attention_3_takes_beside_the_compiler():
+    """Peaks of steps on an H100, where it ran: with its scratch, what was planned is within 2% of each."""
+    config = resolve_config("llama-3.1-8b")
+    with (MEASURED / "h100-2026-11-26-step-matrix.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["attention"] == "fa3"]
+    assert {int(row["tokens"]) for row in rows} == {16_384, 32_768, 65_536, 131_072}
+    for row in rows:
+        settings = ModelSettings(int(row["tokens"]), attention="fa3", use_gradient_checkpointing=row["policy"])
+        compilers, peak = int(row["planned_bytes"]), int(row["peak_bytes"])
+        assert compilers + scratch_of(config, settings) == pytest.approx(peak, rel=0.02)
+        assert compilers != pytest.approx(peak, rel=0.017)
+    assert scratch_of(config, dataclasses.replace(settings, attention="pallas")) == 0

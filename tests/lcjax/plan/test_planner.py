@@ -1,0 +1,126 @@
+"""lcjax.plan.planner: plans, and the longest context by search; the real compiler agrees with brute force."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from lcjax.config.rope import LONGEST
+from lcjax.errors import InputError
+from lcjax.plan.memory import GIB
+from lcjax.plan.planner import Planner
+from lcjax.plan.settings import policy_lengths, requested_settings
+from lcjax.plan.workload import Workload
+from lcjax.step import program
+from lcjax.train import loop
+from tests.support.tiny_model import TINY
+
+LIMIT = 84_978_434_048 - GIB
+BIG = Workload("big", TINY, "h100-80gb", use_gradient_checkpointing="offload", memory="none")
+
+
+def test_the_trainer_and_the_planner_build_one_program():
+    assert loop.build_program is program.build_program
+
+
+@pytest.mark.slow
+def test_the_longest_context_against_brute_force_of_the_real_compiler():
+    """Under a cap that lies between 2,048 and 3,072 tokens of the tiny model."""
+    workload = dataclasses.replace(BIG, lora_r=8)
+    free = Planner(workload)
+    sizes = {tokens: free.plan(tokens).memory.device_bytes for tokens in range(1024, 4097, 1024)}
+    capped = Planner(workload, vram_gb=(GIB + (sizes[2048] + sizes[3072]) // 2) / GIB / 0.98)
+    brute_force = max(tokens for tokens, size in sizes.items() if size <= capped.device_limit_bytes)
+    longest = capped.longest(below=4097)
+    assert longest is not None
+    assert longest.max_seq_length == brute_force == 2048
+
+
+def test_the_longest_context_takes_few_compilations(asked):
+    longest = Planner(BIG).longest()
+    assert longest is not None
+    assert longest.fits
+    assert longest.max_seq_length == (LIMIT - 16_000_000_000) // 200_000 // 1024 * 1024
+    assert ("h100-80gb", longest.max_seq_length + 1024) in asked
+    assert len(asked) == len(set(asked)) <= 6
+
+
+def test_host_memory_is_a_limit_too(asked):
+    longest = Planner(BIG, host_gb=16).longest()
+    assert longest is not None
+    assert longest.max_seq_length == 65_536
+    assert longest.memory.host_bytes == 16 * GIB
+    short = Planner(BIG, host_gb=16).plan(65_537)
+    assert (short.fits, short.device_load < 1, short.host_load > 1) == (False, True, True)
+
+
+def test_auto_prefers_the_longest_lengths(asked):
+    """Where 33,792 tokens fit, what shorter ones would take under another policy does not matter."""
+    auto = dataclasses.replace(BIG, use_gradient_checkpointing="auto")
+    longest, shorter = Planner(auto).longest(), Planner(auto, vram_gb=23).longest()
+    assert longest is not None
+    assert longest.policy == "offload"
+    assert min(tokens for _, tokens in asked) > 4096
+    assert shorter is not None
+    assert (shorter.policy, shorter.max_seq_length % 1024) == ("offload", 0)
+    fewest = Planner(auto, vram_gb=20).longest()
+    assert fewest is not None
+    assert fewest.policy == "full"
+
+
+def test_a_host_that_asks_for_fewer_inputs_does_not_stop_the_search(asked, monkeypatch):
+    """Its share goes up to all of it and falls again, from one grouping to the next."""
+    planner = Planner(dataclasses.replace(BIG, memory="auto"), host_gb=16)
+    some, lengths = Planner(BIG, host_gb=16).plan(1024), []
+
+    def most_frugal(tokens):
+        lengths.append(tokens)
+        saved = 262_144 * tokens
+        host_bytes = saved // -(-saved // (16 * GIB))
+        memory = dataclasses.replace(some.memory, temp_bytes=200_000 * tokens, host_bytes=host_bytes)
+        return dataclasses.replace(
+            some, memory=memory, settings=dataclasses.replace(some.settings, max_seq_length=tokens)
+        )
+
+    monkeypatch.setattr(planner, "_most_frugal", most_frugal)
+    longest = planner.longest(guess=65_536)
+    assert longest is not None
+    assert longest.max_seq_length == (LIMIT - 16_000_000_000) // 200_000 // 1024 * 1024
+    assert len(lengths) <= 7
+
+
+def test_nothing_fits(asked):
+    assert Planner(BIG, vram_gb=12).longest() is None
+    assert asked == [("h100-80gb", 1024)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "ranges"),
+    [
+        ("auto", [(32_769, LONGEST), (4097, 32_768), (1, 4096)]),
+        ("full", [(1, 32_768)]),
+        ("unsloth", [(1, LONGEST)]),
+    ],
+)
+def test_one_policy_holds_over_each_range(policy, ranges):
+    workload = dataclasses.replace(BIG, use_gradient_checkpointing=policy)
+    assert policy_lengths(workload, LONGEST) == ranges
+    for first, last in ranges:
+        policies = {requested_settings(workload, n).use_gradient_checkpointing for n in (first, last)}
+        assert len(policies) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lora_r": -1}, "--lora-r -1 is out of range"),
+        ({"quantize": "fp4"}, "quantize='fp4' is not supported; use nf4"),
+        ({"quantize": "nf4", "lora_r": 0}, "quantised weights cannot be trained"),
+        ({"gpus": 0}, "--gpus 0 and --hosts 1 must both be at least 1"),
+        ({"attention": "flash"}, "attention='flash' is unknown"),
+    ],
+)
+def test_a_workload_is_checked(change, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(BIG, **change)

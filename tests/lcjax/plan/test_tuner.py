@@ -1,0 +1,220 @@
+"""lcjax.plan.tuner, candidates, cost and kept: the fastest settings that fit, by few compilations, and kept on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from lcjax.config import MemorySettings, parse_memory
+from lcjax.config.presets import PRESETS
+from lcjax.model import ModelSettings
+from lcjax.plan import compile_cache
+from lcjax.plan.candidates import Candidate, candidates
+from lcjax.plan.compile import compile_step
+from lcjax.plan.cost import step_seconds
+from lcjax.plan.memory import Memory
+from lcjax.plan.offload import host_arrays
+from lcjax.plan.planner import Planner
+from lcjax.plan.settings import requested_settings
+from lcjax.plan.tuner import most_frugal, tune
+from lcjax.plan.workload import Workload
+from tests.support.tiny_model import TINY
+
+LLAMA_8B = PRESETS["llama-3.1-8b"]
+SETTINGS = ModelSettings(131_072, attention="pallas")
+CANDIDATES = candidates(LLAMA_8B, SETTINGS, embeddings_may_leave=True)
+SMALL = Workload("tiny", TINY, "h100-80gb", lora_r=4)
+
+
+def seconds(candidate: Candidate) -> float:
+    return step_seconds(LLAMA_8B, candidate.applied(SETTINGS), lora_r=32, quantised=True)
+
+
+def device_bytes(candidate: Candidate) -> int:
+    """A model of memory in which every choice counts, by candidate."""
+    policy, plain, minus_groups, embeddings, ahead, tile, chunk = candidate.device_memory()
+    own = (
+        400 * plain + 20 * (8 + minus_groups) + 100 * embeddings + 40 * ahead + min(tile, 8192) / 1024 * 10 + chunk / 64
+    )
+    return int(100 * policy + own)
+
+
+def tuned(limit: int):
+    asked: list[Candidate] = []
+
+    def compiled(candidate: Candidate) -> tuple[Memory, bool]:
+        asked.append(candidate)
+        size = device_bytes(candidate)
+        return Memory(0, 0, size, 0, 0, 0), size <= limit
+
+    return tune(CANDIDATES, seconds, compiled), asked
+
+
+@pytest.mark.parametrize("limit", [20, 40, 75, 90, 150, 200, 310, 500, 700])
+def test_the_fastest_that_fits_against_brute_force(limit):
+    tuning, asked = tuned(limit)
+    fitting = [c for c in CANDIDATES if device_bytes(c) <= limit]
+    assert tuning.chosen == min(fitting, key=lambda c: (seconds(c), str(c)))
+    assert len(asked) == len(set(asked)) <= 22
+    assert tuning == tuned(limit)[0]
+
+
+def test_where_nothing_fits_two_compilations_say_so():
+    tuning, asked = tuned(5)
+    assert tuning.chosen == most_frugal(CANDIDATES)
+    assert len(asked) == 2
+    assert not any(trial.fits for trial in tuning.trials)
+
+
+def test_what_needs_no_less_than_a_failure_is_passed_over():
+    tuning, asked = tuned(150)
+    passed_over = [trial for trial in tuning.trials if trial.memory is None]
+    assert passed_over
+    for trial in passed_over:
+        assert trial.candidate not in asked
+        assert trial.needs in asked
+        assert device_bytes(trial.candidate) > 150
+
+
+def test_the_candidates_of_a_length():
+    long, short = (
+        candidates(LLAMA_8B, SETTINGS),
+        candidates(LLAMA_8B, dataclasses.replace(SETTINGS, max_seq_length=8192)),
+    )
+    assert {c.policy for c in long} == {"offload", "offload_attn"}
+    assert {c.policy for c in short} == {"none", "full", "offload", "offload_attn"}
+    assert {c.memory.head_groups for c in long if c.memory} == {1, 2, 4, 8}
+    odd = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, max_seq_length=40_001))
+    assert all(c.memory is None for c in odd)
+    asked_for = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, use_gradient_checkpointing="unsloth"))
+    assert {c.policy for c in asked_for} == {"offload"}
+    hidden = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, attention="cudnn"))
+    assert {c.form for c in hidden} == {("offload", None)}  # it hides its log-sum-exp
+    assert {str(c) for c in hidden} == {f"offload none, loss chunk {chunk}" for chunk in (1024, 256, 64)}
+    for candidate in (*long, *short):
+        settings = candidate.applied(SETTINGS)
+        assert parse_memory(str(settings.memory)) == settings.memory
+
+
+def test_chunks_of_the_loss():
+    """A choice beside all others, unless it is told; larger ones take less time and more memory."""
+    assert {c.loss_chunk for c in CANDIDATES} == {1024, 256, 64}
+    assert len({c.form for c in CANDIDATES}) * 3 == len(CANDIDATES)
+    told = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, loss_chunk=100), embeddings_may_leave=True)
+    assert {c.loss_chunk for c in told} == {100}
+    assert {c.form for c in told} == {c.form for c in CANDIDATES}
+    short = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, max_seq_length=512))
+    assert {c.loss_chunk for c in short} == {256, 64}
+    for candidate in CANDIDATES:
+        if candidate.loss_chunk != 64:
+            twin = dataclasses.replace(candidate, loss_chunk=64)
+            assert seconds(twin) > seconds(candidate)
+            assert candidate.needs_no_less_than(twin)
+            assert not twin.needs_no_less_than(candidate)
+        assert candidate.applied(SETTINGS).loss_chunk == candidate.loss_chunk
+
+
+def test_the_loss_has_the_chunk_that_is_planned():
+    tokens = 2048
+    for chunk in (128, 512):
+        step = compile_step(SMALL, dataclasses.replace(requested_settings(SMALL, tokens), loss_chunk=chunk))
+        arrays = {array for instruction in step.program.instructions.values() for array in instruction.arrays}
+        logits = [re.fullmatch(rf"f32\[(\d+),{TINY.vocab_size}\]", shape) for shape, _ in arrays]
+        assert max(int(found[1]) for found in logits if found) == chunk
+
+
+def test_embeddings_go_to_the_host_where_that_is_asked_for():
+    """With policies that use host memory, for the seconds of two copies of 1 GiB."""
+    on_host = [c for c in CANDIDATES if c.memory and c.memory.embeddings_on_host]
+    assert {c.policy for c in on_host} == {"offload", "offload_attn"}
+    assert not any(c.memory and c.memory.embeddings_on_host for c in candidates(LLAMA_8B, SETTINGS))
+    for candidate in on_host:
+        assert candidate.memory is not None
+        memory = dataclasses.replace(candidate.memory, embeddings_on_host=False)
+        twin = dataclasses.replace(candidate, memory=memory)
+        assert twin in CANDIDATES
+        assert twin.needs_no_less_than(candidate)
+        assert seconds(candidate) - seconds(twin) == pytest.approx(2 * 128_256 * 4096 * 2 / 5.0e10)
+
+
+def test_as_few_inputs_are_saved_as_the_host_takes():
+    def bytes_of(settings: ModelSettings) -> int:
+        return sum(array.bytes for array in host_arrays(LLAMA_8B, settings, "bfloat16"))
+
+    for gib, every in ((32, 1), (31, 2), (8, 4), (1, 32), (0.5, 32)):
+        found = candidates(LLAMA_8B, SETTINGS, lambda settings, gib=gib: bytes_of(settings) <= gib * 2**30)
+        saved = {c.memory.save_every for c in found if c.memory and c.policy == "offload"}
+        assert saved == {every}
+
+
+def test_costs_are_in_the_order_that_was_measured():
+    """docs/measured/h200-2026-11-24-steps.csv, seconds of a step of 8B in NF4; estimates within a tenth."""
+    measured = {
+        (16_384, "none", "none"): 1.51,
+        (16_384, "full", "none"): 1.88,
+        (32_768, "offload_attn", "none"): 5.12,
+        (32_768, "full", "none"): 5.23,
+        (32_768, "offload", "none"): 5.44,
+        (32_768, "offload", "tile=8192"): 5.63,
+        (32_768, "offload", "tile=2048"): 6.01,
+        (32_768, "offload", "tile=8192,head_groups=8"): 7.26,
+        (32_768, "offload", "tile=2048,head_groups=8,fetch_ahead=false"): 8.17,
+        (65_536, "offload_attn", "none"): 14.82,
+        (65_536, "offload", "tile=8192"): 16.75,
+    }
+    for (tokens, policy, memory), took in measured.items():
+        settings = ModelSettings(
+            tokens, use_gradient_checkpointing=policy, memory=parse_memory(memory), attention="pallas"
+        )
+        estimate = step_seconds(LLAMA_8B, settings, lora_r=32, quantised=True, gpu="h200")
+        assert 0.9 < estimate / took < 1.1, (tokens, policy, memory)
+
+
+def test_figures_are_compiled_once_and_kept(asked):
+    first = Planner(SMALL).plan(2048)
+    count = len(asked)
+    again = Planner(SMALL).plan(2048)
+    assert len(asked) == count > 0
+    assert again == first
+    [file, *_] = compile_cache.cache_folder().glob("*.json")
+    for broken in ("", "{}", json.dumps({"memory": {}, "buffers": [], "kernels": {}})):
+        file.write_text(broken)
+        assert Planner(SMALL).plan(2048) == first
+    assert len(asked) == count + 3
+
+
+@pytest.mark.parametrize(
+    "change", [{"gpu": "h200"}, {"lora_r": 8}, {"quantize": "nf4"}, {"attention": "xla"}, {"memory": "tile=1024"}]
+)
+def test_other_questions_have_other_figures(asked, change):
+    Planner(SMALL).plan(2048)
+    count = len(asked)
+    Planner(dataclasses.replace(SMALL, **change)).plan(2048)
+    assert len(asked) > count
+
+
+def test_an_edited_package_has_other_figures(asked, monkeypatch):
+    Planner(SMALL).plan(2048)
+    count = len(asked)
+    monkeypatch.setattr(compile_cache, "_source_digest", lambda: "another")
+    Planner(SMALL).plan(2048)
+    assert len(asked) > count
+
+
+@pytest.mark.slow
+def test_the_real_compiler_chooses_for_a_small_gpu():
+    """The tiny model under a cap between its forms: what is chosen fits, and every faster one that was tried does not."""
+    free = Planner(dataclasses.replace(SMALL, memory="none", use_gradient_checkpointing="none")).plan(8192)
+    frugal = Planner(dataclasses.replace(SMALL, memory=str(MemorySettings(1024)), use_gradient_checkpointing="full"))
+    planner = Planner(SMALL)
+    planner.device_limit_bytes = (free.memory.device_bytes + frugal.plan(8192).memory.device_bytes) // 2
+    plan = planner.plan(8192)
+    assert plan.fits
+    assert plan.tuning is not None
+    trials = plan.tuning.trials
+    faster = [trial for trial in trials if trial.seconds < trials[-1].seconds and not trial.fits]
+    assert faster
+    assert all(t.memory is None or t.memory.device_bytes > planner.device_limit_bytes for t in faster)

@@ -1,0 +1,106 @@
+"""What a run can be told: values, the demo's preset and the help."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lcjax.config.training import TrainingArguments
+from lcjax.errors import InputError, flag
+from lcjax.train.__main__ import main, parse
+from lcjax.train.arguments import SECTIONS, RunArguments
+from lcjax.train.demo import demo
+
+
+@pytest.mark.parametrize(
+    ("given", "rows", "steps"),
+    [
+        ({"max_steps": 7, "num_train_epochs": 3.0}, 10, 7),
+        ({}, 10, 10),
+        ({"num_train_epochs": 2.5, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 3}, 10, 5),
+        ({"num_train_epochs": 0.001}, 10, 1),
+    ],
+)
+def test_the_number_of_steps(given, rows, steps):
+    assert TrainingArguments(**given).number_of_steps(rows) == steps
+
+
+def test_a_program_is_refused_as_the_command_line_is():
+    with pytest.raises(InputError, match="--seed -1 is out of range"):
+        TrainingArguments(seed=-1)
+    with pytest.raises(InputError, match="--warmup-steps 3 exceeds --max-steps 2"):
+        dataclasses.replace(TrainingArguments(warmup_steps=3), max_steps=2)
+
+
+def test_the_demo():
+    arguments = parse([])
+    assert arguments == demo()
+    assert Path(arguments.model or "").suffix == ".gguf"
+    assert len(arguments.data) > 500
+    assert all(Path(path).suffix == ".py" for path in arguments.data)
+    assert parse(["--max-steps", "3"]) == dataclasses.replace(demo(), max_steps=3)
+
+
+def test_flags_beat_defaults():
+    arguments = parse("--model m --data a b --lora-r 8 --target-modules q_proj v_proj --output-dir runs/x".split())
+    expected = RunArguments(
+        model="m", data=("a", "b"), lora_r=8, target_modules=("q_proj", "v_proj"), output_dir=Path("runs/x")
+    )
+    assert arguments == expected
+
+
+def test_the_help_has_every_flag_in_one_section_and_what_most_runs_need_first(capsys):
+    in_sections = [name for names in SECTIONS.values() for name in names]
+    assert sorted(in_sections) == sorted(field.name for field in dataclasses.fields(RunArguments))
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    first = [shown.index(f"{flag(name)} ") for name in ("model", "data", "max_seq_length", "output_dir")]
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("python -m lcjax.train ")
+    assert first[-1] < shown.index("--learning-rate FLOAT")
+
+
+def test_the_demo_s_numbers_give_way_to_given_ones():
+    assert parse(["--max-steps", "1"]).warmup_steps == 1
+    assert (parse(["--warmup-ratio", "0.5"]).warmup_steps, parse(["--num-train-epochs", "2"]).max_steps) == (0, -1)
+
+
+def test_the_help_names_every_flag_and_gives_examples(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for field in dataclasses.fields(RunArguments):
+        assert flag(field.name) in shown
+    assert "python -m lcjax.train --model DIR_OR_HUB_ID --data book.txt" in shown
+    assert "python -m lcjax.train --output-dir runs/x --resume-from-checkpoint latest" in shown
+
+
+def test_neither_the_help_nor_the_import_loads_torch_or_what_only_training_needs():
+    program = (
+        "import sys, lcjax; from lcjax.train.__main__ import main; code = main(['--help']); "
+        "loaded = {'torch', 'transformers', 'tensorboardX', 'matplotlib'} & set(sys.modules); "
+        "sys.exit(f'{code} {sorted(loaded)}')"
+    )
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert process.stderr.splitlines()[-1] == "0 []"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"max_steps": "10"}, "--max-steps '10' is of type str; give a whole number"),
+        ({"max_steps": 1.5}, "--max-steps 1.5 is of type float; give a whole number"),
+        ({"save_steps": True}, "--save-steps True is of type bool; give a whole number"),
+        ({"learning_rate": "1e-4"}, "--learning-rate '1e-4' is of type str; give a number"),
+        ({"documents": 3}, "--documents 3 is of type int; give a word"),
+        ({"lr_scheduler_type": None}, "--lr-scheduler-type None is of type NoneType; give a word"),
+        ({"skip_leak_check": "no"}, "--skip-leak-check 'no' is of type str; give True or False"),
+    ],
+)
+def test_a_value_of_another_type_is_named(given, named):
+    with pytest.raises(InputError, match=named):
+        TrainingArguments(**given)
+    assert TrainingArguments(learning_rate=1).learning_rate == 1

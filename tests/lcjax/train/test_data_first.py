@@ -1,0 +1,133 @@
+"""Data are read before weights are loaded, with the run's own date; one long text is enough."""
+
+import datetime
+import json
+import logging
+import re
+import shutil
+
+import pytest
+
+import lcjax
+from lcjax import api, weights
+from lcjax.config.run_record import RECORD, read_run_record
+from lcjax.data import load_corpus
+from lcjax.errors import InputError
+from lcjax.evaluate.__main__ import main as evaluate
+from lcjax.leak.__main__ import main as leak
+from lcjax.train.__main__ import main
+from lcjax.train.checkpoints.checksums import write_checksums
+from tests.support.processes import SHORT
+
+DATED = (
+    "{{ strftime_now('%d %b %Y') }} {% for message in messages %}"
+    "{{ message['role'] + ': ' + message['content'] + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def dated_model(model_dir, tmp_path_factory):
+    """The tiny model with a chat template that writes the date."""
+    directory = tmp_path_factory.mktemp("dated") / "model"
+    shutil.copytree(model_dir, directory)
+    tokenizer = weights.load_tokenizer(directory)
+    tokenizer.chat_template = DATED
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def chats(tmp_path, texts):
+    path = tmp_path / "chats.jsonl"
+    chats = [[{"role": "user", "content": text[:20]}, {"role": "assistant", "content": text[20:60]}] for text in texts]
+    path.write_text("\n".join(json.dumps({"messages": chat}) for chat in chats))
+    return path
+
+
+def test_a_run_whose_template_writes_the_date_resumes_on_another_day(dated_model, chats, tmp_path, capsys):
+    run = tmp_path / "run"
+    flags = ["--model", str(dated_model), "--data", str(chats), *SHORT, "--max-steps", "2", "--save-steps", "1"]
+    assert main([*flags, "--output-dir", str(run)]) == 0
+    before = read_run_record(run)["data"]["fingerprint"]
+    resumed = ["--resume-from-checkpoint", "latest", "--output-dir", str(run)]
+    shutil.rmtree(run / "checkpoints/2")
+    (run / RECORD).unlink()  # the checkpoint has the date, too
+    assert main(resumed) == 0
+    assert read_run_record(run)["data"]["fingerprint"] == before
+    shutil.rmtree(run / "checkpoints/2")
+    # As if the run had been started on another day: the data are another day's.
+    saved = run / "checkpoints/1/run/metadata"
+    saved.write_text(json.dumps(json.loads(saved.read_bytes()) | {"started": "2001-02-03T04:05:06+02:00"}))
+    write_checksums(run / "checkpoints/1")
+    capsys.readouterr()
+    assert main(resumed) == 2
+    assert "the data were others" in capsys.readouterr().err
+
+
+def test_a_program_is_told_the_date_with_which_to_load_its_data_again(dated_model, chats, tmp_path):
+    model, tokenizer = lcjax.from_pretrained(str(dated_model), 48)
+    model = lcjax.get_peft_model(model, r=2)
+    flags = {"output_dir": tmp_path / "run", "save_steps": 1, "skip_leak_check": True}
+    split = {"held_out_fraction": 0.2, "seed": 7}
+    first = load_corpus([chats], tokenizer, 48, **split, date=datetime.datetime(2001, 2, 3, 4, 5, 6))
+    lcjax.train(model, tokenizer, first, max_steps=1, lr_scheduler_type="constant", **flags)
+    flags |= {"resume_from_checkpoint": "latest", "max_steps": 2, "lr_scheduler_type": "constant"}
+    with pytest.raises(InputError, match="the data were others") as refusal:
+        lcjax.train(model, tokenizer, load_corpus([chats], tokenizer, 48, **split), **flags)
+    wanted = re.search(r"date=datetime\.datetime\.fromisoformat\('(\S+)'\)", str(refusal.value))
+    assert wanted is not None
+    date = datetime.datetime.fromisoformat(wanted[1])
+    again = load_corpus([chats], tokenizer, 48, **split, date=date)
+    assert lcjax.train(model, tokenizer, again, **flags).steps == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("torn.jsonl", "torn", "torn.jsonl:1 is not JSON"),
+        ("one.txt", "a", "--eval-fraction 0.25 needs two documents or more, or one text of some length"),
+        ("empty.txt", " ", "are empty; name files that hold text"),
+    ],
+)
+def test_bad_data_are_refused_before_weights_are_loaded(model_dir, tmp_path, monkeypatch, capsys, name, content, said):
+    monkeypatch.setattr(api, "from_pretrained", lambda *args, **kwargs: pytest.fail("the weights were loaded"))
+    path = tmp_path / name
+    path.write_text(content)
+    flags = ["--data", str(path), *SHORT, "--eval-fraction", "0.25", "--output-dir", str(tmp_path / "run")]
+    assert main(["--model", str(model_dir), *flags]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [leak, evaluate])
+def test_other_commands_refuse_bad_data_before_weights_too(model_dir, tmp_path, monkeypatch, capsys, command):
+    monkeypatch.setattr(api, "from_pretrained", lambda *args, **kwargs: pytest.fail("the weights were loaded"))
+    path = tmp_path / "torn.jsonl"
+    path.write_text("torn")
+    assert command(["--model", str(model_dir), "--data", str(path), "--max-seq-length", "256"]) == 2
+    assert "torn.jsonl:1 is not JSON" in capsys.readouterr().err
+
+
+def test_a_broken_model_is_refused_before_data_are_read(model_dir, data_dir, tmp_path, capsys, caplog):
+    broken = tmp_path / "broken"
+    shutil.copytree(model_dir, broken)
+    (broken / "model.safetensors").unlink()
+    caplog.set_level(logging.INFO)
+    assert main(["--model", str(broken), "--data", str(data_dir), *SHORT, "--output-dir", str(tmp_path / "run")]) == 2
+    assert "documents" not in capsys.readouterr().err
+
+
+def test_an_empty_path_is_refused(model_dir, tmp_path, capsys):
+    assert main(["--model", str(model_dir), "--data", "", *SHORT, "--output-dir", str(tmp_path / "run")]) == 2
+    assert "--data is empty; give a value, or leave it out" in capsys.readouterr().err
+
+
+def test_one_text_is_trained_on_and_its_end_measured(model_dir, texts, tmp_path, capsys):
+    book, run = tmp_path / "book.txt", tmp_path / "run"
+    book.write_text("\n".join(texts))
+    flags = ["--model", str(model_dir), "--data", str(book), *SHORT, "--max-steps", "1", "--output-dir", str(run)]
+    assert main(flags) == 0
+    said = capsys.readouterr().err
+    assert f"(the end of {book})" in said
+    assert "held-out loss" in said
+    assert read_run_record(run)["data"]["documents"] == 1

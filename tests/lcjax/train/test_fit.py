@@ -1,0 +1,233 @@
+"""lcjax.plan.fit and allocators: a run gets settings that fit its GPU, or a line that says what would."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lcjax.config import LlamaConfig, LoraConfig, MemorySettings
+from lcjax.config.presets import PRESETS
+from lcjax.config.training import TrainingArguments
+from lcjax.errors import InputError
+from lcjax.memory import allocators, place_embeddings
+from lcjax.model import ModelSettings
+from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
+from lcjax.plan.compile import compile_step
+from lcjax.plan.fit import Room, fit, room_here, step_memory
+from lcjax.plan.fit import _abstract as described
+from lcjax.plan.parameters import abstract_params
+from lcjax.plan.workload import Workload
+from lcjax.train.arguments import RunArguments
+from lcjax.train.devices import host_bytes_at_most
+from tests.support.jax_limits import HOST, SHARE, SHARE_OF_OLD, limits_at_start, limits_of_a_small_run
+
+TINY = LlamaConfig(
+    vocab_size=1000,
+    hidden_size=128,
+    intermediate_size=384,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=64,
+)
+LORA = LoraConfig(8, 32)
+pytestmark = pytest.mark.usefixtures("empty_cache")
+TOKENS = 8192
+SETTINGS = ModelSettings(TOKENS, lora=LORA, attention="pallas")
+PLENTY = Room(2**40, 2**40)
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Of the tiny model, on an H100 that is not here."""
+    return abstract(abstract_params(TINY, LORA, None), gpu_sharding("h100-80gb"))
+
+
+def never(lowered):
+    """A compiler without room for anything."""
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+
+fitted = functools.partial(fit, compiled=functools.cache(lambda lowered: compile_lowered(lowered)))
+
+
+def test_with_plenty_of_room_the_fastest_is_taken_at_once(params):
+    found = fitted(TINY, params, SETTINGS, TrainingArguments(), PLENTY)
+    assert found.settings.policy_for(TOKENS) == "none"
+    assert len(found.tuning.trials) == 1
+    again = fit(TINY, params, SETTINGS, TrainingArguments(), PLENTY, compiled=never)  # is not asked
+    assert again == found
+    line = found.describe(PLENTY)
+    assert line.startswith("memory: none none, loss chunk 1024 takes 0.")
+    assert line.endswith("GiB of 1,024.0 GiB on the GPU (1 compiled)")
+
+
+def test_the_figures_are_the_plan_s(params):
+    settings = dataclasses.replace(SETTINGS, use_gradient_checkpointing="offload", memory=MemorySettings(1024))
+    memory = step_memory(TINY, params, settings, TrainingArguments(), compile_lowered)
+    planned = compile_step(Workload("tiny", TINY, "h100-80gb", lora_r=8), settings).memory
+    assert memory == planned
+    assert memory.host_bytes == 4 * TOKENS * 128 * 2
+
+
+def test_micro_batches_take_the_host_memory_of_one(params):
+    form = MemorySettings(1024, embeddings_on_host=True)
+    settings = dataclasses.replace(SETTINGS, use_gradient_checkpointing="offload", memory=form)
+    memory = step_memory(TINY, params, settings, TrainingArguments(gradient_accumulation_steps=3), compile_lowered)
+    assert memory.host_bytes == 4 * TOKENS * 128 * 2 + 2 * 1000 * 128 * 2
+
+
+def test_with_less_room_something_slower_that_fits(params):
+    free = fitted(TINY, params, SETTINGS, TrainingArguments(), PLENTY).memory
+    frugal = dataclasses.replace(SETTINGS, use_gradient_checkpointing="full", memory=MemorySettings(1024))
+    least = step_memory(TINY, params, frugal, TrainingArguments(), compile_lowered)
+    room = Room((free.device_bytes + least.device_bytes) // 2, 2**40)
+    found = fitted(TINY, params, SETTINGS, TrainingArguments(), room)
+    assert least.device_bytes < free.device_bytes
+    assert found.memory.device_bytes <= room.device
+    assert found.settings.policy_for(TOKENS) != "none"
+
+
+def test_what_does_not_fit_is_refused_with_three_mends(params):
+    two = TrainingArguments(per_device_train_batch_size=2)
+    with pytest.raises(InputError) as refused:
+        fitted(TINY, params, SETTINGS, two, Room(11 * 2**20, 2**40))
+    message = str(refused.value)
+    assert re.match(
+        r"a step of 8,192 tokens takes 0\.\d GiB of 0\.0 GiB on the GPU and .* "
+        r"\(offload tile=1024,.*,embeddings_on_host=false, loss chunk 64\)",
+        message,
+    )
+    assert "use --per-device-train-batch-size 1, or --quantize nf4, or --max-seq-length " in message
+    assert "\n" not in message
+
+
+def test_embeddings_stay_in_host_memory_where_the_loader_left_them(params):
+    left = place_embeddings(params, on_host=True)
+    with pytest.raises(InputError, match=r"\(offload tile=1024,.*,embeddings_on_host=true, loss chunk 64\)"):
+        fitted(TINY, left, SETTINGS, TrainingArguments(), Room(8 * 2**20, 2**40))
+
+
+def test_settings_by_hand_are_checked_and_kept(params):
+    by_hand = dataclasses.replace(SETTINGS, memory="none", use_gradient_checkpointing="offload")
+    assert fitted(TINY, params, by_hand, TrainingArguments(), PLENTY).settings == by_hand
+    with pytest.raises(InputError, match=r"use --memory auto, or --max-seq-length \d+, or a host with 0\.0 GiB to pin"):
+        fitted(TINY, params, by_hand, TrainingArguments(), Room(2**40, 2**20))
+
+
+def test_on_a_cpu_it_is_left_alone_and_can_be_asked():
+    assert room_here() is None
+    own = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract_params(TINY, LORA, None))
+    settings = ModelSettings(1024, lora=LORA, attention="xla")
+    found = fit(TINY, place_embeddings(own, on_host=True), settings, TrainingArguments(), PLENTY)
+    assert found.memory.device_bytes > 0
+
+
+@pytest.mark.parametrize("place", [jax.memory.Space.Host, jax.memory.Space.Device])
+def test_a_run_s_arrays_are_compiled_for_in_the_memory_where_they_are(place):
+    """An abstract array on the same single device would pass for one in the device's memory."""
+    weight = jax.device_put(jnp.ones((4, 4)), place)
+    stands_for = described(weight)
+    assert jax.typeof(stands_for).memory_space is jax.typeof(weight).memory_space is place
+    assert stands_for.sharding.device_set == weight.sharding.device_set
+
+
+def test_the_allocators_limits(monkeypatch):
+    for name in (SHARE, SHARE_OF_OLD, HOST):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)  # twice, so that whatever is set below is undone
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert allocators.host_limit_bytes() == min(64 * 2**30, physical)
+    allocators.raise_limits(2**31)
+    assert os.environ[SHARE] == "0.97"
+    assert allocators.host_limit_bytes() == min(10 * 2**30, physical)
+    allocators.raise_limits(2**50)
+    assert allocators.host_limit_bytes() == min(10 * 2**30, physical), "what is set stays"
+    monkeypatch.delenv(HOST)
+    allocators.raise_limits(2**50)
+    assert 0.8 * physical < allocators.host_limit_bytes() < physical
+    monkeypatch.setenv(HOST, "7")
+    allocators.raise_limits(0)
+    assert allocators.host_limit_bytes() == 7 * 2**30
+    monkeypatch.delenv(SHARE)
+    monkeypatch.setenv(SHARE_OF_OLD, "0.5")
+    allocators.raise_limits(0)
+    assert SHARE not in os.environ  # JAX refuses both
+
+
+def test_a_run_sets_the_limits_before_jax_starts(model_dir, data_dir, tmp_path):
+    flags = ["--model", str(model_dir), "--data", str(data_dir), "--output-dir", str(tmp_path / "run")]
+    assert limits_at_start(f"from lcjax.train.__main__ import main; main({flags})") == limits_of_a_small_run()
+
+
+INPUTS = 32 * 349_184 * 4096 * 2  # of the 8B model's layers
+EMBEDDINGS = 2 * 128_256 * 4096 * 2
+ATTENDED = INPUTS + 32 * 32 * 349_184 * 4  # attention's outputs and log-sum-exps
+
+
+@pytest.mark.parametrize(
+    ("limit", "flags", "expected"),
+    [
+        (88 * 2**30, {}, INPUTS + EMBEDDINGS),
+        (100 * 2**30, {}, INPUTS // 8 + ATTENDED + EMBEDDINGS),
+        (2**40, {}, INPUTS + ATTENDED + EMBEDDINGS),
+        (60 * 2**30, {}, INPUTS // 2 + EMBEDDINGS),
+        (2**40, {"memory": "tile=8192,save_every=4", "use_gradient_checkpointing": "offload"}, INPUTS // 4),
+        (2**40, {"max_seq_length": 1024, "full_finetuning": True, "use_gradient_checkpointing": "full"}, 24 * 8_030_261_248),
+        (2**10, {}, 0),
+    ],
+)  # fmt: skip
+def test_what_will_be_pinned_is_known_before_jax_starts(limit, flags, expected):
+    arguments = RunArguments(**({"model": "m", "data": ("d",), "max_seq_length": 349_184} | flags))
+    assert host_bytes_at_most(PRESETS["llama-3.1-8b"], arguments, limit) == expected
+
+
+def test_asking_does_not_start_jax():
+    program = (
+        "import jax\n"
+        "from lcjax.config.presets import PRESETS\n"
+        "from lcjax.train.arguments import RunArguments\n"
+        "from lcjax.train.devices import host_bytes_at_most\n"
+        "arguments = RunArguments(model='m', data=('d',), max_seq_length=65536)\n"
+        "assert host_bytes_at_most(PRESETS['llama-3.1-8b'], arguments, 2**40) > 0\n"
+        "assert not jax._src.xla_bridge.backends_are_initialized()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_every_weight_can_be_fitted(params):
+    whole = abstract(abstract_params(TINY, None, None), gpu_sharding("h100-80gb"))
+    settings = dataclasses.replace(SETTINGS, lora=None)
+    found = fitted(TINY, whole, settings, TrainingArguments(), PLENTY)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(whole))
+    assert found.memory.host_bytes >= 12 * weights
+    with pytest.raises(InputError, match=r"on the GPU and 0\.0 GiB .*; use a GPU with 0\.0 GiB free"):
+        fitted(TINY, whole, settings, TrainingArguments(), Room(2**21, 2**40))
+
+
+def test_what_is_too_large_to_be_compiled_does_not_fit(params):
+    """On a GPU, XLA runs kernels while it compiles."""
+    sizes = []
+
+    def exhausted(lowered):
+        sizes.append(lowered)
+        if len(sizes) == 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 20.00MiB")
+        return compile_lowered(lowered)
+
+    found = fit(TINY, params, SETTINGS, TrainingArguments(), PLENTY, compiled=exhausted)
+    assert found.tuning.trials[0].memory is None
+    assert found.settings != found.tuning.trials[0].candidate.applied(SETTINGS)
+
+    with pytest.raises(
+        InputError, match=r"^a step of 8,192 tokens is too large for 1,024.0 GiB on the GPU even to be compiled"
+    ):
+        fit(TINY, params, SETTINGS, TrainingArguments(max_grad_norm=2), PLENTY, compiled=never)

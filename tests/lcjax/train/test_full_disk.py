@@ -1,0 +1,138 @@
+"""A disk that refuses, for real: one line, exit code 2, and the run goes on once there is room."""
+
+from __future__ import annotations
+
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lcjax.errors import InputError
+from lcjax.train.__main__ import main
+from lcjax.train.disk import writing
+from lcjax.train.reporting.metrics import RunLog
+from tests.support.processes import complete_saves, finish, records, start, torn_saves
+
+
+def go_on(run: Path) -> list[str]:
+    return ["--output-dir", str(run), "--resume-from-checkpoint", "latest"]
+
+
+# The limit of a file's size, in bytes, that this file exceeds first where a run goes on after step 2, or after its last; as
+# far from what it must let through as from what it must refuse, since a loss has other digits on another machine.
+LIMITS = {
+    "run.json": (2000, 2),
+    "checkpoints/4": (6000, 2),
+    "adapter": (5000, 4),
+    "loss.png": (14_000, 4),
+}
+
+
+@pytest.fixture(scope="module")
+def attempts(finished, cache, tmp_path_factory):
+    """By file: the folder of a run and the process that goes on with it, all side by side."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    started = {}
+    for name, (limit, step) in LIMITS.items():
+        run = tmp_path_factory.mktemp("limited") / "run"
+        shutil.copytree(finished, run)
+        shutil.rmtree(run / "adapter")
+        if step == 2:
+            shutil.rmtree(run / "checkpoints" / "4")
+        # Inherited; Python ignores the signal, so that writes fail.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            process = start(go_on(run), run.parent, cache)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        started[name] = run, process
+    return started
+
+
+PROGRESS = r"[\d,]+ |importing|compiling|reading|loading|checking|start: |resumed|measuring|step \d|held-out"
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_every_file_that_a_run_writes(name, attempts, finished):
+    run, process = attempts[name]
+    code, output = finish(process)
+    errors = [line for line in output.splitlines() if not re.match(PROGRESS, line)]
+    assert code == 2, output
+    assert len(errors) == 1, output
+    assert re.match(rf"error: {re.escape(str(run / name))} cannot be written \(File too large\)", errors[0])
+    assert complete_saves(run / "checkpoints") == ([2] if LIMITS[name][1] == 2 else [2, 4])
+    assert main(go_on(run)) == 0
+    assert records(run) == records(finished)
+    assert torn_saves(run / "checkpoints") == []
+
+
+@pytest.mark.parametrize(("name", "limit", "logging_steps"), [("metrics.jsonl", 390, 100), ("tensorboard", 700, 1)])
+def test_records_that_grow_with_every_step(name, limit, logging_steps, tmp_path):
+    """run.json is larger than they are in a short run, so they are written here without it."""
+    log = RunLog(tmp_path, 0, logging_steps)
+
+    def train():
+        for number in range(1, 30):
+            log.step({"step": number, "loss": 1.5})
+            log.sync()
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(InputError, match=rf"{tmp_path / name} cannot be written \(File too large\); make room"):
+            train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        log.close()
+
+
+IN_A_NAMESPACE = """
+set -e
+mount -t tmpfs -o size=400k tmpfs disk
+"$PYTHON" -m lcjax.train "$@" --output-dir disk/run > full.txt 2>&1 || echo $? > full.code
+df --output=avail -B1 disk | tail -1 > free.txt
+ls disk/run/checkpoints > full.checkpoints
+mount -o remount,size=8m disk
+"$PYTHON" -m lcjax.train --output-dir disk/run --resume-from-checkpoint latest > rest.txt 2>&1
+cp -r disk/run run
+"""
+
+
+def test_a_full_file_system(finished, short, cache, tmp_path):
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small file system of one's own")
+    (tmp_path / "disk").mkdir()
+    environment = {
+        "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
+        "PYTHON": sys.executable,
+        "JAX_PLATFORMS": "cpu",
+        "XDG_CACHE_HOME": str(cache),
+        "HOME": str(tmp_path),
+    }
+    command = ["unshare", "-rm", "bash", "-c", IN_A_NAMESPACE, "run", *short]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=180)
+    assert (tmp_path / "full.code").read_text() == "2\n"
+    *_, last = (tmp_path / "full.txt").read_text().splitlines()
+    assert re.match(
+        r"error: \S+/disk/run/checkpoints/4 cannot be written \(No space left on device\); make room, ", last
+    )
+    assert "Traceback" not in (tmp_path / "full.txt").read_text()
+    assert (tmp_path / "full.checkpoints").read_text() == "2\n"
+    assert int((tmp_path / "free.txt").read_text()) > 100_000  # refused before it was full, and nothing torn left
+    assert records(tmp_path / "run") == records(finished)
+
+
+def test_only_the_disk_is_blamed(tmp_path):
+    with pytest.raises(ValueError, match="a bug") as caught, writing(tmp_path):
+        raise ValueError("a bug of ours")
+    assert not isinstance(caught.value, InputError)
+    with pytest.raises(InputError, match=r"make room") as caught, writing(tmp_path):
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write 7 bytes [os_error_code='28' x='1']")
+    with pytest.raises(InputError, match=r"Permission denied\); check the path"), writing(tmp_path):
+        raise PermissionError(13, "Permission denied")
+    with pytest.raises(KeyError), writing(tmp_path):
+        raise KeyError("a bug of ours")

@@ -1,0 +1,229 @@
+"""A run owns the programs that it was compiled to, and whoever goes on with it computes with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import pytest
+
+from lcjax.config import MemorySettings
+from lcjax.model import ModelSettings
+from lcjax.train.__main__ import main
+from lcjax.train.compiled.execution import Execution
+from lcjax.train.compiled.programs import Programs, digest_of
+from tests.support.processes import records
+
+BUILDER = {"device": "a GPU", "jax": "1.2.3"}
+SHAPE = digest_of(["a shape"])
+
+
+def add(programs: Programs, name: str, content: bytes = b"machine code") -> Path:
+    """What JAX does when it has compiled."""
+    path = programs.folder / name
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture
+def base(tmp_path) -> Path:
+    return tmp_path / "programs"
+
+
+@pytest.fixture
+def first(base) -> Programs:
+    """A run's programs after its first checkpoint."""
+    programs = Programs.new(base, BUILDER, SHAPE)
+    add(programs, "jit_train_step-1-cache")
+    add(programs, "jit_add-2-cache")
+    programs.publish()
+    return programs
+
+
+def again(base: Path, run: str, builder: dict[str, str] = BUILDER) -> Programs:
+    return Programs.of_run(base, run, builder, SHAPE)
+
+
+def test_a_resumed_run_has_all_of_its_programs(base, first):
+    resumed = again(base, first.run)
+    assert resumed.folder == first.folder
+    assert resumed.listed == first.listed
+    assert resumed.lost is None
+
+
+def test_a_process_that_is_killed_before_it_saves_leaves_all_programs(base, first):
+    files = sorted(path.name for path in first.folder.iterdir())
+    for _ in range(3):
+        assert again(base, first.run).lost is None
+    assert sorted(path.name for path in first.folder.iterdir()) == files
+
+
+def test_a_run_of_the_same_shape_starts_from_copies(base, first):
+    second = Programs.new(base, BUILDER, SHAPE)
+    assert second.run != first.run
+    assert second.listed == first.listed
+    shutil.rmtree(first.folder)
+    assert (second.folder / "jit_train_step-1-cache").read_bytes() == b"machine code"
+
+
+@pytest.mark.parametrize(("builder", "shape"), [(BUILDER | {"jax": "1.2.4"}, SHAPE), (BUILDER, digest_of(["another"]))])
+def test_a_run_of_another_shape_or_software_does_not(base, first, builder, shape):
+    assert Programs.new(base, builder, shape).listed == {}
+
+
+def test_a_damaged_program_is_not_copied(base, first):
+    add(first, "jit_add-2-cache", b"machine c0de")
+    assert list(Programs.new(base, BUILDER, SHAPE).listed) == ["jit_train_step-1-cache"]
+
+
+def test_a_damaged_program_is_removed_and_counted(base, first):
+    path = add(first, "jit_add-2-cache", b"machine c0de")
+    resumed = again(base, first.run)
+    assert not path.exists()
+    assert resumed.lost == f"1 of the 2 programs that it was compiled to are missing or damaged in {first.folder}"
+
+
+def test_a_program_that_no_checkpoint_was_made_with_is_removed(base, first):
+    """A killed process may have left half of it, which JAX would never replace."""
+    torn = add(first, "jit_train_step-3-cache", b"mach")
+    resumed = again(base, first.run)
+    assert not torn.exists()
+    assert resumed.lost is None
+
+
+def test_a_lost_folder_is_named(base, first):
+    shutil.rmtree(first.folder)
+    assert again(base, first.run).lost == f"the programs that it was compiled to are not in {first.folder}"
+
+
+def test_other_software_is_named_and_the_programs_stay(base, first):
+    resumed = again(base, first.run, BUILDER | {"jax": "1.2.4"})
+    assert resumed.lost == "jax was 1.2.3 and is 1.2.4"
+    assert resumed.folder != first.folder
+    assert again(base, first.run).lost is None
+
+
+@pytest.mark.parametrize("run", ["../../elsewhere", "", "0123456789abcde", "/etc"])
+def test_a_file_of_the_run_cannot_name_another_folder(base, first, run):
+    resumed = again(base, run)
+    assert resumed.folder.parent == base
+    assert resumed.lost == "the run does not name its programs"
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"files": 3}', '{"files": {"../../x": "0"}}', "\0\0"])
+def test_an_inventory_that_is_none_counts_as_lost(base, first, content):
+    (first.folder / "programs.json").write_text(content)
+    assert again(base, first.run).lost == f"the programs that it was compiled to are not in {first.folder}"
+
+
+def test_only_programs_that_make_the_numbers_are_reported(first):
+    add(first, "jit_copy-4-cache")
+    assert first.publish() == []
+    add(first, "jit_train_step-5-cache")
+    assert first.publish() == ["jit_train_step-5-cache"]
+
+
+def test_the_oldest_folders_go_when_there_are_too_many(base, first, monkeypatch):
+    monkeypatch.setattr("lcjax.train.compiled.programs._LARGEST_CACHE", 10)
+    second = Programs.new(base, BUILDER, digest_of(["another"]))
+    assert not first.folder.exists()
+    assert second.folder.exists()
+
+
+def test_jax_is_as_before_afterwards(first):
+    options = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in options]
+    with first.compiling():
+        assert jax.config.jax_compilation_cache_dir == str(first.folder)
+    assert [getattr(jax.config, name) for name in options] == before
+
+
+@pytest.fixture
+def run(short, tmp_path) -> tuple[Path, Path]:
+    """A run that has two of its four steps behind it, and the place of its programs."""
+    output_dir, base = tmp_path / "run", tmp_path / "base"
+    assert main([*short, "--output-dir", str(output_dir), "--programs-dir", str(base)]) == 0
+    shutil.rmtree(output_dir / "checkpoints" / "4")
+    shutil.rmtree(output_dir / "adapter")
+    return output_dir, base
+
+
+def resume(output_dir: Path, base: Path) -> int:
+    return main(["--output-dir", str(output_dir), "--resume-from-checkpoint", "latest", "--programs-dir", str(base)])
+
+
+def compiled_steps(base: Path) -> set[str]:
+    return {path.name for path in base.glob("*/jit_train_step-*-cache")}
+
+
+def test_a_real_run_goes_on_with_the_program_that_it_began_with(run, capsys):
+    output_dir, base = run
+    [step] = compiled_steps(base)
+    hits = []
+    jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
+    assert resume(output_dir, base) == 0
+    assert compiled_steps(base) == {step}
+    assert "/jax/compilation_cache/cache_hits" in hits
+    assert "bit for bit" not in capsys.readouterr().err
+
+
+def test_a_real_run_whose_programs_are_gone_says_what_that_means(run, capsys):
+    output_dir, base = run
+    shutil.rmtree(base)
+    assert resume(output_dir, base) == 0
+    said = capsys.readouterr().err
+    assert "warning: the programs that it was compiled to are not in" in said
+    assert "within rounding of what they would have been, not bit for bit" in said
+
+
+def test_programs_come_from_where_this_user_says(run, capsys, tmp_path, monkeypatch):
+    """A run from somebody else may name any folder, such as one that came with it."""
+    output_dir, _ = run
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert main(["--output-dir", str(output_dir), "--resume-from-checkpoint", "latest"]) == 0
+    assert f"are not in {tmp_path / 'cache' / 'lcjax' / 'programs'}" in capsys.readouterr().err
+    record = json.loads((output_dir / "run.json").read_text())
+    assert record["arguments"]["programs_dir"] is None
+
+
+@pytest.fixture
+def saved() -> Execution:
+    settings = ModelSettings(
+        65536, use_gradient_checkpointing="offload", memory=MemorySettings(tile=2048), loss_chunk=256
+    )
+    return Execution.of(Programs("0" * 16, Path(), BUILDER, SHAPE, {}), settings)
+
+
+def test_a_resumed_step_has_the_form_that_the_run_began_with(saved):
+    again = Execution.of_json(json.loads(json.dumps(dataclasses.asdict(saved))))
+    assert again is not None
+    settings = again.applied(ModelSettings(65536))
+    assert settings == ModelSettings(
+        65536, use_gradient_checkpointing="offload", memory=MemorySettings(tile=2048), loss_chunk=256
+    )
+
+
+@pytest.mark.parametrize("asked", [{"memory": "none"}, {"use_gradient_checkpointing": "offload_attn"}])
+def test_a_form_that_the_user_asks_for_is_taken(saved, asked):
+    assert saved.applied(ModelSettings(65536, **asked)) == ModelSettings(65536, **asked)
+
+
+def test_a_cache_folder_that_cannot_be_written_stops_no_run(short, finished, tmp_path, monkeypatch, capsys):
+    """Such as that of a home directory which is read-only."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    run = tmp_path / "run"
+    assert main([*short, "--output-dir", str(run)]) == 0
+    reason = f"warning: compiled programs cannot be stored in {tmp_path}/file/lcjax/programs (Not a directory), name a"
+    assert reason in capsys.readouterr().err
+    assert records(run) == records(finished)
+    shutil.rmtree(run / "checkpoints" / "4")
+    go_on = ["--output-dir", str(run), "--resume-from-checkpoint", "latest"]
+    assert main([*go_on, "--programs-dir", str(tmp_path / "file" / "programs")]) == 2
+    assert f"error: --programs-dir {tmp_path}/file/programs cannot be made" in capsys.readouterr().err
+    assert main(go_on) == 0
+    assert reason in capsys.readouterr().err
+    assert records(run) == records(finished)

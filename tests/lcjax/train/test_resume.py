@@ -1,0 +1,172 @@
+"""A run that is killed or stopped at any moment goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import functools
+import random
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from lcjax.train.__main__ import main
+from tests.support.processes import (
+    complete_saves,
+    finish,
+    kill,
+    kill_during_save,
+    launch,
+    lines,
+    metrics_of,
+    records,
+    start,
+    torn_saves,
+    wait_until,
+)
+
+MAX_STEPS, SAVE_STEPS = 70, 4
+# Dropout takes the random key, accumulation and 2.9 shuffled epochs the iterator.
+RUN = (
+    f"--max-seq-length 48 --max-steps {MAX_STEPS} --save-steps {SAVE_STEPS} --eval-steps 6 --eval-fraction 0.2 "
+    "--gradient-accumulation-steps 2 --lora-dropout 0.1 --lora-r 4 --learning-rate 1e-3 --warmup-steps 3"
+).split()
+
+
+@pytest.fixture(scope="session")
+def arguments(model_dir, data_dir) -> list[str]:
+    return ["--model", str(model_dir), "--data", str(data_dir), *RUN]
+
+
+class Undisturbed:
+    """The same run in one go, in a process that compiles for itself; it runs while the tests disturb others."""
+
+    def __init__(self, arguments, folder: Path):
+        self._run = folder / "run"
+        self._process = start([*arguments, "--output-dir", "run"], folder, folder / "cache")
+
+    @functools.cached_property
+    def output(self) -> str:
+        code, output = finish(self._process)
+        assert code == 0, output
+        return output
+
+    def records(self) -> dict:
+        assert self.output
+        return records(self._run)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(arguments, tmp_path_factory):
+    run = Undisturbed(arguments, tmp_path_factory.mktemp("undisturbed"))
+    yield run
+    assert run.output
+
+
+def go_on(run: Path) -> list[str]:
+    return ["--output-dir", str(run), "--resume-from-checkpoint", "latest"]
+
+
+def test_five_kills_change_nothing(arguments, undisturbed, cache, tmp_path, capsys):
+    seed = 20250
+    draw = random.Random(seed)
+    run = tmp_path / "run"
+    checkpoints, metrics = run / "checkpoints", run / "metrics.jsonl"
+    kills = []
+
+    def kill_after_a_step(process):
+        done = lines(metrics)
+        target = max(complete_saves(checkpoints), default=0) + draw.randint(1, 7)
+        wait_until(lambda: lines(metrics) >= target and lines(metrics) != done, process)
+        time.sleep(draw.uniform(0, 0.05))
+        kill(process)
+        kills.append(f"step {lines(metrics)}")
+
+    # 1: before the first checkpoint.
+    process = start([*arguments, "--output-dir", run], tmp_path, cache)
+    wait_until(metrics.exists, process)
+    time.sleep(draw.uniform(0, 0.5))
+    kill(process)
+    kills.append(f"before the first checkpoint, after {lines(metrics)} steps")
+    assert complete_saves(checkpoints) == []
+    assert main(go_on(run)) == 2
+    assert "holds no checkpoint to go on with; start without --resume-from-checkpoint" in capsys.readouterr().err
+
+    # 2: in a fresh run in the same place.
+    process = start([*arguments, "--output-dir", run], tmp_path, cache)
+    wait_until(lambda: complete_saves(checkpoints) != [], process)
+    kill_after_a_step(process)
+
+    # 3: while a save is under way.
+    process = start(go_on(run), tmp_path, cache)
+    torn = kill_during_save(process, checkpoints)
+    kills.append(f"during the save {torn.name}")
+    assert int(torn.name.split(".")[1]) not in complete_saves(checkpoints)
+
+    # 4 and 5.
+    for _ in range(2):
+        process = start(go_on(run), tmp_path, cache)
+        kill_after_a_step(process)
+
+    code, output = finish(start(go_on(run), tmp_path, cache))
+    print(f"seed {seed}, killed {'; '.join(kills)}")
+    assert code == 0, output
+    assert records(run) == undisturbed.records()
+    assert torn_saves(checkpoints) == []
+    assert complete_saves(checkpoints) == [64, 68, 70]
+
+
+def test_a_signal_saves_and_says_how_to_go_on(arguments, undisturbed, cache, tmp_path):
+    """Both signals, in two runs side by side."""
+    stopped = {}
+    for number, name in ((signal.SIGTERM, "a run: {1} :+1:"), (signal.SIGINT, "another")):
+        process = start([*arguments, "--output-dir", name], tmp_path, cache)
+        stopped[number] = tmp_path / name, process
+    for number, (run, process) in stopped.items():
+        wait_until(lambda run=run: lines(run / "metrics.jsonl") >= 5, process)
+        process.send_signal(number)
+    going_on = []
+    for number, (run, process) in stopped.items():
+        code, output = finish(process)
+        assert code == 0, output
+        said = re.fullmatch(rf"{number.name}: saved after step (\d+); go on with: (.*)", output.splitlines()[-1])
+        assert said, output
+        assert max(complete_saves(run / "checkpoints")) == int(said[1]) == lines(run / "metrics.jsonl") < MAX_STEPS
+        assert said[2].startswith("python -m lcjax.train --output-dir ")
+        going_on.append((run, launch(said[2], tmp_path, cache)))  # as it was printed
+    for run, process in going_on:
+        code, output = finish(process)
+        assert code == 0, output
+        assert records(run) == undisturbed.records()
+
+
+def test_undisturbed_run_learns_and_says_nothing_but_its_progress(undisturbed):
+    output, recorded = undisturbed.output, undisturbed.records()
+    assert [row["step"] for row in recorded["metrics"]] == list(range(1, MAX_STEPS + 1))
+    assert len({row["loss"] for row in recorded["metrics"]}) == MAX_STEPS
+    expected = (
+        r"importing .*|24 documents, .*|loading .*|reading .*|checking .*|measuring .*|compiling .*|start: .*"
+        r"|step \d+/70  loss .* tok/s|held-out loss .*|(adapter|metrics|picture|checkpoints|tensorboard) +\S+"
+    )
+    assert [line for line in output.splitlines() if not re.fullmatch(expected, line)] == []
+    before, after = re.search(r"held-out loss (\S+) before, (\S+) after", output).groups()
+    assert float(after) < float(before)
+
+
+def test_masters_in_host_memory_go_on_exactly(model_dir, data_dir, cache, tmp_path):
+    """Full fine-tuning in bfloat16: the weights alone would not tell where their masters were."""
+    flags = (
+        f"--model {model_dir} --data {data_dir} --full-finetuning --dtype bfloat16 --max-seq-length 48 --save-steps 3"
+    )
+
+    def read(run):
+        return metrics_of(run), (run / "model" / "model.safetensors").read_bytes()
+
+    for name in ("whole", "cut"):
+        assert main([*flags.split(), "--max-steps", "6", "--output-dir", str(tmp_path / name)]) == 0
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "6")
+    assert main(go_on(tmp_path / "cut")) == 0
+    cut, whole = (read(tmp_path / name) for name in ("cut", "whole"))
+    assert cut == whole

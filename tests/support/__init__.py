@@ -1,0 +1,1 @@
+"""What tests share: oracles, shapes, small models, processes, readers of programs. No test is here."""

@@ -1,0 +1,39 @@
+"""Inputs that many commands share, as (flags, what the line must name)."""
+
+from __future__ import annotations
+
+from tests.support.bad_inputs.damaged import CONFIGS, DATA, LONG, TOKENIZERS, WEIGHTS
+
+Case = tuple[str, str]
+
+
+def models(flags: str, *, config: bool = True, weights: bool = True, tokenizer: bool = True) -> list[Case]:
+    """`flags` has {} where the model goes."""
+    names = [*(CONFIGS if config else ()), *(TOKENIZERS if tokenizer else ()), *(WEIGHTS if weights else ())]
+    cases = [(flags.format("{w}/" + name), "{w}/" + name) for name in names]
+    paths = ("missing", "nothing", "short.gguf", "text.gguf", "file")
+    cases += [(flags.format("{w}/" + name), name) for name in paths]
+    return [*cases, (flags.format("''"), "is empty"), (flags.format(LONG), "xxx")]
+
+
+def data(flags: str, name: str = "--data") -> list[Case]:
+    """`flags` has {} where the data go."""
+    cases = [(flags.format("{w}/" + file), file) for file in DATA]
+    cases += [(flags.format("{w}/" + file), file) for file in ("missing", "nothing", "binaries")]
+    return [*cases, (flags.format("''"), "is empty"), (flags.format(LONG), "xxx")]
+
+
+def outputs(flags: str, name: str) -> list[Case]:
+    """`flags` has {} where an output file goes."""
+    bad = ("{w}/full", "{w}/missing/x.png", "{w}/file/x.png", "/proc/no/x.png", LONG + ".png")
+    return [*((flags.format(path), name) for path in bad), (flags.format("''"), f"{name} is empty")]
+
+
+def lengths(flags: str, least: int) -> list[Case]:
+    """`flags` has {} where the tokens go."""
+    return [(flags.format(value), "--max-seq-length") for value in (least - 1, 0, -1, "1e3", "2K", "16777217", 10**30)]
+
+
+def words(flags: str, *names: str) -> list[Case]:
+    """Flags that must be numbers, given words."""
+    return [(f"{flags} {name} {value}", name) for name in names for value in ("many", "1.5.2")]

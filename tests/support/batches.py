@@ -1,0 +1,10 @@
+"""Batches of rows, compared."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def equal(first, second) -> bool:
+    """Whether two batches hold the same arrays."""
+    return first.keys() == second.keys() and all(np.array_equal(first[key], second[key]) for key in first)

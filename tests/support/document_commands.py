@@ -1,0 +1,171 @@
+"""The commands and Python blocks of the documents: found, shrunk to a size that a test can run, and run or parsed.
+
+A command is a line of a fenced block, or inline code, that begins with one of STARTS. One that needs a GPU says so in the text,
+`# needs a GPU` on its line or (GPU) after its inline code, and is parsed only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import tyro
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+STARTS = ("python ", "make ", "pip ", ".venv/bin/", "lcjax")
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(r"`(python (?:-m lcjax|scripts/)[^`]*)`( \(GPU\))?")
+
+# What a document calls its reader's own files, and what the sandbox has.
+PLACEHOLDERS = {
+    **dict.fromkeys(("DIR_OR_HUB_ID", "M", "SOURCE", "llama-3.1-8b"), "smollm2"),
+    **{"PATH...": "docs", "DESTINATION": "converted", "N": "256", "D": "saved"},
+}
+# Lengths of the documents are for GPUs.
+LENGTH = "256"
+# Flags that make a command a matter of seconds; where a flag is given twice the last one counts.
+SHORTER = {
+    "lcjax.train": "--max-steps 2 --eval-batches 1 --save-steps 1 --lora-r 2",
+    "lcjax.evaluate": "--eval-batches 1 --num-documents 1 --samples 1 --depths 1",
+    "lcjax.generate": "--max-new-tokens 2",
+    "scripts/bench_train.py": "--model smollm2 --tokens 32 --steps 1 --rounds 1",
+}
+# Commands of minutes and hours; the suite runs their `main` at small size there, and here they are parsed.
+RUN_BY = {
+    "scripts/kernel_report.py": "tests/scripts/test_kernel_report.py",
+    "scripts/long_context_gain.py": "tests/scripts/test_long_context_gain.py",
+    "scripts/parity.py": "tests/scripts/test_parity.py",
+    "scripts/rope_study.py": "tests/scripts/test_rope_study.py",
+    "lcjax.plan": "tests/lcjax/plan/test_plan_command.py",
+}
+CODE = {"max_steps=100": "max_steps=2, eval_batches=1", "max_seq_length=8192": "max_seq_length=256", "r=16,": "r=2,"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command line at a place of a document; `needs_gpu` as the text has it."""
+
+    document: str
+    line: int
+    text: str
+    needs_gpu: bool = False
+
+    @property
+    def words(self) -> list[str]:
+        return shlex.split(self.text, comments=True)
+
+    @property
+    def program(self) -> str:
+        """lcjax.train or scripts/parity.py of a Python command; else the first word."""
+        words = self.words
+        if words[0] != "python":
+            return words[0]
+        return words[2] if words[1] == "-m" else words[1]
+
+    @property
+    def argv(self) -> list[str]:
+        """What follows the program, with the sandbox's names and lengths in place of the document's, and made shorter."""
+        words = self.words[3 if self.words[1] == "-m" else 2 :]
+        for number, word in enumerate(words[:-1]):
+            if word == "--max-seq-length":
+                words[number + 1] = LENGTH
+        words = [PLACEHOLDERS.get(word, word) for word in words]
+        return words + shlex.split(SHORTER.get(self.program, ""))
+
+    @property
+    def is_a_name(self) -> bool:
+        """Whether it only names a program, in the middle of a sentence."""
+        return len(self.words) == (3 if self.words[1] == "-m" else 2)
+
+
+def commands(text: str, document: str) -> list[Command]:
+    """Those of a document, in order."""
+    return sorted([*_fenced(text, document), *_inline(text, document)], key=lambda command: command.line)
+
+
+def _fenced(text: str, document: str) -> Iterator[Command]:
+    for block in _FENCE.finditer(text):
+        lines = block.group(2).splitlines()
+        if block.group(1) or not lines or not lines[0].startswith(STARTS):
+            continue  # another language, or what a command prints
+        for number, line in enumerate(lines):
+            if line.strip():
+                yield Command(document, _line(text, block.start()) + 1 + number, line, "# needs a GPU" in line)
+
+
+def _inline(text: str, document: str) -> Iterator[Command]:
+    outside = _FENCE.sub(lambda block: re.sub(r"[^\n]", " ", block.group()), text)
+    for code in _INLINE.finditer(outside):
+        yield Command(document, _line(text, code.start()), " ".join(code.group(1).split()), code.group(2) is not None)
+
+
+def python_blocks(text: str) -> list[tuple[int, str]]:
+    """(line, code) of the Python blocks of a document."""
+    return [(_line(text, b.start()), b.group(2)) for b in _FENCE.finditer(text) if b.group(1) == "python"]
+
+
+def _line(text: str, at: int) -> int:
+    return text.count("\n", 0, at) + 1
+
+
+class Parsed(BaseException):
+    """A command's own parser has taken its flags, and refused no value."""
+
+
+def run(command: Command, argv: list[str]) -> int:
+    """Runs a Python command in this process; returns its exit code."""
+    return _main(command)(argv)
+
+
+def parse(command: Command, argv: list[str]) -> int:
+    """Has the command's own parser read the flags, and stops there; returns 0, or the code with which it refused them."""
+    read = tyro.cli
+
+    def read_and_stop(*args, **kwargs):
+        read(*args, **kwargs)
+        raise Parsed
+
+    with mock.patch.object(tyro, "cli", read_and_stop):
+        try:
+            return _main(command)(argv)
+        except Parsed:
+            return 0
+        except SystemExit as stop:
+            return int(stop.code or 0)
+
+
+def _main(command: Command):
+    name = command.program
+    if name.startswith("scripts/"):
+        assert (ROOT / name).is_file(), f"{command}: there is no such script"
+        return importlib.import_module(Path(name).stem).main
+    package = importlib.import_module(name)
+    return (importlib.import_module(f"{name}.__main__") if hasattr(package, "__path__") else package).main
+
+
+def unknown_names(command: Command) -> list[str]:
+    """Of `make`, `pip install` and `.venv/bin/`: the targets, extras, packages and programs that there are not."""
+    words = command.words
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = [requirement for group in project["optional-dependencies"].values() for requirement in group]
+    if words[0] == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return [word for word in words[1:] if word not in targets]
+    if words[0] == "pip":
+        wanted = [word for word in words[2:] if not word.startswith("-") and word != "."]
+        extras = [name for word in wanted if word.startswith(".[") for name in word[2:-1].split(",")]
+        packages = [re.split(r"[=<>]", word)[0] for word in wanted if not word.startswith(".[")]
+        known = {re.split(r"[=<>\[]", requirement)[0] for requirement in required}
+        return [name for name in extras if name not in project["optional-dependencies"]] + [
+            name for name in packages if name not in known
+        ]
+    name = Path(words[0]).name
+    return [] if name in " ".join(required) or name in project["scripts"] or name == "python" else [name]

@@ -1,0 +1,204 @@
+"""The same Llama three times: lcjax's, transformers' and PEFT's in the same dtype as the yardstick, and theirs in float64."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import peft
+import torch
+import transformers
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+import lcjax
+from lcjax import step, weights
+from lcjax.model import ModelSettings, lora
+from lcjax.model.params import TensorName, tensor_names
+from lcjax.ops.cross_entropy import IGNORE
+from lcjax.weights.peft import adapter_names
+from tests.support.shapes import MODEL_COMMON
+
+JAX_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+Batch = dict[str, np.ndarray]
+# Half the time, and the libraries' matrix products all the same.
+QUICK_TO_COMPILE = {"xla_backend_optimization_level": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Oracle:
+    """A checkpoint on disk, and perhaps an adapter, that all three read."""
+
+    directory: Path
+    adapter: Path | None = None
+    dtype: str = "float32"
+
+    def model(self, **settings: Any) -> lcjax.Llama:
+        """lcjax's."""
+        config, params, _ = weights.load_model_files(self.directory, JAX_DTYPES[self.dtype])
+        model = lcjax.Llama(config, params, ModelSettings(max_seq_length=1024, **settings))
+        return model if self.adapter is None else lcjax.load_adapter(model, self.adapter)
+
+    @functools.cached_property
+    def plain(self):
+        """transformers' in the checkpoint's dtype."""
+        return self._with_adapter(getattr(torch, self.dtype))
+
+    @functools.cached_property
+    def exact(self):
+        """transformers' in float64."""
+        model = self._with_adapter(torch.float32).double()
+        for module in model.modules():
+            if isinstance(module, LlamaRMSNorm):  # transformers computes it in float32 whatever the model's dtype
+                module.forward = functools.partial(_exact_norm, module)
+        return model
+
+    def _with_adapter(self, dtype: torch.dtype):
+        model = transformers.AutoModelForCausalLM.from_pretrained(self.directory, dtype=dtype)
+        if self.adapter is not None:
+            # No autocast: "plain in that dtype" includes the adapter's products.
+            model = peft.PeftModel.from_pretrained(
+                model, str(self.adapter), is_trainable=True, autocast_adapter_dtype=False
+            )
+        return model.eval()
+
+
+def make_oracle(directory: Path, *, adapter: bool = True, seed: int = 0, **fields: Any) -> Oracle:
+    """A random model, sharp enough that attention attends, with random norms, biases and a random adapter (A and B)."""
+    torch.manual_seed(seed)
+    dtype = fields.pop("dtype", "float32")
+    config = transformers.LlamaConfig(**{**MODEL_COMMON, **fields}, initializer_range=0.15)
+    model = transformers.LlamaForCausalLM(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") or "norm" in name:
+                parameter += 0.3 * torch.randn_like(parameter)
+    model.to(getattr(torch, dtype)).save_pretrained(directory / "model")
+    oracle = Oracle(directory / "model", dtype=dtype)
+    return with_random_adapter(oracle, directory / "adapter") if adapter else oracle
+
+
+def with_random_adapter(oracle: Oracle, directory: Path, scale: float = 0.05, **fields: Any) -> Oracle:
+    """The oracle with an adapter of PEFT's whose B is not zero."""
+    options = {"r": 5, "lora_alpha": 7, "target_modules": list(lcjax.config.TARGET_MODULES), **fields}
+    model = transformers.AutoModelForCausalLM.from_pretrained(oracle.directory, dtype=torch.float32)
+    model = peft.get_peft_model(model, peft.LoraConfig(**options, task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, scale)
+    model.save_pretrained(str(directory))
+    return dataclasses.replace(oracle, adapter=directory)
+
+
+def make_batch(
+    vocabulary: int, rows: int, tokens: int, *, positions: Any = None, documents: int = 1, seed: int = 0
+) -> Batch:
+    """Random tokens with labels, some IGNORE; `documents` of them packed into each row, or else the positions given."""
+    rng = np.random.default_rng(seed)
+    segments = np.sort(rng.integers(1, documents + 1, (rows, tokens)), axis=1)
+    if positions is None:
+        positions = np.stack([np.arange(tokens) - np.searchsorted(row, row) for row in segments])
+    labels = rng.integers(0, vocabulary, (rows, tokens))
+    labels[rng.random((rows, tokens)) < 0.2] = IGNORE
+    arrays = {
+        "tokens": rng.integers(0, vocabulary, (rows, tokens)),
+        "labels": labels,
+        "positions": np.broadcast_to(positions, (rows, tokens)),
+        "segment_ids": segments,
+    }
+    return {name: np.ascontiguousarray(value, dtype=np.int32) for name, value in arrays.items()}
+
+
+def torch_logits(model, batch: Batch) -> torch.Tensor:
+    """transformers' logits; the mask is spelled out, so that positions can be anything."""
+    tokens, positions, segments = (torch.from_numpy(batch[k]).long() for k in ("tokens", "positions", "segment_ids"))
+    mask = (segments[:, :, None] == segments[:, None, :]).tril()[:, None]
+    return model(input_ids=tokens, position_ids=positions, attention_mask=mask, use_cache=False).logits
+
+
+def torch_loss(model, batch: Batch) -> torch.Tensor:
+    """The mean over labels that count."""
+    logits = torch_logits(model, batch)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    labels = torch.from_numpy(batch["labels"]).long()
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
+
+
+def torch_gradients(model, batch: Batch, names: list[TensorName]) -> lora.Tree:
+    """Gradients of `torch_loss`, as the stacked tree that lcjax has."""
+    parameters = {name.replace(".default.", "."): p for name, p in model.named_parameters()}
+    wanted = [parameters[name.name].requires_grad_() for name in names]
+    gradients = torch.autograd.grad(torch_loss(model, batch), wanted)
+    return stacked({name.name: to_numpy(g) for name, g in zip(names, gradients, strict=True)}, names)
+
+
+def stacked(arrays: dict[str, np.ndarray], names: list[TensorName]) -> lora.Tree:
+    """A checkpoint's tensors as the tree of `lcjax.model.params`."""
+    collected: dict[tuple[str, ...], Any] = {}
+    for name in names:
+        array = arrays[name.name]
+        if name.layer is None:
+            collected[name.path] = array
+        else:
+            collected.setdefault(name.path, []).append(array)
+    tree: lora.Tree = {}
+    for path, value in collected.items():
+        node = tree
+        for part in path[:-1]:
+            node = node.setdefault(part, {})
+        node[path[-1]] = np.stack(value) if isinstance(value, list) else value
+    return tree
+
+
+def names_of(model: lcjax.Llama) -> list[TensorName]:
+    """What of `model` learns, by its name in Hugging Face's or PEFT's files."""
+    adapter = model.settings.lora
+    if adapter is None:
+        return list(tensor_names(model.config))
+    return adapter_names(adapter, model.config.num_hidden_layers, model.config.linear_shapes())
+
+
+def split(model: lcjax.Llama) -> tuple[lora.Tree, lora.Tree, lora.Tree]:
+    """(trainable, frozen, mask): the adapter learns, or everything where there is none."""
+    mask = lora.trainable_mask(model.params, lora.everything if model.settings.lora is None else lora.adapters_only)
+    return *lora.partition(model.params, mask), mask
+
+
+def micro_batches(batch: Batch, count: int = 1) -> step.Batch:
+    """[B, T] as [A, B / A, T]."""
+    return {name: jnp.asarray(value).reshape(count, -1, value.shape[-1]) for name, value in batch.items()}
+
+
+def jax_gradients(model: lcjax.Llama, batch: Batch, count: int = 1) -> tuple[float, lora.Tree]:
+    """(mean loss, gradients of what learns) by lcjax's public step, in `count` micro-batches."""
+    trainable, frozen, _ = split(model)
+    objective = step.Objective(model.config, model.settings)
+    loss, _, gradients = _gradients(objective, trainable, frozen, micro_batches(batch, count), None)
+    return float(loss), without_masked(gradients)
+
+
+_gradients = jax.jit(step.gradients, static_argnums=0, compiler_options=QUICK_TO_COMPILE)
+
+
+def without_masked(tree: lora.Tree) -> lora.Tree:
+    """The tree without the places that `lora.partition` emptied."""
+    kept = {name: without_masked(value) if isinstance(value, dict) else value for name, value in tree.items()}
+    return {name: value for name, value in kept.items() if jax.tree.leaves(value)}
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """A copy in the tensor's dtype, bfloat16 included."""
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.float().numpy().astype(ml_dtypes.bfloat16)
+    return tensor.numpy().copy()
+
+
+def _exact_norm(module, x: torch.Tensor) -> torch.Tensor:
+    return module.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + module.variance_epsilon)

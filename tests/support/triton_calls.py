@@ -1,0 +1,98 @@
+"""Calls of the Triton attention with random inputs and cotangents, and how far off their results are."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+import triton_ref
+from lcjax_kernels.cases import AttentionShape
+from lcjax_kernels.parity.inputs import make_inputs
+from tests.support.numerics import error_ratio, tree_error_ratio
+from triton_ref import reference
+from triton_ref.tiles import Tile
+
+# Small, so that short inputs have full, partly visible and hidden blocks on every side; but not 32 x 32, which numpy's BLAS
+# sums in another order: where weights saturate, the scores of the backward pass must be the forward's to the bit.
+SMALL_TILES = {"forward": Tile(32, 64, 4, 2), "dq": Tile(64, 32, 4, 2), "dkv": Tile(64, 64, 4, 2)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """The inputs of one call and a random cotangent of each of its results."""
+
+    shape: AttentionShape
+    inputs: dict[str, torch.Tensor]
+    options: dict[str, Any]
+    dout: torch.Tensor
+    dlse: torch.Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.dout.dtype
+
+    def run(self, attention: Callable, dtype: torch.dtype | None = None, **overrides: Any) -> dict[str, np.ndarray]:
+        """out, lse and the gradients of the inputs by name, all computed in `dtype` or else in that of the inputs."""
+        inputs = {
+            name: x.to(torch.float32 if dtype is None and name == "sinks_H" else dtype or x.dtype)
+            .detach()
+            .requires_grad_()
+            for name, x in self.inputs.items()
+        }
+        out, lse = attention(**inputs, **(self.options | overrides))
+        cotangents = self.dout.to(out.dtype), self.dlse.to(lse.dtype)
+        gradients = torch.autograd.grad((out, lse), list(inputs.values()), cotangents)
+        results = {"out": out, "lse": lse} | {f"d{name}": x for name, x in zip(inputs, gradients, strict=True)}
+        return {name: x.detach().to(torch.float64).numpy() for name, x in results.items()}
+
+    @functools.cached_property
+    def exact(self) -> dict[str, np.ndarray]:
+        return self.run(reference.attention, torch.float64)
+
+    @functools.cached_property
+    def plain(self) -> dict[str, np.ndarray]:
+        """In the dtype of the inputs, but for the log-sum-exp, which is float32 in every implementation."""
+        return self.run(reference.attention) | {"lse": self.run(reference.attention, scores_dtype=torch.float32)["lse"]}
+
+    def results(self, **overrides: Any) -> dict[str, np.ndarray]:
+        attention = functools.partial(triton_ref.attention, return_lse=True)
+        return self.run(attention, **({"tiles": SMALL_TILES} | overrides))
+
+    def ratios(self, results: dict[str, np.ndarray]) -> dict[str, float]:
+        """How far each result is off, in parts of what the tolerance rule allows."""
+        finite = np.isfinite(self.exact["lse"])
+        np.testing.assert_array_equal(results["lse"][~finite], self.exact["lse"][~finite])
+        return {
+            name: error_ratio(
+                *((x[name][finite] if name == "lse" else x[name]) for x in (results, self.plain, self.exact)),
+                dtype="float32" if name in ("lse", "dsinks_H") else str(self.dtype).removeprefix("torch."),
+            )
+            for name in self.exact
+        }
+
+    def ratio(self, **overrides: Any) -> float:
+        """The same for all results together (see `numerics.tree_error_ratio` on why not the largest of `ratios`)."""
+        results = self.results(**overrides)
+        ratios = self.ratios(results)
+        tensors = [name for name in self.exact if name not in ("lse", "dsinks_H")]
+        leaves = ([x[name] for name in tensors] for x in (results, self.plain, self.exact))
+        tree = tree_error_ratio(*leaves, dtype=str(self.dtype).removeprefix("torch."))
+        return max(tree, *(ratio for name, ratio in ratios.items() if name not in tensors))
+
+
+def make_call(shape: AttentionShape, dtype: torch.dtype | None = None, **options: Any) -> Call:
+    """Inputs of a shape, in its dtype or another; `options` are further arguments of the call."""
+    dtype = dtype or getattr(torch, shape.dtype)
+    arrays, own = make_inputs("a Triton call", dataclasses.replace(shape, dtype="float32", lse_cotangent=True))
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    inputs = {name: tensors[name[0]].to(dtype) for name in ("q_BTHD", "k_BSKD", "v_BSKD")}
+    if shape.sinks:
+        inputs["sinks_H"] = tensors["sinks"]
+    if shape.segments is not None:
+        own |= {"query_segments_BT": tensors["query_segments"], "key_segments_BS": tensors["key_segments"]}
+    return Call(shape, inputs, own | options, tensors["dout"].to(dtype), tensors["dlse"])
