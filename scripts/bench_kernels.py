@@ -18,8 +18,8 @@ from typing import Literal
 
 import tyro
 
-from lcjax_kernels.bench import report, runs, sweep
-from lcjax_kernels.bench.jobs import BACKWARD, BOTH, FORWARD, JAX_IMPLEMENTATIONS, TORCH_IMPLEMENTATIONS, Job
+from lcjax_scripts.bench.kernels import report, runs, sweep
+from lcjax_scripts.bench.kernels.jobs import BACKWARD, BOTH, FORWARD, JAX_IMPLEMENTATIONS, TORCH_IMPLEMENTATIONS, Job
 
 DEFAULT = ("pallas", "triton", "sdpa_fa2", "sdpa_cudnn", "cudnn", "fa3", "mosaic_example", "pallas_example", "xla")
 ROPE = ("pallas", "xla", "triton", "liger")

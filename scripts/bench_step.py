@@ -26,8 +26,8 @@ from typing import Any, Literal
 
 import tyro
 
-from lcjax_steps.in_turn import measured, wait_for_turn
-from lcjax_steps.shape import Shape
+from lcjax_scripts.bench.steps.sequential import measured, wait_for_turn
+from lcjax_scripts.bench.steps.shape import Shape
 
 GIB = 2**30
 
@@ -162,7 +162,7 @@ def lcjax_step(bench: Bench, tokens: int, policy: str, memory: str) -> dict[str,
     """The very step of `lcjax.train`."""
     import jax
 
-    from lcjax_steps import lcjax_side
+    from lcjax_scripts.bench.steps import lcjax_side
 
     traced = lcjax_side.trace_step(bench, tokens, policy, memory)
     wait_for_turn()
@@ -183,7 +183,7 @@ def lcjax_step(bench: Bench, tokens: int, policy: str, memory: str) -> dict[str,
 
 def peft_step(bench: Bench, tokens: int, policy: str, memory: str) -> dict[str, Any]:
     """transformers + PEFT."""
-    from lcjax_steps import peft_side
+    from lcjax_scripts.bench.steps import peft_side
 
     wait_for_turn()
     times, loss = _timed(peft_side.make_step(bench, tokens), bench.steps)

@@ -4,7 +4,7 @@
 
 Compiles attention (32 query and 8 key/value heads, 8,192 tokens, causal, forward and backward) and RoPE for a named GPU,
 assembles both implementations with one ptxas, and reads registers, spills, tensor-core products, copies and loops off the
-result. Exits with 1 when a kernel breaks its budget (`scripts/lcjax_kernels/codegen/budgets.json`). Triton's rows need the
+result. Exits with 1 when a kernel breaks its budget (`scripts/lcjax_scripts/codegen/budgets.json`). Triton's rows need the
 extra `ref`.
 """
 
@@ -30,12 +30,12 @@ from rich.progress import Progress
 from lcjax.cli.entry import entry_point
 from lcjax.errors import InputError
 from lcjax.plan.aot import gpu_sharding
-from lcjax_kernels.codegen import budgets
-from lcjax_kernels.codegen.analysis import Codegen, analyse
-from lcjax_kernels.codegen.compile_pallas import compile_attention, compile_rope
-from lcjax_kernels.codegen.compiled import ATTENTION_KERNELS, HEAD_DIMS, KERNELS, CompiledKernel
-from lcjax_kernels.codegen.report_table import instructions_a_score, report_table
-from lcjax_kernels.codegen.triton_process import has_triton, triton_process
+from lcjax_scripts.codegen import budgets
+from lcjax_scripts.codegen.analysis import Codegen, analyse
+from lcjax_scripts.codegen.compile_pallas import compile_attention, compile_rope
+from lcjax_scripts.codegen.compiled import ATTENTION_KERNELS, HEAD_DIMS, KERNELS, CompiledKernel
+from lcjax_scripts.codegen.report_table import instructions_a_score, report_table
+from lcjax_scripts.codegen.triton_process import has_triton, triton_process
 
 Rows = list[tuple[CompiledKernel, Codegen]]
 

@@ -4,11 +4,12 @@
     python scripts/parity.py --mutants
     python scripts/parity.py --long                # a GPU of 80 GB: a million tokens, and more than 2^31 elements
 
-A case is one tensor (the value, a gradient) of one shape: operation, dtype, head_dim, group of heads, length, mask. It passes
-when the error of every implementation is at most twice that of plain PyTorch in the same dtype, plus rounding
-(`lcjax_kernels/tolerance.py`); over the matrix Pallas may not be less accurate than Triton by more than a tenth. JAX and torch
-run in processes of their own. Without a GPU the kernels are interpreted, which takes minutes; with one the same command runs them.
-Ctrl-C ends a run with the report of what it has judged. Needs the extra `ref`.
+A case is one tensor (the value or a gradient) of one shape: operation, dtype, head_dim, group of
+heads, length and mask. It passes when the error of every implementation is at most twice that of
+plain PyTorch in the same dtype, plus rounding (lcjax_scripts/verify/tolerance.py). Over the whole
+matrix Pallas may not be less accurate than Triton by more than a tenth. JAX and torch run in separate
+processes. Without a GPU the kernels are interpreted, which takes minutes. Ctrl-C ends a run with the
+report of what it has judged so far. Needs the extra `ref`.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ from lcjax.cli.entry import entry_point
 from lcjax.cli.startup import EXIT_CODES
 from lcjax.errors import InputError
 from lcjax.weights.demo import demo_model
-from lcjax_kernels.cases import ModelShape, default_matrix, full_matrix, long_matrix, with_rows
-from lcjax_kernels.parity.accuracy import less_accurate
-from lcjax_kernels.parity.hunt import caught, mutant_jobs, survivors
-from lcjax_kernels.parity.jobs import Job
-from lcjax_kernels.parity.mutants import MUTANTS
-from lcjax_kernels.parity.progress import MatrixProgress
-from lcjax_kernels.parity.report_files import as_json, page
-from lcjax_kernels.parity.sides import run_jobs
-from lcjax_kernels.parity.summary import mutants_table, print_summary
-from lcjax_kernels.parity.verdicts import Case, judge
+from lcjax_scripts.verify.cases import ModelShape, default_matrix, full_matrix, long_matrix, with_rows
+from lcjax_scripts.verify.mutants import MUTANTS
+from lcjax_scripts.verify.parity.accuracy import less_accurate
+from lcjax_scripts.verify.parity.hunt import caught, mutant_jobs, survivors
+from lcjax_scripts.verify.parity.jobs import Job
+from lcjax_scripts.verify.parity.report.files import as_json, page
+from lcjax_scripts.verify.parity.report.progress import MatrixProgress
+from lcjax_scripts.verify.parity.report.summary import mutants_table, print_summary
+from lcjax_scripts.verify.parity.sides import run_jobs
+from lcjax_scripts.verify.parity.verdicts import Case, judge
 
 ROWS_ON_A_GPU = 4096
 ROWS_OF_THE_FULL_MATRIX, HEADS_OF_THE_FULL_MATRIX = 1000, 256
@@ -149,7 +150,7 @@ def matrix_jobs(parity: Parity) -> list[Job]:
     if not wanted:
         raise InputError(
             f"--shapes {' '.join(parity.shapes)}: no shape's name contains that, or none of --part {parity.part}; see "
-            "scripts/lcjax_kernels/cases.py"
+            "scripts/lcjax_scripts/verify/cases/"
         )
     jobs = [Job(f"shape{n}", name, shape, parity.plant) for n, (name, shape) in enumerate(wanted.items())]
     return [

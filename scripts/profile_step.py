@@ -20,7 +20,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from lcjax_steps.shape import Shape
+from lcjax_scripts.bench.steps.shape import Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         (profile.output / "profile.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     show(result)
     try:
-        from lcjax_steps.picture import draw
+        from lcjax_scripts.bench.steps.picture import draw
     except ModuleNotFoundError as error:
         print(f"no picture: {error.name} is not installed here; --draw makes it elsewhere", file=sys.stderr)
         return 0
@@ -63,7 +63,7 @@ def record(profile: Profile) -> dict[str, Any]:
     """Takes a step to warm up and one to record; the result as profile.json has it."""
     import jax
 
-    from lcjax_steps import ideal, lcjax_side, trace
+    from lcjax_scripts.bench.steps import ideal, lcjax_side, trace
 
     traced = lcjax_side.trace_step(profile, profile.tokens, profile.policy, profile.memory)
     one_step = traced.compile().load()

@@ -37,7 +37,7 @@ from lcjax.evaluate.positions import FIRST_STOP
 from lcjax.model import lora
 from lcjax.step.program import build_program
 from lcjax.weights.demo import demo_model
-from rope_study_report import draw, table
+from lcjax_scripts.studies.rope.report import draw, table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ def test_the_name_of_another_package_finds_nothing_of_ours(name):
 
 def test_packages_of_scripts_carry_our_name():
     packages = [name for name in NAMES if (SCRIPTS / name).is_dir()]
-    assert packages == ["lcjax_kernels", "lcjax_steps"]
+    assert packages == ["lcjax_scripts"]
 
 
 def test_no_installed_package_has_a_name_of_a_script():

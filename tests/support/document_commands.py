@@ -40,10 +40,10 @@ SHORTER = {
 }
 # Commands of minutes and hours; the suite runs their `main` at small size there, and here they are parsed.
 RUN_BY = {
-    "scripts/kernel_report.py": "tests/scripts/test_kernel_report.py",
-    "scripts/long_context_gain.py": "tests/scripts/test_long_context_gain.py",
-    "scripts/parity.py": "tests/scripts/test_parity.py",
-    "scripts/rope_study.py": "tests/scripts/test_rope_study.py",
+    "scripts/kernel_report.py": "tests/scripts/codegen/test_kernel_report.py",
+    "scripts/long_context_gain.py": "tests/scripts/studies/test_long_context_gain.py",
+    "scripts/parity.py": "tests/scripts/verify/test_parity.py",
+    "scripts/rope_study.py": "tests/scripts/studies/test_rope_study.py",
     "lcjax.plan": "tests/lcjax/plan/test_plan_command.py",
 }
 CODE = {"max_steps=100": "max_steps=2, eval_batches=1", "max_seq_length=8192": "max_seq_length=256", "r=16,": "r=2,"}

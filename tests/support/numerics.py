@@ -1,4 +1,4 @@
-"""The tolerance rule of `lcjax_kernels.tolerance` for JAX arrays and trees of them."""
+"""The tolerance rule of `lcjax_scripts.verify.tolerance` for JAX arrays and trees of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from lcjax_kernels.tolerance import error_ratio, leaves_ratios
+from lcjax_scripts.verify.tolerance import error_ratio, leaves_ratios
 
 __all__ = ["error_ratio", "error_ratios", "tree_error_ratio"]
 

@@ -1,10 +1,10 @@
-"""Named shapes for the tests: those of operations from `lcjax_kernels.cases`, and models, awkward on purpose."""
+"""Named shapes for the tests: those of operations from `lcjax_scripts.verify.cases`, and models, awkward on purpose."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from lcjax_kernels.cases import ATTENTION, AttentionShape
+from lcjax_scripts.verify.cases import ATTENTION, AttentionShape
 
 __all__ = ["ATTENTION", "ATTENTION_BFLOAT16", "MODELS", "MODEL_COMMON", "AttentionShape"]
 

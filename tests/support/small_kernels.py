@@ -10,7 +10,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
-from lcjax_kernels.codegen.compile_pallas import emitted
+from lcjax_scripts.codegen.compile_pallas import emitted
 
 SIZE, DEPTH, STEP = 1024, 4096, 64
 

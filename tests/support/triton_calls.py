@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 import triton_ref
-from lcjax_kernels.cases import AttentionShape
-from lcjax_kernels.parity.inputs import make_inputs
+from lcjax_scripts.verify.cases import AttentionShape
+from lcjax_scripts.verify.inputs import make_inputs
 from tests.support.numerics import error_ratio, tree_error_ratio
 from triton_ref import reference
 from triton_ref.tiles import Tile

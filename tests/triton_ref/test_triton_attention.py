@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import triton_ref
-from lcjax_kernels.cases import ATTENTION, ATTENTION_FEATURES, MASKS, AttentionShape
+from lcjax_scripts.verify.cases import ATTENTION, ATTENTION_FEATURES, MASKS, AttentionShape
 from tests.support.triton_calls import SMALL_TILES, make_call
 from triton_ref import reference
 from triton_ref.segment_ranges import segment_ranges

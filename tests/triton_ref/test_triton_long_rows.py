@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from lcjax_kernels import cases
-from lcjax_kernels.parity import long_inputs, long_torch
+from lcjax_scripts.verify import cases
+from lcjax_scripts.verify.parity.long import inputs as long_inputs
+from lcjax_scripts.verify.parity.long import torch_side
 from triton_ref import reference
 
 
 def test_the_truth_about_some_rows_is_that_about_all():
     """The sweep over blocks against the specification, in float64."""
     for shape in (cases.LongShape(300, 4, 2, 16), cases.LongShape(300, 2, 2, 16, window=70)):
-        inputs = {name: long_torch._values(shape, name) for name in long_inputs.tensors(shape)}
-        found = long_torch._attention_rows(shape, inputs, torch.float64)
+        inputs = {name: torch_side.values(shape, name) for name in long_inputs.tensors(shape)}
+        found = torch_side.attention_rows(shape, inputs, torch.float64)
         q, k, v = (inputs[name].double().requires_grad_() for name in ("q", "k", "v"))
         out, lse = reference.attention(q, k, v, window=shape.window)
         dq, dk, dv = torch.autograd.grad(out, (q, k, v), inputs["dout"].double())

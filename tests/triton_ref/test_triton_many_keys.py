@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 import triton_ref
-from lcjax_kernels.tolerance import ratios_of
+from lcjax_scripts.verify.tolerance import ratios_of
 
 
 def test_the_sum_keeps_its_last_bits(monkeypatch):

@@ -10,7 +10,7 @@ import torch
 
 from lcjax import ops
 from lcjax.pallas.triton import attention_forward
-from lcjax_kernels.tolerance import ratios_of
+from lcjax_scripts.verify.tolerance import ratios_of
 
 KEYS, HEAD_DIM = 2**18, 16
 

@@ -9,7 +9,7 @@ import torch
 
 from lcjax import ops
 from lcjax.pallas.schedule import Ranges
-from lcjax_kernels.tolerance import ratios_of
+from lcjax_scripts.verify.tolerance import ratios_of
 
 TOKENS, HEADS, HEAD_DIM = 1000, 8, 16
 

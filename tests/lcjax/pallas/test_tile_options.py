@@ -12,8 +12,8 @@ from lcjax.ops.attention.masks import AllOf, Band
 from lcjax.pallas.triton import attention_forward as forward
 from lcjax.pallas.triton.attention import Options, problem_of, schedule_of
 from lcjax.pallas.triton.tiles import TILES, Tile
-from lcjax_kernels.codegen.compile_pallas import compile_attention
-from lcjax_kernels.tolerance import error_ratio
+from lcjax_scripts.codegen.compile_pallas import compile_attention
+from lcjax_scripts.verify.tolerance import error_ratio
 
 BATCH, TOKENS, HEADS, KV_HEADS, HEAD_DIM = 2, 100, 4, 2, 16
 TILE = Tile(32, 32, 4, 1)

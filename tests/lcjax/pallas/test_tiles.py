@@ -14,7 +14,7 @@ from lcjax import ops
 from lcjax.ops.attention import reference
 from lcjax.pallas.triton.tiles import H100, SMALL_TILES, TILES, tile_for, traced_for, traced_gpu
 from lcjax.plan.aot import gpu_names
-from lcjax_kernels.codegen.compile_pallas import compile_attention, device_of
+from lcjax_scripts.codegen.compile_pallas import compile_attention, device_of
 from tests.support.numerics import tree_error_ratio
 
 RTX = "rtx4090"

@@ -10,7 +10,7 @@ import numpy as np
 
 from lcjax import ops
 from lcjax.ops.attention import xla
-from lcjax_kernels.tolerance import ratios_of
+from lcjax_scripts.verify.tolerance import ratios_of
 
 TOKENS, HEADS, HEAD_DIM = 512, 4, 256
 

@@ -1,1 +1,0 @@
-"""What the command lines about kernels share: parity, benchmarks, generated code."""

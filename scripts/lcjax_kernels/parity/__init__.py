@@ -1,1 +1,0 @@
-"""The parity harness of scripts/parity.py: both sides' processes, the verdict, the report."""

@@ -1,0 +1,1 @@
+"""Speed and memory: kernels, and training steps."""

@@ -1,0 +1,1 @@
+"""Training steps of large models on a GPU: timed and profiled."""

@@ -1,0 +1,134 @@
+"""The very step of `lcjax.train` on random weights made on the device."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lcjax import step
+from lcjax.config import LlamaConfig, parse_memory
+from lcjax.config.presets import resolve_config
+from lcjax.memory import on_one
+from lcjax.model import ModelSettings
+from lcjax.plan.aot import abstract
+from lcjax.plan.memory import Memory, measure, scratch_of
+from lcjax.plan.parameters import abstract_params
+from lcjax.plan.workload import Workload
+from lcjax.step.program import Program, build_program
+from lcjax.train.arguments import RunArguments
+from lcjax.train.devices import prepare_devices
+from lcjax_scripts.bench.steps.shape import Shape
+
+
+@dataclasses.dataclass(frozen=True)
+class TracedStep:
+    """A step for the device that is here, on which nothing of it is yet."""
+
+    config: LlamaConfig
+    settings: ModelSettings
+    tokens: int
+    lowered: jax.stages.Lowered
+    trace_seconds: float
+    state: Any
+    frozen: Any
+    params: Any
+    program_of: Callable[[Any], Program]
+
+    def compile(self) -> CompiledStep:
+        """XLA tries algorithms out on the device meanwhile."""
+        began = time.perf_counter()
+        executable = self.lowered.compile()
+        seconds = time.perf_counter() - began
+        planned = measure(executable, self.state, self.frozen, scratch_of(self.config, self.settings))
+        return CompiledStep(self, executable, planned, seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """`planned` is what the compiler says that it takes."""
+
+    traced: TracedStep
+    executable: jax.stages.Compiled
+    planned: Memory
+    compile_seconds: float
+
+    def load(self) -> Callable[[], float]:
+        """Makes weights, adapter, optimizer and batch; the function returned takes a step and waits for its loss."""
+        program = self.traced.program_of(jax.tree.map(_random, self.traced.params))
+        state = step.init_state(program.optimizer, program.trainable, 0)
+        frozen = program.frozen
+        del program  # else it would keep the weights that learn beside those of the state
+        positions = jnp.arange(self.traced.tokens, dtype="int32")[None, None]
+        ids = positions * 7919 % self.traced.config.vocab_size
+        batch = dict(zip(step.BATCH_KEYS, (ids, ids, positions, positions * 0), strict=True))
+
+        def one_step() -> float:
+            nonlocal state
+            state, metrics = self.executable(state, frozen, batch)
+            return float(metrics.loss)
+
+        return one_step
+
+
+def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedStep:
+    """The step over one sequence, with that gradient checkpointing and `--memory`. JAX may have what `lcjax.train` lets it have.
+
+    Raises:
+      InputError: settings that `lcjax.train` refuses.
+    """
+    config, quantize = resolve_config(shape.model), None if shape.quantize == "none" else shape.quantize
+    arguments = RunArguments(
+        max_seq_length=tokens,
+        use_gradient_checkpointing=policy,
+        memory=memory,
+        attention=shape.attention,
+        optimizer_memory=shape.optimizer_memory,
+        lora_r=shape.lora_r or RunArguments.lora_r,
+        full_finetuning=not shape.lora_r,
+    )
+    # Before what follows, which asks JAX for its device.
+    prepare_devices(config, arguments)
+    lora = Workload(shape.model, config, "h100-80gb", shape.lora_r, quantize).lora
+    settings = ModelSettings(
+        tokens,
+        lora=lora,
+        use_gradient_checkpointing=policy,
+        attention=shape.attention,
+        memory=parse_memory(memory),
+        one_document_a_row=True,
+    )
+
+    def program_of(params: Any) -> Program:
+        return build_program(config, params, settings, arguments, max_steps=10)
+
+    sharding = on_one(jax.devices()[0])
+    params = abstract(abstract_params(config, lora, quantize), sharding)
+    program = program_of(params)
+    state = step.abstract_state(program.optimizer, program.trainable, sharding)
+    batch = {name: jax.ShapeDtypeStruct((1, 1, tokens), jnp.int32, sharding=sharding) for name in step.BATCH_KEYS}
+    began = time.perf_counter()
+    lowered = step.jit_train_step(program.objective, program.optimizer).lower(state, program.frozen, batch)
+    seconds = time.perf_counter() - began
+    return TracedStep(config, settings, tokens, lowered, seconds, state, program.frozen, params, program_of)
+
+
+def peak_bytes() -> int:
+    """The most that this process has had on its device."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+
+
+def _random(leaf: Any) -> Any:
+    """Values of a weight's size, made on the device."""
+
+    def make():
+        bits = jax.lax.iota(jnp.uint32, leaf.size) * jnp.uint32(2654435761) >> 8
+        if leaf.dtype == jnp.uint8:
+            return (bits & 0xFF).astype(jnp.uint8).reshape(leaf.shape)
+        return ((bits.astype(jnp.float32) / 2**23 - 1) * 0.03).astype(leaf.dtype).reshape(leaf.shape)
+
+    return jax.jit(make)()

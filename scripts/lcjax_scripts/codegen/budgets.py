@@ -1,0 +1,111 @@
+"""The checked-in limits of generated code: what a change may not make worse unnoticed.
+
+`budgets.json` has a section a GPU, in it a line a kernel: at most so many registers, bytes of spills, instructions in the main
+loop and narrow accesses of memory, at least so many tensor-core products, and whether wgmma may be serialized.
+`python scripts/kernel_report.py --write-budgets` states them anew; the diff then shows what a change costs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from lcjax_scripts.codegen.analysis import Codegen
+from lcjax_scripts.codegen.compiled import CompiledKernel
+
+PATH = Path(__file__).with_name("budgets.json")
+
+# A GPU hands out registers in units of 8 a thread, so fewer more cost nothing.
+_REGISTER_UNIT = 8
+# Room in the main loop for another version of ptxas, which is not pinned, to schedule a little differently.
+_LOOP_SLACK = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """The limits of one kernel."""
+
+    registers: int
+    """At most."""
+    spills: int
+    """Bytes of spill stores and loads, at most."""
+    serialized: bool
+    """Whether ptxas may serialize wgmma."""
+    products: int
+    """Products at the tensor cores' full rate (wgmma; tcgen05 on Blackwell) in the text, at least."""
+    main_loop: int
+    """Instructions, at most."""
+    narrow: int
+    """Accesses of global memory of less than 16 bytes a thread in the text, at most."""
+
+
+_MAXIMA = ("registers", "spills", "main_loop", "narrow")
+
+Budgets = Mapping[str, Budget]
+
+
+def budget_key(kernel: CompiledKernel) -> str:
+    return f"{kernel.kernel} {kernel.head_dim} {kernel.dtype} {kernel.implementation}"
+
+
+def measured(codegen: Codegen) -> Budget:
+    """The budget that a kernel meets exactly."""
+    counts = codegen.counts
+    return Budget(
+        registers=codegen.registers,
+        spills=codegen.spill_stores + codegen.spill_loads,
+        serialized=bool(codegen.serialized),
+        products=counts.wgmma + counts.tcgen05,
+        main_loop=codegen.main_loop,
+        narrow=counts.narrow,
+    )
+
+
+def with_room(budget: Budget) -> Budget:
+    """The budget to check in for a kernel that was measured so."""
+    units = -(-budget.registers // _REGISTER_UNIT)
+    loop = round(budget.main_loop * (1 + _LOOP_SLACK))
+    return dataclasses.replace(budget, registers=units * _REGISTER_UNIT, main_loop=loop)
+
+
+def excesses(codegen: Codegen, budget: Budget) -> list[str]:
+    """What breaks the budget, in words; empty when nothing does."""
+    now = measured(codegen)
+    found = [
+        f"{name} {getattr(now, name)} > {getattr(budget, name)}"
+        for name in _MAXIMA
+        if getattr(now, name) > getattr(budget, name)
+    ]
+    if now.products < budget.products:
+        found.append(f"products {now.products} < {budget.products}")
+    if now.serialized and not budget.serialized:
+        found.append(f"wgmma serialized ({', '.join(codegen.serialized)})")
+    return found
+
+
+def read(gpu: str, path: Path | None = None) -> Budgets:
+    """The budgets of one GPU; empty when there are none."""
+    path = path or PATH
+    if not path.exists():
+        return {}
+    sections = json.loads(path.read_text(encoding="utf-8"))
+    return {key: Budget(**limits) for key, limits in sections.get(gpu, {}).items()}
+
+
+def write(gpu: str, rows: Iterable[tuple[CompiledKernel, Codegen]], path: Path | None = None) -> None:
+    """Replaces the budgets of one GPU."""
+    path = path or PATH
+    sections = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    sections[gpu] = {budget_key(kernel): dataclasses.asdict(with_room(measured(codegen))) for kernel, codegen in rows}
+    path.write_text(_one_line_each(sections), encoding="utf-8")
+
+
+def _one_line_each(sections: dict[str, dict[str, dict]]) -> str:
+    """JSON with a line a kernel, so that a diff reads well."""
+    parts = []
+    for gpu, kernels in sections.items():
+        lines = [f"    {json.dumps(key)}: {json.dumps(limits)}" for key, limits in kernels.items()]
+        parts.append(f"  {json.dumps(gpu)}: {{\n" + ",\n".join(lines) + "\n  }")
+    return "{\n" + ",\n".join(parts) + "\n}\n"

@@ -1,0 +1,110 @@
+"""lcjax's Pallas kernels, compiled for a named GPU through the public operations."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import use_abstract_mesh
+
+from lcjax import ops
+from lcjax.pallas.triton import rope
+from lcjax.pallas.triton.tiles import tile_for, traced_for
+from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
+from lcjax_scripts.codegen import ptx
+from lcjax_scripts.codegen.compiled import ATTENTION_KERNELS, HEADS, KEY_VALUE_HEADS, TOKENS, CompiledKernel
+
+# A line of XLA's schedule of launches; the name is the kernel's.
+_LAUNCH = re.compile(r"(\w+) grid: \[.*shared_memory: (\d+) bytes")
+
+
+def compile_attention(gpu: str, head_dim: int, dtype: str) -> list[CompiledKernel]:
+    """The forward, dq and dk/dv kernels of one causal attention and its derivative."""
+    heads = [(1, TOKENS, count, head_dim) for count in (HEADS, KEY_VALUE_HEADS, KEY_VALUE_HEADS, HEADS)]
+
+    def value_and_gradients(q_BTHD, k_BSKD, v_BSKD, dout_BTHD):
+        out_BTHD, backward = jax.vjp(attend, q_BTHD, k_BSKD, v_BSKD)
+        return out_BTHD, backward(dout_BTHD)
+
+    def attend(q_BTHD, k_BSKD, v_BSKD):
+        return ops.attention(q_BTHD, k_BSKD, v_BSKD, causal=True, implementation="pallas")
+
+    itemsize = jnp.dtype(dtype).itemsize
+    with traced_for(device_of(gpu)):
+        tiles = {kernel: tile_for(kernel, head_dim, itemsize) for kernel in ATTENTION_KERNELS}
+    arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape in heads]
+    kernels = emitted(value_and_gradients, arguments, gpu)
+    return [
+        CompiledKernel(
+            kernel=kernel,
+            head_dim=head_dim,
+            dtype=dtype,
+            implementation="pallas",
+            block=(tile.query_block, tile.key_block),
+            num_warps=tile.num_warps,
+            num_stages=tile.num_stages,
+            shared_memory=kernels[kernel].shared_memory,
+            entry=kernel,
+            ptx=kernels[kernel].ptx,
+        )
+        for kernel, tile in tiles.items()
+    ]
+
+
+def compile_rope(gpu: str, head_dim: int, dtype: str) -> CompiledKernel:
+    """The kernel that rotates queries and keys."""
+
+    def rotate(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F):
+        return ops.rope(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, implementation="pallas")
+
+    arguments = [
+        jax.ShapeDtypeStruct((1, TOKENS, HEADS, head_dim), dtype),
+        jax.ShapeDtypeStruct((1, TOKENS, KEY_VALUE_HEADS, head_dim), dtype),
+        jax.ShapeDtypeStruct((1, TOKENS), "int32"),
+        jax.ShapeDtypeStruct((head_dim // 2,), "float32"),
+    ]
+    kernel = emitted(rotate, arguments, gpu)["rope"]
+    return CompiledKernel(
+        kernel="rope",
+        head_dim=head_dim,
+        dtype=dtype,
+        implementation="pallas",
+        block=(rope.heads_at_once(head_dim // 2),),
+        num_warps=rope.NUM_WARPS,
+        num_stages=rope.NUM_STAGES,
+        shared_memory=kernel.shared_memory,
+        entry="rope",
+        ptx=kernel.ptx,
+    )
+
+
+def device_of(gpu: str) -> Any:
+    """One device of that name, to be compiled for."""
+    return next(iter(gpu_sharding(gpu).device_set))
+
+
+class Emitted(NamedTuple):
+    """What XLA makes of one kernel."""
+
+    ptx: str
+    """The module that contains it."""
+    shared_memory: int
+    """Bytes a program."""
+
+
+def emitted(function: Callable, arguments: Any, gpu: str) -> dict[str, Emitted]:
+    """Every kernel that a compiled function launches, XLA's own too, by name."""
+    sharding = gpu_sharding(gpu)
+    with traced_for(device_of(gpu)), use_abstract_mesh(sharding.mesh.abstract_mesh):
+        lowered = jax.jit(function).lower(*abstract(arguments, sharding))
+    with tempfile.TemporaryDirectory() as folder:
+        compile_lowered(lowered, {"xla_dump_to": folder})
+        modules = [path.read_text(encoding="utf-8") for path in Path(folder).glob("*.ptx")]
+        launches = "".join(path.read_text(encoding="utf-8") for path in Path(folder).glob("*thunk_sequence.txt"))
+    module_of = {name: module for module in modules for name in ptx.entries(module)}
+    return {name: Emitted(module_of[name], int(size)) for name, size in _LAUNCH.findall(launches)}

@@ -1,0 +1,1 @@
+"""Experiments on contexts beyond the trained length, and on resuming."""

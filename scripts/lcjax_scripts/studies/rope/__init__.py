@@ -1,0 +1,1 @@
+"""Kinds of RoPE beyond the trained context, compared by held-out loss."""

@@ -1,0 +1,154 @@
+"""The side of JAX: `python -m lcjax_scripts.verify.parity.run_jax JOBS` runs lcjax's implementations (see `jobs.work`)."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lcjax import ops
+from lcjax.errors import InputError
+from lcjax.ops.attention.registry import IMPLEMENTATIONS
+from lcjax_scripts.verify.inputs import Arrays, Options, digest
+from lcjax_scripts.verify.parity.jobs import Job, outcome_of, work
+from lcjax_scripts.verify.parity.results import Outcome, SideResult
+
+# Products of an interpreted call above which a CPU gains from faster code what compiling it costs.
+MANY_PRODUCTS = 2**27
+# Rows and columns of which a kernel computes a whole tile, however few there are.
+TILE = 128
+
+# A CPU's compiled programs are some hundred mappings of memory each, of which a process may have 65,530.
+JOBS_BETWEEN_CLEARINGS = 32
+
+
+def main(jobs_file: str) -> int:
+    done = itertools.count(1)
+
+    def run_and_clear(job: Job) -> SideResult:
+        result = run(job)
+        if next(done) % JOBS_BETWEEN_CLEARINGS == 0:
+            jax.clear_caches()
+        return result
+
+    return work("jax", run_and_clear, jobs_file)
+
+
+def run(job: Job) -> SideResult:
+    if job.shape.operation == "model":
+        from lcjax_scripts.verify.parity.model import jax_side
+
+        return jax_side.run(job, implementations("attention"))
+    if job.shape.operation == "long":
+        from lcjax_scripts.verify.parity.long import jax_side
+
+        return jax_side.run(job, implementations("attention"))
+    arrays, options = job.planted_inputs()
+    outcomes: dict[str, Outcome] = {}
+    refused: dict[str, str] = {}
+    call = _attention if job.shape.operation == "attention" else _rope
+    for name in implementations(job.shape.operation):
+        try:
+            outcomes[name] = outcome_of(functools.partial(call, name, arrays, options), refusal=InputError)
+        except InputError as reason:
+            refused[name] = str(reason)
+    return SideResult(digest(job.inputs()[0]), outcomes, refused)
+
+
+def implementations(operation: str) -> tuple[str, ...]:
+    """What runs here: cuDNN's and others' kernels need a GPU."""
+    if operation == "rope" or jax.default_backend() != "gpu":
+        return ("pallas", "xla")
+    return tuple(name for name in IMPLEMENTATIONS if name != "auto")
+
+
+def _attention(implementation: str, arrays: Arrays, options: Options) -> Arrays:
+    """The results of a call. Raises InputError where the implementation refuses it, with and without an lse."""
+    batch, tokens, heads, head_dim = arrays["q"].shape
+    products = batch * heads * head_dim * max(tokens, TILE) * max(arrays["k"].shape[1], TILE)
+
+    # Where q is float32, the rounding of scores is what counts: as on a GPU it takes a fused multiply-add, so optimised code.
+    optimised = arrays["q"].dtype == np.float32 or products > MANY_PRODUCTS
+
+    def results(*, with_lse: bool) -> Arrays:
+        fn = _attention_with_gradients(implementation, with_lse, tuple(options.items()))
+        return _numpy(_compiled(fn, optimised=optimised)(arrays))
+
+    try:
+        return results(with_lse=True)
+    except InputError:
+        if "dlse" in arrays:
+            raise
+        return results(with_lse=False)
+
+
+@functools.cache
+def _attention_with_gradients(implementation: str, with_lse: bool, options: tuple[tuple[str, Any], ...]) -> Callable:
+    def attention(differentiated: dict[str, jax.Array], arrays: dict[str, jax.Array]):
+        result = ops.attention(
+            differentiated["q"],
+            differentiated["k"],
+            differentiated["v"],
+            sinks_H=differentiated.get("sinks"),
+            query_segments_BT=arrays.get("query_segments"),
+            key_segments_BS=arrays.get("key_segments"),
+            return_lse=with_lse,
+            implementation=implementation,
+            **dict(options),
+        )
+        return result if with_lse else (result, None)
+
+    def with_gradients(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        differentiated = {name: arrays[name] for name in ("q", "k", "v", "sinks") if name in arrays}
+        (out, lse), pull_back = jax.vjp(lambda x: attention(x, arrays), differentiated)
+        dlse = None if lse is None else arrays.get("dlse", jnp.zeros_like(lse))
+        [gradients] = pull_back((arrays["dout"], dlse))
+        results = {"out": out} | ({} if lse is None else {"lse": lse})
+        return results | {f"d{name}": gradient for name, gradient in gradients.items()}
+
+    return with_gradients
+
+
+def _rope(implementation: str, arrays: Arrays, options: Options) -> Arrays:
+    return _numpy(_compiled(_rope_with_gradients(implementation, options["attention_factor"]))(arrays))
+
+
+@functools.cache
+def _rope_with_gradients(implementation: str, attention_factor: float) -> Callable:
+    def with_gradients(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        def rope(q, k):
+            return ops.rope(
+                q,
+                k,
+                arrays["positions"],
+                arrays["inverse_frequencies"],
+                attention_factor=attention_factor,
+                implementation=implementation,
+            )
+
+        (q, k), pull_back = jax.vjp(rope, arrays["q"], arrays["k"])
+        dq, dk = pull_back((arrays["dq_out"], arrays["dk_out"]))
+        return {"q": q, "k": k, "dq": dq, "dk": dk}
+
+    return with_gradients
+
+
+@functools.cache
+def _compiled(fn: Callable, *, optimised: bool = False) -> Callable:
+    # What fusion emitters gain in the running of an interpreted kernel they lose in its compilation.
+    quick = {"xla_backend_optimization_level": int(optimised), "xla_cpu_use_fusion_emitters": False}
+    return jax.jit(fn, compiler_options=None if jax.default_backend() == "gpu" else quick)
+
+
+def _numpy(results: dict[str, jax.Array]) -> Arrays:
+    return {name: np.asarray(x).astype(np.float32) for name, x in results.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,93 @@
+"""Both sides' processes: started, watched, and read as they go."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lcjax_scripts.paths import python_path
+from lcjax_scripts.verify.parity.jobs import PARENT, Job, longest_first, result_path, save_jobs
+from lcjax_scripts.verify.parity.results import SideResult, load
+
+SIDES = ("jax", "torch")
+JOBS = "jobs.json"
+MOST_PROCESSES_A_SIDE = 8
+SECONDS_BETWEEN_LOOKS = 0.1
+
+Finished = tuple[Job, SideResult, SideResult]
+
+
+def run_jobs(jobs: Sequence[Job], folder: Path, *, alone: bool = False) -> Iterator[Finished]:
+    """(job, result of JAX, result of torch) of each job as soon as both sides have it.
+
+    `alone`: one process has the device at a time, that of JAX first.
+
+    Raises:
+      RuntimeError: a process died, with the end of what it said.
+    """
+    save_jobs(longest_first(jobs), folder / JOBS)
+    processes = []
+    try:
+        if alone:
+            processes = [_start("jax", 0, folder)]
+            processes[0].wait()
+            processes.append(_start("torch", 0, folder))
+        else:
+            # Of each side one a core, so that none is left idle whichever side is done first.
+            count = min(len(os.sched_getaffinity(0)), MOST_PROCESSES_A_SIDE, len(jobs))
+            processes = [_start(side, n, folder) for n in range(count) for side in SIDES]
+        yield from _finished(jobs, folder, processes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _start(side: str, number: int, folder: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", f"lcjax_scripts.verify.parity.run_{side}", str(folder / JOBS)]
+    # The sides share a GPU, where there is one.
+    environment = os.environ | {
+        "PYTHONPATH": python_path(),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        PARENT: str(os.getpid()),
+    }
+    if side == "jax":
+        # Trying out algorithms for its own products takes XLA most of a shape's time on a GPU.
+        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
+    else:
+        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    with _errors(folder, side, number).open("w") as stderr:
+        return subprocess.Popen(command, env=environment, stderr=stderr)
+
+
+def _errors(folder: Path, side: str, number: int) -> Path:
+    return folder / f"{side}-{number}.stderr"
+
+
+def _finished(jobs: Sequence[Job], folder: Path, processes: Sequence[subprocess.Popen]) -> Iterator[Finished]:
+    pending = list(jobs)
+    while pending:
+        # Whether one has died is asked before its files are looked for, not to miss what it wrote last.
+        dead = [process for process in processes if process.poll()]
+        there = {entry.name for entry in os.scandir(folder)}
+        paths = {job.key: [result_path(folder, job, side) for side in SIDES] for job in pending}
+        done = [job for job in pending if all(path.name in there for path in paths[job.key])]
+        for job in done:
+            jax_path, torch_path = paths[job.key]
+            yield job, load(jax_path), load(torch_path)
+            for path in paths[job.key]:
+                path.unlink()
+        if done:
+            pending = [job for job in pending if job not in done]
+        elif dead:
+            raise RuntimeError(f"a process of the harness ended with {dead[0].returncode}:\n{_said(folder)}")
+        else:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _said(folder: Path) -> str:
+    return "\n".join(path.read_text(encoding="utf-8")[-2000:] for path in sorted(folder.glob("*.stderr")))
