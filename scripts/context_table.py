@@ -20,7 +20,7 @@ import tyro
 
 from lcjax.config import MemorySettings, parse_memory
 from lcjax.config.presets import resolve_config
-from lcjax.plan.__main__ import start_quietly
+from lcjax.plan.command import start_quietly
 from lcjax.plan.memory import GIB, MARGIN_BYTES
 from lcjax.plan.planner import Plan, Planner
 from lcjax.plan.progress import CompilationProgress

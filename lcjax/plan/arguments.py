@@ -1,4 +1,4 @@
-"""What a plan can be asked."""
+"""The flags of `python -m lcjax.plan`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import dataclasses
 from pathlib import Path
 
 from lcjax.cli.outputs import check_outputs
-from lcjax.config.presets import resolve_config
+from lcjax.config import LoraConfig
 from lcjax.config.rope import LONGEST
 from lcjax.errors import InputError
-from lcjax.plan.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +30,7 @@ class PlanArguments:
     """Tokens of context; the model's trained context when not given."""
     quantize: str | None = None
     """nf4 keeps the frozen weights in four bits; bfloat16 when not given."""
-    lora_r: int = Workload.lora_r
+    lora_r: int = LoraConfig.r
     """Rank of the adapter; 0 trains every weight."""
     use_gradient_checkpointing: str = "auto"
     """auto, none, full, offload (or unsloth), offload_attn."""
@@ -74,20 +73,3 @@ class PlanArguments:
         if self.table and (self.find_max or self.vram_gb or self.plot):
             raise InputError("--table searches every GPU as it is; drop --find-max, --vram-gb and --plot")
         check_outputs([self.model], json=self.json, plot=self.plot)
-
-    def workload(self) -> Workload:
-        """What is to be planned; raises InputError for an unknown model or a value out of range."""
-        return Workload(
-            model=self.model,
-            config=resolve_config(self.model),
-            gpu=self.gpu,
-            lora_r=self.lora_r,
-            quantize=self.quantize,
-            use_gradient_checkpointing=self.use_gradient_checkpointing,
-            memory=self.memory,
-            loss_chunk=self.loss_chunk,
-            attention=self.attention,
-            optimizer_memory=self.optimizer_memory,
-            gpus=self.gpus,
-            hosts=self.hosts,
-        )

@@ -1,0 +1,114 @@
+"""`python -m lcjax.plan` after its flags: compile, search, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import jax
+
+from lcjax.cli.native_log import NativeLog
+from lcjax.cli.outputs import replacing, write_json
+from lcjax.cli.terminal import say, tables_console
+from lcjax.config.presets import resolve_config
+from lcjax.errors import InputError
+from lcjax.plan.aot import gpu_memory_bytes, gpu_names, gpu_sharding
+from lcjax.plan.arguments import PlanArguments
+from lcjax.plan.planner import Plan, Planner
+from lcjax.plan.plot import draw, lengths
+from lcjax.plan.progress import CompilationProgress
+from lcjax.plan.remedies import mends
+from lcjax.plan.report import buffer_table, headline, ladder_table, plan_table, trial_table
+from lcjax.plan.search import LENGTH_STEP
+from lcjax.plan.workload import Workload
+
+
+def run(arguments: PlanArguments) -> int:
+    """Plans, writes and prints; returns the exit code: 0 it fits, 1 it does not, 2 bad input."""
+    start_quietly()
+    with NativeLog(), CompilationProgress() as progress:
+        return Command(arguments, progress).run()
+
+
+def start_quietly() -> None:
+    """Makes JAX use the CPU alone and silences XLA's log of its passes; call it before the first compilation."""
+    jax.config.update("jax_platforms", "cpu")  # the variable JAX_PLATFORMS was read when JAX was imported
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+
+def workload_of(arguments: PlanArguments) -> Workload:
+    """The run to plan; raises InputError for an unknown model or a value out of range."""
+    return Workload(
+        model=arguments.model,
+        config=resolve_config(arguments.model),
+        gpu=arguments.gpu,
+        lora_r=arguments.lora_r,
+        quantize=arguments.quantize,
+        use_gradient_checkpointing=arguments.use_gradient_checkpointing,
+        memory=arguments.memory,
+        loss_chunk=arguments.loss_chunk,
+        attention=arguments.attention,
+        optimizer_memory=arguments.optimizer_memory,
+        gpus=arguments.gpus,
+        hosts=arguments.hosts,
+    )
+
+
+class Command:
+    """One invocation of the command line."""
+
+    def __init__(self, arguments: PlanArguments, progress: CompilationProgress):
+        self.arguments = arguments
+        self.workload = workload_of(arguments)
+        self.progress = progress
+        self.console = tables_console(arguments.json)
+
+    def run(self) -> int:
+        """Plans, writes and prints; returns the exit code."""
+        gpu_sharding(self.workload.gpu, self.workload.gpus, self.workload.hosts)
+        if self.arguments.table:
+            return self._ladder()
+        planner = self.planner(self.workload)
+        plan = self._chosen(planner)
+        if self.arguments.plot:
+            plans = [planner.plan(tokens) for tokens in lengths(plan.max_seq_length)]
+            with replacing(self.arguments.plot) as temporary:
+                draw(plans, temporary)
+        write_json(plan.as_json(), self.arguments.json)
+        say(self.console, headline(plan))
+        self.console.print(plan_table(plan), *([trial_table(plan.tuning)] if plan.tuning else []), buffer_table(plan))
+        if not plan.fits:
+            found = list(mends(plan, self.planner))
+            say(
+                self.console,
+                "it would fit with " + ", or ".join(found) if found else "no change that was tried makes it fit",
+            )
+        return 0 if plan.fits else 1
+
+    def planner(self, workload: Workload) -> Planner:
+        """A planner within the budget of the command line; --vram-gb is of --gpu alone."""
+        vram_gb = self.arguments.vram_gb if workload.gpu == self.arguments.gpu else None
+        return Planner(workload, vram_gb, self.arguments.host_gb, self.progress.compiling, self.progress.compiled)
+
+    def _chosen(self, planner: Planner) -> Plan:
+        if not self.arguments.find_max:
+            return planner.plan(self.arguments.max_seq_length or self.workload.config.max_position_embeddings)
+        return planner.longest() or planner.plan(LENGTH_STEP)
+
+    def _ladder(self) -> int:
+        rows: list[tuple[str, Plan | str]] = []
+        smaller: Plan | None = None
+        for gpu in sorted(gpu_names(), key=gpu_memory_bytes):
+            planner = self.planner(dataclasses.replace(self.workload, gpu=gpu))
+            guess = smaller.length_within(planner.device_limit_bytes) if smaller else None
+            try:
+                plan = planner.longest(guess=guess)
+            except InputError as error:
+                rows.append((gpu, str(error)))
+                continue
+            rows.append((gpu, plan or "not even 1,024 tokens fit"))
+            smaller = plan or smaller
+        ladder = {"model": self.workload.model, "rows": [row.as_json() for _, row in rows if isinstance(row, Plan)]}
+        write_json(ladder, self.arguments.json)
+        self.console.print(ladder_table(rows, title=f"the longest context for {self.workload.describe()}"))
+        return 0
