@@ -22,7 +22,7 @@ COMMANDS = {
     "tokens": ("lcjax.tokens.__main__", "how many tokens the data have, document by document"),
     "audit": ("lcjax.audit.__main__", "whether the data have anything long-range to learn"),
     "leak": ("lcjax.leak.__main__", "whether packed documents see each other"),
-    "convert": ("lcjax.convert", "write a model as a Hugging Face directory, with an adapter merged in"),
+    "convert": ("lcjax.convert.__main__", "write a model as a Hugging Face directory, with an adapter merged in"),
 }
 """Each command's module and what it is for."""
 

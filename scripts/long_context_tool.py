@@ -16,7 +16,8 @@ import tyro
 
 from lcjax.cli.entry import entry_point
 from lcjax.config.rope_choice import choose_rope
-from lcjax.convert import Convert, convert
+from lcjax.convert.arguments import ConvertArguments
+from lcjax.convert.command import convert
 from lcjax.ops.rope.report import report
 from lcjax.weights import open_model_files, resolve_model
 
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         print(line or "the model's own context is enough: nothing changes")
     else:
         settings = {name: getattr(tool, name) for name in ("max_seq_length", "rope_scaling", "rope_theta", "overwrite")}
-        convert(Convert(tool.model, tool.output_dir, **settings))
+        convert(ConvertArguments(tool.model, tool.output_dir, **settings))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation can be told."""
+"""The flags of `python -m lcjax.evaluate`, and the defaults that --run gives them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,10 @@ from lcjax.cli.model_arguments import ModelArguments
 from lcjax.config.rope import LONGEST
 from lcjax.config.training import UNITS, check_weights
 from lcjax.errors import InputError, unknown
-from lcjax.evaluate.context import SHORTEST
+from lcjax.evaluate.lengths import SHORTEST_CONTEXT, SHORTEST_NEEDLE, SHORTEST_ROW
 from lcjax.evaluate.run import Run, TrainingText
 
 EVALUATIONS = ("position", "context", "needle")
-# Needles, question and answer take about a hundred tokens.
-_SHORTEST_NEEDLE = 256
-# A token and the one that follows it.
-_SHORTEST_ROW = 2
 _NEEDLE_LENGTHS = 6
 
 
@@ -78,7 +74,7 @@ class EvaluateArguments(ModelArguments):
                 raise InputError(unknown("--tasks", name, EVALUATIONS))
         if not self.tasks and self.run is None:
             raise InputError(f"--tasks names none; give some of {', '.join(EVALUATIONS)}")
-        least = _SHORTEST_NEEDLE if "needle" in self.tasks else SHORTEST if self.tasks else _SHORTEST_ROW
+        least = SHORTEST_NEEDLE if "needle" in self.tasks else SHORTEST_CONTEXT if self.tasks else SHORTEST_ROW
         if not least <= self.max_seq_length <= LONGEST:
             tasks = ", ".join(self.tasks or EVALUATIONS)
             raise InputError(
@@ -110,7 +106,7 @@ class EvaluateArguments(ModelArguments):
     def needle_lengths(self) -> list[int]:
         """The longest context, and its halves, quarters, ... down to 256 tokens, six lengths at most."""
         lengths = [self.max_seq_length >> n for n in range(_NEEDLE_LENGTHS)]
-        return [length for length in reversed(lengths) if length >= _SHORTEST_NEEDLE]
+        return [length for length in reversed(lengths) if length >= SHORTEST_NEEDLE]
 
     def needle_depths(self) -> list[float]:
         """From 0, the beginning, to 1, the end."""

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lcjax.evaluate.excerpts import Excerpt, score
+from lcjax.evaluate.lengths import contexts_up_to
 from lcjax.model import Llama
 
-SHORTEST = 16
 # Targets of a document, at most.
 _TARGETS = 256
 
@@ -26,11 +26,6 @@ class ContextLoss(NamedTuple):
     tokens: int
     loss: float
     perplexity: float
-
-
-def contexts_up_to(max_seq_length: int) -> list[int]:
-    """The powers of two from 16 to `max_seq_length`."""
-    return [2**n for n in range(SHORTEST.bit_length() - 1, max_seq_length.bit_length())]
 
 
 def loss_by_context(

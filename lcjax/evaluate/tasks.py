@@ -10,7 +10,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from lcjax.errors import InputError
 from lcjax.evaluate.arguments import EVALUATIONS, EvaluateArguments
-from lcjax.evaluate.context import SHORTEST, contexts_up_to, loss_by_context
+from lcjax.evaluate.context import loss_by_context
+from lcjax.evaluate.lengths import SHORTEST_CONTEXT, contexts_up_to
 from lcjax.evaluate.needle import check_needles, needles
 from lcjax.evaluate.positions import loss_by_position
 from lcjax.evaluate.results import Results
@@ -64,9 +65,9 @@ def measure(
 
 
 def _check_context(tokenizer, text: Text, arguments: EvaluateArguments) -> None:
-    if arguments.max_seq_length < SHORTEST:
+    if arguments.max_seq_length < SHORTEST_CONTEXT:
         raise InputError(
-            f"--max-seq-length {arguments.max_seq_length} is below {SHORTEST}, the shortest context compared"
+            f"--max-seq-length {arguments.max_seq_length} is below {SHORTEST_CONTEXT}, the shortest context compared"
         )
     text.long_documents(contexts_up_to(arguments.max_seq_length)[-1], arguments.num_documents)
 

@@ -1,4 +1,4 @@
-"""What generation can be told."""
+"""The flags of `python -m lcjax.generate`."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from lcjax.errors import InputError
 from lcjax.generate.cache import KVCache, extend
+from lcjax.generate.next_token import next_token
 from lcjax.generate.sampling import Sampling
 from lcjax.model import Llama
 from lcjax.model.ids import check_ids
@@ -129,7 +130,7 @@ def _decode(
     sampling: Sampling, model: Llama, cache: KVCache, logits_BV: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, KVCache]:
     """(the token that is chosen [B], -1 where logits are not finite, the logits after it [B, V], cache)."""
-    token_B = sampling.choose(logits_BV, jax.random.fold_in(key, cache.length))
+    token_B = next_token(sampling, logits_BV, jax.random.fold_in(key, cache.length))
     token_B = jnp.where(jnp.isfinite(logits_BV).all(axis=-1), token_B, -1)
     hidden_B1D, cache = extend(model, cache, token_B[:, None], 1)
     return token_B, _logits_at(model, hidden_B1D, 0), cache

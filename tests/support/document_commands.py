@@ -147,8 +147,7 @@ def _main(command: Command):
     if name.startswith("scripts/"):
         assert (ROOT / name).is_file(), f"{command}: there is no such script"
         return importlib.import_module(Path(name).stem).main
-    package = importlib.import_module(name)
-    return (importlib.import_module(f"{name}.__main__") if hasattr(package, "__path__") else package).main
+    return importlib.import_module(f"{name}.__main__").main
 
 
 def unknown_names(command: Command) -> list[str]:

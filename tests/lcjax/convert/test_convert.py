@@ -10,7 +10,8 @@ import transformers
 from safetensors.torch import load_file
 
 from lcjax.cli.entry import entry_point
-from lcjax.convert import main, parse_size
+from lcjax.convert.__main__ import main
+from lcjax.convert.arguments import parse_size
 from lcjax.errors import InputError
 from lcjax.weights import load_config, load_gguf, load_params, load_tokenizer
 

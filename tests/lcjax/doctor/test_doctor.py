@@ -14,9 +14,9 @@ from lcjax.audit.advice import advice_before_training
 from lcjax.config import LlamaConfig
 from lcjax.data import TokenizedCorpus
 from lcjax.doctor.__main__ import main
-from lcjax.doctor.command import command
 from lcjax.doctor.findings import Finding
 from lcjax.doctor.memory import by_plan
+from lcjax.doctor.train_command import train_command
 from lcjax.plan.planner import Plan, Planner
 from lcjax.plan.workload import Workload
 from lcjax.train.__main__ import parse as parse_train
@@ -118,7 +118,7 @@ def test_what_does_not_fit_at_all_is_made_shorter(fitting):
 
 
 def test_findings_overrule_what_was_asked_for():
-    line = command(
+    line = train_command(
         {"model": "m", "max-seq-length": "9", "full-finetuning": ""},
         ["a b", "c"],
         [Finding("?", "!", {"max-seq-length": "8"}), Finding("?", "!", {"quantize": "nf4"})],

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from lcjax.evaluate import context
-from lcjax.evaluate.context import contexts_up_to, loss_by_context
+from lcjax.evaluate.context import loss_by_context
 from lcjax.evaluate.excerpts import Excerpt, Scores, rows_of, score
+from lcjax.evaluate.lengths import contexts_up_to
 from lcjax.step import BATCH_KEYS
 from tests.support.oracles import QUICK_TO_COMPILE, make_oracle
 from tests.support.shapes import MODEL_COMMON, MODELS

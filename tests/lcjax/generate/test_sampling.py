@@ -11,6 +11,7 @@ from transformers import TopPLogitsWarper
 
 from lcjax.errors import InputError
 from lcjax.generate import Sampling
+from lcjax.generate.next_token import next_token, truncated_logits
 
 LOGITS = np.random.default_rng(0).normal(0, 3, (4, 131)).astype(np.float32)
 
@@ -18,7 +19,7 @@ LOGITS = np.random.default_rng(0).normal(0, 3, (4, 131)).astype(np.float32)
 @pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])
 def test_the_same_tokens_are_left_as_in_transformers(temperature, top_p):
-    actual = Sampling(temperature, top_p).restricted(jnp.asarray(LOGITS))
+    actual = truncated_logits(Sampling(temperature, top_p), jnp.asarray(LOGITS))
     expected = TopPLogitsWarper(top_p)(None, torch.from_numpy(LOGITS / np.float32(temperature))).numpy()
     np.testing.assert_array_equal(np.isneginf(actual), np.isneginf(expected))
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
@@ -26,7 +27,7 @@ def test_the_same_tokens_are_left_as_in_transformers(temperature, top_p):
 
 
 def test_greedy_takes_the_likeliest_whatever_the_key():
-    chosen = Sampling().choose(jnp.asarray(LOGITS), jax.random.key(5))
+    chosen = next_token(Sampling(), jnp.asarray(LOGITS), jax.random.key(5))
     np.testing.assert_array_equal(chosen, LOGITS.argmax(axis=1))
     assert chosen.dtype == jnp.int32
 
@@ -37,7 +38,7 @@ def test_tokens_are_drawn_by_their_probabilities():
     keys = jax.random.split(jax.random.key(0), 10_000)
 
     def deviations(temperature):
-        drawn = jax.vmap(lambda key: Sampling(temperature).choose(logits, key)[0])(keys)
+        drawn = jax.vmap(lambda key: next_token(Sampling(temperature), logits, key)[0])(keys)
         expected = np.asarray(jax.nn.softmax(logits[0] / 0.7))
         share = np.bincount(drawn, minlength=5) / len(keys)
         return np.abs(share - expected) / np.sqrt(expected * (1 - expected) / len(keys) + 1e-12)

@@ -12,7 +12,8 @@ from rich.console import Console
 from lcjax.config import MemorySettings
 from lcjax.data import Data, TokenizedCorpus, lay_out, pack
 from lcjax.leak import LeakProbe, PackingLeak, refuse_leak
-from lcjax.leak.__main__ import find_leaks, main
+from lcjax.leak.__main__ import main
+from lcjax.leak.command import find_leaks
 from lcjax.model import Llama, decoder
 from tests.support.oracles import make_oracle
 from tests.support.shapes import MODELS

@@ -16,7 +16,7 @@ import transformers
 import lcjax
 import long_context_tool
 from lcjax.config import LlamaConfig
-from lcjax.convert import main as convert
+from lcjax.convert.__main__ import main as convert
 from lcjax.ops.rope import inverse_frequencies
 from lcjax.weights import load_tokenizer
 from tests.support.numerics import error_ratio

@@ -1,0 +1,12 @@
+"""`python -m lcjax.convert`."""
+
+from lcjax.cli.startup import importing, leave
+
+with importing(__name__ == "__main__"):
+    from lcjax.cli.entry import command
+    from lcjax.convert.arguments import parse
+
+main = command(parse, "lcjax.convert.command")
+
+if __name__ == "__main__":
+    leave(main())

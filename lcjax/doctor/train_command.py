@@ -1,0 +1,24 @@
+"""The lcjax.train command that follows from the findings."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+
+from lcjax.doctor.findings import Finding
+
+
+def train_command(asked: Mapping[str, str], data: Iterable[str], findings: Iterable[Finding]) -> str:
+    """`python -m lcjax.train ...`, quoted for a shell: the flags asked for, overridden by those of the findings.
+
+    A flag without a value is a switch.
+    """
+    flags = dict(asked)
+    for finding in findings:
+        flags |= finding.flags
+    words = ["python", "-m", "lcjax.train"]
+    for name, value in flags.items():
+        words += [f"--{name}", value] if value else [f"--{name}"]
+        if name == "model":
+            words += ["--data", *data]
+    return shlex.join(words)

@@ -1,0 +1,44 @@
+"""The flags of `python -m lcjax.leak`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lcjax.config.training import UNITS
+from lcjax.errors import InputError, unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class LeakArguments:
+    """Whether documents that share a row see each other: other tokens in one must change no logit in another, bit for bit.
+
+    Exits with 0 where nothing leaks, 1 where something does, 2 where the question is wrong. Example:
+
+      python -m lcjax.leak --model DIR_OR_HUB_ID --data PATH... --max-seq-length 8192
+    """
+
+    model: str
+    """A Hugging Face directory or hub id, or a .gguf file."""
+    data: tuple[str, ...]
+    """As in lcjax.train."""
+    max_seq_length: int = 2048
+    """Tokens in a row."""
+    rows: int = 4
+    """Rows to probe, spread over those that hold two documents or more; each takes a forward pass and one for each document."""
+    documents: str = "file"
+    """As in lcjax.train: file or repository."""
+    dtype: str = "auto"
+    """Of the weights: float32, bfloat16, or auto."""
+    quantize: str | None = None
+    """nf4: as in lcjax.train."""
+    attention: str = "auto"
+    """The implementation to probe: auto, pallas, cudnn, fa3 or xla."""
+    memory: str = "auto"
+    """How layers run in tiles: as in lcjax.train."""
+
+    def __post_init__(self):
+        for flag, value, least in (("--max-seq-length", self.max_seq_length, 2), ("--rows", self.rows, 1)):
+            if value < least:
+                raise InputError(f"{flag} {value} is out of range; it must be at least {least}")
+        if self.documents not in UNITS:
+            raise InputError(unknown("--documents", self.documents, UNITS))
