@@ -34,7 +34,7 @@ def inverse_frequencies(config: LlamaConfig, tokens: int | jax.Array = 1) -> Fre
 
     Source: Su et al., RoFormer, arXiv 2104.09864; of the kinds, at their functions.
     """
-    return _KINDS[config.rope_scaling.rope_type](config, tokens)
+    return KINDS[config.rope_scaling.rope_type](config, tokens)
 
 
 def _default(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
@@ -118,7 +118,7 @@ def _llama3(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
     ).astype(np.float32)
 
 
-_KINDS = {
+KINDS = {
     "default": _default,
     "linear": _linear,
     "dynamic": _dynamic,
