@@ -13,8 +13,7 @@ import jax.numpy as jnp
 
 from lcjax.memory.parts import LayerInputs, LayerParts
 from lcjax.memory.tiles import Tiles
-from lcjax.ops.attention.backend import Backend
-from lcjax.ops.attention.passes import attention_bwd, attention_fwd
+from lcjax.ops.attention.passes import backward_half, forward_half
 
 Tree = Any
 Leaves = list[jax.Array]
@@ -22,12 +21,12 @@ Leaves = list[jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class PositionWise:
-    """A layer's parts over the tiles of one sequence; `attention` is called pass by pass."""
+    """A layer's parts over the tiles of one sequence; `attention` is an implementation in halves."""
 
     parts: LayerParts
     inputs: LayerInputs
     tiles: Tiles
-    attention: Backend
+    attention: str
 
     @property
     def trainable(self) -> Leaves:
@@ -60,13 +59,13 @@ class PositionWise:
     def attend(self, qkv: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
         """(out, log-sum-exp); out may take over the queries' memory."""
         q_BTHd, k_BTKd, v_BTKd = qkv
-        return attention_fwd(self.attention, q_BTHd, k_BTKd, v_BTKd, self.inputs.context.segment_ids_BT)
+        return forward_half(self.attention, q_BTHd, k_BTKd, v_BTKd, self.inputs.context.segment_ids_BT)
 
     def attention_gradients(self, qkv, lse: Any, dout_BTHd: jax.Array, delta_BHT: jax.Array) -> tuple[jax.Array, ...]:
         """(dq, dk, dv); dq may take over the queries' memory."""
         q_BTHd, k_BTKd, v_BTKd = qkv
         segments_BT = self.inputs.context.segment_ids_BT
-        return attention_bwd(self.attention, q_BTHd, k_BTKd, v_BTKd, segments_BT, lse, dout_BTHd, delta_BHT)
+        return backward_half(self.attention, q_BTHd, k_BTKd, v_BTKd, segments_BT, lse, dout_BTHd, delta_BHT)
 
     def add_projection_gradients(self, x_BTD, dqkv: tuple[jax.Array, ...], dx_BTD, gradients: Leaves) -> tuple:
         """(dx, gradients) with what comes through queries, keys and values added."""

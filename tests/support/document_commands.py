@@ -43,6 +43,7 @@ RUN_BY = {
     "scripts/kernel_report.py": "tests/scripts/codegen/test_kernel_report.py",
     "scripts/long_context_gain.py": "tests/scripts/studies/test_long_context_gain.py",
     "scripts/parity.py": "tests/scripts/verify/test_parity.py",
+    "scripts/performance_page.py": "tests/scripts/pages/test_performance_page.py",
     "scripts/rope_study.py": "tests/scripts/studies/test_rope_study.py",
     "lcjax.plan": "tests/lcjax/plan/test_plan_command.py",
 }
@@ -110,6 +111,11 @@ def _inline(text: str, document: str) -> Iterator[Command]:
 def python_blocks(text: str) -> list[tuple[int, str]]:
     """(line, code) of the Python blocks of a document."""
     return [(_line(text, b.start()), b.group(2)) for b in _FENCE.finditer(text) if b.group(1) == "python"]
+
+
+def json_block(text: str) -> str:
+    """The first block of records of a document."""
+    return next(block.group(2) for block in _FENCE.finditer(text) if block.group(1) == "json")
 
 
 def _line(text: str, at: int) -> int:
