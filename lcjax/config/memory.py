@@ -51,12 +51,14 @@ class MemorySettings:
         return ",".join(f"{name}={str(value).lower()}" for name, value in vars(self).items())
 
 
-def resolve_memory(requested: MemorySettings | str, tokens: int, *, attention_in_halves: bool) -> MemorySettings | None:
+def resolve_memory(
+    requested: MemorySettings | str, tokens: int, *, attention_has_passes: bool
+) -> MemorySettings | None:
     """How layers run over sequences of `tokens` tokens; None: plain, without tiles.
 
     Args:
       requested: settings; "none"; or "auto": tiles above 32,768 tokens, where their number is a multiple of 1,024.
-      attention_in_halves: whether the implementation of attention runs in tiles.
+      attention_has_passes: whether the implementation of attention runs in tiles.
 
     Raises:
       InputError: another word.
@@ -66,7 +68,7 @@ def resolve_memory(requested: MemorySettings | str, tokens: int, *, attention_in
     settings = parse_memory(requested)
     if settings != "auto":
         return None
-    in_tiles = attention_in_halves and tokens > PLAIN_UP_TO_TOKENS and tokens % _TOKENS_STEP == 0
+    in_tiles = attention_has_passes and tokens > PLAIN_UP_TO_TOKENS and tokens % _TOKENS_STEP == 0
     return MemorySettings() if in_tiles else None
 
 

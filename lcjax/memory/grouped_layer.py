@@ -21,6 +21,7 @@ from lcjax.memory.parts import LayerInputs, LayerParts
 from lcjax.memory.position_wise import Leaves, PositionWise, added, delta_of
 from lcjax.memory.tiles import Tiles
 from lcjax.memory.trainable import Parameters
+from lcjax.ops.attention.backend import Backend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class GroupedLayer:
     """As `TiledLayer`, with attention in `groups` groups of heads."""
 
     parts: LayerParts
-    attention: str
+    attention: Backend
     tile: int
     groups: int
 

@@ -19,14 +19,15 @@ import jax.numpy as jnp
 from lcjax.memory.parts import LayerInputs, LayerParts
 from lcjax.memory.position_wise import Leaves, PositionWise, added, delta_of
 from lcjax.memory.tiles import Tiles
+from lcjax.ops.attention.backend import Backend
 
 
 @dataclasses.dataclass(frozen=True)
 class TiledLayer:
-    """A layer by its position-wise parts; `attention` is the name of an implementation in halves."""
+    """A layer by its position-wise parts; `attention` is called pass by pass."""
 
     parts: LayerParts
-    attention: str
+    attention: Backend
     tile: int
 
     def forward(self, x_BTD: jax.Array, inputs: LayerInputs, attended: Any = None) -> tuple[jax.Array, Any]:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from lcjax.memory.parts import LayerInputs, LayerParts
 from lcjax.memory.tiles import Tiles
-from lcjax.ops.attention.passes import backward_half, forward_half
+from lcjax.ops.attention.backend import Backend
+from lcjax.ops.attention.passes import attention_bwd, attention_fwd
 
 Tree = Any
 Leaves = list[jax.Array]
@@ -21,12 +22,12 @@ Leaves = list[jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class PositionWise:
-    """A layer's parts over the tiles of one sequence; `attention` is an implementation in halves."""
+    """A layer's parts over the tiles of one sequence; `attention` is called pass by pass."""
 
     parts: LayerParts
     inputs: LayerInputs
     tiles: Tiles
-    attention: str
+    attention: Backend
 
     @property
     def trainable(self) -> Leaves:
@@ -59,13 +60,13 @@ class PositionWise:
     def attend(self, qkv: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
         """(out, log-sum-exp); out may take over the queries' memory."""
         q_BTHd, k_BTKd, v_BTKd = qkv
-        return forward_half(self.attention, q_BTHd, k_BTKd, v_BTKd, self.inputs.context.segment_ids_BT)
+        return attention_fwd(self.attention, q_BTHd, k_BTKd, v_BTKd, self.inputs.context.segment_ids_BT)
 
     def attention_gradients(self, qkv, lse: Any, dout_BTHd: jax.Array, delta_BHT: jax.Array) -> tuple[jax.Array, ...]:
         """(dq, dk, dv); dq may take over the queries' memory."""
         q_BTHd, k_BTKd, v_BTKd = qkv
         segments_BT = self.inputs.context.segment_ids_BT
-        return backward_half(self.attention, q_BTHd, k_BTKd, v_BTKd, segments_BT, lse, dout_BTHd, delta_BHT)
+        return attention_bwd(self.attention, q_BTHd, k_BTKd, v_BTKd, segments_BT, lse, dout_BTHd, delta_BHT)
 
     def add_projection_gradients(self, x_BTD, dqkv: tuple[jax.Array, ...], dx_BTD, gradients: Leaves) -> tuple:
         """(dx, gradients) with what comes through queries, keys and values added."""

@@ -24,7 +24,7 @@ from lcjax.memory.layer import TiledLayer
 from lcjax.memory.parts import LayerInputs, LayerParts
 from lcjax.memory.stacked import layer_at, layer_numbers
 from lcjax.memory.trainable import Parameters
-from lcjax.ops.attention.passes import implementation_in_halves
+from lcjax.ops.attention.passes import backend_with_passes
 
 Tree = Any
 
@@ -64,7 +64,7 @@ def tiled_stack(parts: LayerParts, attention: str, policy: str, settings: Memory
             "memory=embeddings_on_host=true goes with a policy that uses host memory, not with "
             f"use_gradient_checkpointing={policy!r}; use 'offload'"
         )
-    layer = TiledLayer(parts, implementation_in_halves(attention), settings.tile)
+    layer = TiledLayer(parts, backend_with_passes(attention), settings.tile)
     if settings.head_groups > 1:
         layer = GroupedLayer(**vars(layer), groups=settings.head_groups)
     return Stack(

@@ -17,7 +17,7 @@ from lcjax.errors import InputError
 from lcjax.model.context import Context, split_key
 from lcjax.model.linear import Linear
 from lcjax.ops.residuals import PROJECTION, name_residual
-from lcjax.ops.rope.api import rope_beside
+from lcjax.ops.rope.api import rope_backend_for
 
 Tree = dict[str, Any]
 
@@ -46,7 +46,7 @@ class SelfAttention(nnx.Module):
             context.positions_BT,
             context.inverse_frequencies_F,
             attention_factor=context.attention_factor,
-            implementation=rope_beside(context.attention),
+            implementation=rope_backend_for(context.attention),
         )
         q_BTHd, k_BTKd, v_BTKd = (name_residual(x, PROJECTION) for x in (q_BTHd, k_BTKd, v_BTKd))
         return q_BTHd, k_BTKd, v_BTKd

@@ -7,7 +7,7 @@ import dataclasses
 from lcjax.config import LoraConfig, MemorySettings, resolve_memory
 from lcjax.config.memory import check_loss_chunk
 from lcjax.config.policies import resolve_policy
-from lcjax.ops.attention.passes import runs_in_halves
+from lcjax.ops.attention.passes import has_passes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ModelSettings:
 
     def memory_for(self, tokens: int) -> MemorySettings | None:
         """How layers run over sequences of that many tokens; None: without tiles."""
-        return resolve_memory(self.memory, tokens, attention_in_halves=runs_in_halves(self.attention))
+        return resolve_memory(self.memory, tokens, attention_has_passes=has_passes(self.attention))
 
     def policy_for(self, tokens: int) -> str:
         """The gradient checkpointing of sequences of that many tokens, one of `lcjax.config.policies.POLICIES`."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from lcjax.config import LlamaConfig, MemorySettings
 from lcjax.config.policies import OFFLOAD_ABOVE_TOKENS, OFFLOADING, POLICIES
 from lcjax.model import ModelSettings
-from lcjax.ops.attention.passes import runs_in_halves
+from lcjax.ops.attention.passes import has_passes
 
 # Tokens whose logits exist at a time: from the least time to the least memory. Beyond 1,024 nothing is gained (docs/log.md).
 _LOSS_CHUNKS = (1024, 256, 64)
@@ -80,11 +80,11 @@ def candidates(
     """
     requested, tokens = settings.use_gradient_checkpointing, settings.max_seq_length
     allowed = POLICIES if tokens <= OFFLOAD_ABOVE_TOKENS else OFFLOADING
-    in_halves = runs_in_halves(settings.attention)
+    with_passes = has_passes(settings.attention)
     policies = [settings.policy_for(tokens)]
     if requested == "auto":
-        policies = [policy for policy in allowed if in_halves or policy != "offload_attn"]
-    forms = list(_forms(config.num_key_value_heads, tokens, embeddings_may_leave)) if in_halves else []
+        policies = [policy for policy in allowed if with_passes or policy != "offload_attn"]
+    forms = list(_forms(config.num_key_value_heads, tokens, embeddings_may_leave)) if with_passes else []
     found = [Candidate(policy, None) for policy in policies]
     for policy in policies:
         for form in forms:

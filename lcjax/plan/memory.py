@@ -11,7 +11,7 @@ from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
 from lcjax.memory import is_on_host
 from lcjax.model import ModelSettings
-from lcjax.ops.attention import fa3
+from lcjax.ops.attention.registry import backend_of
 from lcjax.optim.layerwise import host_bytes
 from lcjax.plan.aot import gpu_memory_bytes
 from lcjax.plan.parameters import tree_bytes
@@ -71,10 +71,9 @@ def measure(compiled: jax.stages.Compiled, state: Any, frozen: Any, scratch_byte
 
 def scratch_of(config: LlamaConfig, settings: ModelSettings, sequences: int = 1) -> int:
     """Bytes beside the compiler's that attention takes in a step of so many sequences of `settings.max_seq_length` tokens."""
-    if settings.attention != "fa3":
-        return 0
     heads = config.num_attention_heads, config.num_key_value_heads
-    return fa3.scratch_bytes(*heads, config.head_dim, sequences * settings.max_seq_length)
+    scratch_bytes = backend_of(settings.attention).scratch_bytes
+    return scratch_bytes(*heads, config.head_dim, sequences * settings.max_seq_length)
 
 
 def device_limit_bytes(gpu: str, vram_gb: float | None = None) -> int:

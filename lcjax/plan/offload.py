@@ -9,7 +9,6 @@ Shapes: L layers, g layers of which one input is saved, B batch, T tokens, D hid
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -23,8 +22,8 @@ from lcjax.config.policies import resolve_policy
 from lcjax.errors import InputError
 from lcjax.model import ModelSettings
 from lcjax.model.params import tensor_names
-from lcjax.ops.attention.passes import IN_HALVES, forward_half
-from lcjax.ops.attention.registry import resolve_implementation
+from lcjax.ops.attention.passes import causal_call
+from lcjax.ops.attention.registry import backend_of
 from lcjax.pallas.triton.tiles import traced_with
 from lcjax.plan.hlo import Instruction, Program
 from lcjax.plan.memory import Memory
@@ -88,10 +87,10 @@ def pinned_bytes(arrays: list[HostArray], state_bytes: int) -> int:
 
 
 def _of_attention(config: LlamaConfig, settings: ModelSettings, dtype: str, sequences: int) -> Iterator[HostArray]:
-    implementation = resolve_implementation(settings.attention)
-    if implementation not in IN_HALVES:
+    backend = backend_of(settings.attention)
+    if not backend.has_passes:
         raise InputError(
-            f"use_gradient_checkpointing='offload_attn' keeps attention's log-sum-exp, which attention={implementation!r} does not "
+            f"use_gradient_checkpointing='offload_attn' keeps attention's log-sum-exp, which attention={backend.name!r} does not "
             "give; use 'offload', or attention='pallas' or attention='xla'"
         )
 
@@ -102,7 +101,7 @@ def _of_attention(config: LlamaConfig, settings: ModelSettings, dtype: str, sequ
     keys = shape(config.num_key_value_heads, config.head_dim)
     segments = jax.ShapeDtypeStruct((sequences, settings.max_seq_length), jnp.int32)
     with traced_with():  # tiles do not change these shapes, and JAX need not start
-        out, lse = jax.eval_shape(functools.partial(forward_half, implementation), queries, keys, keys, segments)
+        out, lse = backend.residual_shapes(causal_call, queries, keys, keys, segments)
     for name, kept in (("attention's outputs", [out]), ("attention's log-sum-exps", jax.tree.leaves(lse))):
         for array in kept:
             yield HostArray(name, (config.num_hidden_layers, *array.shape), array.dtype.name)

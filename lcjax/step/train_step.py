@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Sharding
 
 from lcjax.config.policies import OFFLOADING
+from lcjax.ops.attention.registry import backend_of
 from lcjax.optim.layerwise import global_norm, place
 from lcjax.step.objective import Batch, Objective, Tree, gradients, token_scores
 
@@ -53,6 +54,10 @@ def train_step(
     return TrainState(state.step + 1, trainable, optimizer_state, state.key), metrics
 
 
+def _orders_on_request(attention: str) -> bool:
+    return backend_of(attention).order_of_sums == "on request"
+
+
 def init_state(optimizer: optax.GradientTransformation, trainable: Tree, seed: int) -> TrainState:
     """The state before the first step. `trainable` is copied, since the step donates it."""
     trainable = jax.tree.map(jnp.copy, trainable)
@@ -75,8 +80,8 @@ def jit_train_step(
     step = functools.partial(train_step, objective, optimizer)
     policy = objective.settings.policy_for(objective.settings.max_seq_length)
     options = _compiler_options(platform) | (_WITH_OFFLOAD if policy in OFFLOADING else {})
-    sums_in_any_order = objective.settings.lora is None or objective.settings.attention == "cudnn"
-    if sums_in_any_order and (platform or jax.default_backend()) != "cpu":
+    in_fixed_order = objective.settings.lora is None or _orders_on_request(objective.settings.attention)
+    if in_fixed_order and (platform or jax.default_backend()) != "cpu":
         options |= _IN_FIXED_ORDER
     return jax.jit(step, donate_argnums=0, compiler_options=options)
 

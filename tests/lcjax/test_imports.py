@@ -36,10 +36,8 @@ doctor
 LEVELS = [line.split(" | ") for line in ORDER.split("\n") if line]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
-# Kernels are built of what operations define, masks above all; operations reach them where an implementation is chosen.
+# Kernels are built of what operations define, masks above all; RoPE reaches its kernel where an implementation is chosen.
 UPWARD = {
-    "ops/attention/registry.py": "pallas",
-    "ops/attention/passes.py": "pallas",
     "ops/rope/api.py": "pallas",
     "__init__.py": "cli.startup",  # before everything else, and of the standard library alone
 }

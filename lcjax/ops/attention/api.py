@@ -12,7 +12,7 @@ import jax
 
 from lcjax.ops.attention.call import AttentionCall
 from lcjax.ops.attention.masks import Mask
-from lcjax.ops.attention.registry import choose_attention
+from lcjax.ops.attention.registry import choose_backend
 
 
 def attention(
@@ -56,7 +56,7 @@ def attention(
       sinks_H: float32, a learned logit a head that joins the softmax without a value; neither scaled nor capped.
       scale: `1 / sqrt(D)` when None.
       return_lse: also return the log-sum-exp of the scores, by which results over parts of the keys combine; differentiable.
-      implementation: one of IMPLEMENTATIONS; a named one refuses what it cannot do.
+      implementation: "auto" or a name in `lcjax.ops.attention.registry.BACKENDS`; a named one refuses what it cannot do.
 
     Returns:
       [B, T, H, D] in q's dtype; with `return_lse` also float32 [B, H, T], -inf for a query that sees no key.
@@ -83,5 +83,5 @@ def attention(
         scale=scale,
         return_lse=return_lse,
     )
-    out_BTHD, lse_BHT = choose_attention(implementation, call)(call)
+    out_BTHD, lse_BHT = choose_backend(implementation, call).run(call)
     return (out_BTHD, lse_BHT) if return_lse else out_BTHD

@@ -8,12 +8,15 @@ from __future__ import annotations
 import jax
 
 from lcjax.errors import InputError
+from lcjax.ops.attention.backend import Backend, Result
+from lcjax.ops.attention.call import AttentionCall
+from lcjax.ops.attention.cuda_libraries import INSTEAD, library_refusal
 
 
 def cudnn_attention(
     q_BTHD: jax.Array, k_BSKD: jax.Array, v_BSKD: jax.Array, *, scale: float, causal: bool, window: int | None
 ) -> tuple[jax.Array, None]:
-    """The part of `lcjax.ops.attention` that `lcjax.ops.attention.registry` lets through; it has no differentiable log-sum-exp.
+    """The part of `lcjax.ops.attention` that its registry lets through; it has no differentiable log-sum-exp.
 
     Largest safe size: 2^31 - 1 elements an array, beyond which nothing is known.
 
@@ -38,3 +41,23 @@ def cudnn_attention(
             "attention='cudnn' needs the library, which is not installed: pip install nvidia-cudnn-cu13, or use attention='pallas'"
         ) from error
     return out_BTHD, None
+
+
+def _refusal(call: AttentionCall) -> str | None:
+    tokens, keys = call.q_BTHD.shape[1], call.k_BSKD.shape[1]
+    offset = call.query_offset if call.causal or call.window is not None else 0
+    if tokens % 2 or keys % 2:
+        return f"does not support {tokens} queries and {keys} keys; pad both to even numbers, or {INSTEAD}"
+    if not (isinstance(offset, int) and offset == 0):
+        return f"does not support causal masks and windows with query_offset={offset}; use {INSTEAD}"
+    if call.window is not None and not call.causal:
+        return f"does not support window={call.window} without causal; use {INSTEAD}"
+    return library_refusal(call, largest_head_dim=128)
+
+
+def _run(call: AttentionCall) -> Result:
+    arrays = call.q_BTHD, call.k_BSKD, call.v_BSKD
+    return cudnn_attention(*arrays, scale=call.scale, causal=call.causal, window=call.window)
+
+
+BACKEND = Backend(name="cudnn", refusal=_refusal, run=_run, order_of_sums="on request")

@@ -1,7 +1,7 @@
 """Attention as two calls, for a caller that orders its backward pass itself and lets it take over memory.
 
-Between `forward_half` and `backward_half` the caller has turned out's cotangent into `delta = sum over D of out dout`, and may have
-written dout over out.
+Between `attention_fwd` and `attention_bwd` the caller has computed `delta = sum over D of out dout`, and may have written dout
+over out.
 
 Shapes: B batch, T tokens, H query heads, K key/value heads, D head_dim.
 Source: Dao, FlashAttention-2, arXiv 2307.08691.
@@ -14,61 +14,49 @@ from typing import Any
 import jax
 
 from lcjax.errors import InputError
+from lcjax.ops.attention.backend import Backend, Gradients
 from lcjax.ops.attention.call import AttentionCall
-from lcjax.ops.attention.registry import resolve_implementation
-
-IN_HALVES = ("pallas", "xla")
+from lcjax.ops.attention.registry import backend_of
 
 
-def runs_in_halves(implementation: str) -> bool:
-    """Whether an implementation that `lcjax.ops.attention` takes can be called in halves."""
-    return resolve_implementation(implementation) in IN_HALVES
+def has_passes(implementation: str) -> bool:
+    """Whether an implementation that `lcjax.ops.attention` takes can be called pass by pass."""
+    return backend_of(implementation).has_passes
 
 
-def implementation_in_halves(implementation: str) -> str:
-    """ "pallas" or "xla", for a name that `lcjax.ops.attention` takes.
+def backend_with_passes(implementation: str) -> Backend:
+    """The backend of a name that `lcjax.ops.attention` takes.
 
     Raises:
       InputError: the implementation hides its backward pass.
     """
-    name = resolve_implementation(implementation)
-    if name not in IN_HALVES:
+    backend = backend_of(implementation)
+    if not backend.has_passes:
         raise InputError(
             f"attention={implementation!r} does not run in tiles; use attention='pallas' or attention='xla'"
         )
-    return name
+    return backend
 
 
-def forward_half(implementation: str, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT) -> tuple[jax.Array, Any]:
-    """(out [B, T, H, D], log-sum-exp in the implementation's own form) of causal attention inside segments.
+def attention_fwd(backend: Backend, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT) -> tuple[jax.Array, Any]:
+    """(out [B, T, H, D], log-sum-exp in the backend's own form) of causal attention inside segments.
 
     out may take over q's memory, where q is not used afterwards.
     """
-    call = _call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT)
-    if implementation == "pallas":
-        from lcjax.pallas.triton.attention import forward_in_place
-
-        return forward_in_place(call.scale, q_BTHD, k_BTKD, v_BTKD, call.mask)
-    from lcjax.ops.attention.xla import blockwise_forward
-
-    return blockwise_forward(call.scale, q_BTHD, k_BTKD, v_BTKD, call.mask)
+    assert backend.forward is not None
+    return backend.forward(causal_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT))
 
 
-def backward_half(
-    implementation: str, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, lse: Any, dout_BTHD, delta_BHT
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def attention_bwd(
+    backend: Backend, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, lse: Any, dout_BTHD, delta_BHT
+) -> Gradients:
     """(dq, dk, dv) in the dtypes of q, k and v; delta is float32. dq may take over q's memory."""
-    call = _call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT)
-    if implementation == "pallas":
-        from lcjax.pallas.triton.attention import gradients_in_place
-
-        return gradients_in_place(call.scale, q_BTHD, k_BTKD, v_BTKD, call.mask, lse, dout_BTHD, delta_BHT)
-    from lcjax.ops.attention.xla import blockwise_gradients
-
-    return blockwise_gradients(call.scale, q_BTHD, k_BTKD, v_BTKD, call.mask, None, lse, dout_BTHD, delta_BHT)
+    assert backend.backward is not None
+    return backend.backward(causal_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT), lse, dout_BTHD, delta_BHT)
 
 
-def _call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT) -> AttentionCall:
+def causal_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT) -> AttentionCall:
+    """A layer's attention over whole sequences: causal, inside segments."""
     return AttentionCall.checked(
         q_BTHD,
         k_BTKD,

@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lcjax.ops.attention.backend import Backend, Gradients, Result
 from lcjax.ops.attention.block_pairs import BlockPairs
+from lcjax.ops.attention.call import AttentionCall
 from lcjax.ops.attention.masks import Mask
 from lcjax.ops.residuals import ATTENTION_LSE, ATTENTION_OUTPUT, name_residual
 
@@ -228,3 +230,27 @@ def _products_of_rows(x_BTHD: jax.Array, y_BTHD: jax.Array, longest: int) -> jax
 def _group_heads(x_BTHD: jax.Array, kv_heads: int) -> jax.Array:
     batch, tokens, heads, width = x_BTHD.shape
     return x_BTHD.reshape(batch, tokens, kv_heads, heads // kv_heads, width)
+
+
+def _run(call: AttentionCall) -> Result:
+    arrays = call.q_BTHD, call.k_BSKD, call.v_BSKD
+    return blockwise_attention(call.scale, *arrays, call.sinks_H, call.mask, call.score_mod)
+
+
+def _forward_pass(call: AttentionCall) -> tuple[jax.Array, Any]:
+    return blockwise_forward(call.scale, call.q_BTHD, call.k_BSKD, call.v_BSKD, call.mask)
+
+
+def _backward_pass(call: AttentionCall, lse: Any, dout_BTHD: jax.Array, delta_BHT: jax.Array) -> Gradients:
+    arrays = call.q_BTHD, call.k_BSKD, call.v_BSKD
+    return blockwise_gradients(call.scale, *arrays, call.mask, None, lse, dout_BTHD, delta_BHT)
+
+
+BACKEND = Backend(
+    name="xla",
+    refusal=lambda call: None,
+    run=_run,
+    takes_segments=True,
+    forward=_forward_pass,
+    backward=_backward_pass,
+)

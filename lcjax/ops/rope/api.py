@@ -16,7 +16,7 @@ from lcjax.ops.rope.tables import rope_tables
 ROPE_IMPLEMENTATIONS = ("auto", "pallas", "xla")
 
 
-def choose_rope(implementation: str) -> str:
+def resolve_rope(implementation: str) -> str:
     """ "pallas" or "xla". Raises InputError for another name."""
     if implementation not in ROPE_IMPLEMENTATIONS:
         raise InputError(f"rope={implementation!r} is unknown; use one of {', '.join(ROPE_IMPLEMENTATIONS)}")
@@ -25,7 +25,7 @@ def choose_rope(implementation: str) -> str:
     return implementation
 
 
-def rope_beside(attention: str) -> str:
+def rope_backend_for(attention: str) -> str:
     """The implementation of rope that goes with a model's implementation of attention: its own, where it has one."""
     return attention if attention in ROPE_IMPLEMENTATIONS else "auto"
 
@@ -69,7 +69,7 @@ def rope(
             f"rope: {positions_BT.shape[1]:,} tokens are more than {LONGEST:,}, beyond which float32 does not hold every position; "
             "use shorter sequences"
         )
-    if choose_rope(implementation) == "pallas":
+    if resolve_rope(implementation) == "pallas":
         from lcjax.pallas.triton.rope import rotate  # Pallas' Triton backend is imported where it runs
 
         return rotate(q_BTHD, k_BTKD, positions_BT.astype(jnp.int32), inverse_frequencies_F, float(attention_factor))

@@ -9,7 +9,7 @@ import jax
 from lcjax.config.training import TrainingArguments
 from lcjax.data import Data
 from lcjax.model import Llama, ModelSettings
-from lcjax.ops.attention.registry import resolve_implementation
+from lcjax.ops.attention.registry import backend_of
 from lcjax.ops.nf4 import is_quantised
 from lcjax.plan.parameters import abstract_params
 
@@ -43,8 +43,9 @@ def start_line(
 
 def _attention(requested: str) -> str:
     """The implementation, and what it means for a run that is to be resumed exactly (docs/resume.md)."""
-    name = resolve_implementation(requested)
-    return f"{name}, whose sums differ from run to run in the last bits" if name == "fa3" else name
+    backend = backend_of(requested)
+    differs = ", whose sums differ from run to run in the last bits" if backend.order_of_sums == "any" else ""
+    return f"{backend.name}{differs}"
 
 
 def _parameters(model: Llama) -> int:

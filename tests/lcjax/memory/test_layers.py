@@ -178,12 +178,12 @@ def test_memory_in_words():
 
 
 def test_auto_cuts_long_sequences():
-    def resolved(tokens, requested="auto", attention_in_halves=True):
-        return resolve_memory(requested, tokens, attention_in_halves=attention_in_halves)
+    def resolved(tokens, requested="auto", attention_has_passes=True):
+        return resolve_memory(requested, tokens, attention_has_passes=attention_has_passes)
 
     assert resolved(32_768) is None
     assert resolved(33_792) == MemorySettings()
     assert resolved(33_793) is None
-    assert resolved(131_072, attention_in_halves=False) is None
+    assert resolved(131_072, attention_has_passes=False) is None
     assert resolved(131_072, "none") is None
     assert resolved(100, MemorySettings(tile=7)) == MemorySettings(tile=7)

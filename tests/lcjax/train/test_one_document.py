@@ -76,7 +76,7 @@ def test_plans_know_whether_documents_share_a_row():
 
 
 def test_which_implementations_take_segments():
-    takes = {name: registry.takes_segments(name) for name in registry.IMPLEMENTATIONS}
+    takes = {name: registry.takes_segments(name) for name in registry.implementations()}
     assert takes == {"auto": True, "pallas": True, "xla": True, "cudnn": False, "fa3": False}
 
 

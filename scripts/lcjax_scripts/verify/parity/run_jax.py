@@ -14,7 +14,7 @@ import numpy as np
 
 from lcjax import ops
 from lcjax.errors import InputError
-from lcjax.ops.attention.registry import IMPLEMENTATIONS
+from lcjax.ops.attention.registry import BACKENDS
 from lcjax_scripts.verify.inputs import Arrays, Options, digest
 from lcjax_scripts.verify.parity.jobs import Job, outcome_of, work
 from lcjax_scripts.verify.parity.results import Outcome, SideResult
@@ -65,7 +65,7 @@ def implementations(operation: str) -> tuple[str, ...]:
     """What runs here: cuDNN's and others' kernels need a GPU."""
     if operation == "rope" or jax.default_backend() != "gpu":
         return ("pallas", "xla")
-    return tuple(name for name in IMPLEMENTATIONS if name != "auto")
+    return tuple(BACKENDS)
 
 
 def _attention(implementation: str, arrays: Arrays, options: Options) -> Arrays:

@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 from lcjax import ops
 from lcjax.errors import InputError
 from lcjax.ops.attention import fa3, registry
+from lcjax.ops.rope.api import rope_backend_for
 
 X = jnp.zeros((1, 4, 2, 8))
 HALF = X.astype(jnp.bfloat16)
@@ -75,8 +76,8 @@ def test_unknown_names():
 
 def test_auto():
     assert registry.resolve_implementation("auto") == "xla"
-    assert registry.rope_beside("cudnn") == "auto"
-    assert registry.rope_beside("pallas") == "pallas"
+    assert rope_backend_for("cudnn") == "auto"
+    assert rope_backend_for("pallas") == "pallas"
 
 
 @pytest.mark.parametrize(
