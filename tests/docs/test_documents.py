@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from lcjax.config import rope
+from lcjax.ops.attention import registry
 from lcjax.ops.rope import frequencies
 from lcjax.train.__main__ import main as train_main
 from tests.support import chats
@@ -80,7 +81,7 @@ def here(reader, tmp_path, monkeypatch) -> Path:
 @pytest.fixture(autouse=True)
 def tables_as_before(monkeypatch):
     """What a recipe adds to lcjax's tables is gone after its test."""
-    for module, name in ((rope, "KEYS"), (frequencies, "KINDS")):
+    for module, name in ((rope, "KEYS"), (frequencies, "KINDS"), (registry, "BACKENDS")):
         monkeypatch.setattr(module, name, dict(getattr(module, name)))
 
 
