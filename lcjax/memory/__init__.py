@@ -18,8 +18,6 @@ from lcjax.config.memory import parse_memory as parse_memory
 from lcjax.config.memory import resolve_memory as resolve_memory
 from lcjax.memory.embeddings import fetched as fetched
 from lcjax.memory.embeddings import fetched_for as fetched_for
-from lcjax.memory.embeddings import is_on_host as is_on_host
-from lcjax.memory.embeddings import on_one as on_one
 from lcjax.memory.embeddings import place_embeddings as place_embeddings
 from lcjax.memory.stack import run_stack as run_stack
 from lcjax.memory.stack import tiled_stack as tiled_stack

@@ -12,40 +12,24 @@ from typing import Any
 
 import jax
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lcjax.config import EMBEDDING_MODULES
+from lcjax.parallel.memories import is_traced_on_host, moved, to_device
 
 Tree = dict[str, Any]
-
-PINNED = "pinned_host"
 
 
 def fetched(weight: jax.Array) -> jax.Array:
     """The weight on the device; where it is there already, itself."""
-    return jax.device_put(weight, jax.memory.Space.Device) if _is_typed_as_host(weight) else weight
+    return to_device(weight) if is_traced_on_host(weight) else weight
 
 
 def fetched_for(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(x, the weight on the device), which is not copied there before x is: a table that is embedding and head is copied twice."""
-    if not _is_typed_as_host(weight):
+    if not is_traced_on_host(weight):
         return x, weight
     x, weight = lax.optimization_barrier((x, weight))
     return x, fetched(weight)
-
-
-def is_on_host(weight: Any) -> bool:
-    """Whether an array, or a ShapeDtypeStruct that has a place, is in pinned host memory."""
-    return weight.sharding is not None and weight.sharding.memory_kind == PINNED
-
-
-def on_one(device: Any, memory_kind: str | None = None) -> NamedSharding:
-    """On a mesh of the one device: of no other sharding does JAX read off in which memory an abstract array is."""
-    return NamedSharding(Mesh([device], ("device",)), PartitionSpec(), memory_kind=memory_kind)
-
-
-def _is_typed_as_host(weight: jax.Array) -> bool:
-    return jax.typeof(weight).memory_space is jax.memory.Space.Host
 
 
 def place_embeddings(params: Tree, *, on_host: bool) -> Tree:
@@ -53,14 +37,7 @@ def place_embeddings(params: Tree, *, on_host: bool) -> Tree:
 
     Of ShapeDtypeStructs those that have a place are given the other.
     """
-
-    def placed(weight: Any) -> Any:
-        if weight.sharding is None or is_on_host(weight) == on_host:
-            return weight
-        if isinstance(weight, jax.ShapeDtypeStruct):
-            there = weight.sharding.with_memory_kind(PINNED if on_host else "device")
-            return jax.ShapeDtypeStruct(weight.shape, weight.dtype, sharding=there)
-        return jax.device_put(weight, jax.memory.Space.Host if on_host else jax.memory.Space.Device)
-
     modules = [name for name in EMBEDDING_MODULES if name in params]
-    return params | {name: params[name] | {"weight": placed(params[name]["weight"])} for name in modules}
+    return params | {
+        name: params[name] | {"weight": moved(params[name]["weight"], on_host=on_host)} for name in modules
+    }

@@ -25,6 +25,7 @@ from lcjax.memory.parts import LayerInputs, LayerParts
 from lcjax.memory.stacked import layer_at, layer_numbers
 from lcjax.memory.trainable import Parameters
 from lcjax.ops.attention.passes import backend_with_passes
+from lcjax.parallel.memories import to_device, to_host
 
 Tree = Any
 
@@ -105,7 +106,7 @@ def _forward(stack, x_BTD, params, dropout_keys, context):
     layers = LayerInputs(Parameters.of(params, learns), dropout_keys, context)
 
     def save(tree):
-        return jax.device_put(tree, jax.memory.Space.Host) if stack.offload else tree
+        return to_host(tree) if stack.offload else tree
 
     def one_layer(x_BTD, layer):
         y_BTD, attended = stack.layer.forward(x_BTD, layers.of(layer))
@@ -137,7 +138,7 @@ def _backward(stack, residuals, dy_BTD):
     count = len(residuals.saved_SBTD) * size
 
     def fetch(saved: Tree) -> Tree:
-        return jax.device_put(saved, jax.memory.Space.Device) if stack.offload else saved
+        return to_device(saved) if stack.offload else saved
 
     def fetch_for(layer: jax.Array) -> tuple[jax.Array, Any]:
         """(input of the first layer of its group, what was saved of its own attention)."""

@@ -20,6 +20,8 @@ import optax
 from jax import lax
 from jax.sharding import Sharding
 
+from lcjax.parallel.memories import PINNED, to_device, to_host
+
 Tree = Any
 
 
@@ -83,7 +85,7 @@ def layerwise(adamw: AdamW, *, max_grad_norm: float, on_host: bool) -> optax.Gra
     def init(params: Tree) -> LayerwiseState:
         def kept(leaf: jax.Array) -> jax.Array:
             # One after another: the device has no room for all of them.
-            return jax.block_until_ready(jax.device_put(leaf, jax.memory.Space.Host)) if on_host else leaf
+            return jax.block_until_ready(to_host(leaf)) if on_host else leaf
 
         masters = jax.tree.map(lambda x: None if x.dtype == jnp.float32 else kept(x.astype(jnp.float32)), params)
         mu, nu = (jax.tree.map(lambda x: kept(jnp.zeros(x.shape, jnp.float32)), params) for _ in range(2))
@@ -117,14 +119,14 @@ class _Step:
 
     def whole(self, leaf, grad, *state):
         """(update, master or None, mu, nu), the last three where they are kept."""
-        master, mu, nu = jax.device_put(state, jax.memory.Space.Device) if self.on_host else state
+        master, mu, nu = to_device(state) if self.on_host else state
         weight = leaf if master is None else master
         grad, grad_dtype = grad.astype(jnp.float32) * self.scale, grad.dtype
         new, mu, nu = self.adamw.update(self.count, grad, mu, nu, weight, self.decays)
         # The difference of neighbours in bfloat16 is exact. Elsewhere the next update mends it, which starts from the weight.
         update = new.astype(leaf.dtype).astype(jnp.float32) - leaf.astype(jnp.float32)
         state = (None if master is None else new), mu, nu
-        return update.astype(grad_dtype), *(jax.device_put(state, jax.memory.Space.Host) if self.on_host else state)
+        return update.astype(grad_dtype), *(to_host(state) if self.on_host else state)
 
     def by_layers(self, leaf, grad, *state):
         """The same, along the first axis of each array; the update takes the gradient's memory."""
@@ -142,7 +144,7 @@ def place(state: Tree, sharding: Sharding) -> Tree:
     """ShapeDtypeStructs like `state`, on the devices of `sharding`: what is `OnHost` in those devices' host memory."""
 
     def placed(node: Any) -> Any:
-        memory = sharding.with_memory_kind("pinned_host") if isinstance(node, OnHost) else sharding
+        memory = sharding.with_memory_kind(PINNED) if isinstance(node, OnHost) else sharding
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=memory), node)
 
     return jax.tree.map(placed, state, is_leaf=_is_on_host)

@@ -9,16 +9,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import SingleDeviceSharding
 
 from lcjax import step
 from lcjax.config import LlamaConfig
 from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
-from lcjax.memory import is_on_host, on_one
 from lcjax.memory.allocators import host_limit_bytes
 from lcjax.model import ModelSettings
 from lcjax.ops.nf4 import is_quantised
+from lcjax.parallel.memories import is_on_host
+from lcjax.parallel.placement import abstract_like, this_device
 from lcjax.plan.candidates import Candidate, candidates
 from lcjax.plan.compile_cache import kept
 from lcjax.plan.cost import step_seconds
@@ -60,7 +60,7 @@ class Fit:
 
 def room_here() -> Room | None:
     """What this process' GPU and host have; None without a GPU, where memory is the operating system's to give."""
-    device = jax.local_devices()[0]
+    device = this_device()
     statistics = device.memory_stats() if device.platform == "gpu" else None
     return Room(statistics["bytes_limit"], host_limit_bytes()) if statistics else None
 
@@ -84,7 +84,7 @@ def fit(
       InputError: the step fits in no way that may be tried; the message says what it takes and what would mend that.
     """
 
-    abstract = jax.tree.map(_abstract, params)
+    abstract = jax.tree.map(abstract_like, params)
     state_bytes = build_program(config, abstract, settings, arguments, max_steps=1).host_state_bytes
 
     def host_fits(settings: ModelSettings) -> bool:
@@ -154,7 +154,7 @@ def step_memory(
     config: LlamaConfig, params: Tree, settings: ModelSettings, arguments: TrainingArguments, compiled: Callable
 ) -> Memory:
     """What one step of the run takes, arguments included; and the proof that what was to go to host memory goes there."""
-    abstract = jax.tree.map(_abstract, params)
+    abstract = jax.tree.map(abstract_like, params)
     program = build_program(config, abstract, settings, arguments, max_steps=1)
     sharding = abstract["norm"]["weight"].sharding
     state = step.abstract_state(program.optimizer, program.trainable, sharding)
@@ -176,14 +176,6 @@ def step_memory(
     [kind] = {device.device_kind for device in sharding.device_set}
     digest = hashlib.sha256(lowered.as_text().encode()).hexdigest()
     return kept({"device": kind, "program": digest}, lambda content: Memory(**content), ask)
-
-
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = leaf.sharding
-    if isinstance(sharding, SingleDeviceSharding):
-        [device] = sharding.device_set
-        sharding = on_one(device, sharding.memory_kind)
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _dtype(params: Tree) -> Any:

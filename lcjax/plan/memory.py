@@ -9,10 +9,10 @@ import jax
 
 from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
-from lcjax.memory import is_on_host
 from lcjax.model import ModelSettings
 from lcjax.ops.attention.registry import backend_of
 from lcjax.optim.layerwise import host_bytes
+from lcjax.parallel.memories import is_on_host
 from lcjax.plan.aot import gpu_memory_bytes
 from lcjax.plan.parameters import tree_bytes
 

@@ -25,6 +25,8 @@ from lcjax.evaluate import LossByPosition
 from lcjax.leak import refuse_leak
 from lcjax.model import Llama, ModelSettings, lora
 from lcjax.ops.attention.registry import takes_segments
+from lcjax.parallel.placement import committed
+from lcjax.parallel.processes import writes_files
 from lcjax.plan.fit import fit, room_here
 from lcjax.plan.report import trial_table
 from lcjax.step.program import build_program
@@ -154,7 +156,7 @@ class _Run:
         self.settings = dataclasses.replace(settings, one_document_a_row=evaluated.one_document_a_row)
         state = step.init_state(program.optimizer, program.trainable, arguments.seed)
         # Bound to its devices, as a restored state is: else JAX would compile a step of its own for each of the two.
-        self.state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
+        self.state = committed(state)
         self.batches = iterate(
             self.data.train_dataset(arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps)
         )
@@ -214,7 +216,8 @@ class _Run:
         self.checkpoints = Checkpoints(self.output_dir / "checkpoints", self.arguments.save_total_limit)
         log = RunLog(self.output_dir, self.start, self.arguments.logging_steps, folder.records, self.title)
         self.log = resources.enter_context(contextlib.closing(log))
-        self._write_record()
+        if writes_files():
+            self._write_record()
 
     def execute(self) -> TrainingResult:
         self.stop.defer()

@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 from numpy.typing import DTypeLike
 
 from lcjax.config import EMBEDDING_MODULES, LlamaConfig
 from lcjax.errors import InputError
 from lcjax.model.params import TensorName, tensor_names
+from lcjax.parallel.placement import pinned_here
 from lcjax.weights.packing import Packer, Packing, Path, TensorReader, quantising
 from lcjax.weights.packing import Shape as Shape
 
@@ -183,16 +183,11 @@ def assemble(
             packing.fill({path: buffer[name.layer, ...] for path, buffer in buffers.items()})
             if name.layer < layers - 1:
                 continue
-        place = _pinned() if name.path[0] in on_host else None
+        place = pinned_here() if name.path[0] in on_host else None
         for path, buffer in buffers.items():
             # Waiting keeps the next buffer from being filled while this one is still in flight to an accelerator.
             insert(tree, name.path + path, jax.device_put(buffer, place, may_alias=True).block_until_ready())
     return tree
-
-
-def _pinned() -> SingleDeviceSharding:
-    """The default device's pinned host memory."""
-    return SingleDeviceSharding(jax.local_devices()[0], memory_kind="pinned_host")
 
 
 def _one_array(name: TensorName, read: TensorReader, dtype: np.dtype) -> Packing:

@@ -18,7 +18,7 @@ PACKAGE = Path(lcjax.__file__).parent
 # Lowest first. What stands on one line does not import each other, only what stands above.
 ORDER = """
 errors | lazy
-config
+config | parallel
 ops
 pallas | optim
 memory
@@ -49,6 +49,7 @@ LIBRARIES = {
     "config": "",
     "ops": "jax numpy flash_attn3_jax",
     "pallas": "jax numpy",
+    "parallel": "jax",
     "optim": "jax optax",
     "memory": "jax",
     "model": "jax flax numpy optax",

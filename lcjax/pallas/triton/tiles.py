@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from lcjax.parallel.placement import this_device
+
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
@@ -124,7 +126,7 @@ def traced_gpu() -> Gpu:
     told = _TRACED_FOR.get()
     if told is not None:
         return told
-    return H100 if jax.default_backend() != "gpu" else _gpu_of(jax.local_devices()[0])
+    return H100 if jax.default_backend() != "gpu" else _gpu_of(this_device())
 
 
 def traced_for(device: Any) -> contextlib.AbstractContextManager[None]:

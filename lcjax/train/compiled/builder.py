@@ -6,14 +6,14 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-import jax
+from lcjax.parallel.placement import this_device
 
 _SOFTWARE = ("jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda13-pjrt", "jax-cuda12-plugin", "jax-cuda12-pjrt")
 
 
 def builder() -> dict[str, str]:
     """Names and versions on which the bits of a compiled program depend; starts JAX's devices."""
-    device = jax.local_devices()[0]
+    device = this_device()
     kind = _processor() if device.platform == "cpu" else device.device_kind
     software = {name: found for name in _SOFTWARE if (found := _version(name))}
     return {

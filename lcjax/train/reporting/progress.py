@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lcjax.cli.terminal import say
+from lcjax.parallel.placement import this_device
 
 
 class TrainingProgress:
@@ -48,7 +48,7 @@ class TrainingProgress:
 
 def peak_device_memory() -> str:
     """ "  peak 12.3 GiB" of the first device, or nothing where the backend keeps no count."""
-    return memory_column(jax.local_devices()[0].memory_stats())
+    return memory_column(this_device().memory_stats())
 
 
 def memory_column(statistics: dict[str, int] | None) -> str:

@@ -14,7 +14,8 @@ from lcjax.api import save_merged
 from lcjax.config import MemorySettings
 from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
-from lcjax.memory import fetched, is_on_host, place_embeddings
+from lcjax.memory import fetched, place_embeddings
+from lcjax.parallel.memories import is_on_host
 from lcjax.step.program import build_program
 from lcjax.weights import load_model_files
 from tests.support.oracles import Oracle, jax_gradients, make_batch, make_oracle

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from lcjax import step
 from lcjax.config import LlamaConfig, parse_memory
 from lcjax.config.presets import resolve_config
-from lcjax.memory import on_one
 from lcjax.model import ModelSettings
+from lcjax.parallel.placement import on_one
 from lcjax.plan.aot import abstract
 from lcjax.plan.memory import Memory, measure, scratch_of
 from lcjax.plan.parameters import abstract_params
