@@ -1,6 +1,7 @@
 """What a model, an adapter, RoPE and a run are, before any array exists: frozen, validated, hashable. No JAX.
 
-model.py        a decoder of the Llama family; reading.py config.json, with each family's own defaults
+families/       what a family of models is: its parameters in every file format, what its attention sees; a file each
+model.py        the shape of a decoder; reading.py config.json, with its family's defaults
 presets.py      the shapes of published models
 lora.py         an adapter
 rope.py         the kinds of RoPE, in config.json's spellings; rope_choice.py which one a longer context gets

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from lcjax.config.families import LLAMA
 from lcjax.errors import InputError, unknown
 
-TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TARGET_MODULES = tuple(LLAMA.adaptable)
 ALL_LINEAR = "all-linear"
 """PEFT's word for all of them."""
 

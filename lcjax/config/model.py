@@ -6,11 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from lcjax.config.families import FAMILIES, LLAMA, AttentionView, Family
 from lcjax.config.reading import read_fields, read_json_file
 from lcjax.config.rope import UNSCALED, RopeScaling
 from lcjax.errors import InputError
 
-EMBEDDING_MODULES = ("embed_tokens", "lm_head")
+EMBEDDING_MODULES = tuple(row.module for row in LLAMA.parameters if "vocab" in row.axes)
 """Those with a weight [V, D] a model; one with tied embeddings has the first alone."""
 _SIZES = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
@@ -23,11 +24,12 @@ _LIMITS = {"num_hidden_layers": 10_000}
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-    """The shape of a Llama-family decoder, in config.json's names.
+    """The shape of a decoder, in config.json's names; `model_type` says of which family.
 
     Sizes are element counts, `max_position_embeddings` is in tokens. `head_dim` need not be
     `hidden_size / num_attention_heads`. RoPE turns the first `partial_rotary_factor` of a head's dimensions. Each token
-    attends to the last `sliding_window` tokens, itself included, or to all where it is None; see `check_length`.
+    attends to the last `sliding_window` tokens, itself included, or to all where it is None; see `check_length`. `own_values` are
+    (key, value) pairs of what only its family's config.json has.
 
     Raises:
       InputError: a value is of another type or out of range, the head counts do not divide, head_dim is odd, or RoPE does not fit
@@ -52,8 +54,12 @@ class LlamaConfig:
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     sliding_window: int | None = None
+    model_type: str = "llama"
+    own_values: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self):
+        if self.model_type not in FAMILIES:
+            raise self._fault("model_type", f"is no family of models; use one of {', '.join(FAMILIES)}")
         for name in _SIZES:
             value, limit = getattr(self, name), _LIMITS.get(name, _INT32)
             if not _is_integer(value) or not 0 < value <= limit:
@@ -67,6 +73,8 @@ class LlamaConfig:
                 raise self._fault(name, "must be the id of a token")
         if self.sliding_window is not None and not (_is_integer(self.sliding_window) and self.sliding_window > 0):
             raise self._fault("sliding_window", "must be a positive number of tokens, or null")
+        if self.sliding_window is not None and "sliding_window" not in self.family.keys:
+            raise self._fault("sliding_window", f"has no meaning in a {self.model_type} model")
         eps = self.rms_norm_eps
         if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
             raise self._fault("rms_norm_eps", "must be a number above 0 and below 1")
@@ -95,15 +103,34 @@ class LlamaConfig:
         return InputError(f"{name}={value} in the model's config {what}")
 
     def check_length(self, tokens: int) -> None:
-        """Raises InputError where sequences of that many tokens do not fit into the sliding window, if there is one.
+        """Raises InputError where sequences of that many tokens exceed a sliding window that attention does not apply.
 
-        Up to the window's length, attention in the window is full attention, which is what there is.
+        Up to the window's length, attention in the window is full attention.
         """
-        if self.sliding_window is not None and tokens > self.sliding_window:
+        if self.longest_sequence is not None and tokens > self.longest_sequence:
             raise InputError(
                 f"{tokens:,} tokens exceed sliding_window={self.sliding_window} in the model's config, and attention in a window "
                 f"is not supported; use a max_seq_length (--max-seq-length) of at most {self.sliding_window}"
             )
+
+    @property
+    def longest_sequence(self) -> int | None:
+        """In tokens: the sliding window, where the family's attention does not apply it; None for any length."""
+        return self.sliding_window if self.sees.window is None else None
+
+    @property
+    def family(self) -> Family:
+        """The table of the model's parameters, and the rest of what its model_type stands for."""
+        return FAMILIES[self.model_type]
+
+    @property
+    def sees(self) -> AttentionView:
+        """What every layer's attention sees."""
+        return self.family.sees(self)
+
+    def own_value(self, key: str) -> Any:
+        """The value of one of the family's own keys of config.json."""
+        return dict(self.own_values).get(key, self.family.own_keys[key])
 
     @classmethod
     def from_dict(cls, config: dict[str, Any], *, source: str = "config.json") -> LlamaConfig:
@@ -130,26 +157,18 @@ class LlamaConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The config.json that transformers (4 and 5) reads back into the same model."""
-        config = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in ("rope_scaling", "sliding_window")
-        }
+        family = self.family
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del fields["own_values"]
         if isinstance(self.eos_token_id, tuple):
-            config["eos_token_id"] = list(self.eos_token_id)
-        config["rope_scaling"] = self.rope_scaling.to_dict()
+            fields["eos_token_id"] = list(self.eos_token_id)
+        fields["rope_scaling"] = self.rope_scaling.to_dict()
         if self.partial_rotary_factor == 1.0:
-            del config["partial_rotary_factor"]  # which no Llama of transformers has
-        if self.sliding_window is None:
-            return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", **config}
-        window = {"sliding_window": self.sliding_window}  # which transformers' Llama would not read
-        return {
-            "architectures": ["MistralForCausalLM"],
-            "model_type": "mistral",
-            "hidden_act": "silu",
-            **config,
-            **window,
-        }
+            del fields["partial_rotary_factor"]  # which no Llama of transformers has
+        if "sliding_window" not in family.keys:
+            del fields["sliding_window"]
+        own = {key: self.own_value(key) for key in family.own_keys}
+        return {"architectures": [family.architecture], "hidden_act": "silu", **fields, **own}
 
     @property
     def rotary_dim(self) -> int:
@@ -161,23 +180,9 @@ class LlamaConfig:
         names = "rope_theta", "rope_scaling", "partial_rotary_factor", "max_position_embeddings"
         return dataclasses.replace(self, **{name: getattr(other, name) for name in names})
 
-    def linear_shapes(self) -> dict[str, tuple[int, int]]:
-        """(out_features, in_features) of each of a layer's seven linear maps, by module name."""
-        query, key_value = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        hidden, intermediate = self.hidden_size, self.intermediate_size
-        return {
-            "q_proj": (query, hidden),
-            "k_proj": (key_value, hidden),
-            "v_proj": (key_value, hidden),
-            "o_proj": (hidden, query),
-            "gate_proj": (intermediate, hidden),
-            "up_proj": (intermediate, hidden),
-            "down_proj": (hidden, intermediate),
-        }
-
-    def has_bias(self, module: str) -> bool:
-        """Whether the named linear map of a layer adds a bias."""
-        return self.mlp_bias if module in ("gate_proj", "up_proj", "down_proj") else self.attention_bias
+    def linear_shapes(self) -> dict[str, tuple[int, ...]]:
+        """(out_features, in_features) of each linear map of a layer, by module name."""
+        return {row.module: row.shape(self) for row in self.family.parameters if row.matmul and row.in_layers}
 
 
 def _is_integer(value: Any) -> bool:

@@ -94,6 +94,7 @@ PRESETS: dict[str, LlamaConfig] = {
         rope_theta=1_000_000.0,
         bos_token_id=1,
         eos_token_id=2,
+        model_type="mistral",
     ),
 }
 

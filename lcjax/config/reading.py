@@ -1,7 +1,4 @@
-"""config.json as transformers reads it: what each family takes for granted where the file says nothing.
-
-Source: transformers 5, `models/llama/configuration_llama.py` and `models/mistral/configuration_mistral.py`.
-"""
+"""config.json as transformers reads it, with the defaults of the family that its model_type names."""
 
 from __future__ import annotations
 
@@ -9,36 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lcjax.config.families import FAMILIES, Family
 from lcjax.config.rope import read_rope
 from lcjax.errors import InputError
 
-_LLAMA = {
-    "vocab_size": 32_000,
-    "hidden_size": 4096,
-    "intermediate_size": 11_008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": None,
-    "head_dim": None,
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-    "attention_bias": False,
-    "mlp_bias": False,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-_MISTRAL = _LLAMA | {
-    "intermediate_size": 14_336,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 4096 * 32,
-    "sliding_window": 4096,
-}
-FAMILIES: dict[str, dict[str, Any]] = {"llama": _LLAMA, "mistral": _MISTRAL}
-"""By model_type, the keys that its models read and their defaults; Llama's has no window, whatever its file says."""
-
-# Keys that a family's models do not read, whatever its file says.
-_UNREAD = {"mistral": {"attention_bias", "mlp_bias"}}
 # Keys for which null is a value of its own: derived from other sizes, or none. For the others it is as if not given.
 _NULLABLE = {"num_key_value_heads", "head_dim", "bos_token_id", "eos_token_id", "sliding_window"}
 _SIZES = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads".split()
@@ -54,12 +25,12 @@ def read_fields(config: Any, source: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{source} holds a {type(config).__name__}, not an object; download the model again")
     family = _family(config, source)
-    defaults = FAMILIES[family]
-    unread = _UNREAD.get(family, set())
     fields = {
-        key: config[key] if key in config and _is_given(config, key) and key not in unread else default
-        for key, default in defaults.items()
+        key: config[key] if _is_given(config, key) and key not in family.ignored_keys else default
+        for key, default in family.keys.items()
     }
+    fields["model_type"] = family.model_type
+    fields["own_values"] = tuple((key, config.get(key, default)) for key, default in family.own_keys.items())
     heads, hidden = fields["num_attention_heads"], fields["hidden_size"]
     if fields["num_key_value_heads"] is None:
         fields["num_key_value_heads"] = heads
@@ -93,25 +64,25 @@ def read_json_file(path: Path) -> Any:
 
 
 def _is_given(config: dict[str, Any], key: str) -> bool:
-    return config[key] is not None or key in _NULLABLE
+    return key in config and (config[key] is not None or key in _NULLABLE)
 
 
-def _family(config: dict[str, Any], source: str) -> str:
-    """The file's model_type, where nothing it asks for is unsupported; without one Llama's, if all sizes are there."""
-    family = config.get("model_type")
-    if family is None:
+def _family(config: dict[str, Any], source: str) -> Family:
+    """That of the file's model_type, where nothing it asks for is unsupported; without one Llama's, if all sizes are there."""
+    name = config.get("model_type")
+    if name is None:
         if missing := [key for key in _SIZES if config.get(key) is None]:
             raise InputError(f"{source} lacks {', '.join(missing)}; is it a complete Llama config.json?")
-        family = "llama"
-    if not isinstance(family, str) or family not in FAMILIES:
+        name = "llama"
+    if not isinstance(name, str) or name not in FAMILIES:
         raise InputError(
-            f"{source} says model_type={family!r}; supported are {' and '.join(FAMILIES)}: use a model of these"
+            f"{source} says model_type={name!r}; supported are {' and '.join(FAMILIES)}: use a model of these"
         )
     if (activation := config.get("hidden_act") or "silu") not in _SILU:
         raise InputError(f"{source} says hidden_act={activation!r}; only silu is supported: use another model")
     if quantization := config.get("quantization_config"):
         _refuse_what_is_not_nf4(quantization, source)
-    return family
+    return FAMILIES[name]
 
 
 def _head_dim(hidden: Any, heads: Any, source: str) -> Any:

@@ -66,7 +66,7 @@ class Command:
         """Answers line by line until standard input ends."""
         chat_ids(self.tokenizer, [*self._system(), message("user", "")])  # refused now rather than after the first turn
         trained = self.config.max_position_embeddings
-        usable = min(trained, self.config.sliding_window or trained, _CONVERSATION_TOKENS)
+        usable = min(trained, self.config.longest_sequence or trained, _CONVERSATION_TOKENS)
         generator = self._generator(self.arguments.max_seq_length or usable)
         messages = self._system()
         for turn in _lines():

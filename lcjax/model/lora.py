@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import optax
 
 from lcjax.config import LlamaConfig, LoraConfig
-from lcjax.errors import InputError
-from lcjax.model.params import TensorName, linear_path
+from lcjax.errors import InputError, unknown
+from lcjax.model.params import TensorName
 from lcjax.ops import nf4
 
 Tree = dict[str, Any]
@@ -28,13 +28,18 @@ def init_adapter(config: LlamaConfig, lora: LoraConfig, key: jax.Array) -> Tree:
 
     Returns:
       `{"layers": {"self_attn": {"q_proj": {"lora_A": [L, R, I], "lora_B": [L, O, R]}, ...}, "mlp": {...}}}` for the target modules.
+
+    Raises:
+      InputError: a target module that models of this family do not have.
     """
     adapter: Tree = {}
-    layers = config.num_hidden_layers
+    layers, adaptable = config.num_hidden_layers, config.family.adaptable
     for module, module_key in zip(lora.target_modules, jax.random.split(key, len(lora.target_modules)), strict=True):
-        out_features, in_features = config.linear_shapes()[module]
+        if module not in adaptable:
+            raise InputError(unknown("target_modules", module, adaptable))
+        out_features, in_features = adaptable[module].shape(config)
         bound = 1 / math.sqrt(in_features)
-        *parents, name = linear_path(module)
+        *parents, name, _ = adaptable[module].path
         node = adapter
         for parent in parents:
             node = node.setdefault(parent, {})

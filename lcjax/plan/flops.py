@@ -7,6 +7,7 @@ optimizer are not counted.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from lcjax.config import LlamaConfig
 
@@ -50,18 +51,19 @@ def step_flops(config: LlamaConfig, tokens: int, lora_r: int) -> StepFlops:
 
     A product with a weight of n elements takes 2 n a token, and as much again for each gradient: always with respect to its input,
     and to the weight where it learns. Causal attention sees half of all pairs of tokens: `4 T^2 H d / 2` a layer, and 2.5 times
-    that backward (five products for two).
+    that backward (five products for two). In a window of w tokens the pairs further apart, `(T - w)^2 / 2`, are not seen.
 
     Source: Narayanan et al., arXiv 2104.04473, appendix; attention's factor: Dao, arXiv 2307.08691, section 4.1.
     """
-    layers, shapes = config.num_hidden_layers, config.linear_shapes().values()
+    layers, products = config.num_hidden_layers, [row for row in config.family.parameters if row.matmul]
     passes = 2 if lora_r else 3
-    weights = sum(out_features * in_features for out_features, in_features in shapes)
-    factors = sum(lora_r * (out_features + in_features) for out_features, in_features in shapes)
-    pairs = tokens * tokens * config.num_attention_heads * config.head_dim
+    weights = sum(math.prod(row.stacked_shape(config)) for row in products if row.in_layers)
+    factors = sum(lora_r * sum(row.shape(config)) for row in config.family.adaptable.values())
+    unseen = 0 if config.sees.window is None else max(0, tokens - config.sees.window)
+    pairs = (tokens * tokens - unseen * unseen) * config.num_attention_heads * config.head_dim
     return StepFlops(
-        linear=passes * 2 * tokens * layers * weights,
+        linear=passes * 2 * tokens * weights,
         adapter=3 * 2 * tokens * layers * factors,
         attention=7 * layers * pairs,
-        head=passes * 2 * tokens * config.vocab_size * config.hidden_size,
+        head=passes * 2 * tokens * sum(math.prod(row.shape(config)) for row in products if not row.in_layers),
     )

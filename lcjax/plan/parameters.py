@@ -9,35 +9,33 @@ import jax.numpy as jnp
 
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.model import lora
-from lcjax.model.params import tensor_names
 from lcjax.ops import nf4
 
 Tree = dict[str, Any]
 
 
 def abstract_params(config: LlamaConfig, adapter: LoraConfig | None, quantize: str | None) -> Tree:
-    """The tree of `lcjax.model.params` in bfloat16, the layers' linear maps quantised where told, adapters float32.
+    """The tree of `lcjax.model.params` in bfloat16; with `quantize` the layers' linear maps are quantized. Adapters are float32.
 
     Every leaf is a ShapeDtypeStruct.
 
     Raises:
-      InputError: a shape that cannot be quantised.
+      InputError: a shape that cannot be quantized.
     """
     params: Tree = {}
-    for name in tensor_names(config):
+    for row in config.family.stored(config):
         node = params
-        for part in name.path[:-1]:
+        for part in row.path[:-1]:
             node = node.setdefault(part, {})
-        shape = name.shape if name.layer is None else (config.num_hidden_layers, *name.shape)
-        quantised = quantize is not None and name.path[-2] in config.linear_shapes() and name.path[-1] == "weight"
-        node[name.path[-1]] = _quantised(shape) if quantised else jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+        shape, quantized = row.stacked_shape(config), quantize is not None and row.quantizable
+        node[row.path[-1]] = _quantized(shape) if quantized else jax.ShapeDtypeStruct(shape, jnp.bfloat16)
     if adapter is None:
         return params
     fresh = jax.eval_shape(lambda: lora.init_adapter(config, adapter, jax.random.key(0)))
     return lora.attach(params, fresh)
 
 
-def _quantised(shape_LOI: tuple[int, ...]) -> Tree:
+def _quantized(shape_LOI: tuple[int, ...]) -> Tree:
     layers, out_features, in_features = shape_LOI
     types = nf4.leaf_types(out_features, in_features)
     return {name: jax.ShapeDtypeStruct((layers, *shape), dtype) for name, (shape, dtype) in types.items()}

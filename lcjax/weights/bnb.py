@@ -20,7 +20,7 @@ import numpy as np
 
 from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
-from lcjax.model.params import linear_path, tensor_names
+from lcjax.model.params import tensor_names
 from lcjax.ops import nf4
 from lcjax.ops.nf4.format import ABSMAX_BLOCK, BLOCK, CODEBOOK, DYNAMIC_MAP
 from lcjax.weights.assembly import abridged
@@ -82,13 +82,13 @@ def take_packed_weights(
     """
     plain, packed = dict(stored), {}
     names = {name.name: name for name in tensor_names(config)}
-    linear_weights: set[Path] = {(*linear_path(module), "weight") for module in config.linear_shapes()}
+    table = config.family.by_path
     for key in [key for key in stored if _STATE in key]:
         name, _, kind = key.partition(_STATE)
         path = stored[key].path
         if kind != "nf4":
             raise InputError(f"{path}: {name} is quantised as {kind}, and only nf4 is supported; {_MEND}")
-        if name not in names or names[name].path not in linear_weights:
+        if name not in names or not table[names[name].path].quantizable:
             raise InputError(f"{path}: {name} is quantised and no weight of a layer's linear map; {_MEND}")
         parts = [part for part in plain if part == name or part.startswith(f"{name}.")]
         packed[name] = _packed_weight(

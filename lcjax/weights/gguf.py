@@ -17,24 +17,9 @@ from lcjax.weights.assembly import DTYPES, Checkpoint, check_tensors, require_fi
 from lcjax.weights.gguf_config import ROPE_FACTORS, gguf_config
 from lcjax.weights.gguf_file import MEND, GgufFile, GgufTensor, read_gguf_file
 
-_MODULES = {
-    "embed_tokens": "token_embd",
-    "norm": "output_norm",
-    "lm_head": "output",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "q_proj": "attn_q",
-    "k_proj": "attn_k",
-    "v_proj": "attn_v",
-    "o_proj": "attn_output",
-    "gate_proj": "ffn_gate",
-    "up_proj": "ffn_up",
-    "down_proj": "ffn_down",
-}
-
 
 def load_gguf(path: str | os.PathLike[str], dtype: DTypeLike) -> tuple[LlamaConfig, dict[str, Any]]:
-    """Loads a GGUF file of the llama architecture.
+    """Loads a GGUF file of an architecture that a family of models reads.
 
     Args:
       path: the file; its tensors may be of any of `lcjax.weights.gguf_file.SUPPORTED_TYPES`.
@@ -57,23 +42,21 @@ def open_gguf(path: str | os.PathLike[str]) -> Checkpoint:
     config = gguf_config(file)
     check_tensors(
         {tensor.name: tensor.shape for tensor in file.tensors.values() if tensor.name != ROPE_FACTORS},
-        {gguf_name(name): name.shape for name in tensor_names(config)},
+        {gguf_name(name, config): name.shape for name in tensor_names(config)},
         source=file.path,
         mend="use a GGUF file of a plain Llama model",
     )
 
     def read(name: TensorName, out: np.ndarray) -> None:
-        _read_tensor(file, file.tensors[gguf_name(name)], _row_places(name, config), out)
+        _read_tensor(file, file.tensors[gguf_name(name, config)], _row_places(name, config), out)
 
     all_bfloat16 = all(tensor.type.name == "BF16" for tensor in file.tensors.values())
     return Checkpoint(config, DTYPES["bfloat16" if all_bfloat16 else "float32"], read)
 
 
-def gguf_name(name: TensorName) -> str:
+def gguf_name(name: TensorName, config: LlamaConfig) -> str:
     """llama.cpp's name of a tensor, e.g. `blk.3.attn_q.weight` for `model.layers.3.self_attn.q_proj.weight`."""
-    *_, module, kind = name.path
-    prefix = "" if name.layer is None else f"blk.{name.layer}."
-    return f"{prefix}{_MODULES[module]}.{kind}"
+    return config.family.by_path[name.path].gguf.format(layer=name.layer)
 
 
 def _row_places(name: TensorName, config: LlamaConfig) -> np.ndarray | None:
@@ -82,7 +65,7 @@ def _row_places(name: TensorName, config: LlamaConfig) -> np.ndarray | None:
     llama.cpp rotates neighbouring pairs (2i, 2i + 1) of a head, Hugging Face pairs half a head apart
     (i, i + head_dim / 2): llama.cpp's converter interleaves the two halves of every head.
     """
-    if name.path[-2] not in ("q_proj", "k_proj"):
+    if not config.family.by_path[name.path].interleaved:
         return None
     return np.arange(name.shape[0]).reshape(-1, 2, config.head_dim // 2).swapaxes(1, 2).ravel()
 

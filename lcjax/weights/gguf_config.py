@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lcjax.config import LlamaConfig, RopeScaling
+from lcjax.config.families import FAMILIES, Family
 from lcjax.errors import InputError
 from lcjax.weights.gguf_file import MEND, GgufFile
 
@@ -20,18 +21,21 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
       InputError: another architecture, a part of a split model, a missing key, or an option that would change the
         result and is not implemented.
     """
-    metadata = _LlamaMetadata(file)
+    family = _family(file)
+    metadata = _Metadata(file, family)
     heads, hidden = metadata.integer("attention.head_count"), metadata.integer("embedding_length")
     head_dim = metadata.integer("attention.key_length", default=hidden // heads)
     for key in ("rope.dimension_count", "attention.value_length"):
         if (found := metadata.integer(key, default=head_dim)) != head_dim:
             raise InputError(
-                f"{file.path} says llama.{key}={found} with heads of {head_dim}; only equal sizes are supported"
+                f"{file.path} says {metadata.prefix}.{key}={found} with heads of {head_dim}; only equal sizes are supported"
             )
     layers = metadata.integer("block_count")
     # A corrupt count must not make us list billions of names to say that they are missing.
     if layers > len(file.tensors):
-        raise InputError(f"{file.path} says llama.block_count={layers} and has {len(file.tensors)} tensors; {MEND}")
+        raise InputError(
+            f"{file.path} says {metadata.prefix}.block_count={layers} and has {len(file.tensors)} tensors; {MEND}"
+        )
     theta = metadata.decimal("rope.freq_base", default=10_000.0)
     return LlamaConfig(
         vocab_size=metadata.integer("vocab_size", default=len(file.metadata.get("tokenizer.ggml.tokens", ()))),
@@ -50,30 +54,43 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
         mlp_bias="blk.0.ffn_up.bias" in file.tensors,
         bos_token_id=file.metadata.get("tokenizer.ggml.bos_token_id"),
         eos_token_id=file.metadata.get("tokenizer.ggml.eos_token_id"),
+        sliding_window=metadata.integer("attention.sliding_window") if "sliding_window" in family.keys else None,
+        model_type=family.model_type,
     )
 
 
-class _LlamaMetadata:
-    """The `llama.*` keys of a file, checked one by one."""
+def _family(file: GgufFile) -> Family:
+    families = {family.gguf_architecture: family for family in FAMILIES.values() if family.gguf_architecture}
+    architecture = file.metadata.get("general.architecture")
+    if architecture not in families:
+        raise InputError(
+            f"{file.path} says general.architecture={architecture!r}; only {' and '.join(families)} is supported"
+        )
+    return families[architecture]
 
-    def __init__(self, file: GgufFile):
+
+class _Metadata:
+    """The keys of a file that begin with its architecture, such as `llama.block_count`, checked one by one."""
+
+    def __init__(self, file: GgufFile, family: Family):
         self.file = file
-        architecture = file.metadata.get("general.architecture")
-        if architecture != "llama":
-            raise InputError(f"{file.path} says general.architecture={architecture!r}; only llama is supported")
+        self.prefix = family.gguf_architecture
         if (parts := file.metadata.get("split.count", 1)) > 1:
             raise InputError(
                 f"{file.path} is one of {parts} parts; join them with llama.cpp's llama-gguf-split --merge"
             )
-        if experts := file.metadata.get("llama.expert_count"):
-            raise InputError(f"{file.path} says llama.expert_count={experts}; mixtures of experts are not supported")
+        if experts := file.metadata.get(f"{self.prefix}.expert_count"):
+            raise InputError(
+                f"{file.path} says {self.prefix}.expert_count={experts}; mixtures of experts are not supported"
+            )
 
     def value(self, key: str, kind: type, default: Any) -> Any:
-        found = self.file.metadata.get(f"llama.{key}", default)
+        key = f"{self.prefix}.{key}"
+        found = self.file.metadata.get(key, default)
         if found is None:
-            raise InputError(f"{self.file.path} lacks the metadata key llama.{key}; convert the model to GGUF again")
+            raise InputError(f"{self.file.path} lacks the metadata key {key}; convert the model to GGUF again")
         if not isinstance(found, kind) or isinstance(found, bool) or found <= 0:
-            raise InputError(f"{self.file.path} says llama.{key}={found!r}; a positive {kind.__name__} is supported")
+            raise InputError(f"{self.file.path} says {key}={found!r}; a positive {kind.__name__} is supported")
         return found
 
     def integer(self, key: str, default: int | None = None) -> int:
@@ -84,12 +101,11 @@ class _LlamaMetadata:
         return float(str(np.float32(self.value(key, float, default))))
 
 
-def _rope_scaling(file: GgufFile, metadata: _LlamaMetadata, theta: float, head_dim: int) -> RopeScaling:
-    scaling_type = file.metadata.get("llama.rope.scaling.type", "none")
+def _rope_scaling(file: GgufFile, metadata: _Metadata, theta: float, head_dim: int) -> RopeScaling:
+    key = f"{metadata.prefix}.rope.scaling.type"
+    scaling_type = file.metadata.get(key, "none")
     if scaling_type != "none":
-        raise InputError(
-            f"{file.path} says llama.rope.scaling.type={scaling_type!r}; only none and Llama 3's are supported"
-        )
+        raise InputError(f"{file.path} says {key}={scaling_type!r}; only none and Llama 3's are supported")
     if ROPE_FACTORS not in file.tensors:
         return RopeScaling()
     factors = _read_factors(file, head_dim)

@@ -10,7 +10,7 @@ import numpy as np
 
 from lcjax.config import LlamaConfig
 from lcjax.config.precision import check_quantize
-from lcjax.model.params import TensorName, linear_path
+from lcjax.model.params import TensorName
 from lcjax.ops import nf4
 
 Shape: TypeAlias = tuple[int, ...]
@@ -42,7 +42,7 @@ def quantising(read: TensorReader, config: LlamaConfig, kind: str | None) -> Pac
     if kind is None:
         return lambda name: None
     leaves: dict[Path, dict[str, tuple[Shape, np.dtype]]] = {
-        (*linear_path(module), "weight"): nf4.leaf_types(*shape) for module, shape in config.linear_shapes().items()
+        row.path: nf4.leaf_types(*row.shape(config)) for row in config.family.stored(config) if row.quantizable
     }
 
     def pack(name: TensorName) -> Packing | None:

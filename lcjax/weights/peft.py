@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from lcjax.config import LlamaConfig, LoraConfig
-from lcjax.model.params import TensorName, linear_path
+from lcjax.config.families import LLAMA, Family
+from lcjax.model.params import TensorName
 from lcjax.weights.assembly import assemble, check_tensors, parameter_dtype, tree_leaves
 from lcjax.weights.hf import refuse_pickles, write_json
 from lcjax.weights.peft_config import (
@@ -26,6 +27,7 @@ from lcjax.weights.peft_config import (
     named_base,
     plain_names,
     read_adapter_config,
+    tensor_name,
 )
 from lcjax.weights.safetensors_files import read_header, read_into, write_file
 from lcjax.weights.staging import staged
@@ -38,21 +40,19 @@ if TYPE_CHECKING:
 BASE_CONFIG_FILE = "base_config.json"
 
 
-def adapter_names(lora: LoraConfig, layers: int, shapes: Mapping[str, tuple[int, int]]) -> list[TensorName]:
-    """Every tensor of the adapter, under PEFT's names, stack by stack.
+def adapter_names(lora: LoraConfig, config: LlamaConfig) -> list[TensorName]:
+    """Every tensor of the adapter of a model, under PEFT's names, stack by stack."""
+    return _names(lora, config.family, config.num_hidden_layers, config.linear_shapes())
 
-    Args:
-      lora: the rank and the target modules.
-      layers: the number of layers.
-      shapes: (out_features, in_features) of each target module.
-    """
+
+def _names(lora: LoraConfig, family: Family, layers: int, shapes: Mapping[str, tuple[int, ...]]) -> list[TensorName]:
+    """As `adapter_names`, with (out_features, in_features) of each target module."""
     names = []
     for module in lora.target_modules:
-        out_features, in_features = shapes[module]
+        row, (out_features, in_features) = family.adaptable[module], shapes[module]
         for factor, shape in (("lora_A", (lora.r, in_features)), ("lora_B", (out_features, lora.r))):
-            path = (*linear_path(module), factor)
-            prefix, suffix = "base_model.model.model.layers", f"{'.'.join(path[1:])}.weight"
-            names += [TensorName(f"{prefix}.{layer}.{suffix}", path, layer, shape) for layer in range(layers)]
+            path = (*row.path[:-1], factor)
+            names += [TensorName(tensor_name(row, layer, factor), path, layer, shape) for layer in range(layers)]
     return names
 
 
@@ -73,14 +73,14 @@ def save_adapter(
       lora: the adapter's rank, scaling and target modules.
       base_model: what PEFT should load the base model from, a hub id or a path.
       config: the base model as the adapter was trained on it, for base_config.json: its RoPE may not be that of the base's own
-        files (see `base_config`).
+        files (see `base_config`). Without it the adapter is taken for one of a Llama.
       tokenizer: saved with the adapter, if given, as PEFT's users do; see `save_tokenizer`.
 
     Raises:
       InputError: the directory cannot be written or the disk is full; what was there before is intact.
       ValueError: adapter is not the tree of `lora`.
     """
-    leaves = tree_leaves(adapter, _names_of_tree(adapter, lora))
+    leaves = tree_leaves(adapter, _names_of_tree(adapter, lora, LLAMA if config is None else config.family))
 
     def fetch(name: str) -> np.ndarray:
         leaf, place = leaves[name]
@@ -103,18 +103,18 @@ def base_config(directory: str | os.PathLike[str], config: LlamaConfig) -> Llama
     return config.with_rope_of(LlamaConfig.from_json(path)) if path.is_file() else config
 
 
-def _names_of_tree(adapter: dict[str, Any], lora: LoraConfig) -> list[TensorName]:
+def _names_of_tree(adapter: dict[str, Any], lora: LoraConfig, family: Family) -> list[TensorName]:
     try:
         modules = {
             module: adapter[path[0]][path[1]][path[2]]
             for module in lora.target_modules
-            for path in [linear_path(module)]
+            for path in [family.adaptable[module].path]
         }
         shapes = {module: (pair["lora_B"].shape[1], pair["lora_A"].shape[2]) for module, pair in modules.items()}
         layers = modules[lora.target_modules[0]]["lora_A"].shape[0]
     except (KeyError, IndexError) as error:
         raise ValueError(f"the adapter lacks {error} of target_modules={lora.target_modules}") from error
-    return adapter_names(lora, layers, shapes)
+    return _names(lora, family, layers, shapes)
 
 
 def load_adapter(
@@ -140,9 +140,9 @@ def load_adapter(
         refuse_pickles(directory, WEIGHTS_FILE)
     parsed = read_adapter_config(directory / CONFIG_FILE)
     stored = plain_names(read_header(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE)
-    lora = lora_config(parsed, stored, directory)
-    adapted = adapted_modules(parsed, stored, config.num_hidden_layers)
-    names = adapter_names(lora, config.num_hidden_layers, config.linear_shapes())
+    lora = lora_config(parsed, stored, directory, config.family)
+    adapted = adapted_modules(parsed, stored, config)
+    names = adapter_names(lora, config)
     check_tensors(
         {name: tensor.shape for name, tensor in stored.items()},
         {name.name: name.shape for name in names if (name.layer, name.path[2]) in adapted},

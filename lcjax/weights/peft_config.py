@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lcjax.config import TARGET_MODULES, LoraConfig
+from lcjax.config import LlamaConfig, LoraConfig
+from lcjax.config.families import Family, Parameter
 from lcjax.errors import InputError
-from lcjax.model.params import linear_path
 from lcjax.weights.assembly import abridged
 from lcjax.weights.safetensors_files import StoredTensor
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 _ROOT, _HEADLESS_ROOT = "base_model.model.model.", "base_model.model."
-_KEY = re.compile(r"base_model\.model\.model\.layers\.(\d{1,9})\.(?:self_attn|mlp)\.(\w+)\.lora_[AB]\.weight")
+_KEY = re.compile(r"base_model\.model\.(.+\.layers)\.(\d{1,9})\.(.+)\.lora_[AB]\.weight")
 # Keys of adapter_config.json that do not change what a trained adapter computes, or that are read below. Any other
 # that is set to something is a variant of LoRA (use_dora, modules_to_save, ...) and refused, also one not invented yet.
 _PLAIN_KEYS = """
@@ -80,18 +80,29 @@ def plain_names(stored: Mapping[str, StoredTensor], path: Path) -> dict[str, Sto
     return named
 
 
-def lora_config(parsed: dict[str, Any], stored: Mapping[str, StoredTensor], directory: Path) -> LoraConfig:
-    """The adapter's LoraConfig, with the modules that its tensors name.
+def tensor_name(row: Parameter, layer: int, factor: str) -> str:
+    """PEFT's name of one factor, `lora_A` or `lora_B`, of the adapter on a layer's weight."""
+    return f"base_model.model.{_module_name(row, layer)}.{factor}.weight"
+
+
+def _module_name(row: Parameter, layer: int) -> str:
+    return row.hugging_face.format(layer=layer).removesuffix(".weight")
+
+
+def lora_config(
+    parsed: dict[str, Any], stored: Mapping[str, StoredTensor], directory: Path, family: Family
+) -> LoraConfig:
+    """The adapter's LoraConfig, with the modules of the family that its tensors name.
 
     Raises:
       InputError: there are none, or a number is missing or out of range.
     """
     # PEFT's target_modules may be a list, a pattern or "all-linear"; the tensors say what it came to.
-    modules = {module for _, module in _stored_modules(stored)}
+    modules = {module for _, module in _stored_modules(stored, family)}
     if not modules:
         raise InputError(
             f"{directory / WEIGHTS_FILE} adapts no linear map of a Llama layer "
-            f"(it holds {abridged(list(stored)) or 'nothing'}); choose target_modules from {', '.join(TARGET_MODULES)}"
+            f"(it holds {abridged(list(stored)) or 'nothing'}); choose target_modules from {', '.join(family.adaptable)}"
         )
     path = directory / CONFIG_FILE
     try:
@@ -111,13 +122,13 @@ def lora_config(parsed: dict[str, Any], stored: Mapping[str, StoredTensor], dire
 
 
 def adapted_modules(
-    parsed: dict[str, Any], stored: Mapping[str, StoredTensor], layers: int
+    parsed: dict[str, Any], stored: Mapping[str, StoredTensor], config: LlamaConfig
 ) -> set[tuple[int | None, str]]:
     """The (layer, module) pairs that the adapter has by its config; by its tensors where the config has a pattern of names.
 
     So a tensor that is missing from the file is missed, but for patterns, which are not evaluated.
     """
-    found = _stored_modules(stored)
+    found, layers = _stored_modules(stored, config.family), config.num_hidden_layers
     targets: Any = parsed.get("target_modules")
     excluded: Any = parsed.get("exclude_modules") or []
     chosen = parsed.get("layers_to_transform")
@@ -128,7 +139,7 @@ def adapted_modules(
     pairs: set[tuple[int | None, str]] = set()
     for layer in range(layers):
         for module in {module for _, module in found}:
-            key = ".".join(("model", "layers", str(layer), *linear_path(module)[1:]))
+            key = _module_name(config.family.adaptable[module], layer)
             if layer in numbers and _names(targets, key) and not _names(excluded, key):
                 pairs.add((layer, module))
     return pairs
@@ -140,9 +151,12 @@ def named_base(parsed: dict[str, Any]) -> str:
     return f" ({base[:200]})" if isinstance(base, str) and base else ""
 
 
-def _stored_modules(stored: Mapping[str, StoredTensor]) -> set[tuple[int, str]]:
-    matches = [_KEY.fullmatch(name) for name in stored]
-    return {(int(match[1]), match[2]) for match in matches if match and match[2] in TARGET_MODULES}
+def _stored_modules(stored: Mapping[str, StoredTensor], family: Family) -> set[tuple[int, str]]:
+    modules = {row.hugging_face: module for module, row in family.adaptable.items()}
+    found = {
+        (int(match[2]), f"{match[1]}.{{layer}}.{match[3]}.weight") for name in stored if (match := _KEY.fullmatch(name))
+    }
+    return {(layer, modules[name]) for layer, name in found if name in modules}
 
 
 def _names(entries: list[Any], key: str) -> bool:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from lcjax.config import LlamaConfig
+from lcjax.config import EMBEDDING_MODULES, LlamaConfig
 from lcjax.errors import InputError
 from lcjax.weights.safetensors_files import StoredTensor, same_values
 
 _PREFIX = "model."
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Old checkpoints carry RoPE's frequencies, which are computed from the config.
 _BUFFER = re.compile(r"(.+\.)?rotary_emb\.inv_freq")
 
@@ -29,15 +28,16 @@ def plain_names(stored: Mapping[str, StoredTensor], config: LlamaConfig) -> dict
     Raises:
       InputError: the head and the embedding differ though they are tied.
     """
+    embedding, head_name = (config.family.by_path[module, "weight"].hugging_face for module in EMBEDDING_MODULES)
     named = {name: tensor for name, tensor in stored.items() if not is_buffer(name)}
     if not any(name.startswith(_PREFIX) for name in named):
         # Also the parts of a quantised weight; a head is outside in both.
         named = {name if name.startswith("lm_head.") else _PREFIX + name: tensor for name, tensor in named.items()}
-    if not config.tie_word_embeddings or _HEAD not in named:
+    if not config.tie_word_embeddings or head_name not in named:
         return named
-    head = named.pop(_HEAD)
-    if not same_values(head, named.setdefault(_EMBEDDING, head)):
+    head = named.pop(head_name)
+    if not same_values(head, named.setdefault(embedding, head)):
         raise InputError(
-            f"{head.path}: {_HEAD} differs from {_EMBEDDING} though config.json says tie_word_embeddings=true; set it to false"
+            f"{head.path}: {head_name} differs from {embedding} though config.json says tie_word_embeddings=true; set it to false"
         )
     return named

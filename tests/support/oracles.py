@@ -161,7 +161,7 @@ def names_of(model: lcjax.Llama) -> list[TensorName]:
     adapter = model.settings.lora
     if adapter is None:
         return list(tensor_names(model.config))
-    return adapter_names(adapter, model.config.num_hidden_layers, model.config.linear_shapes())
+    return adapter_names(adapter, model.config)
 
 
 def split(model: lcjax.Llama) -> tuple[lora.Tree, lora.Tree, lora.Tree]:

@@ -29,6 +29,8 @@ _FREE_ARGUMENTS = _COMPARED_BY_RESULT | {
 }  # fmt: skip
 # Where the files lie and how the step is scheduled may change between two sittings; the numbers do not.
 _FREE_SETTINGS = {"name_or_path", "use_gradient_checkpointing", "attention", "generation_config"}
+# Fields of LlamaConfig that checkpoints of earlier versions lack; the weights' names and bytes tell the families apart.
+_ADDED_FIELDS = ("model_type", "own_values")
 
 
 def describe_arguments(arguments: TrainingArguments) -> Description:
@@ -74,6 +76,8 @@ def refuse_other_run(saved: Description, current: Description, point: ResumePoin
     `current` may be a part of a description: what is not in it is not compared, and so with single arguments. `date_wanted` is
     said of other data.
     """
+    if "model" in saved and "model" in current:
+        saved = saved | {"model": {name: current["model"][name] for name in _ADDED_FIELDS} | saved["model"]}
     shared = saved["arguments"].keys() & current.get("arguments", {}).keys() - _FREE_ARGUMENTS
     for part in ("arguments", "model", "weights", "data"):
         if part not in current:

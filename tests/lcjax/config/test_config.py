@@ -10,7 +10,7 @@ import transformers
 import lcjax
 from lcjax import convert
 from lcjax.config import TARGET_MODULES, LlamaConfig, LoraConfig
-from lcjax.config.reading import FAMILIES
+from lcjax.config.families import FAMILIES
 from lcjax.errors import InputError
 
 SIZES = {
@@ -30,15 +30,16 @@ SIZES = {
     "attention_bias": True,
     "mlp_bias": True,
 }
+SHARED_FIELDS = [
+    name for name in LlamaConfig.__dataclass_fields__ if not name.startswith("rope") and name != "own_values"
+]
 
 
 def theirs(config: dict) -> dict:
     """transformers' reading, field by field under lcjax's names."""
     read = transformers.AutoConfig.for_model(**config)
     eos = read.eos_token_id
-    fields = {
-        name: getattr(read, name, None) for name in LlamaConfig.__dataclass_fields__ if not name.startswith("rope")
-    }
+    fields = {name: getattr(read, name, None) for name in SHARED_FIELDS}
     no_window = {"sliding_window": None} if read.model_type == "llama" else {"attention_bias": False, "mlp_bias": False}
     return fields | no_window | {"eos_token_id": tuple(eos) if isinstance(eos, list) else eos}
 
@@ -46,7 +47,7 @@ def theirs(config: dict) -> dict:
 def ours(config: dict) -> dict:
     read = LlamaConfig.from_dict(config)
     assert (read.rope_theta, read.rope_scaling.rope_type, read.partial_rotary_factor) == (10_000.0, "default", 1.0)
-    return {name: getattr(read, name) for name in LlamaConfig.__dataclass_fields__ if not name.startswith("rope")}
+    return {name: getattr(read, name) for name in SHARED_FIELDS}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -17,7 +17,6 @@ from lcjax import step
 from lcjax.config.policies import POLICIES
 from lcjax.errors import InputError
 from lcjax.model import Llama, ModelSettings, llama, lora
-from lcjax.model.params import linear_path
 from lcjax.ops import nf4
 from lcjax.weights import load_model_files, load_tokenizer
 from tests.support.jaxprs import equations
@@ -80,7 +79,7 @@ def test_only_the_layers_linear_maps_are_quantised(trees, oracle):
     config, quantised, values = trees
     _, plain, _ = load_model_files(oracle.directory, "float32")
     for module in config.linear_shapes():
-        *parents, name = linear_path(module)
+        *parents, name, _ = config.family.adaptable[module].path
         node, before, after = quantised, plain, values
         for parent in (*parents, name):
             node, before, after = node[parent], before[parent], after[parent]
@@ -218,7 +217,7 @@ def in_even_steps(params, config):
     changed = jax.tree.map(lambda leaf: leaf, params)
     for module in config.linear_shapes():
         node = changed
-        for key in linear_path(module):
+        for key in config.family.adaptable[module].path[:-1]:
             node = node[key]
         blocks = node["weight"].reshape(-1, 64)
         step_size = jnp.abs(blocks).max(axis=1, keepdims=True) / 7

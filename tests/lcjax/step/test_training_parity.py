@@ -91,7 +91,7 @@ def test_twenty_steps_of_adamw(pretrained, oracle, batches):
     assert deviations.max() < 1e-4, deviations
     print(f"largest deviation of a loss: {deviations.max():.1e}")
     # Both learned, and the same: the adapters agree far better than they have moved.
-    names = adapter_names(model.settings.lora, model.config.num_hidden_layers, model.config.linear_shapes())
+    names = adapter_names(model.settings.lora, model.config)
     other = stacked(torch_adapter, names)["layers"]
     start = model.params["layers"]
     for block in other:

@@ -38,7 +38,7 @@ def run(job: Job, implementations: Iterable[str]) -> SideResult:
     base, tokenizer = lcjax.from_pretrained(job.model_file, max_seq_length=shape.tokens, dtype=shape.dtype)
     model = lcjax.get_peft_model(base, r=shape.rank, lora_alpha=LORA_ALPHA, target_modules=TARGET_MODULES)
     assert model.settings.lora is not None
-    names = adapter_names(model.settings.lora, model.config.num_hidden_layers, model.config.linear_shapes())
+    names = adapter_names(model.settings.lora, model.config)
     values = {name.name: adapter_tensor(name.name, name.shape) for name in names}
     tokens, labels = tokens_and_labels(tokenizer(text())["input_ids"], shape)
     outcomes: dict[str, Outcome] = {}

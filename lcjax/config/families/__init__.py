@@ -1,0 +1,18 @@
+"""The families of models, by the model_type of config.json.
+
+family.py   what a family is
+llama.py    the first; a new family is a file like it, and a place in FAMILIES
+"""
+
+from __future__ import annotations
+
+from lcjax.config.families.family import AXES as AXES
+from lcjax.config.families.family import AttentionView as AttentionView
+from lcjax.config.families.family import Family as Family
+from lcjax.config.families.family import Parameter as Parameter
+from lcjax.config.families.family import linear as linear
+from lcjax.config.families.family import norm as norm
+from lcjax.config.families.llama import LLAMA as LLAMA
+from lcjax.config.families.mistral import MISTRAL as MISTRAL
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA, MISTRAL)}
