@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-DEADLINE_S = 180
+DEADLINE_S = 600
 
 # Flags of a run of 4 steps that saves and evaluates after every second; model, data and folder are wanting.
 SHORT = (

@@ -26,7 +26,7 @@ def shell(line: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """A line of bash, in which `python` is the one that runs the tests."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, **variables}
-    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, timeout=120)
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, timeout=600)
 
 
 @pytest.mark.parametrize("number", CODES)
@@ -46,7 +46,7 @@ def test_a_signal_while_libraries_are_imported_is_one_line(command, number, tmp_
     assert process.stdout is not None
     assert process.stdout.readline() == "importing\n"
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=600)
     assert (process.returncode, said) == (CODES[number], WORDS[number])
 
 
@@ -59,7 +59,7 @@ def test_a_signal_at_any_moment_is_one_line(delay, tmp_path):
     process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 130
     assert said.splitlines()[-1] == "interrupted"
     assert "Traceback" not in said

@@ -186,7 +186,7 @@ checkpoints.save(2, tiny_state(), {}, {"format": 2})
 def test_a_kill_at_any_moment_of_a_save_leaves_whole_checkpoints(moment, complete, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", KILLED_AT, str(tmp_path / "checkpoints"), moment]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=180)
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=600)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert ended.stdout == "saved\n"
     assert len(torn_saves(tmp_path / "checkpoints")) == 1

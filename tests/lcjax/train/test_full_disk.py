@@ -114,7 +114,7 @@ def test_a_full_file_system(finished, short, cache, tmp_path):
         "HOME": str(tmp_path),
     }
     command = ["unshare", "-rm", "bash", "-c", IN_A_NAMESPACE, "run", *short]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=180)
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=600)
     assert (tmp_path / "full.code").read_text() == "2\n"
     *_, last = (tmp_path / "full.txt").read_text().splitlines()
     assert re.match(
