@@ -29,15 +29,22 @@ def shell(line: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, timeout=600)
 
 
+# Each command reads its flags with the first of the two libraries, and imports the second one then.
+FLAGS = {"train": "", "plan": "--model llama-3.1-8b"}
+IMPORTS = [(command, "tyro", "") for command in COMMANDS] + [
+    (command, "jax", flags) for command, flags in FLAGS.items()
+]
+
+
 @pytest.mark.parametrize("number", CODES)
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_signal_while_libraries_are_imported_is_one_line(command, number, tmp_path):
+@pytest.mark.parametrize(("command", "library", "flags"), IMPORTS)
+def test_a_signal_while_libraries_are_imported_is_one_line(command, library, flags, number, tmp_path):
     """A library that blocks stands for a slow disk: the process is surely importing when the signal comes."""
     slow = "import sys, time; sys.modules[__name__].__path__ = []\nprint('importing', flush=True)\ntime.sleep(60)\n"
-    (tmp_path / "rich.py").write_text(slow)
+    (tmp_path / f"{library}.py").write_text(slow)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(
-        [sys.executable, "-m", module_of(command)],
+        [sys.executable, "-m", module_of(command), *flags.split()],
         env=environment,
         text=True,
         stdout=subprocess.PIPE,
