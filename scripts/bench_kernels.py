@@ -1,11 +1,12 @@
-"""Speed and memory of the attention and RoPE kernels beside every implementation that is there.
+"""Speed and memory of the attention and RoPE kernels, compared with every other implementation that is installed.
 
     python scripts/bench_kernels.py --lengths 2048 16384 --csv kernels.csv --plot roofline.png
-    python scripts/bench_kernels.py --sweep --lengths 16384       # the tiles of lcjax/pallas/triton/tiles.py
+    python scripts/bench_kernels.py --sweep --lengths 16384       # the block sizes of lcjax/pallas/triton
 
-JAX and torch run in processes of their own, on the same shapes, timed by the same code; what is compared runs one after the other.
-Prints milliseconds, TFLOP/s by the usual count (causal attention: half the products; backward 2.5 times the forward), bytes beside
-the inputs at the peak, and each speed as a ratio to that of the best Triton. RoPE is measured forward: backward is the same kernel.
+JAX and torch run in processes of their own, on the same shapes, timed by the same code. Implementations
+that are compared run one directly after another. Prints milliseconds, TFLOP/s by the usual count (causal
+attention: half of the products; backward 2.5 times the forward), peak bytes in addition to the inputs,
+and each speed as a ratio to the best Triton. RoPE is measured forward: backward is the same kernel.
 Without a GPU it measures what runs on the CPU, which says nothing about kernels.
 """
 
@@ -18,11 +19,10 @@ from typing import Literal
 
 import tyro
 
+from lcjax.cli.entry import entry_point
+from lcjax.errors import InputError
 from lcjax_scripts.bench.kernels import report, runs, sweep
-from lcjax_scripts.bench.kernels.jobs import BACKWARD, BOTH, FORWARD, JAX_IMPLEMENTATIONS, TORCH_IMPLEMENTATIONS, Job
-
-DEFAULT = ("pallas", "triton", "sdpa_fa2", "sdpa_cudnn", "cudnn", "fa3", "mosaic_example", "pallas_example", "xla")
-ROPE = ("pallas", "xla", "triton", "liger")
+from lcjax_scripts.bench.kernels.jobs import BACKWARD, BOTH, FORWARD, IMPLEMENTATIONS, Job, benchmark_jobs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Bench:
     parts: tuple[Literal["forward", "backward", "both"], ...] = (FORWARD, BACKWARD, BOTH)
     """Which passes."""
     implementations: tuple[str, ...] | None = None
-    """Which implementations; every one that is there when not given."""
+    """Which implementations; every one that is installed when not given."""
     sweep: bool = False
-    """Try the candidate tiles of our kernels, in Pallas and in Triton, and print the best."""
+    """Try the candidate block sizes of our kernels, in Pallas and in Triton, and print the best."""
     seconds: float = 0.6
     """Time to spend on each measurement, warm-up not counted."""
     csv: Path | None = None
@@ -57,15 +57,30 @@ class Bench:
     """Draw a roofline of the figures."""
 
 
+@entry_point
 def main(argv: list[str] | None = None) -> int:
     bench = tyro.cli(Bench, args=argv, description=__doc__)
-    known = (*JAX_IMPLEMENTATIONS, *TORCH_IMPLEMENTATIONS)
-    if unknown := set(bench.implementations or ()) - set(known):
-        print(
-            f"implementations: {', '.join(sorted(unknown))} is unknown; use some of {', '.join(known)}", file=sys.stderr
+    if unknown := set(bench.implementations or ()) - set(IMPLEMENTATIONS):
+        names = ", ".join(sorted(unknown))
+        raise InputError(f"--implementations {names} is unknown; use some of {', '.join(IMPLEMENTATIONS)}")
+    sizes = [
+        Job(
+            "attention",
+            FORWARD,
+            "pallas",
+            tokens,
+            bench.heads,
+            bench.kv_heads,
+            bench.head_dim,
+            bench.dtype,
+            bench.causal,
         )
-        return 2
-    jobs = _sweep_jobs(bench) if bench.sweep else _jobs(bench)
+        for tokens in bench.lengths
+    ]
+    if bench.sweep:
+        jobs = sweep.jobs(sizes, bench.implementations or sweep.IMPLEMENTATIONS)
+    else:
+        jobs = benchmark_jobs(sizes, bench.operations, bench.parts, bench.implementations)
     results, provenance = [], {}
     for result, provenance in runs.run(jobs, bench.seconds):
         results.append(result)
@@ -78,27 +93,6 @@ def main(argv: list[str] | None = None) -> int:
     if bench.plot is not None:
         report.roofline(bench.plot, results, provenance)
     return 0
-
-
-def _jobs(bench: Bench) -> list[Job]:
-    return [
-        _job(bench, operation, part, implementation, length)
-        for length in bench.lengths
-        for operation in bench.operations
-        for part in (bench.parts if operation == "attention" else (FORWARD,))
-        for implementation in (DEFAULT if operation == "attention" else ROPE)
-        if bench.implementations is None or implementation in bench.implementations
-    ]
-
-
-def _sweep_jobs(bench: Bench) -> list[Job]:
-    sizes = [_job(bench, "attention", FORWARD, "pallas", length) for length in bench.lengths]
-    return sweep.jobs(sizes, bench.implementations or sweep.IMPLEMENTATIONS)
-
-
-def _job(bench: Bench, operation: str, part: str, implementation: str, tokens: int) -> Job:
-    sizes = tokens, bench.heads, bench.kv_heads, bench.head_dim
-    return Job(operation, part, implementation, *sizes, bench.dtype, bench.causal)
 
 
 if __name__ == "__main__":

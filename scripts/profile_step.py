@@ -1,11 +1,12 @@
-"""Records one training step of a large model on a GPU and says where its time goes, and how much of it a perfect one would save.
+"""Records one training step of a large model on a GPU, and shows where its time goes compared with an ideal step.
 
     python scripts/profile_step.py --tokens 65536 --policy offload --memory none --output profile
     python scripts/profile_step.py --draw profile/profile.json          # the picture again, on any machine
 
-Writes OUTPUT/profile.json (seconds by kind and by kernel), OUTPUT/profile.png and the trace itself, which TensorBoard, Perfetto and
-xprof open. The ideal time of a product or of attention is its arithmetic at `--ceiling`; of everything else it is none, since it
-could run beside them. What is above the ideal is lost.
+Writes OUTPUT/profile.json (seconds by kind and by kernel), OUTPUT/profile.png and the trace itself,
+which TensorBoard, Perfetto and xprof open. The ideal time of a product or of attention is its
+arithmetic at `--ceiling`. Everything else has none, since it could overlap with those. What is above
+the ideal is lost.
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
+from lcjax.cli.entry import entry_point
+from lcjax_scripts.bench.steps.profile import record, show
 from lcjax_scripts.bench.steps.shape import Shape
 
 
@@ -41,12 +41,14 @@ class Profile(Shape):
     """Draw this profile.json instead of recording."""
 
 
+@entry_point
 def main(argv: list[str] | None = None) -> int:
     profile = tyro.cli(Profile, args=argv, description=__doc__)
     if profile.draw is not None:
         result, picture = json.loads(profile.draw.read_text(encoding="utf-8")), profile.draw.with_suffix(".png")
     else:
-        result, picture = record(profile), profile.output / "profile.png"
+        arguments = profile.tokens, profile.policy, profile.memory, profile.ceiling, profile.output
+        result, picture = record(profile, *arguments), profile.output / "profile.png"
         (profile.output / "profile.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     show(result)
     try:
@@ -57,53 +59,6 @@ def main(argv: list[str] | None = None) -> int:
     draw(result, picture)
     print(f"picture {picture}")
     return 0
-
-
-def record(profile: Profile) -> dict[str, Any]:
-    """Takes a step to warm up and one to record; the result as profile.json has it."""
-    import jax
-
-    from lcjax_scripts.bench.steps import ideal, lcjax_side, trace
-
-    traced = lcjax_side.trace_step(profile, profile.tokens, profile.policy, profile.memory)
-    one_step = traced.compile().load()
-    one_step()
-    with jax.profiler.trace(str(profile.output)):
-        one_step()
-    events = trace.read(profile.output)
-    seconds = trace.seconds_by_kind(events)
-    by_name = list(trace.seconds_by_name(events).items())[:40]
-    return {
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-        **{
-            name: getattr(profile, name)
-            for name in ("model", "quantize", "lora_r", "tokens", "policy", "memory", "ceiling")
-        },
-        "seconds": seconds,
-        "ideal_seconds": ideal.seconds(traced.config, profile, profile.tokens, by_name, profile.ceiling),
-        "copies_seconds": {
-            kind: sum(event.stop - event.start for event in events if event.kind == kind) / 1e9
-            for kind in trace.HOST_COPIES
-        },
-        "kernels": [{"name": name, "count": count, "seconds": total} for name, (count, total) in by_name],
-    }
-
-
-def show(result: dict[str, Any]) -> None:
-    """Prints the table, the largest loss first, and the longest kernels."""
-    seconds, ideal = result["seconds"], result["ideal_seconds"]
-    whole = sum(seconds.values())
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    table = Table("", "seconds", "share", "ideal", "lost", title=f"{result['tokens']:,} tokens, {whole:.2f} s")
-    for kind, spent in sorted(seconds.items(), key=lambda item: ideal.get(item[0], 0.0) - item[1]):
-        best = ideal.get(kind, 0.0)
-        table.add_row(kind, f"{spent:.3f}", f"{spent / whole:.1%}", f"{best:.3f}", f"{spent - best:.3f}")
-    console.print(table)
-    for kind, spent in result["copies_seconds"].items():
-        console.print(f"{kind}: {spent:.3f} s in all, beside kernels or not")
-    for kernel in result["kernels"][:15]:
-        console.print(f"{kernel['seconds']:8.3f} s  {kernel['count']:6}  {kernel['name'][:100]}")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Codegen:
     """Machine instructions of the loop that a long sequence spends its time in; 0 without one."""
 
 
-def analyse(module: str) -> dict[str, Codegen]:
+def analyze(module: str) -> dict[str, Codegen]:
     """The facts of every kernel in a PTX module, by name.
 
     Raises:

@@ -11,7 +11,7 @@ import pytest
 from lcjax.errors import InputError
 from lcjax.pallas.triton.scores import LONGEST_SUM
 from lcjax_scripts.codegen import budgets, ptx, sass, toolchain
-from lcjax_scripts.codegen.analysis import Codegen, analyse
+from lcjax_scripts.codegen.analysis import Codegen, analyze
 from lcjax_scripts.codegen.compile_pallas import compile_attention, compile_rope
 from lcjax_scripts.codegen.compiled import ATTENTION_KERNELS, CompiledKernel
 from lcjax_scripts.codegen.triton_process import triton_process
@@ -34,7 +34,7 @@ def triton_kernels() -> dict[tuple[str, int], CompiledKernel]:
 
 
 def codegen_of(kernel: CompiledKernel) -> Codegen:
-    return analyse(kernel.ptx)[kernel.entry]
+    return analyze(kernel.ptx)[kernel.entry]
 
 
 def check_attention(kernel: CompiledKernel) -> None:
@@ -120,7 +120,7 @@ SPOILT = {
 
 
 def product(**options) -> Codegen:
-    return analyse(product_ptx(**options))["product"]
+    return analyze(product_ptx(**options))["product"]
 
 
 def test_a_good_kernel_is_within_its_budget():

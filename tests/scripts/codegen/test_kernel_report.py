@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
-import tyro
 
 import kernel_report
 from lcjax_scripts.codegen import budgets
-from lcjax_scripts.codegen.compiled import KERNELS
+from lcjax_scripts.codegen.compiled import HEAD_DIMS, KERNELS
+from lcjax_scripts.codegen.report import compile_all
+from lcjax_scripts.codegen.triton_process import triton_process
 
 
 @pytest.fixture
 def budget_file(tmp_path, monkeypatch):
-    """The checked-in budgets in a file that may be spoilt."""
+    """The checked-in budgets in a file that a test may change."""
     path = tmp_path / "budgets.json"
     path.write_text(budgets.PATH.read_text())
     monkeypatch.setattr(budgets, "PATH", path)
@@ -30,7 +31,7 @@ def spoil(path, key: str, **limits) -> None:
 ROPE = ["--gpu", "h100-80gb", "--kernel", "rope", "--head-dim", "64"]
 
 
-def test_pallas_stands_beside_triton(tmp_path, capsys):
+def test_pallas_is_reported_next_to_triton(tmp_path, capsys):
     figures = tmp_path / "figures.json"
     assert kernel_report.main([*ROPE, "--json", str(figures)]) == 0
     written = json.loads(figures.read_text())
@@ -72,21 +73,16 @@ def test_budgets_cover_every_kernel():
     everything = {
         (kernel, str(head_dim), "bfloat16", implementation)
         for kernel in KERNELS
-        for head_dim in kernel_report.HEAD_DIMS
+        for head_dim in HEAD_DIMS
         for implementation in ("pallas", "triton")
     }
     assert keys == everything
 
 
-def test_budgets_are_stated_anew(budget_file, monkeypatch, capsys):
-    """From what is compiled now, whatever stood there."""
+def test_new_budgets_are_those_of_what_is_compiled_now(budget_file, monkeypatch, capsys):
     spoil(budget_file, "rope 64 bfloat16 pallas", registers=8)
-    [row] = [
-        row
-        for row in kernel_report.compile_all(tyro.cli(kernel_report.Report, args=ROPE))
-        if row[0].implementation == "pallas"
-    ]
-    monkeypatch.setattr(kernel_report, "compile_all", lambda report: [row])
+    [row] = [row for row in compile_all("h100-80gb", (64,), "bfloat16", ["rope"]) if row[0].implementation == "pallas"]
+    monkeypatch.setattr(kernel_report, "compile_all", lambda *arguments: [row])
     assert kernel_report.main(["--write-budgets"]) == 0
     assert "1 budgets written" in capsys.readouterr().out
     [(key, budget)] = budgets.read("h100-80gb").items()
@@ -99,7 +95,7 @@ def test_budgets_are_stated_anew(budget_file, monkeypatch, capsys):
     [
         (["--gpu", "h100"], "gpu='h100' is unknown"),
         (["--json", "/no/such/directory/x.json"], "/no/such/directory does not exist"),
-        (["--write-budgets", "--kernel", "rope"], "--write-budgets states all"),
+        (["--write-budgets", "--kernel", "rope"], "--write-budgets writes all"),
         (["--head-dim", "72"], "72"),
     ],
 )
@@ -120,7 +116,7 @@ def test_without_triton_its_rows_are_missing_and_it_is_said(capsys, monkeypatch)
 
 def test_a_failure_of_tritons_process_is_shown():
     with (
-        kernel_report.triton_process("no such gpu", (64,), "bfloat16") as kernels,
+        triton_process("no such gpu", (64,), "bfloat16") as kernels,
         pytest.raises(RuntimeError, match="no such gpu"),
     ):
         kernels()

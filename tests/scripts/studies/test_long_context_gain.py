@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import long_context_gain
-from long_context_gain import Gain, main
+from lcjax_scripts.studies import long_context_gain
+from lcjax_scripts.studies.long_context_gain import Experiment
+from long_context_gain import main
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +23,13 @@ def data(texts, tmp_path_factory) -> list[Path]:
 
 def test_the_experiment(model_dir, data, tmp_path, capsys, monkeypatch):
     batches = {}
-    original = long_context_gain._batches
+    original = long_context_gain.batches
 
-    def recorded(corpus, gain: Gain, tokens: int):
-        batches[tokens] = list(original(corpus, gain, tokens))
+    def recorded(corpus, experiment: Experiment, tokens: int):
+        batches[tokens] = list(original(corpus, experiment, tokens))
         return iter(batches[tokens])
 
-    monkeypatch.setattr(long_context_gain, "_batches", recorded)
+    monkeypatch.setattr(long_context_gain, "batches", recorded)
     flags = ["--context", "128", "--window", "32", "--steps", "3", "--documents", "2", "--output-dir", str(tmp_path)]
     assert main(["--model", str(model_dir), "--data", *map(str, data), *flags]) == 0
     out = capsys.readouterr().out

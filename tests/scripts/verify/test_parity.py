@@ -19,10 +19,12 @@ import parity
 from lcjax_scripts.verify import cases
 from lcjax_scripts.verify.inputs import digest, make_inputs
 from lcjax_scripts.verify.mutants import MUTANTS
+from lcjax_scripts.verify.parity import harness
 from lcjax_scripts.verify.parity.accuracy import less_accurate, pallas_over_triton
 from lcjax_scripts.verify.parity.hunt import caught, mutant_jobs, survivors
 from lcjax_scripts.verify.parity.jobs import Job, longest_first
 from lcjax_scripts.verify.parity.results import SideResult, load, save
+from lcjax_scripts.verify.parity.selection import matrix_jobs, repeated
 from lcjax_scripts.verify.parity.verdicts import Case, Verdict, judge
 
 ROPE = cases.RopeShape(5, 2, 1, 8)
@@ -53,16 +55,16 @@ def test_a_slice_of_the_matrix(tmp_path, capsys):
 
 def test_the_repeated_shape_is_what_is_run():
     few = cases.AttentionShape(5, 2, 1, 64, keys=9)
-    [job] = parity.repeated(parity.Parity(rows=512), [Job("job", "few rows", few)])
+    [job] = repeated([Job("job", "few rows", few)], 512)
     assert isinstance(job.shape, cases.AttentionShape)
     assert job.shape.batch == 52
     fewest = dataclasses.replace(few, tokens=1)
-    on_a_cpu = parity.repeated(parity.Parity(full=True), [dataclasses.replace(job, shape=x) for x in (few, fewest)])
+    on_a_cpu = repeated([dataclasses.replace(job, shape=x) for x in (few, fewest)], full=True)
     assert [job.shape for job in on_a_cpu] == [
         dataclasses.replace(few, batch=100),
         dataclasses.replace(fewest, batch=128),
     ]
-    [(_, judged)] = parity.run([job])
+    [(_, judged)] = harness.run([job])
     assert all(not case.failed and {"pallas", "xla", "triton"} <= case.verdicts.keys() for case in judged)
 
 
@@ -88,8 +90,8 @@ def test_an_interrupted_run_reports_what_it_has_judged(tmp_path, capsys, monkeyp
         yield from itertools.islice(run_jobs(*args, **options), 2)
         raise KeyboardInterrupt
 
-    run_jobs = parity.run_jobs
-    monkeypatch.setattr(parity, "run_jobs", interrupted_after_two)
+    run_jobs = harness.run_jobs
+    monkeypatch.setattr(harness, "run_jobs", interrupted_after_two)
     path = tmp_path / "report.json"
     assert parity.main(["--shapes", "rope float32", "--json", str(path)]) == 130
     report = json.loads(path.read_text())
@@ -124,7 +126,7 @@ def becomes(true: Callable[[], bool], seconds: float = 60) -> bool:
 def test_planted_bugs_are_caught():
     _, planted = mutant_jobs()
     wanted = [job for job in planted if job.mutant in ("phase off by 0.01", "int32 wrap of offset")]
-    found = caught([(job, cases) for job, cases in parity.run(wanted)])
+    found = caught([(job, cases) for job, cases in harness.run(wanted)])
     assert survivors(found) == []
     assert {name for name, ratio in found["phase off by 0.01"].items() if ratio} == {"pallas", "xla", "triton"}
     assert {name for name, ratio in found["int32 wrap of offset"].items() if ratio} >= {"pallas", "xla", "triton"}
@@ -143,9 +145,9 @@ def test_the_model(capsys):
 
 
 def test_parts_are_the_whole():
-    for full in (False, True):
-        whole = parity.matrix_jobs(parity.Parity(full=full))
-        parts = [parity.matrix_jobs(parity.Parity(full=full, part=f"{k}/7")) for k in range(1, 8)]
+    for matrix in (cases.default_matrix(), cases.full_matrix()):
+        whole = matrix_jobs(matrix)
+        parts = [matrix_jobs(matrix, part=f"{k}/7") for k in range(1, 8)]
         assert sorted(job.name for part in parts for job in part) == sorted(job.name for job in whole)
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -156,7 +158,7 @@ def test_lengths_that_only_some_rows_of_are_judged(capsys, monkeypatch):
         "a window": cases.LongShape(700, 2, 2, 64, window=100),
         "rope": cases.LongShape(500, 4, 2, 64, of="rope"),
     }
-    monkeypatch.setattr(parity, "long_matrix", lambda: small)
+    monkeypatch.setattr(cases, "long_matrix", lambda: small)
     assert parity.main(["--long"]) == 0
     assert "14 cases, 42 verdicts, 0 failed" in capsys.readouterr().out
 
@@ -289,9 +291,9 @@ def test_results_survive_their_file(tmp_path):
 
 
 def test_a_matrix_in_which_pallas_is_behind_fails(monkeypatch, capsys):
-    monkeypatch.setattr(parity, "run", lambda jobs, *, alone: [(job, [case_of(0.6, 0.5)]) for job in jobs])
+    monkeypatch.setattr(harness, "run", lambda jobs, *, alone: [(job, [case_of(0.6, 0.5)]) for job in jobs])
     assert parity.main([]) == 1
     assert "Pallas is less accurate than Triton, 1.20: rope float32" in capsys.readouterr().out
     assert parity.main(["--shapes", "rope"]) == 0  # a part of the matrix says nothing
-    monkeypatch.setattr(parity, "run", lambda jobs, *, alone: [(job, [case_of(0.5, 0.5)]) for job in jobs])
+    monkeypatch.setattr(harness, "run", lambda jobs, *, alone: [(job, [case_of(0.5, 0.5)]) for job in jobs])
     assert parity.main([]) == 0

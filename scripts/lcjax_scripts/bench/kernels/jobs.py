@@ -6,6 +6,7 @@ No JAX and no torch here: both sides' processes and the command line read it.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # Parts of an operation. Of attention also single kernels, for the sweep of tiles.
@@ -14,6 +15,16 @@ KERNELS = ("attention_forward", "attention_dq", "attention_dkv")
 
 JAX_IMPLEMENTATIONS = ("pallas", "xla", "cudnn", "fa3", "mosaic_example", "pallas_example")
 TORCH_IMPLEMENTATIONS = ("sdpa_fa2", "sdpa_cudnn", "triton", "liger")
+IMPLEMENTATIONS = (*JAX_IMPLEMENTATIONS, *TORCH_IMPLEMENTATIONS)
+
+# By operation, in the order of measurement.
+DEFAULTS = {
+    "attention": (
+        *("pallas", "triton", "sdpa_fa2", "sdpa_cudnn", "cudnn", "fa3"),
+        *("mosaic_example", "pallas_example", "xla"),
+    ),
+    "rope": ("pallas", "xla", "triton", "liger"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,3 +89,17 @@ class Result:
     @property
     def terabytes_a_second(self) -> float | None:
         return self.job.bytes_moved / self.milliseconds / 1e9 if self.milliseconds else None
+
+
+def benchmark_jobs(
+    sizes: Iterable[Job], operations: Sequence[str], parts: Sequence[str], implementations: Sequence[str] | None
+) -> list[Job]:
+    """Every implementation of every part, at the sizes of the given jobs; RoPE forward alone."""
+    return [
+        dataclasses.replace(size, operation=operation, part=part, implementation=implementation)
+        for size in sizes
+        for operation in operations
+        for part in (parts if operation == "attention" else (FORWARD,))
+        for implementation in DEFAULTS[operation]
+        if implementations is None or implementation in implementations
+    ]

@@ -1,4 +1,4 @@
-"""Which step: a model's shape, what learns, and how it is run."""
+"""Which step: a model's shape, which parameters learn, and how the step runs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,3 @@ class Shape:
     """Rank of the adapter; 0 trains every weight."""
     optimizer_memory: str = "auto"
     """As in lcjax.train: where AdamW's state is."""
-
-    def flags(self) -> list[str]:
-        """As a command line takes it."""
-        return [f"--{name.replace('_', '-')}={getattr(self, name)}" for name in _NAMES]
-
-
-_NAMES = [field.name for field in dataclasses.fields(Shape)]

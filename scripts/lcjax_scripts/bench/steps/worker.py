@@ -1,0 +1,95 @@
+"""The process of one row: `python -m lcjax_scripts.bench.steps.worker SHAPE ROW STEPS`, the first two as JSON.
+
+Prints the result as JSON on its last line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lcjax_scripts.bench.steps.sequential import wait_for_turn
+from lcjax_scripts.bench.steps.shape import Shape
+
+
+def command_of(shape: Shape, row: Mapping[str, Any], steps: int) -> list[str]:
+    """The command line of the process that measures a row."""
+    attention = "auto" if row["implementation"] == "peft" else row["attention"]
+    of_row = Shape(shape.model, row["quantize"], attention, shape.lora_r, shape.optimizer_memory)
+    arguments = [json.dumps(dataclasses.asdict(of_row)), json.dumps(dict(row)), str(steps)]
+    return [sys.executable, "-m", "lcjax_scripts.bench.steps.worker", *arguments]
+
+
+def main(argv: Sequence[str]) -> int:
+    shape, row, steps = Shape(**json.loads(argv[0])), json.loads(argv[1]), int(argv[2])
+    if row["implementation"] == "peft":
+        result = peft_step(shape, row["tokens"], steps)
+    else:
+        result = lcjax_step(shape, row["tokens"], row["policy"], row["memory"], steps)
+    print(json.dumps(result))
+    return 0
+
+
+def lcjax_step(shape: Shape, tokens: int, policy: str, memory: str, steps: int) -> dict[str, Any]:
+    """The step that `lcjax.train` takes."""
+    import jax
+
+    from lcjax_scripts.bench.steps import lcjax_side
+
+    traced = lcjax_side.trace_step(shape, tokens, policy, memory)
+    wait_for_turn()
+    step = traced.compile()
+    times, loss = timed(step.load(), steps)
+    return rates(shape, tokens, min(times)) | {
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "lora_r": shape.lora_r,
+        "optimizer_memory": shape.optimizer_memory,
+        "compile_seconds": round(traced.trace_seconds + step.compile_seconds, 1),
+        "loss": loss,
+        "peak_bytes": lcjax_side.peak_bytes(),
+        "planned_bytes": step.planned.device_bytes,
+        "host_bytes": step.planned.host_bytes,
+    }
+
+
+def peft_step(shape: Shape, tokens: int, steps: int) -> dict[str, Any]:
+    """transformers + PEFT."""
+    from lcjax_scripts.bench.steps import peft_side
+
+    wait_for_turn()
+    times, loss = timed(peft_side.make_step(shape, tokens), steps)
+    return rates(shape, tokens, min(times)) | {
+        "device": peft_side.device(),
+        "lora_r": shape.lora_r,
+        "loss": loss,
+        "peak_bytes": peft_side.peak_bytes(),
+    }
+
+
+def timed(one_step: Callable[[], float], steps: int) -> tuple[list[float], float]:
+    """(seconds of each step after the first, or of the first alone where `steps` is 0; the last loss)."""
+    loss, times = 0.0, []
+    for _ in range(steps + 1):
+        began = time.perf_counter()
+        loss = one_step()
+        times.append(time.perf_counter() - began)
+    return times[1:] or times, loss
+
+
+def rates(shape: Shape, tokens: int, seconds: float) -> dict[str, float]:
+    """Tokens a second, and model FLOPs as a fraction of an H100's peak."""
+    from lcjax.config.presets import resolve_config
+    from lcjax.plan.flops import PEAK_BF16_TFLOPS, step_flops
+
+    flops = step_flops(resolve_config(shape.model), tokens, shape.lora_r).total
+    mfu = flops / seconds / (PEAK_BF16_TFLOPS["h100-80gb"] * 1e12)
+    return {"seconds": seconds, "tokens_per_second": tokens / seconds, "mfu": mfu}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,132 @@
+"""A run of the harness: every job judged, and what follows from all verdicts together."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import platform
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lcjax.cli.startup import EXIT_CODES
+from lcjax_scripts.verify.parity.accuracy import less_accurate
+from lcjax_scripts.verify.parity.hunt import Caught, caught, survivors
+from lcjax_scripts.verify.parity.jobs import Job
+from lcjax_scripts.verify.parity.report.files import as_json
+from lcjax_scripts.verify.parity.report.progress import MatrixProgress
+from lcjax_scripts.verify.parity.report.summary import mutants_table, print_summary
+from lcjax_scripts.verify.parity.sides import run_jobs
+from lcjax_scripts.verify.parity.verdicts import Case, judge
+
+Judged = list[tuple[Job, list[Case]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """The result of a run."""
+
+    cases: list[Case]
+    """Of the shapes without a mutant."""
+    hunted: Caught
+    """By mutant and implementation, the ratio at which it was caught."""
+    less_accurate: dict[str, float]
+    """Where Pallas is less accurate than Triton over the whole matrix; empty for a part of it."""
+    shapes: int
+    """To be judged."""
+    shapes_judged: int
+    seconds: float
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong apart from single cases, a line each."""
+        behind = [f"Pallas is less accurate than Triton, {x:.2f}: {name}" for name, x in self.less_accurate.items()]
+        return survivors(self.hunted) + behind
+
+    @property
+    def interrupted(self) -> bool:
+        return self.shapes_judged < self.shapes
+
+    @property
+    def exit_code(self) -> int:
+        failed = any(case.failed for case in self.cases)
+        return 1 if failed or self.faults else EXIT_CODES[signal.SIGINT] if self.interrupted else 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Every verdict, with the machine and the versions."""
+        facts = {
+            "machine": machine(),
+            "seconds": self.seconds,
+            "shapes": self.shapes,
+            "shapes_judged": self.shapes_judged,
+            "pallas_less_accurate": [*self.less_accurate],
+        }
+        return as_json(self.cases, self.hunted, facts)
+
+    def print(self) -> None:
+        """The tables, the faults, and a line of counts."""
+        console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+        print_summary(console, self.cases)
+        if self.hunted:
+            console.print(mutants_table(self.hunted))
+        for fault in self.faults:
+            console.print(fault, style="red")
+        verdicts, failed = sum(len(c.verdicts) for c in self.cases), sum(c.failed for c in self.cases)
+        print(f"{len(self.cases)} cases, {verdicts} verdicts, {failed} failed, {len(self.hunted)} mutants, "
+              f"{len(survivors(self.hunted))} survived; {self.seconds:.0f} s")  # fmt: skip
+        if self.interrupted:
+            print(f"interrupted: {self.shapes_judged} of {self.shapes} shapes are judged", file=sys.stderr)
+
+
+def examine(sound: Sequence[Job], planted: Sequence[Job] = (), *, alone: bool = False, whole: bool = False) -> Findings:
+    """Judges all jobs, or those until Ctrl-C.
+
+    Args:
+      sound: jobs to be judged as cases.
+      planted: jobs with a mutant, which have to be caught.
+      alone: one side runs after the other, each with the device to itself.
+      whole: `sound` is a whole matrix. In a part of it a tenth between Pallas and Triton is luck.
+    """
+    began = time.monotonic()
+    jobs = [*sound, *planted]
+    judged = run(jobs, alone=alone)
+    hunts = {job.key for job in planted}
+    cases = [case for job, of_job in judged if job.key not in hunts for case in of_job]
+    return Findings(
+        cases,
+        caught([(job, of_job) for job, of_job in judged if job.key in hunts]),
+        less_accurate(cases) if whole and len(judged) == len(jobs) else {},
+        len(jobs),
+        len(judged),
+        round(time.monotonic() - began, 1),
+    )
+
+
+def run(jobs: Sequence[Job], *, alone: bool = False) -> Judged:
+    """Every job judged, or those until Ctrl-C, in the order given; `alone`: one side after the other."""
+    judged: Judged = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        MatrixProgress(Console(stderr=True), len(jobs)) as progress,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        for job, *sides in run_jobs(jobs, Path(folder), alone=alone):
+            judged.append((job, judge(job, sides)))
+            failed = sum(case.failed for done, cases in judged if done.mutant is None for case in cases)
+            progress.judged(job.name, failed)
+    order = {job.key: n for n, job in enumerate(jobs)}
+    return sorted(judged, key=lambda pair: order[pair[0].key])
+
+
+def machine() -> str:
+    """The processor and the versions that the figures come from."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch", "triton", "transformers", "peft"))
+    return f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores; {packages}"

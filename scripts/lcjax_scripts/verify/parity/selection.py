@@ -1,0 +1,67 @@
+"""Which shapes a run of the harness judges, and how often each is repeated in a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Sequence
+
+import torch
+
+from lcjax.errors import InputError
+from lcjax.weights.demo import demo_model
+from lcjax_scripts.verify import cases
+from lcjax_scripts.verify.cases import ModelShape, Shapes, with_rows
+from lcjax_scripts.verify.parity.jobs import Job
+
+ROWS_ON_A_GPU = 4096
+ROWS_OF_THE_FULL_MATRIX, HEADS_OF_THE_FULL_MATRIX = 1000, 256
+
+_PART = re.compile(r"(\d+)/(\d+)")
+
+
+def matrix_jobs(matrix: Shapes, names: Sequence[str] = (), part: str = "1/1", plant: str | None = None) -> list[Job]:
+    """The jobs of a matrix, in the order of its table.
+
+    Args:
+      matrix: shapes by name.
+      names: keeps the shapes whose name contains one of these; every shape when empty.
+      part: K/N keeps every N-th of those, from the K-th on.
+      plant: a mutant that is planted in every implementation.
+
+    Raises:
+      InputError: `part` is no such fraction, or no shape is left.
+    """
+    first, count = parse_part(part)
+    named = {n: s for n, s in matrix.items() if not names or any(name in n for name in names)}
+    wanted = dict(itertools.islice(named.items(), first - 1, None, count))
+    if not wanted:
+        raise InputError(
+            f"--shapes {' '.join(names)}: no shape's name contains that, or none of --part {part}; see "
+            "scripts/lcjax_scripts/verify/cases/"
+        )
+    jobs = [Job(f"shape{n}", name, shape, plant) for n, (name, shape) in enumerate(wanted.items())]
+    return [
+        dataclasses.replace(job, model_file=demo_model()) if isinstance(job.shape, ModelShape) else job for job in jobs
+    ]
+
+
+def matrix_named(*, full: bool, long: bool) -> Shapes:
+    """The default matrix, the full one, or the one of lengths that no reference can hold."""
+    return cases.long_matrix() if long else cases.full_matrix() if full else cases.default_matrix()
+
+
+def parse_part(part: str) -> tuple[int, int]:
+    """(K, N) of "K/N". Raises InputError for anything else, and for a K outside 1 to N."""
+    if not (found := _PART.fullmatch(part)) or not 1 <= int(found[1]) <= int(found[2]):
+        raise InputError(f"--part {part!r} is not understood; use K/N with K from 1 to N, e.g. 3/24")
+    return int(found[1]), int(found[2])
+
+
+def repeated(jobs: Sequence[Job], rows: int | None = None, *, full: bool = False) -> list[Job]:
+    """The jobs with batches of about `rows` query rows each, or of as many as suit the machine."""
+    on_a_cpu = (ROWS_OF_THE_FULL_MATRIX, HEADS_OF_THE_FULL_MATRIX) if full else (1, None)
+    default = (ROWS_ON_A_GPU, None) if torch.cuda.is_available() else on_a_cpu
+    rows, largest_heads = default if rows is None else (rows, None)
+    return [dataclasses.replace(job, shape=with_rows(job.shape, rows, largest_heads)) for job in jobs]

@@ -1,0 +1,47 @@
+"""A compiled program without names: what two commits must have in common."""
+
+from __future__ import annotations
+
+import re
+
+from jaxlib.mlir import ir
+from jaxlib.triton import dialect
+
+# A quoted string and its inside, in the text of an HLO module.
+_STRING = r'"((?:[^"\\]|\\.)*)"'
+_KERNEL_IR = re.compile(rf"\bir = {_STRING}")
+_KERNEL_NAME = re.compile(rf'(custom_call_target="__gpu\$xla\.gpu\.triton".*, )name = {_STRING}')
+_METADATA = re.compile(r', (metadata|frontend_attributes)=\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}')
+_ESCAPE = re.compile(rb'\\([0-9A-Fa-f]{2}|[\\"])')
+
+
+def without_names(text: str) -> str:
+    """An optimized HLO module without metadata, source locations and the names of instructions and kernels.
+
+    A Triton kernel is a custom call with its MLIR bytecode in `backend_config`. It is replaced by its
+    text without the kernel's name and without locations, so operations, types, constants, grid, warps
+    and stages are compared, and the lines of source that they come from are not.
+    """
+    lines = [line for line in text.splitlines() if line.startswith((" ", "%", "ENTRY", "}"))]
+    text = _METADATA.sub("", "\n".join(lines))
+    text = _KERNEL_NAME.sub(r"\1", text)
+    text = _KERNEL_IR.sub(lambda found: f"ir =\n{kernel_without_names(unescaped(found[1]))}", text)
+    numbers: dict[str, str] = {}
+    return re.sub(r"%([\w.-]+)", lambda match: numbers.setdefault(match[1], f"%{len(numbers)}"), text)
+
+
+def kernel_without_names(bytecode: bytes) -> str:
+    """The text of a Triton kernel's MLIR, without symbol names and locations."""
+    with ir.Context() as context:
+        dialect.register_dialect(context)
+        context.allow_unregistered_dialects = True
+        text = ir.Module.parse(bytecode).operation.get_asm(enable_debug_info=False)
+    symbols: dict[str, str] = {}
+    return re.sub(r"@([\w.-]+)", lambda match: symbols.setdefault(match[1], f"@{len(symbols)}"), text)
+
+
+def unescaped(string: str) -> bytes:
+    """The bytes of a string in an HLO module, whose escapes are `\\XX`, `\\\\` and `\\"`."""
+    return _ESCAPE.sub(
+        lambda found: bytes.fromhex(found[1].decode()) if len(found[1]) == 2 else found[1], string.encode("latin-1")
+    )
