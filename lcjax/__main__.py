@@ -14,14 +14,14 @@ from lcjax.cli.startup import BROKEN_PIPE, discard, importing, leave
 from lcjax.errors import unknown
 
 COMMANDS = {
-    "train": ("lcjax.train.__main__", "fine-tune a model on long documents"),
-    "plan": ("lcjax.plan.__main__", "whether a run fits a GPU, without the GPU"),
-    "doctor": ("lcjax.doctor.__main__", "what to do for a long run, and the command for it"),
+    "train": ("lcjax.train.__main__", "fine-tune a model on long documents; without flags a demo, minutes on a CPU"),
+    "plan": ("lcjax.plan.__main__", "say whether a run fits a GPU, without the GPU"),
+    "doctor": ("lcjax.doctor.__main__", "check data, RoPE and memory for a long run, and print the command for it"),
     "generate": ("lcjax.generate.__main__", "continue a text, or hold a conversation"),
-    "evaluate": ("lcjax.evaluate.__main__", "how well a model uses long context"),
-    "tokens": ("lcjax.tokens.__main__", "how many tokens the data have, document by document"),
-    "audit": ("lcjax.audit.__main__", "whether the data have anything long-range to learn"),
-    "leak": ("lcjax.leak.__main__", "whether packed documents see each other"),
+    "evaluate": ("lcjax.evaluate.__main__", "measure how well a model uses long context"),
+    "tokens": ("lcjax.tokens.__main__", "count the tokens of the data, document by document"),
+    "audit": ("lcjax.audit.__main__", "say whether the data have anything far back to learn"),
+    "leak": ("lcjax.leak.__main__", "check that packed documents do not see each other"),
     "convert": ("lcjax.convert.__main__", "write a model as a Hugging Face directory, with an adapter merged in"),
 }
 """Each command's module and what it is for."""
@@ -58,7 +58,7 @@ def overview() -> str:
         [
             "usage: lcjax COMMAND ...    (or python -m lcjax.COMMAND ...)",
             "",
-            "Long-context fine-tuning of Llama-family models in JAX.",
+            "Long-context fine-tuning of Llama-family models in JAX: LoRA, 4-bit LoRA or every weight.",
             "",
             *lines,
             "",
