@@ -159,7 +159,7 @@ def save_merged(model: Llama, directory: str | Path, tokenizer=None) -> None:
     """Writes a full Hugging Face checkpoint in the base weights' dtype, with the adapter, if any, merged in; tensor by tensor.
 
     The generation_config.json of the base model and the files of a tokenizer that has not changed come along byte for byte.
-    Quantised weights are dequantised first: the checkpoint is in the dtype of the embedding throughout, and many times larger
+    Quantized weights are dequantized first: the checkpoint is in the dtype of the embedding throughout, and many times larger
     than the model.
 
     Raises:

@@ -97,15 +97,15 @@ def _head_dim(hidden: Any, heads: Any, source: str) -> Any:
 
 
 def _refuse_what_is_not_nf4(quantization: Any, source: str) -> None:
-    """Of quantised checkpoints, bitsandbytes' NF4 is read (see `lcjax.weights.bnb`)."""
+    """Of quantized checkpoints, bitsandbytes' NF4 is read (see `lcjax.weights.bnb`)."""
     if not isinstance(quantization, dict):
         raise InputError(f"{source} says quantization_config={quantization!r}, which is no object; download it again")
     method = quantization.get("quant_method", "?")
     if method != "bitsandbytes":
-        raise InputError(f"{source} says the weights are quantised ({method}); use an unquantised checkpoint")
+        raise InputError(f"{source} says the weights are quantized ({method}); use an unquantized checkpoint")
     expected = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_quant_storage": "uint8"}
     for key, value in expected.items():
         if (found := quantization.get(key, value)) != value:
             raise InputError(
-                f"{source} says {key}={found}, and only {value} is supported; use an unquantised checkpoint"
+                f"{source} says {key}={found}, and only {value} is supported; use an unquantized checkpoint"
             )

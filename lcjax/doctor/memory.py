@@ -58,7 +58,7 @@ def _planned(workload: Workload, tokens: int, replan: Replan) -> Finding:
 
 
 def _in_four_bits(workload: Workload, tokens: int, replan: Replan) -> Plan | None:
-    """The plan with quantised weights; None where they cannot be had."""
+    """The plan with quantized weights; None where they cannot be had."""
     try:
         return replan(dataclasses.replace(workload, quantize="nf4")).plan(tokens)
     except InputError:

@@ -1,8 +1,8 @@
 """A decoder layer whose attention runs one group of key/value heads after another.
 
 Of queries, keys, values, attention's output and all their cotangents only one group's exist at a time; what each group's output
-adds to the residual stream is added to it at once. In exchange the norm before the projections and, of quantised weights, the
-dequantisation run again for every group, and the backward pass runs attention forward twice: once for the residual stream after
+adds to the residual stream is added to it at once. In exchange the norm before the projections and, of quantized weights, the
+dequantization run again for every group, and the backward pass runs attention forward twice: once for the residual stream after
 attention, once for the group at hand.
 
 Shapes: B batch, T tokens, t tokens of a tile, D hidden size, H query heads, d head_dim (of a group), G groups.

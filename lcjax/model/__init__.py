@@ -3,7 +3,7 @@
 llama.py      embedding, layers, norm, logits
 decoder.py    one layer: attention and MLP, each added to the residual stream
 attention.py  self-attention with rotary positions
-linear.py     a linear map with its adapter, quantised or not
+linear.py     a linear map with its adapter, quantized or not
 norm.py       RMSNorm
 context.py    what every layer reads besides the residual stream
 ids.py        which token ids there are

@@ -1,4 +1,4 @@
-"""A linear map `y = x W^T + b` with a low-rank adapter beside it, quantised or not, whole or a part of it.
+"""A linear map `y = x W^T + b` with a low-rank adapter beside it, quantized or not, whole or a part of it.
 
 Shapes: a map's weight is [O, I] (out, in), its adapter A [R, I] and B [O, R].
 """
@@ -28,7 +28,7 @@ class Linear(nnx.Module):
 
     def __init__(self, tree: Tree, lora: LoraConfig | None = None):
         weight = tree["weight"]
-        self.weight = nnx.Dict(jax.tree.map(nnx.Param, weight)) if nf4.is_quantised(weight) else nnx.Param(weight)
+        self.weight = nnx.Dict(jax.tree.map(nnx.Param, weight)) if nf4.is_quantized(weight) else nnx.Param(weight)
         self.bias = nnx.Param(tree["bias"]) if "bias" in tree else None
         self.lora_A = nnx.LoRAParam(tree["lora_A"]) if "lora_A" in tree else None
         self.lora_B = nnx.LoRAParam(tree["lora_B"]) if "lora_B" in tree else None
@@ -37,7 +37,7 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """x [..., I] to [..., O], in x's dtype; products accumulate in float32."""
         weight = self._weight()
-        y = _times_transposed(x, nf4.dequantise(weight, x.dtype) if nf4.is_quantised(weight) else weight)
+        y = _times_transposed(x, nf4.dequantize(weight, x.dtype) if nf4.is_quantized(weight) else weight)
         if self.bias is not None:
             y = y + jnp.expand_dims(self.bias[...], range(x.ndim - 1))
         if self.lora is not None and self.lora_A is not None and self.lora_B is not None:
@@ -65,13 +65,13 @@ class Linear(nnx.Module):
         return {name: _part_of(x, part, parts, axes[name]) if name in axes else x for name, x in leaves.items()}
 
     @property
-    def is_quantised(self) -> bool:
+    def is_quantized(self) -> bool:
         """Whether the weight's values are made anew by every call."""
         return isinstance(self.weight, nnx.Dict)
 
     def _weight(self) -> Any:
-        """The array, or the dictionary of a quantised one."""
-        if self.is_quantised:
+        """The array, or the dictionary of a quantized one."""
+        if self.is_quantized:
             return {name: leaf[...] for name, leaf in self.weight.items()}
         return self.weight[...]
 
@@ -83,8 +83,8 @@ class Linear(nnx.Module):
 
 
 def _part_of(x: Any, part: jax.Array, parts: int, axis: int) -> Any:
-    """One of equal parts of an array along an axis, or of a quantised weight."""
-    if nf4.is_quantised(x):
+    """One of equal parts of an array along an axis, or of a quantized weight."""
+    if nf4.is_quantized(x):
         return nf4.part_of(x, part, parts, axis)
     size = x.shape[axis] // parts
     return lax.dynamic_slice_in_dim(x, part * size, size, axis)

@@ -64,7 +64,7 @@ class Llama(nnx.Module):
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the base weights, but for quantised ones."""
+        """Of the base weights, but for quantized ones."""
         return self.stored_head_VD.dtype
 
     @property
@@ -140,9 +140,9 @@ class Llama(nnx.Module):
             stack = tiled_stack(LayerFunctions(layer_structure), context.attention, policy, memory)
             return self.norm(run_stack(stack, x_BTD, stacked_params, layer_keys, context))
         # Of weights that learn, the scan has to take the layers itself: it adds up their gradients.
-        # Quantised ones are read in their stack by the kernels that dequantise them.
-        learns, quantised = self.settings.lora is None, self.layers.mlp.up_proj.is_quantised
-        by_number = policy in OFFLOADING and not learns and not quantised
+        # Quantized ones are read in their stack by the kernels that dequantize them.
+        learns, quantized = self.settings.lora is None, self.layers.mlp.up_proj.is_quantized
+        by_number = policy in OFFLOADING and not learns and not quantized
         params = Parameters.of(stacked_params, [not by_number or adapts for adapts in _of_adapters(stacked_params)])
 
         def layer(x_BTD, inputs):

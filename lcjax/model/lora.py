@@ -89,15 +89,15 @@ def merge(params: Tree, scaling: float) -> Tree:
 def merged_tensor(params: Tree, name: TensorName, scaling: float) -> jax.Array:
     """One tensor of a checkpoint with its adapter, if any, added: of `merge`'s result, without the rest.
 
-    A quantised weight is dequantised, to float32.
+    A quantized weight is dequantized, to float32.
     """
     module = params
     for key in name.path[:-1]:
         module = module[key]
     tensors = module if name.layer is None else jax.tree.map(lambda stack: stack[name.layer], module)
     tensor = tensors[name.path[-1]]
-    if nf4.is_quantised(tensor):
-        tensor = nf4.dequantise(tensor, jnp.float32)
+    if nf4.is_quantized(tensor):
+        tensor = nf4.dequantize(tensor, jnp.float32)
     if name.path[-1] != "weight" or "lora_A" not in module:
         return tensor
     return merge_weight(tensor, tensors["lora_A"], tensors["lora_B"], scaling)
@@ -119,14 +119,14 @@ def trainable_mask(params: Tree, trains: Callable[[tuple[str, ...]], bool]) -> T
     `partition` splits the parameters by it and `optax.masked` (in `lcjax.optim`) takes it as it is.
 
     Raises:
-      InputError: a quantised weight is to learn.
+      InputError: a quantized weight is to learn.
     """
 
     def learns(path, leaf) -> bool:
         chosen = trains(tuple(key.key for key in path))
         if chosen and not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise InputError(
-                f"{'.'.join(key.key for key in path[:-1])} is quantised and cannot be trained itself; put an adapter on the model "
+                f"{'.'.join(key.key for key in path[:-1])} is quantized and cannot be trained itself; put an adapter on the model "
                 "(get_peft_model), or load it without quantize"
             )
         return chosen

@@ -16,7 +16,7 @@ from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
 from lcjax.memory.allocators import host_limit_bytes
 from lcjax.model import ModelSettings
-from lcjax.ops.nf4 import is_quantised
+from lcjax.ops.nf4 import is_quantized
 from lcjax.parallel.memories import is_on_host
 from lcjax.parallel.placement import abstract_like, this_device
 from lcjax.plan.candidates import Candidate, candidates
@@ -105,7 +105,7 @@ def fit(
 
     def seconds(candidate: Candidate) -> float:
         rank = settings.lora.r if settings.lora else 0
-        quantised = _is_quantised(params)
+        quantised = _is_quantized(params)
         return step_seconds(config, candidate.applied(settings), lora_r=rank, quantised=quantised)
 
     tuning = tune(_ways(config, settings, host_fits, may_leave), seconds, attempt)
@@ -113,11 +113,11 @@ def fit(
     if chosen.memory is None:
         raise InputError(
             f"a step of {settings.max_seq_length:,} tokens is too large for {_gib(room.device)} on the GPU even to be compiled "
-            f"({chosen.candidate}); use {'' if _is_quantised(params) else '--quantize nf4, '}a smaller --max-seq-length or a "
+            f"({chosen.candidate}); use {'' if _is_quantized(params) else '--quantize nf4, '}a smaller --max-seq-length or a "
             "GPU with more memory"
         )
     if not chosen.fits:
-        raise _refused(chosen.memory, room, settings, arguments, _is_quantised(params), str(chosen.candidate))
+        raise _refused(chosen.memory, room, settings, arguments, _is_quantized(params), str(chosen.candidate))
     return Fit(tuning.chosen.applied(settings), chosen.memory, tuning)
 
 
@@ -182,8 +182,8 @@ def _dtype(params: Tree) -> Any:
     return params["embed_tokens"]["weight"].dtype
 
 
-def _is_quantised(params: Tree) -> bool:
-    return is_quantised(params["layers"]["mlp"]["up_proj"]["weight"])
+def _is_quantized(params: Tree) -> bool:
+    return is_quantized(params["layers"]["mlp"]["up_proj"]["weight"])
 
 
 def _refused(

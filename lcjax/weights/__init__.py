@@ -43,7 +43,7 @@ def load_model_files(
 
     Returns:
       Its config, its parameter tree in `dtype` (float32 or bfloat16), with `quantize="nf4"` or from a checkpoint that is
-      in four bits with quantised linear maps (see `lcjax.ops.nf4.format`), and the path it was read from, for `load_tokenizer`.
+      in four bits with quantized linear maps (see `lcjax.ops.nf4.format`), and the path it was read from, for `load_tokenizer`.
       `embeddings_on_host` leaves embedding and head in pinned host memory.
 
     Raises:

@@ -17,7 +17,7 @@ from lcjax.config import EMBEDDING_MODULES, LlamaConfig
 from lcjax.errors import InputError
 from lcjax.model.params import TensorName, tensor_names
 from lcjax.parallel.placement import pinned_here
-from lcjax.weights.packing import Packer, Packing, Path, TensorReader, quantising
+from lcjax.weights.packing import Packer, Packing, Path, TensorReader, quantizing
 from lcjax.weights.packing import Shape as Shape
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -55,21 +55,21 @@ class Checkpoint:
         """The parameter tree, on the default device; see `assemble`.
 
         Args:
-          dtype: float32 or bfloat16, of all but quantised weights.
-          quantize: "nf4" quantises the layers' linear maps as they are read, one tensor at a time, from the stored values.
+          dtype: float32 or bfloat16, of all but quantized weights.
+          quantize: "nf4" quantizes the layers' linear maps as they are read, one tensor at a time, from the stored values.
           embeddings_on_host: leaves embedding and head in pinned host memory; they are never on the device.
 
         Raises:
-          InputError: a bad option, or a weight whose shape cannot be quantised.
+          InputError: a bad option, or a weight whose shape cannot be quantized.
         """
-        quantise = quantising(self.read, self.config, quantize)
+        quantized = quantizing(self.read, self.config, quantize)
         layers = self.config.num_hidden_layers
         return assemble(
             tensor_names(self.config),
             self.read,
             layers,
             parameter_dtype(dtype),
-            lambda name: self.packed(name) or quantise(name),
+            lambda name: self.packed(name) or quantized(name),
             on_host=EMBEDDING_MODULES if embeddings_on_host else (),
         )
 

@@ -1,7 +1,7 @@
 """Weights that bitsandbytes stored in NF4, straight from a Hugging Face checkpoint into the parameter tree.
 
-Beside `X.weight`, uint8 [O * I / 2, 1], lie `X.weight.absmax` (uint8, or float32 where the scales are not quantised),
-`X.weight.quant_map`, with quantised scales `X.weight.nested_absmax` and `X.weight.nested_quant_map`, and as
+Beside `X.weight`, uint8 [O * I / 2, 1], lie `X.weight.absmax` (uint8, or float32 where the scales are not quantized),
+`X.weight.quant_map`, with quantized scales `X.weight.nested_absmax` and `X.weight.nested_quant_map`, and as
 `X.weight.quant_state.bitsandbytes__nf4` a JSON text in bytes, with block sizes, shape and offset.
 
 Source: bitsandbytes 0.50, `functional.QuantState.as_dict`; transformers 5, `quantizers/quantizer_bnb_4bit.py`.
@@ -37,14 +37,14 @@ class PackedWeight:
 
     arrays: Mapping[str, StoredTensor]
     shape: Shape
-    offset: float | None  # None where the scales are not quantised
+    offset: float | None  # None where the scales are not quantized
 
     @property
     def kind(self) -> str:
         """In words; all layers of a stack are of one."""
         if self.offset is None:
             return "nf4 with plain scales"
-        return "nf4 with quantised scales" + (" in a map of its own" if "absmax_map" in self.arrays else "")
+        return "nf4 with quantized scales" + (" in a map of its own" if "absmax_map" in self.arrays else "")
 
     def packing(self) -> Packing:
         """Its place in the parameter tree."""
@@ -54,7 +54,7 @@ class PackedWeight:
         """Fills an array [O, I] with its values, rounded to the array's dtype."""
         leaves = {name: np.empty(*kind) for name, kind in self._leaves().items()}
         self._fill({(name,): leaf for name, leaf in leaves.items()})
-        out[...] = np.asarray(nf4.dequantise({name: jnp.asarray(leaf) for name, leaf in leaves.items()}, out.dtype))
+        out[...] = np.asarray(nf4.dequantize({name: jnp.asarray(leaf) for name, leaf in leaves.items()}, out.dtype))
 
     def _leaves(self) -> dict[str, tuple[Shape, np.dtype]]:
         leaves = nf4.leaf_types(*self.shape)
@@ -77,8 +77,8 @@ def take_packed_weights(
     """Parts a checkpoint's tensors: the plain ones, and the weights in NF4 by name.
 
     Raises:
-      InputError: a weight is quantised in another way than NF4 in blocks of 64, its parts do not fit together, or it is none that
-        all layers have quantised alike; or a tensor is in bytes and part of no weight.
+      InputError: a weight is quantized in another way than NF4 in blocks of 64, its parts do not fit together, or it is none that
+        all layers have quantized alike; or a tensor is in bytes and part of no weight.
     """
     plain, packed = dict(stored), {}
     names = {name.name: name for name in tensor_names(config)}
@@ -87,9 +87,9 @@ def take_packed_weights(
         name, _, kind = key.partition(_STATE)
         path = stored[key].path
         if kind != "nf4":
-            raise InputError(f"{path}: {name} is quantised as {kind}, and only nf4 is supported; {_MEND}")
+            raise InputError(f"{path}: {name} is quantized as {kind}, and only nf4 is supported; {_MEND}")
         if name not in names or not table[names[name].path].quantizable:
-            raise InputError(f"{path}: {name} is quantised and no weight of a layer's linear map; {_MEND}")
+            raise InputError(f"{path}: {name} is quantized and no weight of a layer's linear map; {_MEND}")
         parts = [part for part in plain if part == name or part.startswith(f"{name}.")]
         packed[name] = _packed_weight(
             {part.removeprefix(name): plain.pop(part) for part in parts}, name, names[name].shape
@@ -106,7 +106,7 @@ def _packed_weight(parts: dict[str, StoredTensor], name: str, shape: Shape) -> P
     nested = "nested_offset" in state
     for key, value in _expected_state(shape, nested).items():
         if state.get(key) != value:
-            raise InputError(f"{path}: {name} is quantised with {key}={state.get(key)}, not {value}; {_MEND}")
+            raise InputError(f"{path}: {name} is quantized with {key}={state.get(key)}, not {value}; {_MEND}")
     for part, kind in _expected_parts(shape, nested).items():
         found = _kind(parts[part].shape, parts[part].dtype) if part in parts else "missing"
         if found != kind:
@@ -171,10 +171,10 @@ def _read_state(tensor: StoredTensor) -> dict[str, Any]:
 
 
 def _require_whole_stacks(packed: Mapping[str, PackedWeight], config: LlamaConfig) -> None:
-    """Requires of each linear map that all layers have it quantised, with scales of one kind, or none: they share arrays."""
+    """Requires of each linear map that all layers have it quantized, with scales of one kind, or none: they share arrays."""
     kinds: dict[Path, dict[str, str]] = {}
     for name in tensor_names(config):
-        kind = packed[name.name].kind if name.name in packed else "not quantised"
+        kind = packed[name.name].kind if name.name in packed else "not quantized"
         kinds.setdefault(name.path, {})[name.name] = kind
     for of_layers in kinds.values():
         first, kind = next(iter(of_layers.items()))

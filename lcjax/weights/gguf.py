@@ -1,4 +1,4 @@
-"""llama.cpp's checkpoints (GGUF) in: the config from the metadata, the tensors dequantised."""
+"""llama.cpp's checkpoints (GGUF) in: the config from the metadata, the tensors dequantized."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load_gguf(path: str | os.PathLike[str], dtype: DTypeLike) -> tuple[LlamaConf
 
     Args:
       path: the file; its tensors may be of any of `lcjax.weights.gguf_file.SUPPORTED_TYPES`.
-      dtype: float32 or bfloat16; blocks are dequantised in float32 and then rounded to it.
+      dtype: float32 or bfloat16; blocks are dequantized in float32 and then rounded to it.
 
     Returns:
       The config and the parameter tree of `lcjax.model.params`, jax Arrays on the default device. The peak of host
@@ -71,7 +71,7 @@ def _row_places(name: TensorName, config: LlamaConfig) -> np.ndarray | None:
 
 
 def _read_tensor(file: GgufFile, tensor: GgufTensor, places: np.ndarray | None, out: np.ndarray) -> None:
-    """Dequantises a tensor into `out`, a few rows at a time; a vector is a column of one-element rows."""
+    """Dequantizes a tensor into `out`, a few rows at a time; a vector is a column of one-element rows."""
     encoded_row, decoded_row = tensor.num_bytes // out.shape[0], out.nbytes // out.shape[0]
     try:
         with file.path.open("rb") as stream:

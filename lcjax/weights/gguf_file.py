@@ -2,7 +2,7 @@
 
 `gguf.GGUFReader` reads the same, but makes one array object per vocabulary entry and maps the file: 4.7 s and 167 MB of
 resident memory for the 49,152 tokens of SmolLM2, against 0.15 s and 10 MB here. So the header is parsed in plain
-Python and only the table of block formats and the dequantisation are the library's.
+Python and only the table of block formats and the dequantization are the library's.
 
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -116,7 +116,7 @@ class _Parser:
         if tensor_type.name not in SUPPORTED_TYPES:
             raise InputError(
                 f"{self.path}: {name} is stored as {tensor_type.name}; supported are {', '.join(SUPPORTED_TYPES)}: "
-                "use a file quantised to one of these"
+                "use a file quantized to one of these"
             )
         if shape[-1] % GGML_QUANT_SIZES[tensor_type][0]:
             raise self.corrupt(f"{name} has rows of {shape[-1]} elements, no multiple of {tensor_type.name}'s block")

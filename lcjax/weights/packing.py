@@ -1,4 +1,4 @@
-"""Tensors that lie in the parameter tree as several arrays: quantised ones."""
+"""Tensors that lie in the parameter tree as several arrays: quantized ones."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Packing:
 Packer: TypeAlias = Callable[[TensorName], Packing | None]
 
 
-def quantising(read: TensorReader, config: LlamaConfig, kind: str | None) -> Packer:
-    """Quantises the layers' linear maps as they are read; nothing where `kind` is None.
+def quantizing(read: TensorReader, config: LlamaConfig, kind: str | None) -> Packer:
+    """Quantizes the layers' linear maps as they are read; nothing where `kind` is None.
 
     Raises:
-      InputError: an unknown kind, or a weight of this config that cannot be quantised.
+      InputError: an unknown kind, or a weight of this config that cannot be quantized.
     """
     check_quantize(kind)
     if kind is None:
@@ -54,7 +54,7 @@ def quantising(read: TensorReader, config: LlamaConfig, kind: str | None) -> Pac
         # In float32, which holds every stored dtype exactly.
         weight_OI = np.empty(name.shape, np.float32)
         read(name, weight_OI)
-        for leaf, values in nf4.quantise(weight_OI).items():
+        for leaf, values in nf4.quantize(weight_OI).items():
             out[leaf,][...] = values
 
     return pack

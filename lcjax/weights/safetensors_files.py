@@ -156,7 +156,7 @@ def write_file(
 def _unsupported(path: Path, name: str, dtype: str) -> InputError:
     return InputError(
         f"{path}: {name} is stored as {dtype}; supported are {', '.join(STORED_DTYPES)}, and the NF4 of bitsandbytes: "
-        "use a checkpoint that is not quantised"
+        "use a checkpoint that is not quantized"
     )
 
 

@@ -31,7 +31,7 @@ def plain_names(stored: Mapping[str, StoredTensor], config: LlamaConfig) -> dict
     embedding, head_name = (config.family.by_path[module, "weight"].hugging_face for module in EMBEDDING_MODULES)
     named = {name: tensor for name, tensor in stored.items() if not is_buffer(name)}
     if not any(name.startswith(_PREFIX) for name in named):
-        # Also the parts of a quantised weight; a head is outside in both.
+        # Also the parts of a quantized weight; a head is outside in both.
         named = {name if name.startswith("lm_head.") else _PREFIX + name: tensor for name, tensor in named.items()}
     if not config.tie_word_embeddings or head_name not in named:
         return named

@@ -8,7 +8,7 @@ import torch
 from bitsandbytes.functional import QuantState
 
 
-def quantise(weight: torch.Tensor, *, double: bool = True) -> tuple[torch.Tensor, QuantState]:
+def quantize(weight: torch.Tensor, *, double: bool = True) -> tuple[torch.Tensor, QuantState]:
     # On more threads torch splits the sum of many scales by threads, and so rounds it otherwise on another machine.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -28,6 +28,6 @@ def leaves(codes: torch.Tensor, state: QuantState) -> dict[str, np.ndarray]:
 
 
 def values(codes: torch.Tensor, state: QuantState, dtype: torch.dtype) -> torch.Tensor:
-    """The weight [O, I] in another dtype than it was quantised from."""
+    """The weight [O, I] in another dtype than it was quantized from."""
     state.dtype = dtype
     return bnb.dequantize_4bit(codes, state)

@@ -1,4 +1,4 @@
-"""Quantising on the host, with numpy: the codes and scales that bitsandbytes computes on a CPU, bit for bit.
+"""Quantizing on the host, with numpy: the codes and scales that bitsandbytes computes on a CPU, bit for bit.
 
 Shapes: O out, I in, N blocks of 64 values, S blocks of 256 scales; see `lcjax.ops.nf4.format`.
 """
@@ -11,31 +11,31 @@ from lcjax.errors import InputError
 from lcjax.ops.nf4.format import ABSMAX_BLOCK, BLOCK, CODEBOOK, DYNAMIC_MAP, leaf_types
 from lcjax.ops.nf4.mean import torch_mean
 
-# Between neighbouring values of the codebook; a value on a boundary takes the lower code.
+# Between adjacent values of the codebook; a value on a boundary takes the lower code.
 _BOUNDARIES = (CODEBOOK[:-1] + CODEBOOK[1:]) / np.float32(2)
 # Keeps the reciprocal of a block of zeros finite; bitsandbytes' figure.
 _SMALLEST = np.float32(1e-38)
 _STEPS = 2**16
 _NEAREST = np.searchsorted((DYNAMIC_MAP[:-1] + DYNAMIC_MAP[1:]) / 2, np.linspace(-1, 1, _STEPS)).astype(np.uint8)
-# Blocks at a time, so that what is computed on the way stays in the processor's cache.
+# Blocks at a time, so that intermediate results stay in the processor's cache.
 _CHUNK = 2048
 
 
-def quantise(weight_OI: np.ndarray) -> dict[str, np.ndarray]:
+def quantize(weight_OI: np.ndarray) -> dict[str, np.ndarray]:
     """The leaves of `lcjax.ops.nf4.format` for a weight [O, I] of any float dtype; computed in float32.
 
     Raises:
       InputError: I is no multiple of 64, or a value is not finite.
     """
     leaves = {name: np.empty(shape, dtype) for name, (shape, dtype) in leaf_types(*weight_OI.shape).items()}
-    absmax_N = _quantise_blocks(weight_OI.reshape(-1, BLOCK), leaves["codes"].reshape(-1, BLOCK // 2))
+    absmax_N = _quantize_blocks(weight_OI.reshape(-1, BLOCK), leaves["codes"].reshape(-1, BLOCK // 2))
     offset = torch_mean(absmax_N)
     leaves["absmax_offset"][...] = offset
-    leaves["absmax_scale"][...] = _quantise_absmax(absmax_N - offset, leaves["absmax"].reshape(-1))
+    leaves["absmax_scale"][...] = _quantize_absmax(absmax_N - offset, leaves["absmax"].reshape(-1))
     return leaves
 
 
-def _quantise_blocks(weight_NB: np.ndarray, codes_NC: np.ndarray) -> np.ndarray:
+def _quantize_blocks(weight_NB: np.ndarray, codes_NC: np.ndarray) -> np.ndarray:
     """Fills the codes, two a byte; returns the largest magnitude of each block, float32 [N]."""
     absmax_N = np.empty(len(weight_NB), np.float32)
     for start in range(0, len(weight_NB), _CHUNK):
@@ -44,7 +44,7 @@ def _quantise_blocks(weight_NB: np.ndarray, codes_NC: np.ndarray) -> np.ndarray:
         absmax_N[part] = absmax = np.abs(values).max(axis=1)
         if not np.isfinite(absmax).all():
             raise InputError(
-                "a weight holds values that are not finite and cannot be quantised; download the model again"
+                "a weight holds values that are not finite and cannot be quantized; download the model again"
             )
         scaled = values * (np.float32(1) / np.maximum(absmax, _SMALLEST))[:, None]
         codes = np.zeros(scaled.shape, np.uint8)
@@ -54,7 +54,7 @@ def _quantise_blocks(weight_NB: np.ndarray, codes_NC: np.ndarray) -> np.ndarray:
     return absmax_N
 
 
-def _quantise_absmax(absmax_N: np.ndarray, codes_N: np.ndarray) -> np.ndarray:
+def _quantize_absmax(absmax_N: np.ndarray, codes_N: np.ndarray) -> np.ndarray:
     """Fills the codes of the nearest values of the map; returns the largest magnitude of each 256, float32 [S]."""
     scale_S = np.maximum.reduceat(np.abs(absmax_N), np.arange(0, len(absmax_N), ABSMAX_BLOCK))
     scale_N = np.repeat(scale_S, ABSMAX_BLOCK)[: len(absmax_N)]

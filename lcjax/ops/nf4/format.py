@@ -4,7 +4,7 @@ A weight [O, I] is cut, row by row, into blocks of 64 values that share a scale:
 
     weight = CODEBOOK[codes] * absmax        float32, then rounded once
 
-and the scales of 256 blocks in turn, also across rows, share a scale of theirs (double quantisation):
+and the scales of 256 consecutive blocks, also across rows, share a scale of their own (double quantization):
 
     absmax = absmax_map[absmax] * absmax_scale + absmax_offset        float32, rounded after either operation
 
@@ -13,10 +13,10 @@ In a parameter tree a dictionary takes the place of the array:
 | leaf | dtype and shape | |
 | --- | --- | --- |
 | codes | uint8 [O, I/2] | two a byte, the first in the high nibble |
-| absmax | uint8 [O, I/64] | float32 where a checkpoint's scales are not quantised; then there are no further leaves |
+| absmax | uint8 [O, I/64] | float32 where a checkpoint's scales are not quantized; then there are no further leaves |
 | absmax_scale | float32 [ceil(O * I / 64 / 256)] | |
 | absmax_offset | float32 [] | |
-| absmax_map | float32 [256] in [-1, 1] | only where a checkpoint's map differs from DYNAMIC_MAP, by a rounding say |
+| absmax_map | float32 [256] in [-1, 1] | only where a checkpoint's map differs from DYNAMIC_MAP, for example by rounding |
 
 Shapes: O out, I in, N = I / 64 blocks of a row, S scales of scales; a stack of layers has an axis L before these.
 
@@ -73,14 +73,14 @@ DYNAMIC_MAP = _dynamic_map()
 
 
 def leaf_types(out_features: int, in_features: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of each leaf of a double-quantised weight [O, I].
+    """Shape and dtype of each leaf of a double-quantized weight [O, I].
 
     Raises:
       InputError: in_features is no multiple of 64.
     """
     if in_features % BLOCK:
         raise InputError(
-            f"a weight [{out_features}, {in_features}] cannot be quantised: NF4 needs rows of a multiple of {BLOCK} values; "
+            f"a weight [{out_features}, {in_features}] cannot be quantized: NF4 needs rows of a multiple of {BLOCK} values; "
             "load this model without quantize"
         )
     blocks = out_features * in_features // BLOCK
@@ -92,16 +92,16 @@ def leaf_types(out_features: int, in_features: int) -> dict[str, tuple[tuple[int
     }
 
 
-def is_quantised(weight: Any) -> bool:
-    """Whether a node of a parameter tree is a quantised weight."""
+def is_quantized(weight: Any) -> bool:
+    """Whether a node of a parameter tree is a quantized weight."""
     return isinstance(weight, Mapping) and "codes" in weight
 
 
-def dequantise(weight: Mapping[str, jax.Array], dtype: jax.typing.DTypeLike) -> jax.Array:
+def dequantize(weight: Mapping[str, jax.Array], dtype: jax.typing.DTypeLike) -> jax.Array:
     """The weight [O, I] in `dtype`, exactly as bitsandbytes gives it; one layer's, not a stack.
 
-    No gradient flows into it. XLA makes one GPU kernel of it, of which every thread reads two bytes and writes four values, beside
-    one for the scales, a sixty-fourth as large.
+    No gradient flows into it. XLA makes one GPU kernel of it, whose threads each read two bytes and write four values,
+    and another kernel for the scales, a sixty-fourth as large.
     """
     pairs_OC1 = weight["codes"][..., None]
     # A choice by position and not a shift by [4, 0], which every thread would load from memory.

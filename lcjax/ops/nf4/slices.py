@@ -1,4 +1,4 @@
-"""Parts of a quantised weight, still quantised.
+"""Parts of a quantized weight, still quantized.
 
 Shapes: O out, I in, N = I / 64 blocks of a row.
 """

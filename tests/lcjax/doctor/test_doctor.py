@@ -99,8 +99,8 @@ def fitting(model_dir) -> Plan:
 
 def test_four_bits_are_tried_before_less_context(fitting):
     too_large = dataclasses.replace(fitting, device_limit_bytes=1)
-    quantised = dataclasses.replace(fitting, workload=dataclasses.replace(fitting.workload, quantize="nf4"))
-    plans = {None: Planned(too_large, None), "nf4": Planned(quantised, None)}
+    quantized = dataclasses.replace(fitting, workload=dataclasses.replace(fitting.workload, quantize="nf4"))
+    plans = {None: Planned(too_large, None), "nf4": Planned(quantized, None)}
     found = by_plan(fitting.workload, 256, lambda workload: cast(Planner, plans[workload.quantize]))
     assert "256 tokens, rtx4090: fits" in found.answer
     assert (found.flags, found.stops) == ({"quantize": "nf4"}, False)

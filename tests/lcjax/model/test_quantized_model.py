@@ -1,4 +1,4 @@
-"""Models on quantised weights compute what models on their values compute, keep no dequantised weight, and train."""
+"""Models on quantized weights compute what models on their values compute, keep no dequantized weight, and train."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def oracle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trees(oracle):
-    """(config, quantised parameters, parameters of the same values)."""
-    config, quantised, _ = load_model_files(oracle.directory, "float32", quantize="nf4")
-    return config, quantised, dequantised(quantised)
+    """(config, quantized parameters, parameters of the same values)."""
+    config, quantized, _ = load_model_files(oracle.directory, "float32", quantize="nf4")
+    return config, quantized, dequantized(quantized)
 
 
-def dequantised(tree):
-    """The tree with arrays [L, O, I] where quantised weights were."""
+def dequantized(tree):
+    """The tree with arrays [L, O, I] where quantized weights were."""
     if not isinstance(tree, dict):
         return tree
-    if nf4.is_quantised(tree):
+    if nf4.is_quantized(tree):
         layers = [dict(zip(tree, leaves, strict=True)) for leaves in zip(*tree.values(), strict=True)]
-        return jnp.stack([nf4.dequantise(layer, jnp.float32) for layer in layers])
-    return {name: dequantised(value) for name, value in tree.items()}
+        return jnp.stack([nf4.dequantize(layer, jnp.float32) for layer in layers])
+    return {name: dequantized(value) for name, value in tree.items()}
 
 
 def model_of(config, params, oracle, **settings) -> Llama:
@@ -69,26 +69,26 @@ def batch():
 
 
 def test_the_parameters_come_back_as_they_are(trees):
-    config, quantised, _ = trees
-    params = Llama(config, quantised, ModelSettings(TOKENS)).params
-    assert jax.tree.structure(params) == jax.tree.structure(quantised)
-    assert all(jax.tree.leaves(jax.tree.map(lambda found, given: found is given, params, quantised)))
+    config, quantized, _ = trees
+    params = Llama(config, quantized, ModelSettings(TOKENS)).params
+    assert jax.tree.structure(params) == jax.tree.structure(quantized)
+    assert all(jax.tree.leaves(jax.tree.map(lambda found, given: found is given, params, quantized)))
 
 
-def test_only_the_layers_linear_maps_are_quantised(trees, oracle):
-    config, quantised, values = trees
+def test_only_the_layers_linear_maps_are_quantized(trees, oracle):
+    config, quantized, values = trees
     _, plain, _ = load_model_files(oracle.directory, "float32")
     for module in config.linear_shapes():
         *parents, name, _ = config.family.adaptable[module].path
-        node, before, after = quantised, plain, values
+        node, before, after = quantized, plain, values
         for parent in (*parents, name):
             node, before, after = node[parent], before[parent], after[parent]
-        assert nf4.is_quantised(node["weight"])
+        assert nf4.is_quantized(node["weight"])
         assert np.abs(before.pop("weight") - after["weight"]).max() > 0
         node_without = {key: leaf for key, leaf in node.items() if key != "weight"}
         jax.tree.map(np.testing.assert_array_equal, node_without, before)
-    jax.tree.map(np.testing.assert_array_equal, quantised["embed_tokens"], plain["embed_tokens"])
-    jax.tree.map(np.testing.assert_array_equal, quantised["lm_head"], plain["lm_head"])
+    jax.tree.map(np.testing.assert_array_equal, quantized["embed_tokens"], plain["embed_tokens"])
+    jax.tree.map(np.testing.assert_array_equal, quantized["lm_head"], plain["lm_head"])
 
 
 def loss_and_gradients(model: Llama) -> list[jax.Array]:
@@ -102,17 +102,17 @@ def loss_and_gradients(model: Llama) -> list[jax.Array]:
 
 @pytest.mark.parametrize("policy", ["none", "offload_attn"])
 def test_loss_and_gradients_are_those_of_the_values(trees, oracle, policy):
-    config, quantised, values = trees
+    config, quantized, values = trees
     found, expected = (
         loss_and_gradients(model_of(config, params, oracle, use_gradient_checkpointing=policy))
-        for params in (quantised, values)
+        for params in (quantized, values)
     )
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_one_code_off_by_one_is_found(trees, oracle):
-    config, quantised, values = trees
-    changed = jax.tree.map(lambda leaf: leaf, quantised)
+    config, quantized, values = trees
+    changed = jax.tree.map(lambda leaf: leaf, quantized)
     weight = changed["layers"]["self_attn"]["v_proj"]["weight"]
     weight["codes"] = weight["codes"].at[1, 5, 7].add(1)
     found, expected = (loss_and_gradients(model_of(config, params, oracle)) for params in (changed, values))
@@ -121,8 +121,8 @@ def test_one_code_off_by_one_is_found(trees, oracle):
 
 def kept_weights(trees, oracle, policy: str) -> set[tuple[int, ...]]:
     """Shapes that the loop over layers hands to its backward pass and that are as large as a stack of weights in full."""
-    config, quantised, _ = trees
-    model = model_of(config, quantised, oracle, use_gradient_checkpointing=policy)
+    config, quantized, _ = trees
+    model = model_of(config, quantized, oracle, use_gradient_checkpointing=policy)
     trainable, frozen, _ = split(model)
     objective = step.Objective(model.config, model.settings)
     jaxpr = jax.make_jaxpr(jax.grad(objective.loss, has_aux=True))(trainable, frozen, batch())
@@ -137,7 +137,7 @@ def kept_weights(trees, oracle, policy: str) -> set[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_no_dequantised_weight_is_kept(trees, oracle, policy):
+def test_no_dequantized_weight_is_kept(trees, oracle, policy):
     assert kept_weights(trees, oracle, policy) == set()
 
 
@@ -148,11 +148,11 @@ def test_without_a_policy_they_would_be_kept(trees, oracle, monkeypatch):
     assert kept_weights(trees, oracle, "none") == stacks
 
 
-def test_quantised_weights_cannot_be_trained(trees):
-    _, quantised, _ = trees
-    with pytest.raises(InputError, match=r"layers\.mlp\.down_proj\.weight is quantised and cannot be trained itself"):
-        lora.trainable_mask(quantised, lora.everything)
-    assert not any(jax.tree.leaves(lora.trainable_mask(quantised, lora.adapters_only)))
+def test_quantized_weights_cannot_be_trained(trees):
+    _, quantized, _ = trees
+    with pytest.raises(InputError, match=r"layers\.mlp\.down_proj\.weight is quantized and cannot be trained itself"):
+        lora.trainable_mask(quantized, lora.everything)
+    assert not any(jax.tree.leaves(lora.trainable_mask(quantized, lora.adapters_only)))
 
 
 def train(model: Llama, batch, learning_rate: float, steps: int = 4) -> list[float]:
@@ -173,14 +173,14 @@ def train(model: Llama, batch, learning_rate: float, steps: int = 4) -> list[flo
 
 
 def test_the_adapter_learns_and_no_bit_of_the_base_changes(trees, oracle):
-    config, quantised, _ = trees
-    losses = train(model_of(config, quantised, oracle), batch(), learning_rate=1e-2)
+    config, quantized, _ = trees
+    losses = train(model_of(config, quantized, oracle), batch(), learning_rate=1e-2)
     assert losses == sorted(losses, reverse=True)
 
 
-def test_merging_dequantises(trees, oracle, tmp_path):
-    config, quantised, values = trees
-    model = model_of(config, quantised, oracle)
+def test_merging_dequantizes(trees, oracle, tmp_path):
+    config, quantized, values = trees
+    model = model_of(config, quantized, oracle)
     lcjax.save_merged(model, tmp_path)
     again_config, again, _ = load_model_files(tmp_path, "float32")
     assert again_config == config
@@ -189,9 +189,9 @@ def test_merging_dequantises(trees, oracle, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, expected)
 
 
-def test_rows_that_cannot_be_quantised_are_refused_before_a_weight_is_read(tmp_path):
+def test_rows_that_cannot_be_quantized_are_refused_before_a_weight_is_read(tmp_path):
     directory = make_oracle(tmp_path, adapter=False, **{**FIELDS, "intermediate_size": 80}).directory
-    with pytest.raises(InputError, match=r"a weight \[64, 80\] cannot be quantised"):
+    with pytest.raises(InputError, match=r"a weight \[64, 80\] cannot be quantized"):
         load_model_files(directory, "float32", quantize="nf4")
 
 
@@ -228,11 +228,11 @@ def in_even_steps(params, config):
 def test_smollm2_loses_less_than_in_even_steps(smollm2, argparse_source):
     """2.355 nats a token in float32, 2.600 in NF4, 2.774 in even steps."""
     config, params, _ = load_model_files(smollm2, "float32")
-    _, quantised, _ = load_model_files(smollm2, "float32", quantize="nf4")
+    _, quantized, _ = load_model_files(smollm2, "float32", quantize="nf4")
     settings = ModelSettings(256)
     losses = [
         mean_loss(Llama(config, tree, settings), argparse_source)
-        for tree in (params, quantised, in_even_steps(params, config))
+        for tree in (params, quantized, in_even_steps(params, config))
     ]
     assert losses == sorted(losses)
 

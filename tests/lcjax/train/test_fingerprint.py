@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcjax.ops.nf4.encoding import quantise
+from lcjax.ops.nf4.encoding import quantize
 from lcjax.train.checkpoints.fingerprint import BLOCK_BYTES, fingerprint
 
 
@@ -38,7 +38,7 @@ def test_every_byte_counts(dtype):
 
 def test_codes_and_scales_of_quantized_weights_count():
     weight = np.random.default_rng(1).normal(size=(64, 128)).astype(np.float32)
-    leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, quantise(weight)))
+    leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, quantize(weight)))
     seen = {fingerprint(jax.tree.unflatten(structure, leaves))}
     for number, leaf in enumerate(leaves):
         changed = [*leaves[:number], flipped(leaf, leaf.nbytes // 2), *leaves[number + 1 :]]

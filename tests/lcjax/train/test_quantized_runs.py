@@ -76,9 +76,9 @@ def test_contradictions_and_unknown_kinds_are_refused():
         RunArguments(quantize="fp4")
 
 
-def test_quantised_weights_are_not_trained(model_dir, text, tmp_path):
+def test_quantized_weights_are_not_trained(model_dir, text, tmp_path):
     model, tokenizer = lcjax.from_pretrained(model_dir, 32, quantize="nf4")
-    with pytest.raises(InputError, match="is quantised and cannot be trained itself; put an adapter on the model"):
+    with pytest.raises(InputError, match="is quantized and cannot be trained itself; put an adapter on the model"):
         lcjax.train(model, tokenizer, [text], output_dir=tmp_path / "run", max_steps=1, eval_fraction=0.0)
     assert not (tmp_path / "run").exists()
 

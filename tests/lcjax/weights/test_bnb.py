@@ -31,14 +31,14 @@ FIELDS = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "
 
 @pytest.fixture(scope="module")
 def plain(tiny_llama, tmp_path_factory) -> Path:
-    """The model before it is quantised."""
+    """The model before it is quantized."""
     torch.manual_seed(0)
     directory = tmp_path_factory.mktemp("plain")
     tiny_llama(**FIELDS).save_pretrained(directory)
     return directory
 
 
-def quantised_by_transformers(plain: Path, directory: Path, **options) -> transformers.LlamaForCausalLM:
+def quantized_by_transformers(plain: Path, directory: Path, **options) -> transformers.LlamaForCausalLM:
     options = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, **options}
     config = transformers.BitsAndBytesConfig(load_in_4bit=True, **options)
     model = transformers.LlamaForCausalLM.from_pretrained(plain, quantization_config=config, dtype=torch.float32)
@@ -47,11 +47,11 @@ def quantised_by_transformers(plain: Path, directory: Path, **options) -> transf
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["double", "single"])
-def quantised(request, plain, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("quantised")
+def quantized(request, plain, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("quantized")
     return (
         directory,
-        quantised_by_transformers(plain, directory, bnb_4bit_use_double_quant=request.param),
+        quantized_by_transformers(plain, directory, bnb_4bit_use_double_quant=request.param),
         request.param,
     )
 
@@ -67,8 +67,8 @@ def weights_in_nf4(model) -> dict[str, Linear4bit]:
     return {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
 
 
-def test_codes_and_scales_are_taken_as_they_are(quantised):
-    directory, model, double = quantised
+def test_codes_and_scales_are_taken_as_they_are(quantized):
+    directory, model, double = quantized
     config = load_config(directory)
     params = load_params(directory, config, "float32")
     modules = weights_in_nf4(model)
@@ -85,11 +85,11 @@ def test_codes_and_scales_are_taken_as_they_are(quantised):
         if double:
             np.testing.assert_array_equal(found["absmax_scale"], state.state2.absmax)
             assert found["absmax_offset"] == state.offset.item()
-        np.testing.assert_array_equal(nf4.dequantise(found, jnp.float32), bnb.dequantize_4bit(weight.detach(), state))
+        np.testing.assert_array_equal(nf4.dequantize(found, jnp.float32), bnb.dequantize_4bit(weight.detach(), state))
 
 
-def test_quantising_while_loading_gives_the_same(plain, quantised):
-    directory, _, double = quantised
+def test_quantizing_while_loading_gives_the_same(plain, quantized):
+    directory, _, double = quantized
     _, found, _ = load_model_files(plain, "float32", quantize="nf4")
     _, expected, _ = load_model_files(directory, "float32")
     if double:
@@ -98,14 +98,14 @@ def test_quantising_while_loading_gives_the_same(plain, quantised):
         assert {"codes", "absmax"} == expected["layers"]["mlp"]["up_proj"]["weight"].keys()
 
 
-def test_asking_for_nf4_changes_nothing(quantised):
-    directory, _, _ = quantised
+def test_asking_for_nf4_changes_nothing(quantized):
+    directory, _, _ = quantized
     trees = [load_model_files(directory, "float32", quantize=kind)[1] for kind in (None, "nf4")]
     jax.tree.map(np.testing.assert_array_equal, *trees)
 
 
-def test_logits(plain, quantised):
-    directory, model, _ = quantised
+def test_logits(plain, quantized):
+    directory, model, _ = quantized
     config, params, _ = load_model_files(directory, "float32")
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, 33))
     logits = Llama(config, params, ModelSettings(64))(tokens)
@@ -117,7 +117,7 @@ def test_logits(plain, quantised):
             reference.get_parameter(name).copy_(weight)
     plain_logits, exact = _logits(reference, tokens), _logits(reference.double(), tokens)
     assert error_ratio(logits, plain_logits, exact) <= 1
-    assert error_ratio(before, plain_logits, exact) > 1, "the weights before they were quantised"
+    assert error_ratio(before, plain_logits, exact) > 1, "the weights before they were quantized"
 
 
 def _logits(model, tokens) -> np.ndarray:
@@ -125,8 +125,8 @@ def _logits(model, tokens) -> np.ndarray:
         return model(torch.from_numpy(tokens)).logits.numpy()
 
 
-def test_conversion_writes_the_values(quantised, tmp_path, smollm2):
-    directory, model, _ = quantised
+def test_conversion_writes_the_values(quantized, tmp_path, smollm2):
+    directory, model, _ = quantized
     from lcjax.weights import load_tokenizer
 
     load_tokenizer(smollm2).save_pretrained(directory)
@@ -139,7 +139,7 @@ def test_conversion_writes_the_values(quantised, tmp_path, smollm2):
 @pytest.fixture
 def saved(plain, tmp_path):
     """A checkpoint in NF4 and a function that rewrites its tensors."""
-    quantised_by_transformers(plain, tmp_path)
+    quantized_by_transformers(plain, tmp_path)
 
     def rewrite(change):
         tensors = load_file(tmp_path / SINGLE_FILE)
@@ -168,7 +168,7 @@ def change_state(tensors, **changes):
 
 
 STATES = {
-    "blocks of 128": ({"blocksize": 128}, f"{WEIGHT} is quantised with blocksize=128, not 64"),
+    "blocks of 128": ({"blocksize": 128}, f"{WEIGHT} is quantized with blocksize=128, not 64"),
     "scales in blocks of 128": ({"nested_blocksize": 128}, "nested_blocksize=128, not 256"),
     "another type": ({"quant_type": "af4"}, "quant_type=af4, not nf4"),
     "another shape": ({"shape": [32, 128]}, "shape=[32, 128], not [64, 64]"),
@@ -216,7 +216,7 @@ def test_another_map_of_scales_is_used(saved):
     stack = load_params(directory, load_config(directory), "float32")["layers"]["self_attn"]["v_proj"]["weight"]
     tensors = load_file(directory / SINGLE_FILE)
     for layer, name in enumerate(names):
-        found = nf4.dequantise(jax.tree.map(lambda leaf, layer=layer: leaf[layer], stack), jnp.float32)
+        found = nf4.dequantize(jax.tree.map(lambda leaf, layer=layer: leaf[layer], stack), jnp.float32)
         parts = {key: part for key, part in tensors.items() if key.startswith(f"{name}.")}
         state = bnb.QuantState.from_dict(parts, torch.device("cpu"))
         np.testing.assert_array_equal(found, bnb.dequantize_4bit(tensors[name], state))
@@ -227,7 +227,7 @@ def test_another_map_of_scales_is_used(saved):
 def test_maps_that_differ_between_layers_are_refused(saved):
     directory, rewrite = saved
     rewrite(lambda tensors: tensors[f"{WEIGHT}.nested_quant_map"].mul_(0.75))
-    message = f"{WEIGHT} nf4 with quantised scales in a map of its own; all layers must be alike"
+    message = f"{WEIGHT} nf4 with quantized scales in a map of its own; all layers must be alike"
     assert message in refusal(directory)
 
 
@@ -244,7 +244,7 @@ def test_a_missing_state_is_a_tensor_in_bytes(saved):
     assert re.search(rf"{WEIGHT}(\.absmax)? is stored as U8", refusal(directory))
 
 
-def test_a_stack_must_be_quantised_throughout(plain, saved):
+def test_a_stack_must_be_quantized_throughout(plain, saved):
     directory, rewrite = saved
 
     def change(tensors):
@@ -255,38 +255,38 @@ def test_a_stack_must_be_quantised_throughout(plain, saved):
     rewrite(change)
     message = refusal(directory)
     other = "model.layers.0.self_attn.k_proj.weight"
-    assert f"{other} is nf4 with quantised scales and {WEIGHT} not quantised; all layers must be alike" in message
+    assert f"{other} is nf4 with quantized scales and {WEIGHT} not quantized; all layers must be alike" in message
     assert "with quantize=nf4" in message
 
 
 def test_a_module_may_be_left_out_in_all_layers(plain, tmp_path):
-    quantised_by_transformers(plain, tmp_path, llm_int8_skip_modules=["k_proj", "lm_head"])
+    quantized_by_transformers(plain, tmp_path, llm_int8_skip_modules=["k_proj", "lm_head"])
     config, params, _ = load_model_files(tmp_path, "float32")
     assert params["layers"]["self_attn"]["k_proj"]["weight"].dtype == jnp.float32
-    assert nf4.is_quantised(params["layers"]["self_attn"]["q_proj"]["weight"])
+    assert nf4.is_quantized(params["layers"]["self_attn"]["q_proj"]["weight"])
     assert Llama(config, params, ModelSettings(64))(np.zeros((1, 3), np.int32)).shape == (1, 3, config.vocab_size)
 
 
-def test_a_quantised_head_is_refused(plain, tmp_path):
-    quantised_by_transformers(plain, tmp_path, llm_int8_skip_modules=["k_proj"])
-    assert "lm_head.weight is quantised and no weight of a layer's linear map" in refusal(tmp_path)
+def test_a_quantized_head_is_refused(plain, tmp_path):
+    quantized_by_transformers(plain, tmp_path, llm_int8_skip_modules=["k_proj"])
+    assert "lm_head.weight is quantized and no weight of a layer's linear map" in refusal(tmp_path)
 
 
 def test_fp4_is_refused(plain, tmp_path):
-    quantised_by_transformers(plain, tmp_path, bnb_4bit_quant_type="fp4")
-    message = "says bnb_4bit_quant_type=fp4, and only nf4 is supported; use an unquantised checkpoint"
+    quantized_by_transformers(plain, tmp_path, bnb_4bit_quant_type="fp4")
+    message = "says bnb_4bit_quant_type=fp4, and only nf4 is supported; use an unquantized checkpoint"
     with pytest.raises(InputError, match=message):
         load_config(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     del config["quantization_config"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert ".weight is quantised as fp4, and only nf4 is supported" in refusal(tmp_path)
+    assert ".weight is quantized as fp4, and only nf4 is supported" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("quantization", "message"),
     [
-        ({"quant_method": "gptq", "bits": 4}, r"says the weights are quantised \(gptq\)"),
+        ({"quant_method": "gptq", "bits": 4}, r"says the weights are quantized \(gptq\)"),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False}, "says load_in_4bit=False"),
         (
             {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_storage": "bfloat16"},
@@ -294,7 +294,7 @@ def test_fp4_is_refused(plain, tmp_path):
         ),
     ],
 )
-def test_other_quantisations_are_refused_by_their_config(saved, quantization, message):
+def test_other_quantizations_are_refused_by_their_config(saved, quantization, message):
     directory, _ = saved
     config = json.loads((directory / "config.json").read_text()) | {"quantization_config": quantization}
     (directory / "config.json").write_text(json.dumps(config))

@@ -62,12 +62,12 @@ def test_gguf(smollm2, dtype, tmp_path):
     assert peak["save"] < 2 * peak["tensor"]
 
 
-def test_quantised_while_loading(sharded):
+def test_quantized_while_loading(sharded):
     """Neither the model in bfloat16 nor a stack of its layers exists at any time."""
     peak = measure(sharded, "bfloat16", "--quantize", "nf4")
     assert peak["model"] <= peak["load"] < peak["model"] + 2 * peak["linear"]
 
 
-def test_gguf_quantised_while_loading(smollm2):
+def test_gguf_quantized_while_loading(smollm2):
     peak = measure(smollm2, "bfloat16", "--quantize", "nf4")
     assert peak["model"] <= peak["load"] < peak["model"] + peak["tensor"]

@@ -22,7 +22,7 @@ _KINDS = (
     ("copies on the device", ("Memcpy", "Memset")),
     ("products", ("gemm", "nvjet", "cutlass", "cublas", "xmma", "cudnn")),
 )
-ELEMENTWISE = "norms, SwiGLU, dequantisation"
+ELEMENTWISE = "norms, SwiGLU, dequantization"
 HOST_COPIES = ("copies to the host", "copies from the host")
 EXPOSED, IDLE = "waiting for copies", "nothing runs"
 

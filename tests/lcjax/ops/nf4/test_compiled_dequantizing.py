@@ -1,4 +1,4 @@
-"""Quantised linear maps as they would run on an H100: one kernel makes the weight, and nothing but the weight takes memory."""
+"""Quantized linear maps as they would run on an H100: one kernel makes the weight, and nothing but the weight takes memory."""
 
 from __future__ import annotations
 

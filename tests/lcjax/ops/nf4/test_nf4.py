@@ -30,7 +30,7 @@ def random_weight(shape, dtype=torch.float32, seed=0) -> torch.Tensor:
 
 
 def ours(weight: torch.Tensor) -> dict[str, np.ndarray]:
-    return nf4.quantise(weight.float().numpy())
+    return nf4.quantize(weight.float().numpy())
 
 
 def assert_equal_leaves(found, expected):
@@ -49,7 +49,7 @@ def test_the_tables_are_those_of_bitsandbytes():
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_codes_and_scales_are_those_of_bitsandbytes(shape, dtype):
     weight = random_weight(shape, dtype)
-    assert_equal_leaves(ours(weight), oracle.leaves(*oracle.quantise(weight)))
+    assert_equal_leaves(ours(weight), oracle.leaves(*oracle.quantize(weight)))
 
 
 @pytest.mark.parametrize("factor", [1.0, -0.37, 2.0**-120, 1e34])
@@ -62,7 +62,7 @@ def test_values_between_two_codes(factor):
     values = np.random.default_rng(0).choice(np.concatenate([near, CODEBOOK]), (64, 256)).astype(np.float32)
     values[:, ::64] = 1.0
     weight = torch.tensor(values * np.float32(factor))
-    assert_equal_leaves(ours(weight), oracle.leaves(*oracle.quantise(weight)))
+    assert_equal_leaves(ours(weight), oracle.leaves(*oracle.quantize(weight)))
 
 
 SPECIAL = {
@@ -78,11 +78,11 @@ SPECIAL = {
 @pytest.mark.parametrize("name", SPECIAL)
 def test_special_weights(name):
     weight = SPECIAL[name]
-    codes, state = oracle.quantise(weight)
+    codes, state = oracle.quantize(weight)
     leaves = ours(weight)
     assert_equal_leaves(leaves, oracle.leaves(codes, state))
     if name != "denormal":  # which XLA rounds to zero on a CPU
-        np.testing.assert_array_equal(nf4.dequantise(leaves, jnp.float32), oracle.values(codes, state, torch.float32))
+        np.testing.assert_array_equal(nf4.dequantize(leaves, jnp.float32), oracle.values(codes, state, torch.float32))
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 31, 32, 33, 127, 512, 4096, 5000, 65_536, 70_001, 1_835_008])
@@ -112,9 +112,9 @@ def _mean_on_one_thread(values: np.ndarray) -> float:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_values_are_those_of_bitsandbytes(shape, dtype, double, compiled):
-    codes, state = oracle.quantise(random_weight(shape), double=double)
-    dequantise = jax.jit(nf4.dequantise, static_argnums=1) if compiled else nf4.dequantise
-    found = dequantise(oracle.leaves(codes, state), jnp.dtype(dtype))
+    codes, state = oracle.quantize(random_weight(shape), double=double)
+    dequantize = jax.jit(nf4.dequantize, static_argnums=1) if compiled else nf4.dequantize
+    found = dequantize(oracle.leaves(codes, state), jnp.dtype(dtype))
     assert found.dtype == dtype
     assert found.shape == shape
     expected = oracle.values(codes, state, getattr(torch, dtype))
@@ -125,7 +125,7 @@ def fused(weight, dtype):
     """Scales rounded once, as by a fused multiply-add."""
     scale = np.repeat(weight["absmax_scale"], 256)[: weight["absmax"].size].reshape(weight["absmax"].shape)
     exact = DYNAMIC_MAP[weight["absmax"]].astype(np.float64) * scale + weight["absmax_offset"]
-    return nf4.dequantise({"codes": weight["codes"], "absmax": jnp.asarray(exact.astype(np.float32))}, dtype)
+    return nf4.dequantize({"codes": weight["codes"], "absmax": jnp.asarray(exact.astype(np.float32))}, dtype)
 
 
 MUTANTS = {
@@ -139,11 +139,11 @@ MUTANTS = {
 
 @pytest.mark.parametrize("name", [*MUTANTS, "fused multiply-add"])
 def test_mutants_are_found(name):
-    codes, state = oracle.quantise(random_weight((512, 1024)))
+    codes, state = oracle.quantize(random_weight((512, 1024)))
     weight = oracle.leaves(codes, state)
     expected = oracle.values(codes, state, torch.float32)
-    np.testing.assert_array_equal(nf4.dequantise(weight, jnp.float32), expected)
-    found = fused(weight, jnp.float32) if name not in MUTANTS else nf4.dequantise(MUTANTS[name](weight), jnp.float32)
+    np.testing.assert_array_equal(nf4.dequantize(weight, jnp.float32), expected)
+    found = fused(weight, jnp.float32) if name not in MUTANTS else nf4.dequantize(MUTANTS[name](weight), jnp.float32)
     assert (np.asarray(found) != expected.numpy()).any()
 
 
@@ -165,8 +165,8 @@ def test_the_leaves_are_as_announced():
 
 
 def test_rows_that_are_no_multiple_of_a_block_are_refused():
-    with pytest.raises(InputError, match=r"\[3, 96\] cannot be quantised: NF4 needs rows of a multiple of 64 values"):
-        nf4.quantise(np.zeros((3, 96), np.float32))
+    with pytest.raises(InputError, match=r"\[3, 96\] cannot be quantized: NF4 needs rows of a multiple of 64 values"):
+        nf4.quantize(np.zeros((3, 96), np.float32))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -174,7 +174,7 @@ def test_weights_that_are_not_finite_are_refused(value):
     weight = np.ones((3, 64), np.float32)
     weight[1, 5] = value
     with pytest.raises(InputError, match="holds values that are not finite"):
-        nf4.quantise(weight)
+        nf4.quantize(weight)
 
 
 def test_another_kind_is_refused():

@@ -1,4 +1,4 @@
-"""Parts of quantised weights have the values of the parts of the whole."""
+"""Parts of quantized weights have the values of the parts of the whole."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ WEIGHT_OI = np.random.default_rng(0).normal(size=(24, 384)).astype(np.float32)
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_parts_are_the_wholes(axis, parts):
-    weight = {name: jnp.asarray(leaf) for name, leaf in nf4.quantise(WEIGHT_OI).items()}
-    whole = np.asarray(nf4.dequantise(weight, jnp.float32))
+    weight = {name: jnp.asarray(leaf) for name, leaf in nf4.quantize(WEIGHT_OI).items()}
+    whole = np.asarray(nf4.dequantize(weight, jnp.float32))
     for part, expected in enumerate(np.split(whole, parts, axis)):
         own = nf4.part_of(weight, jnp.int32(part), parts, axis)
-        assert nf4.is_quantised(own)
-        np.testing.assert_array_equal(nf4.dequantise(own, jnp.float32), expected)
+        assert nf4.is_quantized(own)
+        np.testing.assert_array_equal(nf4.dequantize(own, jnp.float32), expected)
         other = nf4.part_of(weight, jnp.int32((part + 1) % parts), parts, axis)
-        assert parts == 1 or not np.array_equal(nf4.dequantise(other, jnp.float32), expected)
+        assert parts == 1 or not np.array_equal(nf4.dequantize(other, jnp.float32), expected)
 
 
 def test_a_cut_through_a_block_is_refused():
-    weight = {name: jnp.asarray(leaf) for name, leaf in nf4.quantise(WEIGHT_OI).items()}
+    weight = {name: jnp.asarray(leaf) for name, leaf in nf4.quantize(WEIGHT_OI).items()}
     with pytest.raises(
         InputError, match="of 384 columns in blocks of 64 cannot be cut into 4 parts; use fewer head_groups"
     ):
