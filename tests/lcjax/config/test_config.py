@@ -8,9 +8,9 @@ import pytest
 import transformers
 
 import lcjax
-from lcjax import convert
 from lcjax.config import TARGET_MODULES, LlamaConfig, LoraConfig
 from lcjax.config.families import FAMILIES
+from lcjax.convert.__main__ import main as convert
 from lcjax.errors import InputError
 
 SIZES = {
@@ -141,7 +141,7 @@ def folder(tmp_path, model_dir):
 
 
 def refusal(folder, tmp_path, capsys) -> str:
-    assert convert.main([str(folder), str(tmp_path / "out")]) == 2
+    assert convert([str(folder), str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     with pytest.raises(InputError) as caught:

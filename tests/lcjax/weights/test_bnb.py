@@ -16,7 +16,7 @@ import transformers
 from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
 
-from lcjax import convert
+from lcjax.convert.__main__ import main as convert
 from lcjax.errors import InputError
 from lcjax.model import Llama, ModelSettings
 from lcjax.model.params import tensor_names
@@ -130,7 +130,7 @@ def test_conversion_writes_the_values(quantized, tmp_path, smollm2):
     from lcjax.weights import load_tokenizer
 
     load_tokenizer(smollm2).save_pretrained(directory)
-    assert convert.main([str(directory), str(tmp_path / "out")]) == 0
+    assert convert([str(directory), str(tmp_path / "out")]) == 0
     found = load_file(tmp_path / "out" / SINGLE_FILE)
     for name, module in weights_in_nf4(model).items():
         assert torch.equal(found[name], bnb.dequantize_4bit(module.weight.detach(), module.weight.quant_state))

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lcjax import convert, weights
+from lcjax import weights
+from lcjax.convert.__main__ import main as convert
 from lcjax.errors import InputError
 from lcjax.weights.assembly import require_finite
 from tests.support.gguf_writing import add_model, write
@@ -62,7 +63,7 @@ def test_a_conversion_writes_nothing(model_dir, tmp_path, capsys):
     tensors = load_file(folder / "model.safetensors")
     tensors[NAME][0, 0] = float("nan")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    assert convert.main([str(folder), str(tmp_path / "out")]) == 2
+    assert convert([str(folder), str(tmp_path / "out")]) == 2
     assert f"{NAME} holds nan at [0, 0]" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 

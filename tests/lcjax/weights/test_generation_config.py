@@ -10,7 +10,8 @@ import transformers
 from tokenizers import pre_tokenizers
 
 import lcjax
-from lcjax import convert, weights
+from lcjax import weights
+from lcjax.convert.__main__ import main as convert
 from lcjax.errors import InputError
 from lcjax.generate import stop_ids
 from tests.support import gguf_writing
@@ -46,13 +47,13 @@ def test_a_merged_adapter_keeps_every_file(source, tmp_path):
 
 
 def test_a_conversion_keeps_every_file(source, tmp_path):
-    assert convert.main([str(source), str(tmp_path / "out")]) == 0
+    assert convert([str(source), str(tmp_path / "out")]) == 0
     assert_survived(source, tmp_path / "out")
 
 
 def test_a_conversion_in_place_keeps_every_file(source, tmp_path):
     shutil.copytree(source, tmp_path / "out")
-    assert convert.main([str(tmp_path / "out"), str(tmp_path / "out"), "--overwrite"]) == 0
+    assert convert([str(tmp_path / "out"), str(tmp_path / "out"), "--overwrite"]) == 0
     assert_survived(source, tmp_path / "out")
 
 
@@ -68,7 +69,7 @@ def test_full_finetuning_keeps_every_file(source, data_dir, tmp_path):
 def test_files_of_a_former_model_do_not_outlive_it(source, model_dir, tmp_path):
     (source / "chat_template.jinja").write_text("{{ messages }}")
     shutil.copytree(source, tmp_path / "out")
-    assert convert.main([str(model_dir), str(tmp_path / "out"), "--overwrite"]) == 0
+    assert convert([str(model_dir), str(tmp_path / "out"), "--overwrite"]) == 0
     assert files_of(tmp_path / "out").keys() == files_of(model_dir).keys()
 
 
@@ -77,7 +78,7 @@ def test_a_broken_file_is_refused_before_weights_are_read(source, tmp_path, text
     (source / "generation_config.json").write_text(text)
     with pytest.raises(InputError, match=r"generation_config.json is no JSON object"):
         lcjax.from_pretrained(source)
-    assert convert.main([str(source), str(tmp_path / "out")]) == 2
+    assert convert([str(source), str(tmp_path / "out")]) == 2
     assert "is no JSON object" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -127,7 +128,7 @@ def test_every_end_of_a_gguf_stops_and_is_written(tiny_llama, tmp_path, ends, st
     path = write_gguf(tmp_path, tiny_llama, ends)
     expected = {stops} if isinstance(stops, int) else {*stops}
     assert stop_ids(weights.load_tokenizer(path), path) == expected
-    assert convert.main([str(path), str(tmp_path / "out")]) == 0
+    assert convert([str(path), str(tmp_path / "out")]) == 0
     loaded = transformers.GenerationConfig.from_pretrained(tmp_path / "out")
     assert (loaded.eos_token_id, loaded.bos_token_id) == (stops, ends.get("bos"))
     assert stop_ids(weights.load_tokenizer(tmp_path / "out"), tmp_path / "out") == expected
@@ -142,6 +143,6 @@ def test_an_end_outside_the_vocabulary_is_refused(tiny_llama, tmp_path):
 def test_all_chat_templates_of_a_gguf_are_there(tiny_llama, tmp_path):
     templates = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
     path = write_gguf(tmp_path, tiny_llama, {"bos": 0, "eos": 1}, templates)
-    assert convert.main([str(path), str(tmp_path / "out")]) == 0
+    assert convert([str(path), str(tmp_path / "out")]) == 0
     for tokenizer in (weights.load_tokenizer(path), weights.load_tokenizer(tmp_path / "out")):
         assert [tokenizer.get_chat_template(name) for name in (None, "tool_use")] == ["D", "T"]

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 import lcjax
-from lcjax import convert
+from lcjax.convert.__main__ import main as convert
 from lcjax.errors import InputError
 from lcjax.generate import Generator
 
@@ -76,7 +76,7 @@ def test_training_beyond_the_window_is_refused_in_one_line(mistral, data_dir, tm
 
 def test_a_converted_model_has_its_window_still(mistral, tmp_path):
     model, directory = mistral
-    assert convert.main([str(directory), str(tmp_path / "out")]) == 0
+    assert convert([str(directory), str(tmp_path / "out")]) == 0
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     assert (again.config.model_type, again.config.sliding_window) == ("mistral", WINDOW)
     ids = np.random.default_rng(1).integers(0, 320, (1, 2 * WINDOW))
