@@ -1,6 +1,6 @@
 """lcjax: long-context fine-tuning of Llama-family models in JAX.
 
-The public names are loaded when they are asked for, so that `import lcjax` and a command's `--help` import no JAX.
+The public names are loaded on first use, so that `import lcjax` and a command's `--help` import no JAX.
 """
 
 import sys

@@ -31,17 +31,17 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command that the first word names; returns its exit code, or 2 where there is no such command."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help", "help"):
-        return _told(overview())
+        return _printed(overview())
     if name == "--version":
-        return _told(f"lcjax {importlib.metadata.version('lcjax')}")
+        return _printed(f"lcjax {importlib.metadata.version('lcjax')}")
     if name in COMMANDS:
         return _command(name, rest)
     print(f"error: {unknown('command', name, COMMANDS)}", file=sys.stderr)
     return 2
 
 
-def _told(text: str) -> int:
-    """Prints it; returns the exit code, which tells where nobody reads any more."""
+def _printed(text: str) -> int:
+    """Prints the text; returns the exit code, which is another one where the reader has gone."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -62,7 +62,7 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "lcjax COMMAND --help explains the command's flags; lcjax --version says which version this is",
+            "lcjax COMMAND --help explains the flags of a command; lcjax --version prints the version",
         ]
     )
 

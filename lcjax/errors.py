@@ -1,4 +1,4 @@
-"""The one exception for faults that the user can mend."""
+"""The one exception for faults that the user can correct."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A wrong path, file, flag or combination: the message names the thing and the mend in one line.
+    """A wrong path, file, flag or combination: the message names the thing, the value and the remedy in one line.
 
-    Command lines print the message alone and exit with code 2 (see `lcjax.cli.entry`); every other exception is a bug of
-    ours and keeps its traceback.
+    Command lines print the message alone and exit with code 2 (see `lcjax.cli.entry`); every other exception is
+    a bug in lcjax and shows its traceback.
     """
 
 
@@ -20,7 +20,7 @@ def flag(name: str) -> str:
 
 
 def unknown(what: str, value: str, known: Iterable[str]) -> str:
-    """The words for a name that is none of `known`: the nearest of them first."""
+    """The message for a name that is not in `known`, with the closest matches first."""
     known = list(known)
     lower = value.lower()
     nearest = [name for name in known if name.startswith(lower)] or difflib.get_close_matches(lower, known, cutoff=0.4)

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are asked for (PEP 562): a command's `--help` needs no JAX."""
+"""Names of a package that are imported on first use (PEP 562), so that a command's `--help` needs no JAX."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What all commands share.
 
-entry.py            exit codes, and a fault in one line
+entry.py            exit codes, and an error in one line
 flags.py            reading flags; model_arguments.py those that name a model
 outputs.py          where results go
 terminal.py         what reaches the terminal; native_log.py what libraries in C++ write

@@ -1,8 +1,9 @@
-"""How every command begins and ends: which exit code and words a fault ends with.
+"""How every command begins and ends: the exit code and the last line that an error leads to.
 
-Exit codes: 0 done; 1 the command's own "no" (it does not fit, it leaks, it diverged); 2 what the user can mend, said in one line on
-standard error; 130 and 143 after Ctrl-C and SIGTERM; 141 where the reader of standard output has gone (`... | head`). A closed
-standard stream counts as the null device.
+Exit codes: 0 done; 1 the command's own "no" (it does not fit, it leaks, it diverged); 2 an error
+that the user can correct, in one line on standard error; 130 and 143 after Ctrl-C and SIGTERM; 141
+where the reader of standard output has gone (`... | head`). A closed standard stream counts as the
+null device.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from typing import Any
 from lcjax.cli import flags
 from lcjax.cli.outputs import ENVIRONMENT, shortened
 from lcjax.cli.signals import Interrupted, Signals
-from lcjax.cli.startup import BROKEN_PIPE, EXIT_CODES, LAST_WORDS, discard, importing, open_missing_streams
+from lcjax.cli.startup import BROKEN_PIPE, EXIT_CODES, LAST_LINES, discard, importing, open_missing_streams
 from lcjax.errors import InputError
 
 NVIDIA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/nvidia0"), Path("/dev/dxg"))  # the last one under WSL
 
 
 def entry_point(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
-    """Turns `main(argv) -> int` into a command's entry point, `main(argv=None) -> int`, that raises on our bugs only.
+    """Turns `main(argv) -> int` into a command's entry point, `main(argv=None) -> int`, that raises only for bugs in lcjax.
 
     The exit codes are those of this module's docstring.
     """
@@ -36,7 +37,7 @@ def entry_point(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     @functools.wraps(main)
     def entry(argv: list[str] | None = None) -> int:
         if not any(device.exists() for device in NVIDIA_DEVICES):
-            logging.getLogger("jax._src.xla_bridge").addFilter(_is_no_idle_plugin)
+            logging.getLogger("jax._src.xla_bridge").addFilter(_is_not_an_idle_plugin)
         flags.forget()
         with _robust_streams():
             try:
@@ -44,16 +45,16 @@ def entry_point(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
                     return _finished(main, argv)
             except KeyboardInterrupt as stop:
                 number = stop.signal if isinstance(stop, Interrupted) else signal.SIGINT
-                _last_word(LAST_WORDS[number])
+                _print_last_line(LAST_LINES[number])
                 return EXIT_CODES[number]
             except BrokenPipeError:
                 discard(1)
                 return BROKEN_PIPE
             except Exception as error:
-                refused = as_input_error(error)
-                if refused is None:
+                refusal = as_input_error(error)
+                if refusal is None:
                     raise
-                _last_word(f"error: {flags.in_flags(' '.join(str(refused).splitlines()))}")
+                _print_last_line(f"error: {flags.in_flags(' '.join(str(refusal).splitlines()))}")
                 return 2
 
     return entry
@@ -92,7 +93,7 @@ def _finished(main: Callable[[list[str] | None], int], argv: list[str] | None) -
 
 
 def as_input_error(error: Exception) -> InputError | None:
-    """What the user can mend, in words that say how; None for a bug of ours."""
+    """The error as one that the user can correct, with its remedy; None for a bug in lcjax."""
     if isinstance(error, InputError):
         return error
     if isinstance(error, OSError) and error.errno in ENVIRONMENT:
@@ -107,14 +108,14 @@ def as_input_error(error: Exception) -> InputError | None:
     return None
 
 
-def _is_no_idle_plugin(record: logging.LogRecord) -> bool:
-    """Without a GPU, JAX's plugin for one is there to plan with: that it does not start is no news, and JAX logs a traceback."""
+def _is_not_an_idle_plugin(record: logging.LogRecord) -> bool:
+    """False for the traceback that JAX logs where its GPU plugin, installed to plan with, finds no GPU."""
     return not record.getMessage().startswith("Jax plugin configuration error")
 
 
 @contextlib.contextmanager
 def _robust_streams() -> Iterator[None]:
-    """Within it standard streams are there, and a character that the terminal cannot show is shown as a question mark."""
+    """Makes standard streams exist, and print a question mark for what the terminal cannot display."""
     open_missing_streams()
     changed = []
     for stream in (sys.stdout, sys.stderr):
@@ -129,6 +130,6 @@ def _robust_streams() -> Iterator[None]:
             reconfigure(errors="strict")
 
 
-def _last_word(line: str) -> None:
+def _print_last_line(line: str) -> None:
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)

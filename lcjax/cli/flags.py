@@ -1,4 +1,4 @@
-"""How flags are read, and how faults that the library finds are said in the command's words: `--lora-r 0` for `r=0`."""
+"""How flags are read, and how the library's errors are rephrased in flags: `--lora-r 0` for `r=0`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lcjax.errors import InputError, flag
 
 Arguments = TypeVar("Arguments")
 
-# What the library calls an argument, where the command calls it otherwise.
+# The library's names of arguments that have other names as flags.
 _FIELD_OF = {
     "r": "lora_r",
     "held_out_fraction": "eval_fraction",
@@ -31,7 +31,7 @@ _FIELD_OF = {
     "batch_size": "per_device_train_batch_size",
     "accumulation": "gradient_accumulation_steps",
 }
-# An empty value of these says something.
+# Flags whose empty value has a meaning.
 _MAY_BE_EMPTY = ("--system",)
 _PYTHON_REASONS = (
     (re.compile(r"invalid literal for int\(\) with base 10: ('.*')"), r"\1 is not a whole number"),
@@ -45,13 +45,13 @@ _parsed: contextvars.ContextVar[Any] = contextvars.ContextVar("parsed", default=
 def parse(
     kind: type[Arguments], argv: list[str] | None, program: str, default: Arguments | None = None, **options: Any
 ):
-    """Reads flags into a dataclass, over the values of `default` where it is given; prints help or version and exits for those.
+    """Reads flags into a dataclass, over the values of `default` where it is given; for help and version, prints and exits.
 
     Args:
       options: further arguments of `tyro.cli`.
 
     Raises:
-      InputError: flags that do not parse, and what the dataclass refuses, in one line.
+      InputError: flags that do not parse, and values that the dataclass refuses, in one line.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     if "--version" in words:
@@ -123,13 +123,13 @@ def _help_texts(kind: type) -> dict[str, str]:
         assert isinstance(tree, ast.ClassDef)
         for field, text in itertools.pairwise(tree.body):
             match field, text:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(said))):
-                    texts[name] = " ".join(said.split())
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(docstring))):
+                    texts[name] = " ".join(docstring.split())
     return texts
 
 
 def forget() -> None:
-    """Before the next command of this process: `in_flags` changes nothing until its flags are parsed."""
+    """Clears the parsed flags before the next command of this process; until then `in_flags` changes nothing."""
     _parsed.set(None)
 
 
@@ -141,17 +141,19 @@ def in_flags(message: str) -> str:
     names = {field.name: field.name for field in dataclasses.fields(arguments)}
     for name, field in (names | {k: v for k, v in _FIELD_OF.items() if v in names}).items():
         value = getattr(arguments, field)
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        for said in dict.fromkeys((repr(value), str(value), f"{value:,}" if isinstance(value, int) else repr(value))):
-            found = re.compile(rf"(?<![\w.-]){name}={re.escape(said)}(?![\w.])")
+        words = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        for written in dict.fromkeys(
+            (repr(value), str(value), f"{value:,}" if isinstance(value, int) else repr(value))
+        ):
+            found = re.compile(rf"(?<![\w.-]){name}={re.escape(written)}(?![\w.])")
             if found.search(message):
-                message = found.sub(f"{flag(field)} {shown}".replace("\\", "\\\\"), message)
+                message = found.sub(f"{flag(field)} {words}".replace("\\", "\\\\"), message)
                 message = re.sub(rf"(?<![\w.-]){name}='(\w+)'", rf"{flag(field)} \1", message)  # what to use instead
     return message
 
 
 def _all_in_flags(message: str, kind: type) -> str:
-    """The same for what the arguments' own checks say, where every name is a flag's."""
+    """The same for messages of the arguments' own checks, in which every name is a flag's."""
     names = {field.name: field.name for field in dataclasses.fields(kind)}
     for name, field in (names | {k: v for k, v in _FIELD_OF.items() if v in names}).items():
         message = re.sub(rf"(?<![\w.-]){name}='([^']*)'", rf"{flag(field)} \1", message)
@@ -172,7 +174,7 @@ def refuse_empty(words: list[str]) -> None:
 
 
 def _in_one_line(box: str) -> str:
-    """What tyro draws in a frame, of spaces where the terminal has no lines: the first paragraph, and the flag that it suggests."""
+    """The first paragraph of the box that tyro draws, and the flag that it suggests, in one line."""
     framed = [line.strip("│").rstrip() for line in box.splitlines() if line.startswith("│")]
     lines = framed or [line[1:].rstrip() for line in box.splitlines() if line.strip()][2:]
     paragraphs, current = [], []
@@ -188,9 +190,9 @@ def _in_one_line(box: str) -> str:
     if first[0].strip().startswith("Missing from"):
         names = [line.split()[0] for line in first[1:] if re.match(r" {5}\S", line)]
         return f"{' and '.join(names)} must be given"
-    said = " ".join(line.strip() for line in first).rstrip(".")
+    message = " ".join(line.strip() for line in first).rstrip(".")
     for pattern, words in _PYTHON_REASONS:
-        said = pattern.sub(words, said)
-    said = said.removeprefix("Error parsing ").replace("Unrecognized options:", "unknown:")
+        message = pattern.sub(words, message)
+    message = message.removeprefix("Error parsing ").replace("Unrecognized options:", "unknown:")
     similar = [word for lines in paragraphs[1:] if "Perhaps" in lines[0] for word in lines[1].split()[:1]]
-    return said[:1].lower() + said[1:] + (f"; did you mean {similar[0]}?" if similar else "")
+    return message[:1].lower() + message[1:] + (f"; did you mean {similar[0]}?" if similar else "")

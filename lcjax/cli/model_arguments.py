@@ -1,4 +1,4 @@
-"""The flags that commands share which load a model and do not train it."""
+"""The flags shared by commands that load a model and do not train it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class ModelArguments:
     adapter: Path | None = None
     """A PEFT directory, such as an adapter/ that lcjax.train wrote; it is not merged into the weights."""
     dtype: str = "auto"
-    """Of the weights: float32, bfloat16, or auto (float32 on a CPU, bfloat16 on a GPU)."""
+    """dtype of the weights: float32, bfloat16, or auto (float32 on a CPU, bfloat16 on a GPU)."""
     quantize: str | None = None
-    """nf4: the layers' linear maps in four bits, as bitsandbytes has them."""
+    """nf4: the layers' linear maps in four bits, in the format of bitsandbytes."""
     attention: str = "auto"
     """Implementation of attention: auto, pallas or xla (see lcjax.ops.attention.registry)."""
     rope_scaling: str = "auto"
@@ -34,12 +34,11 @@ class ModelArguments:
     """RoPE's base, if not the model's."""
 
     def __post_init__(self):
-
         if self.attention != "auto":
             from lcjax.ops.attention.registry import takes_segments  # JAX, which --help does without
 
             if not takes_segments(self.attention):
-                raise InputError(f"--attention {self.attention} is of training alone; use auto, pallas or xla")
+                raise InputError(f"--attention {self.attention} is for training only; use auto, pallas or xla")
         check_quantize(self.quantize)
         check_dtype(self.dtype)
         check_choice(self.rope_scaling, self.rope_theta)

@@ -1,4 +1,4 @@
-"""A model as commands that do not train load it: by name, perhaps with an adapter."""
+"""Loading a model, perhaps with an adapter, for commands that do not train."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def check_adapter(arguments: ModelArguments) -> None:
-    """Reads the adapter, which is small, before the time is spent that the weights of the model take.
+    """Reads the adapter, which is small, before the slow loading of the model's weights.
 
     Raises:
       InputError: as `load_model` does.

@@ -1,4 +1,4 @@
-"""What compiled libraries print on their own, in a file: XLA writes to file descriptor 2, past Python and past progress bars."""
+"""Sends what compiled libraries print to a file: XLA writes to file descriptor 2, bypassing Python and progress bars."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import TextIO
 class NativeLog:
     """A context in which file descriptor 2 is a file, and `sys.stderr` still the terminal.
 
-    The file has a temporary place until `move_to` says a better one. A process that a library aborts leaves it behind, so say where
-    it is before that can happen. It is removed at the end where nothing was written.
+    The file is temporary until `move_to` gives it a path. A process that a library aborts leaves
+    it behind, so print its path before that can happen. It is removed at the end if it is empty.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class NativeLog:
         return self
 
     def move_to(self, path: Path) -> None:
-        """From here on the file is `path`, behind what it may hold; what was written so far goes along.
+        """Appends what was written so far to `path`, and writes there from now on.
 
         Raises:
           OSError: it cannot be written.
@@ -51,7 +51,7 @@ class NativeLog:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Within it libraries print on the terminal."""
+        """A context in which libraries print to the terminal."""
         assert self._terminal is not None
         descriptor = os.dup(2)
         os.dup2(self._terminal, 2)

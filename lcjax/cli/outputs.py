@@ -1,4 +1,4 @@
-"""Where a command's results go: checked before work begins, and written all or nothing."""
+"""Where a command's results are written: checked before work begins, and replaced atomically."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from lcjax.errors import InputError
 PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 """The kinds of pictures that --plot writes."""
 
-# What the file system refuses and the user can mend.
+# Errors of the file system, and the remedy for each.
 ENVIRONMENT = {
     errno.EACCES: "check its permissions",
-    errno.EDQUOT: "make room, or name another place",
-    errno.EFBIG: "make room, or name another place",
+    errno.EDQUOT: "free disk space, or name another place",
+    errno.EFBIG: "free disk space, or name another place",
     errno.EIO: "check the disk",
     errno.EISDIR: "name a file",
     errno.ELOOP: "check the links",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENAMETOOLONG: "give a shorter name",
     errno.ENOENT: "check the path",
-    errno.ENOSPC: "make room, or name another place",
+    errno.ENOSPC: "free disk space, or name another place",
     errno.ENOTDIR: "check the path",
     errno.EPERM: "check its permissions",
     errno.EROFS: "name another place",
@@ -46,14 +46,14 @@ def check_outputs(reads: Sequence[str | Path] = (), **paths: str | Path | None) 
             _refuse_to_replace(f"--{name}", Path(path), reads)
     picture = paths.get("plot")
     if picture and Path(picture).suffix.lower() not in PICTURES:
-        raise InputError(f"--plot {picture} is no picture's name; end it in one of {', '.join(PICTURES)}")
+        raise InputError(f"--plot {picture} is not the name of a picture; end it in one of {', '.join(PICTURES)}")
 
 
 def check_output_dir(name: str, path: Path) -> None:
-    """Raises InputError where that directory is not there and cannot be made; whatever is made to know is removed again.
+    """Raises InputError where that directory is not there and cannot be made; directories made for the check are removed again.
 
     Args:
-      name: what the user calls it, such as --output-dir.
+      name: its name for the user, such as --output-dir.
     """
     made: list[Path] = []
     try:
@@ -84,9 +84,9 @@ def write_json(content: Any, path: str | None) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A context whose value is a path to write to; what is there at its end takes the place of `path`, unless it failed.
+    """A context that gives a temporary path; at its end the file there replaces `path`, unless an error occurred.
 
-    What is no file, such as /dev/stdout or a pipe, is written itself.
+    A path that is not a regular file, such as /dev/stdout or a pipe, is written directly.
 
     Raises:
       InputError: it cannot be written.
@@ -106,8 +106,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in ENVIRONMENT:
             raise
-        mend = ENVIRONMENT[error.errno]
-        raise InputError(f"{path} cannot be written ({os.strerror(error.errno)}); {mend}") from error
+        remedy = ENVIRONMENT[error.errno]
+        raise InputError(f"{path} cannot be written ({os.strerror(error.errno)}); {remedy}") from error
 
 
 def _check_output(name: str, path: Path) -> None:
@@ -121,7 +121,7 @@ def _check_output(name: str, path: Path) -> None:
         length = len(os.fsencode(path.name))
     except OSError as error:
         raise InputError(f"{name} {shortened(str(path))} cannot be written ({error.strerror}); name another") from None
-    if length > 230:  # what is written first has a longer name
+    if length > 230:  # the temporary file has a longer name
         raise InputError(f"{name} {shortened(str(path))} has a name of {length} bytes; give a shorter one")
     if not os.access(place, os.W_OK):
         raise InputError(f"{name} {path} cannot be written (no permission for {place}); name another")
@@ -138,5 +138,5 @@ def _refuse_to_replace(name: str, path: Path, reads: Sequence[str | Path]) -> No
 
 
 def shortened(text: str) -> str:
-    """Its ends, where it is too long for a line."""
+    """The text, or its beginning and end where it is too long for a line."""
     return text if len(text) <= 160 else f"{text[:100]}...{text[-40:]}"

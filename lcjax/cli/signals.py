@@ -14,7 +14,7 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def signal(self) -> signal.Signals:
-        """Which one."""
+        """The signal that came."""
         return signal.Signals[str(self)]
 
 
@@ -38,7 +38,7 @@ class Signals:
     def __exit__(self, *_) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if sys.unraisablehook == self._on_unraisable:  # a hook that was set since then asks this one in its turn
+        if sys.unraisablehook == self._on_unraisable:  # a hook that was set since then calls this one
             sys.unraisablehook = self._previous_hook
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

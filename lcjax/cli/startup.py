@@ -1,6 +1,6 @@
-"""A program's first and last moments: what holds before libraries are imported and after the command has ended.
+"""The start and the end of a program: before libraries are imported and after the command has ended.
 
-Uses the standard library alone, and little of it: it is imported before everything else.
+Uses only the standard library, and little of it, because it is imported before everything else.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 BROKEN_PIPE = 141
 """The shell's exit code where the reader of standard output has gone, as in `... | head`."""
 
-LAST_WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-"""What a command says of the signal that ended it."""
+LAST_LINES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+"""What a command prints about the signal that ended it."""
 
-# Seconds that imports may take in silence.
-_PATIENCE = 2.0
+# Seconds that imports may take before a line is printed.
+_SILENT_SECONDS = 2.0
 
 
 def end_quietly_on_signals() -> None:
@@ -34,18 +34,19 @@ def end_quietly_on_signals() -> None:
 
 @contextlib.contextmanager
 def importing(is_program: bool) -> Iterator[None]:
-    """A context in which a program imports its libraries: says so where that takes long, and ends at once on a signal.
+    """A context in which a program imports its libraries: prints a line if that takes long, and exits at once on a signal.
 
-    A signal's exception would pass through half-imported libraries, some of which print it or go on. Where `is_program` is false,
-    because somebody else's program imports the module, nothing is changed.
+    A signal's exception would pass through half-imported libraries, some of which print it or
+    continue. Where `is_program` is false, because another program imports the module, nothing
+    is changed.
     """
     if not is_program or threading.current_thread() is not threading.main_thread():
         yield
         return
     open_missing_streams()
-    # Pictures go to files. A notebook's backend, which its shell commands inherit, may not be installed here.
+    # Pictures are written to files. A notebook's backend, which its shell commands inherit, may not be installed here.
     os.environ["MPLBACKEND"] = "agg"
-    timer = threading.Timer(_PATIENCE, _write, ["importing JAX and its libraries"])
+    timer = threading.Timer(_SILENT_SECONDS, _write, ["importing JAX and its libraries"])
     timer.daemon = True
     timer.start()
     before = {number: signal.getsignal(number) for number in EXIT_CODES}
@@ -58,12 +59,12 @@ def importing(is_program: bool) -> Iterator[None]:
             if handler not in (
                 signal.SIG_DFL,
                 signal.default_int_handler,
-            ):  # else the command takes over, a moment later
+            ):  # otherwise the command sets its own, a moment later
                 signal.signal(number, handler)
 
 
 def leave(code: int) -> None:
-    """Ends the process with an exit code; what libraries do at exit is no longer disturbed by signals or closed pipes."""
+    """Ends the process with an exit code; signals and closed pipes no longer disturb what libraries do at exit."""
     for number in EXIT_CODES:
         signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
@@ -77,7 +78,7 @@ def leave(code: int) -> None:
 def open_missing_streams() -> None:
     """Gives a process that was started with closed standard streams (`<&-`, `>&-`) the null device in their place.
 
-    Otherwise the next file to be opened would get the stream's number, and be written over by whoever writes to it.
+    Otherwise the next file opened would get the stream's number, and output would overwrite it.
     """
     while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -95,7 +96,7 @@ def discard(descriptor: int) -> None:
 
 
 def _leave_at_once(number: int, frame: FrameType | None) -> None:
-    _write(LAST_WORDS[signal.Signals(number)])
+    _write(LAST_LINES[signal.Signals(number)])
     os._exit(EXIT_CODES[signal.Signals(number)])
 
 

@@ -1,4 +1,4 @@
-"""What reaches the user's terminal beside the progress: lcjax's warnings, and not the chatter of the libraries below."""
+"""What reaches the terminal in addition to progress: lcjax's warnings, but not those of other libraries."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lcjax.cli.flags import in_flags
 
 
 def say(console: Console, line: str) -> None:
-    """Prints a line as it is: a path may hold [brackets] and :colons:, which are no markup."""
+    """Prints a line literally: a path may contain [brackets] and :colons:, which are not markup."""
     console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def tables_console(json_path: str | None) -> Console:
-    """Where tables go: where they do not mix with JSON, and whole where nobody's terminal limits their width."""
+    """A console for tables: not mixed with JSON on standard output, and 160 columns wide if it is not a terminal."""
     to_stderr = json_path == "-"
     terminal = (sys.stderr if to_stderr else sys.stdout).isatty()
     return Console(stderr=to_stderr, width=None if terminal else 160)
@@ -43,7 +43,7 @@ def shown_warnings(console: Console) -> Iterator[None]:
     logger, handler = logging.getLogger("lcjax"), _ConsoleHandler(console)
     propagates = logger.propagate
     logger.addHandler(handler)
-    logger.propagate = False  # some library may have given the root logger a handler, which would say it twice
+    logger.propagate = False  # a library may have given the root logger a handler, which would print it twice
     try:
         yield
     finally:
@@ -53,12 +53,13 @@ def shown_warnings(console: Console) -> Iterator[None]:
 
 @functools.cache
 def mute_libraries() -> None:
-    """Silences, to the end of the process, what libraries print and the user can do nothing about.
+    """Silences, for the rest of the process, messages of libraries that the user cannot act on.
 
-    orbax logs every phase of every save, its clean-up of torn saves and, with a traceback, whatever it raises anyway. Where one
-    array cannot be written, the writes of the others end after orbax has closed the event loop that they report to, some of them
-    while the interpreter shuts down. matplotlib tells where its font cache lies. JAX warns where a compiled program cannot be kept;
-    what that means for a run is said when it is resumed.
+    orbax logs every phase of every save, its clean-up of incomplete saves and, with a traceback,
+    errors that it raises anyway. Where one array cannot be written, the writes of the others end
+    after orbax has closed the event loop that they report to, some of them while the interpreter
+    shuts down. matplotlib logs where its font cache is. JAX warns where a compiled program cannot
+    be cached; what that means for a run is reported when it is resumed.
     """
     for name in ("absl", "asyncio", "matplotlib"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -14,11 +14,11 @@ from lcjax.errors import InputError, unknown
 
 CHOICES = ("auto", "none", "base", "linear", "dynamic", "yarn", "llama3")
 _DOES = {
-    "linear": "every wave is stretched alike",
-    "dynamic": "the base grows with each sequence",
-    "yarn": "slow waves are stretched, fast ones kept, and attention is sharpened",
-    "longrope": "slow waves are stretched further than the model's own factors say",
-    "llama3": "slow waves are stretched, fast ones kept",
+    "linear": "all frequencies are scaled equally",
+    "dynamic": "the base grows with the length of each sequence",
+    "yarn": "low frequencies are scaled, high ones unchanged, and attention is sharpened",
+    "longrope": "low frequencies are scaled beyond the model's own factors",
+    "llama3": "low frequencies are scaled, high ones unchanged",
 }
 
 
@@ -155,11 +155,9 @@ def _line(before: LlamaConfig, after: LlamaConfig, tokens: int, *, by_user: bool
         does = _DOES[kind]
     else:
         does = (
-            "the base alone is another"
-            if after.rope_theta != before.rope_theta
-            else "as it was, for longer sequences too"
+            "only the base changes" if after.rope_theta != before.rope_theta else "unchanged, for longer sequences too"
         )
-    why = "as asked" if by_user else "rope_scaling and rope_theta overrule it"
+    why = "as requested" if by_user else "rope_scaling and rope_theta override this"
     return (
         f"max_seq_length={tokens:,} with a model trained for {before.max_position_embeddings:,} tokens; RoPE is now "
         f"{describe_rope(after)}: {does} ({why})"

@@ -219,7 +219,7 @@ class _Source:
         first = "; ".join(map(str, self._bad[:_SHOWN])) + (f"; and {bad - _SHOWN} more" if bad > _SHOWN else "")
         if bad > _BAD_SHARE * count:
             raise InputError(
-                f"{first}: {bad:,} of {count:,} records of {self._path} are bad, more than half; mend them"
+                f"{first}: {bad:,} of {count:,} records of {self._path} are bad, more than half; correct them"
             )
         _logger.warning("skipped %d bad records of %d of %s: %s", bad, count, self._path, first)
 

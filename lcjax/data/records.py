@@ -117,7 +117,9 @@ def _completed(name: str, prompt: str, completion: str) -> Document:
 def _alpaca(record: Mapping[str, Any], name: str) -> Document:
     for field in ("system", "history"):
         if record.get(field):
-            raise BadRecord(f"has a {field} beside its instruction, which is not read; write the record as messages")
+            raise BadRecord(
+                f"has a {field} in addition to its instruction, which is not read; write the record as messages"
+            )
     instruction, output = _string(record, "instruction"), _string(record, "output")
     given = _string(record, "input") if record.get("input") is not None else ""
     # format() would take braces in an instruction for fields of its own only in the template, which has none but these.

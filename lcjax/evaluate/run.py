@@ -72,7 +72,7 @@ class Run:
         if model.is_dir():
             return {"model": str(model)}
         raise InputError(
-            f"{self.folder} has neither adapter/ nor model/, as a run has at its end; go on with it: python -m lcjax.train "
+            f"{self.folder} has neither adapter/ nor model/, as a run has at its end; resume it: python -m lcjax.train "
             f"--output-dir {self.folder} --resume-from-checkpoint latest"
         )
 

@@ -87,6 +87,4 @@ def _chosen(data: Data, rows: int) -> list[int]:
 def _probed(data: Data, rows: int) -> str:
     chosen = _chosen(data, rows)
     documents = sum(len(data.train_plan.row(index)) for index in chosen)
-    return (
-        f"{documents} documents in {len(chosen)} rows, each changed in turn, left all others as they were, bit for bit"
-    )
+    return f"{documents} documents in {len(chosen)} rows, each changed separately, left all others as they were, bit for bit"

@@ -53,8 +53,8 @@ def require_space(directory: Path, num_bytes: int) -> None:
 
 
 def _refusal(path: Path, code: int | None, reason: str) -> InputError:
-    mend = "make room" if code in _FULL else "check the path and its permissions"
+    remedy = "free disk space" if code in _FULL else "check the path and its permissions"
     return InputError(
-        f"{path} cannot be written ({reason}); {mend}, then go on with --resume-from-checkpoint latest, or without it where "
+        f"{path} cannot be written ({reason}); {remedy}, then resume with --resume-from-checkpoint latest, or without it where "
         "no checkpoint was saved yet"
     )

@@ -300,7 +300,7 @@ class _Run:
             self._save(number)
         command = how_to_go_on(self.arguments, self.data.paths, self.output_dir, number)
         done = f"saved after step {number}" if number else "stopped before the first step"
-        self._say(f"{self.stop.requested}: {done}; go on with: {command}")
+        self._say(f"{self.stop.requested}: {done}; resume with: {command}")
         return self._result(number, stopped_by=self.stop.requested)
 
     def _finish(self) -> TrainingResult:

@@ -114,7 +114,7 @@ class Checkpoints:
             raise self._unreadable(step, error) from error
         if number != FORMAT:
             raise InputError(
-                f"checkpoint {self.directory / str(step)} has format {number!r}, and this lcjax reads {FORMAT}; go on with the "
+                f"checkpoint {self.directory / str(step)} has format {number!r}, and this lcjax reads {FORMAT}; resume with the "
                 "lcjax that wrote it, or start again with another --output-dir"
             )
         return run

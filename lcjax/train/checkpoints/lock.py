@@ -80,5 +80,5 @@ def _in_use(output_dir: Path, file: IO[str]) -> str:
         holder = json.loads(file.read())
         who = f"process {holder['pid']} on {holder['host']} since {holder['started']}"
     except (ValueError, KeyError, TypeError):
-        who = "it has not said who it is"
+        who = "it has not identified itself"
     return f"{output_dir} is in use by another run ({who}); wait for its end, or choose another --output-dir"

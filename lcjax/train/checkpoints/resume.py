@@ -44,7 +44,7 @@ def find_resume_point(requested: str | None, output_dir: Path | None) -> ResumeP
     if requested != "latest":
         point = _named(Path(requested))
     elif own is None:
-        raise InputError("--resume-from-checkpoint latest needs the --output-dir of the run to go on with")
+        raise InputError("--resume-from-checkpoint latest needs the --output-dir of the run to resume")
     else:
         point = _newest_of(own, output_dir)
     if own is not None and newest is not None:
@@ -89,7 +89,7 @@ def _check_output_dir(output_dir: Path) -> None:
 def _refuse_to_overwrite(output_dir: Path | None, newest: int | None) -> None:
     if newest is not None:
         raise InputError(
-            f"{output_dir} holds a run with checkpoints; go on with --resume-from-checkpoint latest, or choose another "
+            f"{output_dir} holds a run with checkpoints; resume it with --resume-from-checkpoint latest, or choose another "
             "--output-dir"
         )
     if output_dir is not None and (kept := [name for name in RESULTS if (output_dir / name).exists()]):
@@ -114,7 +114,7 @@ def _refuse_to_overwrite_newer(point: ResumePoint, own: Path, newest: int, outpu
 def _newest_of(directory: Path, run_directory: Path | None) -> ResumePoint:
     newest = Checkpoints(directory).latest()
     if newest is None:
-        raise InputError(f"{run_directory} holds no checkpoint to go on with; start without --resume-from-checkpoint")
+        raise InputError(f"{run_directory} holds no checkpoint to resume from; start without --resume-from-checkpoint")
     return ResumePoint(directory, newest)
 
 

@@ -29,7 +29,7 @@ def arguments_of_resumed_run(given: RunArguments) -> RunArguments:
         description = Checkpoints(point.directory).run(point.step)
         saved = description["arguments"]
         if "model" not in saved:
-            raise InputError(f"{point} was written by lcjax.train() in a program; go on from that program")
+            raise InputError(f"{point} was written by lcjax.train() in a program; resume from that program")
         saved |= {"output_dir": output_dir, "resume_from_checkpoint": requested}
         saved.pop("programs_dir", None)  # machine code is loaded from where this user says, not from where a file says
         saved |= {name: tuple(saved[name]) for name in ("data", "data_weights", "target_modules") if name in saved}

@@ -46,7 +46,8 @@ def test_a_model_without_scaling_gets_yarn():
     )
     assert line == (
         "max_seq_length=65,536 with a model trained for 8,192 tokens; RoPE is now yarn, factor 8, base 100,000, attention factor "
-        "1.208: slow waves are stretched, fast ones kept, and attention is sharpened (rope_scaling and rope_theta overrule it)"
+        "1.208: low frequencies are scaled, high ones unchanged, and attention is sharpened "
+        "(rope_scaling and rope_theta override this)"
     )
 
 
@@ -58,7 +59,7 @@ def test_llama3_models_keep_theirs_and_extend_it():
         rope_scaling=dataclasses.replace(LLAMA_3_1.rope_scaling, factor=32.0),
     )
     assert line is not None
-    assert "RoPE is now llama3, factor 32, base 500,000: slow waves are stretched, fast ones kept (" in line
+    assert "RoPE is now llama3, factor 32, base 500,000: low frequencies are scaled, high ones unchanged (" in line
 
 
 @pytest.mark.parametrize("kind", ["linear", "yarn", "llama3"])
@@ -91,7 +92,7 @@ def test_dynamic_follows_each_sequence_and_keeps_its_context():
     after, line = choose_rope(before, 1_000_000)
     assert after == before
     assert line is not None
-    assert "the base grows with each sequence" in line
+    assert "the base grows with the length of each sequence" in line
 
 
 @pytest.mark.parametrize("kind", ["default", "linear", "yarn", "llama3"])
@@ -110,7 +111,7 @@ def test_the_user_overrules():
         assert config.rope_scaling == RopeScaling(kind, 4.0, original_max_position_embeddings=8192)
         assert config.max_position_embeddings == (8192 if kind == "dynamic" else 32_768)
         assert line is not None
-        assert line.endswith("(as asked)")
+        assert line.endswith("(as requested)")
     config, _ = choose_rope(SMOLLM2, 32_768, "none")
     assert config == dataclasses.replace(SMOLLM2, max_position_embeddings=32_768)
     config, _ = choose_rope(LLAMA_3_1, 262_144, "yarn")
@@ -124,7 +125,7 @@ def test_the_base_is_the_user_s_or_stretches_the_slowest_wave():
         config, line = choose_rope(SMOLLM2, 32_768, scaling, 1e6)
         assert config == dataclasses.replace(SMOLLM2, rope_theta=1e6, max_position_embeddings=32_768)
         assert line is not None
-        assert line.endswith("RoPE is now default, base 1,000,000: the base alone is another (as asked)")
+        assert line.endswith("RoPE is now default, base 1,000,000: only the base changes (as requested)")
     config, _ = choose_rope(SMOLLM2, 32_768, "base")
     slowest = [float(inverse_frequencies(c)[-1]) for c in (SMOLLM2, config)]
     assert slowest[0] / slowest[1] == pytest.approx(4.0, rel=1e-5)

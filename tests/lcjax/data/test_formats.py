@@ -95,7 +95,7 @@ def test_what_alpaca_s_form_has_no_place_for_is_a_bad_record(tmp_path, caplog):
     good = {"instruction": "a", "output": "b", "history": [], "system": ""}
     bad = good | {"history": [["earlier", "turn"]]}
     assert len(read_documents([write(tmp_path / "a.json", json.dumps([good, bad]))])) == 1
-    assert "a.json:2 has a history beside its instruction, which is not read" in caplog.text
+    assert "a.json:2 has a history in addition to its instruction, which is not read" in caplog.text
 
 
 def test_long_fields_of_a_table_are_read(tmp_path):

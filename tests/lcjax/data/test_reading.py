@@ -117,7 +117,7 @@ def test_many_bad_records_are_counted_and_the_first_named(tmp_path, caplog):
 
 def test_a_path_with_more_bad_records_than_good_ones_is_refused(tmp_path):
     path = write(tmp_path / "a.jsonl", "\n".join(['{"text": "good"}', "torn", "torn"]))
-    assert refusal([path]).endswith(f"2 of 3 records of {path} are bad, more than half; mend them")
+    assert refusal([path]).endswith(f"2 of 3 records of {path} are bad, more than half; correct them")
     for name in "abc":
         write(tmp_path / f"{name}.txt", "text")
     assert len(read_documents([tmp_path])) == 4  # the folder holds two bad records and four good documents

@@ -190,9 +190,9 @@ def test_bad_data(name, content, said, refused, model_dir, tmp_path):
         ("--full-finetuning --lora-r 8", "--full-finetuning and --lora-r contradict each other; drop one"),
         ("--model somewhere", "--model is given without --data; give both, or neither for the demo"),
         ("--data somewhere", "--data is given without --model; give both, or neither for the demo"),
-        ("--resume-from-checkpoint latest", "needs the --output-dir of the run to go on with"),
+        ("--resume-from-checkpoint latest", "needs the --output-dir of the run to resume"),
         ("--resume-from-checkpoint nowhere", "nowhere does not exist; give a folder such as runs/x/checkpoints/100"),
-        ("--output-dir nowhere --resume-from-checkpoint latest", "nowhere holds no checkpoint to go on with; start"),
+        ("--output-dir nowhere --resume-from-checkpoint latest", "nowhere holds no checkpoint to resume from; start"),
     ],
 )
 def test_bad_flags(flags, said, refused, tmp_path, monkeypatch):
@@ -276,7 +276,7 @@ def test_going_on_as_another_run(flags, said, refused, finished, others):
 def test_no_run_is_written_over(refused, finished, model_dir, data_dir, tmp_path):
     before = contents(finished)
     fresh = ["--model", model_dir, "--data", data_dir, *SHORT, "--output-dir"]
-    assert "holds a run with checkpoints; go on with --resume-from-checkpoint latest" in refused(*fresh, finished)
+    assert "holds a run with checkpoints; resume it with --resume-from-checkpoint latest" in refused(*fresh, finished)
     older = ["--resume-from-checkpoint", finished / "checkpoints" / "2"]
     assert "holds checkpoint 4, which going on from" in refused(*older, "--output-dir", finished)
     other = tmp_path / "other"
@@ -301,6 +301,6 @@ def test_a_context_beyond_the_trained_one_is_warned_of(model_dir, tmp_path, caps
     assert main([*flags, "--output-dir", str(tmp_path / "run"), "--max-steps", "1"]) == 0
     assert (
         "warning: --max-seq-length 160 with a model trained for 128 tokens; RoPE is now yarn, factor 1.25, base 10,000, "
-        "attention factor 1.022: slow waves are stretched, fast ones kept, and attention is sharpened (rope_scaling and rope_theta "
-        "overrule it)"
+        "attention factor 1.022: low frequencies are scaled, high ones unchanged, and attention is sharpened "
+        "(rope_scaling and rope_theta override this)"
     ) in capsys.readouterr().err.splitlines()

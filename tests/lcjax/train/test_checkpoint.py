@@ -155,7 +155,7 @@ def test_an_older_format_is_refused(run, capsys):
     assert main([*LATEST, "--output-dir", str(run)]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line == (
-        f"error: checkpoint {run}/checkpoints/4 has format 1, and this lcjax reads {FORMAT}; go on with the lcjax that wrote "
+        f"error: checkpoint {run}/checkpoints/4 has format 1, and this lcjax reads {FORMAT}; resume with the lcjax that wrote "
         "it, or start again with another --output-dir"
     )
 

@@ -83,7 +83,9 @@ def test_records_that_grow_with_every_step(name, limit, logging_steps, tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        with pytest.raises(InputError, match=rf"{tmp_path / name} cannot be written \(File too large\); make room"):
+        with pytest.raises(
+            InputError, match=rf"{tmp_path / name} cannot be written \(File too large\); free disk space"
+        ):
             train()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -118,7 +120,7 @@ def test_a_full_file_system(finished, short, cache, tmp_path):
     assert (tmp_path / "full.code").read_text() == "2\n"
     *_, last = (tmp_path / "full.txt").read_text().splitlines()
     assert re.match(
-        r"error: \S+/disk/run/checkpoints/4 cannot be written \(No space left on device\); make room, ", last
+        r"error: \S+/disk/run/checkpoints/4 cannot be written \(No space left on device\); free disk space, ", last
     )
     assert "Traceback" not in (tmp_path / "full.txt").read_text()
     assert (tmp_path / "full.checkpoints").read_text() == "2\n"
@@ -130,7 +132,7 @@ def test_only_the_disk_is_blamed(tmp_path):
     with pytest.raises(ValueError, match="a bug") as caught, writing(tmp_path):
         raise ValueError("a bug of ours")
     assert not isinstance(caught.value, InputError)
-    with pytest.raises(InputError, match=r"make room") as caught, writing(tmp_path):
+    with pytest.raises(InputError, match=r"free disk space") as caught, writing(tmp_path):
         raise ValueError("RESOURCE_EXHAUSTED: Failed to write 7 bytes [os_error_code='28' x='1']")
     with pytest.raises(InputError, match=r"Permission denied\); check the path"), writing(tmp_path):
         raise PermissionError(13, "Permission denied")

@@ -114,9 +114,9 @@ def test_an_evaluation_cut_short_is_made_up_for(
     assert not (run / "adapter").exists()
     last = capsys.readouterr().err.splitlines()[-1]
     if steps:
-        assert f"saved after step {steps}; go on with: python -m lcjax.train --output-dir {run} --resume" in last
+        assert f"saved after step {steps}; resume with: python -m lcjax.train --output-dir {run} --resume" in last
     else:
-        assert last == "SIGTERM: stopped before the first step; go on with: the same command"
+        assert last == "SIGTERM: stopped before the first step; resume with: the same command"
 
     go_on = dataclasses.replace(stopping, resume_from_checkpoint="latest" if steps else None)
     train(*model_and_tokenizer, arguments.data, go_on)

@@ -32,7 +32,7 @@ def test_the_command_finds_nothing(model_dir, data_dir, capsys):
     assert leak(flags) == 0
     out = capsys.readouterr().out
     assert out.startswith("nothing leaks: ")
-    assert "documents in 2 rows, each changed in turn, left all others as they were, bit for bit" in out
+    assert "documents in 2 rows, each changed separately, left all others as they were, bit for bit" in out
 
 
 def test_the_command_finds_a_leak(data_dir, capsys, leaking):

@@ -121,5 +121,5 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog)
 def test_a_lock_that_says_nothing_still_holds(content, tmp_path):
     with locked(tmp_path):
         (tmp_path / LOCK).write_text(content)
-        with pytest.raises(InputError, match="it has not said who it is"), locked(tmp_path):
+        with pytest.raises(InputError, match="it has not identified itself"), locked(tmp_path):
             pass

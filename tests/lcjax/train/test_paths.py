@@ -89,7 +89,7 @@ def test_the_call_that_a_stopped_run_names_goes_on_with_it(
             model, tokenizer, data=[data_dir], output_dir="runs/it's", console=console, stop=stop, **FLAGS
         )
     assert (stopped.steps, stopped.stopped_by) == (saved, "SIGINT")
-    (call,) = re.findall(r"go on with: (lcjax\.train\(.*\))$", console.file.getvalue(), re.MULTILINE)
+    (call,) = re.findall(r"resume with: (lcjax\.train\(.*\))$", console.file.getvalue(), re.MULTILINE)
     assert ("resume_from_checkpoint" in call) == (saved > 0)
     result = eval(call, {"lcjax": lcjax, "model": model, "tokenizer": tokenizer})
     assert (result.steps, result.stopped_by) == (3, None)

@@ -92,7 +92,7 @@ def test_five_kills_change_nothing(arguments, undisturbed, cache, tmp_path, caps
     kills.append(f"before the first checkpoint, after {lines(metrics)} steps")
     assert complete_saves(checkpoints) == []
     assert main(go_on(run)) == 2
-    assert "holds no checkpoint to go on with; start without --resume-from-checkpoint" in capsys.readouterr().err
+    assert "holds no checkpoint to resume from; start without --resume-from-checkpoint" in capsys.readouterr().err
 
     # 2: in a fresh run in the same place.
     process = start([*arguments, "--output-dir", run], tmp_path, cache)
@@ -131,7 +131,7 @@ def test_a_signal_saves_and_says_how_to_go_on(arguments, undisturbed, cache, tmp
     for number, (run, process) in stopped.items():
         code, output = finish(process)
         assert code == 0, output
-        said = re.fullmatch(rf"{number.name}: saved after step (\d+); go on with: (.*)", output.splitlines()[-1])
+        said = re.fullmatch(rf"{number.name}: saved after step (\d+); resume with: (.*)", output.splitlines()[-1])
         assert said, output
         assert max(complete_saves(run / "checkpoints")) == int(said[1]) == lines(run / "metrics.jsonl") < MAX_STEPS
         assert said[2].startswith("python -m lcjax.train --output-dir ")
