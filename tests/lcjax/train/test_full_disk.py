@@ -46,7 +46,8 @@ def attempts(finished, cache, tmp_path_factory):
         # Inherited; Python ignores the signal, so that writes fail.
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         try:
-            process = start(go_on(run), run.parent, cache)
+            # The tests' own cache of compiled programs would not fit either, and JAX would say so.
+            process = start(go_on(run), run.parent, cache, JAX_ENABLE_COMPILATION_CACHE="false")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         started[name] = run, process

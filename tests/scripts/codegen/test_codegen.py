@@ -16,6 +16,7 @@ from lcjax_scripts.codegen.compile_pallas import compile_attention, compile_rope
 from lcjax_scripts.codegen.compiled import ATTENTION_KERNELS, CompiledKernel
 from lcjax_scripts.codegen.triton_process import triton_process
 from tests.support.small_kernels import product_ptx
+from tests.support.thin import thinned
 
 GPU, DTYPE = "h100-80gb", "bfloat16"
 HEAD_DIMS = (64, 128)
@@ -58,7 +59,7 @@ def test_pallas_attention(kernel, head_dim):
     check_attention(pallas_kernels(head_dim)[kernel])
 
 
-@pytest.mark.parametrize("head_dim", [80, 96, 256])
+@pytest.mark.parametrize("head_dim", thinned([80, 96, 256], lambda head_dim: head_dim == 96))
 def test_pallas_attention_of_other_widths_keeps_its_budget(head_dim):
     for kernel in ATTENTION_KERNELS:
         compiled = pallas_kernels(head_dim)[kernel]
