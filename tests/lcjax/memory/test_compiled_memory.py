@@ -17,6 +17,7 @@ from lcjax.plan.compile import CompiledStep, compile_step
 from lcjax.plan.memory import device_limit_bytes
 from lcjax.plan.settings import requested_settings
 from lcjax.plan.workload import Workload
+from tests.support.thin import thinned
 
 LAYERS = 2
 # Llama-3.1-8B but for its depth, which changes the length of a scan and of what is on the host, not the program.
@@ -45,11 +46,12 @@ def test_device_bytes_lie_on_a_line_that_rises_no_more_than_it_did(form, times):
     assert slope <= json.loads(SLOPES.read_text())[form] * 1.005
 
 
+@pytest.mark.slow
 def test_tiles_need_a_third_of_the_plain_form():
     assert compiled(FORMS["tiles"]).memory.temp_bytes < compiled("none").memory.temp_bytes / 3
 
 
-@pytest.mark.parametrize("settings", ["none", FORMS["tiles"]])
+@pytest.mark.parametrize("settings", thinned(["none", FORMS["tiles"]], lambda settings: settings != "none"))
 def test_no_buffer_is_quadratic_or_holds_all_logits(settings):
     shapes = {
         tuple(map(int, shape[shape.index("[") + 1 : -1].split(",")))
@@ -66,7 +68,10 @@ def test_no_buffer_is_quadratic_or_holds_all_logits(settings):
         assert not (CONFIG.vocab_size in shape and math.prod(shape) >= CONFIG.vocab_size * 8192), shape
 
 
-@pytest.mark.parametrize("settings", [FORMS["tiles"], MemorySettings(save_every=2), FORMS["head groups"]])
+@pytest.mark.parametrize(
+    "settings",
+    thinned([FORMS["tiles"], MemorySettings(save_every=2), FORMS["head groups"]], lambda form: form == FORMS["tiles"]),
+)
 def test_host_bytes_are_those_of_the_saved_inputs(settings):
     assert compiled(settings).memory.host_bytes == LAYERS // settings.save_every * TOKENS * INPUT_BYTES
 
@@ -94,6 +99,7 @@ def test_copies_run_beside_the_layers_work():
     assert sorted(without, key=len) == [set(), forward]
 
 
+@pytest.mark.slow
 def test_embeddings_on_the_host_leave_the_device_but_for_their_use():
     on_device, on_host = (compiled(settings).memory for settings in (FORMS["tiles"], ON_HOST))
     size = 2 * 2 * CONFIG.vocab_size * CONFIG.hidden_size
@@ -103,6 +109,7 @@ def test_embeddings_on_the_host_leave_the_device_but_for_their_use():
     assert on_host.temp_bytes == pytest.approx(on_device.temp_bytes, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_offloaded_attention_runs_forward_once():
     step = compiled(MemorySettings(), policy="offload_attn")
     log_sum_exp = 4 * CONFIG.num_attention_heads
@@ -112,7 +119,10 @@ def test_offloaded_attention_runs_forward_once():
     assert compiled(FORMS["tiles"]).program.kernels()["attention_forward"] == 2
 
 
-@pytest.mark.parametrize(("model", "tokens"), [("llama-3.1-8b", 2_097_152), ("llama-3.1-70b", 524_288)])
+@pytest.mark.parametrize(
+    ("model", "tokens"),
+    thinned([("llama-3.1-8b", 2_097_152), ("llama-3.1-70b", 524_288)], lambda case: case[0] == "llama-3.1-8b"),
+)
 def test_more_than_2_to_the_31_elements_fit_an_h100(model, tokens):
     """A residual stream of that many elements; offsets into it must be 64 bits wide, or the compiler would refuse or wrap."""
     config = PRESETS[model]

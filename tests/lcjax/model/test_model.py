@@ -30,6 +30,7 @@ from tests.support.oracles import (
     with_random_adapter,
 )
 from tests.support.shapes import MODEL_COMMON, MODELS
+from tests.support.thin import thinned
 
 VOCABULARY = MODEL_COMMON["vocab_size"]
 # Far apart within a row, so that the angles between tokens are those of a long context although the row is short.
@@ -37,7 +38,11 @@ FAR = np.sort(np.random.default_rng(1).choice(32_768, (2, 61), replace=False), a
 POSITIONS = {"first": None, "at 32K": np.arange(32_768 - 61, 32_768), "spread over 32K": FAR}
 
 
-@pytest.fixture(scope="module", params=MODELS)
+# Between them: every ratio of heads, tied and untied, biases, both dtypes.
+IN_EVERY_RUN = ("tied gqa 1", "untied gqa 3, odd head_dim", "untied gqa 8, biases", "bfloat16 biases, tied")
+
+
+@pytest.fixture(scope="module", params=thinned(MODELS, lambda name: name in IN_EVERY_RUN))
 def oracle(request, tmp_path_factory) -> Oracle:
     return make_oracle(tmp_path_factory.mktemp("model"), **MODELS[request.param])
 

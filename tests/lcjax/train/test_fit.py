@@ -78,6 +78,7 @@ def test_the_figures_are_the_plan_s(params):
     assert memory.host_bytes == 4 * TOKENS * 128 * 2
 
 
+@pytest.mark.slow
 def test_micro_batches_take_the_host_memory_of_one(params):
     form = MemorySettings(1024, embeddings_on_host=True)
     settings = dataclasses.replace(SETTINGS, use_gradient_checkpointing="offload", memory=form)
@@ -85,6 +86,7 @@ def test_micro_batches_take_the_host_memory_of_one(params):
     assert memory.host_bytes == 4 * TOKENS * 128 * 2 + 2 * 1000 * 128 * 2
 
 
+@pytest.mark.slow
 def test_with_less_room_something_slower_that_fits(params):
     free = fitted(TINY, params, SETTINGS, TrainingArguments(), PLENTY).memory
     frugal = dataclasses.replace(SETTINGS, use_gradient_checkpointing="full", memory=MemorySettings(1024))
@@ -110,6 +112,7 @@ def test_what_does_not_fit_is_refused_with_three_mends(params):
     assert "\n" not in message
 
 
+@pytest.mark.slow
 def test_embeddings_stay_in_host_memory_where_the_loader_left_them(params):
     left = place_embeddings(params, on_host=True)
     with pytest.raises(InputError, match=r"\(offload tile=1024,.*,embeddings_on_host=true, loss chunk 64\)"):
@@ -203,6 +206,7 @@ def test_asking_does_not_start_jax():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+@pytest.mark.slow
 def test_every_weight_can_be_fitted(params):
     whole = abstract(abstract_params(TINY, None, None), gpu_sharding("h100-80gb"))
     settings = dataclasses.replace(SETTINGS, lora=None)

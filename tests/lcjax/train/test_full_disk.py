@@ -105,6 +105,7 @@ cp -r disk/run run
 """
 
 
+@pytest.mark.slow
 def test_a_full_file_system(finished, short, cache, tmp_path):
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs the right to mount a small file system of one's own")

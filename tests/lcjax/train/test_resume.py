@@ -69,6 +69,7 @@ def go_on(run: Path) -> list[str]:
     return ["--output-dir", str(run), "--resume-from-checkpoint", "latest"]
 
 
+@pytest.mark.slow
 def test_five_kills_change_nothing(arguments, undisturbed, cache, tmp_path, capsys):
     seed = 20250
     draw = random.Random(seed)
