@@ -5,7 +5,7 @@ model.py        the shape of a decoder; reading.py config.json, with its family'
 presets.py      the shapes of published models
 lora.py         an adapter
 rope.py         the kinds of RoPE, in config.json's spellings; rope_choice.py which one a longer context gets
-memory.py       how layers run in tiles; policies.py what gradient checkpointing keeps
+memory.py       how layers run in tiles; policies.py what gradient checkpointing saves
 training.py     how to train; run_record.py a run's run.json
 """
 

@@ -1,4 +1,4 @@
-"""What an adapter is."""
+"""The settings of an adapter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lcjax.errors import InputError, unknown
 
 TARGET_MODULES = tuple(LLAMA.adaptable)
 ALL_LINEAR = "all-linear"
-"""PEFT's word for all of them."""
+"""PEFT's name for all of them."""
 
 _CHOICES = (*TARGET_MODULES, ALL_LINEAR)
 _NOT_IN_LAYERS = ("embed_tokens", "lm_head")
@@ -38,7 +38,7 @@ class LoraConfig:
         if not isinstance(self.r, int) or self.r <= 0:
             raise InputError(f"r={self.r!r} must be a positive integer (the rank of the adapter)")
         if not isinstance(self.lora_alpha, (int, float)) or not 0 < self.lora_alpha < math.inf:
-            raise InputError(f"lora_alpha={self.lora_alpha!r} must be positive, and finite")
+            raise InputError(f"lora_alpha={self.lora_alpha!r} must be positive and finite")
         if not isinstance(self.lora_dropout, (int, float)) or not 0.0 <= self.lora_dropout < 1.0:
             raise InputError(f"lora_dropout={self.lora_dropout!r} must be at least 0 and below 1")
         modules = (self.target_modules,) if isinstance(self.target_modules, str) else tuple(self.target_modules)

@@ -1,4 +1,4 @@
-"""What can be chosen about the memory that a step takes."""
+"""Settings of the memory that a step takes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import dataclasses
 
 from lcjax.errors import InputError
 
-# Up to here plain layers are faster and their activations fit; it is the length from which on inputs are offloaded.
+# Up to this length plain layers are faster and their activations fit; above it, inputs are offloaded.
 PLAIN_UP_TO_TOKENS = 32_768
-# What a sequence must be a multiple of for "auto" to cut it into tiles.
+# "auto" cuts only sequences of a multiple of this length into tiles.
 _TOKENS_STEP = 1024
 
 
@@ -17,16 +17,17 @@ class MemorySettings:
     """How the layers run. The results are the same; time and memory are not.
 
     Attributes:
-      tile: tokens of one tile, or as many fewer as divide the sequence. The position-wise parts of a layer need memory in
-        proportion to it; a tile of a few thousand tokens keeps a GPU busy.
-      head_groups: groups of key/value heads, a divisor of their number, of which attention runs one after another. 1 is
-        fastest; more need less memory.
-      fetch_ahead: whether the backward pass fetches a layer's input from the host while it computes the layer above, which hides
-        the copy and costs the memory of one more such input.
-      save_every: layers of which the first one's input is saved, a divisor of their number. g divides the host's memory by g; the
-        layer's own input is computed again from the saved one, (g - 1) / 2 forward passes a layer on average.
-      embeddings_on_host: whether embedding and head, frozen, are in host memory and each copied to the device for its own use;
-        with a policy that offloads.
+      tile: tokens of one tile, reduced where that does not divide the sequence. The position-wise
+        parts of a layer need memory in proportion to it; a few thousand tokens saturate a GPU.
+      head_groups: groups of key/value heads, a divisor of their number; attention runs one group
+        after another. 1 is fastest; more groups need less memory.
+      fetch_ahead: whether the backward pass fetches a layer's input from the host while it computes
+        the layer above, which hides the copy and costs the memory of one more such input.
+      save_every: g, a divisor of the number of layers: only every g-th layer's input is saved. That
+        divides the host's memory by g; other inputs are recomputed from the saved one, (g - 1) / 2
+        forward passes per layer on average.
+      embeddings_on_host: whether embedding and head, frozen, are in host memory and copied to the
+        device for each use; needs a policy that offloads.
 
     Raises:
       InputError: a size that is not positive.
@@ -40,14 +41,14 @@ class MemorySettings:
 
     def __post_init__(self):
         if self.head_groups < 1:
-            raise InputError(f"head_groups={self.head_groups} is no number of groups; use 1 or more")
+            raise InputError(f"head_groups={self.head_groups} is not a number of groups; use 1 or more")
         if self.save_every < 1:
-            raise InputError(f"save_every={self.save_every} is no number of layers; use 1 or more")
+            raise InputError(f"save_every={self.save_every} is not a number of layers; use 1 or more")
         if self.tile < 1:
-            raise InputError(f"tile={self.tile} is no number of tokens; use 1 or more, 8192 for a GPU")
+            raise InputError(f"tile={self.tile} is not a number of tokens; use 1 or more, 8192 for a GPU")
 
     def __str__(self) -> str:
-        """As `parse_memory` reads it."""
+        """In the format that `parse_memory` reads."""
         return ",".join(f"{name}={str(value).lower()}" for name, value in vars(self).items())
 
 
@@ -94,9 +95,9 @@ def parse_memory(text: str) -> MemorySettings | str:
 
 
 def check_loss_chunk(tokens: int | None) -> None:
-    """Raises InputError where that is no number of tokens whose logits exist at a time; None leaves it to lcjax."""
+    """Raises InputError unless this is a number of tokens whose logits exist at a time, or None (automatic)."""
     if tokens is not None and tokens < 1:
-        raise InputError(f"--loss-chunk {tokens} is no number of tokens; use 1 or more, 256 to 1024 for a GPU")
+        raise InputError(f"--loss-chunk {tokens} is not a number of tokens; use 1 or more, 256 to 1024 for a GPU")
 
 
 def _whole(text: str) -> int | None:

@@ -1,6 +1,6 @@
-"""The policies of gradient checkpointing: what the backward pass keeps on the device, sends to host memory, or computes again.
+"""Policies of gradient checkpointing: what is saved on the device, saved in host memory, or recomputed.
 
-`lcjax.memory.checkpoint` has the table of what each policy keeps.
+`lcjax.memory.checkpoint` has the table of what each policy saves.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ POLICIES = ("none", "full", "offload", "offload_attn")
 OFFLOADING = ("offload", "offload_attn")  # those that use host memory
 ALIASES = {"unsloth": "offload"}
 
-# From here on, one saved input per layer fills a GPU (8B at 131,072 tokens: 32 GiB), so a policy that offloads is required.
+# Above this length, one saved input per layer fills a GPU (8B at 131,072 tokens: 32 GiB), so a policy that offloads is required.
 OFFLOAD_ABOVE_TOKENS = 32_768
-# Below this length the intermediates of every layer are cheaper to keep than to compute twice.
+# Below this length the intermediates of every layer are cheaper to save than to recompute.
 KEEP_UP_TO_TOKENS = 4_096
 
 
 def resolve_policy(requested: str, tokens: int, *, in_tiles: bool = False) -> str:
     """The policy for sequences of `tokens` tokens: one of POLICIES.
 
-    `auto` is `none` up to 4,096 tokens (never where layers run in tiles, which are computed again), `full` up to 32,768 and
+    `auto` is `none` up to 4,096 tokens (never where layers run in tiles, which are recomputed), `full` up to 32,768 and
     `offload` above.
 
     Raises:
-      InputError: an unknown name, or one that keeps residuals on the device above 32,768 tokens.
+      InputError: an unknown name, or one that saves residuals on the device above 32,768 tokens.
     """
     policy = ALIASES.get(requested, requested)
     if policy == "auto":
@@ -36,7 +36,7 @@ def resolve_policy(requested: str, tokens: int, *, in_tiles: bool = False) -> st
         raise InputError(f"use_gradient_checkpointing={requested!r} is unknown; use one of {known}")
     if tokens > OFFLOAD_ABOVE_TOKENS and policy in ("none", "full"):
         raise InputError(
-            f"use_gradient_checkpointing={requested!r} at {tokens:,} tokens keeps every layer's activations on the device; "
+            f"use_gradient_checkpointing={requested!r} at {tokens:,} tokens saves every layer's activations on the device; "
             f"above {OFFLOAD_ABOVE_TOKENS:,} tokens use 'offload', 'offload_attn' or 'auto'"
         )
     return policy

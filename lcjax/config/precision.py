@@ -1,4 +1,4 @@
-"""In which precision base weights are held: a dtype, or four bits under an adapter."""
+"""The precision of the base weights: a dtype, or four bits under an adapter."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ QUANTIZATIONS = ("nf4",)
 
 
 def check_dtype(name: str | None) -> None:
-    """Raises InputError for a name that is no dtype of weights; "auto" and None leave the choice to the device."""
+    """Raises InputError for a name that is not a dtype of weights; "auto" and None leave the choice to the device."""
     if name not in (None, "auto", *DTYPES):
         raise InputError(f"dtype={name!r} is not supported; use float32 or bfloat16")
 
 
 def check_quantize(quantize: str | None) -> None:
-    """Raises InputError where that is no kind of quantization; None is none."""
+    """Raises InputError for an unknown kind of quantization; None means no quantization."""
     if quantize is not None and quantize not in QUANTIZATIONS:
         raise InputError(f"quantize={quantize!r} is not supported; use {', '.join(QUANTIZATIONS)}, or leave it out")

@@ -99,7 +99,9 @@ def _head_dim(hidden: Any, heads: Any, source: str) -> Any:
 def _refuse_what_is_not_nf4(quantization: Any, source: str) -> None:
     """Of quantized checkpoints, bitsandbytes' NF4 is read (see `lcjax.weights.bnb`)."""
     if not isinstance(quantization, dict):
-        raise InputError(f"{source} says quantization_config={quantization!r}, which is no object; download it again")
+        raise InputError(
+            f"{source} says quantization_config={quantization!r}, which is not an object; download it again"
+        )
     method = quantization.get("quant_method", "?")
     if method != "bitsandbytes":
         raise InputError(f"{source} says the weights are quantized ({method}); use an unquantized checkpoint")

@@ -1,4 +1,4 @@
-"""How rotary frequencies depart from `theta^(-2i / dimensions)`: the kinds, their parameters, and config.json's spellings."""
+"""Scaling of the rotary frequencies `theta^(-2i / dimensions)`: kinds, parameters, and config.json's names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 LONGEST = 2**24
 """Tokens of a sequence at most: float32 holds every position up to here, and so every angle."""
 
-# Of each kind, the keys of config.json that it reads.
+# The keys of config.json that each kind reads.
 KEYS: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
@@ -27,7 +27,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
 }  # fmt: skip
 _OLD_KINDS = {"su": "longrope"}  # in Phi-3's first files
-# What stands beside a kind's keys: read elsewhere, or a remark.
+# Other keys that may occur: read elsewhere, or a comment.
 _OTHER_KEYS = {"type", "rope_type", "rope_theta", "partial_rotary_factor", "finetuned"}
 
 
@@ -118,19 +118,21 @@ def attention_factor(config: LlamaConfig) -> float:
 def read_rope(config: dict[str, Any], max_position_embeddings: int, source: str) -> tuple[float, float, RopeScaling]:
     """(rope_theta, partial_rotary_factor, scaling) of a parsed config.json, with gaps filled as transformers fills them.
 
-    `rope_scaling` (old) goes before `rope_parameters` (new) where a file has both; the base and the rotated part may stand inside
-    or beside either, the original context too, and there it is beside that counts. Without one it is `max_position_embeddings`.
+    `rope_scaling` (old) takes precedence over `rope_parameters` (new) where a file has both. The base,
+    the rotated share and the original context may be inside either, or next to it in the file; for
+    the original context the value next to it takes precedence. Its default is
+    `max_position_embeddings`.
 
     Raises:
       InputError: an unknown kind, a key that no kind reads, a missing one, or a value of another type.
     """
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(rope, dict):
-        raise InputError(f"{source} has {rope!r} for RoPE's parameters; an object with a rope_type is due")
+        raise InputError(f"{source} has {rope!r} for RoPE's parameters; it must be an object with a rope_type")
     rope = {key: value for key, value in rope.items() if value is not None}
     theta = _number(_first(rope.get("rope_theta"), config.get("rope_theta"), 10_000.0), "rope_theta", source)
     if not theta > 1.0:
-        raise InputError(f"{source} says rope_theta={theta}; a number above 1 is due")
+        raise InputError(f"{source} says rope_theta={theta}; it must be a number above 1")
     share = _first(rope.get("partial_rotary_factor"), config.get("partial_rotary_factor"), 1.0)
     kind = str(rope.get("rope_type") or rope.get("type") or "default")
     kind = _OLD_KINDS.get(kind, kind)
@@ -161,12 +163,12 @@ def _value(value: Any, key: str, source: str) -> Any:
         return bool(value)
     if key in ("short_factor", "long_factor"):
         if not isinstance(value, list):
-            raise InputError(f"{source} says {key}={value!r}; a list of numbers is due")
+            raise InputError(f"{source} says {key}={value!r}; it must be a list of numbers")
         return tuple(_number(x, key, source) for x in value)
     return _number(value, key, source)
 
 
 def _number(value: Any, key: str, source: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{source} says {key}={value!r}; a number is due")
+        raise InputError(f"{source} says {key}={value!r}; it must be a number")
     return float(value)

@@ -1,4 +1,4 @@
-"""Which RoPE a model gets for sequences longer than it was trained for: chosen from the length, or as the user says.
+"""The RoPE of a model for sequences longer than it was trained for: chosen from the length, or by the user.
 
 docs/rope.md has the reasons and the measurements behind them.
 """
@@ -25,15 +25,15 @@ _DOES = {
 def choose_rope(
     config: LlamaConfig, max_seq_length: int, scaling: str = "auto", theta: float | None = None
 ) -> tuple[LlamaConfig, str | None]:
-    """The config with the RoPE for sequences of `max_seq_length` tokens, and one line that says what was chosen and why.
+    """The config with the RoPE for sequences of `max_seq_length` tokens, and one line that explains the choice.
 
     Args:
       config: the model as it was trained.
       max_seq_length: tokens.
-      scaling: "auto" leaves RoPE as it is up to the model's context; above it extends the scaling that the model has, and gives it
-        yarn if it has none. "none" leaves it as it is at any length, "base" gives it a larger base alone, and the kinds of
-        config.json give it that kind.
-      theta: the base; alone, with "auto", it is all that changes.
+      scaling: "auto" leaves RoPE unchanged up to the model's context; above, it extends the model's own
+        scaling, or uses yarn if there is none. "none" leaves RoPE unchanged at any length, "base" only
+        raises the base, and a kind of config.json selects that kind.
+      theta: the base; with "auto" it is the only change.
 
     Returns:
       (config, line): the context too, `max_position_embeddings`, becomes `max_seq_length` where RoPE was fitted to it. The line is
@@ -74,7 +74,7 @@ def check_choice(scaling: str, theta: float | None) -> None:
 
 
 def describe_rope(config: LlamaConfig) -> str:
-    """A config's RoPE in words: "yarn, factor 4, base 100,000, attention factor 1.139"."""
+    """A description of a config's RoPE: "yarn, factor 4, base 100,000, attention factor 1.139"."""
     scaling = config.rope_scaling
     words = [scaling.rope_type]
     if scaling.rope_type != "default":
@@ -86,7 +86,7 @@ def describe_rope(config: LlamaConfig) -> str:
 
 
 def _larger_base(config: LlamaConfig, tokens: int) -> float:
-    """The base under which the slowest wave turns as far in `tokens` as it did in the context.
+    """The base at which the lowest frequency turns as far in `tokens` as it did in the context.
 
     Source: "NTK-aware" scaling, bloc97 (2023); YaRN, arXiv 2309.00071, section 3.1.
     """
@@ -98,12 +98,12 @@ def _larger_base(config: LlamaConfig, tokens: int) -> float:
 def _extended(config: LlamaConfig, tokens: int) -> LlamaConfig:
     """A scaled model for sequences longer than its context, in its own scheme."""
     scaling, ratio = config.rope_scaling, tokens / _reach(config)
-    # dynamic follows the length by itself.
+    # dynamic adapts to the length by itself.
     if ratio <= 1.0 or scaling.rope_type == "dynamic":
         return config
     changes: dict = {"factor": scaling.factor * ratio}
     if scaling.rope_type == "longrope":
-        # The factors were searched for; further out, as much as a larger base would stretch each wave.
+        # The factors were found by search; beyond, scale each frequency as a larger base would.
         steps = [2 * i / max(1, config.rotary_dim - 2) for i in range(len(scaling.long_factor))]
         pairs = zip(scaling.long_factor, steps, strict=True)
         changes["long_factor"] = tuple(factor * ratio**step for factor, step in pairs)
@@ -129,14 +129,14 @@ def _require_beyond(scaling: str, context: int, tokens: int) -> None:
 
 
 def _reach(config: LlamaConfig) -> int:
-    """The tokens that the model is good for: its context, or what its yarn stretches to where its config says less."""
+    """The usable context in tokens: that of the config, or the longer one that its yarn extends to."""
     scaling, context = config.rope_scaling, config.max_position_embeddings
     stretched = round(scaling.original_max_position_embeddings * scaling.factor)
     return max(context, stretched) if scaling.rope_type == "yarn" else context
 
 
 def _unscaled_context(config: LlamaConfig) -> int:
-    """The tokens that the frequencies without their scaling are good for."""
+    """The context, in tokens, of the frequencies without their scaling."""
     scaling = config.rope_scaling
     if scaling.rope_type in ("yarn", "longrope", "llama3"):
         return scaling.original_max_position_embeddings
@@ -145,7 +145,7 @@ def _unscaled_context(config: LlamaConfig) -> int:
 
 
 def _context(scaling: RopeScaling, context: int, tokens: int) -> int:
-    # dynamic counts from the config's own context, which so is no longer one that the model is used to.
+    # dynamic starts from the config's own context, so that must stay the trained one.
     return context if scaling.rope_type == "dynamic" else max(context, tokens)
 
 

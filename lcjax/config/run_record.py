@@ -1,4 +1,4 @@
-"""run.json: what a run was started with, as commands read it; `lcjax.train.reporting.run_record` writes it."""
+"""run.json: the arguments and data of a run, as commands read them; `lcjax.train.reporting.run_record` writes it."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def as_json(value: Any) -> Any:
 
 
 def path_from(working_directory: str, path: str) -> str:
-    """A path that was given in a working directory, as it is to be opened in this one.
+    """A path that was given in a working directory, as it is opened from the current one.
 
-    Hub ids, and what is not there any more, stay as they are.
+    Hub ids, and paths that no longer exist, are returned unchanged.
     """
     there = Path(working_directory, path)
     elsewhere = there.exists() and there.resolve() != Path(path).resolve()
@@ -75,7 +75,7 @@ def now() -> datetime.datetime:
     return datetime.datetime.now().astimezone().replace(microsecond=0)
 
 
-# Of the arguments, what other commands read: that they are there, and of which types.
+# The arguments that other commands read, and their types.
 _READ_ARGUMENTS = {
     "model": str,
     "data": list,
@@ -88,7 +88,7 @@ _READ_ARGUMENTS = {
 
 
 def _is_whole(content: dict[str, Any]) -> bool:
-    """Whether what others read of a record is there, and of the right kind."""
+    """Whether all that other commands read of a record exists and has the right type."""
     arguments, sessions, data = content.get("arguments"), content.get("sessions"), content.get("data")
     return (
         _is_time(content.get("started"))

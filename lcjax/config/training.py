@@ -1,4 +1,4 @@
-"""How to train: what a run's optimizer, data, evaluations and checkpoints can be, in the words of the Hugging Face trainer."""
+"""Training arguments: optimizer, data, evaluation and checkpoints, with the names of the Hugging Face trainer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 LEVEL_SCHEDULES = ("constant", "constant_with_warmup")
 """Those whose rates after the warm-up do not depend on the number of steps."""
 DEFAULT_MAX_SEQ_LENGTH = 2048
-"""Tokens of context that a run trains at where nobody says otherwise."""
+"""The default context of a run, in tokens."""
 OPTIMIZER_MEMORY = ("auto", "device", "host")
 # Steps are counted in 32 bits.
 _MOST_STEPS = 2**31 - 1
@@ -59,33 +59,34 @@ class TrainingArguments:
     max_grad_norm: float = 1.0
     """Gradients with a larger global norm are scaled down to it; 0 does not clip."""
     optimizer_memory: str = "auto"
-    """Where AdamW's state is between steps: device, host (it passes over the device layer by layer), or auto: host where weights in
-    bfloat16 learn, whose float32 masters and moments are six times their size, else device."""
+    """Where AdamW's state is between steps: device, host (updated on the device layer by layer), or auto: host
+    where weights in bfloat16 are trained, whose float32 masters and moments are six times their size, otherwise device."""
     documents: str = "file"
     """What is a document where a path is a folder: a file, or a whole repository (its files, each after its path)."""
     data_weights: tuple[float, ...] = ()
     """A share of the tokens for each path of --data; small sources repeat. Every document once an epoch when not given."""
     seed: int = 42
-    """Of the adapter's start, the held-out split, the order of the data and dropout."""
+    """Seed of the adapter's initialization, the held-out split, the order of the data and dropout."""
     eval_fraction: float = 0.05
     """Share of the documents held out to measure the loss on; 0 holds none out."""
     eval_batches: int = 8
-    """At most so many batches of held-out text, spread evenly, an evaluation."""
+    """The most batches of held-out text per evaluation, spread evenly over it."""
     eval_steps: int = 50
     """Steps between evaluations; there is one before the first step and one after the last in any case."""
     save_steps: int = 50
     """Steps between checkpoints; the last step is saved in any case."""
     save_total_limit: int = 3
-    """Checkpoints kept, the newest."""
+    """Number of newest checkpoints to retain."""
     logging_steps: int = 1
     """Steps between lines on a terminal without cursor control, and between TensorBoard points; metrics.jsonl has every step."""
     programs_dir: Path | None = None
-    """Where compiled programs are, from which a resumed run goes on with the same bits and a run of the same shape starts sooner:
-    lcjax/programs in the user's cache folder when not given. Keep it on a disk that outlives the machine, out of others' reach."""
+    """Folder of compiled programs, which let a resumed run continue bit for bit and a run of the same shape start sooner;
+    lcjax/programs in the user's cache folder when not given. Put it on a disk that outlives the machine, and that
+    others cannot write to."""
     skip_leak_check: bool = False
     """Do not check before the first step that packed documents do not see each other; see lcjax.leak."""
     resume_from_checkpoint: str | None = None
-    """Go on where a run stopped: "latest" (with its --output-dir), or the path of a checkpoint."""
+    """Resume a run: "latest" (with its --output-dir), or the path of a checkpoint."""
 
     def __post_init__(self):
         self._take_paths()
@@ -124,7 +125,7 @@ class TrainingArguments:
                 raise InputError(f"{flag(field.name)} {value!r} is of type {type(value).__name__}; give {expected}")
 
     def number_of_steps(self, rows: int) -> int:
-        """max_steps, or the steps that num_train_epochs passes over so many rows take.
+        """max_steps, or the number of steps in num_train_epochs passes over `rows` rows.
 
         Raises:
           InputError: they are more than can be counted.

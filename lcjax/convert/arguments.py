@@ -26,7 +26,7 @@ A model from the hub, with a trained adapter merged into its weights:
 A model at half its size:
   {_PROGRAM} llama-f32 llama-bf16 --dtype bfloat16
 
-A model for longer sequences than it was trained for (scripts/long_context_tool.py says what that changes):
+A model for longer sequences than it was trained for (scripts/long_context_tool.py prints what that changes):
   {_PROGRAM} smollm2 smollm2-64k --max-seq-length 65536
 """
 
@@ -56,7 +56,7 @@ class ConvertArguments:
     docs/rope.md."""
 
     rope_theta: float | None = None
-    """RoPE's base, if not the model's; with --rope-scaling auto or base it is all that changes."""
+    """RoPE's base, if not the model's; with --rope-scaling auto or base it is the only change."""
 
     max_shard_size: str = "5GB"
     """The most bytes of tensors in one file, with a unit: KB, MB, GB, or KiB, MiB, GiB."""

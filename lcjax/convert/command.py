@@ -108,7 +108,7 @@ def _tensor(
 
 
 def _progress(line: str) -> Progress:
-    """A bar of bytes on a terminal; elsewhere the line, once."""
+    """A progress bar in bytes on a terminal; elsewhere prints the line once."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""Reading, splitting, packing: from files to packed, resumable batches. Names are loaded when they are asked for."""
+"""Reading, splitting, packing: from files to packed, resumable batches. Names are loaded on first use."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The flags that commands which look at data share."""
+"""The flags shared by commands that examine data."""
 
 from __future__ import annotations
 

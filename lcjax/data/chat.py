@@ -1,4 +1,4 @@
-"""Conversations as the text that a model is trained on, and which of it the assistant said."""
+"""Renders conversations as training text, and finds the assistant's turns in it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TOOLS = re.compile(r"\btools\b")
 
 
 class CannotRender(Exception):
-    """The conversation does not fit the template; the message says why."""
+    """The conversation does not fit the template; the message gives the reason."""
 
 
 class ChatTemplate:
@@ -33,12 +33,12 @@ class ChatTemplate:
 
     The text is `apply_chat_template`'s, a system prompt that the template adds by itself included. An assistant's turn begins after
     what the template writes to ask for it and ends with its end token. Where the template marks turns with `{% generation %}`, its
-    marks are taken; else a turn is what the conversation grows by when it is added. A template that writes earlier turns
+    marks are used; otherwise a turn is the text that is appended when it is added. A template that writes earlier turns
     differently once later ones follow (Qwen3's drops their thoughts) is therefore refused for such conversations.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, date: datetime.datetime | None = None):
-        """Takes the template of `tokenizer`; `date` is what it writes as today's, the present one when None."""
+        """Takes the template of `tokenizer`; `date` is what it writes as today's date; the current one when None."""
         self._tokenizer = tokenizer
         self._date = date or datetime.datetime.now()
         self._templates: dict[bool, str] = {}
@@ -49,7 +49,7 @@ class ChatTemplate:
             if not self._tokenizer.chat_template:
                 raise CannotRender("needs a chat template, which the tokenizer lacks; use the model's instruct version")
             try:
-                # It is asked only whether there are tools at all.
+                # Only whether there are tools at all matters here.
                 template: Any = self._tokenizer.get_chat_template(tools=[{}] if tools else None)
             except ValueError as error:  # several, and none is the default
                 raise CannotRender(f"needs one chat template ({error})") from None
@@ -97,29 +97,29 @@ class ChatTemplate:
         return text, (self._grown(text, prompt, messages, tools),)
 
     def _grown(self, text: str, before: Sequence[Message], after: Sequence[Message], tools: Tools | None) -> Span:
-        """What of the text the last messages of `after` wrote, which `before` lacks."""
+        """The span that the messages of `after` that `before` lacks add to the text."""
         if not before:
             raise CannotRender("begins with the assistant; put a user's turn first")
-        asked, answered = self._render(before, tools, asks=True)[0], self._render(after, tools)[0]
-        if not (text.startswith(asked) and text.startswith(answered) and len(asked) < len(answered)):
+        prompt, answered = self._render(before, tools, generation_prompt=True)[0], self._render(after, tools)[0]
+        if not (text.startswith(prompt) and text.startswith(answered) and len(prompt) < len(answered)):
             raise CannotRender(
                 f"is written differently by the chat template up to message {len(before)} and as a whole; end the row there, or "
                 "use a template with {% generation %} marks"
             )
-        turn = answered[len(asked) :].rstrip()
-        # White space after the end token is the template's, which no model has to say.
-        return len(asked), len(asked) + len(turn) if turn.endswith(self._special_tokens) else len(answered)
+        turn = answered[len(prompt) :].rstrip()
+        # White space after the end token belongs to the template; the model need not learn it.
+        return len(prompt), len(prompt) + len(turn) if turn.endswith(self._special_tokens) else len(answered)
 
     def _render(
-        self, messages: Sequence[Message], tools: Tools | None, *, asks: bool = False, marks: bool = False
+        self, messages: Sequence[Message], tools: Tools | None, *, generation_prompt: bool = False, marks: bool = False
     ) -> tuple[str, list[Span]]:
-        """The text, ending in the request for the assistant's turn if it `asks`, and the spans that the template `marks`."""
+        """The text, with the generation prompt at its end if requested, and the spans that the template `marks`."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         options: dict[str, Any] = {
             "tools": [dict(tool) for tool in tools] if tools else None,
             "return_assistant_tokens_mask": marks,
-            "add_generation_prompt": asks,
+            "add_generation_prompt": generation_prompt,
             **self._tokenizer.special_tokens_map,
         }
         template = self._template(bool(tools))
@@ -139,7 +139,7 @@ class ChatTemplate:
 def _checked(text: str, spans: Sequence[Span]) -> tuple[Span, ...]:
     """The spans that a template marks, where they are parts of the text in their order and not all empty.
 
-    Marks inside of what a template first collects and then writes, {% set %} or a macro, come out elsewhere than they stand.
+    Marks inside text that a template first collects and then writes ({% set %}, a macro) give wrong positions.
     """
     last = 0
     for start, stop in spans:

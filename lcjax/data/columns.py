@@ -15,10 +15,10 @@ from lcjax.data.records import FIELDS, NEEDED, READ_FIELDS, BadRecord, NotRecord
 from lcjax.errors import InputError
 
 COLUMN_SUFFIXES = (".parquet", ".arrow", ".feather")
-# Rows are unfolded some at a time, of so many bytes by the mean of the first ones: a file of some hundred bytes may unfold to
-# gigabytes.
+# Rows are converted in batches of about so many bytes, by the mean of the first ones: a file of some
+# hundred bytes may hold gigabytes when decoded.
 _FIRST_ROWS, _MOST_ROWS, _BATCH_BYTES = 64, 1024, 2**26
-# A column is repetitive if the mean of its first rows makes it so many times as large as it is in the file, unpacked.
+# A column is repetitive if, by the mean of its first rows, it is so many times as large as it is uncompressed in the file.
 _REPETITIVE = 4
 
 # What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` leave next to the data.
@@ -34,7 +34,7 @@ def read_columns(path: Path, unread: Counter[str]) -> Iterator[tuple[int, Any]]:
     """The records of a table, each with its number from 1, or a BadRecord where a row cannot be read.
 
     A table has every column, and every field of a structure, in every row. A field of a structure that is null therefore counts as
-    absent; so do columns. Entries of a map, and items of a list, stay. Rows become Python's objects some at a time.
+    absent; so do columns. Entries of a map, and items of a list, stay. Rows are converted to Python objects in batches.
 
     Args:
       path: a file, or a folder for which `is_saved_dataset` holds. Of a saved DatasetDict the split `train` is read, or the only
@@ -42,7 +42,7 @@ def read_columns(path: Path, unread: Counter[str]) -> Iterator[tuple[int, Any]]:
       unread: counts the rows of columns that are not read.
 
     Raises:
-      InputError: a file that is not what its name says, or several splits of which none is `train`.
+      InputError: a file that is not of the format that its suffix states, or several splits of which none is `train`.
       NotRecords: none of the columns is read.
     """
     number = 0

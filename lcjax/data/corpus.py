@@ -1,4 +1,4 @@
-"""The corpus that a command looks at: its data, read and encoded."""
+"""The corpus that a command examines: its data, read and encoded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def load(arguments: CorpusArguments, console: Console) -> TokenizedCorpus:
-    """Reads and encodes the data, and says on `console` how far it is.
+    """Reads and encodes the data, with progress on `console`.
 
     Raises:
       InputError: a model without a tokenizer, or data that cannot be read.

@@ -1,4 +1,4 @@
-"""What all data become before they are encoded."""
+"""A document: the form of all data before encoding."""
 
 from __future__ import annotations
 

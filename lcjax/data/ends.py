@@ -13,9 +13,9 @@ from lcjax.data.tokens import TokenizedCorpus
 if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedTokenizerFast
 
-# Of fewer tokens than two, none is predicted.
+# With fewer than two tokens none is predicted.
 _FEWEST_TOKENS = 2
-# How far back a better place to cut is looked for, at most; and at most half of what is held out.
+# How far back to look for a better place to cut, at most; and at most half of what is held out.
 _LOOK_BACK = 4096
 # A character of UTF-8 is at most so many tokens.
 _CHARACTER_TOKENS = 4

@@ -26,7 +26,7 @@ _NOT_LIBRARY = SKIPPED_FOLDERS | {"test", "tests", "idle_test", "lib2to3", "_bun
 # Text files hold no NUL byte, binary ones nearly always hold one early (git's rule, too).
 _SNIFFED_BYTES = 8192
 _BLOCK_BYTES = 2**20
-# What reads packed files, by their suffix.
+# Functions that open compressed files, by suffix.
 _PACKINGS: dict[str, Callable[..., Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
@@ -38,7 +38,7 @@ _logger = logging.getLogger(__name__)
 
 
 class NotText(Exception):
-    """The file is binary or not UTF-8; the message says which."""
+    """The file is binary or not UTF-8; the message states which."""
 
 
 def walk(
@@ -52,7 +52,7 @@ def walk(
 
     Args:
       skipped: names of folders that are left out.
-      is_whole: told a folder and the names of all its entries, says whether to yield the folder instead of what is in it.
+      is_whole: from a folder and the names of all its entries, whether to yield the folder instead of its content.
 
     Raises:
       OSError: a folder that cannot be listed.
@@ -91,7 +91,7 @@ def open_file(path: Path) -> BinaryIO:
     """Opens a file to read what is in it, unpacked where its suffix is .gz, .bz2, .xz or .zst.
 
     Raises:
-      NotText: it is not packed in the way that its suffix says. The same may come later, see `unpacking`.
+      NotText: it is not compressed as its suffix states. This may also show later, see `unpacking`.
     """
     with unpacking():
         opened: Any = _PACKINGS.get(path.suffix.lower(), open)(path, "rb")
@@ -170,7 +170,7 @@ def stdlib_sources() -> list[Path]:
     """The Python sources of the running interpreter's standard library, without tests: about 10 MB of text for a demo.
 
     Raises:
-      InputError: this Python keeps no sources of its library on disk.
+      InputError: this Python has no sources of its library on disk.
     """
     folder = Path(sysconfig.get_path("stdlib"))
     try:

@@ -17,7 +17,7 @@ from lcjax.data.records import FIELDS, NEEDED, BadRecord, NotRecords, record_of_
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LINES, _JSON = (".jsonl", ".ndjson"), ".json"
 LINE_SUFFIXES = (*_LINES, _JSON, *_DELIMITERS)
-# How Python writes bytes that are no UTF-8 (errors="surrogateescape").
+# How Python represents bytes that are not UTF-8 (errors="surrogateescape").
 _NO_UTF8 = re.compile("[\udc80-\udcff]")
 
 Numbered = tuple[int, Any]
@@ -78,7 +78,7 @@ def _is_object(line: bytes) -> bool:
 
 def _rows(path: Path, delimiter: str) -> Iterator[Numbered]:
     """Of a table of text: its rows after the first, which names the columns; what is empty counts as absent."""
-    # Bytes that are no UTF-8 come out as halves of surrogate pairs, and so in the row that they are in.
+    # Bytes that are not UTF-8 become lone surrogates, so that the row that holds them can be named.
     text = read_bytes(path).decode("utf-8-sig", errors="surrogateescape")
     with _long_fields():
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)

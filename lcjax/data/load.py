@@ -1,4 +1,4 @@
-"""From paths to everything that a training run wants of its data."""
+"""From paths to all that a training run needs of its data."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Data:
       train_plan: rows of the documents to train on.
       held_out_plan: rows of those held out; it has no rows where none are.
       seed: of the split and of the order in training.
-      mixture: how the rows to train on take turns, where their sources have weights.
+      mixture: how the rows of sources with weights alternate in training.
       ends: names of the documents that are in both parts: their ends, documents of their own in the corpus, are held out.
       paths: where the documents were read from.
-      date: what the chat template wrote as today's date.
+      date: the date that the chat template wrote as today's.
     """
 
     corpus: TokenizedCorpus
@@ -149,10 +149,10 @@ def load_corpus(
       weights: a share of the tokens for each path; see `Mixture`. None at all takes every document once an epoch.
       vocab_size: the model's; ids beyond are refused. None does not check.
       date: what a chat template writes as today's date; the present one when None.
-      progress: where to say what is done and how far it is: by a bar on a terminal, else by lines; None says nothing.
+      progress: where to show progress: a bar on a terminal, otherwise lines; None shows nothing.
 
     Raises:
-      InputError: anything in the paths, the tokenizer or the numbers that the user can mend.
+      InputError: anything in the paths, the tokenizer or the numbers that the user can correct.
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     date = date or datetime.datetime.now()

@@ -20,7 +20,7 @@ _SCALE = 2**32
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """S sources of rows and how they take turns.
+    """S sources of rows and how they alternate.
 
     A weight is a share of the tokens. Sources differ in how full their rows are, so source s gives the share
     `(w_s / f_s) / sum_r (w_r / f_r)` of the rows, where f is the mean number of tokens in a row of the source. Of any first n rows

@@ -1,7 +1,7 @@
 """Which tokens share a row: a plan made from the documents' lengths alone.
 
 Best-fit decreasing (Johnson, Near-optimal bin packing algorithms, 1973): pieces in order of falling length, each into
-the fullest row that still has room for it.
+the fullest row that still has space for it.
 """
 
 from __future__ import annotations
@@ -124,23 +124,23 @@ def _cut(documents: np.ndarray, lengths: np.ndarray, max_seq_length: int) -> np.
 
 def _best_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
     """The row of each piece, [P] int64; the sizes must fall, and lie in 1, ..., capacity."""
-    rows_with_room: dict[int, list[int]] = collections.defaultdict(list)
-    rooms = _IntegerSet(capacity)
+    rows_by_space: dict[int, list[int]] = collections.defaultdict(list)
+    spaces = _IntegerSet(capacity)
     num_rows = 0
     chosen = []
     for size in sizes.tolist():
-        room = rooms.successor(size)
-        if room is None:
-            room, row = capacity, num_rows
+        space = spaces.successor(size)
+        if space is None:
+            space, row = capacity, num_rows
             num_rows += 1
         else:
-            row = rows_with_room[room].pop()
-            if not rows_with_room[room]:
-                rooms.remove(room)
+            row = rows_by_space[space].pop()
+            if not rows_by_space[space]:
+                spaces.remove(space)
         chosen.append(row)
-        if room > size:
-            rows_with_room[room - size].append(row)
-            rooms.add(room - size)
+        if space > size:
+            rows_by_space[space - size].append(row)
+            spaces.add(space - size)
     return np.array(chosen, dtype=np.int64)
 
 

@@ -33,9 +33,10 @@ def make_dataset(
 ) -> grain.MapDataset[Batch]:
     """An endless dataset of batches with random access: `dataset[i]` belongs to optimizer step i.
 
-    Every epoch goes through all rows once, in an order of its own drawn from the seed. A batch that the last rows of an
-    epoch do not fill goes on with the next epoch's: no row is dropped, however few there are. In a mixture every source has epochs
-    of its own, and the next row comes from the source that its weight says.
+    Every epoch visits all rows once, in an order of its own drawn from the seed. A batch that the
+    last rows of an epoch do not fill is completed with rows of the next epoch, so no row is
+    dropped. In a mixture every source has epochs of its own, and the weights decide which source
+    the next row comes from.
 
     Args:
       batch_size: B, rows that are on the device at once.
@@ -73,8 +74,8 @@ def iterate(dataset: grain.MapDataset[Batch]) -> grain.DatasetIterator[Batch]:
     """Iterates over a dataset; a thread lays out the next batches meanwhile.
 
     `get_state()` gives a small dictionary fit for JSON. After `set_state()` of it, an iterator over a dataset made in
-    the same way goes on with exactly the batch that would have come next; batches prefetched but not taken do not
-    count.
+    the same way continues with exactly the batch that would have come next; batches prefetched but not
+    taken do not count.
     """
     return iter(dataset.to_iter_dataset(_READ_OPTIONS))
 

@@ -1,4 +1,4 @@
-"""How far the reading and encoding of data is, for people who wait."""
+"""Progress of reading and encoding data, for people who wait."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def say(console: Console | None, line: str) -> None:
 
 
 @contextlib.contextmanager
-def shown(console: Console | None, what: str, characters: int) -> Iterator[Callable[[int], None]]:
-    """Shows how far work on a text is; call what it gives with the number of characters done.
+def progress_of(console: Console | None, what: str, characters: int) -> Iterator[Callable[[int], None]]:
+    """Shows the progress of work on a text; call the yielded function with the number of characters done.
 
     On a terminal it is a bar. Elsewhere it is a line at the beginning of work that takes long, and
     one a minute.

@@ -16,12 +16,12 @@ from lcjax.data.repositories import holds_repositories, is_repository, repositor
 from lcjax.data.tables import is_table, read_table
 from lcjax.errors import InputError, unknown
 
-# Of a path's records, the share that may be bad: with more, the path or its format is more likely wrong than its records.
+# The share of a path's records that may be bad: with more, the path or its format is probably wrong.
 _BAD_SHARE = 0.5
-_SHOWN = 3
-_SHOWN_FIELDS = 8
-# A file of records that is said to unfold: to so many characters, and to so many for each of its bytes.
-_MUCH_TEXT, _UNFOLDED = 2**26, 100
+_LISTED_RECORDS = 3
+_LISTED_FIELDS = 8
+# From so many characters, and so many per byte of the file, a file is reported as repetitive.
+_MUCH_TEXT, _EXPANSION = 2**26, 100
 
 _logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def read_sources(
     - one of these text files packed: `.gz`, `.bz2`, `.xz` or `.zst`;
     - a folder of such things, read recursively without hidden entries and SKIPPED_FOLDERS.
 
-    A file reached twice is read once, lest a document be trained on and held out. What is left out
+    A file reached twice is read once, so that no document is both trained on and held out. What is left out
     is logged with its number: files of a folder that are not text, or data without records (.json
     and .yaml among source code); documents of nothing but white space; bad records, the first of
     them with their line (row) numbers; and fields of records that are not read.
@@ -76,7 +76,7 @@ def read_sources(
 
     Raises:
       InputError: a path that is empty, missing or cannot be read, a folder without text, a named
-        file that is not UTF-8 text or has no records although its suffix says so, nothing but bad
+        file that is not UTF-8 text or has no records although its suffix states so, nothing but bad
         records below a path or more than half, or nothing but empty documents.
     """
     if documents not in UNITS:
@@ -89,16 +89,16 @@ def read_sources(
         raise unreadable(error) from None
     count = sum(map(len, sources))
     sources = [[document for document in source if document.text.strip()] for source in sources]
-    kept = sum(map(len, sources))
-    if not kept:
+    with_text = sum(map(len, sources))
+    if not with_text:
         raise InputError(f"all documents in {', '.join(map(str, paths))} are empty; name files that hold text")
-    if kept < count:
-        _logger.info("skipped %d empty documents of %d", count - kept, count)
+    if with_text < count:
+        _logger.info("skipped %d empty documents of %d", count - with_text, count)
     return sources
 
 
 class _Source:
-    """What one path gives."""
+    """The documents of one path."""
 
     def __init__(self, path: Path, seen: set[Path], template: ChatTemplate | None, by_repository: bool):
         self._path = path
@@ -186,7 +186,7 @@ class _Source:
                 self._documents.append(document)
         characters = sum(len(document.text) for document in self._documents[first:])
         size = path.stat().st_size
-        if path.is_file() and characters > max(_MUCH_TEXT, _UNFOLDED * size):
+        if path.is_file() and characters > max(_MUCH_TEXT, _EXPANSION * size):
             _logger.warning(
                 "%s has %s characters of text in %s bytes: it repeats itself", path, f"{characters:,}", f"{size:,}"
             )
@@ -207,16 +207,18 @@ class _Source:
         return True
 
     def _judge_records(self) -> None:
-        """Says which fields were not read and which records were bad, or refuses the path for them."""
+        """Logs the fields that were not read and the bad records, or refuses the path for them."""
         if self._unread:
-            fields = ", ".join(f"{field} (of {count:,})" for field, count in self._unread.most_common(_SHOWN_FIELDS))
-            more = f" and {len(self._unread) - _SHOWN_FIELDS} more" if len(self._unread) > _SHOWN_FIELDS else ""
+            fields = ", ".join(f"{field} (of {count:,})" for field, count in self._unread.most_common(_LISTED_FIELDS))
+            more = f" and {len(self._unread) - _LISTED_FIELDS} more" if len(self._unread) > _LISTED_FIELDS else ""
             tools = "; the chat template writes no tools" if "tools" in self._unread else ""
             _logger.warning("fields of records of %s that are not read: %s%s%s", self._path, fields, more, tools)
         if not self._bad:
             return
         bad, count = len(self._bad), len(self._bad) + len(self._documents)
-        first = "; ".join(map(str, self._bad[:_SHOWN])) + (f"; and {bad - _SHOWN} more" if bad > _SHOWN else "")
+        first = "; ".join(map(str, self._bad[:_LISTED_RECORDS])) + (
+            f"; and {bad - _LISTED_RECORDS} more" if bad > _LISTED_RECORDS else ""
+        )
         if bad > _BAD_SHARE * count:
             raise InputError(
                 f"{first}: {bad:,} of {count:,} records of {self._path} are bad, more than half; correct them"

@@ -13,9 +13,9 @@ from lcjax.data.document import Document
 # In the order in which they are looked for; the fields of one form are read together.
 _FORMS = (("messages",), ("prompt", "completion"), ("instruction", "output"), ("text",))
 FIELDS = tuple(field for form in _FORMS for field in form)
-"""What makes a record one."""
+"""The fields that identify a record."""
 READ_FIELDS = (*FIELDS, "input", "tools", "system", "history")
-"""All that has a say in what becomes of a record."""
+"""All fields that affect the document."""
 NEEDED = "a record needs text, or messages, or prompt and completion, or instruction and output"
 
 # The prompts of Stanford Alpaca (https://github.com/tatsu-lab/stanford_alpaca), with an input and without.
@@ -32,11 +32,11 @@ _ALPACA = (
 
 
 class BadRecord(Exception):
-    """The record gives no document; the message says why."""
+    """The record gives no document; the message gives the reason."""
 
 
 class NotRecords(Exception):
-    """The file holds no records although its name says data; the message says what it holds."""
+    """The file holds no records although its suffix is one of data; the message states what it holds."""
 
 
 def record_of_line(line: bytes) -> Any:
@@ -128,7 +128,7 @@ def _alpaca(record: Mapping[str, Any], name: str) -> Document:
 
 
 def _missing(given: set[str]) -> str:
-    """The other half of a form of which one is there."""
+    """The missing field of a form that has the other one."""
     for form in _FORMS:
         others = set(form) - given
         if len(form) == 2 and len(others) == 1:

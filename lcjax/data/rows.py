@@ -9,7 +9,7 @@ import numpy as np
 from lcjax.data.packing import PackingPlan
 from lcjax.data.tokens import TokenizedCorpus
 
-# A label that is no token: the loss leaves the position out (the convention of PyTorch and Hugging Face).
+# A label that is not a token: the loss ignores the position (the convention of PyTorch and Hugging Face).
 IGNORE = -100
 # The token at padding. Any that every model has will do: no token and no label sees it.
 PAD_ID = 0
@@ -34,7 +34,7 @@ def lay_out(corpus: TokenizedCorpus, plan: PackingPlan, rows: np.ndarray) -> Bat
     - `labels`: the next token of the same document, also where a window was cut off before it, so that of every
       document only the first token is never predicted. IGNORE at a document's last token, at padding, and where the next token is
       not learned.
-    - `positions`: 0, 1, 2, ... anew in each piece and in the padding.
+    - `positions`: 0, 1, 2, ... from 0 again in each piece and in the padding.
     - `segment_ids`: 1, 2, 3, ... by piece, 0 for padding; tokens of unequal segments must not see each other.
     - `rows`: the argument.
 
@@ -68,7 +68,7 @@ def is_learned(corpus: TokenizedCorpus, pieces: np.ndarray) -> np.ndarray:
     begins = corpus.offsets[documents] + starts + 1
     ends = corpus.offsets[documents] + np.minimum(stops + 1, lengths)
     ranges = zip(begins.tolist(), ends.tolist(), strict=True)
-    # A view of each in turn: the mask may be long, and may lie on disk.
+    # One view at a time: the mask may be long, and may be on disk.
     return np.fromiter((corpus.learned[begin:end].any() for begin, end in ranges), dtype=bool, count=len(pieces))
 
 

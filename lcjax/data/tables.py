@@ -13,7 +13,7 @@ from lcjax.data.files import suffix_of
 from lcjax.data.lines import LINE_SUFFIXES, read_line_file
 from lcjax.data.records import BadRecord, NotRecords, document_of_record
 
-# Data too, of which no form is known that its author means to be learned: neither as records nor as it stands in the file.
+# Formats of data without a known form of record, which are not meant to be learned as plain text either.
 _UNREAD = {
     ".yaml": "is YAML; write its records as .jsonl",
     ".yml": "is YAML; write its records as .jsonl",
@@ -22,7 +22,7 @@ _UNREAD = {
 
 
 def is_table(path: Path) -> bool:
-    """Whether the path is a file of records or a folder of `datasets`, or a file whose suffix says so."""
+    """Whether the path is a file of records or a folder of `datasets`, or a file with a suffix of data."""
     if path.is_dir():
         return is_saved_dataset(path)
     return path.suffix.lower() in COLUMN_SUFFIXES or suffix_of(path) in (*LINE_SUFFIXES, *_UNREAD)
@@ -35,9 +35,9 @@ def read_table(path: Path, template: ChatTemplate | None, unread: Counter[str]) 
       unread: counts the fields that were filled and not read.
 
     Raises:
-      InputError: a file that is not what its name says.
+      InputError: a file that is not of the format that its suffix states.
       NotText: a text file that is binary.
-      NotRecords: a file whose suffix says data, and which holds no records.
+      NotRecords: a file with a suffix of data that holds no records.
     """
     if path.is_dir() or path.suffix.lower() in COLUMN_SUFFIXES:
         records = read_columns(path, unread)

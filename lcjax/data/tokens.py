@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from lcjax.data.document import Document
-from lcjax.data.progress import shown
+from lcjax.data.progress import progress_of
 from lcjax.data.tokenizing import store
 from lcjax.data.tokenizing.encoding import Encoder
 from lcjax.data.tokenizing.growing import GrowingTokens
@@ -54,7 +54,7 @@ class TokenizedCorpus:
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
     def check_ids(self, vocab_size: int) -> None:
-        """Raises InputError, with the document's name, where a token is none of a model's."""
+        """Raises InputError, with the document's name, where a token is outside a model's vocabulary."""
         if len(self.tokens):
             at = int(np.argmax(self.tokens))
             document = int(np.searchsorted(self.offsets, at, side="right")) - 1
@@ -72,7 +72,7 @@ def tokenize(
 ) -> TokenizedCorpus:
     """Encodes every document, by all cores: `tokenizer(text)["input_ids"]`, then the EOS token.
 
-    A long document is encoded in parts, between which the tokenizer reads nothing across. Where a
+    A long document is encoded in parts, and the tokenizer reads nothing across their boundaries. Where a
     tokenizer or a text allows no cut it is encoded whole, which takes some 150 bytes of memory a
     byte of text.
 
@@ -81,14 +81,13 @@ def tokenize(
     and the end-of-sequence token if the text's is.
 
     Args:
-      documents: what to encode; the order is kept.
+      documents: what to encode; the order is preserved.
       tokenizer: a fast tokenizer; it is not changed. A beginning-of-sequence token is added if it
         adds one itself.
       append_eos: whether every document that is not rendered shall end in the EOS token; one that
         does already gets no second.
       vocab_size: rows of the model's embedding; every id must lie below. None does not check.
-      progress: where to show how far it is: a bar on a terminal, else a line or more; None shows
-        nothing.
+      progress: where to show progress: a bar on a terminal, otherwise lines; None shows nothing.
       stored: whether to take the tokens from disk where an earlier call stored them, and else to
         store them; see `lcjax.data.tokenizing.store`. The arrays are mapped from the file, and
         read-only.
@@ -114,7 +113,7 @@ def _encoded(
     documents: Sequence[Document], encoder: Encoder, vocab_size: int | None, key: str | None, progress: Console | None
 ) -> StoredTokens:
     characters = sum(len(document.text) for document in documents)
-    with shown(progress, "tokenizing", characters) as advance, GrowingTokens(key) as growing:
+    with progress_of(progress, "tokenizing", characters) as advance, GrowingTokens(key) as growing:
         for part, ids, learned in encoder.encode(documents):
             if vocab_size is not None and len(ids):
                 _refuse_large_id(int(ids.max()), vocab_size, part.document.name)

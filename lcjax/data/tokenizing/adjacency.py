@@ -1,6 +1,6 @@
 r"""Which characters a regular expression can read one after the other.
 
-A match, or an attempt at one, that has read c goes on to read d only where the expression has an
+A match, or an attempt at one, that has read c can read d next only where the expression has an
 atom for d that may follow an atom for c. Where it has none, the text can be cut between c and d:
 neither part is searched otherwise than it would be in the whole. `\p{L}+|\s+` reads "ab" and never
 "b ".
@@ -141,7 +141,7 @@ class Adjacency:
         part = self._alternatives(flags)
         if not self._takes(")"):
             raise NotUnderstood(self._pattern)
-        if opening in ("(?=", "(?!"):  # read, and given back: nothing goes on behind it
+        if opening in ("(?=", "(?!"):  # a lookahead: it is read and given back, so nothing follows it
             return _Part(True, False, part.first)
         return dataclasses.replace(part, is_skippable=False, single=frozenset()) if opening == "(?>" else part
 

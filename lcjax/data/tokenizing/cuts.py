@@ -20,7 +20,7 @@ from lcjax.data.tokenizing.normalizing import Normalizing
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# What is encoded before a kind of cut is believed.
+# Characters on either side that are encoded to test a kind of cut.
 _TRIED_CHARACTERS = 256
 
 
@@ -68,9 +68,9 @@ class Cuts:
         return None
 
     def _is_right(self, text: str, cut: int) -> bool:
-        """Whether a cut holds what it promises where it is first met.
+        """Whether a cut is really harmless, tested where its kind first occurs.
 
-        A tokenizer may do more than its definition says.
+        A tokenizer may do more than its definition states.
         """
         kind = text[cut - 1], text[cut], text[cut + 1]
         if kind not in self._is_tried:

@@ -1,4 +1,4 @@
-"""Tokens as they come, to be one array in the end."""
+"""Collects tokens piece by piece into one array."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class GrowingTokens:
             try:
                 self._file = UnfinishedFile(key)
             except OSError as error:
-                self._go_on_without(error)
+                self._continue_in_memory(error)
 
     def __enter__(self) -> GrowingTokens:
         return self
@@ -51,7 +51,7 @@ class GrowingTokens:
             try:
                 return self._file.add(ids)
             except OSError as error:
-                self._go_on_without(error)
+                self._continue_in_memory(error)
         self._ids.append(ids)
 
     def finish(self) -> StoredTokens:
@@ -62,7 +62,7 @@ class GrowingTokens:
             try:
                 return self._file.finish(offsets, self._unpacked() if has_masks else None)
             except OSError as error:
-                self._go_on_without(error)
+                self._continue_in_memory(error)
         tokens, stop = np.empty(self._total, dtype=np.int32), self._total
         while self._ids:  # from the end, so that each array is freed once it is copied
             ids = self._ids.pop()
@@ -77,8 +77,8 @@ class GrowingTokens:
         for length, mask in zip(self._lengths, self._masks, strict=True):
             yield np.ones(length, bool) if mask is None else np.unpackbits(mask, count=length).view(bool)
 
-    def _go_on_without(self, error: OSError) -> None:
-        """Takes what the file holds into memory."""
+    def _continue_in_memory(self, error: OSError) -> None:
+        """Reads the content of the file back into memory."""
         _logger.warning(
             "the tokens are not stored for the next run: %s cannot be written (%s)", store.folder(), error.strerror
         )

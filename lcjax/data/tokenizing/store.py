@@ -60,7 +60,7 @@ def limit_bytes() -> int:
     """How much the files may take together; 0 stores nothing.
 
     Raises:
-      InputError: the environment variable is no number of gigabytes.
+      InputError: the environment variable is not a number of gigabytes.
     """
     given = os.environ.get(LIMIT_VARIABLE, "").strip() or str(_DEFAULT_GB)
     try:
@@ -84,7 +84,7 @@ def digest(definition: str, documents: Sequence[Document]) -> str:
 
 
 def find(key: str) -> StoredTokens | None:
-    """The tokens under a key, checked; None where there are none that are sound."""
+    """The tokens under a key, checked; None where there are no valid ones."""
     path = folder() / f"{key}{_SUFFIX}"
     try:
         with path.open("rb") as file:
@@ -93,7 +93,7 @@ def find(key: str) -> StoredTokens | None:
                 _logger.warning("the stored tokens %s are damaged; the text is encoded again", path)
                 return None
             with contextlib.suppress(OSError):
-                os.utime(path)  # the files that are not asked for are the first to go
+                os.utime(path)  # the files used least recently are removed first
             return _mapped(file, header)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -186,7 +186,7 @@ class UnfinishedFile:
         return np.fromfile(self._file.name, "<i4", self.total, offset=HEADER_BYTES).astype(np.int32, copy=False)
 
     def finish(self, offsets: np.ndarray, masks: Iterator[np.ndarray] | None) -> StoredTokens:
-        """Completes the file, names it and maps it; older files go where all take too much."""
+        """Completes the file, names it and maps it; removes the oldest files where all together exceed the limit."""
         header = {"format": _FORMAT, "key": self._key, "documents": len(offsets) - 1, "tokens": self.total}
         header["has_masks"] = masks is not None
         for mask in masks or ():

@@ -74,7 +74,7 @@ CASES: list[Case] = [
     ("--memory tile=0", "tile=0"),
     ("--memory tile=many", "--memory tile=many"),
     ("--loss-chunk many", "--loss-chunk"),
-    ("--loss-chunk 0", "--loss-chunk 0 is no number of tokens"),
+    ("--loss-chunk 0", "--loss-chunk 0 is not a number of tokens"),
     ("--programs-dir {w}/file", "--programs-dir {w}/file is a file"),
     ("--programs-dir /proc/no", "--programs-dir /proc/no cannot be made"),
     ("--data-weights many 1", "--data-weights: not all of 'many', '1' are numbers"),

@@ -157,17 +157,20 @@ def test_the_first_spelling_of_longrope():
     [
         ({"rope_type": "ntk", "factor": 2.0}, "rope_type='ntk', which is not supported; use one of default, linear"),
         ({"rope_type": "linear"}, "says rope_type='linear' without a factor"),
-        ({"rope_type": "linear", "factor": "four"}, "says factor='four'; a number is due"),
+        ({"rope_type": "linear", "factor": "four"}, "says factor='four'; it must be a number"),
         ({"rope_type": "linear", "factor": 0.5}, "factor=0.5 must be at least 1.0"),
         ({"rope_type": "yarn", "factor": 2.0, "beta_fast": 0.5}, "beta_slow=1.0 must lie between 0 and beta_fast=0.5"),
         ({"rope_type": "yarn", "factor": 2.0, "mrope_section": [1]}, "has mrope_section among RoPE's parameters"),
-        ({"rope_type": "longrope", "short_factor": [1.0], "long_factor": 2}, "says long_factor=2; a list of numbers"),
+        (
+            {"rope_type": "longrope", "short_factor": [1.0], "long_factor": 2},
+            "says long_factor=2; it must be a list of numbers",
+        ),
         ({"rope_type": "longrope", "factor": 2.0}, "longrope needs a list of positive numbers as short_factor"),
         (
             {"rope_type": "longrope", "factor": 2.0, "short_factor": [1.0], "long_factor": [1.0]},
             "short_factor in the model's config has 1 numbers for 32 rotated pairs",
         ),
-        ({"rope_theta": 1}, "says rope_theta=1.0; a number above 1 is due"),
+        ({"rope_theta": 1}, "says rope_theta=1.0; it must be a number above 1"),
         ({"partial_rotary_factor": 1.5}, "partial_rotary_factor=1.5 in the model's config must be above 0"),
     ],
 )
