@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from lcjax import ops
 from lcjax.model import Llama
+from lcjax.model.attention import attend
 
 
 @jax.tree_util.register_dataclass
@@ -70,13 +70,10 @@ def extend(
             lax.dynamic_update_slice(whole, new[None], (i, 0, cache.length, 0, 0))
             for whole, new in ((keys_LBSKd, k_BTKd), (values_LBSKd, v_BTKd))
         )
-        out_BTHd = ops.attention(
-            q_BTHd,
-            lax.dynamic_index_in_dim(keys_LBSKd, i, keepdims=False),
-            lax.dynamic_index_in_dim(values_LBSKd, i, keepdims=False),
-            query_offset=cache.length,
-            implementation=context.attention,
+        keys_BSKd, values_BSKd = (
+            lax.dynamic_index_in_dim(whole, i, keepdims=False) for whole in (keys_LBSKd, values_LBSKd)
         )
+        out_BTHd = attend(q_BTHd, keys_BSKd, values_BSKd, context, query_offset=cache.length)
         return (layer.after_attention(x_BTD, out_BTHd, None), keys_LBSKd, values_LBSKd), None
 
     start = model.embed_tokens(tokens_BT), cache.keys_LBSKd, cache.values_LBSKd

@@ -38,7 +38,8 @@ class LayerParts(Protocol):
 
 
 class LayerInputs(NamedTuple):
-    """What one layer reads besides the residual stream. `context` has the positions and segment ids of all tokens."""
+    """What one layer reads besides the residual stream. `context` has the positions and segment ids of all tokens, and `sees`,
+    what attention shows of them."""
 
     params: Parameters
     dropout_key: jax.Array | None

@@ -60,13 +60,14 @@ class PositionWise:
     def attend(self, qkv: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
         """(out, log-sum-exp); out may take over the queries' memory."""
         q_BTHd, k_BTKd, v_BTKd = qkv
-        return attention_fwd(self.attention, q_BTHd, k_BTKd, v_BTKd, self.inputs.context.segment_ids_BT)
+        context = self.inputs.context
+        return attention_fwd(self.attention, q_BTHd, k_BTKd, v_BTKd, context.segment_ids_BT, context.sees)
 
     def attention_gradients(self, qkv, lse: Any, dout_BTHd: jax.Array, delta_BHT: jax.Array) -> tuple[jax.Array, ...]:
         """(dq, dk, dv); dq may take over the queries' memory."""
         q_BTHd, k_BTKd, v_BTKd = qkv
-        segments_BT = self.inputs.context.segment_ids_BT
-        return attention_bwd(self.attention, q_BTHd, k_BTKd, v_BTKd, segments_BT, lse, dout_BTHd, delta_BHT)
+        shown = self.inputs.context.segment_ids_BT, self.inputs.context.sees
+        return attention_bwd(self.attention, q_BTHd, k_BTKd, v_BTKd, *shown, lse, dout_BTHd, delta_BHT)
 
     def add_projection_gradients(self, x_BTD, dqkv: tuple[jax.Array, ...], dx_BTD, gradients: Leaves) -> tuple:
         """(dx, gradients) with what comes through queries, keys and values added."""

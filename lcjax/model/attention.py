@@ -16,6 +16,7 @@ from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.errors import InputError
 from lcjax.model.context import Context, split_key
 from lcjax.model.linear import Linear
+from lcjax.model.norm import RMSNorm
 from lcjax.ops.residuals import PROJECTION, name_residual
 from lcjax.ops.rope.api import rope_backend_for
 
@@ -23,13 +24,16 @@ Tree = dict[str, Any]
 
 
 class SelfAttention(nnx.Module):
-    """Grouped-query causal self-attention with rotary positions."""
+    """Grouped-query causal self-attention with rotary positions; queries and keys are normed where the family's are."""
 
     def __init__(self, tree: Tree, config: LlamaConfig, lora: LoraConfig | None):
         self.q_proj = Linear(tree["q_proj"], lora)
         self.k_proj = Linear(tree["k_proj"], lora)
         self.v_proj = Linear(tree["v_proj"], lora)
         self.o_proj = Linear(tree["o_proj"], lora)
+        qk_norm = config.sees.qk_norm
+        self.q_norm = RMSNorm(tree["q_norm"], config.rms_norm_eps) if qk_norm else None
+        self.k_norm = RMSNorm(tree["k_norm"], config.rms_norm_eps) if qk_norm else None
         self.head_dim = config.head_dim
         self.kv_heads = config.num_key_value_heads
 
@@ -40,6 +44,8 @@ class SelfAttention(nnx.Module):
         q_BTHd = self.q_proj(x_BTD, q_key).reshape(heads)
         k_BTKd = self.k_proj(x_BTD, k_key).reshape(heads)
         v_BTKd = self.v_proj(x_BTD, v_key).reshape(heads)
+        if self.q_norm is not None and self.k_norm is not None:
+            q_BTHd, k_BTKd = self.q_norm(q_BTHd), self.k_norm(k_BTKd)
         q_BTHd, k_BTKd = ops.rope(
             q_BTHd,
             k_BTKd,
@@ -69,13 +75,27 @@ class SelfAttention(nnx.Module):
         return self.o_proj(out_BTHd.reshape(*out_BTHd.shape[:2], -1), dropout_key)
 
 
-def attend(q_BTHd: jax.Array, k_BTKd: jax.Array, v_BTKd: jax.Array, context: Context) -> jax.Array:
-    """The layer's attention over whole sequences: causal, inside segments."""
+def attend(
+    q_BTHd: jax.Array,
+    k_BSKd: jax.Array,
+    v_BSKd: jax.Array,
+    context: Context,
+    *,
+    query_offset: int | jax.Array | None = None,
+) -> jax.Array:
+    """A layer's attention: causal, inside segments, and as far as the family's attention sees.
+
+    Query 0 stands at the key `query_offset`; the last query at the last key when None.
+    """
     return ops.attention(
         q_BTHd,
-        k_BTKd,
-        v_BTKd,
+        k_BSKd,
+        v_BSKd,
+        window=context.sees.window,
         query_segments_BT=context.segment_ids_BT,
         key_segments_BS=context.segment_ids_BT,
+        query_offset=query_offset,
+        soft_cap=context.sees.soft_cap,
+        scale=context.sees.scale,
         implementation=context.attention,
     )

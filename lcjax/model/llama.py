@@ -100,7 +100,7 @@ class Llama(nnx.Module):
         length = jnp.max(positions_BT) + 1 if sequence_length is None else sequence_length
         frequencies_F = jnp.asarray(inverse_frequencies(self.config, length))
         factor = attention_factor(self.config)
-        return Context(positions_BT, segment_ids_BT, frequencies_F, factor, self.settings.attention)
+        return Context(positions_BT, segment_ids_BT, frequencies_F, factor, self.settings.attention, self.config.sees)
 
     def hidden_states(
         self,

@@ -9,6 +9,7 @@ Shapes: L layers, g layers of which one input is saved, B batch, T tokens, D hid
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from lcjax.config.policies import resolve_policy
 from lcjax.errors import InputError
 from lcjax.model import ModelSettings
 from lcjax.model.params import tensor_names
-from lcjax.ops.attention.passes import causal_call
+from lcjax.ops.attention.passes import layer_call
 from lcjax.ops.attention.registry import backend_of
 from lcjax.pallas.triton.tiles import traced_with
 from lcjax.plan.hlo import Instruction, Program
@@ -101,7 +102,9 @@ def _of_attention(config: LlamaConfig, settings: ModelSettings, dtype: str, sequ
     keys = shape(config.num_key_value_heads, config.head_dim)
     segments = jax.ShapeDtypeStruct((sequences, settings.max_seq_length), jnp.int32)
     with traced_with():  # tiles do not change these shapes, and JAX need not start
-        out, lse = backend.residual_shapes(causal_call, queries, keys, keys, segments)
+        out, lse = backend.residual_shapes(
+            functools.partial(layer_call, sees=config.sees), queries, keys, keys, segments
+        )
     for name, kept in (("attention's outputs", [out]), ("attention's log-sum-exps", jax.tree.leaves(lse))):
         for array in kept:
             yield HostArray(name, (config.num_hidden_layers, *array.shape), array.dtype.name)

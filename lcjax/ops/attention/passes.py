@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from lcjax.config.families import AttentionView
 from lcjax.errors import InputError
 from lcjax.ops.attention.backend import Backend, Gradients
 from lcjax.ops.attention.call import AttentionCall
@@ -38,38 +39,40 @@ def backend_with_passes(implementation: str) -> Backend:
     return backend
 
 
-def attention_fwd(backend: Backend, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT) -> tuple[jax.Array, Any]:
-    """(out [B, T, H, D], log-sum-exp in the backend's own form) of causal attention inside segments.
+def attention_fwd(
+    backend: Backend, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView
+) -> tuple[jax.Array, Any]:
+    """(out [B, T, H, D], log-sum-exp in the backend's own form) of a layer's attention; see `layer_call`.
 
     out may take over q's memory, where q is not used afterwards.
     """
     assert backend.forward is not None
-    return backend.forward(causal_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT))
+    return backend.forward(layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees))
 
 
 def attention_bwd(
-    backend: Backend, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, lse: Any, dout_BTHD, delta_BHT
+    backend: Backend, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView, lse: Any, dout_BTHD, delta_BHT
 ) -> Gradients:
     """(dq, dk, dv) in the dtypes of q, k and v; delta is float32. dq may take over q's memory."""
     assert backend.backward is not None
-    return backend.backward(causal_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT), lse, dout_BTHD, delta_BHT)
+    return backend.backward(layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees), lse, dout_BTHD, delta_BHT)
 
 
-def causal_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT) -> AttentionCall:
-    """A layer's attention over whole sequences: causal, inside segments."""
+def layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView) -> AttentionCall:
+    """A layer's attention over whole sequences: causal, inside segments, and as far as the family's attention sees."""
     return AttentionCall.checked(
         q_BTHD,
         k_BTKD,
         v_BTKD,
         causal=True,
-        window=None,
+        window=sees.window,
         query_segments_BT=segment_ids_BT,
         key_segments_BS=segment_ids_BT,
         query_offset=None,
         mask_mod=None,
         score_mod=None,
-        soft_cap=None,
+        soft_cap=sees.soft_cap,
         sinks_H=None,
-        scale=None,
+        scale=sees.scale,
         return_lse=False,
     )

@@ -113,9 +113,9 @@ def _backward(scale, residuals, cotangents):
 blockwise_attention.defvjp(_forward, _backward)
 
 
-def blockwise_forward(scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask) -> tuple[jax.Array, Any]:
+def blockwise_forward(scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, score_mod: Any) -> tuple[jax.Array, Any]:
     """(out, the log-sum-exp as `blockwise_gradients` takes it), without a rule for differentiation."""
-    _, residuals = _forward(scale, q_BTHD, k_BSKD, v_BSKD, None, mask, None)
+    _, residuals = _forward(scale, q_BTHD, k_BSKD, v_BSKD, None, mask, score_mod)
     return residuals[-2:]
 
 
@@ -238,12 +238,12 @@ def _run(call: AttentionCall) -> Result:
 
 
 def _forward_pass(call: AttentionCall) -> tuple[jax.Array, Any]:
-    return blockwise_forward(call.scale, call.q_BTHD, call.k_BSKD, call.v_BSKD, call.mask)
+    return blockwise_forward(call.scale, call.q_BTHD, call.k_BSKD, call.v_BSKD, call.mask, call.score_mod)
 
 
 def _backward_pass(call: AttentionCall, lse: Any, dout_BTHD: jax.Array, delta_BHT: jax.Array) -> Gradients:
     arrays = call.q_BTHD, call.k_BSKD, call.v_BSKD
-    return blockwise_gradients(call.scale, *arrays, call.mask, None, lse, dout_BTHD, delta_BHT)
+    return blockwise_gradients(call.scale, *arrays, call.mask, call.score_mod, lse, dout_BTHD, delta_BHT)
 
 
 BACKEND = Backend(

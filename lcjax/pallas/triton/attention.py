@@ -84,32 +84,32 @@ def _backward(options, residuals, cotangents):
 flash_attention.defvjp(_forward, _backward)
 
 
-def forward_in_place(scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask) -> tuple[jax.Array, Any]:
+def forward_in_place(scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, score_mod: Any) -> tuple[jax.Array, Any]:
     """(out in q's memory, the log-sum-exp as `gradients_in_place` takes it), without a rule for differentiation."""
     problem = problem_of("attention_forward", Options(scale), q_BTHD, k_BSKD)
     visits = schedule_of(problem, mask, rows="queries")
     out_BTHD, lse_BHT, total_BHT = attention_forward(
-        problem, q_BTHD, k_BSKD, v_BSKD, None, mask, None, visits, in_place=True
+        problem, q_BTHD, k_BSKD, v_BSKD, None, mask, score_mod, visits, in_place=True
     )
     return out_BTHD, (lse_BHT, total_BHT)
 
 
 def gradients_in_place(
-    scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, lse: Any, dout_BTHD, delta_BHT
+    scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, score_mod: Any, lse: Any, dout_BTHD, delta_BHT
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(dq in q's memory, dk, dv), given `delta = sum over D of out dout`, float32."""
     lse_BHT, total_BHT = lse
     problem = problem_of("attention_dkv", Options(scale), q_BTHD, k_BSKD)
     visits = schedule_of(problem, mask, rows="keys")
     dk_BSKD, dv_BSKD = attention_dkv(
-        problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, total_BHT, delta_BHT, mask, None, visits
+        problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, total_BHT, delta_BHT, mask, score_mod, visits
     )
     # dq overwrites q, so not before dk has been computed from it.
     q_BTHD, dk_BSKD, dv_BSKD = lax.optimization_barrier((q_BTHD, dk_BSKD, dv_BSKD))
     problem = problem_of("attention_dq", Options(scale), q_BTHD, k_BSKD)
     visits = schedule_of(problem, mask, rows="queries")
     dq_BTHD, _ = attention_dq(
-        problem, q_BTHD, k_BSKD, v_BSKD, None, dout_BTHD, lse_BHT, total_BHT, None, mask, None, visits,
+        problem, q_BTHD, k_BSKD, v_BSKD, None, dout_BTHD, lse_BHT, total_BHT, None, mask, score_mod, visits,
         delta_BHT=delta_BHT, in_place=True,
     )  # fmt: skip
     return dq_BTHD, dk_BSKD, dv_BSKD

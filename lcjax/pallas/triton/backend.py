@@ -28,12 +28,12 @@ def _run(call: AttentionCall) -> Result:
 
 
 def _forward(call: AttentionCall) -> tuple[jax.Array, Any]:
-    return forward_in_place(call.scale, call.q_BTHD, call.k_BSKD, call.v_BSKD, call.mask)
+    return forward_in_place(call.scale, call.q_BTHD, call.k_BSKD, call.v_BSKD, call.mask, call.score_mod)
 
 
 def _backward(call: AttentionCall, lse: Any, dout_BTHD: jax.Array, delta_BHT: jax.Array) -> Gradients:
     arrays = call.q_BTHD, call.k_BSKD, call.v_BSKD
-    return gradients_in_place(call.scale, *arrays, call.mask, lse, dout_BTHD, delta_BHT)
+    return gradients_in_place(call.scale, *arrays, call.mask, call.score_mod, lse, dout_BTHD, delta_BHT)
 
 
 BACKEND = Backend(
