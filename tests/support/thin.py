@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -11,17 +11,6 @@ import pytest
 def thinned(cases: Iterable[Any], in_every_run: Callable[[Any], bool]) -> list[Any]:
     """The cases, of which all but those that `in_every_run` names are marked slow."""
     return [case if in_every_run(case) else _slow(case) for case in cases]
-
-
-def first_with_each(cases: Sequence[tuple[Hashable, ...]]) -> list[Any]:
-    """The cases, of which all are marked slow whose values have each been in an earlier case at the same place."""
-    seen: set[tuple[int, Hashable]] = set()
-    marked = []
-    for case in cases:
-        values = set(enumerate(case))
-        marked.append(_slow(case) if values <= seen else case)
-        seen |= values
-    return marked
 
 
 def _slow(case: Any) -> Any:

@@ -18,6 +18,7 @@ def loaded(smollm2):
     return lcjax.from_pretrained(smollm2, max_seq_length=1024, dtype="float32")
 
 
+@pytest.mark.slow
 def test_200_greedy_tokens_are_those_of_transformers(loaded, tmp_path):
     """Each is the likeliest after those before it, says transformers in one pass: so its own greedy decoding writes them, too."""
     model, tokenizer = loaded

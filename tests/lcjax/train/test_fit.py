@@ -19,10 +19,10 @@ from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
 from lcjax.memory import allocators, place_embeddings
 from lcjax.model import ModelSettings
+from lcjax.parallel.placement import abstract_like
 from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
 from lcjax.plan.compile import compile_step
 from lcjax.plan.fit import Room, fit, room_here, step_memory
-from lcjax.plan.fit import _abstract as described
 from lcjax.plan.parameters import abstract_params
 from lcjax.plan.workload import Workload
 from lcjax.train.arguments import RunArguments
@@ -138,7 +138,7 @@ def test_on_a_cpu_it_is_left_alone_and_can_be_asked():
 def test_a_run_s_arrays_are_compiled_for_in_the_memory_where_they_are(place):
     """An abstract array on the same single device would pass for one in the device's memory."""
     weight = jax.device_put(jnp.ones((4, 4)), place)
-    stands_for = described(weight)
+    stands_for = abstract_like(weight)
     assert jax.typeof(stands_for).memory_space is jax.typeof(weight).memory_space is place
     assert stands_for.sharding.device_set == weight.sharding.device_set
 
