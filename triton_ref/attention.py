@@ -16,9 +16,9 @@ import triton
 from triton_ref.attention_dkv import dkv_kernel
 from triton_ref.attention_dq import dq_kernel
 from triton_ref.attention_forward import forward_kernel
+from triton_ref.block_sizes import BlockSizes, block_sizes_for, padded
 from triton_ref.checks import check_attention
 from triton_ref.segment_ranges import segment_ranges
-from triton_ref.tiles import Tile, padded, tile_of
 
 
 def attention(
@@ -35,7 +35,7 @@ def attention(
     sinks_H: torch.Tensor | None = None,
     scale: float | None = None,
     return_lse: bool = False,
-    tiles: Mapping[str, Tile] | None = None,
+    block_sizes: Mapping[str, BlockSizes] | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """`softmax(scale * q k^T + mask) v` with grouped query heads, differentiable in q, k, v and sinks, and through the lse.
 
@@ -54,7 +54,7 @@ def attention(
       sinks_H: float32, one logit a head that joins the denominator, neither scaled nor capped.
       scale: `1 / sqrt(D)` when None.
       return_lse: whether to return the log-sum-exp as well.
-      tiles: tiles by kernel ("forward", "dq", "dkv") in place of those in `triton_ref.tiles.TILES`.
+      block_sizes: block sizes by kernel ("forward", "dq", "dkv") in place of those in `triton_ref.block_sizes.BLOCK_SIZES`.
 
     Returns:
       out [B, T, H, D] in q's dtype, and under `return_lse` also lse float32 [B, H, T] in natural log, sinks included, -inf for a
@@ -66,10 +66,10 @@ def attention(
     Source: Dao, FlashAttention-2, arXiv 2307.08691; sinks: gpt-oss model card, arXiv 2508.10925.
     """
     segments = query_segments_BT, key_segments_BS
-    check_attention(q_BTHD, k_BSKD, v_BSKD, *segments, query_offset, window, soft_cap, sinks_H, scale, tiles)
+    check_attention(q_BTHD, k_BSKD, v_BSKD, *segments, query_offset, window, soft_cap, sinks_H, scale, block_sizes)
     tokens, keys = q_BTHD.shape[1], k_BSKD.shape[1]
     lower, upper = band(tokens, keys, causal, keys - tokens if query_offset is None else query_offset, window)
-    call = KernelCall(lower, upper, q_BTHD.shape[3] ** -0.5 if scale is None else scale, soft_cap, tiles)
+    call = KernelCall(lower, upper, q_BTHD.shape[3] ** -0.5 if scale is None else scale, soft_cap, block_sizes)
     if not tokens or not keys:
         segments = None, None
     # The kernels count in whole rows of heads: what is contiguous already is not copied.
@@ -103,7 +103,7 @@ class KernelCall:
     upper: int | None
     scale: float
     soft_cap: float | None
-    tiles: Mapping[str, Tile] | None
+    block_sizes: Mapping[str, BlockSizes] | None
 
     def launch(
         self, name: str, q: torch.Tensor, k: torch.Tensor, segments: tuple, **tensors: torch.Tensor | None
@@ -111,16 +111,16 @@ class KernelCall:
         """Launches the kernel `name` over blocks of queries, or of keys for "dkv", with every argument it shares."""
         batch, tokens, heads, head_dim = q.shape
         keys, kv_heads = k.shape[1:3]
-        tile = tile_of(name, head_dim, q.dtype, self.tiles)
+        sizes = block_sizes_for(name, head_dim, q.dtype, self.block_sizes)
         over_keys = name == "dkv"
-        blocks = triton.cdiv(keys, tile.keys) * kv_heads if over_keys else triton.cdiv(tokens, tile.queries) * heads
+        blocks = triton.cdiv(keys, sizes.keys) * kv_heads if over_keys else triton.cdiv(tokens, sizes.queries) * heads
         lower, upper = (_negated(self.upper), _negated(self.lower)) if over_keys else (self.lower, self.upper)
         with torch.cuda.device_of(q):
             FUNCTIONS[name][(batch * blocks,)](
                 q=q, k=k, **tensors, query_segments=segments[0], key_segments=segments[1],
-                ranges=_ranges(segments, tile, over_keys), T=tokens, S=keys, lower=lower, upper=upper,
-                scale=self.scale, **attention_constants(heads, kv_heads, head_dim, self.soft_cap, tile),
-                **summation(name, keys), **tile.options,
+                ranges=_ranges(segments, sizes, over_keys), T=tokens, S=keys, lower=lower, upper=upper,
+                scale=self.scale, **attention_constants(heads, kv_heads, head_dim, self.soft_cap, sizes),
+                **summation(name, keys), **sizes.options,
             )  # fmt: skip
 
 
@@ -128,7 +128,7 @@ FUNCTIONS: dict[str, Any] = {"forward": forward_kernel, "dq": dq_kernel, "dkv": 
 
 
 def attention_constants(
-    heads: int, kv_heads: int, head_dim: int, soft_cap: float | None, tile: Tile
+    heads: int, kv_heads: int, head_dim: int, soft_cap: float | None, sizes: BlockSizes
 ) -> dict[str, int | float | None]:
     """What is compiled into a kernel."""
     return {
@@ -137,8 +137,8 @@ def attention_constants(
         "HEAD_DIM": head_dim,
         "WIDTH": padded(head_dim),
         "SOFT_CAP": soft_cap,
-        "QUERIES": tile.queries,
-        "KEYS": tile.keys,
+        "QUERIES": sizes.queries,
+        "KEYS": sizes.keys,
     }
 
 
@@ -178,13 +178,13 @@ class _Attention(torch.autograd.Function):
         return None, dq, dk, dv, dsinks, None, None
 
 
-def _ranges(segments: tuple, tile: Tile, over_keys: bool) -> torch.Tensor | None:
+def _ranges(segments: tuple, sizes: BlockSizes, over_keys: bool) -> torch.Tensor | None:
     query_segments, key_segments = segments
     if query_segments is None:
         return None
     if over_keys:
-        return segment_ranges(key_segments, query_segments, tile.keys, tile.queries)
-    return segment_ranges(query_segments, key_segments, tile.queries, tile.keys)
+        return segment_ranges(key_segments, query_segments, sizes.keys, sizes.queries)
+    return segment_ranges(query_segments, key_segments, sizes.queries, sizes.keys)
 
 
 def _negated(bound: int | None) -> int | None:

@@ -6,14 +6,16 @@ import math
 
 import torch
 
+from triton_ref.block_sizes import KERNELS
 from triton_ref.blocks import INTERPRETED
-from triton_ref.tiles import KERNELS
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MAX_HEAD_DIM = 256
 
 
-def check_attention(q, k, v, query_segments, key_segments, query_offset, window, soft_cap, sinks, scale, tiles) -> None:
+def check_attention(
+    q, k, v, query_segments, key_segments, query_offset, window, soft_cap, sinks, scale, block_sizes
+) -> None:
     """Raises ValueError for the first thing that does not fit; the arguments are those of `attention`."""
     shapes = f"q {_shape(q)}, k {_shape(k)}, v {_shape(v)}"
     if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
@@ -43,9 +45,9 @@ def check_attention(q, k, v, query_segments, key_segments, query_offset, window,
         raise ValueError(
             f"attention: sinks {_shape(sinks)} {sinks.dtype} do not fit {shapes}; expected float32 [{q.shape[2]}]"
         )
-    unknown = sorted(set(tiles or {}) - set(KERNELS))
+    unknown = sorted(set(block_sizes or {}) - set(KERNELS))
     if unknown:
-        raise ValueError(f"attention: tiles for {unknown[0]!r}, which is no kernel; use {', '.join(KERNELS)}")
+        raise ValueError(f"attention: block_sizes for {unknown[0]!r}, which is no kernel; use {', '.join(KERNELS)}")
     _check_devices("attention", q, k, v, query_segments, key_segments, sinks)
 
 

@@ -16,8 +16,8 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from triton_ref.attention import FUNCTIONS, attention_constants, summation
+from triton_ref.block_sizes import KERNELS, BlockSizes, block_sizes_for
 from triton_ref.rope import OPTIONS, rope_constants, rope_kernel
-from triton_ref.tiles import KERNELS, Tile, tile_of
 
 TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 # Every argument of the kernels that is neither a constant nor a pointer to the caller's dtype.
@@ -30,7 +30,7 @@ def compiled(
     kernel: str,
     head_dim: int,
     dtype: torch.dtype,
-    tiles: Mapping[str, Tile] | None = None,
+    block_sizes: Mapping[str, BlockSizes] | None = None,
     *,
     heads: int = 32,
     kv_heads: int = 8,
@@ -46,7 +46,7 @@ def compiled(
 
     Args:
       kernel: "forward", "dq", "dkv", or "rope" (in place, all of head_dim).
-      tiles: as in `triton_ref.attention`.
+      block_sizes: as in `triton_ref.attention`.
       causal, window, segments, sinks, lse_cotangent: whether the call has such a thing.
       capability: 90 for an H100 or H200.
 
@@ -60,8 +60,8 @@ def compiled(
         return _compile(rope_kernel, dtype, constants, capability, OPTIONS)
     if kernel not in KERNELS:
         raise ValueError(f"compiled: kernel {kernel!r} is unknown; use one of {', '.join(KERNELS)}, rope")
-    tile = tile_of(kernel, head_dim, dtype, tiles)
-    constants = attention_constants(heads, kv_heads, head_dim, soft_cap, tile) | summation(kernel, keys=0)
+    sizes = block_sizes_for(kernel, head_dim, dtype, block_sizes)
+    constants = attention_constants(heads, kv_heads, head_dim, soft_cap, sizes) | summation(kernel, keys=0)
     bounds = {"lower": window, "upper": causal or window}
     if kernel == "dkv":
         bounds = {"lower": bounds["upper"], "upper": bounds["lower"]}
@@ -69,7 +69,7 @@ def compiled(
     given |= {"sinks": sinks, "dlse": lse_cotangent, "totals": dtype == torch.float32}
     function = FUNCTIONS[kernel]
     absent = {name: None for name in function.arg_names if not given.get(name, True)}
-    return _compile(function, dtype, constants | absent, capability, tile.options)
+    return _compile(function, dtype, constants | absent, capability, sizes.options)
 
 
 def ptxas_log(code: Any, capability: int = 90) -> str:

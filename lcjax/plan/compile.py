@@ -12,7 +12,7 @@ from jax.sharding import use_abstract_mesh
 
 from lcjax import step
 from lcjax.model import ModelSettings
-from lcjax.pallas.triton.tiles import traced_for
+from lcjax.pallas.triton.block_sizes import traced_for
 from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
 from lcjax.plan.hlo import Program
 from lcjax.plan.memory import Memory, measure, scratch_of

@@ -25,7 +25,7 @@ from lcjax.model import ModelSettings
 from lcjax.model.params import tensor_names
 from lcjax.ops.attention.passes import layer_call
 from lcjax.ops.attention.registry import backend_of
-from lcjax.pallas.triton.tiles import traced_with
+from lcjax.pallas.triton.block_sizes import traced_with
 from lcjax.plan.hlo import Instruction, Program
 from lcjax.plan.memory import Memory
 

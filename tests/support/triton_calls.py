@@ -15,11 +15,15 @@ from lcjax_scripts.verify.cases import AttentionShape
 from lcjax_scripts.verify.inputs import make_inputs
 from tests.support.numerics import error_ratio, tree_error_ratio
 from triton_ref import reference
-from triton_ref.tiles import Tile
+from triton_ref.block_sizes import BlockSizes
 
 # Small, so that short inputs have full, partly visible and hidden blocks on every side; but not 32 x 32, which numpy's BLAS
 # sums in another order: where weights saturate, the scores of the backward pass must be the forward's to the bit.
-SMALL_TILES = {"forward": Tile(32, 64, 4, 2), "dq": Tile(64, 32, 4, 2), "dkv": Tile(64, 64, 4, 2)}
+SMALL_BLOCK_SIZES = {
+    "forward": BlockSizes(32, 64, 4, 2),
+    "dq": BlockSizes(64, 32, 4, 2),
+    "dkv": BlockSizes(64, 64, 4, 2),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Call:
 
     def results(self, **overrides: Any) -> dict[str, np.ndarray]:
         attention = functools.partial(triton_ref.attention, return_lse=True)
-        return self.run(attention, **({"tiles": SMALL_TILES} | overrides))
+        return self.run(attention, **({"block_sizes": SMALL_BLOCK_SIZES} | overrides))
 
     def ratios(self, results: dict[str, np.ndarray]) -> dict[str, float]:
         """How far each result is off, in parts of what the tolerance rule allows."""

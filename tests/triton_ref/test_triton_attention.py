@@ -11,10 +11,10 @@ import torch
 import triton_ref
 from lcjax_scripts.verify.cases import ATTENTION, ATTENTION_FEATURES, MASKS, AttentionShape
 from tests.support.thin import thinned
-from tests.support.triton_calls import SMALL_TILES, make_call
+from tests.support.triton_calls import SMALL_BLOCK_SIZES, make_call
 from triton_ref import reference
+from triton_ref.block_sizes import BLOCK_SIZES, KERNELS, BlockSizes
 from triton_ref.segment_ranges import segment_ranges
-from triton_ref.tiles import KERNELS, TILES, Tile
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,10 +40,10 @@ def test_scale():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_own_tiles(dtype):
-    """Without `tiles`: those of the table, and several blocks of each."""
+def test_own_block_sizes(dtype):
+    """Without `block_sizes`: those of the table, and several blocks of each."""
     shape = AttentionShape(1000, 1, 1, 64) if dtype == "bfloat16" else AttentionShape(128, 1, 1, 128)
-    assert make_call(shape, DTYPES[dtype]).ratio(tiles=None) <= 1
+    assert make_call(shape, DTYPES[dtype]).ratio(block_sizes=None) <= 1
 
 
 def test_queries_without_keys_give_zero():
@@ -74,7 +74,7 @@ def test_only_the_log_sum_exp_is_used():
     call = make_call(AttentionShape(40, 2, 1, 16))
     silent = dataclasses.replace(call, dout=torch.zeros_like(call.dout))
     inputs = {name: x.clone().requires_grad_() for name, x in call.inputs.items()}
-    _, lse = triton_ref.attention(**inputs, return_lse=True, tiles=SMALL_TILES)
+    _, lse = triton_ref.attention(**inputs, return_lse=True, block_sizes=SMALL_BLOCK_SIZES)
     gradients = torch.autograd.grad(lse, list(inputs.values()), call.dlse)
     for (name, expected), actual in zip(list(silent.results().items())[2:], gradients, strict=True):
         np.testing.assert_array_equal(actual.double().numpy(), expected, err_msg=name)
@@ -110,9 +110,9 @@ def test_beyond_2_to_the_31_elements():
     k[:, -32:], v[:, -32:] = call.inputs["k_BSKD"], call.inputs["v_BSKD"]
     q = call.inputs["q_BTHD"]
     # The small call's one block is the large one's last, key by key: a processor's products may add up in any order.
-    tile = {"forward": Tile(16, 32, 4, 2)}
-    out = triton_ref.attention(q, k, v, window=16, tiles=tile)
-    torch.testing.assert_close(out, triton_ref.attention(**call.inputs, window=16, tiles=tile), rtol=0, atol=0)
+    tile = {"forward": BlockSizes(16, 32, 4, 2)}
+    out = triton_ref.attention(q, k, v, window=16, block_sizes=tile)
+    torch.testing.assert_close(out, triton_ref.attention(**call.inputs, window=16, block_sizes=tile), rtol=0, atol=0)
 
 
 MUTANTS = {
@@ -144,7 +144,7 @@ def test_mutants_of_heads_and_sinks_fail():
     call = make_call(AttentionShape(40, 6, 2, 16, sinks=True))
 
     def ratios(attention):
-        return call.ratios(call.run(attention, tiles=SMALL_TILES, return_lse=True))
+        return call.ratios(call.run(attention, block_sizes=SMALL_BLOCK_SIZES, return_lse=True))
 
     def swapped(q_BTHD, k_BSKD, v_BSKD, **options):
         return triton_ref.attention(q_BTHD, k_BSKD.flip(2), v_BSKD.flip(2), **options)
@@ -188,7 +188,7 @@ def test_mutants_of_the_backward_pass_fail():
         (incomplete_group_sum, {"dk_BSKD", "dv_BSKD"}),
         (deaf_to_the_log_sum_exp, {"dq_BTHD", "dk_BSKD", "dsinks_H"}),
     ):
-        ratios = call.ratios(call.run(mutant, tiles=SMALL_TILES, return_lse=True))
+        ratios = call.ratios(call.run(mutant, block_sizes=SMALL_BLOCK_SIZES, return_lse=True))
         assert {name for name, ratio in ratios.items() if ratio > 1} == wrong, ratios
         assert max(ratios[name] for name in right) <= 1
 
@@ -313,14 +313,17 @@ def test_bad_arguments_are_refused():
     refused("scale=-1.0 must be positive", scale=-1.0)
     refused(r"sinks \[3\] torch.float32 do not fit", sinks_H=zeros(3))
     refused(r"expected float32 \[2\]", sinks_H=zeros(2, dtype=torch.bfloat16))
-    refused("tiles for 'backward', which is no kernel; use forward, dq, dkv", tiles={"backward": Tile(32, 32, 4, 2)})
+    refused(
+        "block_sizes for 'backward', which is no kernel; use forward, dq, dkv",
+        block_sizes={"backward": BlockSizes(32, 32, 4, 2)},
+    )
     refused("tensors on cpu, meta; move them to one device", sinks_H=torch.zeros(2, device="meta"))
 
 
-def test_tiles():
-    assert {kernel for kernel, _, _ in TILES} == set(KERNELS)
-    assert set(TILES) == {
+def test_block_sizes():
+    assert {kernel for kernel, _, _ in BLOCK_SIZES} == set(KERNELS)
+    assert set(BLOCK_SIZES) == {
         (kernel, width, size) for kernel in KERNELS for width in (16, 32, 64, 128, 256) for size in (2, 4)
     }
-    with pytest.raises(ValueError, match="tile of 48 queries and 64 keys: use powers of two"):
-        Tile(48, 64, 4, 2)
+    with pytest.raises(ValueError, match="a step of 48 queries and 64 keys: use powers of two"):
+        BlockSizes(48, 64, 4, 2)

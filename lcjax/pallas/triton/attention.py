@@ -20,16 +20,16 @@ from lcjax.pallas.triton import scores
 from lcjax.pallas.triton.attention_dkv import attention_dkv
 from lcjax.pallas.triton.attention_dq import attention_dq
 from lcjax.pallas.triton.attention_forward import attention_forward
-from lcjax.pallas.triton.scores import LOG2_E, Problem
-from lcjax.pallas.triton.tiles import Tile, tile_for
+from lcjax.pallas.triton.block_sizes import BlockSizes, block_sizes_for
+from lcjax.pallas.triton.scores import LOG2_E, KernelSpec
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is static about a call: the scale of the scores, and tiles that replace the table's, by kernel."""
+    """What is static about a call: the scale of the scores, and block sizes that replace the table's, by kernel."""
 
     scale: float
-    tiles: tuple[tuple[str, Tile], ...] = ()
+    block_sizes: tuple[tuple[str, BlockSizes], ...] = ()
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -51,15 +51,15 @@ def flash_attention(
 
 
 def _forward(options, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod):
-    problem = problem_of("attention_forward", options, q_BTHD, k_BSKD)
-    visits = schedule_of(problem, mask, rows="queries")
-    out_BTHD, lse_BHT, total_BHT = attention_forward(problem, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, visits)
+    spec = kernel_spec("attention_forward", options, q_BTHD, k_BSKD)
+    visits = schedule_of(spec, mask, rows="queries")
+    out_BTHD, lse_BHT, total_BHT = attention_forward(spec, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, visits)
     # The residuals by name, every one: an unnamed one would keep the kernel alive in a recomputed forward pass.
     out_BTHD, lse_BHT = name_residual(out_BTHD, ATTENTION_OUTPUT), name_residual(lse_BHT, ATTENTION_LSE)
     if total_BHT is not None:
         total_BHT = name_residual(total_BHT, ATTENTION_LSE)
     residuals = q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, lse_BHT, total_BHT
-    slope = scores.slope(problem, score_mod)
+    slope = scores.slope(spec, score_mod)
     whole_BHT = lse_BHT if total_BHT is None else scores.in_base_e(lse_BHT, total_BHT, slope)
     return (out_BTHD, jnp.where(jnp.isposinf(lse_BHT), -jnp.inf, whole_BHT)), residuals
 
@@ -67,15 +67,15 @@ def _forward(options, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod):
 def _backward(options, residuals, cotangents):
     q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, lse_BHT, total_BHT = residuals
     dout_BTHD, dlse_BHT = cotangents
-    problem = problem_of("attention_dq", options, q_BTHD, k_BSKD)
-    visits = schedule_of(problem, mask, rows="queries")
+    spec = kernel_spec("attention_dq", options, q_BTHD, k_BSKD)
+    visits = schedule_of(spec, mask, rows="queries")
     dq_BTHD, delta_BHT = attention_dq(
-        problem, q_BTHD, k_BSKD, v_BSKD, out_BTHD, dout_BTHD, lse_BHT, total_BHT, dlse_BHT, mask, score_mod, visits
+        spec, q_BTHD, k_BSKD, v_BSKD, out_BTHD, dout_BTHD, lse_BHT, total_BHT, dlse_BHT, mask, score_mod, visits
     )
-    problem = problem_of("attention_dkv", options, q_BTHD, k_BSKD)
-    visits = schedule_of(problem, mask, rows="keys")
+    spec = kernel_spec("attention_dkv", options, q_BTHD, k_BSKD)
+    visits = schedule_of(spec, mask, rows="keys")
     dk_BSKD, dv_BSKD = attention_dkv(
-        problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, total_BHT, delta_BHT, mask, score_mod, visits
+        spec, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, total_BHT, delta_BHT, mask, score_mod, visits
     )
     dsinks_H = None if sinks_H is None else _sinks_gradient(sinks_H, lse_BHT, total_BHT, delta_BHT)
     return dq_BTHD, dk_BSKD, dv_BSKD, dsinks_H, None, None
@@ -86,10 +86,10 @@ flash_attention.defvjp(_forward, _backward)
 
 def forward_in_place(scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, score_mod: Any) -> tuple[jax.Array, Any]:
     """(out in q's memory, the log-sum-exp as `gradients_in_place` takes it), without a rule for differentiation."""
-    problem = problem_of("attention_forward", Options(scale), q_BTHD, k_BSKD)
-    visits = schedule_of(problem, mask, rows="queries")
+    spec = kernel_spec("attention_forward", Options(scale), q_BTHD, k_BSKD)
+    visits = schedule_of(spec, mask, rows="queries")
     out_BTHD, lse_BHT, total_BHT = attention_forward(
-        problem, q_BTHD, k_BSKD, v_BSKD, None, mask, score_mod, visits, in_place=True
+        spec, q_BTHD, k_BSKD, v_BSKD, None, mask, score_mod, visits, in_place=True
     )
     return out_BTHD, (lse_BHT, total_BHT)
 
@@ -99,17 +99,17 @@ def gradients_in_place(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(dq in q's memory, dk, dv), given `delta = sum over D of out dout`, float32."""
     lse_BHT, total_BHT = lse
-    problem = problem_of("attention_dkv", Options(scale), q_BTHD, k_BSKD)
-    visits = schedule_of(problem, mask, rows="keys")
+    spec = kernel_spec("attention_dkv", Options(scale), q_BTHD, k_BSKD)
+    visits = schedule_of(spec, mask, rows="keys")
     dk_BSKD, dv_BSKD = attention_dkv(
-        problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, total_BHT, delta_BHT, mask, score_mod, visits
+        spec, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, total_BHT, delta_BHT, mask, score_mod, visits
     )
     # dq overwrites q, so not before dk has been computed from it.
     q_BTHD, dk_BSKD, dv_BSKD = lax.optimization_barrier((q_BTHD, dk_BSKD, dv_BSKD))
-    problem = problem_of("attention_dq", Options(scale), q_BTHD, k_BSKD)
-    visits = schedule_of(problem, mask, rows="queries")
+    spec = kernel_spec("attention_dq", Options(scale), q_BTHD, k_BSKD)
+    visits = schedule_of(spec, mask, rows="queries")
     dq_BTHD, _ = attention_dq(
-        problem, q_BTHD, k_BSKD, v_BSKD, None, dout_BTHD, lse_BHT, total_BHT, None, mask, score_mod, visits,
+        spec, q_BTHD, k_BSKD, v_BSKD, None, dout_BTHD, lse_BHT, total_BHT, None, mask, score_mod, visits,
         delta_BHT=delta_BHT, in_place=True,
     )  # fmt: skip
     return dq_BTHD, dk_BSKD, dv_BSKD
@@ -126,15 +126,17 @@ def _sinks_gradient(sinks_H, lse_BHT, total_BHT, delta_BHT):
     return -jnp.sum(weights_BHT * delta_BHT, axis=(0, 2))
 
 
-def problem_of(kernel: str, options: Options, q_BTHD, k_BSKD) -> Problem:
-    """The static side of a call as one of the kernels sees it, with that kernel's tile."""
+def kernel_spec(kernel: str, options: Options, q_BTHD, k_BSKD) -> KernelSpec:
+    """The static side of a call as one of the kernels sees it, with that kernel's block sizes."""
     batch, tokens, heads, head_dim = q_BTHD.shape
-    tile = dict(options.tiles).get(kernel) or tile_for(kernel, head_dim, q_BTHD.dtype.itemsize)
-    precise = q_BTHD.dtype == jnp.float32
-    return Problem(batch, tokens, k_BSKD.shape[1], heads, k_BSKD.shape[2], head_dim, options.scale, tile, precise)
+    sizes = dict(options.block_sizes).get(kernel) or block_sizes_for(kernel, head_dim, q_BTHD.dtype.itemsize)
+    is_float32 = q_BTHD.dtype == jnp.float32
+    return KernelSpec(
+        batch, tokens, k_BSKD.shape[1], heads, k_BSKD.shape[2], head_dim, options.scale, sizes, is_float32
+    )
 
 
-def schedule_of(problem: Problem, mask: Mask, *, rows: str) -> Schedule:
+def schedule_of(spec: KernelSpec, mask: Mask, *, rows: str) -> Schedule:
     """Which blocks that kernel visits; `rows` is "queries" or, for dk/dv, "keys"."""
-    lengths = problem.batch, problem.heads, problem.tokens, problem.keys
-    return schedule(mask, Blocks(*lengths, problem.tile.query_block, problem.tile.key_block), rows=rows)
+    lengths = spec.batch, spec.heads, spec.tokens, spec.keys
+    return schedule(mask, Blocks(*lengths, spec.blocks.query_block, spec.blocks.key_block), rows=rows)

@@ -5,7 +5,7 @@
 Scores are computed transposed, keys by queries, so that p and ds enter their second product from registers. The query heads of
 a group follow one another inside, so dk and dv stay float32 until they are stored once.
 
-Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, G = H / K, D head_dim; a tile has M queries and N
+Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, G = H / K, D head_dim; a step has M queries and N
 keys.
 Source: Dao, FlashAttention-2, arXiv 2307.08691.
 """
@@ -21,20 +21,20 @@ from jax.experimental import pallas as pl
 
 from lcjax.pallas.triton import scores
 from lcjax.pallas.triton.launch import add_product, dot_transposed, exp2_of_line, in_registers, launch, tables, whole
-from lcjax.pallas.triton.scores import Problem
+from lcjax.pallas.triton.scores import KernelSpec
 
 
 def attention_dkv(
-    problem: Problem, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, total_BHT, delta_BHT, mask, score_mod, schedule
+    spec: KernelSpec, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, total_BHT, delta_BHT, mask, score_mod, schedule
 ):
     """(dk, dv), [B, S, K, D] in k's dtype; lse and delta as `attention_dq` read and gave them; the schedule has keys as rows."""
-    tile, group = problem.tile, problem.group
-    query_spec = pl.BlockSpec((None, problem.tokens, group, problem.width), lambda kv, j, b: (b, 0, kv, 0))
-    key_spec = pl.BlockSpec((None, tile.key_block, None, problem.width), lambda kv, j, b: (b, j, kv, 0))
-    row_spec = pl.BlockSpec((None, group, problem.tokens), lambda kv, j, b: (b, kv, 0))
+    sizes, group = spec.blocks, spec.group
+    query_spec = pl.BlockSpec((None, spec.tokens, group, spec.width), lambda kv, j, b: (b, 0, kv, 0))
+    key_spec = pl.BlockSpec((None, sizes.key_block, None, spec.width), lambda kv, j, b: (b, j, kv, 0))
+    row_spec = pl.BlockSpec((None, group, spec.tokens), lambda kv, j, b: (b, kv, 0))
     extras = (mask, score_mod, schedule)
     return launch(
-        functools.partial(_kernel, problem=problem),
+        functools.partial(_kernel, spec=spec),
         q_BTHD,
         k_BSKD,
         v_BSKD,
@@ -44,7 +44,7 @@ def attention_dkv(
         delta_BHT,
         *extras,
         name="attention_dkv",
-        grid=(problem.kv_heads, problem.key_blocks, problem.batch),
+        grid=(spec.kv_heads, spec.key_blocks, spec.batch),
         in_specs=(
             *(query_spec, key_spec, key_spec, query_spec, row_spec),
             None if total_BHT is None else row_spec,
@@ -53,42 +53,41 @@ def attention_dkv(
         ),
         out_specs=(key_spec, key_spec),
         out_shape=tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_BSKD, v_BSKD)),
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
+        num_warps=sizes.num_warps,
+        num_stages=sizes.num_stages,
     )
 
 
 def _kernel(
     q_ref, k_ref, v_ref, dout_ref, lse_ref, total_ref, delta_ref, mask, score_mod, schedule, dk_ref, dv_ref,
-    *, problem: Problem, native: bool,
+    *, spec: KernelSpec, native: bool,
 ):  # fmt: skip
     mask, score_mod, schedule = (tables(x) for x in (mask, score_mod, schedule))
     b, kv, j = pl.program_id(2), pl.program_id(0), pl.program_id(1)
-    block = problem.tile.query_block
-    k_rows = problem.keys_of(j)
-    kv_inside = problem.inside(k_rows if problem.ragged_keys else None, problem.keys)
-    k_ND, v_ND = (scores.load_tile(problem, ref, kv_inside) for ref in (k_ref, v_ref))
+    block = spec.blocks.query_block
+    k_rows = spec.keys_of(j)
+    kv_inside = spec.inside(k_rows if spec.ragged_keys else None, spec.keys)
+    k_ND, v_ND = (scores.load_tile(spec, ref, kv_inside) for ref in (k_ref, v_ref))
 
-    if problem.tile.from_registers:
+    if spec.blocks.from_registers:
         k_ND, v_ND = (in_registers(x, native=native) for x in (k_ND, v_ND))
-    slope = scores.slope(problem, score_mod)
+    slope = scores.slope(spec, score_mod)
 
     def visit(n, carry, *, head_in_group, column, partial: bool):
         dk_ND, dv_ND = carry
         i = column(n)
-        q_rows = problem.queries(i)
-        ragged = partial and problem.ragged_queries
-        q_inside = problem.inside(q_rows if ragged else None, problem.tokens)
+        q_rows = spec.queries(i)
+        ragged = partial and spec.ragged_queries
+        q_inside = spec.inside(q_rows if ragged else None, spec.tokens)
         q_MD, dout_MD = (
-            scores.load_tile(problem, ref, q_inside, pl.ds(i * block, block), head_in_group)
-            for ref in (q_ref, dout_ref)
+            scores.load_tile(spec, ref, q_inside, pl.ds(i * block, block), head_in_group) for ref in (q_ref, dout_ref)
         )
-        length = problem.tokens if ragged else None
+        length = spec.tokens if ragged else None
         row_view = head_in_group, pl.ds(i * block, block)
         totals = None if total_ref is None else total_ref.at[row_view]
-        indices = b, kv * problem.group + head_in_group, q_rows[None, :], k_rows[:, None]
+        indices = b, kv * spec.group + head_in_group, q_rows[None, :], k_rows[:, None]
         x_NM, derivative = scores.logits_and_derivative(
-            dot_transposed(k_ND, q_MD, native=native), problem, score_mod, indices
+            dot_transposed(k_ND, q_MD, native=native), spec, score_mod, indices
         )
         # Both products before the exponentials, in the order of the program: all that follows these then runs beside dv's.
         dweights_NM = dot_transposed(v_ND, dout_MD, native=native)
@@ -107,23 +106,23 @@ def _kernel(
         return add_product(dk_ND, ds_NM.astype(q_ref.dtype), q_MD, native=native), dv_ND
 
     def visit_heads(first_head, heads, carry):
-        h = kv * problem.group + first_head
+        h = kv * spec.group + first_head
         for partial, (count, column) in ((False, schedule.full(b, h, j)), (True, schedule.partial(b, h, j))):
 
-            def turn(n, carry, count=count, column=column, partial=partial):
+            def step(n, carry, count=count, column=column, partial=partial):
                 last, head = lax.div(n, jnp.int32(heads)), lax.rem(n, jnp.int32(heads))
                 return visit(count - 1 - last, carry, head_in_group=first_head + head, column=column, partial=partial)
 
-            carry = lax.fori_loop(0, count * heads, turn, carry)
+            carry = lax.fori_loop(0, count * heads, step, carry)
         return carry
 
     # From the last query to the first and, where all heads of the group see the same blocks, through these together: the first
     # queries see few keys, so that their shares are the largest, and a sum rounds less that ends with them. Half precision rounds
     # more than that by itself, and has no registers left for the heads.
     zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in k_ND)
-    if problem.precise and schedule.is_of_all_heads:
-        dk_ND, dv_ND = visit_heads(0, problem.group, (zeros, zeros))
+    if spec.is_float32 and schedule.is_of_all_heads:
+        dk_ND, dv_ND = visit_heads(0, spec.group, (zeros, zeros))
     else:
-        dk_ND, dv_ND = lax.fori_loop(0, problem.group, lambda head, carry: visit_heads(head, 1, carry), (zeros, zeros))
-    scores.store_tile(problem, dk_ref, scores.scaled(dk_ND, problem.scale), kv_inside)
-    scores.store_tile(problem, dv_ref, dv_ND, kv_inside)
+        dk_ND, dv_ND = lax.fori_loop(0, spec.group, lambda head, carry: visit_heads(head, 1, carry), (zeros, zeros))
+    scores.store_tile(spec, dk_ref, scores.scaled(dk_ND, spec.scale), kv_inside)
+    scores.store_tile(spec, dv_ref, dv_ND, kv_inside)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from lcjax.ops.attention.backend import Backend, Gradients, Result
 from lcjax.ops.attention.call import AttentionCall
 from lcjax.pallas.triton.attention import Options, flash_attention, forward_in_place, gradients_in_place
-from lcjax.pallas.triton.tiles import LARGEST_HEAD_DIM
+from lcjax.pallas.triton.block_sizes import LARGEST_HEAD_DIM
 
 
 def _refusal(call: AttentionCall) -> str | None:

@@ -131,19 +131,20 @@ def add_product(sum_MN: Sequence[jax.Array], a_MK: jax.Array, b_KN: Sequence[jax
     return tuple(s + _dot(a_MK, b, b_axis=0, native=native) for s, b in zip(sum_MN, b_KN, strict=True))
 
 
-def drained(x: jax.Array, *, native: bool) -> jax.Array:
-    """x, once the tensor core has finished the products that were started before. Hopper alone has such an instruction.
+def wait_for_wgmma(x: jax.Array, *, native: bool) -> jax.Array:
+    """Waits for all outstanding WGMMAs, then returns `x` unchanged (Hopper only).
 
-    XLA's Triton puts a fence between copies to shared memory and products. While the last step's product is still running that
-    fence is slow: waiting for the product first is the faster, where x is at hand between the copies and the next products.
+    XLA's Triton emits `fence.proxy.async` before each WGMMA, and the fence stalls while the previous step's
+    product is in flight. Waiting first is faster, where `x` is computed between the copies and the next products.
     """
     return _inline("wgmma.wait_group.sync.aligned 0;", x, constraints="=f,0") if native else x
 
 
 def in_registers(tile: Sequence[jax.Array], *, native: bool) -> tuple[jax.Array, ...]:
-    """A tile as the product of itself with 1, the same numbers, so that products take it from registers where they can.
+    """A tile multiplied by the identity: the same numbers, but a product can take them from registers.
 
-    The compiler puts what is loaded into shared memory for Hopper's products, and leaves in registers what another product gave.
+    For Hopper's products the compiler puts loaded operands into shared memory, and leaves the results of
+    other products in registers.
     """
     if not native:
         return tuple(tile)
@@ -153,7 +154,7 @@ def in_registers(tile: Sequence[jax.Array], *, native: bool) -> tuple[jax.Array,
 
 
 def opaque(x: jax.Array, *, native: bool) -> jax.Array:
-    """x, int32, of which the compiler knows no more where it came from, so that it keeps nothing derived from that for it."""
+    """x, int32, whose origin is hidden from the compiler, so that it cannot reuse values derived from that origin."""
     return _inline("mov.b32 $0, $1;", x, constraints="=r,r") if native else x
 
 

@@ -19,23 +19,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 
+from lcjax.pallas.triton.block_sizes import BlockSizes, padded_head_dim
 from lcjax.pallas.triton.launch import TableView, dot_transposed, load, multiply_add, opaque, reciprocal, store
-from lcjax.pallas.triton.tiles import Tile, padded_head_dim
 
 LOG2_E = math.log2(math.e)
 LN_2 = math.log(2)
 # Terms of float32 that are added up in one chain.
 LONGEST_SUM = 32
 # Stands for minus infinity in masked logits: finite, so that differences stay numbers, and so far below any real one that its
-# exponential is 0. A power of two, so that `slope * NOTHING` is exact and a fused multiply-add of it against itself gives 0.
-NOTHING = -(2.0**100)
+# exponential is 0. A power of two, so that `slope * MASK_VALUE` is exact and a fused multiply-add of it against itself gives 0.
+MASK_VALUE = -(2.0**100)
 
 ScoreMod = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
-    """The static side of one call: lengths in tokens, heads, the scale of the scores, the tile."""
+class KernelSpec:
+    """The static side of one call: lengths in tokens, heads, the scale of the scores, the block sizes."""
 
     batch: int
     tokens: int
@@ -44,8 +44,8 @@ class Problem:
     kv_heads: int
     head_dim: int
     scale: float
-    tile: Tile
-    precise: bool
+    blocks: BlockSizes
+    is_float32: bool
     """Whether q, k and v are float32."""
 
     @property
@@ -58,32 +58,32 @@ class Problem:
 
     @property
     def query_blocks(self) -> int:
-        return -(-self.tokens // self.tile.query_block)
+        return -(-self.tokens // self.blocks.query_block)
 
     @property
     def key_blocks(self) -> int:
-        return -(-self.keys // self.tile.key_block)
+        return -(-self.keys // self.blocks.key_block)
 
     @property
     def ragged_queries(self) -> bool:
-        return self.tokens % self.tile.query_block != 0
+        return self.tokens % self.blocks.query_block != 0
 
     @property
     def ragged_keys(self) -> bool:
-        return self.keys % self.tile.key_block != 0
+        return self.keys % self.blocks.key_block != 0
 
     def queries(self, block: jax.Array) -> jax.Array:
         """The indices of the queries of a block, [query_block]."""
-        return block * self.tile.query_block + jnp.arange(self.tile.query_block, dtype=jnp.int32)
+        return block * self.blocks.query_block + jnp.arange(self.blocks.query_block, dtype=jnp.int32)
 
     def keys_of(self, block: jax.Array) -> jax.Array:
         """The indices of the keys of a block, [key_block]."""
-        return block * self.tile.key_block + jnp.arange(self.tile.key_block, dtype=jnp.int32)
+        return block * self.blocks.key_block + jnp.arange(self.blocks.key_block, dtype=jnp.int32)
 
     @property
     def parts(self) -> tuple[slice | pl.Slice, ...]:
         """The columns of the parts of a tile."""
-        if not self.precise or self.width <= LONGEST_SUM:
+        if not self.is_float32 or self.width <= LONGEST_SUM:
             return (slice(None),)
         return tuple(pl.ds(start, LONGEST_SUM) for start in range(0, self.head_dim, LONGEST_SUM))
 
@@ -104,22 +104,22 @@ Parts = tuple[jax.Array, ...]
 Inside = tuple[jax.Array | None, ...]
 
 
-def load_tile(problem: Problem, ref: Any, inside: Inside, *rows: Any) -> Parts:
+def load_tile(spec: KernelSpec, ref: Any, inside: Inside, *rows: Any) -> Parts:
     """The parts of a tile, zero outside of the array: the device checks no bounds itself. `rows` is its place in the view."""
-    views = (ref.at[(*(rows or (slice(None),)), part)] for part in problem.parts)
+    views = (ref.at[(*(rows or (slice(None),)), part)] for part in spec.parts)
     return tuple(
         load(view) if mask is None else load(view, mask=mask, other=0.0)
         for view, mask in zip(views, inside, strict=True)
     )
 
 
-def store_tile(problem: Problem, ref: Any, tile: Parts, inside: Inside) -> None:
+def store_tile(spec: KernelSpec, ref: Any, tile: Parts, inside: Inside) -> None:
     """The inverse of `load_tile`, in the dtype of the array."""
-    for part, x_MD, mask in zip(problem.parts, tile, inside, strict=True):
+    for part, x_MD, mask in zip(spec.parts, tile, inside, strict=True):
         store(ref.at[slice(None), part], x_MD.astype(ref.dtype), mask=mask)
 
 
-def store_tile_anew(ref: Any, tile: Parts, inside: Inside, *, native: bool) -> None:
+def store_tile_with_new_addresses(ref: Any, tile: Parts, inside: Inside, *, native: bool) -> None:
     """`store_tile` of a tile in one part, with addresses of its own.
 
     Those of a load of the same rows would otherwise be kept for it, in registers that the kernel wants in between. The compiler
@@ -168,9 +168,9 @@ def load_softmax(
     return lse, reciprocal(load_rows(total_ref, rows, length, 1.0), native=native)
 
 
-def slope(problem: Problem, score_mod: ScoreMod | None) -> float:
+def slope(spec: KernelSpec, score_mod: ScoreMod | None) -> float:
     """What turns the results of `logits` into base-2 logits."""
-    return LOG2_E * (problem.scale if score_mod is None else 1.0)
+    return LOG2_E * (spec.scale if score_mod is None else 1.0)
 
 
 def in_base_e(maximum: jax.Array, total: jax.Array, slope: float, *, native: bool = False) -> jax.Array:
@@ -186,20 +186,20 @@ def in_base_e(maximum: jax.Array, total: jax.Array, slope: float, *, native: boo
     return jnp.where(jnp.isposinf(maximum), maximum, whole)
 
 
-def logits(products: jax.Array, problem: Problem, score_mod: ScoreMod | None, indices: tuple) -> jax.Array:
+def logits(products: jax.Array, spec: KernelSpec, score_mod: ScoreMod | None, indices: tuple) -> jax.Array:
     """The logits of unscaled products q k^T, but for the factor `slope`."""
     if score_mod is None:
         return products
-    return score_mod(products * problem.scale, *indices).astype(jnp.float32)
+    return score_mod(products * spec.scale, *indices).astype(jnp.float32)
 
 
 def logits_and_derivative(
-    products: jax.Array, problem: Problem, score_mod: ScoreMod | None, indices: tuple
+    products: jax.Array, spec: KernelSpec, score_mod: ScoreMod | None, indices: tuple
 ) -> tuple[jax.Array, jax.Array | None]:
     """`logits`, and the derivative of the modified score by the plain one (None where it is 1)."""
     if score_mod is None:
         return products, None
-    scores = products * problem.scale
+    scores = products * spec.scale
     # Pallas cannot differentiate around a load: the first call notes down what it reads, the second reads the notes.
     notes: list[jax.Array] = []
     jax.tree.map(lambda table: _Noting(table, notes), score_mod)(scores, *indices)

@@ -14,7 +14,7 @@ from jax.sharding import use_abstract_mesh
 
 from lcjax import ops
 from lcjax.pallas.triton import rope
-from lcjax.pallas.triton.tiles import tile_for, traced_for
+from lcjax.pallas.triton.block_sizes import block_sizes_for, traced_for
 from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
 from lcjax_scripts.codegen import ptx
 from lcjax_scripts.codegen.compiled import ATTENTION_KERNELS, HEADS, KEY_VALUE_HEADS, TOKENS, CompiledKernel
@@ -36,7 +36,7 @@ def compile_attention(gpu: str, head_dim: int, dtype: str) -> list[CompiledKerne
 
     itemsize = jnp.dtype(dtype).itemsize
     with traced_for(device_of(gpu)):
-        tiles = {kernel: tile_for(kernel, head_dim, itemsize) for kernel in ATTENTION_KERNELS}
+        block_sizes = {kernel: block_sizes_for(kernel, head_dim, itemsize) for kernel in ATTENTION_KERNELS}
     arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape in heads]
     kernels = emitted(value_and_gradients, arguments, gpu)
     return [
@@ -45,14 +45,14 @@ def compile_attention(gpu: str, head_dim: int, dtype: str) -> list[CompiledKerne
             head_dim=head_dim,
             dtype=dtype,
             implementation="pallas",
-            block=(tile.query_block, tile.key_block),
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
+            block=(sizes.query_block, sizes.key_block),
+            num_warps=sizes.num_warps,
+            num_stages=sizes.num_stages,
             shared_memory=kernels[kernel].shared_memory,
             entry=kernel,
             ptx=kernels[kernel].ptx,
         )
-        for kernel, tile in tiles.items()
+        for kernel, sizes in block_sizes.items()
     ]
 
 

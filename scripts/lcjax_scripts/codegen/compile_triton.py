@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from lcjax_scripts.codegen.compiled import ATTENTION_KERNELS, HEADS, KERNELS, KEY_VALUE_HEADS, CompiledKernel, save
+from triton_ref.block_sizes import block_sizes_for
 from triton_ref.compile import compiled
 from triton_ref.rope import HEADS_A_STEP
-from triton_ref.tiles import tile_of
 
 CAPABILITIES = {"a100-80gb": 80, "h100-80gb": 90, "h200": 90, "b200": 100}
 
@@ -28,13 +28,13 @@ def _compile(gpu: str, kernel: str, head_dim: int, dtype: str) -> CompiledKernel
     torch_dtype = getattr(torch, dtype)
     name = kernel.removeprefix("attention_")  # triton_ref's
     result = compiled(name, head_dim, torch_dtype, heads=HEADS, kv_heads=KEY_VALUE_HEADS, capability=CAPABILITIES[gpu])
-    tile = tile_of(name, head_dim, torch_dtype) if kernel in ATTENTION_KERNELS else None
+    sizes = block_sizes_for(name, head_dim, torch_dtype) if kernel in ATTENTION_KERNELS else None
     return CompiledKernel(
         kernel=kernel,
         head_dim=head_dim,
         dtype=dtype,
         implementation="triton",
-        block=(tile.queries, tile.keys) if tile else (int(HEADS_A_STEP),),
+        block=(sizes.queries, sizes.keys) if sizes else (int(HEADS_A_STEP),),
         num_warps=result.metadata.num_warps,
         num_stages=result.metadata.num_stages,
         shared_memory=result.metadata.shared,

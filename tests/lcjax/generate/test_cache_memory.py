@@ -9,7 +9,7 @@ from lcjax.config.presets import resolve_config
 from lcjax.generate import generator
 from lcjax.generate.cache import KVCache
 from lcjax.model import Llama, ModelSettings
-from lcjax.pallas.triton.tiles import traced_for
+from lcjax.pallas.triton.block_sizes import traced_for
 from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
 from lcjax.plan.parameters import abstract_params
 

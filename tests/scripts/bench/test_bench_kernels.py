@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bench_kernels
-from lcjax.pallas.triton.tiles import traced_with
+from lcjax.pallas.triton.block_sizes import traced_with
 from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
 from lcjax_scripts.bench.kernels import jax_side, runs
 from lcjax_scripts.bench.kernels.jobs import BACKWARD, BOTH, FORWARD, Job, Result

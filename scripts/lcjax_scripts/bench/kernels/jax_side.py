@@ -156,30 +156,28 @@ def _pallas_example(job: Job) -> Callable:
 
 
 def _kernel(job: Job) -> tuple[Callable, tuple]:
-    """One kernel of ours with a tile of the sweep's."""
+    """One kernel of ours with block sizes of the sweep."""
     from lcjax.pallas.triton import attention as flash
     from lcjax.pallas.triton.attention_dkv import attention_dkv
     from lcjax.pallas.triton.attention_dq import attention_dq
     from lcjax.pallas.triton.attention_forward import attention_forward
-    from lcjax.pallas.triton.tiles import Tile
+    from lcjax.pallas.triton.block_sizes import BlockSizes
 
     assert job.implementation == "pallas"
     q, k, v, dout = _inputs(job)
     mask = masks.AllOf((masks.Band(after=0),) if job.causal else ())
-    tiles = () if job.tile is None else ((job.part, Tile(*job.tile[:4], **dict.fromkeys(job.tile[4:], True))),)
-    problem = flash.problem_of(job.part, flash.Options(job.head_dim**-0.5, tiles), q, k)
-    visits = flash.schedule_of(problem, mask, rows="keys" if job.part == "attention_dkv" else "queries")
+    sizes = () if job.tile is None else ((job.part, BlockSizes(*job.tile[:4], **dict.fromkeys(job.tile[4:], True))),)
+    spec = flash.kernel_spec(job.part, flash.Options(job.head_dim**-0.5, sizes), q, k)
+    visits = flash.schedule_of(spec, mask, rows="keys" if job.part == "attention_dkv" else "queries")
     if job.part == "attention_forward":
-        return lambda q, k, v: attention_forward(problem, q, k, v, None, mask, None, visits), (q, k, v)
+        return lambda q, k, v: attention_forward(spec, q, k, v, None, mask, None, visits), (q, k, v)
     rows = jnp.zeros((job.batch, job.heads, job.tokens), jnp.float32)
     if job.part == "attention_dq":
         return (
-            lambda q, k, v, out, dout, lse: attention_dq(
-                problem, q, k, v, out, dout, lse, None, None, mask, None, visits
-            ),
+            lambda q, k, v, out, dout, lse: attention_dq(spec, q, k, v, out, dout, lse, None, None, mask, None, visits),
             (q, k, v, dout, dout, rows),
         )
     return (
-        lambda q, k, v, dout, lse, delta: attention_dkv(problem, q, k, v, dout, lse, None, delta, mask, None, visits),
+        lambda q, k, v, dout, lse, delta: attention_dkv(spec, q, k, v, dout, lse, None, delta, mask, None, visits),
         (q, k, v, dout, rows, rows),
     )

@@ -1,4 +1,4 @@
-"""The tiles worth trying, and which of them won."""
+"""The block sizes worth trying, and the fastest of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 from lcjax.cli.terminal import tables_console
 from lcjax_scripts.bench.kernels.jobs import KERNELS, Job, Result
 
-# (query block, key block, warps, stages): more than fit; a tile that the GPU cannot hold is reported and passed over.
+# (query block, key block, warps, stages): more than fit; sizes that the GPU cannot hold are reported and skipped.
 CANDIDATES = {
     "attention_forward": [(128, 64, 8, 2), (128, 64, 8, 3), (128, 64, 8, 4), (128, 64, 4, 2), (128, 64, 4, 3), (256, 64, 8, 2),
                           (256, 64, 8, 3), (256, 64, 8, 4), (128, 128, 4, 3), (128, 128, 8, 2), (128, 128, 8, 3), (64, 64, 4, 3),
@@ -20,13 +20,14 @@ CANDIDATES = {
     "attention_dkv": [(64, 128, 8, 3), (64, 128, 8, 4), (32, 128, 8, 3), (64, 64, 4, 2), (64, 64, 4, 3), (64, 64, 4, 4),
                       (32, 64, 4, 3), (64, 64, 8, 2)],
 }  # fmt: skip
-# Of Pallas alone, with options of `lcjax.pallas.triton.tiles.Tile` by name.
+# Of Pallas alone, with options of `lcjax.pallas.triton.block_sizes.BlockSizes` by name.
+_WAIT, _SAVE, _BY_HEAD, _REGISTERS = "wait_for_wgmma", "save_registers", "one_head_at_a_time", "from_registers"
 WITH_OPTIONS = {
-    "attention_forward": [(256, 64, 8, 3, "drain"), (256, 64, 8, 4, "drain"), (128, 64, 4, 3, "drain"), (128, 64, 4, 4, "drain"),
-                          (128, 128, 4, 2, "drain", "frugal"), (128, 128, 4, 3, "drain", "frugal"),
-                          (128, 64, 8, 2, "heads_in_turn"), (128, 64, 8, 2, "drain", "heads_in_turn")],
-    "attention_dq": [(128, 64, 8, 3, "from_registers"), (128, 64, 8, 4, "from_registers"), (128, 64, 4, 3, "from_registers")],
-    "attention_dkv": [(64, 64, 4, 3, "from_registers"), (64, 64, 4, 4, "from_registers"), (64, 128, 8, 3, "from_registers")],
+    "attention_forward": [(256, 64, 8, 3, _WAIT), (256, 64, 8, 4, _WAIT), (128, 64, 4, 3, _WAIT), (128, 64, 4, 4, _WAIT),
+                          (128, 128, 4, 2, _WAIT, _SAVE), (128, 128, 4, 3, _WAIT, _SAVE),
+                          (128, 64, 8, 2, _BY_HEAD), (128, 64, 8, 2, _WAIT, _BY_HEAD)],
+    "attention_dq": [(128, 64, 8, 3, _REGISTERS), (128, 64, 8, 4, _REGISTERS), (128, 64, 4, 3, _REGISTERS)],
+    "attention_dkv": [(64, 64, 4, 3, _REGISTERS), (64, 64, 4, 4, _REGISTERS), (64, 128, 8, 3, _REGISTERS)],
 }  # fmt: skip
 
 IMPLEMENTATIONS = ("pallas", "triton")

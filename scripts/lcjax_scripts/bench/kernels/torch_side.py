@@ -101,15 +101,17 @@ def _rope(job: Job, q: torch.Tensor, k: torch.Tensor) -> Callable[[], object]:
 
 
 def _kernel(job: Job) -> Callable[[], object]:
-    """One kernel of ours with a tile of the sweep's."""
+    """One kernel of ours with block sizes of the sweep."""
     from triton_ref.attention import KernelCall, band
-    from triton_ref.tiles import Tile
+    from triton_ref.block_sizes import BlockSizes
 
     assert job.implementation == "triton"
     name = job.part.removeprefix("attention_")
     q, k, v, dout = _inputs(job)
     lower, upper = band(job.tokens, job.tokens, job.causal, 0, None)
-    call = KernelCall(lower, upper, job.head_dim**-0.5, None, None if job.tile is None else {name: Tile(*job.tile)})
+    call = KernelCall(
+        lower, upper, job.head_dim**-0.5, None, None if job.tile is None else {name: BlockSizes(*job.tile)}
+    )
     lse, delta = (torch.zeros(job.batch, job.heads, job.tokens, device=DEVICE) for _ in range(2))
     shared = {"v": v, "base2_lse": lse, "totals": torch.zeros_like(lse) if q.dtype == torch.float32 else None}
     own = {

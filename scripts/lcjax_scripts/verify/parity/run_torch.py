@@ -23,7 +23,7 @@ from lcjax_scripts.verify.parity.interpreter.speed import make_fast
 from lcjax_scripts.verify.parity.jobs import Job, outcome_of, work
 from lcjax_scripts.verify.parity.results import Outcome, SideResult
 from triton_ref import reference
-from triton_ref.tiles import KERNELS, Tile
+from triton_ref.block_sizes import KERNELS, BlockSizes
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -136,14 +136,15 @@ def triton_rope(q, k, positions, inverse_frequencies, **options):
 
 
 def triton_attention(q, *args, **options):
-    tiles = large_tiles(q.shape[1]) if DEVICE == "cpu" and q.dtype == torch.float32 else None
-    return triton_ref.attention(q, *args, return_lse=True, tiles=tiles, **options)
+    block_sizes = large_block_sizes(q.shape[1]) if DEVICE == "cpu" and q.dtype == torch.float32 else None
+    return triton_ref.attention(q, *args, return_lse=True, block_sizes=block_sizes, **options)
 
 
-def large_tiles(tokens: int) -> dict[str, Tile]:
-    """For float32, whose own tiles are small for want of a GPU's registers: interpreted, a small one takes as long as a large."""
+def large_block_sizes(tokens: int) -> dict[str, BlockSizes]:
+    """For float32, whose own block sizes are small because a GPU has few registers. Interpreted, a small block takes as
+    long as a large one."""
     queries = min(64, max(16, 1 << (tokens - 1).bit_length()))
-    return dict.fromkeys(KERNELS, Tile(queries, 64, num_warps=4, num_stages=1))
+    return dict.fromkeys(KERNELS, BlockSizes(queries, 64, num_warps=4, num_stages=1))
 
 
 ATTENTION: dict[str, Callable] = {"plain": reference.attention, "triton": triton_attention, "sdpa": sdpa}

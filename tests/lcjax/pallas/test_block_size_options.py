@@ -10,13 +10,13 @@ import pytest
 
 from lcjax.ops.attention.masks import AllOf, Band
 from lcjax.pallas.triton import attention_forward as forward
-from lcjax.pallas.triton.attention import Options, problem_of, schedule_of
-from lcjax.pallas.triton.tiles import TILES, Tile
+from lcjax.pallas.triton.attention import Options, kernel_spec, schedule_of
+from lcjax.pallas.triton.block_sizes import BLOCK_SIZES, BlockSizes
 from lcjax_scripts.codegen.compile_pallas import compile_attention
 from lcjax_scripts.verify.tolerance import error_ratio
 
 BATCH, TOKENS, HEADS, KV_HEADS, HEAD_DIM = 2, 100, 4, 2, 16
-TILE = Tile(32, 32, 4, 1)
+TILE = BlockSizes(32, 32, 4, 1)
 
 
 @pytest.fixture
@@ -28,12 +28,12 @@ def inputs():
 
 
 def attend(tile, inputs):
-    """(out, the problem) of causal attention in the dtype of the inputs, interpreted."""
+    """(out, the spec) of causal attention in the dtype of the inputs, interpreted."""
     q, k, v = map(jnp.asarray, inputs)
     mask = AllOf((Band(after=0),))
-    problem = problem_of("attention_forward", Options(HEAD_DIM**-0.5, (("attention_forward", tile),)), q, k)
-    visits = schedule_of(problem, mask, rows="queries")
-    return forward.attention_forward(problem, q, k, v, None, mask, None, visits)[0], problem
+    spec = kernel_spec("attention_forward", Options(HEAD_DIM**-0.5, (("attention_forward", tile),)), q, k)
+    visits = schedule_of(spec, mask, rows="queries")
+    return forward.attention_forward(spec, q, k, v, None, mask, None, visits)[0], spec
 
 
 def plain(inputs, dtype):
@@ -46,33 +46,33 @@ def plain(inputs, dtype):
 
 
 @pytest.mark.parametrize("programs", [1, 5])
-def test_heads_in_turn(monkeypatch, inputs, programs):
-    monkeypatch.setattr(forward, "LONG_TURN", programs)
-    side_by_side, _ = attend(TILE, inputs)
-    in_turn, problem = attend(dataclasses.replace(TILE, heads_in_turn=True), inputs)
-    assert problem.query_blocks == 4
-    grid = forward._outermost_last(problem, HEADS, problem.query_blocks)
+def test_one_head_at_a_time_gives_the_same_bits(monkeypatch, inputs, programs):
+    monkeypatch.setattr(forward, "MIN_PROGRAMS_A_HEAD", programs)
+    together, _ = attend(TILE, inputs)
+    by_head, spec = attend(dataclasses.replace(TILE, one_head_at_a_time=True), inputs)
+    assert spec.query_blocks == 4
+    grid = forward.grid_order(spec, HEADS, spec.query_blocks)
     assert grid == ((4, HEADS) if programs == 1 else (HEADS, 4))
-    np.testing.assert_array_equal(in_turn, side_by_side)
+    np.testing.assert_array_equal(by_head, together)
 
 
-def test_a_frugal_tile(inputs):
+def test_saving_registers_keeps_the_tolerance(inputs):
     exact, in_dtype = (plain(inputs, dtype) for dtype in (np.float64, np.float32))
     usual, _ = attend(TILE, inputs)
-    frugal, _ = attend(dataclasses.replace(TILE, frugal=True), inputs)
-    assert not np.array_equal(frugal, usual)  # a half more rescaling, in another order of sums
-    for out in (usual, frugal):
+    saving, _ = attend(dataclasses.replace(TILE, save_registers=True), inputs)
+    assert not np.array_equal(saving, usual)  # rescaled half as often again, in another order of sums
+    for out in (usual, saving):
         assert error_ratio(np.asarray(out), in_dtype, exact) <= 1
 
 
-def test_tiles_from_registers_leave_shared_memory(monkeypatch):
+def test_operands_from_registers_leave_shared_memory(monkeypatch):
     def shared_memory():
         kernels = compile_attention("h100-80gb", 64, "bfloat16")
         return {kernel.kernel: kernel.shared_memory for kernel in kernels}
 
     key = "attention_dkv", 64, 2
     from_registers = shared_memory()
-    monkeypatch.setitem(TILES, key, dataclasses.replace(TILES[key], from_registers=False))
+    monkeypatch.setitem(BLOCK_SIZES, key, dataclasses.replace(BLOCK_SIZES[key], from_registers=False))
     from_shared_memory = shared_memory()
     # Keys and values of a block, 64 x 64 numbers of two bytes each.
     assert from_shared_memory["attention_dkv"] - from_registers["attention_dkv"] == 2 * 64 * 64 * 2

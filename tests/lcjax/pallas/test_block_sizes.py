@@ -1,4 +1,4 @@
-"""lcjax.pallas.triton.tiles: every kernel fits the shared memory of every GPU that can be planned for."""
+"""lcjax.pallas.triton.block_sizes: every kernel fits the shared memory of every GPU that can be planned for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ import pytest
 
 from lcjax import ops
 from lcjax.ops.attention import reference
-from lcjax.pallas.triton.tiles import H100, SMALL_TILES, TILES, tile_for, traced_for, traced_gpu
+from lcjax.pallas.triton.block_sizes import (
+    BLOCK_SIZES,
+    H100,
+    SMALL_BLOCK_SIZES,
+    block_sizes_for,
+    traced_for,
+    traced_gpu,
+)
 from lcjax.plan.aot import gpu_names
 from lcjax_scripts.codegen.compile_pallas import compile_attention, device_of
 from tests.support.numerics import tree_error_ratio
@@ -29,13 +36,13 @@ def test_the_choice_follows_the_gpu_that_is_traced_for():
             large, hopper = gpu in ("h100-80gb", "h200", "b200"), gpu in ("h100-80gb", "h200")
             assert (traced_gpu().shared_memory == H100.shared_memory) == large
             assert traced_gpu().is_hopper == hopper
-            tile = (TILES if large else SMALL_TILES)["attention_forward", 128, 2]
-            assert tile_for("attention_forward", 128, 2) == dataclasses.replace(tile, drain=hopper)
-            assert tile_for("attention_forward", 96, 2) == tile_for("attention_forward", 128, 2)
-            assert tile_for("attention_forward", 64, 2).drain == hopper
-            assert tile_for("attention_dq", 256, 2).from_registers is False
-            tile = (TILES if large else SMALL_TILES)["attention_dkv", 64, 2]
-            assert tile_for("attention_dkv", 64, 2) == dataclasses.replace(tile, from_registers=hopper)
+            tile = (BLOCK_SIZES if large else SMALL_BLOCK_SIZES)["attention_forward", 128, 2]
+            assert block_sizes_for("attention_forward", 128, 2) == dataclasses.replace(tile, wait_for_wgmma=hopper)
+            assert block_sizes_for("attention_forward", 96, 2) == block_sizes_for("attention_forward", 128, 2)
+            assert block_sizes_for("attention_forward", 64, 2).wait_for_wgmma == hopper
+            assert block_sizes_for("attention_dq", 256, 2).from_registers is False
+            tile = (BLOCK_SIZES if large else SMALL_BLOCK_SIZES)["attention_dkv", 64, 2]
+            assert block_sizes_for("attention_dkv", 64, 2) == dataclasses.replace(tile, from_registers=hopper)
     assert traced_gpu() == H100
 
 
@@ -65,7 +72,7 @@ def value_and_gradients(attend, inputs):
 
 
 @pytest.mark.parametrize("head_dim", thinned([128, 256], lambda head_dim: head_dim == 128))
-def test_values_under_the_small_tiles(head_dim):
+def test_values_under_the_small_block_sizes(head_dim):
     tokens, rng = 300, np.random.default_rng(0)
     shapes = [(1, tokens, heads, head_dim) for heads in (2, 1, 1, 2)]
     inputs = [jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in shapes]
@@ -87,6 +94,6 @@ def test_values_under_the_small_tiles(head_dim):
 
 
 def test_a_tile_that_does_not_fit_is_seen(monkeypatch):
-    monkeypatch.delitem(SMALL_TILES, ("attention_forward", 128, 2))
+    monkeypatch.delitem(SMALL_BLOCK_SIZES, ("attention_forward", 128, 2))
     with pytest.raises(jax.errors.JaxRuntimeError, match="Shared memory size limit exceeded"):
         compile_attention(RTX, 128, "bfloat16")

@@ -1,0 +1,153 @@
+"""The table of block sizes: queries and keys a step, by kernel, head_dim, size of an element and GPU.
+
+Those of two bytes for Hopper are the fastest of `scripts/bench_kernels.py --sweep` on an H100 at 16,384
+tokens; where two are close, the one that is faster together with the other kernels. The rest were chosen by
+registers and spills (`scripts/kernel_report.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from lcjax.parallel.placement import this_device
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockSizes:
+    """Queries and keys of a step, warps of a program, and stages of its pipelined loop."""
+
+    query_block: int
+    key_block: int
+    num_warps: int
+    num_stages: int
+    wait_for_wgmma: bool = False
+    """Whether a step of `attention_forward` waits for the products of the previous step; on Hopper only."""
+    save_registers: bool = False
+    """Whether `attention_forward` saves registers. It visits partly visible blocks in two halves, since the mask
+    needs registers in addition to the scores, and computes the addresses of its results again."""
+    one_head_at_a_time: bool = False
+    """Whether the programs of one head of `attention_forward` run together, instead of those of all heads, so that
+    the keys and values of one head are read at a time. Needs `MIN_PROGRAMS_A_HEAD` programs a head."""
+    from_registers: bool = False
+    """Whether operands that a program loads once enter their products from registers (`launch.in_registers`): keys
+    and values of `attention_dkv`, dout of `attention_dq`. On Hopper only, whose products otherwise take both
+    operands from shared memory, which limits them."""
+
+
+MIN_PROGRAMS_A_HEAD = 64
+"""Programs of a head that keep a GPU busy: with fewer it idles between heads."""
+
+# By kernel, padded head_dim, bytes of an element.
+BLOCK_SIZES: dict[tuple[str, int, int], BlockSizes] = {
+    ("attention_forward", 64, 2): BlockSizes(128, 128, 4, 3, wait_for_wgmma=True, save_registers=True),
+    ("attention_dq", 64, 2): BlockSizes(128, 64, 4, 3),
+    ("attention_dkv", 64, 2): BlockSizes(64, 64, 4, 3, from_registers=True),
+    ("attention_forward", 128, 2): BlockSizes(256, 64, 8, 4, wait_for_wgmma=True),
+    ("attention_dq", 128, 2): BlockSizes(128, 64, 8, 3, from_registers=True),
+    ("attention_dkv", 128, 2): BlockSizes(64, 128, 8, 3),
+    ("attention_forward", 256, 2): BlockSizes(128, 64, 8, 2, one_head_at_a_time=True),
+    ("attention_dq", 256, 2): BlockSizes(128, 32, 8, 3),
+    ("attention_dkv", 256, 2): BlockSizes(64, 64, 8, 2),
+    ("attention_forward", 64, 4): BlockSizes(64, 32, 4, 2),
+    ("attention_dq", 64, 4): BlockSizes(64, 32, 4, 2),
+    ("attention_dkv", 64, 4): BlockSizes(32, 64, 4, 2),
+    ("attention_forward", 128, 4): BlockSizes(32, 32, 4, 2),
+    ("attention_dq", 128, 4): BlockSizes(32, 32, 4, 2),
+    ("attention_dkv", 128, 4): BlockSizes(32, 32, 4, 2),
+    ("attention_forward", 256, 4): BlockSizes(32, 16, 4, 1),
+    ("attention_dq", 256, 4): BlockSizes(32, 16, 4, 1),
+    ("attention_dkv", 256, 4): BlockSizes(16, 32, 4, 1),
+}
+
+# Where a program has less shared memory than on a data centre's Hopper or Blackwell: at most 99 KiB, what an RTX or L40S has.
+SMALL_BLOCK_SIZES: dict[tuple[str, int, int], BlockSizes] = {
+    ("attention_forward", 64, 2): BlockSizes(128, 64, 4, 3),
+    ("attention_dq", 64, 2): BlockSizes(128, 64, 8, 3),
+    ("attention_dkv", 64, 2): BlockSizes(32, 128, 8, 3),
+    ("attention_forward", 128, 2): BlockSizes(128, 64, 8, 3),
+    ("attention_dq", 128, 2): BlockSizes(128, 32, 8, 3),
+    ("attention_dkv", 128, 2): BlockSizes(64, 64, 8, 2),
+    ("attention_forward", 256, 2): BlockSizes(32, 64, 4, 2),
+    ("attention_dq", 256, 2): BlockSizes(32, 32, 4, 2),
+    ("attention_dkv", 256, 2): BlockSizes(32, 32, 4, 2),
+}
+# Where a program has as much as on Hopper, but needs more: Blackwell's products take both operands from shared memory.
+BLACKWELL_BLOCK_SIZES: dict[tuple[str, int, int], BlockSizes] = {
+    ("attention_forward", 64, 2): BlockSizes(128, 64, 4, 3),
+    ("attention_forward", 256, 2): BlockSizes(128, 32, 8, 3),
+    ("attention_dq", 256, 2): BlockSizes(128, 32, 8, 2),
+    ("attention_dkv", 256, 2): BlockSizes(32, 64, 8, 2),
+}
+
+SMALLEST_HEAD_DIM = 16  # what a tensor core's product needs
+LARGEST_HEAD_DIM = 256
+
+
+def padded_head_dim(head_dim: int) -> int:
+    """The power of two that a kernel computes with: 80 and 96 cost as much as 128."""
+    return max(SMALLEST_HEAD_DIM, 1 << (head_dim - 1).bit_length())
+
+
+class Gpu(NamedTuple):
+    """What of a GPU the choice of block sizes depends on."""
+
+    shared_memory: int
+    """Bytes that one program may take."""
+    compute_capability: str
+    """E.g. "9.0", which is Hopper's."""
+
+    @property
+    def is_hopper(self) -> bool:
+        return self.compute_capability.startswith("9.")
+
+
+H100 = Gpu(232_448, "9.0")
+
+
+def block_sizes_for(kernel: str, head_dim: int, itemsize: int) -> BlockSizes:
+    """The block sizes for the GPU that kernels are traced for, by the padded head_dim, at least 64."""
+    gpu = traced_gpu()
+    key = kernel, max(64, padded_head_dim(head_dim)), itemsize
+    if gpu.is_hopper:
+        return BLOCK_SIZES[key]
+    others = SMALL_BLOCK_SIZES if gpu.shared_memory < H100.shared_memory else BLACKWELL_BLOCK_SIZES
+    return dataclasses.replace(others.get(key, BLOCK_SIZES[key]), wait_for_wgmma=False, from_registers=False)
+
+
+_TRACED_FOR: contextvars.ContextVar[Gpu | None] = contextvars.ContextVar("gpu", default=None)
+
+
+def traced_gpu() -> Gpu:
+    """The GPU that is traced for: the one of `traced_for`, else this process' own, else an H100."""
+    gpu = _TRACED_FOR.get()
+    if gpu is not None:
+        return gpu
+    return H100 if jax.default_backend() != "gpu" else _gpu_of(this_device())
+
+
+def traced_for(device: Any) -> contextlib.AbstractContextManager[None]:
+    """Kernels traced in this context get the block sizes of that device, which need not be here."""
+    return traced_with(_gpu_of(device))
+
+
+@contextlib.contextmanager
+def traced_with(gpu: Gpu = H100) -> Iterator[None]:
+    """Kernels traced in this context get the block sizes of such a GPU; no device is asked for."""
+    token = _TRACED_FOR.set(gpu)
+    try:
+        yield
+    finally:
+        _TRACED_FOR.reset(token)
+
+
+def _gpu_of(device: Any) -> Gpu:
+    return Gpu(
+        getattr(device, "shared_memory_per_block_optin", None) or H100.shared_memory,
+        getattr(device, "compute_capability", None) or H100.compute_capability,
+    )
