@@ -125,7 +125,7 @@ def _cut(documents: np.ndarray, lengths: np.ndarray, max_seq_length: int) -> np.
 def _best_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
     """The row of each piece, [P] int64; the sizes must fall, and lie in 1, ..., capacity."""
     rows_by_space: dict[int, list[int]] = collections.defaultdict(list)
-    spaces = _IntegerSet(capacity)
+    spaces = IntegerSet(capacity)
     num_rows = 0
     chosen = []
     for size in sizes.tolist():
@@ -144,7 +144,7 @@ def _best_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
     return np.array(chosen, dtype=np.int64)
 
 
-class _IntegerSet:
+class IntegerSet:
     """A set of integers 0, ..., limit with a fast successor: a bitmap of big integers, and one of its non-empty words.
 
     Every operation touches a few words of about sqrt(limit) bits, which for a limit of 16M is 64 machine words.

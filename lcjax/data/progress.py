@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 # Work that takes less than some half a second needs no line of its own.
-_SHORT_CHARACTERS = 1_000_000
-_SECONDS_BETWEEN_LINES = 60.0
+SHORT_CHARACTERS = 1_000_000
+SECONDS_BETWEEN_LINES = 60.0
 
 
 def say(console: Console | None, line: str) -> None:
@@ -45,11 +45,11 @@ class _Lines:
         self._console, self._what, self._characters = console, what, characters
         self._done = 0
         self._last = time.monotonic()
-        if characters >= _SHORT_CHARACTERS:
+        if characters >= SHORT_CHARACTERS:
             say(console, f"{what} {characters:,} characters of text")
 
     def advance(self, done: int) -> None:
         self._done += done
-        if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES and self._done < self._characters:
+        if time.monotonic() - self._last >= SECONDS_BETWEEN_LINES and self._done < self._characters:
             self._last = time.monotonic()
             say(self._console, f"{self._what}: {self._done / self._characters:.0%}")

@@ -75,7 +75,7 @@ def needles(
     """
     cells = [(task, length, depth) for task in TASKS for length in lengths for depth in depths]
     excerpts = [
-        _excerpt(tokenizer, haystack, task, length, depth, np.random.default_rng([seed, number, sample]))
+        excerpt_of(tokenizer, haystack, task, length, depth, np.random.default_rng([seed, number, sample]))
         for number, (task, length, depth) in enumerate(cells)
         for sample in range(samples)
     ]
@@ -95,10 +95,10 @@ def check_needles(
     """Raises InputError where the text is too short for the longest, or the shortest too short for its needles."""
     for task in TASKS:
         for length in (min(lengths), max(lengths)):
-            _excerpt(tokenizer, haystack, task, length, 0.0, np.random.default_rng(0))
+            excerpt_of(tokenizer, haystack, task, length, 0.0, np.random.default_rng(0))
 
 
-def _excerpt(tokenizer, haystack, task: str, length: int, depth: float, rng: np.random.Generator) -> Excerpt:
+def excerpt_of(tokenizer, haystack, task: str, length: int, depth: float, rng: np.random.Generator) -> Excerpt:
     hidden = _passkey(depth, rng) if task == "passkey" else _key_value(depth, rng)
     encoded = [(at, _ids(tokenizer, sentence)) for at, sentence in hidden.sentences]
     question, answer = _ids(tokenizer, hidden.question), _ids(tokenizer, hidden.answer)

@@ -81,7 +81,9 @@ class Generator:
         key = jax.random.key(seed)
         for _ in range(min(max_new_tokens, self.capacity - len(prompt))):
             assert self._logits_BV is not None
-            token_B, self._logits_BV, self._cache = _decode(sampling, self._model, self._cache, self._logits_BV, key)
+            token_B, self._logits_BV, self._cache = decode_token(
+                sampling, self._model, self._cache, self._logits_BV, key
+            )
             token = int(token_B[0])
             if token < 0:
                 raise InputError(
@@ -108,7 +110,7 @@ class Generator:
             size = next((size for size in CHUNKS if size <= left), min(CHUNKS))
             ids = prompt[done : done + size]
             tokens_BC = np.array([ids + [0] * (size - len(ids))], np.int32)
-            self._logits_BV, self._cache = _read(
+            self._logits_BV, self._cache = read_chunk(
                 self._model, self._cache, tokens_BC, jnp.int32(len(ids)), jnp.int32(len(prompt))
             )
             self._ids += ids
@@ -117,7 +119,7 @@ class Generator:
 
 
 @functools.partial(jax.jit, donate_argnames="cache")
-def _read(
+def read_chunk(
     model: Llama, cache: KVCache, tokens_BC: jax.Array, count: jax.Array, sequence_length: jax.Array
 ) -> tuple[jax.Array, KVCache]:
     """(logits after the last token that counts [B, V], cache), for a chunk of a prompt of `sequence_length` tokens."""
@@ -126,7 +128,7 @@ def _read(
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnames=("cache", "logits_BV"))
-def _decode(
+def decode_token(
     sampling: Sampling, model: Llama, cache: KVCache, logits_BV: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, KVCache]:
     """(the token that is chosen [B], -1 where logits are not finite, the logits after it [B, V], cache)."""

@@ -62,7 +62,7 @@ class Linear(nnx.Module):
         """The parameters, those named in `axes` cut along their axis."""
         leaves = {"weight": self._weight()}
         leaves |= {name: x[...] for name in ("bias", "lora_A", "lora_B") if (x := getattr(self, name)) is not None}
-        return {name: _part_of(x, part, parts, axes[name]) if name in axes else x for name, x in leaves.items()}
+        return {name: part_of(x, part, parts, axes[name]) if name in axes else x for name, x in leaves.items()}
 
     @property
     def is_quantized(self) -> bool:
@@ -82,7 +82,7 @@ class Linear(nnx.Module):
         return jnp.where(jax.random.bernoulli(key, keep, x.shape), x / keep, jnp.zeros_like(x))
 
 
-def _part_of(x: Any, part: jax.Array, parts: int, axis: int) -> Any:
+def part_of(x: Any, part: jax.Array, parts: int, axis: int) -> Any:
     """One of equal parts of an array along an axis, or of a quantized weight."""
     if nf4.is_quantized(x):
         return nf4.part_of(x, part, parts, axis)

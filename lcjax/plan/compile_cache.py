@@ -48,7 +48,7 @@ def _key(question: Any) -> str:
     facts = {
         "question": question,
         "compilers": {name: _version(name) for name in _COMPILERS},
-        "source": _source_digest(),
+        "source": source_digest(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -61,7 +61,7 @@ def _version(name: str) -> str | None:
 
 
 @functools.cache
-def _source_digest() -> str:
+def source_digest() -> str:
     """Of every file of this package: whatever is edited, no answer of before is believed."""
     package = Path(__file__).parents[1]
     files = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".txtpb"))

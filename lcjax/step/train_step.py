@@ -82,7 +82,7 @@ def jit_train_step(
     options = _compiler_options(platform) | (_WITH_OFFLOAD if policy in OFFLOADING else {})
     in_fixed_order = objective.settings.lora is None or _orders_on_request(objective.settings.attention)
     if in_fixed_order and (platform or jax.default_backend()) != "cpu":
-        options |= _IN_FIXED_ORDER
+        options |= IN_FIXED_ORDER
     return jax.jit(step, donate_argnums=0, compiler_options=options)
 
 
@@ -98,7 +98,7 @@ _WITH_OFFLOAD = {"xla_disable_hlo_passes": "rematerialization", "xla_gpu_enable_
 
 # The gradient of an embedding is a sum by token, and cuDNN's gradient of queries one over blocks of keys. A GPU would take both
 # with atomic additions, in any order. Products are still tuned, unlike with xla_gpu_deterministic_ops.
-_IN_FIXED_ORDER = {"xla_gpu_exclude_nondeterministic_ops": True}
+IN_FIXED_ORDER = {"xla_gpu_exclude_nondeterministic_ops": True}
 
 
 def _compiler_options(platform: str | None = None) -> dict[str, Any]:

@@ -22,8 +22,8 @@ _SPACE = "▁"  # SentencePiece's spelling of a space
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}{_TAIL}"
-_QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{_TAIL}"
+LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}{_TAIL}"
+QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{_TAIL}"
 
 # tokenizer.ggml.pre -> the pattern of one word; None is GPT-2's, which the byte-level pre-tokenizer has built in.
 # `smollm` follows transformers 5, whose GGUF tokenizer our ids have to equal; llama.cpp and the model's own
@@ -32,10 +32,10 @@ _WORDS = {
     "default": None,
     "gpt-2": None,
     "smollm": None,
-    "llama-bpe": _LLAMA3,
-    "llama3": _LLAMA3,
-    "llama-v3": _LLAMA3,
-    "qwen2": _QWEN2,
+    "llama-bpe": LLAMA3,
+    "llama3": LLAMA3,
+    "llama-v3": LLAMA3,
+    "qwen2": QWEN2,
 }
 
 
@@ -133,7 +133,7 @@ def _byte_level(metadata: _TokenizerMetadata) -> Tokenizer:
         raise InputError(f"{metadata.path} lacks tokenizer.ggml.merges; convert the model to GGUF again")
     words = _WORDS[kind]
     # Llama 3 takes a word that is in the vocabulary as it is, even where no sequence of merges leads to it.
-    tokenizer = Tokenizer(models.BPE(metadata.vocabulary, metadata.pairs(), ignore_merges=words is _LLAMA3))
+    tokenizer = Tokenizer(models.BPE(metadata.vocabulary, metadata.pairs(), ignore_merges=words is LLAMA3))
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words is None)
     if words is None:
         tokenizer.pre_tokenizer = to_bytes
@@ -187,7 +187,7 @@ def _add_tokens(tokenizer: Tokenizer, metadata: _TokenizerMetadata) -> None:
 
 def _add_template(tokenizer: Tokenizer, metadata: _TokenizerMetadata) -> None:
     """Puts bos before and eos after a text where the file says so, or where llama.cpp does when it says nothing."""
-    adds_bos = metadata.get("model") == "llama" or _WORDS.get(metadata.get("pre", "default")) is _LLAMA3
+    adds_bos = metadata.get("model") == "llama" or _WORDS.get(metadata.get("pre", "default")) is LLAMA3
     bos = metadata.token("bos_token_id") if metadata.get("add_bos_token", adds_bos) else None
     eos = metadata.token("eos_token_id") if metadata.get("add_eos_token", False) else None
     before, after = ([bos] if bos else []), ([eos] if eos else [])

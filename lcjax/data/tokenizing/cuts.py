@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 # Characters on either side that are encoded to test a kind of cut.
-_TRIED_CHARACTERS = 256
+TRIED_CHARACTERS = 256
 
 
 class Cuts:
@@ -32,7 +32,7 @@ class Cuts:
         definition = json.loads(backend.to_str())
         self._added = _AddedTokens(definition["added_tokens"], backend)
         self._is_tried: dict[tuple[str, str, str], bool] = {}
-        self._allows = functools.lru_cache(maxsize=1 << 16)(self._judge)
+        self._allows = functools.lru_cache(maxsize=1 << 16)(self.cut_is_safe)
         try:
             self._levels = Levels(definition["pre_tokenizer"])
             self._normalizing = Normalizing(definition["normalizer"])
@@ -74,8 +74,8 @@ class Cuts:
         """
         kind = text[cut - 1], text[cut], text[cut + 1]
         if kind not in self._is_tried:
-            before = text[max(0, cut - _TRIED_CHARACTERS) : cut]
-            after = text[cut : cut + _TRIED_CHARACTERS]
+            before = text[max(0, cut - TRIED_CHARACTERS) : cut]
+            after = text[cut : cut + TRIED_CHARACTERS]
             whole, left, right = (
                 self._backend.encode(part, add_special_tokens=False).ids
                 for part in (before + after, before, after[int(self.leave_out) :])
@@ -83,7 +83,7 @@ class Cuts:
             self._is_tried[kind] = whole == left + right
         return self._is_tried[kind]
 
-    def _judge(self, left: str, right: str, following: str) -> bool:
+    def cut_is_safe(self, left: str, right: str, following: str) -> bool:
         assert self._levels is not None
         if self._levels.needs_space or self._normalizing.prepends:
             # Before anything else, and before nothing, the tokenizer would put a space, or not.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # transformers takes seconds to import, and torch with it whe
 # its ids are read, and of two batches at a time: one is encoded while the ids of the other are
 # read.
 PART_CHARACTERS = 1 << 14
-_BATCH_CHARACTERS = max(1 << 19, 4 * PART_CHARACTERS * (os.cpu_count() or 1))
+BATCH_CHARACTERS = max(1 << 19, 4 * PART_CHARACTERS * (os.cpu_count() or 1))
 
 
 class Part(NamedTuple):
@@ -112,7 +112,7 @@ class Encoder:
             for part in alike:
                 batch.append(part)
                 characters += part.stop - part.start
-                if characters >= _BATCH_CHARACTERS:
+                if characters >= BATCH_CHARACTERS:
                     yield kind[0], batch
                     batch, characters = [], 0
             if batch:

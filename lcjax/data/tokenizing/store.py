@@ -37,7 +37,7 @@ _BLOCK_BYTES = 1 << 24
 # Of a text at a time, so that its bytes do not exist a second time.
 _HASHED_CHARACTERS = 1 << 20
 # For so long a file may be there before its process locks it.
-_UNLOCKED_SECONDS = 60
+UNLOCKED_SECONDS = 60
 
 _logger = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ def _remove_oldest(newest: Path, limit: int) -> None:
     for path in folder().glob(f"*{_UNFINISHED}"):
         with contextlib.suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - path.stat().st_mtime > _UNLOCKED_SECONDS:
+            if time.time() - path.stat().st_mtime > UNLOCKED_SECONDS:
                 path.unlink()
     found = []
     for path in folder().glob(f"*{_SUFFIX}"):

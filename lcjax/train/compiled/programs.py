@@ -34,7 +34,7 @@ _RUN_ID = re.compile(r"[0-9a-f]{16}")
 # The programs whose sums make the run's numbers, by the names that JAX gives their files.
 _NUMERICAL = ("jit_train_step-", "jit_token_scores-")
 # Folders beyond this many bytes are removed at the start of a run, the least recently used first.
-_LARGEST_CACHE = 10 * 2**30
+LARGEST_CACHE = 10 * 2**30
 
 
 @dataclasses.dataclass
@@ -209,7 +209,7 @@ def _remove_the_oldest(base: Path) -> None:
     for folder in _newest_first(base):
         with contextlib.suppress(OSError):
             total += sum(path.stat().st_size for path in folder.iterdir())
-        if total > _LARGEST_CACHE:
+        if total > LARGEST_CACHE:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -51,7 +51,7 @@ def differing(tokenizer, contents, length):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_give_the_ids_of_the_whole(kind, monkeypatch):
-    monkeypatch.setattr(cuts, "_TRIED_CHARACTERS", 0)  # what is known of the tokenizer has to do without the trial
+    monkeypatch.setattr(cuts, "TRIED_CHARACTERS", 0)  # what is known of the tokenizer has to do without the trial
     contents = texts(60)
     wrong, parts = differing(tokenizer_of(kind), contents, 8)
     assert wrong == 0
@@ -80,7 +80,7 @@ def test_text_around_a_cut_does_not_show_what_its_ends_do():
 
 
 def test_a_tokenizer_that_does_more_than_its_definition_says_is_not_cut(monkeypatch):
-    monkeypatch.setattr(Cuts, "_judge", lambda self, *characters: True)
+    monkeypatch.setattr(Cuts, "cut_is_safe", lambda self, *characters: True)
     for kind in ("llama 3", "llama 2", "unigram", "bert"):
         wrong, parts = differing(tokenizer_of(kind), ["the boat of the seven rivers, " * 20], 7)
         assert wrong == 0
@@ -110,7 +110,7 @@ def test_documents_in_parts_have_the_ids_and_masks_of_whole_ones(kind, is_render
     documents.append(Document("spaces", "a" + " " * 40, ((0, 41),), is_rendered))
     expected = tokenize(documents, tokenizer_of(kind))
     monkeypatch.setattr(encoding, "PART_CHARACTERS", 8)
-    monkeypatch.setattr(encoding, "_BATCH_CHARACTERS", 100)
+    monkeypatch.setattr(encoding, "BATCH_CHARACTERS", 100)
     found = tokenize(documents, tokenizer_of(kind))
     assert np.array_equal(found.tokens, expected.tokens)
     assert np.array_equal(found.offsets, expected.offsets)

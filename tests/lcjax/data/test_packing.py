@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lcjax.data import Piece, pack
-from lcjax.data.packing import _IntegerSet
+from lcjax.data.packing import IntegerSet
 from lcjax.errors import InputError
 
 
@@ -102,7 +102,7 @@ def test_a_context_of_no_tokens_is_refused():
 @pytest.mark.parametrize("limit", [1, 63, 64, 4095, 4096, 100_000])
 def test_integer_set_agrees_with_a_set(limit):
     rng = np.random.default_rng(limit)
-    members, fast = set(), _IntegerSet(limit)
+    members, fast = set(), IntegerSet(limit)
     for _ in range(2000):
         value = int(rng.integers(0, limit + 1))
         if value in members:

@@ -229,7 +229,7 @@ def test_a_limit_that_is_no_number_is_refused(tokenizer, monkeypatch, given):
 
 
 def test_files_of_dead_processes_go_and_those_of_living_ones_stay(tokenizer, monkeypatch):
-    monkeypatch.setattr(store, "_UNLOCKED_SECONDS", -1)
+    monkeypatch.setattr(store, "UNLOCKED_SECONDS", -1)
     living = store.UnfinishedFile("0" * 32)
     dead = store.folder() / f"{'1' * 32}.x.unfinished"
     dead.write_bytes(b"some")

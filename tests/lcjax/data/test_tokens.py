@@ -47,7 +47,7 @@ def sources():
 
 
 def test_ids_equal_those_of_transformers(smol_tokenizer, sources, monkeypatch):
-    monkeypatch.setattr(encoding, "_BATCH_CHARACTERS", 100_000)  # many batches
+    monkeypatch.setattr(encoding, "BATCH_CHARACTERS", 100_000)  # many batches
     corpus = tokenize(
         sources, smol_tokenizer, append_eos=False, vocab_size=len(smol_tokenizer), progress=Console(quiet=True)
     )
@@ -114,9 +114,9 @@ def test_long_documents_give_no_warning(smol_tokenizer):
 
 
 def shown(monkeypatch, *, is_terminal, short):
-    monkeypatch.setattr(progress, "_SHORT_CHARACTERS", 0 if not short else 100)
-    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
-    monkeypatch.setattr(encoding, "_BATCH_CHARACTERS", 1)
+    monkeypatch.setattr(progress, "SHORT_CHARACTERS", 0 if not short else 100)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(encoding, "BATCH_CHARACTERS", 1)
     console = Console(file=(out := io.StringIO()), force_terminal=is_terminal, width=100)
     tokenize(documents("a b", "a", "b b b b"), word_tokenizer(), progress=console)
     return out.getvalue()

@@ -32,7 +32,7 @@ def haystack(loaded):
 
 
 def excerpt(loaded, haystack, task: str, length: int, depth: float, seed: int = 0) -> Excerpt:
-    return needle._excerpt(loaded[1], haystack, task, length, depth, np.random.default_rng(seed))
+    return needle.excerpt_of(loaded[1], haystack, task, length, depth, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("depth", [0.0, 0.3, 1.0])

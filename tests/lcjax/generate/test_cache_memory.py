@@ -24,7 +24,7 @@ def test_a_prompt_of_131072_tokens_takes_its_cache_and_little_more():
 
     def read(params, keys_LBSKd, values_LBSKd, tokens_BC, count):
         cache = KVCache(keys_LBSKd, values_LBSKd, count)
-        return generator._read.__wrapped__(Llama(config, params, settings), cache, tokens_BC, count, count)
+        return generator.read_chunk.__wrapped__(Llama(config, params, settings), cache, tokens_BC, count, count)
 
     chunk = max(generator.CHUNKS)
     shape = (config.num_hidden_layers, 1, TOKENS + chunk, config.num_key_value_heads, config.head_dim)

@@ -76,7 +76,7 @@ def test_three_programs_serve_prompts_of_any_length(model):
     def programs(*lengths):
         for length in lengths:
             assert len(list(found.generate(PROMPT[:length], GREEDY, max_new_tokens=2))) == 2
-        return generator._read._cache_size(), generator._decode._cache_size()
+        return generator.read_chunk._cache_size(), generator.decode_token._cache_size()
 
     # 53 tokens take three whole chunks of 16, one of 4 and one of 4 that is filled up.
     assert programs(53) == programs(1, 3, 4, 15, 16, 17, 40, 53)

@@ -13,7 +13,7 @@ from lcjax.config import MemorySettings, parse_memory, resolve_memory
 from lcjax.errors import InputError
 from lcjax.memory import layer
 from lcjax.memory.tiles import Tiles
-from lcjax.model.linear import _part_of as part_of
+from lcjax.model.linear import part_of
 from tests.support.numerics import error_ratio, tree_error_ratio
 from tests.support.oracles import Oracle, jax_gradients, make_batch, make_oracle, names_of, torch_gradients, torch_loss
 from tests.support.shapes import MODEL_COMMON, MODELS
@@ -123,7 +123,7 @@ def test_a_forgotten_tile_is_found(oracle, monkeypatch):
 @pytest.mark.usefixtures("compiled_anew")
 def test_a_head_group_taken_twice_is_found(oracle, monkeypatch):
     """Mutant: the first group of heads stands for all."""
-    monkeypatch.setattr("lcjax.model.linear._part_of", lambda x, part, parts, axis: part_of(x, 0 * part, parts, axis))
+    monkeypatch.setattr("lcjax.model.linear.part_of", lambda x, part, parts, axis: part_of(x, 0 * part, parts, axis))
     assert min(ratios(oracle, settings=MemorySettings(tile=21, head_groups=2))) > 1
 
 

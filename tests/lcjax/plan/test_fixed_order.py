@@ -26,7 +26,7 @@ def test_an_embedding_s_gradient_adds_to_each_row_once():
 
 
 def test_without_the_option_rows_are_added_to_at_any_time(monkeypatch):
-    monkeypatch.setattr(step, "_IN_FIXED_ORDER", {})
+    monkeypatch.setattr(step, "IN_FIXED_ORDER", {})
     assert any("unique_indices=true" not in scatter for scatter in scatters(0, "none"))
 
 

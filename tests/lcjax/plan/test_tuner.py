@@ -199,7 +199,7 @@ def test_other_questions_have_other_figures(asked, change):
 def test_an_edited_package_has_other_figures(asked, monkeypatch):
     Planner(SMALL).plan(2048)
     count = len(asked)
-    monkeypatch.setattr(compile_cache, "_source_digest", lambda: "another")
+    monkeypatch.setattr(compile_cache, "source_digest", lambda: "another")
     Planner(SMALL).plan(2048)
     assert len(asked) > count
 

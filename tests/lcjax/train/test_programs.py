@@ -127,7 +127,7 @@ def test_only_programs_that_make_the_numbers_are_reported(first):
 
 
 def test_the_oldest_folders_go_when_there_are_too_many(base, first, monkeypatch):
-    monkeypatch.setattr("lcjax.train.compiled.programs._LARGEST_CACHE", 10)
+    monkeypatch.setattr("lcjax.train.compiled.programs.LARGEST_CACHE", 10)
     second = Programs.new(base, BUILDER, digest_of(["another"]))
     assert not first.folder.exists()
     assert second.folder.exists()

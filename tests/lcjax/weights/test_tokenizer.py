@@ -144,11 +144,11 @@ def test_patterns_of_words_differ():
     """The test above would not notice two patterns swapped if they split its texts alike."""
     from tokenizers import Regex
 
-    from lcjax.weights.gguf_tokenizer import _LLAMA3, _QWEN2
+    from lcjax.weights.gguf_tokenizer import LLAMA3, QWEN2
 
     splits = {
         str([pre_tokenizers.Split(Regex(words), "isolated").pre_tokenize_str(text) for text in EDGE_CASES])
-        for words in (_LLAMA3, _QWEN2)
+        for words in (LLAMA3, QWEN2)
     }
     assert len(splits) == 2
 

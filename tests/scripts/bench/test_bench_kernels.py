@@ -46,17 +46,17 @@ def test_an_unknown_implementation_is_refused(capsys):
 def test_repetitions_in_one_program(monkeypatch):
     monkeypatch.setattr(jax_side, "REPETITIONS", 3)
     job = Job("attention", BOTH, "xla", 64, 2, 1, 16, "float32")
-    function, arguments = jax_side._operation(job)
-    repetitions = jax_side._repeated(function, False)(*arguments)
+    function, arguments = jax_side.operation_of(job)
+    repetitions = jax_side.repetitions_of(function, False)(*arguments)
     assert len(repetitions) == jax_side.REPETITIONS
     for expected, found in zip(function(*arguments), repetitions[-1], strict=True):
         np.testing.assert_array_equal(expected, found)
-    function, arguments = jax_side._operation(dataclasses.replace(job, operation="rope", part=FORWARD))
-    compiled = jax_side._compiled(jax_side._repeated(function, True), arguments, True)
+    function, arguments = jax_side.operation_of(dataclasses.replace(job, operation="rope", part=FORWARD))
+    compiled = jax_side.compile_job(jax_side.repetitions_of(function, True), arguments, True)
     expected = arguments
     for _ in range(jax_side.REPETITIONS):
         expected = function(*expected)
-    for one, other in zip(expected, compiled(*jax_side._operation(job)[1][:2]), strict=True):
+    for one, other in zip(expected, compiled(*jax_side.operation_of(job)[1][:2]), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
@@ -65,8 +65,8 @@ def test_repetitions_in_one_program(monkeypatch):
 )
 def test_every_repetition_stays_in_the_compiled_program(operation, part, kernels):
     with traced_with():
-        function, arguments = jax_side._operation(Job(operation, part, "pallas", 256, 2, 1, 64, "bfloat16"))
-        repeated = jax_side._repeated(function, in_place=operation == "rope")
+        function, arguments = jax_side.operation_of(Job(operation, part, "pallas", 256, 2, 1, 64, "bfloat16"))
+        repeated = jax_side.repetitions_of(function, in_place=operation == "rope")
         lowered = jax.jit(repeated).lower(*abstract(arguments, gpu_sharding("h100-80gb")))
     text = compile_lowered(lowered).as_text() or ""
     assert text.count('custom_call_target="__gpu$xla.gpu.triton"') == kernels * jax_side.REPETITIONS

@@ -36,28 +36,28 @@ def provenance() -> dict[str, str]:
 
 def run(job: Job, seconds: float) -> Result:
     """Compiles and times a job; `extra_bytes` is exact, from the compiled program."""
-    function, arguments = (_kernel if job.part in KERNELS else _operation)(job)
+    function, arguments = (_kernel if job.part in KERNELS else operation_of)(job)
     # RoPE may take its arguments' memory, as it does inside a step; then its results are the next run's arguments.
     in_place = job.operation == "rope"
-    compiled = _compiled(function, arguments, in_place)
+    compiled = compile_job(function, arguments, in_place)
     memory = compiled.memory_analysis()
     assert memory is not None
     extra = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     took, arguments = _time(compiled, arguments, in_place, seconds / 10)
     if took < SHORT:
         # Starting a program takes longer than a kernel launched from within one, as it is in a step.
-        repeated = _compiled(_repeated(function, in_place), arguments, in_place)
+        repeated = compile_job(repetitions_of(function, in_place), arguments, in_place)
         took = _time(repeated, arguments, in_place, seconds)[0] / REPETITIONS
     else:
         took, _ = _time(compiled, arguments, in_place, seconds)
     return Result(job, took, extra)
 
 
-def _compiled(function: Callable, arguments: tuple, in_place: bool) -> jax.stages.Compiled:
+def compile_job(function: Callable, arguments: tuple, in_place: bool) -> jax.stages.Compiled:
     return jax.jit(function, donate_argnums=(0, 1) if in_place else ()).lower(*arguments).compile()
 
 
-def _repeated(function: Callable, in_place: bool) -> Callable:
+def repetitions_of(function: Callable, in_place: bool) -> Callable:
     """REPETITIONS of a function in one program, one after the other, and no loop: its counter would be a kernel too."""
 
     def repeated(*arguments):
@@ -88,7 +88,7 @@ def _time(compiled: jax.stages.Compiled, arguments: tuple, in_place: bool, secon
     return took, last if in_place else arguments
 
 
-def _operation(job: Job) -> tuple[Callable, tuple]:
+def operation_of(job: Job) -> tuple[Callable, tuple]:
     q, k, v, dout = _inputs(job)
     if job.operation == "rope":
         return _rope(job), (q, k)
