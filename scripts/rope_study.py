@@ -45,7 +45,7 @@ class Study(Experiment):
     attention: str = "auto"
     """Implementation: auto, pallas, cudnn, fa3 or xla."""
     output_dir: Path = Path("rope-study")
-    """Where results gather."""
+    """Where results accumulate."""
 
     def __post_init__(self):
         if unknown := sorted(set(self.kinds) - set(CHOICES)):

@@ -1,4 +1,4 @@
-"""Attention and RoPE in Triton with torch.autograd: the yardstick and the opponent of lcjax's Pallas kernels.
+"""Attention and RoPE in Triton with torch.autograd: a reference implementation that lcjax's Pallas kernels are compared with.
 
 On a machine without a GPU set TRITON_INTERPRET=1 before triton is first imported.
 """

@@ -39,7 +39,7 @@ def attention(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """`softmax(scale * q k^T + mask) v` with grouped query heads, differentiable in q, k, v and sinks, and through the lse.
 
-    Query t stands at key index `p = t + query_offset`; query head h uses key/value head `h // (H / K)`. Accumulation is float32,
+    Query t has key index `p = t + query_offset`; query head h uses key/value head `h // (H / K)`. Accumulation is float32,
     also over the query heads of a group; products of float32 inputs are full float32. Deterministic. Memory is O(T + S).
     A query that sees no key gives 0. Safe for any tensor size with T + S below 2^31 tokens.
 
@@ -143,7 +143,7 @@ def attention_constants(
 
 
 def summation(name: str, keys: int) -> dict[str, bool]:
-    """What the kernel of that name is told of how it adds up weights."""
+    """The constants that choose how that kernel adds up weights."""
     return {"COMPENSATED": keys > MANY_KEYS} if name == "forward" else {}
 
 

@@ -37,7 +37,7 @@ def forward_kernel(
 ):  # fmt: skip
     """q, out [B, T, H, D]; k, v [B, S, K, D]; sinks [H]; segments [B, T] and [B, S]; ranges [B, blocks, 4];
     float32 [B, H, T]: lse and, for the backward pass, base2_lse. In one number it rounds away what tells large scores apart:
-    where `totals` is given base2_lse is the maximum alone, and the sum of the weights beside it lies there. COMPENSATED
+    with `totals`, base2_lse is the maximum alone, and totals is the sum of the weights relative to it. COMPENSATED
     keeps what the additions of that sum round away, which counts by a million keys.
     """
     blocks = tl.cdiv(T, QUERIES)
@@ -136,7 +136,7 @@ def _attend(
 
 @triton.jit
 def _compensated(total, lost, added):
-    """(total + added, what that sum has rounded away), with what former sums have (Kahan's summation)."""
+    """(total + added, the rounding error of that sum), including the error of earlier sums (Kahan summation)."""
     added += lost
     new_total = total + added
     return new_total, added - (new_total - total)

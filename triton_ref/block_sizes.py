@@ -1,4 +1,4 @@
-"""How each attention kernel cuts its work, by kernel, padded head_dim and size of the dtype: one table."""
+"""The table of block sizes: queries and keys a step, by kernel, padded head_dim and size of the dtype."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KERNELS = ("forward", "dq", "dkv")
 
 @dataclasses.dataclass(frozen=True)
 class BlockSizes:
-    """Queries and keys a step, and how Triton compiles it. Both lengths are powers of two, 16 at least."""
+    """Queries and keys of a step, and how Triton compiles it. Both are powers of two, at least 16."""
 
     queries: int
     keys: int
@@ -26,12 +26,12 @@ class BlockSizes:
 
     @property
     def options(self) -> dict[str, int | bool]:
-        """How Triton is to compile a kernel; its versions differ in whether they fuse multiply and add by themselves."""
+        """Triton's compiler options; its versions differ in whether they fuse multiply and add by default."""
         return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
 
 
-# (kernel, padded head_dim, bytes an element). Those for 64, 128 and 256 and two bytes are the fastest of a sweep on an H100; the
-# others are chosen by registers and shared memory.
+# By (kernel, padded head_dim, bytes of an element). Those for 64, 128 and 256 and two bytes are the fastest of a
+# sweep on an H100; the others were chosen by registers and shared memory.
 BLOCK_SIZES = {
     ("forward", 16, 2): BlockSizes(128, 64, 4, 3),
     ("forward", 32, 2): BlockSizes(128, 64, 4, 3),

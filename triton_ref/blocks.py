@@ -1,11 +1,11 @@
 """What the attention kernels share: loads, products, scores, and which blocks and pairs of tokens are visible.
 
-Rows are the tokens that one program keeps, columns those that it runs over: queries and keys in the forward and dq kernels,
-keys and queries in the dk/dv kernel. Position decides by a band of diagonals: a row sees the columns with
+Rows are the tokens of one program, columns those that it loops over: queries and keys in the forward and dq
+kernels, keys and queries in the dk/dv kernel. Positions form a band of diagonals: a row sees the columns with
 `lower <= column - row <= upper`, where a bound that hides nothing is None.
 """
 
-# What a kernel is given is traced, and constants arrive unwrapped: Triton's annotations say neither.
+# Kernel arguments are traced, and constants arrive unwrapped: Triton's annotations express neither.
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportOperatorIssue=false
 
 import triton
@@ -21,17 +21,18 @@ INTERPRETED = tl.constexpr(knobs.runtime.interpret)
 
 @triton.jit
 def dot(x, y, total):
-    """`total + x y`, accumulated in float32, products of float32 in full (no TF32) and never more than LONGEST_SUM in a chain."""
+    """`total + x y`, accumulated in float32; no TF32, and at most LONGEST_SUM terms in a chain."""
     PARTS: tl.constexpr = x.shape[1] // LONGEST_SUM
     if x.dtype == tl.float32 and PARTS > 1:
         x_parts = tl.permute(tl.reshape(x, (x.shape[0], PARTS, LONGEST_SUM)), (1, 0, 2))
         product = tl.sum(tl.dot(x_parts, tl.reshape(y, (PARTS, LONGEST_SUM, y.shape[1])), input_precision="ieee"), 0)
         return product if total is None else total + product
-    # float32 products are summed apart: the compiler would make one chain of additions of them and the total, all through the
-    # caller's loop, whose rounding grows with its length. A difference it leaves alone.
+    # float32 products are summed separately. The compiler would chain them with the total through the whole
+    # loop of the caller, with a rounding error that grows with its length. It leaves a difference alone.
     if total is not None and x.dtype == tl.float32:
         return total - tl.dot(-x, y, input_precision="ieee")
-    # The interpreter multiplies the bits of bfloat16. Its products are exact in float32, so this is the same arithmetic.
+    # The interpreter multiplies the bits of bfloat16. Products of bfloat16 are exact in float32, so this is
+    # the same arithmetic.
     if INTERPRETED:
         return tl.dot(x.to(tl.float32), y.to(tl.float32), total, input_precision="ieee")
     return tl.dot(x, y, total, input_precision="ieee")
@@ -39,8 +40,10 @@ def dot(x, y, total):
 
 @triton.jit
 def row_products(x, y):
-    """The sums of x y over the columns, float32. Of float32 from the diagonal of a product, for which the device adds up in the
-    same order as for any other product over head_dim: what is equal then cancels to 0 and not to its rounding.
+    """The sums of x y over the columns, float32.
+
+    For float32 they are the diagonal of a product, which the device adds up in the same order as any other
+    product over head_dim. Equal sums then cancel to exactly 0.
     """
     if x.dtype == tl.float32:
         row = tl.arange(0, x.shape[0])
@@ -100,7 +103,7 @@ def capped(products, score_scale, SOFT_CAP: tl.constexpr):
 
 @triton.jit
 def weights_of(scores, slope, base2_lse, factor):
-    """The softmax from what the forward kernel left of its log-sum-exp and `factor_of`, broadcast to the scores."""
+    """The softmax, from the forward kernel's log-sum-exp and from `factor_of`, broadcast to the scores."""
     if factor is None:
         return tl.exp2(scores * slope - base2_lse)
     else:
@@ -109,7 +112,7 @@ def weights_of(scores, slope, base2_lse, factor):
 
 @triton.jit
 def factor_of(totals, numbers, first, rows, BLOCK: tl.constexpr, MASKED: tl.constexpr, AXIS: tl.constexpr):
-    """What the weights beside the largest are multiplied by, [BLOCK] and a new AXIS; None where there are no totals of them."""
+    """The factor of the weights relative to the largest, [BLOCK] and a new AXIS; None without totals."""
     factor = None
     if totals is not None:
         total = load_tokens(totals + numbers, first, rows, BLOCK, MASKED)
@@ -119,7 +122,7 @@ def factor_of(totals, numbers, first, rows, BLOCK: tl.constexpr, MASKED: tl.cons
 
 @triton.jit
 def exp2_for(dtype: tl.constexpr, x):
-    """2^x, float32: as the hardware gives it, to two units in the last place, or for float32 inputs to one."""
+    """2^x, float32: the hardware's, to two units in the last place, or for float32 inputs to one unit."""
     if dtype == tl.float32:
         return precise_exp2(x)
     else:
@@ -128,7 +131,7 @@ def exp2_for(dtype: tl.constexpr, x):
 
 @triton.jit
 def precise_exp2(x):
-    """2^x = 2^n 2^f with n whole, of which the hardware's exponential is exact, and |f| <= 1/2, where a polynomial is."""
+    """2^x = 2^n 2^f: the hardware is exact for whole n, and a polynomial is accurate for |f| <= 1/2."""
     # Below -200 it is 0 anyway, and -inf has no f.
     x = tl.maximum(x, -200.0, propagate_nan=tl.PropagateNan.ALL)
     n = tl.floor(x + 0.5)

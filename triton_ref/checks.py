@@ -1,4 +1,4 @@
-"""What `attention` and `rope` refuse, each in one line with the value and the mend."""
+"""What `attention` and `rope` refuse, each in one line with the value and the remedy."""
 
 from __future__ import annotations
 

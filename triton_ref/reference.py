@@ -65,7 +65,7 @@ def products(q_BTKGD: torch.Tensor, k_BSKD: torch.Tensor, dtype: torch.dtype) ->
 def attention_mask(
     tokens: int, keys: int, causal: bool, offset: int, window: int | None, device: torch.device | None = None
 ) -> torch.Tensor:
-    """bool [T, S]: what each query sees by its position alone, query t standing at key index `t + offset`."""
+    """bool [T, S]: what each query sees by its position alone, query t having key index `t + offset`."""
     position = torch.arange(tokens, device=device)[:, None] + offset
     key = torch.arange(keys, device=device)[None, :]
     mask = torch.ones(tokens, keys, dtype=torch.bool, device=device)

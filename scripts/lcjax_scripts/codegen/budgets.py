@@ -2,7 +2,7 @@
 
 `budgets.json` has a section a GPU, in it a line a kernel: at most so many registers, bytes of spills, instructions in the main
 loop and narrow accesses of memory, at least so many tensor-core products, and whether wgmma may be serialized.
-`python scripts/kernel_report.py --write-budgets` states them anew; the diff then shows what a change costs.
+`python scripts/kernel_report.py --write-budgets` writes new ones; the diff then shows what a change costs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PATH = Path(__file__).with_name("budgets.json")
 
 # A GPU hands out registers in units of 8 a thread, so fewer more cost nothing.
 _REGISTER_UNIT = 8
-# Room in the main loop for another version of ptxas, which is not pinned, to schedule a little differently.
+# Slack in the main loop for another version of ptxas, which is not pinned and may schedule differently.
 _LOOP_SLACK = 0.05
 
 
@@ -63,7 +63,7 @@ def measured(codegen: Codegen) -> Budget:
     )
 
 
-def with_room(budget: Budget) -> Budget:
+def with_slack(budget: Budget) -> Budget:
     """The budget to check in for a kernel that was measured so."""
     units = -(-budget.registers // _REGISTER_UNIT)
     loop = round(budget.main_loop * (1 + _LOOP_SLACK))
@@ -98,7 +98,7 @@ def write(gpu: str, rows: Iterable[tuple[CompiledKernel, Codegen]], path: Path |
     """Replaces the budgets of one GPU."""
     path = path or PATH
     sections = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    sections[gpu] = {budget_key(kernel): dataclasses.asdict(with_room(measured(codegen))) for kernel, codegen in rows}
+    sections[gpu] = {budget_key(kernel): dataclasses.asdict(with_slack(measured(codegen))) for kernel, codegen in rows}
     path.write_text(_one_line_each(sections), encoding="utf-8")
 
 

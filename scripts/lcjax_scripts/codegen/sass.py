@@ -80,6 +80,6 @@ def work_loops(found: Sequence[Loop]) -> list[Loop]:
 def main_loop(found: Sequence[Loop]) -> Loop | None:
     """The loop that a long sequence spends its time in: of those with the most products the shortest.
 
-    Attention has a loop over whole blocks beside one that asks the mask, which is longer.
+    Attention has a loop over whole blocks and a longer one that evaluates the mask.
     """
     return min(work_loops(found), key=lambda loop: (-loop.products, loop.instructions), default=None)

@@ -30,7 +30,7 @@ def disassemble(cubin: Path) -> str:
     return _run([nvdisasm, "--print-code", str(cubin)]).stdout
 
 
-def _find(program: str, places: tuple[tuple[str, str], ...], mend: str) -> str:
+def _find(program: str, places: tuple[tuple[str, str], ...], remedy: str) -> str:
     for package, path in places:
         spec = find_spec(package)  # finds the directory without running the package
         for directory in (spec and spec.submodule_search_locations) or ():
@@ -38,7 +38,7 @@ def _find(program: str, places: tuple[tuple[str, str], ...], mend: str) -> str:
                 return str(Path(directory) / path)
     if found := shutil.which(program):
         return found
-    raise InputError(f"{program} is missing: {mend}")
+    raise InputError(f"{program} is missing: {remedy}")
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""Triton's kernels compiled beside JAX, in a process that imports torch and triton instead."""
+"""Triton's kernels compiled in a separate process, which imports torch and triton instead of JAX."""
 
 from __future__ import annotations
 

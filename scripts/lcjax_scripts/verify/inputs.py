@@ -31,7 +31,7 @@ def make_inputs(name: str, shape: AttentionShape | RopeShape) -> tuple[Arrays, O
 
 
 def digest(arrays: Arrays) -> str:
-    """Of every byte, so that the two sides can be held against each other."""
+    """Of every byte, so that the inputs of both sides can be compared."""
     total = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         total.update(f"{name} {array.dtype} {array.shape}".encode())

@@ -4,7 +4,7 @@ Each has the effect on the results that the bug has inside a kernel:
 
 | mutant | the kernel's bug | planted as |
 | --- | --- | --- |
-| phase off by 0.01 | every angle 0.01 radians too large | operands and cotangents turned by 0.01 beforehand: rotations add up |
+| phase off by 0.01 | every angle 0.01 radians too large | operands and cotangents rotated by 0.01 beforehand: rotations add up |
 | mask off by one | `<=` for `<`: the window's edge, or the diagonal, is one key too far | window + 1, or query_offset + 1 |
 | missing scale | scores are q k^T | scale = 1 |
 | dropped KV head | the last key/value head is never read | its keys and values are 0 |
@@ -12,7 +12,7 @@ Each has the effect on the results that the bug has inside a kernel:
 | int32 wrap of offset | the key index of a query wraps to negative, so no key is before it | query_offset less 2^32 |
 | int32 wrap of positions | the row of a table of cosines, position x 4,096 elements, wraps | that position |
 | missing attention factor | cosines and sines are not multiplied | attention_factor = 1 |
-| swapped halves | a pair's two elements are read in each other's place | operands with their halves swapped |
+| swapped halves | a pair's two elements are exchanged | operands with their halves swapped |
 
 The references stay what they are. A gradient that such a plant leaves right is a case that the mutant passes; one case above the
 rule on every shape is what it takes to be caught.
@@ -90,7 +90,7 @@ def factor(arrays: Arrays, options: Options) -> tuple[Arrays, Options]:
     return arrays, options | {"attention_factor": 1.0}
 
 
-def halves(arrays: Arrays, options: Options) -> tuple[Arrays, Options]:
+def swap_halves(arrays: Arrays, options: Options) -> tuple[Arrays, Options]:
     pairs = len(arrays["inverse_frequencies"])
 
     def swapped(x: np.ndarray) -> np.ndarray:
@@ -125,7 +125,7 @@ class Mutant:
 MUTANTS = {
     "phase off by 0.01": Mutant(phase, ROPE_SHAPES),
     "missing attention factor": Mutant(factor, SCALED_ROPE_SHAPES),
-    "swapped halves": Mutant(halves, ROPE_SHAPES),
+    "swapped halves": Mutant(swap_halves, ROPE_SHAPES),
     "int32 wrap of positions": Mutant(positions, ROPE_SHAPES),
     "mask off by one": Mutant(mask, ATTENTION_SHAPES),
     "missing scale": Mutant(scale, ATTENTION_SHAPES),

@@ -2,11 +2,11 @@
 
     err(implementation, float64 reference) <= 2 * err(plain implementation in that dtype, float64 reference) + rounding floor
 
-`err` is taken twice, as the largest and as the root-mean-square difference, and both must obey: the first sees one wrong
-element, the second sees a small error on all of them. The rounding floor is what storing a perfect result in that dtype may
-cost: half a unit in the last place of every element.
+`err` is taken twice, as the largest and as the root-mean-square difference, and both must satisfy the rule:
+the first sees one wrong element, the second sees a small error in all of them. The rounding floor is what
+storing an exact result in that dtype may cost: half a unit in the last place of every element.
 
-numpy alone, so that a process with JAX and one with torch can both be judged by it.
+This module needs only numpy, so it judges results of JAX and of torch.
 
 Source: the tests of Dao-AILab/flash-attention.
 """
@@ -46,16 +46,17 @@ def error_ratio(actual: Any, plain: Any, exact: Any, dtype: Any = None) -> float
 
 
 def ratios_of(actual: Any, plain: Any, exact: Any, dtype: Any = None) -> Ratios:
-    """Both ratios of `error_ratio`, of which it is the greater."""
+    """Both ratios; `error_ratio` is the greater of them."""
     errors = errors_of(actual, plain, exact, dtype)
     return Ratios(*(_ratio(size, errors) for size in (_largest, _root_mean_square)))
 
 
 def leaves_ratios(leaves: Iterable[tuple[Any, Any, Any]], dtype: Any = None) -> Ratios:
-    """`ratios_of` the tensors (actual, plain, exact) of a tree: root-mean-square leaf by leaf, of which the greatest, and
-    largest over all leaves, each in parts of its size.
+    """`ratios_of` for the tensors (actual, plain, exact) of a tree.
 
-    The largest of a few hundred errors is a matter of luck, and among a dozen tensors someone has bad luck.
+    The root-mean-square ratio is the greatest of those of the leaves. The largest error is taken over all
+    leaves together, each relative to its size: the largest of a few hundred errors is luck, and among a
+    dozen tensors one is likely to be unlucky.
     """
     parts = []
     for actual, plain, exact in leaves:
@@ -66,7 +67,7 @@ def leaves_ratios(leaves: Iterable[tuple[Any, Any, Any]], dtype: Any = None) -> 
 
 
 def errors_of(actual: Any, plain: Any, exact: Any, dtype: Any = None) -> Errors:
-    """What the ratios are made of. The references are finite: an assertion says so."""
+    """The errors and floors of the ratios. Asserts that both references are finite."""
     eps = float(ml_dtypes.finfo(np.asarray(actual).dtype if dtype is None else dtype).eps)
     assert np.asarray(exact).dtype == np.float64
     assert np.shape(actual) == np.shape(plain) == np.shape(exact)

@@ -75,7 +75,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """`milliseconds` of one run, the median of several; `extra_bytes` on the device beside the inputs, at the peak."""
+    """`milliseconds` of one run, the median of several; `extra_bytes` on the device in addition to the inputs, at the peak."""
 
     job: Job
     milliseconds: float | None

@@ -104,10 +104,10 @@ def roofline(path: Path, results: Sequence[Result], provenance: dict[str, str]) 
         if result.tflops:
             intensity = result.job.flops / result.job.bytes_moved
             points[result.job.implementation, result.job.part].append((intensity, result.tflops))
-    colours = {name: f"C{n}" for n, name in enumerate(dict.fromkeys(name for name, _ in points))}
+    colors = {name: f"C{n}" for n, name in enumerate(dict.fromkeys(name for name, _ in points))}
     for (implementation, part), xy in points.items():
         axes.scatter(
-            *zip(*xy, strict=True), color=colours[implementation], marker=MARKERS.get(part, "o"), s=36, alpha=0.8
+            *zip(*xy, strict=True), color=colors[implementation], marker=MARKERS.get(part, "o"), s=36, alpha=0.8
         )
     found = [x for xy in points.values() for x, _ in xy]
     device = provenance.get("device", "")
@@ -123,7 +123,7 @@ def roofline(path: Path, results: Sequence[Result], provenance: dict[str, str]) 
     axes.set_title(f"attention and RoPE on {device or 'an unknown device'}, commit {provenance['commit']}")
     parts = dict.fromkeys(part for _, part in points)
     axes.legend(
-        handles=[Line2D([], [], color=colour, marker="o", ls="", label=name) for name, colour in colours.items()]
+        handles=[Line2D([], [], color=color, marker="o", ls="", label=name) for name, color in colors.items()]
         + [Line2D([], [], color="0.4", marker=MARKERS.get(part, "o"), ls="", label=part) for part in parts],
         fontsize=8,
     )

@@ -1,4 +1,4 @@
-"""The very step of `lcjax.train` on random weights made on the device."""
+"""The step of `lcjax.train` on random weights that are made on the device."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class CompiledStep:
         program = self.traced.program_of(jax.tree.map(_random, self.traced.params))
         state = step.init_state(program.optimizer, program.trainable, 0)
         frozen = program.frozen
-        del program  # else it would keep the weights that learn beside those of the state
+        del program  # else the trained weights would exist twice, here and in the state
         positions = jnp.arange(self.traced.tokens, dtype="int32")[None, None]
         ids = positions * 7919 % self.traced.config.vocab_size
         batch = dict(zip(step.BATCH_KEYS, (ids, ids, positions, positions * 0), strict=True))

@@ -1,7 +1,7 @@
 """Processes that are measured one after another, while those that follow get ready.
 
-A process says READY when it has done what needs no device, and goes on when it is told. Then it measures, prints its result as
-JSON and ends.
+A process prints READY when it has done what needs no device, and waits for a line on its standard input.
+Then it measures, prints its result as JSON and ends.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def measured(
     *,
     ahead: int,
 ) -> Iterator[tuple[Row, Row]]:
-    """(row, its result, or {"error": its error, or the last line it said}) in the order of the rows.
+    """(row, its result, or {"error": its error, or the last line it printed}) in the order of the rows.
 
     Up to `ahead` rows get ready while one is measured.
     """
@@ -78,7 +78,7 @@ class _Process:
         except BrokenPipeError:  # it died before
             output = ""
         returned = self._process.wait()
-        lines, said = output.splitlines(), self._last_line_said()
+        lines, said = output.splitlines(), self._last_line_of_stderr()
         if returned == 0 and lines:
             return json.loads(lines[-1])
         return {"error": said[:300] or f"ended with {returned}"}
@@ -88,9 +88,9 @@ class _Process:
         self._process.communicate()
         self._stderr.close()
 
-    def _last_line_said(self) -> str:
+    def _last_line_of_stderr(self) -> str:
         self._stderr.seek(0)
         with self._stderr:
             lines = self._stderr.read().strip().splitlines() or [""]
-            # What the library says below its error is where in its source it noticed.
+            # Below its error the library prints where in its source it was raised.
             return next((line for line in reversed(lines) if _ERROR.match(line)), lines[-1])

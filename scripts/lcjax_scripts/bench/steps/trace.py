@@ -1,4 +1,4 @@
-"""What a GPU did in a recorded step: which kernels ran when, beside which copies, and when nothing ran.
+"""What a GPU did in a recorded step: which kernels ran when, which copies overlapped them, and when nothing ran.
 
 Source: the XSpace that JAX's profiler writes (`jax.profiler.trace`), read by `jax.profiler.ProfileData`.
 """

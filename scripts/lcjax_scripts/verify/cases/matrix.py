@@ -29,9 +29,10 @@ MASKS: dict[str, Callable[[int], dict[str, Any]]] = {
     "soft cap": lambda keys: {"soft_cap": 2.0, "lse_cotangent": True},
 }
 
-# What meets a mask at 4,097 tokens: dtype, head_dim, group. Every value of each, what takes longest with what takes least:
-# interpreted, float32 at head_dim 256 has 32 times the tiles of bfloat16 at 128, and a mask of all keys 16 times a window's. Sinks
-# have the most heads: each has one gradient, and the error of few numbers is luck.
+# Dtype, head_dim and group of each mask at 4,097 tokens. Every value of each occurs, and slow ones meet fast
+# ones: interpreted, float32 at head_dim 256 has 32 times the blocks of bfloat16 at 128, and a full mask 16
+# times those of a window. Sinks have the most heads: each head has one gradient, and the error of few numbers
+# is luck.
 LONGEST = {
     "causal": ("float32", 64, 1),
     "full": ("bfloat16", 128, 1),
@@ -46,8 +47,10 @@ LONGEST = {
 
 
 def default_matrix() -> Shapes:
-    """The named shapes, and of the whole product so many that every two values of two different axes meet (but at 4,097 tokens,
-    which the named shapes have)."""
+    """The named shapes, and enough of the product of the axes that every two values of two axes meet.
+
+    Of 4,097 tokens there are only the named shapes.
+    """
     dtypes = itertools.cycle(("bfloat16", "float16", "float32"))
     shapes: Shapes = {name: dataclasses.replace(shape, dtype=next(dtypes)) for name, shape in ATTENTION.items()}
     shapes |= ATTENTION_FEATURES
@@ -66,11 +69,11 @@ def default_matrix() -> Shapes:
 
 
 def full_matrix() -> Shapes:
-    """The default matrix, and of the whole product so many that every three values of three different axes meet; with 4,097
-    tokens LONGEST alone.
+    """The default matrix, and enough of the product that every three values of three axes meet.
 
-    Of the product's 6,120 shapes that is a thirteenth, in which bugs are found that it takes three circumstances to show, say
-    float16, a head_dim of 80 and a window. Interpreted, the product would take a day.
+    Of 4,097 tokens there are LONGEST and the named shapes. This is a thirteenth of the product's 6,120 shapes,
+    which would take a day to interpret. It finds bugs that need three conditions to show, such as float16,
+    a head_dim of 80 and a window.
     """
     shapes = default_matrix()
     *lengths, longest = LENGTHS
@@ -84,7 +87,7 @@ def full_matrix() -> Shapes:
 
 
 def long_matrix() -> Shapes:
-    """A million tokens, and just more than 2^31 elements of queries, keys, values and their gradients; for a GPU of 80 GB."""
+    """A million tokens, and just over 2^31 elements of q, k, v and their gradients; for a GPU of 80 GB."""
     beyond = 2**31 // (16 * 128) + 512
     return {
         "attention, 1M tokens": LongShape(2**20, 2, 1, 128),
@@ -94,7 +97,7 @@ def long_matrix() -> Shapes:
 
 
 def _attention(dtype: str, head_dim: int, gqa_ratio: int, tokens: int, mask: str) -> Shapes:
-    # A single query among many keys is what decoding has; on its own its gradients would be 0 but for rounding.
+    # A single query among many keys, as in decoding. With one key its gradients would be 0 except for rounding.
     one_query: dict[str, Any] = {"keys": 130, "batch": 16}
     fields = one_query | MASKS[mask](130) if tokens == 1 else MASKS[mask](tokens)
     kv_heads = 1 if tokens >= 1000 or gqa_ratio == 8 else 2

@@ -22,7 +22,7 @@ class AttentionShape:
     """Equal to `tokens` when None."""
     causal: bool = True
     query_offset: int | None = None
-    """The key index of query 0; the last query stands at the last key when None."""
+    """The key index of query 0; the last query has the index of the last key when None."""
     segments: str | None = None
     window: int | None = None
     """Tokens."""
@@ -57,7 +57,7 @@ class AttentionShape:
 
     @property
     def masks(self) -> tuple[str, ...]:
-        """What is special about it, in words: the terms by which a report is filtered."""
+        """The features of the call, in words by which a report is filtered."""
         terms = {
             "causal": self.causal,
             "full": not self.causal,
@@ -72,7 +72,7 @@ class AttentionShape:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """What is judged, a case each."""
+        """The results that are judged, a case each."""
         return ("out", "lse", "dq", "dk", "dv", *(("dsinks",) if self.sinks else ()))
 
 
@@ -86,11 +86,11 @@ class RopeShape:
     head_dim: int
     batch: int = 1
     pairs: int | None = None
-    """Pairs of dimensions that turn; half of head_dim when None."""
+    """Pairs of dimensions that are rotated; half of head_dim when None."""
     positions: str = "from 0"
     theta: float = 500_000.0
     attention_factor: float = 1.0
-    """What cosines and sines are multiplied by, as yarn has it."""
+    """A factor on cosines and sines, as in YaRN."""
     dtype: str = "float32"
 
     operation = "rope"
@@ -148,7 +148,7 @@ class ModelShape:
 
 @dataclasses.dataclass(frozen=True)
 class LongShape:
-    """Causal attention, or RoPE from position 0, over more tokens than a reference can hold: judged on some of its rows."""
+    """Causal attention, or RoPE from position 0, too long for a full reference: judged on some of its rows."""
 
     tokens: int
     heads: int

@@ -18,7 +18,7 @@ from lcjax_scripts.verify.mutants import MUTANTS
 from lcjax_scripts.verify.parity.results import Outcome, SideResult, save
 
 PARENT = "PARITY_PARENT"
-"""The variable that tells a process of a side who started it; asking would be too late where that one is gone already."""
+"""Environment variable with the id of the parent process, which may have ended before a side can look it up."""
 SECONDS_BETWEEN_LOOKS_AT_THE_PARENT = 0.5
 
 
@@ -52,7 +52,7 @@ class Job:
 
 
 def longest_first(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs in the order to begin them in: what takes longest is not left to one process when all others are done."""
+    """The jobs, longest first, so that no process is left with a long one when all others are done."""
     return sorted(jobs, key=lambda job: job.shape.work, reverse=True)
 
 
@@ -71,7 +71,10 @@ def _job(*, operation: str, shape: dict, model_file: str | None, **fields) -> Jo
 
 
 def work(side: str, run: Callable[[Job], SideResult], jobs_file: str) -> int:
-    """A process of a side: runs every job that none of its kind has claimed, and saves the results beside the file of jobs."""
+    """The process of a side: runs every job that no process of that side has claimed, and saves the results.
+
+    Results go to the folder of the file of jobs.
+    """
     threading.Thread(target=_end_with, args=(int(os.environ.get(PARENT, os.getppid())),), daemon=True).start()
     path = Path(jobs_file)
     for job in load_jobs(path):
@@ -81,7 +84,7 @@ def work(side: str, run: Callable[[Job], SideResult], jobs_file: str) -> int:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process once the one that started it is gone, which may have had no time to say so."""
+    """Ends this process once its parent has ended, which may have been killed."""
     while os.getppid() == parent:
         time.sleep(SECONDS_BETWEEN_LOOKS_AT_THE_PARENT)
     os._exit(1)
@@ -100,7 +103,7 @@ def result_path(folder: Path, job: Job, side: str) -> Path:
 
 
 def outcome_of(compute: Callable[[], dict], refusal: type[Exception] | tuple[()] = ()) -> Outcome:
-    """The tensors, or what an implementation died of: a case that fails, not a run. A `refusal` is raised again."""
+    """The tensors, or the error of an implementation: it fails the case, not the run. A `refusal` is raised again."""
     try:
         return compute()
     except refusal:

@@ -19,12 +19,12 @@ from lcjax_scripts.verify.inputs import Arrays, Options, digest
 from lcjax_scripts.verify.parity.jobs import Job, outcome_of, work
 from lcjax_scripts.verify.parity.results import Outcome, SideResult
 
-# Products of an interpreted call above which a CPU gains from faster code what compiling it costs.
+# Products of an interpreted call above which faster code is worth its compilation on a CPU.
 MANY_PRODUCTS = 2**27
-# Rows and columns of which a kernel computes a whole tile, however few there are.
+# A kernel computes at least this many rows and columns.
 TILE = 128
 
-# A CPU's compiled programs are some hundred mappings of memory each, of which a process may have 65,530.
+# A compiled CPU program takes about a hundred memory mappings; a process may have 65,530.
 JOBS_BETWEEN_CLEARINGS = 32
 
 
@@ -73,12 +73,12 @@ def _attention(implementation: str, arrays: Arrays, options: Options) -> Arrays:
     batch, tokens, heads, head_dim = arrays["q"].shape
     products = batch * heads * head_dim * max(tokens, TILE) * max(arrays["k"].shape[1], TILE)
 
-    # Where q is float32, the rounding of scores is what counts: as on a GPU it takes a fused multiply-add, so optimised code.
-    optimised = arrays["q"].dtype == np.float32 or products > MANY_PRODUCTS
+    # For float32 the rounding of scores matters: as on a GPU it needs a fused multiply-add, so optimized code.
+    optimized = arrays["q"].dtype == np.float32 or products > MANY_PRODUCTS
 
     def results(*, with_lse: bool) -> Arrays:
         fn = _attention_with_gradients(implementation, with_lse, tuple(options.items()))
-        return _numpy(_compiled(fn, optimised=optimised)(arrays))
+        return _numpy(_compiled(fn, optimized=optimized)(arrays))
 
     try:
         return results(with_lse=True)
@@ -140,9 +140,9 @@ def _rope_with_gradients(implementation: str, attention_factor: float) -> Callab
 
 
 @functools.cache
-def _compiled(fn: Callable, *, optimised: bool = False) -> Callable:
-    # What fusion emitters gain in the running of an interpreted kernel they lose in its compilation.
-    quick = {"xla_backend_optimization_level": int(optimised), "xla_cpu_use_fusion_emitters": False}
+def _compiled(fn: Callable, *, optimized: bool = False) -> Callable:
+    # Fusion emitters cost more compilation than they save when an interpreted kernel runs.
+    quick = {"xla_backend_optimization_level": int(optimized), "xla_cpu_use_fusion_emitters": False}
     return jax.jit(fn, compiler_options=None if jax.default_backend() == "gpu" else quick)
 
 

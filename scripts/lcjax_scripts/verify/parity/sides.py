@@ -27,7 +27,7 @@ def run_jobs(jobs: Sequence[Job], folder: Path, *, alone: bool = False) -> Itera
     `alone`: one process has the device at a time, that of JAX first.
 
     Raises:
-      RuntimeError: a process died, with the end of what it said.
+      RuntimeError: a process died, with the end of its stderr.
     """
     save_jobs(longest_first(jobs), folder / JOBS)
     processes = []
@@ -71,7 +71,7 @@ def _errors(folder: Path, side: str, number: int) -> Path:
 def _finished(jobs: Sequence[Job], folder: Path, processes: Sequence[subprocess.Popen]) -> Iterator[Finished]:
     pending = list(jobs)
     while pending:
-        # Whether one has died is asked before its files are looked for, not to miss what it wrote last.
+        # Look for dead processes before looking for files, so that what a process wrote last is not missed.
         dead = [process for process in processes if process.poll()]
         there = {entry.name for entry in os.scandir(folder)}
         paths = {job.key: [result_path(folder, job, side) for side in SIDES] for job in pending}
@@ -84,10 +84,10 @@ def _finished(jobs: Sequence[Job], folder: Path, processes: Sequence[subprocess.
         if done:
             pending = [job for job in pending if job not in done]
         elif dead:
-            raise RuntimeError(f"a process of the harness ended with {dead[0].returncode}:\n{_said(folder)}")
+            raise RuntimeError(f"a process of the harness ended with {dead[0].returncode}:\n{_stderr_tail(folder)}")
         else:
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _said(folder: Path) -> str:
+def _stderr_tail(folder: Path) -> str:
     return "\n".join(path.read_text(encoding="utf-8")[-2000:] for path in sorted(folder.glob("*.stderr")))

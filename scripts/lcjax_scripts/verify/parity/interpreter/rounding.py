@@ -1,9 +1,9 @@
-"""Triton's interpreter, rounding as a GPU does where it would otherwise add errors that are no property of the kernels.
+"""Makes Triton's interpreter round like a GPU, so that it adds no errors that the kernels do not have.
 
-It cuts float32 off to bfloat16, where the device rounds to the nearest. And it leaves products to BLAS, which on some processors
-adds up in one chain, where a tensor core takes 16 terms at a time; and in an order that depends on a tile's shape: the backward
-pass, with tiles of its own, would not compute the float32 scores again that the forward pass has seen, and where scores are in the
-hundreds that is all the error there is.
+The interpreter truncates float32 to bfloat16, where the device rounds to nearest. It leaves products to
+BLAS. On some processors BLAS adds up in one chain, where a tensor core takes 16 terms at a time. The order
+also depends on the shape of a block: the backward pass, with blocks of its own, would not reproduce the
+float32 scores of the forward pass. Where scores are in the hundreds, that is most of the error.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import numpy as np
 import triton.language as tl
 from triton.runtime import interpreter
 
-# As many as make products about as accurate as those that XLA gives to Pallas' interpreter: neither opponent gains by a library.
+# Makes products about as accurate as those of XLA in Pallas' interpreter, so that neither side gains by its
+# library.
 LANES = 4
-# Terms that a tensor core's instruction adds up for 16-bit numbers, as Pallas' interpreter does.
+# Terms that a tensor core instruction adds up for 16-bit numbers, as Pallas' interpreter does.
 TERMS_OF_A_STEP = 16
 
 
@@ -47,15 +48,15 @@ def _has_16_bits(x: np.ndarray) -> bool:
 
 
 def _summed_in_steps(a_MK: np.ndarray, b_KN: np.ndarray) -> np.ndarray:
-    """`a b` in float32, also of a stack of each: BLAS adds up TERMS_OF_A_STEP products, whose sums are added in turn."""
+    """`a b` in float32, also of stacks: BLAS adds up TERMS_OF_A_STEP products, then the partial sums are added."""
     a_MnS = a_MK.reshape(*a_MK.shape[:-1], -1, TERMS_OF_A_STEP)
     b_nSN = b_KN.reshape(*b_KN.shape[:-2], -1, TERMS_OF_A_STEP, b_KN.shape[-1])
     return np.matmul(a_MnS.swapaxes(-3, -2), b_nSN).sum(-3)
 
 
 def _summed_in_lanes(a_MK: np.ndarray, b_KN: np.ndarray) -> np.ndarray:
-    """`a b` in float32, also of a stack of each: for every element alike LANES running sums, each over every LANES-th k, then those
-    by halves."""
+    """`a b` in float32, also of stacks: LANES running sums for every element, each over every LANES-th k,
+    which are then added in pairs."""
     if a_MK.ndim == 3:
         return np.stack([_summed_in_lanes(a, b) for a, b in zip(a_MK, b_KN, strict=True)])
     sums_LMN = np.zeros((LANES, len(a_MK), b_KN.shape[1]), np.float32)

@@ -1,6 +1,7 @@
-"""Triton's interpreter without what it does over and over and need do once: the same results, bit by bit, in a third of the time.
+"""Makes Triton's interpreter faster: the same results, bit for bit, in a third of the time.
 
-Interpreted, an operation on a tile takes far less time than the Python around it.
+It does work for every operation that is needed once. The arithmetic of an interpreted operation takes far
+less time than the Python around it.
 """
 
 from __future__ import annotations
