@@ -239,10 +239,9 @@ def rope_table(paths: Sequence[Path]) -> str:
 def profile_table(paths: Sequence[Path]) -> str:
     """Seconds by kind of kernel."""
     profile = load_json(paths[0])
-    spelled = {"norms, SwiGLU, dequantization": "norms, SwiGLU, dequantization"}
     total = sum(profile["seconds"].values())
     lines = [
-        [spelled.get(kind, kind), f"{seconds:.2f}", f"{100 * seconds / total:.1f}%", _seconds(profile, kind)]
+        [kind, f"{seconds:.2f}", f"{100 * seconds / total:.1f}%", _seconds(profile, kind)]
         for kind, seconds in sorted(profile["seconds"].items(), key=lambda item: -item[1])
     ]
     return markdown(["kind", "seconds", "share", "at the ceiling"], [*lines, ["all", f"{total:.2f}", "", ""]])
