@@ -10,7 +10,7 @@ import pytest
 from lcjax_scripts import paths
 from lcjax_scripts.bench.steps.sequential import measured
 
-# Notes when it starts, when it is told to go on, and when it ends.
+# Notes when it starts, when it may continue, and when it ends.
 PROGRAM = """
 import json, sys, time
 sys.path.insert(0, {scripts!r})
@@ -64,7 +64,7 @@ def test_rows_get_ready_while_one_is_measured(run):
     assert notes.index("end a1") < notes.index("start d1")
 
 
-def test_a_row_that_dies_is_told_by_what_it_said(run):
+def test_a_row_that_dies_gives_the_last_line_of_its_stderr(run):
     results, _ = run(["early1", "late1", "c1"], 1)
     assert results == [{"error": "no memory for early1"}, {"error": "no memory for late1"}, {"name": "c1"}]
 

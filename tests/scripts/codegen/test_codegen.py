@@ -132,14 +132,14 @@ def test_a_good_kernel_is_within_its_budget():
     assert codegen.counts == ptx.PtxCounts(wgmma=4, mma=0, tcgen05=0, cp_async=copies, tma=0, wide=copies + 4, narrow=0)
     assert codegen.loops == (codegen.main_loop,)
     assert (codegen.stack, codegen.spill_stores, codegen.spill_loads, codegen.serialized) == (0, 0, 0, ())
-    for budget in (budgets.measured(codegen), budgets.with_room(budgets.measured(codegen))):
+    for budget in (budgets.measured(codegen), budgets.with_slack(budgets.measured(codegen))):
         assert budgets.excesses(codegen, budget) == []
 
 
 @pytest.mark.parametrize("mutant", SPOILT)
 def test_a_spoilt_kernel_is_flagged(mutant):
     options, expected = SPOILT[mutant]
-    budget = budgets.with_room(budgets.measured(product(**GOOD)))
+    budget = budgets.with_slack(budgets.measured(product(**GOOD)))
     found = budgets.excesses(product(**options), budget)
     assert {fault.split()[0] for fault in found} >= expected, found
 
@@ -159,7 +159,7 @@ def test_budgets_are_read_as_written(tmp_path):
     assert budgets.read(GPU, path) == {}
     budgets.write(GPU, [(kernel, codegen)], path)
     budgets.write("h200", [], path)
-    assert budgets.read(GPU, path) == {"rope 64 bfloat16 pallas": budgets.with_room(budgets.measured(codegen))}
+    assert budgets.read(GPU, path) == {"rope 64 bfloat16 pallas": budgets.with_slack(budgets.measured(codegen))}
     assert budgets.read("h200", path) == {}
 
 

@@ -36,12 +36,15 @@ def kernel_without_names(bytecode: bytes) -> str:
         dialect.register_dialect(context)
         context.allow_unregistered_dialects = True
         text = ir.Module.parse(bytecode).operation.get_asm(enable_debug_info=False)
+    assert isinstance(text, str)
     symbols: dict[str, str] = {}
     return re.sub(r"@([\w.-]+)", lambda match: symbols.setdefault(match[1], f"@{len(symbols)}"), text)
 
 
 def unescaped(string: str) -> bytes:
     """The bytes of a string in an HLO module, whose escapes are `\\XX`, `\\\\` and `\\"`."""
-    return _ESCAPE.sub(
-        lambda found: bytes.fromhex(found[1].decode()) if len(found[1]) == 2 else found[1], string.encode("latin-1")
-    )
+
+    def byte_of(found: re.Match[bytes]) -> bytes:
+        return bytes.fromhex(found[1].decode()) if len(found[1]) == 2 else found[1]
+
+    return _ESCAPE.sub(byte_of, string.encode("latin-1"))
