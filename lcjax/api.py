@@ -1,4 +1,4 @@
-"""The library in the words that users of Unsloth and PEFT know."""
+"""The public functions, with the names that users of Unsloth and PEFT know."""
 
 from __future__ import annotations
 
@@ -49,21 +49,21 @@ def from_pretrained(
       dtype: "float32" or "bfloat16"; when None, bfloat16 on an accelerator and float32 on a CPU.
       use_gradient_checkpointing: for full fine-tuning; `get_peft_model` has its own.
       attention: the implementation, see `lcjax.ops.attention`.
-      quantize: "nf4" keeps the layers' linear maps in four bits, as bitsandbytes does, for training adapters on them; the
-        activations are in `dtype` still. A checkpoint that bitsandbytes wrote in NF4 is taken as it is, with or without.
+      quantize: "nf4" stores the layers' linear maps in four bits, as bitsandbytes does, for training adapters on them;
+        activations stay in `dtype`. A checkpoint that bitsandbytes wrote in NF4 is loaded as it is in either case.
       memory: how layers run in tiles: `lcjax.config.MemorySettings`, the same in words ("tile=4096,head_groups=8"), "none", or
-        "auto", which is tiles above 32,768 tokens.
+        "auto", which uses tiles above 32,768 tokens.
       rope_scaling, rope_theta: how RoPE reaches beyond the trained context, see `lcjax.config.rope_choice.choose_rope`. One
-        line of the log says what was chosen. The model's config has it, and so has what is saved.
-      embeddings_on_host: leaves embedding and head in pinned host memory, where training may then keep them, until something
-        needs them; also where `memory` says so.
+        line of the log reports the choice. The model's config has it, and so do saved files.
+      embeddings_on_host: leaves embedding and head in pinned host memory, where training may leave them, until they
+        are needed; also where `memory` requests it.
       loss_chunk: tokens whose logits exist at a time while training; what fills 32 to 128 MiB when None.
 
     Returns:
       (model, tokenizer): a `lcjax.model.Llama` and a transformers `PreTrainedTokenizerFast`.
 
     Raises:
-      InputError: nothing usable is there; the message names the thing and the mend.
+      InputError: nothing usable is there; the message names the thing and the remedy.
     """
     jax_dtype = resolve_dtype(dtype)
     resolve_implementation(attention)
@@ -142,7 +142,7 @@ def load_adapter(model: Llama, directory: str | Path) -> Llama:
 def save_pretrained(model: Llama, directory: str | Path, tokenizer=None) -> None:
     """Writes the adapter alone, as PEFT reads it (`peft.PeftModel.from_pretrained(base, directory)`), and the tokenizer, if given.
 
-    Beside it base_config.json, the base model's config with the RoPE of the training: where that was scaled, transformers' base
+    Also writes base_config.json, the base model's config with the RoPE of the training: where that was scaled, transformers' base
     model needs it (`transformers.AutoConfig.from_pretrained("DIRECTORY/base_config.json")`).
 
     Raises:

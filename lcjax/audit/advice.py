@@ -1,4 +1,4 @@
-"""What the figures of an audit say to do."""
+"""Advice that follows from the figures of an audit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lcjax.audit.reuse import Reuse
 from lcjax.data import TokenizedCorpus
 from lcjax.tokens.figures import short
 
-# Reuse is there from this share on; in a corpus whose text was dealt out anew across documents it is below it (docs/data.md).
+# The share from which reuse counts as present; text shuffled across documents stays below it (docs/data.md).
 PRESENT = 0.005
 # Of all tokens, those that should reach back over half the context, for its far half to be trained at all.
 REACHING = 0.1
@@ -19,7 +19,7 @@ CROWDED = 8
 TOKENS_A_STEP = 65536
 # Optimizer steps below which a schedule means nothing: warm-up and decay are over before the gradient's noise has averaged out.
 STEPS = 20
-# Passes over the same text beyond which more of them mostly teach it by heart.
+# Passes over the same text beyond which more of them mostly memorize it.
 MOST_EPOCHS = 5
 DUPLICATED = 0.02
 # Documents from which chance is known well enough.

@@ -1,4 +1,4 @@
-"""Documents that say nearly the same, found by sketches of their n-grams.
+"""Near-duplicate documents, found by sketches of their n-grams.
 
 A document's sketch is the k smallest hashes of its n-grams. Of the k smallest hashes of two sketches together, the share that is in
 both estimates the Jaccard similarity of the documents' sets of n-grams, |A & B| / |A | B|, with a standard error below
@@ -18,7 +18,7 @@ from lcjax.data import TokenizedCorpus
 NGRAM = 8
 SKETCH = 128
 SIMILAR = 0.8
-# Two documents are compared if they are neighbours at this share of a sketch's hashes.
+# Two documents are compared if they are neighbors at this share of a sketch's hashes.
 _CANDIDATE_SHARE = SIMILAR / 4
 
 
@@ -63,7 +63,7 @@ def _sketch(tokens: np.ndarray) -> np.ndarray:
 
 
 def _candidates(sketches: list[np.ndarray]) -> list[tuple[int, int]]:
-    """Pairs that share enough hashes. Of all documents with a hash, only neighbours in order are paired: of a thousand copies, each
+    """Pairs that share enough hashes. Of all documents with a hash, only neighbors in order are paired: of a thousand copies, each
     with the next, which groups them all."""
     hashes = np.concatenate(sketches)
     document = np.repeat(np.arange(len(sketches)), [len(sketch) for sketch in sketches])

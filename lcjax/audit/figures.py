@@ -12,7 +12,7 @@ from lcjax.audit.reuse import Reuse, reuse_by_distance
 from lcjax.data import TokenizedCorpus
 from lcjax.tokens.figures import TokenFigures, token_figures
 
-# What counts as a long document, where the context asked for is no shorter than twice that.
+# The length of a long document, where the requested context is at least twice as long.
 LONG = 32768
 
 
@@ -38,7 +38,7 @@ class AuditFigures:
     duplicates: Duplicates
 
     def as_json(self) -> dict[str, Any]:
-        """The same for machines, with the shares that the tables show."""
+        """The same as JSON, with the shares that the tables show."""
         content = dataclasses.asdict(self)
         content["reuse"] = [dataclasses.asdict(bucket) | {"share": bucket.share} for bucket in self.reuse]
         return content

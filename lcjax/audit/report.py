@@ -10,7 +10,7 @@ from lcjax.audit.figures import AuditFigures
 from lcjax.tokens.figures import short
 
 _BAR_WIDTH = 16
-_SHOWN_GROUPS = 5
+_LISTED_GROUPS = 5
 
 
 def headline(figures: AuditFigures) -> str:
@@ -49,7 +49,7 @@ def duplicates_table(figures: AuditFigures) -> Table:
     title = f"near-duplicates: {duplicates.documents:,} documents, {share:.1%} of the tokens"
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column("group")
-    for group in duplicates.groups[:_SHOWN_GROUPS]:
+    for group in duplicates.groups[:_LISTED_GROUPS]:
         more = f" and {len(group) - 3} more" if len(group) > 3 else ""
         table.add_row(Text(", ".join(group[:3]) + more))
     return table

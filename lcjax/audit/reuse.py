@@ -1,4 +1,4 @@
-"""How much text says again what was said far before, and no nearer, beyond what chance repeats.
+"""How much text repeats text from far before, and no nearer, beyond what chance repeats.
 
 Shapes: P n-grams of the corpus, one ending at every token but the first n - 1 of each document.
 """
@@ -113,7 +113,7 @@ class _Grams:
 
 
 def _sizes(starts: np.ndarray) -> np.ndarray:
-    """Of each element the size of its run; `starts` [P] bool says where runs begin."""
+    """For each element the size of its run; `starts` [P] bool marks where runs begin."""
     first = np.flatnonzero(starts)
     sizes = np.diff(first, append=len(starts))
     return np.repeat(sizes, sizes)

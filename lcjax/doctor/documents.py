@@ -14,7 +14,7 @@ STEPS = "how many tokens a step?"
 
 
 def on_documents(figures: AuditFigures) -> Iterator[Finding]:
-    """The audit's advice, line by line, the accumulation that fills a step, and the steps that come of it."""
+    """The audit's advice, line by line, the accumulation that fills a step, and the number of steps."""
     accumulation = accumulation_for(figures)
     yield Finding(QUESTION, headline(figures))
     for line in advice(figures, rows_a_step=accumulation):

@@ -1,4 +1,4 @@
-"""What the doctor finds: a question, its answer, and what follows for the command line."""
+"""What the doctor finds: a question, its answer, and the flags that follow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """`flags` are of lcjax.train, by name without dashes; `stops` says that the run as asked for is not to be had."""
+    """`flags` are those of lcjax.train, without dashes; `stops` states that the requested run is impossible."""
 
     question: str
     answer: str

@@ -1,4 +1,4 @@
-"""Does a step fit the GPU, and by what policy? Asked of the compiler where it is there, else answered by the rule."""
+"""Does a step fit the GPU, and with what policy? From the compiler where it is installed, otherwise from a rule."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Replan = Callable[[Workload], Planner]
 
 
 def by_rule(workload: Workload, tokens: int) -> Finding:
-    """What is known without a GPU: which policy the length asks for, and what it takes of the host."""
+    """What is known without a GPU: the policy for this length, and its host memory."""
     return Finding(QUESTION, f"name a --gpu to know; {_rule(workload, tokens)}")
 
 
@@ -37,7 +37,7 @@ def _rule(workload: Workload, tokens: int) -> str:
         return f"up to {OFFLOAD_ABOVE_TOKENS:,} tokens activations may stay on the GPU ({policy})"
     inputs = config.num_hidden_layers * tokens * config.hidden_size * 2
     return (
-        f"above {OFFLOAD_ABOVE_TOKENS:,} tokens every layer's input goes to pinned host memory, {inputs / GIB:,.1f} GiB in "
+        f"above {OFFLOAD_ABOVE_TOKENS:,} tokens every layer's input is saved in pinned host memory, {inputs / GIB:,.1f} GiB in "
         f"bfloat16 ({policy})"
     )
 
@@ -58,7 +58,7 @@ def _planned(workload: Workload, tokens: int, replan: Replan) -> Finding:
 
 
 def _in_four_bits(workload: Workload, tokens: int, replan: Replan) -> Plan | None:
-    """The plan with quantized weights; None where they cannot be had."""
+    """The plan with quantized weights; None where they are not possible."""
     try:
         return replan(dataclasses.replace(workload, quantize="nf4")).plan(tokens)
     except InputError:

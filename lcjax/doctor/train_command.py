@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from lcjax.doctor.findings import Finding
 
 
-def train_command(asked: Mapping[str, str], data: Iterable[str], findings: Iterable[Finding]) -> str:
-    """`python -m lcjax.train ...`, quoted for a shell: the flags asked for, overridden by those of the findings.
+def train_command(requested: Mapping[str, str], data: Iterable[str], findings: Iterable[Finding]) -> str:
+    """`python -m lcjax.train ...`, quoted for a shell: the requested flags, overridden by those of the findings.
 
     A flag without a value is a switch.
     """
-    flags = dict(asked)
+    flags = dict(requested)
     for finding in findings:
         flags |= finding.flags
     words = ["python", "-m", "lcjax.train"]

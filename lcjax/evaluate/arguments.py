@@ -33,7 +33,7 @@ class EvaluateArguments(ModelArguments):
     """
 
     run: Path | None = None
-    """A folder that lcjax.train wrote: what it trained, on what it held out. Other flags overrule what is taken from there; with
+    """A folder that lcjax.train wrote: what it trained, on what it held out. Other flags override what is taken from there; with
     --data, the whole of those data is taken."""
     data: tuple[str, ...] = ()
     """Text that was not trained on: as in lcjax.train, files, folders, .jsonl."""
@@ -48,7 +48,7 @@ class EvaluateArguments(ModelArguments):
     eval_fraction: float = 0.0
     """Take the share of the documents that lcjax.train held out with this --eval-fraction and the same --seed; 0 takes all."""
     seed: int = 42
-    """Of that split, and of the needles."""
+    """Seed of that split and of the needles."""
     eval_batches: int = 8
     """position: rows of max_seq_length tokens at most, spread evenly over the text."""
     num_documents: int = 4
@@ -91,7 +91,7 @@ class EvaluateArguments(ModelArguments):
 
     @property
     def text(self) -> TrainingText:
-        """The text asked for, in the terms of a run."""
+        """The requested text, with the settings of a run."""
         return TrainingText(self.data, self.documents, self.data_weights, self.eval_fraction, self.seed)
 
     def training_run(self) -> Run | None:

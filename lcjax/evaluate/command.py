@@ -47,14 +47,14 @@ def run(arguments: EvaluateArguments) -> int:
 
 
 def evaluate(arguments: EvaluateArguments, console: Console) -> tuple[Results, Provenance]:
-    """All that is asked for, of the base model and of the adapter, if there is one; and what the text is to the model.
+    """Runs the requested tasks on the base model and, if there is one, on the adapter; and finds where the text comes from.
 
     Raises:
-      InputError: data, model or adapter that the user can mend.
+      InputError: data, model or adapter that the user can correct.
     """
     check_data_paths(arguments.data)
     run = arguments.training_run()
-    # The data first: what is wrong with them is said before weights are downloaded or loaded.
+    # The data first, so that errors in them are reported before weights are downloaded or loaded.
     tokenizer = weights.load_tokenizer(weights.resolve_model(arguments.model, with_weights=False))
     data = load_text(arguments.text, run, tokenizer, arguments.max_seq_length, console)
     check_adapter(arguments)
@@ -85,7 +85,7 @@ def new_folder(arguments: EvaluateArguments) -> Path:
 
 
 def _unused(arguments: EvaluateArguments) -> Path:
-    """evaluation-TIME in the run's folder, or runs/NAME-evaluation-TIME; with a number after it where that is taken."""
+    """evaluation-TIME in the run's folder, or runs/NAME-evaluation-TIME; with a number appended where that exists."""
     name = f"evaluation-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     parent = arguments.run or Path("runs")
     if arguments.run is None:

@@ -69,7 +69,7 @@ def rows_of(excerpts: Sequence[Excerpt], max_seq_length: int) -> Iterator[tuple[
 def score(
     model: Llama, excerpts: Sequence[Excerpt], max_seq_length: int, on_row: Callable[[float], None] = lambda share: None
 ) -> Scores:
-    """Scores every excerpt, in rows of `max_seq_length` tokens; `on_row` is told the share that is done."""
+    """Scores every excerpt, in rows of `max_seq_length` tokens; `on_row` is called with the share that is done."""
     losses_N, hits_N = np.zeros(len(excerpts)), np.zeros(len(excerpts), np.int64)
     token_scores = step.jit_token_scores()
     scored, total = 0, sum(len(excerpt.targets) for excerpt in excerpts)

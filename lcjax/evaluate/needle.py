@@ -1,4 +1,4 @@
-"""Needle retrieval: a fact put somewhere into real text, and asked for at its end.
+"""Needle retrieval: a fact hidden in real text, and a question about it at the end.
 
 Source: passkeys: Mohtashami & Jaggi, arXiv 2305.16300; key-value pairs: Liu et al., Lost in the Middle, arXiv 2307.03172.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TASKS = ("passkey", "key-value")
-# The pair that is asked for and three others, of other depths, that could be mistaken for it.
+# The pair in question and three others, at other depths, that could be confused with it.
 _PAIRS = 4
 _FIRST_WORDS = "amber brave calm dusty early fancy gentle hollow icy jolly keen lively merry noble".split()
 _SECOND_WORDS = (
@@ -29,8 +29,9 @@ _SECOND_WORDS = (
 class Cell(NamedTuple):
     """How often an answer was retrieved at one length and depth.
 
-    `retrieved` is the share of samples all of whose answer's tokens were the likeliest, that is, which greedy decoding gets right;
-    `loss` is in nats a token of the answer; depth 0 is the beginning of the text, 1 its end.
+    `retrieved` is the share of samples in which every token of the answer was the most likely, that is,
+    which greedy decoding answers correctly. `loss` is in nats per token of the answer. Depth 0 is the
+    beginning of the text, 1 its end.
     """
 
     task: str
@@ -42,7 +43,7 @@ class Cell(NamedTuple):
 
 
 class _Hidden(NamedTuple):
-    """Sentences to hide, each with its depth in [0, 1]; what is asked; the answer."""
+    """Sentences to hide, each with its depth in [0, 1]; the question; the answer."""
 
     sentences: list[tuple[float, str]]
     question: str
@@ -62,8 +63,8 @@ def needles(
 ) -> list[Cell]:
     """Retrieval of both tasks at every length and depth.
 
-    An answer is scored as it stands behind the question, in one forward pass: greedy decoding would write it exactly if each of its
-    tokens is the likeliest after those before it.
+    An answer is scored after its question in one forward pass: greedy decoding would produce it exactly
+    if each of its tokens is the most likely one after those before it.
 
     Args:
       haystack: gives so many tokens of real text, int32, other ones for another state of the generator.
@@ -102,10 +103,10 @@ def excerpt_of(tokenizer, haystack, task: str, length: int, depth: float, rng: n
     hidden = _passkey(depth, rng) if task == "passkey" else _key_value(depth, rng)
     encoded = [(at, _ids(tokenizer, sentence)) for at, sentence in hidden.sentences]
     question, answer = _ids(tokenizer, hidden.question), _ids(tokenizer, hidden.answer)
-    room = length - len(question) - len(answer) + 1 - sum(len(ids) for _, ids in encoded)
-    if room < 0:
-        raise InputError(f"needles and question take {length - room:,} tokens of {length:,}; raise --max-seq-length")
-    text = haystack(room, rng)
+    space = length - len(question) - len(answer) + 1 - sum(len(ids) for _, ids in encoded)
+    if space < 0:
+        raise InputError(f"needles and question take {length - space:,} tokens of {length:,}; raise --max-seq-length")
+    text = haystack(space, rng)
     parts, begin = [], 0
     for at, ids in sorted(encoded, key=lambda pair: pair[0]):
         stop = round(at * len(text))
@@ -124,7 +125,7 @@ def _key_value(depth: float, rng: np.random.Generator) -> _Hidden:
     # Drawn without replacement, so that no two keys share a word.
     words = zip(rng.permutation(_FIRST_WORDS)[:_PAIRS], rng.permutation(_SECOND_WORDS)[:_PAIRS], strict=True)
     keys, values = [f"{first}-{second}" for first, second in words], [_number(rng) for _ in range(_PAIRS)]
-    # The others stand evenly over the text, whatever the depth of the one that is asked for.
+    # The others are spread evenly over the text, whatever the depth of the pair in question.
     depths = [depth, *((n + 0.5) / (_PAIRS - 1) for n in range(_PAIRS - 1))]
     sentences = [f"\nThe value of {key} is {value}.\n" for key, value in zip(keys, values, strict=True)]
     return _Hidden(list(zip(depths, sentences, strict=True)), f"\nThe value of {keys[0]} is", f" {values[0]}")

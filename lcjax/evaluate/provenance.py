@@ -1,4 +1,4 @@
-"""What the text of an evaluation is to the model: held out, trained on, or unknown; said in words that claim no more."""
+"""Whether the text of an evaluation was held out of training, trained on, or is unknown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lcjax.evaluate.text import Text, documents_of_plan
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# Of a document's text, the share from which on it is called trained on: half of it is no common phrase.
+# The share of a document's text from which it counts as trained on: half a document is not a common phrase.
 _SHARE = 0.5
 _NAMED = 3
 
@@ -30,10 +30,10 @@ class Provenance:
 
     Attributes:
       documents, tokens: how much text there is.
-      held_out_of: what it was held out of, in words; None where it was not held out.
+      held_out_of: a description of what it was held out of; None where it was not held out.
       run: the run whose training text it was compared with, if one is known.
-      trained_on: names of the documents that are, for half or more, text that the run trained on; None where nobody knows.
-      trained_tokens: what those have together.
+      trained_on: names of the documents that are, for half or more, text that the run trained on; None where that is unknown.
+      trained_tokens: the tokens of those together.
       warnings: for people.
     """
 
@@ -46,7 +46,7 @@ class Provenance:
     warnings: tuple[str, ...]
 
     def summary(self) -> str:
-        """One line that says what is measured."""
+        """One line on what the evaluation measures."""
         size = f"{self.documents:,} document{'' if self.documents == 1 else 's'}, {self.tokens:,} tokens"
         if self.held_out_of is not None:
             return f"measured on text held out of {self.held_out_of}: {size}"
@@ -57,12 +57,12 @@ class Provenance:
         return f"measured on all of the data, which {self.run} did not train on: {size}"
 
     def as_json(self) -> dict[str, Any]:
-        """The same for machines."""
+        """The same as JSON."""
         return dataclasses.asdict(self)
 
 
 def load_text(
-    told: TrainingText,
+    settings: TrainingText,
     run: Run | None,
     tokenizer: PreTrainedTokenizerFast,
     max_seq_length: int,
@@ -71,16 +71,16 @@ def load_text(
     """Reads and divides text as a run does; a chat template that writes the date writes that of `run`.
 
     Raises:
-      InputError: anything in the paths or numbers that the user can mend.
+      InputError: anything in the paths or numbers that the user can correct.
     """
     return load_corpus(
-        told.data,
+        settings.data,
         tokenizer,
         max_seq_length,
-        held_out_fraction=told.eval_fraction,
-        seed=told.seed,
-        documents=told.documents,
-        weights=told.data_weights if told.eval_fraction else (),
+        held_out_fraction=settings.eval_fraction,
+        seed=settings.seed,
+        documents=settings.documents,
+        weights=settings.data_weights if settings.eval_fraction else (),
         date=started(run.folder) if run else None,
         progress=progress,
     )
@@ -89,7 +89,7 @@ def load_text(
 def provenance(
     text: Text,
     data: Data,
-    asked: TrainingText,
+    settings: TrainingText,
     run: Run | None,
     tokenizer: PreTrainedTokenizerFast,
     progress: Console | None,
@@ -98,17 +98,17 @@ def provenance(
 
     Args:
       text: of the evaluation.
-      data: that it was taken from, as `asked`.
-      asked: the evaluation's own paths, unit of documents, fraction and seed.
+      data: the data that it was taken from, with these `settings`.
+      settings: the evaluation's own paths, unit of documents, fraction and seed.
       run: that trained the model or adapter; None where it is not known.
       tokenizer: of the model.
-      progress: where to say how far the encoding of the run's data is; None says nothing.
+      progress: where to show the encoding of the run's data; None shows nothing.
     """
     warnings = []
-    held_out, trained = asked.eval_fraction > 0, None
+    held_out, trained = settings.eval_fraction > 0, None
     if held_out:
         trained = documents_of_plan(data.corpus, data.train_plan)
-    if run is not None and run.text != asked:
+    if run is not None and run.text != settings:
         held_out = False
         try:
             of_run = load_text(run.text, run, tokenizer, text.max_seq_length, progress)
@@ -123,7 +123,7 @@ def provenance(
     found = None if trained is None else _found(documents, trained, text.eos_id)
     if found is not None and found.any():
         warnings.append(_overlap(found, documents, names, run, held_out))
-    by_flags = f"the data by --eval-fraction {asked.eval_fraction:g} --seed {asked.seed}"
+    by_flags = f"the data by --eval-fraction {settings.eval_fraction:g} --seed {settings.seed}"
     return Provenance(
         documents=len(documents),
         tokens=sum(map(len, documents)),

@@ -9,14 +9,14 @@ from typing import Any
 from lcjax.config.run_record import RECORD, path_from, read_run_record
 from lcjax.errors import InputError
 
-# Arguments of lcjax.train that an evaluation has, too.
+# Arguments that lcjax.train and an evaluation share.
 _SHARED = ("max_seq_length", "rope_scaling", "rope_theta", "dtype", "quantize", "seed")
 _OF_THE_DATA = ("documents", "eval_fraction", "data_weights")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingText:
-    """What a run was told about its data: paths that can be opened from here, and how it divided what is in them."""
+    """The data settings of a run: paths that can be opened from here, and how it split the documents."""
 
     data: tuple[str, ...]
     documents: str
@@ -47,10 +47,10 @@ class Run:
     @property
     def text(self) -> TrainingText:
         """What it was trained on, and what it held out."""
-        told = self.record["arguments"]
-        paths = tuple(self._here(path) for path in told["data"])
-        weights = tuple(told["data_weights"])
-        return TrainingText(paths, told["documents"], weights, told["eval_fraction"], told["seed"])
+        arguments = self.record["arguments"]
+        paths = tuple(self._here(path) for path in arguments["data"])
+        weights = tuple(arguments["data_weights"])
+        return TrainingText(paths, arguments["documents"], weights, arguments["eval_fraction"], arguments["seed"])
 
     def defaults(self, *, own_data: bool) -> dict[str, Any]:
         """Arguments of an evaluation of this run; with `own_data` False without what its data need, as other data are given.
@@ -58,8 +58,8 @@ class Run:
         Raises:
           InputError: the run has left neither adapter nor model.
         """
-        told = self.record["arguments"]
-        values = {name: told[name] for name in _SHARED if told.get(name) is not None}
+        arguments = self.record["arguments"]
+        values = {name: arguments[name] for name in _SHARED if arguments.get(name) is not None}
         values |= {"run": self.folder} | self._weights()
         if own_data:
             values |= {name: getattr(self.text, name) for name in ("data", *_OF_THE_DATA)}

@@ -57,8 +57,8 @@ def _columns(found: dict[str, list]) -> list[str]:
 
 
 def _figures(losses: list[float]) -> list[str]:
-    shown = [f"{loss:.4f}" for loss in losses]
-    return [*shown, f"{losses[-1] - losses[0]:+.4f}"] if len(losses) > 1 else shown
+    figures = [f"{loss:.4f}" for loss in losses]
+    return [*figures, f"{losses[-1] - losses[0]:+.4f}"] if len(losses) > 1 else figures
 
 
 def _table(title: str, *columns: str) -> Table:

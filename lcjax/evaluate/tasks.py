@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def possible_tasks(arguments: EvaluateArguments, tokenizer, text: Text, say_line: Callable[[str], None]) -> list[str]:
-    """The tasks that are asked for, checked before the first is begun; of a run, where none is named, those that its text allows.
+    """The requested tasks, checked before the first one starts; for a run without --tasks, those that its text allows.
 
     Raises:
-      InputError: a task that is asked for by name needs longer text.
+      InputError: a task that was requested by name needs longer text.
     """
     possible = []
     for task in arguments.tasks or EVALUATIONS:
@@ -85,12 +85,12 @@ _CHECKS = {"position": lambda *_: None, "context": _check_context, "needle": _ch
 def _position(model: Llama, tokenizer, text: Text, arguments: EvaluateArguments, advance: Callable[[float], None]):
     batches = list(text.batches(arguments.eval_batches))
 
-    def told():
+    def with_progress():
         for number, batch in enumerate(batches):
             advance(number / len(batches))
             yield batch
 
-    return loss_by_position(model, told()).buckets()
+    return loss_by_position(model, with_progress()).buckets()
 
 
 def _context(model: Llama, tokenizer, text: Text, arguments: EvaluateArguments, advance: Callable[[float], None]):

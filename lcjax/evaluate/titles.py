@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-_SHOWN_SOURCES = 3
+_LISTED_SOURCES = 3
 _LONGEST_NAME = 40
 _LINE = 80
 # Of matplotlib's titles: a dollar sign in a name does not begin a formula.
@@ -23,11 +23,11 @@ def subject(model: str, data: Sequence[str | Path], *details: str) -> str:
 
 
 def _listed(data: Sequence[str | Path]) -> str:
-    more = len(data) - _SHOWN_SOURCES
+    more = len(data) - _LISTED_SOURCES
     folders = {Path(path).parent for path in data}
     if more > 0 and len(folders) == 1 and (folder := _name(folders.pop())):
         return f"{len(data):,} files of {folder}"
-    return ", ".join(_name(path) for path in data[:_SHOWN_SOURCES]) + (f" and {more:,} more" if more > 0 else "")
+    return ", ".join(_name(path) for path in data[:_LISTED_SOURCES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def wrapped(text: str) -> str:

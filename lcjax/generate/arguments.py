@@ -29,18 +29,18 @@ class GenerateArguments(ModelArguments):
     chat: bool = False
     """Put the prompt into the tokenizer's chat template, as the user's turn."""
     system: str | None = None
-    """The system's turn that the chat begins with; the template's own when not given."""
+    """The system message that begins the chat; the template's own when not given."""
     max_new_tokens: int = 256
     """Tokens to write at most; an end-of-sequence token ends the text before."""
     temperature: float = 0.0
-    """0 takes the likeliest token each time; above, tokens are drawn, the more evenly the higher."""
+    """0 takes the most likely token each time; above 0, tokens are sampled, more evenly the higher it is."""
     top_p: float = 1.0
-    """Draw among the fewest tokens whose probabilities reach this sum."""
+    """Sample from the smallest set of tokens whose probabilities sum to at least this much."""
     seed: int = 0
     """The same seed draws the same tokens."""
     max_seq_length: int | None = None
-    """Tokens of prompt and continuation that there is room for; what the prompt needs when not given, in a conversation the trained
-    context, at most 8,192."""
+    """The most tokens of prompt and continuation together. When not given: what the prompt needs, or in a
+    conversation the trained context, at most 8,192."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -50,7 +50,7 @@ class GenerateArguments(ModelArguments):
         if self.prompt == "":
             raise InputError("--prompt is empty; give the text to continue, or leave it out for a conversation")
         if self.system is not None and not self.chats:
-            raise InputError("--system is of a chat; add --chat, or leave it out")
+            raise InputError("--system needs a chat; add --chat, or leave it out")
         for name, text in (("--prompt", self.prompt), ("--system", self.system)):
             if text is not None and not _is_unicode(text):
                 raise InputError(f"{name} is not UTF-8; give text, or a file by --prompt-file")
@@ -68,7 +68,7 @@ class GenerateArguments(ModelArguments):
 
     @property
     def chats(self) -> bool:
-        """Whether text goes through the chat template."""
+        """Whether the chat template is applied to the text."""
         return self.chat or self.is_conversation
 
     def sampling(self) -> Sampling:
@@ -100,5 +100,5 @@ class GenerateArguments(ModelArguments):
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it holds none of the bytes that the shell passed on without knowing their character."""
+    """Whether it contains no bytes that the shell passed on undecoded."""
     return not any("\ud800" <= character <= "\udfff" for character in text)

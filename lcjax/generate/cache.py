@@ -1,7 +1,8 @@
 """Keys and values of the tokens so far, and the forward pass of the tokens that follow.
 
-The cache has a fixed size, so that one program serves every step. What is beyond its `length` does not count: no query sees a key
-after itself, and the tokens that come next write over it. So any tokens may fill a chunk up, and to forget is to set `length`.
+The cache has a fixed size, so that one program serves every step. Entries beyond its `length` are
+ignored: no query sees a later key, and the next tokens overwrite them. A chunk may therefore be
+padded with any tokens, and setting `length` discards the rest.
 
 Shapes: B batch, T new tokens, S the cache's size in tokens, D hidden size, H query heads, K key/value heads, d head_dim, L layers.
 """
@@ -30,7 +31,7 @@ class KVCache:
 
     @classmethod
     def empty(cls, model: Llama, capacity: int, batch: int = 1) -> KVCache:
-        """Room for `capacity` tokens: 2 L S K d numbers a sequence."""
+        """An empty cache for `capacity` tokens: 2 L S K d numbers per sequence."""
         config = model.config
         shape = (config.num_hidden_layers, batch, capacity, config.num_key_value_heads, config.head_dim)
         dtype = model.head_VD.dtype
@@ -46,10 +47,10 @@ def extend(
 ) -> tuple[jax.Array, KVCache]:
     """(hidden states [B, T, D], the cache with `count` more tokens): the model's forward pass behind the tokens in the cache.
 
-    Memory beside the cache is O(T + S): that of a chunk, and one layer's keys and values. A donated cache is written in place.
+    Memory in addition to the cache is O(T + S): a chunk, and one layer's keys and values. A donated cache is written in place.
 
     Args:
-      tokens_BT: int32; those from `count` on only fill the chunk up, and their hidden states mean nothing.
+      tokens_BT: int32; those from `count` on are padding, and their hidden states are meaningless.
       count: 1, ..., T; may be traced. cache.length + T must not exceed S.
       sequence_length: tokens of the prompt that these are a chunk of, int32, for kinds of RoPE that depend on it; when None, those
         up to the last that counts.
@@ -65,7 +66,7 @@ def extend(
         i, params = inputs
         layer = nnx.merge(structure, params)
         q_BTHd, k_BTKd, v_BTKd = layer.before_attention(x_BTD, context, None)
-        # As the loop's carry, written where they are: as its results, all layers' caches would exist twice.
+        # Carried through the loop and updated in place: as results, all layers' caches would exist twice.
         keys_LBSKd, values_LBSKd = (
             lax.dynamic_update_slice(whole, new[None], (i, 0, cache.length, 0, 0))
             for whole, new in ((keys_LBSKd, k_BTKd), (values_LBSKd, v_BTKd))

@@ -20,7 +20,7 @@ from lcjax.generate.chat import chat_ids, message
 from lcjax.generate.generator import Generator, check_length
 from lcjax.generate.text import TextStream, stop_ids
 
-# A conversation's room where none is asked for: the cache of a large model's whole context would fill a GPU.
+# The default length of a conversation: the cache of a large model's whole context would fill a GPU.
 _CONVERSATION_TOKENS = 8192
 
 
@@ -64,7 +64,9 @@ class Command:
 
     def converse(self) -> None:
         """Answers line by line until standard input ends."""
-        chat_ids(self.tokenizer, [*self._system(), message("user", "")])  # refused now rather than after the first turn
+        chat_ids(
+            self.tokenizer, [*self._system(), message("user", "")]
+        )  # an error now rather than after the first turn
         trained = self.config.max_position_embeddings
         usable = min(trained, self.config.longest_sequence or trained, _CONVERSATION_TOKENS)
         generator = self._generator(self.arguments.max_seq_length or usable)
@@ -83,7 +85,7 @@ class Command:
         return Generator(adapted or base, capacity)
 
     def _write(self, generator: Generator, ids: Sequence[int], *, stops_on_interrupt: bool = False) -> str:
-        """Prints what follows `ids` as it comes, and returns it; then its speed, on standard error.
+        """Prints the continuation of `ids` as it is generated, and returns it; then prints the speed to standard error.
 
         With `stops_on_interrupt` Ctrl-C ends the text and not the command.
         """
@@ -125,7 +127,7 @@ class Command:
 
 
 def _reading(console: Console) -> Progress:
-    """A bar that goes when the first token comes; nothing where there is no terminal."""
+    """A progress bar until the first token; nothing without a terminal."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 

@@ -1,4 +1,4 @@
-"""Tokens after tokens: the prompt in chunks, then one compiled step a token.
+"""Generation: the prompt in chunks, then one compiled step per token.
 
 Shapes: B batch (1), C tokens of a chunk, V vocabulary.
 """
@@ -25,7 +25,7 @@ CHUNKS = (2048, 64)
 
 
 def check_length(prompt: Sequence[int], capacity: int) -> None:
-    """Raises InputError where a prompt has more tokens than there is room for."""
+    """Raises InputError where a prompt has more tokens than the cache holds."""
     if len(prompt) > capacity:
         raise InputError(
             f"a prompt of {len(prompt):,} tokens does not fit the {capacity:,} of --max-seq-length; raise it, or shorten the "
@@ -36,8 +36,8 @@ def check_length(prompt: Sequence[int], capacity: int) -> None:
 class Generator:
     """A model and the cache of one sequence.
 
-    What is in the cache already is not computed again: a prompt that begins as the last one did, such as a conversation that goes
-    on, costs only what is new.
+    What the cache holds already is not recomputed: for a prompt that begins like the last one, such as
+    a conversation that continues, only the new tokens are computed.
     """
 
     def __init__(self, model: Llama, capacity: int):
@@ -66,16 +66,16 @@ class Generator:
         seed: int = 0,
         on_prefill: Callable[[int], None] = lambda done: None,
     ) -> Iterator[int]:
-        """The tokens that follow `prompt`, one by one, as they are made.
+        """The tokens that follow `prompt`, yielded one by one.
 
-        Ends after a token in `stop` (which is given, too), after `max_new_tokens`, or when the cache is full. The same seed gives
+        Ends after a token in `stop` (which is yielded, too), after `max_new_tokens`, or when the cache is full. The same seed gives
         the same tokens.
 
         Args:
-          on_prefill: is told how many tokens of the prompt have been read, after every chunk.
+          on_prefill: called after every chunk with the number of tokens of the prompt read so far.
 
         Raises:
-          InputError: an empty prompt, one longer than the cache, an id outside the vocabulary, or logits that are no numbers.
+          InputError: an empty prompt, one longer than the cache, an id outside the vocabulary, or logits that are not finite.
         """
         self._prefill(list(prompt), on_prefill)
         key = jax.random.key(seed)
@@ -96,12 +96,12 @@ class Generator:
                 return
 
     def _prefill(self, prompt: list[int], on_prefill: Callable[[int], None]) -> None:
-        """Has the cache hold exactly the prompt, and the logits be those after it."""
+        """Fills the cache with exactly the prompt, and sets the logits that follow it."""
         if not prompt:
             raise InputError("the prompt is empty; give at least one token of text")
         check_length(prompt, self.capacity)
         check_ids(np.asarray(prompt), self._model.config.vocab_size)
-        # The last token always runs again: its logits are wanted.
+        # The last token always runs again, because its logits are needed.
         done = min(_common(self._ids, prompt), len(prompt) - 1)
         self._cache = KVCache(self._cache.keys_LBSKd, self._cache.values_LBSKd, jnp.int32(done))
         self._ids = prompt[:done]

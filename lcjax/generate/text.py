@@ -1,4 +1,4 @@
-"""From tokens to text as they come, and which tokens end it."""
+"""Decodes tokens to text as they arrive, and finds the tokens that end it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TextStream:
         return text[len(given) :]
 
     def finish(self) -> str:
-        """What was still kept back when the last token came."""
+        """The text that was still held back after the last token."""
         given, text = self._decoded(0, self._starts[-1]), self._decoded(0)
         self._window, self._starts = [], [0]
         return text[len(given) :]

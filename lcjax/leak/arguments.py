@@ -12,7 +12,7 @@ from lcjax.errors import InputError, unknown
 class LeakArguments:
     """Whether documents that share a row see each other: other tokens in one must change no logit in another, bit for bit.
 
-    Exits with 0 where nothing leaks, 1 where something does, 2 where the question is wrong. Example:
+    Exits with 0 where nothing leaks, 1 where something does, 2 where a flag is wrong. Example:
 
       python -m lcjax.leak --model DIR_OR_HUB_ID --data PATH... --max-seq-length 8192
     """
@@ -28,7 +28,7 @@ class LeakArguments:
     documents: str = "file"
     """As in lcjax.train: file or repository."""
     dtype: str = "auto"
-    """Of the weights: float32, bfloat16, or auto."""
+    """dtype of the weights: float32, bfloat16, or auto."""
     quantize: str | None = None
     """nf4: as in lcjax.train."""
     attention: str = "auto"

@@ -29,9 +29,9 @@ def run(arguments: LeakArguments) -> int:
 
 
 def load(arguments: LeakArguments, console: Console) -> tuple[Llama, Data]:
-    """The model and the packed data; says on `console` how far it is."""
+    """The model and the packed data, with progress on `console`."""
     check_data_paths(arguments.data)
-    # The data first: what is wrong with them is said before weights are downloaded or loaded.
+    # The data first, so that errors in them are reported before weights are downloaded or loaded.
     tokenizer = weights.load_tokenizer(weights.resolve_model(arguments.model, with_weights=False))
     data = load_corpus(
         arguments.data,
@@ -57,7 +57,7 @@ def load(arguments: LeakArguments, console: Console) -> tuple[Llama, Data]:
 
 
 def find_leaks(model: Llama, data: Data, rows: int, console: Console) -> list[str]:
-    """Changes every document of so many packed rows and names each that reaches another.
+    """Changes every document of `rows` packed rows, one at a time, and names each that affects another.
 
     Raises:
       InputError: no row holds two documents.

@@ -19,7 +19,7 @@ from lcjax.config import LlamaConfig
 from lcjax.data import Data, lay_out
 from lcjax.model import Llama, ModelSettings
 
-# Tokens around the first boundary that the check before training runs: two tiles of attention or more, and little beside a step.
+# Tokens around the first boundary in the check before training: two tiles of attention, and little compared with a step.
 _TOKENS = 256
 
 
@@ -47,10 +47,10 @@ class LeakProbe:
           changed: segments of the row; the tokens of one after another are all replaced.
 
         Returns:
-          of each changed segment the others whose hidden states it changes: none, if nothing leaks.
+          for each changed segment the others whose hidden states it changes; empty if nothing leaks.
 
         Raises:
-          FloatingPointError: a hidden state is no finite number, so that nothing can be seen.
+          FloatingPointError: a hidden state is not finite, so that nothing can be compared.
           AssertionError: a document's own hidden states do not change with its tokens, so that the probe is blind.
         """
         before_TD = self._run(row, row["tokens"])
@@ -62,7 +62,7 @@ class LeakProbe:
         after_TD = self._run(row, np.where(segment_ids_T == segment, others_T, row["tokens"]))
         differs_T, is_finite = _compare(before_TD, after_TD)
         if not is_finite:
-            raise FloatingPointError("the hidden states are no finite numbers; check the model's weights")
+            raise FloatingPointError("the hidden states are not finite; check the model's weights")
         reached = set(segment_ids_T[np.asarray(differs_T)].tolist())
         assert segment in reached, f"segment {segment} does not depend on its own tokens"
         return sorted(reached - {segment, 0})  # padding has no label
@@ -102,14 +102,14 @@ def refuse_leak(model: Llama, data: Data) -> None:
         start = max(0, min(boundary - _TOKENS // 2, data.train_plan.max_seq_length - _TOKENS))
         row: dict[str, Any] = {**lay_out(data.corpus, data.train_plan, np.array(index))}
         window = {name: row[name][start : start + _TOKENS] for name in ("tokens", "positions", "segment_ids")}
-        # Where numbers are not finite, the first step says so and names the batch.
+        # Where numbers are not finite, the first step reports it and names the batch.
         with contextlib.suppress(FloatingPointError):
             if reached := LeakProbe(model).reached(window, [1])[1]:
                 raise PackingLeak(leak_line(data, index, 1, reached))
 
 
 def leak_line(data: Data, row: int, changed: int, reached: list[int]) -> str:
-    """The words for a leak in a row of the training plan, by its segments, which count from 1."""
+    """The message for a leak in a row of the training plan, by its segments, which count from 1."""
     pieces = data.train_plan.row(row)
     cause, *effects = (data.corpus.names[pieces[segment - 1].document] for segment in (changed, *reached))
     return (

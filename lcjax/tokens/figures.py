@@ -54,12 +54,12 @@ class TokenFigures:
     windows: Windows
 
     def as_json(self) -> dict[str, Any]:
-        """The same for machines."""
+        """The same as JSON."""
         return dataclasses.asdict(self)
 
 
 def token_figures(corpus: TokenizedCorpus, max_seq_length: int, longest: int = 10) -> TokenFigures:
-    """Counts; `longest` says how many documents to name."""
+    """Counts; `longest` is the number of documents to name."""
     lengths = corpus.lengths
     order: list[int] = np.argsort(-lengths, kind="stable")[:longest].tolist()
     return TokenFigures(

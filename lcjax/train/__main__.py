@@ -24,7 +24,7 @@ def parse(argv: list[str] | None = None) -> RunArguments:
 
 
 def _demo_for(given: RunArguments, argv: list[str] | None) -> RunArguments:
-    """The demo, whose own numbers give way to what is given: none of them is refused for another that nobody gave."""
+    """The demo's arguments, adjusted to the given flags, so that no default of the demo conflicts with a flag."""
     from lcjax.train.demo import demo
 
     words = sys.argv[1:] if argv is None else argv

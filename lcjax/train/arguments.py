@@ -1,4 +1,4 @@
-"""What a run can be told, in the words of the Hugging Face trainer where it has one."""
+"""The flags of `python -m lcjax.train`, with the names of the Hugging Face trainer where it has them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lcjax.errors import InputError, flag
 
 # The tokens of a step are counted in 32 bits.
 _MOST_TOKENS = 2**31 - 1
-_OF_THE_ADAPTER = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules")
+_ADAPTER_FLAGS = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +60,11 @@ class RunArguments(TrainingArguments):
     full_finetuning: bool = False
     """Train every weight instead of an adapter."""
     use_gradient_checkpointing: str = "auto"
-    """auto, none, full, offload (or unsloth), offload_attn: what the backward pass keeps, recomputes, or sends to host memory."""
+    """auto, none, full, offload (or unsloth), offload_attn: what the backward pass saves, recomputes, or sends to host memory."""
     memory: str = "auto"
-    """How layers run in tiles of the sequence to save memory: auto (on a GPU the fastest way that fits, found by compiling; else
-    tiles above 32,768 tokens), none, or by hand, e.g. tile=4096,head_groups=8,save_every=2 (see lcjax.config.MemorySettings)."""
+    """How layers run in tiles of the sequence to save memory: auto (on a GPU the fastest settings that fit, found by
+    compiling; otherwise tiles above 32,768 tokens), none, or explicit, e.g. tile=4096,head_groups=8,save_every=2 (see
+    lcjax.config.MemorySettings)."""
     loss_chunk: int | None = None
     """Tokens whose logits exist at a time; chosen together with --memory auto on a GPU, else what fills 32 to 128 MiB."""
     attention: str = "auto"
@@ -84,17 +85,17 @@ class RunArguments(TrainingArguments):
         if (self.model is None) != (not self.data) and self.resume_from_checkpoint is None:
             given, missing = ("--model", "--data") if self.model else ("--data", "--model")
             raise InputError(f"{given} is given without {missing}; give both, or neither for the demo")
-        if self.data_weights and self.data:  # a resumed run has its data still to come
+        if self.data_weights and self.data:  # the data of a resumed run are not known yet
             check_weights(self.data_weights, len(self.data))
         if not self.full_finetuning:
             LoraConfig(self.lora_r, self.lora_alpha, self.target_modules, self.use_rslora, self.lora_dropout)
-        elif changed := [name for name in _OF_THE_ADAPTER if getattr(self, name) != _default(name)]:
+        elif changed := [name for name in _ADAPTER_FLAGS if getattr(self, name) != _default(name)]:
             raise InputError(f"--full-finetuning and {flag(changed[0])} contradict each other; drop one of them")
         if self.full_finetuning and self.quantize:
             raise InputError(
                 f"--full-finetuning and --quantize {self.quantize} contradict each other: quantized weights cannot learn; drop one"
             )
-        # What loading the model would refuse, minutes later.
+        # Values that loading the model would refuse minutes later.
         check_loss_chunk(self.loss_chunk)
         check_quantize(self.quantize)
         check_choice(self.rope_scaling, self.rope_theta)
@@ -126,7 +127,7 @@ SECTIONS = {
         "rope_scaling", "rope_theta", "use_gradient_checkpointing", "memory", "loss_chunk", "attention",
     ),
 }  # fmt: skip
-"""How the help shows the flags: what most runs need first."""
+"""The sections of the help, those that most runs need first."""
 
 
 def _default(name: str):

@@ -79,7 +79,7 @@ def read_data(arguments: RunArguments, folder: RunFolder, console: Console) -> D
     """The data, before any weights are loaded; of a model on the hub not even downloaded."""
     assert arguments.model is not None
     if Path(arguments.model).expanduser().exists():
-        # A broken model is named before the data are read.
+        # A broken model is reported before the data are read.
         weights.open_model_files(weights.resolve_model(arguments.model))
     tokenizer = weights.load_tokenizer(weights.resolve_model(arguments.model, with_weights=False))
     data = load_run_data(arguments.data, tokenizer, arguments.max_seq_length, arguments, folder.started, console)
@@ -101,7 +101,7 @@ def load(arguments: RunArguments):
         loss_chunk=arguments.loss_chunk,
         rope_scaling=arguments.rope_scaling,
         rope_theta=arguments.rope_theta,
-        # Until it is known whether there is room for them.
+        # Until it is known whether they fit on the device.
         embeddings_on_host=room_here() is not None and arguments.memory == "auto" and not arguments.full_finetuning,
     )
     if not arguments.full_finetuning:

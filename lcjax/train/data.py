@@ -1,4 +1,4 @@
-"""The data of a run, read before its weights are loaded, and what is said of them."""
+"""The data of a run, read before its weights are loaded, and the summary that is printed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_run_data(
     date: datetime.datetime,
     console: Console,
 ) -> Data:
-    """Reads and packs the data of a run, and says what there is.
+    """Reads and packs the data of a run, and prints a summary.
 
     Args:
       paths: text files, tables of records, folders; see `lcjax.data.read_sources`.
@@ -34,10 +34,10 @@ def load_run_data(
       max_seq_length: T, tokens in a row.
       arguments: of the run.
       date: when the run was first started, which its chat template writes.
-      console: where the progress and the summary are shown.
+      console: for the progress and the summary.
 
     Raises:
-      InputError: anything in the data that the user can mend.
+      InputError: anything in the data that the user can correct.
     """
     data = load_corpus(
         paths,

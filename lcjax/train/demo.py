@@ -10,8 +10,8 @@ from lcjax.weights.demo import demo_model
 def demo() -> RunArguments:
     """The default preset: SmolLM2-135M-Instruct on Python's standard library, for about two minutes on two CPU cores.
 
-    Held-out loss is measured on 4 rows of text, half of what a run takes unless told otherwise: each row is two seconds of waiting,
-    and there are three evaluations.
+    Held-out loss is measured on 4 rows of text, half of the default of a run: each row takes two seconds, and
+    there are three evaluations.
 
     Raises:
       InputError: the model's package is not installed.

@@ -10,7 +10,7 @@ from lcjax.train.arguments import RunArguments
 
 
 def prepare_devices(config: LlamaConfig, arguments: RunArguments) -> None:
-    """Lets JAX take what the run needs of the host's memory, and nearly all of the GPU's."""
+    """Lets JAX use as much host memory as the run needs, and nearly all of the GPU's memory."""
     raise_limits(host_bytes_at_most(config, arguments, pinnable_bytes()))
 
 
@@ -21,7 +21,7 @@ def host_bytes_at_most(config: LlamaConfig, arguments: RunArguments, limit: int)
         arguments.max_seq_length,
         lora=None if arguments.full_finetuning else adapter,
         use_gradient_checkpointing=arguments.use_gradient_checkpointing,
-        # What "auto" means on a GPU; to ask would start it.
+        # What "auto" means on a GPU; resolving it here would start the GPU.
         attention="pallas" if arguments.attention == "auto" else arguments.attention,
         memory=parse_memory(arguments.memory),
         loss_chunk=arguments.loss_chunk,

@@ -1,4 +1,4 @@
-"""A disk that refuses, in words that the user can act on."""
+"""Errors of the file system as messages that the user can act on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A context whose value is a path to write to; what is there at its end takes the place of `path`, unless it failed."""
+    """A context that gives a temporary path; at its end the file there replaces `path`, unless an error occurred."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         yield temporary

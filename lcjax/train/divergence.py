@@ -1,4 +1,4 @@
-"""A loss or gradient that is no finite number ends the run, before anything is made from it."""
+"""A loss or gradient that is not finite ends the run before it is used."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class TrainingDiverged(RuntimeError):
           last_good: the newest checkpoint from which a step was taken that was finite.
           untrained: whether the weights are still those that the run began with.
         """
-        shown = ", ".join(documents[:5]) + (f" and {len(documents) - 5} more" if len(documents) > 5 else "")
-        mend = "check the model's weights" if untrained else "lower --learning-rate"
+        named = ", ".join(documents[:5]) + (f" and {len(documents) - 5} more" if len(documents) > 5 else "")
+        remedy = "check the model's weights" if untrained else "lower --learning-rate"
         return cls(
-            f"{what} at step {step}, in a batch of {shown}; last good checkpoint: {last_good or 'none'}; "
-            f"{mend}, or leave that text out"
+            f"{what} at step {step}, in a batch of {named}; last good checkpoint: {last_good or 'none'}; "
+            f"{remedy}, or leave that text out"
         )

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: at once while there is nothing to save, after the step at hand from then on."""
+"""SIGTERM and SIGINT: immediate while there is nothing to save, after the current step from then on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StopRequest(Signals):
         self._deferred = False
 
     def defer(self) -> None:
-        """From here on, whoever polls `requested` saves and stops."""
+        """From now on a signal only sets `requested`; the training loop polls it, saves and stops."""
         self._deferred = True
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -39,7 +39,7 @@ from lcjax.train.disk import writing
 from lcjax.train.divergence import TrainingDiverged
 from lcjax.train.interrupt import StopRequest
 from lcjax.train.outcome import losses_before_and_after, save_results, say_finished, say_results
-from lcjax.train.reporting.go_on import how_to_go_on
+from lcjax.train.reporting.how_to_resume import how_to_resume
 from lcjax.train.reporting.metrics import RunLog
 from lcjax.train.reporting.picture import run_title
 from lcjax.train.reporting.progress import TrainingProgress
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-_COMPILED_AGAIN = "on a GPU the numbers go on within rounding of what they would have been, not bit for bit"
+_COMPILED_AGAIN = "on a GPU the numbers continue within rounding of what they would have been, not bit for bit"
 
 
 def train(
@@ -74,9 +74,9 @@ def train(
       data: text files, tables of records, folders, one or several, see `lcjax.data.read_sources`; or what `load_corpus` made of
         them.
       arguments: or single fields of `TrainingArguments` by keyword, e.g. `max_steps=100, learning_rate=1e-4`.
-      console: where progress is shown; standard error when None.
+      console: for progress; standard error when None.
       stop: when its `requested` is set the run saves and returns; by default SIGTERM and SIGINT set it.
-      native_log: moved to xla.log in the output directory as soon as there is one; None leaves what XLA prints on the terminal.
+      native_log: moved to xla.log in the output directory as soon as there is one; None leaves XLA's output on the terminal.
       folder: the output directory, where the caller has opened it; opened here by default.
 
     Returns:
@@ -84,8 +84,8 @@ def train(
       checkpoints/.
 
     Raises:
-      InputError: data, arguments or output directory that the user can mend, or a full disk.
-      TrainingDiverged: the loss is no finite number any more.
+      InputError: data, arguments or output directory that the user can correct, or a full disk.
+      TrainingDiverged: the loss is no longer finite.
       PackingLeak: a packed document's logits depend on another document.
       KeyboardInterrupt: one of the signals came before the first step was begun.
     """
@@ -174,28 +174,28 @@ class _Run:
         return dataclasses.replace(self.model.settings, one_document_a_row=plan.one_document_a_row)
 
     def _fitting_settings(self, settings: ModelSettings) -> ModelSettings | None:
-        """The settings with what makes the step fit this GPU: as the run that goes on had them, or chosen now. None on a CPU."""
-        room, model = room_here(), self.model
-        if room is None:
+        """The settings with what makes the step fit this GPU: those of the resumed run, or chosen now. None on a CPU."""
+        capacity, model = room_here(), self.model
+        if capacity is None:
             return None
         as_before = settings if self.saved_execution is None else self.saved_execution.applied(settings)
         log = self._move_native_log()
-        self._say(f"compiling the step in the ways that it can run{log and f'; what XLA prints goes to {log}'}")
+        self._say(f"compiling the candidate forms of the step{log and f'; what XLA prints goes to {log}'}")
         with self.console.status("compiling"):
             try:
-                found = fit(model.config, model.params, as_before, self.arguments, room)
+                found = fit(model.config, model.params, as_before, self.arguments, capacity)
             except InputError as error:
                 if as_before == settings:
                     raise
                 self._say(f"warning: the step no longer fits as the run began with it ({error}); {_COMPILED_AGAIN}")
-                found = fit(model.config, model.params, settings, self.arguments, room)
-        self._say(found.describe(room))
+                found = fit(model.config, model.params, settings, self.arguments, capacity)
+        self._say(found.describe(capacity))
         if len(found.tuning.trials) > 1:
             self.console.print(trial_table(found.tuning))
         return found.settings
 
     def _move_native_log(self) -> str:
-        """Has what XLA prints in the output directory; the path, or "" where it stays on the terminal."""
+        """Sends XLA's output to a file in the output directory; returns its path, or "" where it stays on the terminal."""
         with writing(self.output_dir):
             path = self.output_dir / "xla.log"
             if self.native_log is not None and self.native_log.path != path:
@@ -203,7 +203,7 @@ class _Run:
         return "" if self.native_log is None else str(path)
 
     def open(self, resources: contextlib.ExitStack) -> None:
-        """Opens checkpoints and logs, to be closed with `resources`, and takes up the state of the run to go on with."""
+        """Opens checkpoints and logs, to be closed with `resources`, and restores the state of a resumed run."""
         folder, resume = self.folder, self.folder.resume
         if resume is not None:
             self.state, iterator = Checkpoints(resume.directory).restore(resume.step, self.state)
@@ -211,7 +211,7 @@ class _Run:
             self._say(f"resumed from {resume}")
         self._move_native_log()
         self.was_finished = folder.is_finished(self.max_steps)
-        for line in folder.make_way(self.max_steps):
+        for line in folder.set_aside_what_resuming_overwrites(self.max_steps):
             self._say(line)
         self.checkpoints = Checkpoints(self.output_dir / "checkpoints", self.arguments.save_total_limit)
         log = RunLog(self.output_dir, self.start, self.arguments.logging_steps, folder.records, self.title)
@@ -295,10 +295,10 @@ class _Run:
         return TrainingDiverged.at(number, what, documents, last_good=last_good, untrained=untrained)
 
     def _leave(self, number: int) -> TrainingResult:
-        """Saves and stops because a signal asked for it."""
+        """Saves and stops because of a signal."""
         if number and self.checkpoints.latest() != number:
             self._save(number)
-        command = how_to_go_on(self.arguments, self.data.paths, self.output_dir, number)
+        command = how_to_resume(self.arguments, self.data.paths, self.output_dir, number)
         done = f"saved after step {number}" if number else "stopped before the first step"
         self._say(f"{self.stop.requested}: {done}; resume with: {command}")
         return self._result(number, stopped_by=self.stop.requested)

@@ -1,4 +1,4 @@
-"""The end of a run: what is saved, and what the user is told."""
+"""The end of a run: what is saved, and what is printed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def save_results(model: Llama, output_dir: Path, tokenizer: PreTrainedTokenizerF
     """Saves the adapter, or every weight where there is none, with the tokenizer; returns the folder.
 
     Raises:
-      InputError: the disk refused.
+      InputError: the files cannot be written.
     """
     if model.settings.lora is None:
         api.save_merged(model, output_dir / "model", tokenizer)

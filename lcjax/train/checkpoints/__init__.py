@@ -1,1 +1,1 @@
-"""What a run needs to go on exactly: its checkpoints, verified, and the folder that it alone works in."""
+"""Exact resume: checkpoints, verified, and the output folder, which one run uses at a time."""

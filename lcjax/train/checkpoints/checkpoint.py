@@ -1,4 +1,4 @@
-"""Everything a run needs to go on exactly: adapters, optimizer, RNG, data iterator, records and the resolved config."""
+"""Everything a run needs to resume exactly: adapters, optimizer, RNG, data iterator, records and the resolved config."""
 
 from __future__ import annotations
 
@@ -212,5 +212,5 @@ def _is_step(name: str) -> bool:
 def _flatten(state: TrainState) -> dict[str, jax.Array]:
     """The state's leaves by path; a plain dictionary outlives changes of optax's and our own containers."""
     leaves, _ = jax.tree.flatten_with_path(state)
-    # The leading number keeps the order of the leaves, which the dictionary is otherwise free to sort.
+    # The leading number preserves the order of the leaves, which would otherwise be sorted.
     return {f"{i:04d}{jax.tree_util.keystr(path)}": leaf for i, (path, leaf) in enumerate(leaves)}

@@ -1,4 +1,4 @@
-"""The output directory that a process works in: locked, checked, and with the checkpoint to go on from."""
+"""The output directory that a process works in: locked, checked, and with the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _FOLDERS = ("checkpoints", "tensorboard", *RESULTS)
 class RunFolder:
     """An output directory that no other run uses.
 
-    `started` is when the run was started first. Of a run that goes on, `resume` is the checkpoint, `saved` the description of the
-    run that is in it, and `records` its copies of metrics.jsonl and evaluation.jsonl; all its files are sound.
+    `started` is when the run was started first. For a resumed run, `resume` is the checkpoint, `saved` its description
+    of the run, and `records` its copies of metrics.jsonl and evaluation.jsonl; all files are verified.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class RunFolder:
         return self.resume.step if self.resume else 0
 
     @property
-    def goes_on_here(self) -> bool:
+    def resumes_here(self) -> bool:
         """Whether the checkpoint is in this folder, and not another run's."""
         return self.resume is not None and self.resume.directory.resolve() == (self.path / "checkpoints").resolve()
 
@@ -64,7 +64,7 @@ class RunFolder:
         """Whether a run of so many steps has nothing left to do, and all that it leaves is here."""
         left = self.results() is not None and (self.path / "loss.png").exists()
         return (
-            self.goes_on_here
+            self.resumes_here
             and left
             and self.first_step == self.saved["max_steps"] == max_steps
             and all(
@@ -82,31 +82,31 @@ class RunFolder:
         )
 
     def refuse_other_run(self, description: dict[str, Any]) -> None:
-        """Raises InputError where the run to go on with differs from what is known so far of this one."""
+        """Raises InputError where the resumed run differs from what is known so far of this one."""
         if self.resume is not None:
             refuse_other_run(self.saved, description, self.resume)
 
     def refuse_other_data(self, data: Data, arguments: TrainingArguments) -> None:
-        """Raises InputError where the run to go on with had other data, or another number of steps that matters."""
+        """Raises InputError where the resumed run had different data, or another number of steps that matters."""
         if self.resume is not None:
             max_steps = arguments.number_of_steps(len(data.train_plan))
             refuse_other_run(self.saved, describe_data(data, max_steps), self.resume, self._date_wanted(data))
             refuse_other_length(self.saved, arguments, max_steps, self.resume)
 
     def _date_wanted(self, data: Data) -> str:
-        """What to say of data that a program loaded on another day than the run's, which a chat template may have written."""
+        """The hint for data that a program loaded on another day than the run's, which a chat template may have written."""
         if data.date is None or data.date.astimezone() == self.started:
             return ""
         call = f"load_corpus(..., date=datetime.datetime.fromisoformat({self.started.isoformat()!r}))"
         return f", with the run's date where the chat template writes it: {call}"
 
-    def make_way(self, max_steps: int) -> list[str]:
-        """Puts aside what going on to `max_steps` would overwrite, and lost or changed records; returns a line for each.
+    def set_aside_what_resuming_overwrites(self, max_steps: int) -> list[str]:
+        """Sets aside what resuming to `max_steps` would overwrite, and lost or changed records; returns a line for each.
 
         Raises:
-          InputError: the disk refused.
+          InputError: the files cannot be written.
         """
-        if self.resume is None or not self.goes_on_here:
+        if self.resume is None or not self.resumes_here:
             return []
         lines = set_newer_aside(self.resume)
         results = self.results()
@@ -136,11 +136,11 @@ class RunFolder:
 def open_run_folder(output_dir: Path, arguments: TrainingArguments) -> Iterator[RunFolder]:
     """Locks the output directory, makes it if need be, and refuses what can be seen before a model is loaded.
 
-    Until the context is left no other process can open it. A folder that was made and in which nothing was written goes again.
+    Until the context is left no other process can open it. A folder that was made and stayed empty is removed.
 
     Raises:
-      InputError: another run is in it; a fresh run would write over one; the checkpoint to go on from does not exist, is damaged
-        or of other arguments; a file is where a folder belongs, or the other way round; it cannot be written.
+      InputError: another run is in it; a fresh run would overwrite one; the checkpoint to resume from does not exist, is
+        damaged or has other arguments; a file is where a folder belongs, or the reverse; it cannot be written.
     """
     made: list[Path] = []
     with contextlib.ExitStack() as removal:

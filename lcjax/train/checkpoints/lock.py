@@ -18,7 +18,7 @@ from lcjax.errors import InputError
 from lcjax.train.disk import writing
 
 LOCK = ".lock"
-# What flock says on a file system that has no locks; some network file systems have none.
+# Errors of flock on a file system without locks, such as some network file systems.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 logger = logging.getLogger(__name__)
@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 def locked(output_dir: Path) -> Iterator[None]:
     """A context in which this process alone works in `output_dir`.
 
-    The lock is the operating system's, on a file there: it goes with the process, however that ends. The file says for people who
-    holds it. Where the file system has no locks, a warning says so.
+    The lock is the operating system's, on a file there: it is released when the process ends, in whatever manner. The file
+    names the holder. Where the file system has no locks, a warning is logged.
 
     Raises:
       InputError: another run holds it, or the folder cannot be written.
@@ -62,7 +62,7 @@ def _open_and_lock(path: Path) -> IO[str]:
                 file.close()
                 raise
             logger.warning(
-                "%s is on a file system without locks (%s); see to it that no other run writes there",
+                "%s is on a file system without locks (%s); make sure that no other run writes there",
                 path.parent,
                 error.strerror,
             )

@@ -1,4 +1,4 @@
-"""Where to go on: the checkpoint that a run's arguments mean, once all of its files are found sound."""
+"""Where to resume: the checkpoint that a run's arguments select, after all its files have been verified."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def find_resume_point(requested: str | None, output_dir: Path | None) -> ResumeP
 
     Args:
       requested: None, "latest", a checkpoint's folder, or the folder of a run.
-      output_dir: of the run that goes on or begins; None where it gets a folder of its own.
+      output_dir: that of the resumed or new run; None where it gets a new folder.
 
     Raises:
-      InputError: there is no such checkpoint; or going on would write over another run.
+      InputError: there is no such checkpoint; or resuming would overwrite another run.
     """
     if output_dir is not None:
         _check_output_dir(output_dir)
@@ -53,7 +53,7 @@ def find_resume_point(requested: str | None, output_dir: Path | None) -> ResumeP
 
 
 def refuse_damage(point: ResumePoint) -> None:
-    """Raises InputError where a file of the checkpoint is not as it was saved, and names the newest sound one; reads them all."""
+    """Reads all files; raises InputError if one is not as it was saved, and names the newest undamaged checkpoint."""
     checkpoints = Checkpoints(point.directory)
     if point.step not in checkpoints.steps():
         raise InputError(f"checkpoint {point} does not exist; those there are: {checkpoints.steps() or 'none'}")
@@ -61,15 +61,15 @@ def refuse_damage(point: ResumePoint) -> None:
     if damage is None:
         return
     sound = checkpoints.newest_sound()
-    mend = "no sound one is left; start again with another --output-dir"
+    remedy = "no sound one is left; start again with another --output-dir"
     if sound is not None:
         path = shlex.quote(str(point.directory / str(sound)))
-        mend = f"the newest sound one is {sound}: --resume-from-checkpoint {path}"
-    raise InputError(f"checkpoint {point.step} in {point.directory.parent} is damaged ({damage}); {mend}")
+        remedy = f"the newest sound one is {sound}: --resume-from-checkpoint {path}"
+    raise InputError(f"checkpoint {point.step} in {point.directory.parent} is damaged ({damage}); {remedy}")
 
 
 def set_newer_aside(point: ResumePoint) -> list[str]:
-    """Renames the damaged checkpoints after one that is to go on in their place; returns a line for each."""
+    """Renames the damaged checkpoints after the one to resume from; returns a line for each."""
     checkpoints = Checkpoints(point.directory)
     newer = [step for step in checkpoints.steps() if step > point.step]
     return [f"checkpoint {step} is damaged; it is {checkpoints.set_aside(step)} now" for step in newer]
@@ -92,12 +92,12 @@ def _refuse_to_overwrite(output_dir: Path | None, newest: int | None) -> None:
             f"{output_dir} holds a run with checkpoints; resume it with --resume-from-checkpoint latest, or choose another "
             "--output-dir"
         )
-    if output_dir is not None and (kept := [name for name in RESULTS if (output_dir / name).exists()]):
-        raise InputError(f"{output_dir} holds the {kept[0]} of a finished run; choose another --output-dir")
+    if output_dir is not None and (found := [name for name in RESULTS if (output_dir / name).exists()]):
+        raise InputError(f"{output_dir} holds the {found[0]} of a finished run; choose another --output-dir")
 
 
 def _refuse_to_overwrite_newer(point: ResumePoint, own: Path, newest: int, output_dir: Path | None) -> None:
-    """Of the run's own checkpoints the newest may go on, or one after which all are damaged."""
+    """Allows resuming from the newest of the run's own checkpoints, or from one after which all are damaged."""
     checkpoints, occupied = Checkpoints(own), newest
     if own.resolve() == point.directory.resolve():
         later = [step for step in checkpoints.steps() if step > point.step]
@@ -106,7 +106,7 @@ def _refuse_to_overwrite_newer(point: ResumePoint, own: Path, newest: int, outpu
             return
         occupied = sound[-1]
     raise InputError(
-        f"{output_dir} holds checkpoint {occupied}, which going on from {point} would overwrite; give another --output-dir "
+        f"{output_dir} holds checkpoint {occupied}, which resuming from {point} would overwrite; give another --output-dir "
         "for the new run"
     )
 

@@ -14,7 +14,7 @@ from lcjax.train.checkpoints.resume import find_resume_point, refuse_damage
 
 
 def arguments_of_resumed_run(given: RunArguments) -> RunArguments:
-    """Those that it began with, whose relative paths are resolved where it began; flags that are given come over them.
+    """The run's original arguments, with relative paths resolved against its working directory; given flags override them.
 
     Raises:
       InputError: there is no such run, it was not started by the command, or its checkpoint is damaged.
@@ -31,7 +31,7 @@ def arguments_of_resumed_run(given: RunArguments) -> RunArguments:
         if "model" not in saved:
             raise InputError(f"{point} was written by lcjax.train() in a program; resume from that program")
         saved |= {"output_dir": output_dir, "resume_from_checkpoint": requested}
-        saved.pop("programs_dir", None)  # machine code is loaded from where this user says, not from where a file says
+        saved.pop("programs_dir", None)  # machine code is never loaded from a folder that a file names
         saved |= {name: tuple(saved[name]) for name in ("data", "data_weights", "target_modules") if name in saved}
         if "working_directory" in description:
             there = functools.partial(path_from, description["working_directory"])
@@ -39,7 +39,7 @@ def arguments_of_resumed_run(given: RunArguments) -> RunArguments:
         known = {field.name for field in dataclasses.fields(RunArguments)}
         return RunArguments(**{name: value for name, value in saved.items() if name in known})
     except (InputError, TypeError, ValueError, KeyError):
-        refuse_damage(point)  # the better answer, if that is why
+        refuse_damage(point)  # the better message, if damage is the cause
         raise
 
 

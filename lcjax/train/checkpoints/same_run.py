@@ -1,4 +1,4 @@
-"""Whether a checkpoint is of this very run: compared as early as each part is known, and the first difference named."""
+"""Whether a checkpoint belongs to this run: compared as early as each part is known; the first difference is named."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ Description = dict[str, Any]
 
 # Arguments that are compared by what they led to: the number of steps, the fingerprints of weights and data, the dtype.
 _COMPARED_BY_RESULT = {"max_steps", "num_train_epochs", "model", "data", "documents", "data_weights", "dtype"}
-# Besides, those that change neither a step's arithmetic nor the order of the data.
+# In addition, those that change neither a step's arithmetic nor the order of the data.
 _FREE_ARGUMENTS = _COMPARED_BY_RESULT | {
     "output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "eval_steps", "eval_batches", "logging_steps",
     "use_gradient_checkpointing", "attention", "skip_leak_check", "programs_dir",
 }  # fmt: skip
-# Where the files lie and how the step is scheduled may change between two sittings; the numbers do not.
+# Where the files lie and how the step is scheduled may change between two sessions; the numbers do not.
 _FREE_SETTINGS = {"name_or_path", "use_gradient_checkpointing", "attention", "generation_config"}
 # Fields of LlamaConfig that checkpoints of earlier versions lack; the weights' names and bytes tell the families apart.
 _ADDED_FIELDS = ("model_type", "own_values")
 
 
 def describe_arguments(arguments: TrainingArguments) -> Description:
-    """What a checkpoint says of the run before its model is loaded; equals its JSON.
+    """The part of a checkpoint's description that is known before the model is loaded; equals its JSON.
 
     Paths in the arguments are relative to the working directory. It is not compared.
     """
@@ -56,7 +56,7 @@ def describe_data(data: Data, max_steps: int) -> Description:
 
 
 def known_steps(saved: Description, arguments: TrainingArguments) -> int | None:
-    """The number of optimizer steps, where it is known before the data are read: told, or epochs as before."""
+    """The number of optimizer steps, where it is known before the data are read: given, or from the same epochs as before."""
     if arguments.max_steps > 0:
         return arguments.max_steps
     before = saved["arguments"]
@@ -74,7 +74,7 @@ def refuse_other_run(saved: Description, current: Description, point: ResumePoin
     """Raises InputError, naming the first difference, when a checkpoint is not of the run that `current` describes.
 
     `current` may be a part of a description: what is not in it is not compared, and so with single arguments. `date_wanted` is
-    said of other data.
+    added to the message about different data.
     """
     if "model" in saved and "model" in current:
         saved = saved | {"model": {name: current["model"][name] for name in _ADDED_FIELDS} | saved["model"]}
@@ -89,9 +89,9 @@ def refuse_other_run(saved: Description, current: Description, point: ResumePoin
                 case ("arguments", name):
                     what = f"{flag(name)} was {before!r} and is {now!r}; give the same"
                 case ("weights",):
-                    what = "the base weights were others; give the same --model"
+                    what = "the base weights were different; give the same --model"
                 case ("data",):
-                    what = f"the data were others; give the same --data files, unchanged{date_wanted}"
+                    what = f"the data were different; give the same --data files, unchanged{date_wanted}"
                 case _:
                     what = f"{'.'.join(path)} was {before!r} and is {now!r}; give the same"
             raise _other(point, what)

@@ -1,1 +1,1 @@
-"""The compiled programs of a run, which whoever goes on with it computes with."""
+"""The compiled programs of a run, which a resumed run uses again."""

@@ -1,4 +1,4 @@
-"""How a run computes, as it chose when it began: its compiled programs and the form of its step. A checkpoint carries it."""
+"""How a run computes, chosen at its start and saved in checkpoints: its compiled programs and the form of its step."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Execution:
     Attributes:
       programs: the id of the run's folder of compiled programs.
       builder: what they were compiled with and for.
-      policy, memory, loss_chunk: the form of the step that was chosen where the arguments said "auto", as `ModelSettings` takes
-        them; None on a CPU, where nothing is chosen.
+      policy, memory, loss_chunk: the form of the step that was chosen where the arguments said "auto", as in `ModelSettings`;
+        None on a CPU, where nothing is chosen.
     """
 
     programs: str
@@ -40,7 +40,7 @@ class Execution:
         return cls(programs.run, programs.builder, policy, str(memory or "none"), fitted.loss_chunk)
 
     def applied(self, settings: ModelSettings) -> ModelSettings:
-        """The settings with the form of the step that the run began with, where nobody asks for another."""
+        """The settings with the form of the step that the run began with, unless the user requests another."""
         if self.policy is None or self.memory is None or settings.memory != "auto":
             return settings
         if settings.use_gradient_checkpointing not in ("auto", self.policy):
@@ -55,9 +55,9 @@ class Execution:
 
 
 def open_programs(model: Llama, arguments: TrainingArguments, saved: Execution | None) -> Programs:
-    """The compiled programs of a run that begins, or of the one whose `saved` execution goes on.
+    """The compiled programs of a new run, or of the resumed one whose execution is `saved`.
 
-    Without `programs_dir`, a cache folder that cannot be written is no reason to stop; `Programs.lost` says so.
+    Without `programs_dir`, a cache folder that cannot be written does not stop the run; `Programs.lost` reports it.
 
     Raises:
       InputError: `programs_dir` cannot be written.

@@ -1,11 +1,11 @@
-"""The compiled programs of a run, so that whoever goes on with it computes with the very same ones.
+"""The compiled programs of a run, so that a resumed run computes with exactly the same ones.
 
 A compiler for GPUs times several algorithms for every product and takes the fastest, and two processes can choose differently.
 The sums then run in another order, and the last bits differ. So a run owns a folder of compiled programs, filled through JAX's
 persistent compilation cache; a resumed run loads them from there, and a new run of the same shape starts from copies of them.
 
 A compiled program is machine code. The folders therefore lie in the user's own cache and never in the run's output directory:
-going on with a run that came from somebody else must not execute what is in its files.
+resuming a run that came from somebody else must not execute what is in its files.
 
 Source: https://docs.jax.dev/en/latest/persistent_compilation_cache.html
 """
@@ -81,7 +81,7 @@ class Programs:
 
     @classmethod
     def of_run(cls, base: Path, run: str, builder: dict[str, str], shape: str) -> Programs:
-        """The folder of a run that goes on; `lost` says what of it is not there any more, or cannot be used here."""
+        """The folder of a resumed run; `lost` states what is missing from it, or cannot be used here."""
         if not _RUN_ID.fullmatch(run):  # it comes from a file of the run, and becomes part of a path
             return dataclasses.replace(cls.new(base, builder, shape), lost="the run does not name its programs")
         folder = base / run
@@ -134,8 +134,8 @@ class Programs:
     def publish(self) -> list[str]:
         """Lists what was compiled since; returns the programs among it whose sums make the run's numbers.
 
-        Called before a checkpoint is written, so that what a checkpoint was computed with is listed. A full disk is no reason to
-        stop: the run goes on, and a later resume says what is missing.
+        Called before a checkpoint is written, so that what a checkpoint was computed with is listed. A full disk does not
+        stop the run; a later resume reports what is missing.
         """
         if not self.is_stored:
             return []
@@ -161,7 +161,7 @@ def digest_of(shape: Any) -> str:
 def _set(values: dict[str, Any]) -> None:
     for name, value in values.items():
         jax.config.update(name, value)
-    compilation_cache.reset_cache()  # it keeps the folder that it was first used with
+    compilation_cache.reset_cache()  # it remembers the folder that it was first used with
 
 
 def _read(folder: Path) -> dict[str, Any]:

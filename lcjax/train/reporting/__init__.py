@@ -1,1 +1,1 @@
-"""What a run says about itself: on the terminal, in its records and in pictures."""
+"""What a run reports: on the terminal, in its records and in pictures."""

@@ -20,7 +20,7 @@ class JsonLines:
     """A file of one JSON object a line, keyed by `step`; every line is written out before the next step begins."""
 
     def __init__(self, path: Path, content: bytes = b""):
-        """Makes the file hold `content`, whole lines, and nothing else: what a run that goes on has recorded so far.
+        """Sets the file to `content`, whole lines: what a resumed run has recorded so far.
 
         Raises:
           InputError: the file cannot be written; `write` and `sync` raise it, too.
@@ -92,7 +92,7 @@ class RunLog:
         records: Mapping[str, bytes] | None = None,
         title: str = "",
     ):
-        """Opens all files, to go on after a step; `title` says in the picture what the run is.
+        """Opens all files, to continue after a step; `title` describes the run in the picture.
 
         Args:
           output_dir: of the run.

@@ -1,4 +1,4 @@
-"""How a run shows itself: a live bar on a terminal, plain lines elsewhere."""
+"""The progress of a run: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TrainingProgress:
 
 
 def peak_device_memory() -> str:
-    """ "  peak 12.3 GiB" of the first device, or nothing where the backend keeps no count."""
+    """ "  peak 12.3 GiB" of the first device, or nothing where the backend does not count."""
     return memory_column(this_device().memory_stats())
 
 

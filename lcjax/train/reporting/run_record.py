@@ -79,7 +79,7 @@ def write_run_record(
 
 
 def _describe(data: Data) -> dict[str, Any]:
-    """What run.json says of the data."""
+    """The entry on the data in run.json."""
     return {
         "fingerprint": data.fingerprint(),
         "documents": data.num_documents,

@@ -62,7 +62,7 @@ def test_long_contexts_go_to_the_host(doctor):
     _, found, words = doctor("--max-seq-length", 40_960, "--lora-r", 0, "--documents", "repository")
     # 2 layers x 40,960 tokens x 32 x 2 bytes
     assert (
-        "every layer's input goes to pinned host memory, 0.0 GiB in bfloat16 (offload)"
+        "every layer's input is saved in pinned host memory, 0.0 GiB in bfloat16 (offload)"
         in found["does it fit, and how?"]
     )
     arguments = parse_train(words)

@@ -156,7 +156,7 @@ def test_a_seed_is_a_text(generate, model_dir):
         (("--prompt", "x", "--temperature", "-1"), "--temperature -1.0 is out of range"),
         (("--prompt", "x", "--top-p", "2"), "--top-p 2.0 is out of range"),
         (("--prompt", "x", "--seed", "-1"), "--seed -1 is out of range"),
-        (("--prompt", "x", "--system", "y"), "--system is of a chat"),
+        (("--prompt", "x", "--system", "y"), "--system needs a chat"),
         (("--prompt", "x", "--chat"), "this model's tokenizer has no chat template"),
         ((), "this model's tokenizer has no chat template"),
         (("--prompt", PROMPT, "--max-seq-length", "3"), "does not fit the 3 of --max-seq-length"),

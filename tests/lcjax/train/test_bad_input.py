@@ -257,9 +257,9 @@ def others(model_dir, data_dir, tmp_path_factory):
         ("--max-steps 9", "it was to take 4 steps, not 9"),
         ("--dtype bfloat16", "dtype was 'float32' and is 'bfloat16'"),
         ("--full-finetuning --lora-r 16", "--full-finetuning was False and is True"),
-        ("--model OTHERS/weights", "the base weights were others; give the same --model"),
+        ("--model OTHERS/weights", "the base weights were different; give the same --model"),
         ("--model OTHERS/layers", "model.num_hidden_layers was 2 and is 3"),
-        ("--data OTHERS/data", "the data were others; give the same --data files, unchanged"),
+        ("--data OTHERS/data", "the data were different; give the same --data files, unchanged"),
     ],
 )
 def test_going_on_as_another_run(flags, said, refused, finished, others):
@@ -278,10 +278,10 @@ def test_no_run_is_written_over(refused, finished, model_dir, data_dir, tmp_path
     fresh = ["--model", model_dir, "--data", data_dir, *SHORT, "--output-dir"]
     assert "holds a run with checkpoints; resume it with --resume-from-checkpoint latest" in refused(*fresh, finished)
     older = ["--resume-from-checkpoint", finished / "checkpoints" / "2"]
-    assert "holds checkpoint 4, which going on from" in refused(*older, "--output-dir", finished)
+    assert "holds checkpoint 4, which resuming from" in refused(*older, "--output-dir", finished)
     other = tmp_path / "other"
     shutil.copytree(finished, other)
-    assert "holds checkpoint 4, which going on from" in refused(*older, "--output-dir", other)
+    assert "holds checkpoint 4, which resuming from" in refused(*older, "--output-dir", other)
     shutil.rmtree(other / "checkpoints")
     assert refused(*fresh, other) == f"{other} holds the adapter of a finished run; choose another --output-dir"
     assert contents(finished) == before

@@ -132,7 +132,7 @@ def test_the_offered_command_goes_on_and_nothing_is_lost(spoil, run, finished, c
 
 def test_a_sound_newer_checkpoint_is_not_passed_over(run, capsys):
     assert main(["--resume-from-checkpoint", str(run / "checkpoints" / "2")]) == 2
-    assert "holds checkpoint 4, which going on from" in capsys.readouterr().err
+    assert "holds checkpoint 4, which resuming from" in capsys.readouterr().err
 
 
 def test_no_sound_checkpoint(run, capsys):

@@ -14,7 +14,7 @@ from lcjax.weights.tokenizer import TOKENIZER_FILES
 from tests.support.processes import SHORT, contents, metrics_of, records
 
 
-def go_on(run: Path, *flags: str) -> list[str]:
+def resume_flags(run: Path, *flags: str) -> list[str]:
     return ["--output-dir", str(run), "--resume-from-checkpoint", "latest", *flags]
 
 
@@ -29,7 +29,7 @@ def short_level_run(model_dir, data_dir, tmp_path_factory):
 
 def test_resuming_a_finished_run_says_so_and_changes_nothing(finished, capsys):
     before = contents(finished)
-    assert main(go_on(finished)) == 0
+    assert main(resume_flags(finished)) == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == f"{finished} is finished: its 4 steps were taken before; nothing is trained"
     losses = [row["eval_loss"] for row in read_rows(finished / "evaluation.jsonl")]
@@ -53,7 +53,7 @@ def test_resuming_a_finished_run_from_python_returns_its_result(finished, model_
 def test_an_extended_run_equals_an_undisturbed_longer_one(short_level_run, model_dir, data_dir, tmp_path, capsys):
     extended, whole = tmp_path / "extended", tmp_path / "whole"
     shutil.copytree(short_level_run, extended)
-    assert main(go_on(extended, "--max-steps", "8")) == 0
+    assert main(resume_flags(extended, "--max-steps", "8")) == 0
     assert f"the adapter of step 4 is {extended}/adapter.step-4 now" in capsys.readouterr().err
     assert contents(extended / "adapter.step-4") == contents(short_level_run / "adapter")
     schedule = ["--lr-scheduler-type", "constant_with_warmup", "--warmup-steps", "2"]
@@ -76,7 +76,7 @@ def test_an_extended_run_equals_an_undisturbed_longer_one(short_level_run, model
 )
 def test_no_run_is_extended_into_another(flags, said, short_level_run, capsys):
     before = contents(short_level_run)
-    assert main(go_on(short_level_run, *flags.split())) == 2
+    assert main(resume_flags(short_level_run, *flags.split())) == 2
     [line] = capsys.readouterr().err.splitlines()  # nothing was loaded
     assert said in line
     assert contents(short_level_run) == before
@@ -85,7 +85,7 @@ def test_no_run_is_extended_into_another(flags, said, short_level_run, capsys):
 @pytest.mark.parametrize("flags", ["--max-steps 9", "--max-steps -1 --num-train-epochs 1"])
 def test_a_falling_rate_is_not_extended(flags, finished, capsys):
     before = contents(finished)
-    assert main(go_on(finished, *flags.split())) == 2
+    assert main(resume_flags(finished, *flags.split())) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert "it was to take 4 steps, not " in line
     assert (

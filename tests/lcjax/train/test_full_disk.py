@@ -1,4 +1,4 @@
-"""A disk that refuses, for real: one line, exit code 2, and the run goes on once there is room."""
+"""A full disk, for real: one line, exit code 2, and the run can be resumed once there is space."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lcjax.train.reporting.metrics import RunLog
 from tests.support.processes import complete_saves, finish, records, start, torn_saves
 
 
-def go_on(run: Path) -> list[str]:
+def resume_flags(run: Path) -> list[str]:
     return ["--output-dir", str(run), "--resume-from-checkpoint", "latest"]
 
 
@@ -47,7 +47,7 @@ def attempts(finished, cache, tmp_path_factory):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         try:
             # The tests' own cache of compiled programs would not fit either, and JAX would say so.
-            process = start(go_on(run), run.parent, cache, JAX_ENABLE_COMPILATION_CACHE="false")
+            process = start(resume_flags(run), run.parent, cache, JAX_ENABLE_COMPILATION_CACHE="false")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         started[name] = run, process
@@ -66,7 +66,7 @@ def test_every_file_that_a_run_writes(name, attempts, finished):
     assert len(errors) == 1, output
     assert re.match(rf"error: {re.escape(str(run / name))} cannot be written \(File too large\)", errors[0])
     assert complete_saves(run / "checkpoints") == ([2] if LIMITS[name][1] == 2 else [2, 4])
-    assert main(go_on(run)) == 0
+    assert main(resume_flags(run)) == 0
     assert records(run) == records(finished)
     assert torn_saves(run / "checkpoints") == []
 

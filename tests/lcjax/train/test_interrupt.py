@@ -128,8 +128,8 @@ def test_an_evaluation_cut_short_is_made_up_for(
     else:
         assert last == "SIGTERM: stopped before the first step; resume with: the same command"
 
-    go_on = dataclasses.replace(stopping, resume_from_checkpoint="latest" if steps else None)
-    train(*model_and_tokenizer, arguments.data, go_on)
+    resuming = dataclasses.replace(stopping, resume_from_checkpoint="latest" if steps else None)
+    train(*model_and_tokenizer, arguments.data, resuming)
     assert records(run) == records(finished)
 
 

@@ -221,9 +221,9 @@ def test_a_cache_folder_that_cannot_be_written_stops_no_run(short, finished, tmp
     assert reason in capsys.readouterr().err
     assert records(run) == records(finished)
     shutil.rmtree(run / "checkpoints" / "4")
-    go_on = ["--output-dir", str(run), "--resume-from-checkpoint", "latest"]
-    assert main([*go_on, "--programs-dir", str(tmp_path / "file" / "programs")]) == 2
+    resuming = ["--output-dir", str(run), "--resume-from-checkpoint", "latest"]
+    assert main([*resuming, "--programs-dir", str(tmp_path / "file" / "programs")]) == 2
     assert f"error: --programs-dir {tmp_path}/file/programs cannot be made" in capsys.readouterr().err
-    assert main(go_on) == 0
+    assert main(resuming) == 0
     assert reason in capsys.readouterr().err
     assert records(run) == records(finished)

@@ -22,7 +22,7 @@ def cut_run(finished, tmp_path) -> Path:
     return run
 
 
-def go_on(run: Path) -> list[str]:
+def resume_flags(run: Path) -> list[str]:
     return ["--output-dir", str(run), "--resume-from-checkpoint", "latest"]
 
 
@@ -40,7 +40,7 @@ def test_lost_records_are_restored_and_what_was_there_is_set_aside(damage, cut_r
     for name in RECORDS:
         DAMAGES[damage](cut_run / name)
         found[name] = (cut_run / name).read_bytes() if damage != "was missing" else None
-    assert main(go_on(cut_run)) == 0
+    assert main(resume_flags(cut_run)) == 0
     lines = capsys.readouterr().err.splitlines()
     for name in RECORDS:
         line = f"{cut_run / name} {damage}; it is restored from checkpoint 2"
@@ -53,7 +53,7 @@ def test_lost_records_are_restored_and_what_was_there_is_set_aside(damage, cut_r
 
 
 def test_later_rows_are_dropped_without_a_word(cut_run, finished, capsys):
-    assert main(go_on(cut_run)) == 0
+    assert main(resume_flags(cut_run)) == 0
     assert "restored" not in capsys.readouterr().err
     assert records(cut_run) == records(finished)
     assert not list(cut_run.glob("*.damaged*"))
@@ -62,7 +62,7 @@ def test_later_rows_are_dropped_without_a_word(cut_run, finished, capsys):
 def test_a_finished_run_gets_its_lost_records_back(finished, tmp_path, capsys):
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     (run / "metrics.jsonl").unlink()
-    assert main(go_on(run)) == 0
+    assert main(resume_flags(run)) == 0
     assert f"{run}/metrics.jsonl was missing; it is restored from checkpoint 4\n" in capsys.readouterr().err
     assert records(run) == records(finished)
 
@@ -73,7 +73,7 @@ def test_a_folder_where_a_file_belongs_is_refused(name, cut_run, short, tmp_path
     (fresh / name).mkdir(parents=True)
     (cut_run / name).unlink()
     (cut_run / name).mkdir()
-    for run, command in ((cut_run, go_on(cut_run)), (fresh, [*short, "--output-dir", str(fresh)])):
+    for run, command in ((cut_run, resume_flags(cut_run)), (fresh, [*short, "--output-dir", str(fresh)])):
         before = contents(run)
         assert main(command) == 2
         [line] = capsys.readouterr().err.splitlines()

@@ -65,7 +65,7 @@ def undisturbed(arguments, tmp_path_factory):
     assert run.output
 
 
-def go_on(run: Path) -> list[str]:
+def resume_flags(run: Path) -> list[str]:
     return ["--output-dir", str(run), "--resume-from-checkpoint", "latest"]
 
 
@@ -92,7 +92,7 @@ def test_five_kills_change_nothing(arguments, undisturbed, cache, tmp_path, caps
     kill(process)
     kills.append(f"before the first checkpoint, after {lines(metrics)} steps")
     assert complete_saves(checkpoints) == []
-    assert main(go_on(run)) == 2
+    assert main(resume_flags(run)) == 2
     assert "holds no checkpoint to resume from; start without --resume-from-checkpoint" in capsys.readouterr().err
 
     # 2: in a fresh run in the same place.
@@ -101,17 +101,17 @@ def test_five_kills_change_nothing(arguments, undisturbed, cache, tmp_path, caps
     kill_after_a_step(process)
 
     # 3: while a save is under way.
-    process = start(go_on(run), tmp_path, cache)
+    process = start(resume_flags(run), tmp_path, cache)
     torn = kill_during_save(process, checkpoints)
     kills.append(f"during the save {torn.name}")
     assert int(torn.name.split(".")[1]) not in complete_saves(checkpoints)
 
     # 4 and 5.
     for _ in range(2):
-        process = start(go_on(run), tmp_path, cache)
+        process = start(resume_flags(run), tmp_path, cache)
         kill_after_a_step(process)
 
-    code, output = finish(start(go_on(run), tmp_path, cache))
+    code, output = finish(start(resume_flags(run), tmp_path, cache))
     print(f"seed {seed}, killed {'; '.join(kills)}")
     assert code == 0, output
     assert records(run) == undisturbed.records()
@@ -119,7 +119,7 @@ def test_five_kills_change_nothing(arguments, undisturbed, cache, tmp_path, caps
     assert complete_saves(checkpoints) == [64, 68, 70]
 
 
-def test_a_signal_saves_and_says_how_to_go_on(arguments, undisturbed, cache, tmp_path):
+def test_a_signal_saves_and_prints_how_to_resume(arguments, undisturbed, cache, tmp_path):
     """Both signals, in two runs side by side."""
     stopped = {}
     for number, name in ((signal.SIGTERM, "a run: {1} :+1:"), (signal.SIGINT, "another")):
@@ -156,7 +156,7 @@ def test_undisturbed_run_learns_and_says_nothing_but_its_progress(undisturbed):
     assert float(after) < float(before)
 
 
-def test_masters_in_host_memory_go_on_exactly(model_dir, data_dir, cache, tmp_path):
+def test_masters_in_host_memory_resume_exactly(model_dir, data_dir, cache, tmp_path):
     """Full fine-tuning in bfloat16: the weights alone would not tell where their masters were."""
     flags = (
         f"--model {model_dir} --data {data_dir} --full-finetuning --dtype bfloat16 --max-seq-length 48 --save-steps 3"
@@ -168,6 +168,6 @@ def test_masters_in_host_memory_go_on_exactly(model_dir, data_dir, cache, tmp_pa
     for name in ("whole", "cut"):
         assert main([*flags.split(), "--max-steps", "6", "--output-dir", str(tmp_path / name)]) == 0
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "6")
-    assert main(go_on(tmp_path / "cut")) == 0
+    assert main(resume_flags(tmp_path / "cut")) == 0
     cut, whole = (read(tmp_path / name) for name in ("cut", "whole"))
     assert cut == whole

@@ -1,4 +1,4 @@
-"""How to go on with a run that a signal has stopped: a command, or a call, to be copied."""
+"""How to resume a run that a signal has stopped: a command, or a call, to copy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lcjax.config.training import TrainingArguments
 from lcjax.train.arguments import RunArguments
 
 
-def how_to_go_on(arguments: TrainingArguments, data: Sequence[str | Path], output_dir: Path, step: int) -> str:
+def how_to_resume(arguments: TrainingArguments, data: Sequence[str | Path], output_dir: Path, step: int) -> str:
     """A shell command for a run of the command line; else the call of `lcjax.train`, with the caller's `model` and `tokenizer`.
 
     Args:
