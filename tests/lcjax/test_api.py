@@ -28,7 +28,7 @@ VOCABULARY = 49_152
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, smollm2) -> Oracle:
-    """A tiny random model with SmolLM2's tokenizer beside it."""
+    """A tiny random model with SmolLM2's tokenizer next to it."""
     fields = {**MODELS["untied gqa 3, odd head_dim"], "vocab_size": VOCABULARY, "num_hidden_layers": 2}
     oracle = make_oracle(tmp_path_factory.mktemp("model"), adapter=False, **fields)
     load_tokenizer(smollm2).save_pretrained(oracle.directory)

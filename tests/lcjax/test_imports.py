@@ -34,7 +34,7 @@ train
 doctor
 """
 LEVELS = [line.split(" | ") for line in ORDER.split("\n") if line]
-LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
 
 # Kernels are built of what operations define, masks above all; RoPE reaches its kernel where an implementation is chosen.
 UPWARD = {
@@ -42,7 +42,7 @@ UPWARD = {
     "__init__.py": "cli.startup",  # before everything else, and of the standard library alone
 }
 
-# Beside the standard library and JAX's own.
+# In addition to the standard library and JAX's own.
 LIBRARIES = {
     "errors": "",
     "lazy": "",
@@ -84,7 +84,7 @@ def imports(path: Path) -> Iterator[str]:
             )
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     return "" if first == "__init__" else first
 
@@ -93,16 +93,16 @@ def is_below(module: str, allowed: list[str]) -> bool:
     return any(module == name or module.startswith(name + ".") for name in allowed)
 
 
-def may_import(room: str) -> list[str]:
+def may_import(package: str) -> list[str]:
     """The modules of lcjax that a package may import: itself, and what stands above it in the order."""
-    if room in ("", "__main__"):
+    if package in ("", "__main__"):
         return [f"lcjax.{name}" for name in LEVEL]
-    return [f"lcjax.{name}" for name, level in LEVEL.items() if level < LEVEL[room] or name == room]
+    return [f"lcjax.{name}" for name, level in LEVEL.items() if level < LEVEL[package] or name == package]
 
 
-def offences(path: Path, room: str, exception: str = "") -> list[str]:
+def violations(path: Path, package: str, exception: str = "") -> list[str]:
     """The imports of a file that its package may not make."""
-    allowed = [*may_import(room), *LIBRARIES[room].split(), *([f"lcjax.{exception}"] if exception else [])]
+    allowed = [*may_import(package), *LIBRARIES[package].split(), *([f"lcjax.{exception}"] if exception else [])]
     return [
         module
         for module in imports(path)
@@ -115,13 +115,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_package_imports_what_stands_before_it(path):
-    room = room_of(path)
-    assert room in LIBRARIES, "a new package: give it a place in ORDER and its libraries"
-    assert offences(path, room, UPWARD.get(str(path.relative_to(PACKAGE)), "")) == []
+    package = package_of(path)
+    assert package in LIBRARIES, "a new package: give it a place in ORDER and its libraries"
+    assert violations(path, package, UPWARD.get(str(path.relative_to(PACKAGE)), "")) == []
 
 
 def test_every_package_has_a_place():
-    assert {room_of(path) for path in FILES} == set(LIBRARIES) == {"", "__main__", *LEVEL}
+    assert {package_of(path) for path in FILES} == set(LIBRARIES) == {"", "__main__", *LEVEL}
 
 
 def test_every_exception_is_used():
@@ -129,23 +129,23 @@ def test_every_exception_is_used():
         assert any(is_below(found, [f"lcjax.{module}"]) for found in imports(PACKAGE / name))
 
 
-def test_an_offence_is_found(tmp_path):
+def test_a_violation_is_found(tmp_path):
     path = tmp_path / "masks.py"
     path.write_text(
         "import jax.numpy as jnp\nfrom lcjax import memory\ndef f():\n    import torch.nn\n    import lcjax.train.loop\n"
         "from lcjax.config import LlamaConfig\n"
     )
-    assert offences(path, "ops") == ["lcjax.memory", "torch.nn", "lcjax.train.loop"]
+    assert violations(path, "ops") == ["lcjax.memory", "torch.nn", "lcjax.train.loop"]
 
 
-def modules_of(room: str) -> list[str]:
+def modules_of(package: str) -> list[str]:
     """Every module of a package but its command, which is a program."""
-    paths = [path for path in FILES if room_of(path) == room and path.stem != "__main__"]
+    paths = [path for path in FILES if package_of(path) == package and path.stem != "__main__"]
     dotted = (path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".") for path in paths)
     return [name.removesuffix(".__init__") for name in dotted]
 
 
-def loaded_alone(room: str) -> set[str]:
+def loaded_alone(package: str) -> set[str]:
     """The packages of lcjax that are there once all modules of one are imported under an empty `lcjax/__init__.py`.
 
     In a process of its own, in which the libraries are loaded already.
@@ -158,7 +158,7 @@ def loaded_alone(room: str) -> set[str]:
             empty = types.ModuleType("lcjax")
             empty.__path__ = [str(PACKAGE)]
             sys.modules["lcjax"] = empty
-            for name in modules_of(room):
+            for name in modules_of(package):
                 __import__(name)
             found = {name.split(".")[1] for name in sys.modules if name.startswith("lcjax.")}
             os.write(writer, " ".join(sorted(found)).encode())
@@ -175,17 +175,17 @@ def loaded_alone(room: str) -> set[str]:
 
 
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning", "ignore:This process:DeprecationWarning")
-@pytest.mark.parametrize("room", LEVEL)
-def test_a_package_can_be_imported_alone(room):
-    assert loaded_alone(room) <= {name.removeprefix("lcjax.") for name in may_import(room)}
+@pytest.mark.parametrize("package", LEVEL)
+def test_a_package_can_be_imported_alone(package):
+    assert loaded_alone(package) <= {name.removeprefix("lcjax.") for name in may_import(package)}
 
 
-@pytest.mark.parametrize("room", [room for room in LEVEL if LIBRARIES[room] == ""])
-def test_what_says_what_a_run_is_needs_no_library(room):
+@pytest.mark.parametrize("package", [package for package in LEVEL if LIBRARIES[package] == ""])
+def test_settings_of_a_run_need_no_library(package):
     assert all(
         module.split(".")[0] in {*sys.stdlib_module_names, "lcjax"}
         for path in FILES
-        if room_of(path) == room
+        if package_of(path) == package
         for module in imports(path)
     )
 

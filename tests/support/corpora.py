@@ -26,7 +26,7 @@ def planted(documents=20, length=16_384, passage=64, distance=6_000, seed=0) -> 
 
 
 def shuffled(corpus: TokenizedCorpus, block: int = 256, seed: int = 0) -> TokenizedCorpus:
-    """The same text in blocks that are dealt out anew across documents, so that nothing far apart belongs together."""
+    """The same text in blocks that are shuffled across documents, so that nothing far apart belongs together."""
     starts = np.arange(0, len(corpus.tokens), block)
     order = np.random.default_rng(seed).permutation(starts)
     tokens = np.concatenate([corpus.tokens[start : start + block] for start in order])

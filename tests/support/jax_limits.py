@@ -1,4 +1,4 @@
-"""What a program has told JAX of its memory by the time that JAX starts: later it does not listen."""
+"""The memory limits that a program has set by the time that JAX starts; later ones have no effect."""
 
 from __future__ import annotations
 

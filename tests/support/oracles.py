@@ -188,8 +188,8 @@ _gradients = jax.jit(step.gradients, static_argnums=0, compiler_options=QUICK_TO
 
 def without_masked(tree: lora.Tree) -> lora.Tree:
     """The tree without the places that `lora.partition` emptied."""
-    kept = {name: without_masked(value) if isinstance(value, dict) else value for name, value in tree.items()}
-    return {name: value for name, value in kept.items() if jax.tree.leaves(value)}
+    unmasked = {name: without_masked(value) if isinstance(value, dict) else value for name, value in tree.items()}
+    return {name: value for name, value in unmasked.items() if jax.tree.leaves(value)}
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

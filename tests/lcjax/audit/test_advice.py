@@ -51,15 +51,15 @@ def test_high_packing():
     assert "packing is high: a window of 32K holds 20 documents, which do not see each other" in words_of(short, 32_768)
 
 
-@pytest.mark.parametrize(("kept", "needed", "reached"), [(1, 8, "65,536"), (4, 32, "65,536")])
-def test_few_tokens_a_step(good, kept, needed, reached):
+@pytest.mark.parametrize(("every", "needed", "reached"), [(1, 8, "65,536"), (4, 32, "65,536")])
+def test_few_tokens_a_step(good, every, needed, reached):
     """Only tokens with a loss count."""
     learned = np.zeros(len(good.tokens), dtype=bool)
-    learned[::kept] = True
+    learned[::every] = True
     figures = times(audit(type(good)(good.tokens, good.offsets, good.names, learned), 8192, 10**9), 10)
     (line,) = advice(figures, rows_a_step=1)
     assert line == (
-        f"few tokens a step: {8192 // kept:,} with a loss; --gradient-accumulation-steps {needed} gives {reached}"
+        f"few tokens a step: {8192 // every:,} with a loss; --gradient-accumulation-steps {needed} gives {reached}"
     )
     assert advice(figures, rows_a_step=needed) == ["train at 8,192 tokens: the documents have what it takes"]
 
@@ -80,7 +80,7 @@ def test_a_step_takes_no_more_than_leaves_an_epoch_its_steps(good, rows):
     assert epochs == MOST_EPOCHS or epochs * steps_an_epoch(figures, accumulation) >= STEPS
 
 
-def test_little_text_is_said(good):
+def test_little_text_is_reported(good):
     assert words_of(good, 8192, rows_a_step=16) == (
         "little text for a run: 5 optimizer steps an epoch; add documents, or pass over them more often, "
         "--num-train-epochs 4, with 4 sequences a step"
@@ -92,7 +92,7 @@ def test_little_text_is_said(good):
 
 @pytest.mark.parametrize("length", [64, 512, 1024, 2048])
 def test_a_short_context_gets_no_advice_on_distances(length):
-    """It was told to train at 2,048 tokens, and that nothing comes back beyond 1K."""
+    """The advice was to train at 2,048 tokens, because nothing comes back beyond 1K."""
     random = corpus_of(list(np.random.default_rng(0).integers(0, 30_000, (9, 5000))))
     words = words_of(random, length, rows_a_step=1)
     assert "max-seq-length" not in words
@@ -106,7 +106,7 @@ def test_near_duplicates(good):
     )
 
 
-def test_a_sample_is_whole_documents_and_says_its_size(good):
+def test_a_sample_is_whole_documents_and_reports_its_size(good):
     figures = audit(good, 8192, max_tokens=200_000)
     assert figures.sampled_tokens == 12 * 16_384
     whole = audit(good, 8192, max_tokens=10**9)

@@ -39,7 +39,7 @@ def by_definition(documents, edges, length, n):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_it_is_what_the_definition_says(monkeypatch, seed, n):
+def test_it_is_as_the_definition_states(monkeypatch, seed, n):
     monkeypatch.setattr(reuse, "NEAREST", 4)
     rng = np.random.default_rng(seed)
     documents = [rng.integers(0, 12, length).tolist() for length in (1, 2, 40, 25, 60)]

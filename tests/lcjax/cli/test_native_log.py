@@ -38,14 +38,14 @@ def test_what_a_library_prints_is_in_the_file_and_not_on_the_terminal(tmp_path):
     assert (tmp_path / "xla.log").read_text() == "early\nlate\n"
 
 
-def test_a_process_that_a_library_aborts_leaves_its_last_words(tmp_path):
+def test_a_process_that_a_library_aborts_leaves_its_last_lines(tmp_path):
     done = run(tmp_path, "abort")
     assert done.returncode < 0
     assert done.stderr == "the terminal\n"
     assert (tmp_path / "xla.log").read_text() == "early\nlate\n"
 
 
-def test_a_log_goes_on_behind_what_it_holds_and_is_no_file_when_empty(tmp_path):
+def test_a_log_is_appended_to_and_removed_when_empty(tmp_path):
     (tmp_path / "xla.log").write_text("before\n")
     with NativeLog() as log:
         temporary = log.path

@@ -72,7 +72,7 @@ def test_other_scaled_models_extend_their_own(kind):
     assert choose_rope(after, 65_536) == (after, None)
 
 
-def test_what_yarn_stretches_to_counts_where_the_config_says_less():
+def test_a_config_of_a_shorter_context_than_its_yarn_is_extended_from_the_longer_one():
     config = dataclasses.replace(config_of("yarn"), max_position_embeddings=8192)
     assert choose_rope(config, 32_768) == (config, None)
     assert choose_rope(config, 65_536)[0].rope_scaling.factor == 8.0
@@ -162,7 +162,7 @@ def test_every_choice_has_its_line(choice):
         assert describe_rope(after) in line
 
 
-def test_the_report_says_what_changed():
+def test_the_report_names_the_changes():
     after, _ = choose_rope(SMOLLM2, 65_536)
     lines = [line.split() for line in report(SMOLLM2, after, 65_536)]
     assert ["context,", "tokens", "8,192", "65,536"] in lines

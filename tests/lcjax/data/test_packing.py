@@ -19,14 +19,14 @@ def fill(plan):
 
 
 def naive_best_fit(sizes, capacity):
-    """The rooms left in each row, by trying every row for every piece."""
-    rooms = []
+    """The space left in each row, by trying every row for every piece."""
+    spaces = []
     for size in sorted(sizes, reverse=True):
-        fitting = [room for room in rooms if room >= size]
+        fitting = [space for space in spaces if space >= size]
         if fitting:
-            rooms.remove(min(fitting))
-        rooms.append((min(fitting) if fitting else capacity) - size)
-    return rooms
+            spaces.remove(min(fitting))
+        spaces.append((min(fitting) if fitting else capacity) - size)
+    return spaces
 
 
 @pytest.mark.parametrize("max_seq_length", [1, 2, 3, 8, 64, 1000])
@@ -53,8 +53,8 @@ def test_every_token_is_in_exactly_one_row(max_seq_length, seed):
 def test_rows_are_those_of_best_fit_decreasing(max_seq_length, seed):
     lengths = random_lengths(np.random.default_rng(seed), max_seq_length)
     full, rest = np.divmod(lengths, max_seq_length)
-    rooms = naive_best_fit(rest[rest > 0].tolist(), max_seq_length) + [0] * int(full.sum())
-    assert fill(pack(lengths, max_seq_length)) == sorted(max_seq_length - room for room in rooms)
+    spaces = naive_best_fit(rest[rest > 0].tolist(), max_seq_length) + [0] * int(full.sum())
+    assert fill(pack(lengths, max_seq_length)) == sorted(max_seq_length - space for space in spaces)
 
 
 def test_a_small_plan_in_full():

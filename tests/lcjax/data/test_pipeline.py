@@ -92,7 +92,7 @@ def test_iteration_is_in_the_order_of_steps():
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5, 13])
-def test_restored_iterator_goes_on_with_the_next_batch(taken):
+def test_a_restored_iterator_continues_with_the_next_batch(taken):
     dataset = make_dataset(CORPUS, PLAN, batch_size=3, accumulation=1, seed=1)
     assert len(PLAN) % 3  # batches straddle the epochs' boundary
     iterator = iterate(dataset)
@@ -136,7 +136,7 @@ def test_another_process_restores_the_same_stream():
     assert run(first[0]) == first
 
 
-def test_importing_and_using_the_room_touches_nothing_else():
+def test_importing_and_using_the_package_touches_nothing_else():
     script = SET_UP + textwrap.dedent("""
         import multiprocessing, sys
         iterator = iterate(make_dataset(corpus, plan, batch_size=3, seed=9))

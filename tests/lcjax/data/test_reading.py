@@ -15,7 +15,7 @@ def write(path, content):
     return path
 
 
-def test_text_is_kept_to_the_byte(tmp_path):
+def test_text_is_preserved_to_the_byte(tmp_path):
     text = "first\r\nsecond\rthird\n\n \u2028 ünïcode \U0001f600\t"
     path = write(tmp_path / "a.weird", text)
     assert read_documents([path]) == [Document(str(path), text)]
@@ -123,7 +123,7 @@ def test_a_path_with_more_bad_records_than_good_ones_is_refused(tmp_path):
     assert len(read_documents([tmp_path])) == 4  # the folder holds two bad records and four good documents
 
 
-def test_refusals_name_the_path_and_the_mend(tmp_path):
+def test_refusals_name_the_path_and_the_remedy(tmp_path):
     missing = tmp_path / "missing.txt"
     assert refusal([missing]) == f"{missing} does not exist; check the path of the data"
     binary = write(tmp_path / "binary", b"ab\0cd")

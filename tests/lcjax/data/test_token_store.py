@@ -212,7 +212,7 @@ def test_the_oldest_files_go_where_all_take_too_much(tokenizer, monkeypatch):
     assert not is_stored(6)
 
 
-def test_a_corpus_beyond_the_limit_is_used_and_not_kept(tokenizer, monkeypatch):
+def test_a_corpus_beyond_the_limit_is_used_and_not_stored(tokenizer, monkeypatch):
     expected = tokenize(documents(), tokenizer)
     monkeypatch.setenv(store.LIMIT_VARIABLE, "1e-9")
     assert equal(tokenize(documents(), tokenizer, stored=True), expected)

@@ -144,7 +144,7 @@ def test_bad_questions_get_one_line(flags, message, model_dir, data_dir, capsys)
     assert message in line
 
 
-def test_training_says_the_same_of_long_contexts_alone():
+def test_training_gives_the_same_advice_for_long_contexts_only():
     tokens = np.random.default_rng(0).integers(0, 30_000, 20 * 4096).astype(np.int32)
     corpus = TokenizedCorpus(tokens, np.arange(21) * 4096, [str(i) for i in range(20)])
     assert "there is nothing to learn at a distance" in advice_before_training(corpus, 4096, 16)[0]

@@ -81,7 +81,7 @@ def test_what_a_run_held_out(evaluate, model_dir, data_dir, tmp_path):
 
 @pytest.mark.parametrize("left", ["results.json", "position.png", "context.png", "needle.png"])
 def test_nothing_of_another_evaluation_is_overwritten(left, evaluate, model_dir, data_dir, tmp_path):
-    """Nor are its pictures left beside the new ones. It is refused before anything is loaded."""
+    """Nor are its pictures left next to the new ones. It is refused before anything is loaded."""
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / left).write_text("another's")
     code, out, err = evaluate("--model", tmp_path / "no-model", "--data", data_dir)

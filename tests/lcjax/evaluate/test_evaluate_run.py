@@ -138,7 +138,7 @@ def test_text_that_was_trained_on_is_named(flags, evaluate, work):
     assert "measured on all of the data, not held out: 25 documents" in said
 
 
-def test_a_run_that_held_nothing_out_says_so(evaluate, changed_run):
+def test_a_run_that_held_nothing_out_is_named_in_the_warning(evaluate, changed_run):
     found, said = evaluate("--run", changed_run(eval_fraction=0.0), *POSITION)
     assert "measured on all of the data, not held out: 6 documents" in said
     assert "6 of 6 documents, 100% of the tokens, are text that was trained on" in said
@@ -206,6 +206,6 @@ def test_a_chat_template_writes_the_date_of_the_run(work, changed_run, tmp_path,
     folder = Path(changed_run())
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(record | {"started": "2001-02-03T04:05:06+02:00"}))
-    told = TrainingText((str(rows),), "file", (), 0.0, 0)
-    data = load_text(told, Run.read(folder), tokenizer, 64, None)
+    settings = TrainingText((str(rows),), "file", (), 0.0, 0)
+    data = load_text(settings, Run.read(folder), tokenizer, 64, None)
     assert tokenizer.decode(data.corpus.document(0)).startswith("2001: hello")

@@ -53,14 +53,14 @@ def test_packed_scores_are_those_of_each_alone(model, excerpts):
     row = np.pad(excerpts[3].tokens, (0, ROW - 17))[None].astype(np.int32)
     likeliest = np.asarray(logits_of(model, row))[0, 12:17].argmax(axis=1)
     excerpts = [*excerpts, Excerpt(excerpts[3].tokens, likeliest)]
-    told = []
-    found = score(model, excerpts, ROW, told.append)
+    shares = []
+    found = score(model, excerpts, ROW, shares.append)
     expected = [alone(model, excerpt) for excerpt in excerpts]
     np.testing.assert_allclose(found.losses_N, [loss for loss, _ in expected], rtol=1e-5)
     np.testing.assert_array_equal(found.hits_N, [hits for _, hits in expected])
     assert found.hits_N[-1] == 5
-    assert told == sorted(told)
-    assert told[-1] == 1
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
 
 
 def test_rows_hold_every_excerpt_once(excerpts):

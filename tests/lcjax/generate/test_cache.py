@@ -18,7 +18,7 @@ from tests.support.shapes import MODEL_COMMON, MODELS
 
 VOCABULARY = MODEL_COMMON["vocab_size"]
 TOKENS = 61
-# Chunks of 24 filled up to 24, then single tokens; the room ends in the middle of a chunk.
+# Chunks of 24 filled up to 24, then single tokens; the cache ends in the middle of a chunk.
 CHUNK, FILLED, ROOM = 24, 54, 80
 
 

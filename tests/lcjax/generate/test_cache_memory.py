@@ -17,7 +17,7 @@ TOKENS = 131_072
 
 
 def test_a_prompt_of_131072_tokens_takes_its_cache_and_little_more():
-    """Of Llama-3.1-8B: beside weights and cache, a layer's keys and values and a chunk's activations."""
+    """For Llama-3.1-8B: in addition to weights and cache, a layer's keys and values and a chunk's activations."""
     config = resolve_config("llama-3.1-8b")
     settings = ModelSettings(max_seq_length=TOKENS, attention="pallas")
     sharding = gpu_sharding("h100-80gb")

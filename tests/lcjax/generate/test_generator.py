@@ -1,4 +1,4 @@
-"""Generation on a small random model, against the model itself run anew for every token."""
+"""Generation on a small random model, against the model itself, run again for every token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.shapes import MODEL_COMMON, MODELS
 PROMPT = np.random.default_rng(3).integers(0, MODEL_COMMON["vocab_size"], 53).tolist()
 GREEDY = Sampling()
 # One capacity for all tests, so that all of them run the same programs.
-ROOM = 70
+CAPACITY = 70
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def uncached(model, prompt: list[int], count: int) -> list[int]:
     """Greedy tokens from whole forward passes; causal, so that what fills the row up changes nothing."""
     ids = list(prompt)
     for _ in range(count):
-        row = np.zeros((1, ROOM), np.int32)
+        row = np.zeros((1, CAPACITY), np.int32)
         row[0, : len(ids)] = ids
         ids.append(int(likeliest(model, row)[0, len(ids) - 1]))
     return ids[len(prompt) :]
@@ -52,7 +52,7 @@ def test_greedy_tokens_are_those_of_the_uncached_model(model, length):
     prompt = PROMPT[:length]
     expected = uncached(model, prompt, 12)
     assert len(set(expected)) > 2
-    assert list(Generator(model, ROOM).generate(prompt, GREEDY, max_new_tokens=12)) == expected
+    assert list(Generator(model, CAPACITY).generate(prompt, GREEDY, max_new_tokens=12)) == expected
 
 
 def test_four_bits(tmp_path):
@@ -65,13 +65,13 @@ def test_four_bits(tmp_path):
     }
     oracle = make_oracle(tmp_path, adapter=False, **shape)
     config, params, _ = load_model_files(oracle.directory, "float32", quantize="nf4")
-    model = Llama(config, params, ModelSettings(max_seq_length=ROOM))
+    model = Llama(config, params, ModelSettings(max_seq_length=CAPACITY))
     expected = uncached(model, PROMPT[:20], 5)
-    assert list(Generator(model, ROOM).generate(PROMPT[:20], GREEDY, max_new_tokens=5)) == expected
+    assert list(Generator(model, CAPACITY).generate(PROMPT[:20], GREEDY, max_new_tokens=5)) == expected
 
 
 def test_three_programs_serve_prompts_of_any_length(model):
-    found = Generator(model, ROOM)
+    found = Generator(model, CAPACITY)
 
     def programs(*lengths):
         for length in lengths:
@@ -83,21 +83,21 @@ def test_three_programs_serve_prompts_of_any_length(model):
 
 
 def test_a_longer_prompt_costs_only_what_is_new(model):
-    told, found = [], Generator(model, ROOM)
+    progress, found = [], Generator(model, CAPACITY)
     first = list(found.generate(PROMPT[:30], GREEDY, max_new_tokens=5))
     longer = [*PROMPT[:30], *first, *PROMPT[30:40]]
-    again = list(found.generate(longer, GREEDY, max_new_tokens=5, on_prefill=told.append))
-    assert told == [39, 43, 45]  # 35 tokens were there: chunks of 4, 4 and 2
-    assert again == list(Generator(model, ROOM).generate(longer, GREEDY, max_new_tokens=5))
+    again = list(found.generate(longer, GREEDY, max_new_tokens=5, on_prefill=progress.append))
+    assert progress == [39, 43, 45]  # 35 tokens were there: chunks of 4, 4 and 2
+    assert again == list(Generator(model, CAPACITY).generate(longer, GREEDY, max_new_tokens=5))
     # And one that parts from it on the way: what is behind the fork must not be seen.
     forked = [*longer[:20], *PROMPT[40:50]]
     parted = list(found.generate(forked, GREEDY, max_new_tokens=5))
-    assert parted == list(Generator(model, ROOM).generate(forked, GREEDY, max_new_tokens=5))
+    assert parted == list(Generator(model, CAPACITY).generate(forked, GREEDY, max_new_tokens=5))
     assert list(found.generate(forked, GREEDY, max_new_tokens=5)) == parted
 
 
 def test_where_it_ends(model):
-    found = Generator(model, ROOM)
+    found = Generator(model, CAPACITY)
 
     def tokens(**options):
         return list(found.generate(PROMPT[:9], GREEDY, max_new_tokens=20, **options))
@@ -114,14 +114,14 @@ def test_where_it_ends(model):
 def test_a_seed_is_a_text(model):
     def drawn(seed):
         sampling = Sampling(temperature=1.5, top_p=0.95)
-        return list(Generator(model, ROOM).generate(PROMPT[:9], sampling, max_new_tokens=20, seed=seed))
+        return list(Generator(model, CAPACITY).generate(PROMPT[:9], sampling, max_new_tokens=20, seed=seed))
 
     assert drawn(0) == drawn(0)
     assert len({tuple(drawn(seed)) for seed in range(3)}) == 3
 
 
 def test_what_does_not_fit_is_refused(model):
-    found = Generator(model, ROOM)
+    found = Generator(model, CAPACITY)
     for prompt, message in (
         ([], "the prompt is empty"),
         ([1] * 71, "71 tokens does not fit the 70 of --max-seq-length"),

@@ -74,7 +74,7 @@ def last_two_as_one(segment_ids):
 
 
 def mutant_of(oracle, monkeypatch, change):
-    """The model with changed segment ids in its attention; by another name, since compiled programs are kept."""
+    """The model with changed segment ids in its attention; under another name, because compiled programs are cached."""
     attend = decoder.attend
 
     def mutant(q, k, v, context):
@@ -105,7 +105,7 @@ def test_the_check_before_training_refuses_it_in_one_line(oracle, data, monkeypa
     assert "\n" not in str(caught.value)
 
 
-def test_a_probe_that_sees_nothing_says_so(oracle, data, monkeypatch):
+def test_a_probe_that_sees_nothing_raises(oracle, data, monkeypatch):
     hidden_states = Llama.hidden_states
     monkeypatch.setattr(
         Llama,

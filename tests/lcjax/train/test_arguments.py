@@ -1,4 +1,4 @@
-"""What a run can be told: values, the demo's preset and the help."""
+"""The arguments of a run: values, the demo's preset and the help."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_help_has_every_flag_in_one_section_and_what_most_runs_need_first(ca
     assert first[-1] < shown.index("--learning-rate FLOAT")
 
 
-def test_the_demo_s_numbers_give_way_to_given_ones():
+def test_flags_override_the_numbers_of_the_demo():
     assert parse(["--max-steps", "1"]).warmup_steps == 1
     assert (parse(["--warmup-ratio", "0.5"]).warmup_steps, parse(["--num-train-epochs", "2"]).max_steps) == (0, -1)
 

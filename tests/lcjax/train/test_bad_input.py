@@ -1,4 +1,4 @@
-"""What a user can get wrong: one line that names the thing and the mend, exit code 2, and nothing that was there is lost."""
+"""What a user can get wrong: one line that names the thing and the remedy, exit code 2, and no existing file is lost."""
 
 from __future__ import annotations
 

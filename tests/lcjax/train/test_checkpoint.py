@@ -109,7 +109,7 @@ def test_a_file_that_does_not_belong_there_is_damage(run):
 
 
 @pytest.mark.parametrize("spoil", [None, "adapter"])
-def test_the_offered_command_goes_on_and_nothing_is_lost(spoil, run, finished, capsys):
+def test_the_offered_command_resumes_and_nothing_is_lost(spoil, run, finished, capsys):
     [largest] = sorted((run / "checkpoints" / "4" / "state").rglob("*"), key=lambda path: path.stat().st_size)[-1:]
     flip_a_bit(largest)
     damaged = contents(run / "checkpoints" / "4")

@@ -65,7 +65,7 @@ def test_a_run_whose_template_writes_the_date_resumes_on_another_day(dated_model
     assert "the data were different" in capsys.readouterr().err
 
 
-def test_a_program_is_told_the_date_with_which_to_load_its_data_again(dated_model, chats, tmp_path):
+def test_a_program_is_given_the_date_with_which_to_load_its_data_again(dated_model, chats, tmp_path):
     model, tokenizer = lcjax.from_pretrained(str(dated_model), 48)
     model = lcjax.get_peft_model(model, r=2)
     flags = {"output_dir": tmp_path / "run", "save_steps": 1, "skip_leak_check": True}

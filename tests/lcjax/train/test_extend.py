@@ -27,7 +27,7 @@ def short_level_run(model_dir, data_dir, tmp_path_factory):
     return run
 
 
-def test_resuming_a_finished_run_says_so_and_changes_nothing(finished, capsys):
+def test_resuming_a_finished_run_reports_it_and_changes_nothing(finished, capsys):
     before = contents(finished)
     assert main(resume_flags(finished)) == 0
     lines = capsys.readouterr().err.splitlines()

@@ -52,14 +52,14 @@ def params():
 
 
 def never(lowered):
-    """A compiler without room for anything."""
+    """A compiler for which nothing fits."""
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
 
 fitted = functools.partial(fit, compiled=functools.cache(lambda lowered: compile_lowered(lowered)))
 
 
-def test_with_plenty_of_room_the_fastest_is_taken_at_once(params):
+def test_with_plenty_of_memory_the_fastest_is_taken_at_once(params):
     found = fitted(TINY, params, SETTINGS, TrainingArguments(), PLENTY)
     assert found.settings.policy_for(TOKENS) == "none"
     assert len(found.tuning.trials) == 1
@@ -87,10 +87,10 @@ def test_micro_batches_take_the_host_memory_of_one(params):
 
 
 @pytest.mark.slow
-def test_with_less_room_something_slower_that_fits(params):
+def test_with_less_memory_something_slower_that_fits(params):
     free = fitted(TINY, params, SETTINGS, TrainingArguments(), PLENTY).memory
-    frugal = dataclasses.replace(SETTINGS, use_gradient_checkpointing="full", memory=MemorySettings(1024))
-    least = step_memory(TINY, params, frugal, TrainingArguments(), compile_lowered)
+    smallest = dataclasses.replace(SETTINGS, use_gradient_checkpointing="full", memory=MemorySettings(1024))
+    least = step_memory(TINY, params, smallest, TrainingArguments(), compile_lowered)
     room = Room((free.device_bytes + least.device_bytes) // 2, 2**40)
     found = fitted(TINY, params, SETTINGS, TrainingArguments(), room)
     assert least.device_bytes < free.device_bytes
@@ -98,7 +98,7 @@ def test_with_less_room_something_slower_that_fits(params):
     assert found.settings.policy_for(TOKENS) != "none"
 
 
-def test_what_does_not_fit_is_refused_with_three_mends(params):
+def test_what_does_not_fit_is_refused_with_three_remedies(params):
     two = TrainingArguments(per_device_train_batch_size=2)
     with pytest.raises(InputError) as refused:
         fitted(TINY, params, SETTINGS, two, Room(11 * 2**20, 2**40))
@@ -119,7 +119,7 @@ def test_embeddings_stay_in_host_memory_where_the_loader_left_them(params):
         fitted(TINY, left, SETTINGS, TrainingArguments(), Room(8 * 2**20, 2**40))
 
 
-def test_settings_by_hand_are_checked_and_kept(params):
+def test_explicit_settings_are_checked_and_used(params):
     by_hand = dataclasses.replace(SETTINGS, memory="none", use_gradient_checkpointing="offload")
     assert fitted(TINY, params, by_hand, TrainingArguments(), PLENTY).settings == by_hand
     with pytest.raises(InputError, match=r"use --memory auto, or --max-seq-length \d+, or a host with 0\.0 GiB to pin"):

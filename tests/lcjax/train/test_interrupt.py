@@ -133,7 +133,7 @@ def test_an_evaluation_cut_short_is_made_up_for(
     assert records(run) == records(finished)
 
 
-def test_a_program_is_told_its_own_call(model_and_tokenizer, data_dir, tmp_path, capsys):
+def test_a_program_is_given_its_own_call(model_and_tokenizer, data_dir, tmp_path, capsys):
     model, tokenizer = model_and_tokenizer
     arguments = TrainingArguments(output_dir=tmp_path / "run", max_steps=3, eval_fraction=0.0, seed=7)
     result = train(model, tokenizer, [data_dir], arguments, stop=StopAtPoll(2))

@@ -14,7 +14,7 @@ from lcjax.train.__main__ import main as train
 
 @pytest.fixture
 def leaking(monkeypatch, model_dir, tmp_path) -> list[str]:
-    """The flag of a model that drops the segment ids; by another name, since compiled programs are kept."""
+    """The flag of a model that drops the segment ids; under another name, because compiled programs are cached."""
     attend = decoder.attend
     monkeypatch.setattr(
         decoder,

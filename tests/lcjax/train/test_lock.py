@@ -118,7 +118,7 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog)
 
 
 @pytest.mark.parametrize("content", ["", "\0\0", "[1]", '{"pid": 1}'])
-def test_a_lock_that_says_nothing_still_holds(content, tmp_path):
+def test_a_lock_without_content_still_holds(content, tmp_path):
     with locked(tmp_path):
         (tmp_path / LOCK).write_text(content)
         with pytest.raises(InputError, match="it has not identified itself"), locked(tmp_path):

@@ -100,7 +100,7 @@ def test_named_cudnn_and_packed_documents_are_refused_before_anything_is_compile
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_run_says_to_its_step_what_its_rows_hold(model_dir, tmp_path, monkeypatch, whole):
+def test_a_run_passes_to_its_step_what_its_rows_hold(model_dir, tmp_path, monkeypatch, whole):
     """One document of three windows, or many short ones."""
     seen = []
     build = loop.build_program

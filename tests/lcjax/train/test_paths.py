@@ -78,9 +78,7 @@ class StopAfter(StopRequest):
 
 
 @pytest.mark.parametrize(("polls", "saved"), [(1, 0), (4, 2)])
-def test_the_call_that_a_stopped_run_names_goes_on_with_it(
-    polls, saved, whole, pretrained, data_dir, tmp_path, monkeypatch
-):
+def test_the_call_that_a_stopped_run_names_resumes_it(polls, saved, whole, pretrained, data_dir, tmp_path, monkeypatch):
     model, tokenizer = pretrained
     monkeypatch.chdir(tmp_path)
     console = quiet()

@@ -159,7 +159,7 @@ def compiled_steps(base: Path) -> set[str]:
     return {path.name for path in base.glob("*/jit_train_step-*-cache")}
 
 
-def test_a_real_run_goes_on_with_the_program_that_it_began_with(run, capsys):
+def test_a_real_run_resumes_with_the_program_that_it_began_with(run, capsys):
     output_dir, base = run
     [step] = compiled_steps(base)
     hits = []
@@ -170,7 +170,7 @@ def test_a_real_run_goes_on_with_the_program_that_it_began_with(run, capsys):
     assert "bit for bit" not in capsys.readouterr().err
 
 
-def test_a_real_run_whose_programs_are_gone_says_what_that_means(run, capsys):
+def test_a_real_run_whose_programs_are_gone_reports_what_that_means(run, capsys):
     output_dir, base = run
     shutil.rmtree(base)
     assert resume(output_dir, base) == 0
@@ -179,7 +179,7 @@ def test_a_real_run_whose_programs_are_gone_says_what_that_means(run, capsys):
     assert "within rounding of what they would have been, not bit for bit" in said
 
 
-def test_programs_come_from_where_this_user_says(run, capsys, tmp_path, monkeypatch):
+def test_programs_come_from_the_folder_that_this_user_names(run, capsys, tmp_path, monkeypatch):
     """A run from somebody else may name any folder, such as one that came with it."""
     output_dir, _ = run
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -28,7 +28,7 @@ FIELDS = {
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory, smollm2) -> Path:
-    """A tiny random model with SmolLM2's tokenizer beside it."""
+    """A tiny random model with SmolLM2's tokenizer next to it."""
     directory = make_oracle(tmp_path_factory.mktemp("model"), adapter=False, **FIELDS).directory
     load_tokenizer(smollm2).save_pretrained(directory)
     return directory
@@ -54,7 +54,7 @@ def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_goes_on_exactly(finished, tmp_path):
+def test_a_run_resumes_exactly(finished, tmp_path):
     checkpoint = finished / "checkpoints" / "2"
     assert main(["--resume-from-checkpoint", str(checkpoint), "--output-dir", str(tmp_path / "on")]) == 0
     assert losses(tmp_path / "on")[-2:] == losses(finished)[-2:]
@@ -62,7 +62,7 @@ def test_a_run_goes_on_exactly(finished, tmp_path):
     assert adapters[0] == adapters[1]
 
 
-def test_a_run_goes_on_with_the_same_choice_only(finished, tmp_path, capsys):
+def test_a_run_resumes_with_the_same_choice_only(finished, tmp_path, capsys):
     checkpoint = finished / "checkpoints" / "2"
     flags = ["--resume-from-checkpoint", str(checkpoint), "--output-dir", str(tmp_path), "--quantize", "None"]
     assert main(flags) == 2

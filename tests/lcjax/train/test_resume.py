@@ -143,7 +143,7 @@ def test_a_signal_saves_and_prints_how_to_resume(arguments, undisturbed, cache, 
         assert records(run) == undisturbed.records()
 
 
-def test_undisturbed_run_learns_and_says_nothing_but_its_progress(undisturbed):
+def test_undisturbed_run_learns_and_prints_nothing_but_its_progress(undisturbed):
     output, recorded = undisturbed.output, undisturbed.records()
     assert [row["step"] for row in recorded["metrics"]] == list(range(1, MAX_STEPS + 1))
     assert len({row["loss"] for row in recorded["metrics"]}) == MAX_STEPS

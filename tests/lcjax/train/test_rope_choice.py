@@ -1,4 +1,4 @@
-"""A run beyond the trained context: what it was told of RoPE is in what it leaves, and a resumed run has it."""
+"""A run beyond the trained context: its choice of RoPE is in what it saves, and a resumed run uses it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lcjax.config import RopeScaling
 from lcjax.train.__main__ import main
 
 
-def test_a_run_keeps_its_rope(model_dir, data_dir, tmp_path, capsys):
+def test_a_resumed_run_uses_the_same_rope(model_dir, data_dir, tmp_path, capsys):
     flags = (
         "--max-seq-length 256 --rope-scaling linear --rope-theta 20000 --max-steps 2 --save-steps 1 --eval-fraction 0"
     )

@@ -99,7 +99,7 @@ def test_a_record_with_a_part_of_another_kind_is_refused(part, value, finished, 
         read_run_record(tmp_path)
 
 
-def test_a_run_goes_on_from_another_working_directory(finished, short, model_dir, data_dir, tmp_path, monkeypatch):
+def test_a_run_resumes_from_another_working_directory(finished, short, model_dir, data_dir, tmp_path, monkeypatch):
     """Its paths are relative to the directory in which it was started."""
     (tmp_path / "first" / "links").mkdir(parents=True)
     (tmp_path / "first" / "links" / "model").symlink_to(model_dir)
