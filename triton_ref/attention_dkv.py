@@ -7,7 +7,8 @@ In transposed form, so that P^T and dS^T come out of one product in the register
 dk and dv stay float32 until the last query of the last head has been added. See attention_dq.py for dS.
 """
 
-# What a kernel is given is traced, and constants arrive unwrapped: Triton's annotations say neither.
+# What a kernel is given is traced, and constants arrive unwrapped: Triton's annotations say
+# neither.
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportOperatorIssue=false
 
 import triton
@@ -61,19 +62,22 @@ def dkv_kernel(
     else:
         key_segment = None
     first, full_first, full_last, last = visible_blocks(block, S, T, lower, upper, ranges, KEYS, QUERIES)
-    # Rows beyond the last key would have weights exp2(0 - lse), which may overflow: all their blocks are masked.
+    # Rows beyond the last key would have weights exp2(0 - lse), which may overflow: all their
+    # blocks are masked.
     full_last = tl.where(key + KEYS <= S, full_last, full_first)
     row = key + tl.arange(0, KEYS)
     first_query = first_column(row, S, T, lower) if lower is not None else None
-    # Queries beyond the last add zero by themselves and need no bound; keys beyond the last are hidden by either.
+    # Queries beyond the last add zero by themselves and need no bound; keys beyond the last are
+    # hidden by either.
     last_query = last_column(row, S, T, upper) if upper is not None or lower is None else None
 
     k_block = load_rows(k + rows, key, S, KV_HEADS * HEAD_DIM, HEAD_DIM, (KEYS, WIDTH), True)
     v_block = load_rows(v + rows, key, S, KV_HEADS * HEAD_DIM, HEAD_DIM, (KEYS, WIDTH), True)
     dk_block = tl.zeros((KEYS, WIDTH), tl.float32)
     dv_block = tl.zeros((KEYS, WIDTH), tl.float32)
-    # One loop over blocks and, fastest, heads: the loads run ahead across heads as well. From the last query to the first: those
-    # see few keys, so that their shares are the largest, and a sum rounds less that ends with them.
+    # One loop over blocks and, fastest, heads: the loads run ahead across heads as well. From the
+    # last query to the first: those see few keys, so that their shares are the largest, and a sum
+    # rounds less that ends with them.
     whole = full_last - full_first
     for n in range(whole * GROUP):
         dk_block, dv_block = _add_dkv(

@@ -7,7 +7,8 @@ With P the weights and dP = dout v^T:
 Source: Dao, FlashAttention-2, arXiv 2307.08691; the cotangent of the log-sum-exp adds P dlse to dS.
 """
 
-# What a kernel is given is traced, and constants arrive unwrapped: Triton's annotations say neither.
+# What a kernel is given is traced, and constants arrive unwrapped: Triton's annotations say
+# neither.
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportOperatorIssue=false
 
 import triton

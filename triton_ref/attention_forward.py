@@ -3,7 +3,8 @@
 Source: Dao, FlashAttention-2, arXiv 2307.08691. Exponentials and maxima are in base 2 until the log-sum-exp is stored.
 """
 
-# What a kernel is given is traced, and constants arrive unwrapped: Triton's annotations say neither.
+# What a kernel is given is traced, and constants arrive unwrapped: Triton's annotations say
+# neither.
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportOperatorIssue=false
 
 import triton
@@ -42,7 +43,8 @@ def forward_kernel(
     """
     blocks = tl.cdiv(T, QUERIES)
     head = tl.program_id(0) % HEADS
-    # Heads vary fastest, so that a group shares its keys in cache; late queries, which see most, come first.
+    # Heads vary fastest, so that a group shares its keys in cache; late queries, which see most,
+    # come first.
     block = blocks - 1 - (tl.program_id(0) // HEADS) % blocks
     batch = (tl.program_id(0) // HEADS // blocks).to(tl.int64)
     q += batch * T * (HEADS * HEAD_DIM) + head * HEAD_DIM
@@ -125,7 +127,8 @@ def _attend(
     new_maximum = tl.maximum(maximum, tl.max(scores, 1) * slope)
     shift = new_maximum
     if MASKED:
-        # 0 in place of the -inf of a row that has seen no key keeps exp2(-inf - shift) = 0 instead of nan.
+        # 0 in place of the -inf of a row that has seen no key keeps exp2(-inf - shift) = 0 instead
+        # of nan.
         shift = tl.where(new_maximum == float("-inf"), 0.0, new_maximum)
     weights = exp2_for(q_block.dtype, scores * slope - shift[:, None])
     rescale = exp2_for(q_block.dtype, maximum - shift)

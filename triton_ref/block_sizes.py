@@ -30,8 +30,8 @@ class BlockSizes:
         return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
 
 
-# By (kernel, padded head_dim, bytes of an element). Those for 64, 128 and 256 and two bytes are the fastest of a
-# sweep on an H100; the others were chosen by registers and shared memory.
+# By (kernel, padded head_dim, bytes of an element). Those for 64, 128 and 256 and two bytes are the
+# fastest of a sweep on an H100; the others were chosen by registers and shared memory.
 BLOCK_SIZES = {
     ("forward", 16, 2): BlockSizes(128, 64, 4, 3),
     ("forward", 32, 2): BlockSizes(128, 64, 4, 3),

@@ -27,12 +27,13 @@ def dot(x, y, total):
         x_parts = tl.permute(tl.reshape(x, (x.shape[0], PARTS, LONGEST_SUM)), (1, 0, 2))
         product = tl.sum(tl.dot(x_parts, tl.reshape(y, (PARTS, LONGEST_SUM, y.shape[1])), input_precision="ieee"), 0)
         return product if total is None else total + product
-    # float32 products are summed separately. The compiler would chain them with the total through the whole
-    # loop of the caller, with a rounding error that grows with its length. It leaves a difference alone.
+    # float32 products are summed separately. The compiler would chain them with the total through
+    # the whole loop of the caller, with a rounding error that grows with its length. It leaves a
+    # difference alone.
     if total is not None and x.dtype == tl.float32:
         return total - tl.dot(-x, y, input_precision="ieee")
-    # The interpreter multiplies the bits of bfloat16. Products of bfloat16 are exact in float32, so this is
-    # the same arithmetic.
+    # The interpreter multiplies the bits of bfloat16. Products of bfloat16 are exact in float32, so
+    # this is the same arithmetic.
     if INTERPRETED:
         return tl.dot(x.to(tl.float32), y.to(tl.float32), total, input_precision="ieee")
     return tl.dot(x, y, total, input_precision="ieee")

@@ -88,7 +88,8 @@ def _compile(
     signature = {
         name: "constexpr" if name in constants else TYPES_BY_NAME.get(name, TYPES[dtype]) for name in function.arg_names
     }
-    # As a launch finds: torch's allocator aligns every tensor, and long inputs have lengths that are multiples of 16.
+    # As a launch finds: torch's allocator aligns every tensor, and long inputs have lengths that
+    # are multiples of 16.
     aligned = {
         (index,): [["tt.divisibility", 16]]
         for index, (name, type_) in enumerate(signature.items())

@@ -41,7 +41,8 @@ def attention(
     scores = torch.where(mask, scores, -torch.inf)
     sinks_H = scores.new_full((heads,), -torch.inf) if sinks_H is None else sinks_H.to(scores.dtype)
     scores = torch.cat([sinks_H[None, :, None, None].expand(batch, heads, tokens, 1), scores], dim=-1)
-    # Where nothing at all is visible, a finite score in place of the sink keeps softmax and its gradient free of nan.
+    # Where nothing at all is visible, a finite score in place of the sink keeps softmax and its
+    # gradient free of nan.
     blind = (scores == -torch.inf).all(dim=-1, keepdim=True)
     scores = torch.where(blind, 0, scores)
     weights = torch.where(blind, 0, torch.softmax(scores, dim=-1))[..., 1:]

@@ -3,7 +3,8 @@
 Shapes: B batch, T tokens, H query heads, K key heads, D head_dim, F rotated pairs (2 F <= D).
 """
 
-# What a kernel is given is traced, and constants arrive unwrapped: Triton's annotations say neither.
+# What a kernel is given is traced, and constants arrive unwrapped: Triton's annotations say
+# neither.
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportOperatorIssue=false
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ def rope(
     Source: Su et al., RoFormer, arXiv 2104.09864, with the halves paired as in Hugging Face's Llama.
     """
     check_rope(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F)
-    # Autograd takes two tensors modified in place only if neither is a view, and a projection's output usually is one. What
-    # happens to the tensor that it is a view of, happens to the view.
+    # Autograd takes two tensors modified in place only if neither is a view, and a projection's
+    # output usually is one. What happens to the tensor that it is a view of, happens to the view.
     q, k = (x if x._base is None or x._base.numel() != x.numel() else x._base for x in (q_BTHD, k_BTKD))
     pairs = inverse_frequencies_F.shape[0]
     constants = rope_constants(q_BTHD.shape[2], k_BTKD.shape[2], q_BTHD.shape[3], pairs, attention_factor)

@@ -4,7 +4,8 @@ A block of ids is known by its least and greatest. Two blocks may share an id wh
 all four are equal. Exact for ids in ascending order; errs on the side of work for others.
 """
 
-# What a kernel is given is traced, and constants arrive unwrapped: Triton's annotations say neither.
+# What a kernel is given is traced, and constants arrive unwrapped: Triton's annotations say
+# neither.
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportOperatorIssue=false
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def _ranges_kernel(rows, columns, ranges, row_blocks, column_blocks, STEP: tl.co
         full_first = tl.minimum(full_first, tl.min(tl.where(full, column, column_blocks), 0))
         full_last = tl.maximum(full_last, tl.max(tl.where(full, column + 1, 0), 0))
         full_count += tl.sum(full.to(tl.int32), 0)
-    # Full blocks that are not one run, which only ids out of order can give, are left to the masked loop.
+    # Full blocks that are not one run, which only ids out of order can give, are left to the masked
+    # loop.
     full_last = tl.where(full_last - full_first == full_count, full_last, full_first)
     ranges += row.to(tl.int64) * 4
     tl.store(ranges, first)

@@ -19,7 +19,8 @@ PATH = Path(__file__).with_name("budgets.json")
 
 # A GPU hands out registers in units of 8 a thread, so fewer more cost nothing.
 _REGISTER_UNIT = 8
-# Slack in the main loop for another version of ptxas, which is not pinned and may schedule differently.
+# Slack in the main loop for another version of ptxas, which is not pinned and may schedule
+# differently.
 _LOOP_SLACK = 0.05
 
 

@@ -7,7 +7,8 @@ import re
 
 _ENTRY = re.compile(r"\.entry\s+(\w+)\s*\(")
 _TARGET = re.compile(r"^\.target\s+(\w+)", re.MULTILINE)
-# Not `.nc`: such a load reads the table of 2 / pi with which sines of large angles are reduced, not the kernel's arrays.
+# Not `.nc`: such a load reads the table of 2 / pi with which sines of large angles are reduced, not
+# the kernel's arrays.
 _GLOBAL_ACCESS = re.compile(r"\b(?:ld|st)\.global(?!\.nc\b)([\w.:]*)\s")
 _ASYNC_COPY = re.compile(r"\bcp\.async\.c[ag]\.shared\S*\s+([^;]*);")
 

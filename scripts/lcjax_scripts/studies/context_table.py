@@ -53,7 +53,8 @@ class Row:
         return f"{weights}, LoRA r={self.lora_r}" if self.lora_r else f"{weights}, every weight"
 
 
-# Unsloth's and ALST's figures: the anchors in the log. The first guess of each search is the target.
+# Unsloth's and ALST's figures: the anchors in the log. The first guess of each search is the
+# target.
 ROWS = (
     Row("llama-3.1-8b", "rtx4090", 8, 8_192, "Unsloth 2,972"),
     Row("llama-3.1-8b", "rtx4090", 12, 98_304, "Unsloth 21,848"),

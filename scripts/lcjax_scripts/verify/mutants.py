@@ -30,7 +30,8 @@ from lcjax_scripts.verify.inputs import Arrays, Options
 
 Plant = Callable[[Arrays, Options], tuple[Arrays, Options]]
 
-# Each with what the mutants need: a causal edge, a scale that is not 1, several KV heads, rotations that are not trivial.
+# Each with what the mutants need: a causal edge, a scale that is not 1, several KV heads, rotations
+# that are not trivial.
 ATTENTION_SHAPES: Shapes = {
     "mutants, attention float32": AttentionShape(150, 6, 2, 64, query_offset=0, segments="packed"),
     "mutants, attention bfloat16": AttentionShape(150, 6, 2, 64, query_offset=0, window=40, dtype="bfloat16"),

@@ -37,7 +37,8 @@ def provenance() -> dict[str, str]:
 def run(job: Job, seconds: float) -> Result:
     """Compiles and times a job; `extra_bytes` is exact, from the compiled program."""
     function, arguments = (_kernel if job.part in KERNELS else operation_of)(job)
-    # RoPE may take its arguments' memory, as it does inside a step; then its results are the next run's arguments.
+    # RoPE may take its arguments' memory, as it does inside a step; then its results are the next
+    # run's arguments.
     in_place = job.operation == "rope"
     compiled = compile_job(function, arguments, in_place)
     memory = compiled.memory_analysis()
@@ -45,7 +46,8 @@ def run(job: Job, seconds: float) -> Result:
     extra = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     took, arguments = _time(compiled, arguments, in_place, seconds / 10)
     if took < SHORT:
-        # Starting a program takes longer than a kernel launched from within one, as it is in a step.
+        # Starting a program takes longer than a kernel launched from within one, as it is in a
+        # step.
         repeated = compile_job(repetitions_of(function, in_place), arguments, in_place)
         took = _time(repeated, arguments, in_place, seconds)[0] / REPETITIONS
     else:

@@ -30,7 +30,8 @@ def run(jobs: Sequence[Job], seconds: float) -> Iterator[tuple[Result, Provenanc
     with contextlib.ExitStack() as stack, Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("measuring", total=len(jobs))
         for job in jobs:
-            # A process that never printed a line, because its library is missing, would not on the next start either.
+            # A process that never printed a line, because its library is missing, would not on the
+            # next start either.
             if job.side not in workers or (workers[job.side].ended and workers[job.side].provenance):
                 workers[job.side] = stack.enter_context(Worker(job.side, seconds))
             progress.update(bar, description=f"{job.implementation} {job.part}")

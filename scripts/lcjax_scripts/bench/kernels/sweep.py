@@ -10,7 +10,8 @@ from rich.table import Table
 from lcjax.cli.terminal import tables_console
 from lcjax_scripts.bench.kernels.jobs import KERNELS, Job, Result
 
-# (query block, key block, warps, stages): more than fit; sizes that the GPU cannot hold are reported and skipped.
+# (query block, key block, warps, stages): more than fit; sizes that the GPU cannot hold are
+# reported and skipped.
 CANDIDATES = {
     "attention_forward": [(128, 64, 8, 2), (128, 64, 8, 3), (128, 64, 8, 4), (128, 64, 4, 2), (128, 64, 4, 3), (256, 64, 8, 2),
                           (256, 64, 8, 3), (256, 64, 8, 4), (128, 128, 4, 3), (128, 128, 8, 2), (128, 128, 8, 3), (64, 64, 4, 3),

@@ -8,7 +8,8 @@ from lcjax.config import LlamaConfig
 from lcjax.plan.flops import step_flops
 from lcjax_scripts.bench.steps.shape import Shape
 
-# Products in a pass of attention over half of all pairs of tokens: what each kernel must compute, q k^T again in each.
+# Products in a pass of attention over half of all pairs of tokens: what each kernel must compute, q
+# k^T again in each.
 _ATTENTION_PRODUCTS = {"attention_forward": 2, "attention_dq": 3, "attention_dkv": 4}
 _KINDS = {"attention_forward": "attention forward", "attention_dq": "attention dq", "attention_dkv": "attention dk/dv"}
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-# By parts of a kernel's name, the first that fits. Products are named by who made them: cuBLAS, CUTLASS, XLA's Triton.
+# By parts of a kernel's name, the first that fits. Products are named by who made them: cuBLAS,
+# CUTLASS, XLA's Triton.
 _KINDS = (
     ("attention forward", ("attention_forward",)),
     ("attention dq", ("attention_dq",)),

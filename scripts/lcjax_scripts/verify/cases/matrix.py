@@ -29,10 +29,10 @@ MASKS: dict[str, Callable[[int], dict[str, Any]]] = {
     "soft cap": lambda keys: {"soft_cap": 2.0, "lse_cotangent": True},
 }
 
-# Dtype, head_dim and group of each mask at 4,097 tokens. Every value of each occurs, and slow ones meet fast
-# ones: interpreted, float32 at head_dim 256 has 32 times the blocks of bfloat16 at 128, and a full mask 16
-# times those of a window. Sinks have the most heads: each head has one gradient, and the error of few numbers
-# is luck.
+# Dtype, head_dim and group of each mask at 4,097 tokens. Every value of each occurs, and slow ones
+# meet fast ones: interpreted, float32 at head_dim 256 has 32 times the blocks of bfloat16 at 128,
+# and a full mask 16 times those of a window. Sinks have the most heads: each head has one gradient,
+# and the error of few numbers is luck.
 LONGEST = {
     "causal": ("float32", 64, 1),
     "full": ("bfloat16", 128, 1),
@@ -97,7 +97,8 @@ def long_matrix() -> Shapes:
 
 
 def _attention(dtype: str, head_dim: int, gqa_ratio: int, tokens: int, mask: str) -> Shapes:
-    # A single query among many keys, as in decoding. With one key its gradients would be 0 except for rounding.
+    # A single query among many keys, as in decoding. With one key its gradients would be 0 except
+    # for rounding.
     one_query: dict[str, Any] = {"keys": 130, "batch": 16}
     fields = one_query | MASKS[mask](130) if tokens == 1 else MASKS[mask](tokens)
     kv_heads = 1 if tokens >= 1000 or gqa_ratio == 8 else 2

@@ -24,7 +24,8 @@ ATTENTION = {
     "after all keys": AttentionShape(17, 2, 1, 16, keys=520, query_offset=100_000),
 }
 
-# What has a feature beyond the mask and the segments of ATTENTION, or several at once as real models have them.
+# What has a feature beyond the mask and the segments of ATTENTION, or several at once as real
+# models have them.
 ATTENTION_FEATURES = {
     "gpt-oss": AttentionShape(257, 8, 1, 64, window=128, sinks=True, segments="packed", dtype="bfloat16"),
     "gemma 2": AttentionShape(257, 4, 2, 256, window=100, soft_cap=50.0, sharpness=50.0, dtype="bfloat16"),

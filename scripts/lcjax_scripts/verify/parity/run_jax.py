@@ -73,7 +73,8 @@ def _attention(implementation: str, arrays: Arrays, options: Options) -> Arrays:
     batch, tokens, heads, head_dim = arrays["q"].shape
     products = batch * heads * head_dim * max(tokens, TILE) * max(arrays["k"].shape[1], TILE)
 
-    # For float32 the rounding of scores matters: as on a GPU it needs a fused multiply-add, so optimized code.
+    # For float32 the rounding of scores matters: as on a GPU it needs a fused multiply-add, so
+    # optimized code.
     optimized = arrays["q"].dtype == np.float32 or products > MANY_PRODUCTS
 
     def results(*, with_lse: bool) -> Arrays:

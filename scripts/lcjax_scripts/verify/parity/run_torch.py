@@ -178,5 +178,6 @@ if __name__ == "__main__":
     code = main(sys.argv[1])
     sys.stdout.flush()
     sys.stderr.flush()
-    # On a GPU torch's threads now and then abort a process that takes itself down, after all of its work.
+    # On a GPU torch's threads now and then abort a process that takes itself down, after all of its
+    # work.
     os._exit(code)

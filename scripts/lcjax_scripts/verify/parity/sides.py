@@ -71,7 +71,8 @@ def _errors(folder: Path, side: str, number: int) -> Path:
 def _finished(jobs: Sequence[Job], folder: Path, processes: Sequence[subprocess.Popen]) -> Iterator[Finished]:
     pending = list(jobs)
     while pending:
-        # Look for dead processes before looking for files, so that what a process wrote last is not missed.
+        # Look for dead processes before looking for files, so that what a process wrote last is not
+        # missed.
         dead = [process for process in processes if process.poll()]
         there = {entry.name for entry in os.scandir(folder)}
         paths = {job.key: [result_path(folder, job, side) for side in SIDES] for job in pending}

@@ -13,8 +13,8 @@ from lcjax_scripts.verify.parity.results import Outcome, SideResult
 from lcjax_scripts.verify.tolerance import Ratios, leaves_ratios, ratios_of
 
 REFERENCES = ("exact", "plain")
-# Reported, but they do not fail a case: torch's attention rounds dk and dv of every query head before
-# it adds them up.
+# Reported, but they do not fail a case: torch's attention rounds dk and dv of every query head
+# before it adds them up.
 PEERS = ("sdpa",)
 # Results that are float32 whatever the dtype of q, k and v.
 FLOAT32_TENSORS = ("lse", "dsinks")

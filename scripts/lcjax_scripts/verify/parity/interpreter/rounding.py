@@ -13,8 +13,8 @@ import numpy as np
 import triton.language as tl
 from triton.runtime import interpreter
 
-# Makes products about as accurate as those of XLA in Pallas' interpreter, so that neither side gains by its
-# library.
+# Makes products about as accurate as those of XLA in Pallas' interpreter, so that neither side
+# gains by its library.
 LANES = 4
 # Terms that a tensor core instruction adds up for 16-bit numbers, as Pallas' interpreter does.
 TERMS_OF_A_STEP = 16

@@ -49,7 +49,8 @@ def run(job: Job, attention_implementations: tuple[str, ...]) -> SideResult:
 
 
 def _rows_of(results, shape: LongShape, implementation: str) -> Arrays:
-    # Inputs are arguments: as part of the program they would be computed again for each of their uses.
+    # Inputs are arguments: as part of the program they would be computed again for each of their
+    # uses.
     inputs = {name: jax.jit(functools.partial(_values, shape, name))() for name in tensors(shape)}
     rows = jax.jit(functools.partial(results, shape, implementation))(inputs)
     return {name: np.asarray(x.astype(jnp.float32)) for name, x in rows.items()}
