@@ -38,7 +38,7 @@ class _ConsoleHandler(logging.Handler):
 
 
 @contextlib.contextmanager
-def shown_warnings(console: Console) -> Iterator[None]:
+def show_warnings(console: Console) -> Iterator[None]:
     """A context in which warnings of lcjax go to `console`."""
     logger, handler = logging.getLogger("lcjax"), _ConsoleHandler(console)
     propagates = logger.propagate

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from lcjax import weights
-from lcjax.cli.terminal import say, shown_warnings
+from lcjax.cli.terminal import say, show_warnings
 from lcjax.data.arguments import CorpusArguments
 from lcjax.data.chat import ChatTemplate
 from lcjax.data.reading import check_data_paths, read_documents
@@ -25,7 +25,7 @@ def load(arguments: CorpusArguments, console: Console) -> TokenizedCorpus:
       InputError: a model without a tokenizer, or data that cannot be read.
     """
     check_data_paths(arguments.paths)
-    with shown_warnings(console):
+    with show_warnings(console):
         tokenizer = _tokenizer(arguments.model)
         say(console, "reading the data")
         documents = read_documents(arguments.paths, ChatTemplate(tokenizer), arguments.documents)

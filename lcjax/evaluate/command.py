@@ -12,7 +12,7 @@ from rich.console import Console
 from lcjax import weights
 from lcjax.cli.model_loading import check_adapter, load_model
 from lcjax.cli.outputs import check_output_dir, write_json
-from lcjax.cli.terminal import mute_libraries, say, shown_warnings
+from lcjax.cli.terminal import mute_libraries, say, show_warnings
 from lcjax.data import check_data_paths
 from lcjax.errors import InputError
 from lcjax.evaluate.arguments import EvaluateArguments
@@ -31,7 +31,7 @@ def run(arguments: EvaluateArguments) -> int:
     """Evaluates, writes and prints; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
     console = Console(stderr=True)
     mute_libraries()
-    with shown_warnings(console):
+    with show_warnings(console):
         folder = new_folder(arguments)
         results, source = evaluate(arguments, console)
         described = {"model": arguments.model, "adapter": arguments.adapter and str(arguments.adapter)}

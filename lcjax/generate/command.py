@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lcjax import weights
 from lcjax.cli.model_loading import check_adapter, load_model
 from lcjax.cli.signals import Interrupted
-from lcjax.cli.terminal import mute_libraries, say, shown_warnings
+from lcjax.cli.terminal import mute_libraries, say, show_warnings
 from lcjax.errors import InputError
 from lcjax.generate.arguments import GenerateArguments
 from lcjax.generate.chat import chat_ids, message
@@ -28,7 +28,7 @@ def run(arguments: GenerateArguments) -> int:
     """Generates; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
     console = Console(stderr=True)
     mute_libraries()
-    with shown_warnings(console):
+    with show_warnings(console):
         command = Command(arguments, console)
         if arguments.is_conversation:
             command.converse()

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lcjax import api, weights
-from lcjax.cli.terminal import say, shown_warnings
+from lcjax.cli.terminal import say, show_warnings
 from lcjax.data import Data, check_data_paths, lay_out, load_corpus
 from lcjax.errors import InputError
 from lcjax.leak.arguments import LeakArguments
@@ -18,7 +18,7 @@ from lcjax.model import Llama
 def run(arguments: LeakArguments) -> int:
     """Probes and prints; returns the exit code: 0 nothing leaks, 1 something does, 2 bad input."""
     console = Console(stderr=True)
-    with shown_warnings(console):
+    with show_warnings(console):
         model, data = load(arguments, console)
     try:
         leaks = find_leaks(model, data, arguments.rows, console)

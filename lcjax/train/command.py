@@ -14,7 +14,7 @@ from lcjax import api, weights
 from lcjax.cli.native_log import NativeLog
 from lcjax.cli.outputs import check_output_dir
 from lcjax.cli.startup import EXIT_CODES
-from lcjax.cli.terminal import mute_libraries, say, shown_warnings
+from lcjax.cli.terminal import mute_libraries, say, show_warnings
 from lcjax.data import Data, check_data_paths
 from lcjax.leak import PackingLeak
 from lcjax.plan.fit import room_here
@@ -36,7 +36,7 @@ def run(arguments: RunArguments) -> int:
     """
     console = Console(stderr=True)
     mute_libraries()
-    with shown_warnings(console), StopRequest() as stop, NativeLog() as native_log:
+    with show_warnings(console), StopRequest() as stop, NativeLog() as native_log:
         try:
             check_data_paths(arguments.data)
             if arguments.programs_dir:

@@ -8,7 +8,7 @@ import logging
 import pytest
 from rich.console import Console
 
-from lcjax.cli.terminal import say, shown_warnings
+from lcjax.cli.terminal import say, show_warnings
 from lcjax.train.reporting.progress import TrainingProgress, memory_column, peak_device_memory
 
 
@@ -55,7 +55,7 @@ def test_warnings_of_lcjax_are_shown_once(with_handler):
     file, other = io.StringIO(), logging.StreamHandler(io.StringIO())
     if with_handler:
         logging.getLogger().addHandler(other)
-    with shown_warnings(Console(file=file)):
+    with show_warnings(Console(file=file)):
         logging.getLogger("lcjax.data.documents").warning("skipped %d files of [%s]", 3, "x")
         logging.getLogger("lcjax").info("no news")
     logging.getLogger().removeHandler(other)

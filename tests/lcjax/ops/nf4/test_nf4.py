@@ -54,7 +54,7 @@ def test_codes_and_scales_are_those_of_bitsandbytes(shape, dtype):
 
 @pytest.mark.parametrize("factor", [1.0, -0.37, 2.0**-120, 1e34])
 def test_values_between_two_codes(factor):
-    """Each boundary itself, and its neighbours among the floats."""
+    """Each boundary itself, and its neighbors among the floats."""
     boundaries = (CODEBOOK[:-1] + CODEBOOK[1:]) / np.float32(2)
     near = np.concatenate(
         [boundaries, np.nextafter(boundaries, np.float32(-2)), np.nextafter(boundaries, np.float32(2))]
