@@ -13,17 +13,27 @@ Source: `jax.experimental.topologies` and OpenXLA's ahead-of-time compilation.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+from collections.abc import Iterator
 from importlib import resources
 from importlib.util import find_spec
 from typing import Any
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import (
+    AbstractMesh,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    use_abstract_mesh,
+)
 
 from lcjax.errors import InputError, unknown
+from lcjax.pallas.triton.block_sizes import traced_for
 
 _TARGETS = resources.files("lcjax.plan") / "targets"
 _SUFFIX = ".txtpb"
@@ -79,13 +89,24 @@ def gpu_sharding(gpu: str, gpus: int = 1, hosts: int = 1) -> NamedSharding:
         # Partitions x hosts x GPUs of a host.
         topology = topologies.get_topology_desc(platform="cuda", target_config=target, topology=f"1x{hosts}x{gpus}")
     except NotImplementedError as error:
-        raise InputError(f"gpu={gpu!r} cannot be compiled for: {_mend()}") from error
+        raise InputError(f"gpu={gpu!r} cannot be compiled for: {_remedy()}") from error
     return GpuSharding(topologies.make_mesh(topology, (hosts * gpus,), ("gpu",)), PartitionSpec())
 
 
 def abstract(tree: Any, sharding: Sharding) -> Any:
     """The shapes and dtypes of a tree of arrays (or of ShapeDtypeStructs), placed by `sharding`; values are not looked at."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+@contextlib.contextmanager
+def lowering_for(sharding: Sharding) -> Iterator[None]:
+    """What a step for the devices of `sharding` is lowered in; it changes nothing for devices of this process."""
+    if not isinstance(sharding, GpuSharding):
+        yield
+        return
+    # From 0.11 on, Pallas asks the mesh around it what GPU it lowers for.
+    with traced_for(next(iter(sharding.device_set))), use_abstract_mesh(sharding.mesh.abstract_mesh):
+        yield
 
 
 def compile_lowered(lowered: jax.stages.Lowered, options: dict[str, Any] | None = None) -> jax.stages.Compiled:
@@ -108,7 +129,7 @@ def _target(gpu: str) -> str:
     return (_TARGETS / f"{gpu}{_SUFFIX}").read_text(encoding="utf-8")
 
 
-def _mend() -> str:
+def _remedy() -> str:
     """What a user does when JAX knows no CUDA compiler."""
     if find_spec("jax_cuda13_plugin") is None:
         # --no-deps: the compiler alone, a tenth of what a machine with a GPU needs.

@@ -1,4 +1,4 @@
-"""The ways in which a step can run: gradient checkpointing and the form of the layers, each a choice between time and memory."""
+"""The settings that a step can run with: gradient checkpointing, layers, loss; each a choice between time and memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TILES = (8192, 2048, 1024)
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One way. `memory` None: plain layers; `loss_chunk` None: as many tokens as `lcjax.ops.cross_entropy.chunk_tokens` says."""
+    """One choice. `memory` None: plain layers; `loss_chunk` None: as many tokens as `lcjax.ops.cross_entropy.chunk_tokens` says."""
 
     policy: str
     memory: MemorySettings | None
@@ -48,7 +48,7 @@ class Candidate:
         return self.policy, self.memory
 
     def applied(self, settings: ModelSettings) -> ModelSettings:
-        """The settings of a model that runs this way."""
+        """The settings of a model that runs so."""
         return dataclasses.replace(
             settings,
             use_gradient_checkpointing=self.policy,
@@ -69,16 +69,21 @@ def candidates(
     *,
     embeddings_may_leave: bool = False,
 ) -> list[Candidate]:
-    """Every way worth trying, in no order; only those of `settings.use_gradient_checkpointing` where that is not "auto", and of
-    `settings.loss_chunk` where that is told.
+    """All that are worth trying, in no order.
+
+    The one that was asked for where `settings.memory` is not "auto". Else only those of
+    `settings.use_gradient_checkpointing` where that is not "auto", and of `settings.loss_chunk`
+    where that is given.
 
     Args:
       settings: the length, and the implementation of attention.
-      host_fits: whether the host has the memory for a way. As many layers' inputs are saved as it takes; where even the fewest
-        are too many, the fewest.
+      host_fits: whether the host has the memory for a candidate. As many layers' inputs are saved as it takes; where even the
+        fewest are too many, the fewest.
       embeddings_may_leave: whether embedding and head may be in host memory.
     """
     requested, tokens = settings.use_gradient_checkpointing, settings.max_seq_length
+    if settings.memory != "auto":
+        return [Candidate(settings.policy_for(tokens), settings.memory_for(tokens), settings.loss_chunk)]
     allowed = POLICIES if tokens <= OFFLOAD_ABOVE_TOKENS else OFFLOADING
     with_passes = has_passes(settings.attention)
     policies = [settings.policy_for(tokens)]
@@ -94,7 +99,7 @@ def candidates(
             if policy != "none" and not (grouped and policy == "offload_attn") and (offloads or on_device):
                 found.append(_within_host(Candidate(policy, form), config.num_hidden_layers, settings, host_fits))
     chunks = _loss_chunks(tokens) if settings.loss_chunk is None else [settings.loss_chunk]
-    return [dataclasses.replace(way, loss_chunk=chunk) for way in found for chunk in chunks]
+    return [dataclasses.replace(candidate, loss_chunk=chunk) for candidate in found for chunk in chunks]
 
 
 def _loss_chunks(tokens: int) -> list[int]:

@@ -17,7 +17,7 @@ from lcjax.plan.arguments import PlanArguments
 from lcjax.plan.planner import Plan, Planner
 from lcjax.plan.plot import draw, lengths
 from lcjax.plan.progress import CompilationProgress
-from lcjax.plan.remedies import mends
+from lcjax.plan.remedies import remedies_of_plan
 from lcjax.plan.report import buffer_table, headline, ladder_table, plan_table, trial_table
 from lcjax.plan.search import LENGTH_STEP
 from lcjax.plan.workload import Workload
@@ -78,7 +78,7 @@ class Command:
         say(self.console, headline(plan))
         self.console.print(plan_table(plan), *([trial_table(plan.tuning)] if plan.tuning else []), buffer_table(plan))
         if not plan.fits:
-            found = list(mends(plan, self.planner))
+            found = list(remedies_of_plan(plan, self.planner))
             say(
                 self.console,
                 "it would fit with " + ", or ".join(found) if found else "no change that was tried makes it fit",
@@ -100,7 +100,7 @@ class Command:
         smaller: Plan | None = None
         for gpu in sorted(gpu_names(), key=gpu_memory_bytes):
             planner = self.planner(dataclasses.replace(self.workload, gpu=gpu))
-            guess = smaller.length_within(planner.device_limit_bytes) if smaller else None
+            guess = smaller.length_within(planner.budget.device) if smaller else None
             try:
                 plan = planner.longest(guess=guess)
             except InputError as error:

@@ -21,14 +21,14 @@ _COMPILERS = ("jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-c
 Answer = TypeVar("Answer")
 
 
-def kept(question: Any, read: Callable[[dict[str, Any]], Answer], ask: Callable[[], Answer]) -> Answer:
-    """The answer to a question: found in `cache_folder()`, or asked now and kept there.
+def cached_answer(question: Any, read: Callable[[dict[str, Any]], Answer], ask: Callable[[], Answer]) -> Answer:
+    """The answer to a question: found in `cache_folder()`, or asked now and written there.
 
     Args:
       question: JSON of everything that the answer depends on, but for compiler and source.
       read: makes an answer, a dataclass, of the JSON of its `dataclasses.asdict`; raises ValueError, KeyError or TypeError for
         what is none.
-      ask: the expensive way; what it raises is not kept.
+      ask: the expensive way; what it raises is not cached.
     """
     path = cache_folder() / f"{_key(question)}.json"
     try:
@@ -40,7 +40,7 @@ def kept(question: Any, read: Callable[[dict[str, Any]], Answer], ask: Callable[
 
 
 def cache_folder() -> Path:
-    """Where answers are kept: lcjax/plan under $XDG_CACHE_HOME, or under ~/.cache."""
+    """Where answers are cached: lcjax/plan under $XDG_CACHE_HOME, or under ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lcjax" / "plan"
 
 

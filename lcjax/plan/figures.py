@@ -1,4 +1,4 @@
-"""What a plan keeps of a compiled step."""
+"""What a plan reports of a compiled step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from lcjax.model import ModelSettings
 from lcjax.plan.buffers import Buffer, largest_buffers
 from lcjax.plan.compile import CompiledStep, compile_step
-from lcjax.plan.compile_cache import kept
+from lcjax.plan.compile_cache import cached_answer
 from lcjax.plan.memory import Memory
 from lcjax.plan.workload import Workload
 
@@ -42,7 +42,9 @@ def compiled_figures(workload: Workload, settings: ModelSettings) -> Figures:
     Raises:
       InputError: as `compile_step`.
     """
-    return kept(_question(workload, settings), Figures.from_json, lambda: Figures.of(compile_step(workload, settings)))
+    return cached_answer(
+        _question(workload, settings), Figures.from_json, lambda: Figures.of(compile_step(workload, settings))
+    )
 
 
 def _question(workload: Workload, settings: ModelSettings) -> dict[str, Any]:

@@ -76,6 +76,11 @@ def scratch_of(config: LlamaConfig, settings: ModelSettings, sequences: int = 1)
     return scratch_bytes(*heads, config.head_dim, sequences * settings.max_seq_length)
 
 
+def gib(count: int) -> str:
+    """Bytes in GiB, for people."""
+    return f"{count / GIB:,.1f} GiB"
+
+
 def device_limit_bytes(gpu: str, vram_gb: float | None = None) -> int:
     """What a step may take: the GPU's memory, or that of a GPU sold with `vram_gb` GiB where this is less, less the margin.
 

@@ -1,4 +1,4 @@
-"""Plans: the step of a workload at some length, compiled, beside what its GPU and host have."""
+"""Plans: the step of a workload at some length, compiled, compared with what its GPU and host have."""
 
 from __future__ import annotations
 
@@ -7,39 +7,33 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
-
 from lcjax.config.rope import LONGEST
 from lcjax.model import ModelSettings
 from lcjax.ops.cross_entropy import chunk_tokens
+from lcjax.plan.budget import Budget, budget_of
 from lcjax.plan.buffers import Buffer
-from lcjax.plan.candidates import Candidate, candidates
-from lcjax.plan.cost import step_seconds
+from lcjax.plan.choose import choose, settings_of_least_memory
 from lcjax.plan.figures import compiled_figures
 from lcjax.plan.flops import StepFlops, step_flops
-from lcjax.plan.memory import GIB, Memory, device_limit_bytes
-from lcjax.plan.offload import host_arrays, pinned_bytes
-from lcjax.plan.parameters import abstract_params
+from lcjax.plan.memory import Memory
+from lcjax.plan.run import Run
 from lcjax.plan.search import LENGTH_STEP, largest_fitting
 from lcjax.plan.settings import policy_lengths, requested_settings
-from lcjax.plan.tuner import Tuning, most_frugal, tune
+from lcjax.plan.tuner import Tuning
 from lcjax.plan.workload import Workload
-from lcjax.step.program import build_program
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What one step at one length takes, and whether it is there.
 
-      `seconds` is the estimated time of the step (see `lcjax.plan.cost`). `host_limit_bytes` is None where the host was not stated;
-    `tuning` is None where the settings were not chosen.
+    `seconds` is the estimated time of the step (see `lcjax.plan.cost`). `tuning` is None where the settings were not chosen.
     """
 
     workload: Workload
     settings: ModelSettings
     memory: Memory
-    device_limit_bytes: int
-    host_limit_bytes: int | None
+    budget: Budget
     buffers: tuple[Buffer, ...]
     kernels: dict[str, int]
     flops: StepFlops
@@ -69,16 +63,16 @@ class Plan:
     @property
     def device_load(self) -> float:
         """The GPU's share in use; more than 1 does not fit."""
-        return self.memory.device_bytes / self.device_limit_bytes
+        return self.budget.device_load(self.memory)
 
     @property
     def host_load(self) -> float:
         """The share in use of the host's memory; 0 where the host was not stated."""
-        return self.memory.host_bytes / self.host_limit_bytes if self.host_limit_bytes else 0.0
+        return self.budget.host_load(self.memory)
 
     @property
     def fits(self) -> bool:
-        return max(self.device_load, self.host_load) <= 1
+        return self.budget.holds(self.memory)
 
     @property
     def utilisation(self) -> float:
@@ -100,9 +94,9 @@ class Plan:
             "device_bytes": memory.device_bytes,
             "device_argument_bytes": memory.argument_bytes,
             "device_temp_bytes": memory.temp_bytes,
-            "device_limit_bytes": self.device_limit_bytes,
+            "device_limit_bytes": self.budget.device,
             "host_bytes": memory.host_bytes,
-            "host_limit_bytes": self.host_limit_bytes,
+            "host_limit_bytes": self.budget.host,
             "policy": self.policy,
             "memory": self.layers,
             "loss_chunk": self.loss_chunk,
@@ -130,8 +124,8 @@ class Planner:
       workload: what is planned.
       vram_gb: plans for a GPU sold with so much memory, where that is less than the workload's GPU has.
       host_gb: GiB of host memory that may be pinned; any amount when None.
-      compiling: told of every length before it is compiled.
-      compiled: told of every plan afterwards.
+      compiling: called with every length before it is compiled.
+      compiled: called with every plan afterwards.
     """
 
     def __init__(
@@ -143,9 +137,8 @@ class Planner:
         compiled: Callable[[Plan], None] = lambda plan: None,
     ):
         self.workload = workload
-        self.device_limit_bytes = device_limit_bytes(workload.gpu, vram_gb)
-        self.host_limit_bytes = None if host_gb is None else int(host_gb * GIB)
-        self._compiling, self._told = compiling, compiled
+        self.budget = budget_of(workload.gpu, vram_gb, host_gb)
+        self._compiling, self._compiled = compiling, compiled
         self._plans: dict[ModelSettings, Plan] = {}
 
     def plan(self, tokens: int) -> Plan:
@@ -156,14 +149,9 @@ class Planner:
         """
         settings = requested_settings(self.workload, tokens)
         if settings.memory != "auto":
-            return self._compiled(settings)
-
-        def compiled(candidate: Candidate) -> tuple[Memory, bool]:
-            plan = self._compiled(candidate.applied(settings))
-            return plan.memory, plan.fits
-
-        tuning = tune(self._candidates(settings), lambda c: self._seconds(c.applied(settings)), compiled)
-        return dataclasses.replace(self._compiled(tuning.chosen.applied(settings)), tuning=tuning)
+            return self._plan_with(settings)
+        tuning = choose(self._run, settings, self.budget, lambda chosen: self._plan_with(chosen).memory)
+        return dataclasses.replace(self._plan_with(tuning.chosen.applied(settings)), tuning=tuning)
 
     def longest(self, below: int = LONGEST + 1, guess: int | None = None) -> Plan | None:
         """The plan of the longest context under `below` tokens that fits, in multiples of 1,024; None where none does.
@@ -172,7 +160,7 @@ class Planner:
         """
 
         def load(steps: int) -> float:
-            plan = self._most_frugal(steps * LENGTH_STEP)
+            plan = self._of_least_memory(steps * LENGTH_STEP)
             # As few inputs are saved as the host asks for: its share at one length says nothing of the next.
             chosen = self.workload.memory == "auto"
             return plan.device_load if chosen and plan.host_load <= 1 else max(plan.device_load, plan.host_load)
@@ -182,38 +170,20 @@ class Planner:
             start = guess // LENGTH_STEP if guess and low <= guess // LENGTH_STEP <= high else None
             found = largest_fitting(load, low, high, start) if low <= high else None
             if found is not None:
-                return self._most_frugal(found * LENGTH_STEP)
+                return self._of_least_memory(found * LENGTH_STEP)
         return None
 
-    def _most_frugal(self, tokens: int) -> Plan:
+    def _of_least_memory(self, tokens: int) -> Plan:
         settings = requested_settings(self.workload, tokens)
         if settings.memory == "auto":
-            settings = most_frugal(self._candidates(settings)).applied(settings)
-        return self._compiled(settings)
-
-    def _candidates(self, settings: ModelSettings) -> list[Candidate]:
-        frozen = self.workload.lora is not None
-        return candidates(self.workload.config, settings, self._host_fits, embeddings_may_leave=frozen)
-
-    def _host_fits(self, settings: ModelSettings) -> bool:
-        if self.host_limit_bytes is None:
-            return True
-        arrays = host_arrays(self.workload.config, settings, jnp.bfloat16)
-        return pinned_bytes(arrays, self._host_state_bytes) <= self.host_limit_bytes
+            settings = settings_of_least_memory(self._run, settings, self.budget)
+        return self._plan_with(settings)
 
     @functools.cached_property
-    def _host_state_bytes(self) -> int:
-        workload = self.workload
-        params = abstract_params(workload.config, workload.lora, workload.quantize)
-        settings = ModelSettings(LENGTH_STEP, lora=workload.lora)
-        return build_program(workload.config, params, settings, workload.training, max_steps=1).host_state_bytes
+    def _run(self) -> Run:
+        return Run.of(self.workload)
 
-    def _seconds(self, settings: ModelSettings) -> float:
-        workload = self.workload
-        quantised = workload.quantize is not None
-        return step_seconds(workload.config, settings, lora_r=workload.lora_r, quantised=quantised, gpu=workload.gpu)
-
-    def _compiled(self, settings: ModelSettings) -> Plan:
+    def _plan_with(self, settings: ModelSettings) -> Plan:
         if settings not in self._plans:
             self._compiling(self.workload, settings.max_seq_length)
             figures = compiled_figures(self.workload, settings)
@@ -221,12 +191,11 @@ class Planner:
                 workload=self.workload,
                 settings=settings,
                 memory=figures.memory,
-                device_limit_bytes=self.device_limit_bytes,
-                host_limit_bytes=self.host_limit_bytes,
+                budget=self.budget,
                 buffers=figures.buffers,
                 kernels=figures.kernels,
                 flops=step_flops(self.workload.config, settings.max_seq_length, self.workload.lora_r),
-                seconds=self._seconds(settings),
+                seconds=self._run.seconds(settings),
             )
-            self._told(self._plans[settings])
+            self._compiled(self._plans[settings])
         return self._plans[settings]

@@ -38,7 +38,7 @@ def draw(plans: Sequence[Plan], path: Path) -> None:
     heights = [[size / GIB for size in sizes] for sizes in parts.values()]
     axes.stackplot(tokens, *heights, labels=list(parts), alpha=0.85)
     workload = plans[-1].workload
-    axes.axhline(plans[-1].device_limit_bytes / GIB, color="red", label=f"limit of {workload.gpu}")
+    axes.axhline(plans[-1].budget.device / GIB, color="red", label=f"limit of {workload.gpu}")
     if any(memory.host_bytes for memory in memories):
         axes.plot(tokens, [memory.host_bytes / GIB for memory in memories], "k--", label="pinned host memory")
     axes.set(xlabel="tokens", ylabel="GiB", ylim=(0, None))

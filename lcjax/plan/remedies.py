@@ -1,42 +1,120 @@
-"""What would fit where a plan does not, each proven by a compilation."""
+"""What would make a step fit that does not: one list of flags, for a run on a GPU that is here and for a plan."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from lcjax.errors import InputError
+from lcjax.model import ModelSettings
 from lcjax.plan.aot import gpu_memory_bytes, gpu_names
+from lcjax.plan.budget import Budget
+from lcjax.plan.memory import Memory, gib
 from lcjax.plan.planner import Plan, Planner
+from lcjax.plan.run import Run
+from lcjax.plan.search import LENGTH_STEP
 from lcjax.plan.workload import Workload
+
+ANY_MEMORY = "--memory auto"
+ONE_SEQUENCE = "--per-device-train-batch-size 1"
+OFFLOAD = "--use-gradient-checkpointing offload"
+FOUR_BITS = "--quantize nf4"
 
 Replan = Callable[[Workload], Planner]
 
 
-def mends(plan: Plan, replan: Replan) -> Iterator[str]:
-    """Flags that make the run fit, the cheapest first: another policy, quantised weights, a shorter context, a larger GPU.
+class Evidence(Protocol):
+    """What is known of the step after a change."""
 
-    `replan` gives the planner of a changed workload within the same budget.
-    """
-    workload = plan.workload
-    if plan.policy in ("none", "full") and _fits(plan, replan, use_gradient_checkpointing="offload"):
-        yield "--use-gradient-checkpointing offload"
-    if workload.quantize is None and workload.lora_r and _fits(plan, replan, quantize="nf4"):
-        yield "--quantize nf4"
-    longest = replan(workload).longest(below=plan.max_seq_length)
-    if longest is not None:
-        yield f"--max-seq-length {longest.max_seq_length}"
-    for gpu in sorted(gpu_names(), key=gpu_memory_bytes):
-        # Kernels, and so memory, differ little between GPUs: smaller ones need no compilation.
-        if gpu_memory_bytes(gpu) > plan.memory.device_bytes and gpu != workload.gpu and _fits(plan, replan, gpu=gpu):
-            yield f"--gpu {gpu}"
-            return
+    def helps(self, flag: str) -> bool:
+        """Whether one of the flags above makes it fit, or is worth trying where only a compilation could tell."""
+        ...
+
+    def shorter(self) -> int | None:
+        """A smaller number of tokens that fits."""
+        ...
+
+    def larger(self) -> str | None:
+        """A GPU or a host on which it fits."""
+        ...
 
 
-def _fits(plan: Plan, replan: Replan, **changes: Any) -> bool:
-    """Whether the plan's length fits with the changes; not where they cannot be had."""
-    try:
-        return replan(dataclasses.replace(plan.workload, **changes)).plan(plan.max_seq_length).fits
-    except InputError:
-        return False
+def remedies(run: Run, settings: ModelSettings, evidence: Evidence) -> Iterator[str]:
+    """Flags that make a step fit, the cheapest change first; the last may be a machine instead."""
+    flags = {
+        ANY_MEMORY: settings.memory != "auto",
+        ONE_SEQUENCE: run.sequences > 1,
+        OFFLOAD: settings.policy_for(settings.max_seq_length) in ("none", "full"),
+        FOUR_BITS: run.lora is not None and not run.quantized,
+    }
+    yield from (flag for flag, is_a_change in flags.items() if is_a_change and evidence.helps(flag))
+    if (tokens := evidence.shorter()) is not None:
+        yield f"--max-seq-length {tokens}"
+    if (machine := evidence.larger()) is not None:
+        yield machine
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimated:
+    """Of a run that waits for its first step: from the bytes of the step that was tried, without a compilation."""
+
+    tokens: int
+    memory: Memory
+    budget: Budget
+
+    def helps(self, flag: str) -> bool:
+        if flag == FOUR_BITS:
+            return self.memory.device_bytes > self.budget.device
+        return flag in (ANY_MEMORY, ONE_SEQUENCE)
+
+    def shorter(self) -> int | None:
+        memory, budget = self.memory, self.budget
+        share = min(
+            (budget.device - memory.argument_bytes) / max(1, memory.device_bytes - memory.argument_bytes),
+            1.0 if budget.host is None else budget.host / max(1, memory.host_bytes),
+        )
+        shorter = int(share * self.tokens) // LENGTH_STEP * LENGTH_STEP
+        return shorter if 0 < shorter < self.tokens else None
+
+    def larger(self) -> str:
+        if self.memory.device_bytes > self.budget.device:
+            return f"a GPU with {gib(self.memory.device_bytes)} free"
+        return f"a host with {gib(self.memory.host_bytes)} to pin"
+
+
+def remedies_of_plan(plan: Plan, replan: Replan) -> Iterator[str]:
+    """The remedies of a plan, each proven by a compilation; `replan` plans a changed workload within the same budget."""
+    return remedies(Run.of(plan.workload), plan.settings, Compiled(plan, replan))
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """Of a plan: what the compiler says of the changed step."""
+
+    plan: Plan
+    replan: Replan
+
+    def helps(self, flag: str) -> bool:
+        changes = {OFFLOAD: {"use_gradient_checkpointing": "offload"}, FOUR_BITS: {"quantize": "nf4"}}
+        return flag in changes and self._fits(**changes[flag])
+
+    def shorter(self) -> int | None:
+        longest = self.replan(self.plan.workload).longest(below=self.plan.max_seq_length)
+        return None if longest is None else longest.max_seq_length
+
+    def larger(self) -> str | None:
+        for gpu in sorted(gpu_names(), key=gpu_memory_bytes):
+            # Kernels, and so memory, differ little between GPUs: smaller ones need no compilation.
+            is_larger = gpu_memory_bytes(gpu) > self.plan.memory.device_bytes and gpu != self.plan.workload.gpu
+            if is_larger and self._fits(gpu=gpu):
+                return f"--gpu {gpu}"
+        return None
+
+    def _fits(self, **changes: Any) -> bool:
+        """Whether the plan's length fits with the changes; not where they cannot be had."""
+        try:
+            planner = self.replan(dataclasses.replace(self.plan.workload, **changes))
+            return planner.plan(self.plan.max_seq_length).fits
+        except InputError:
+            return False

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
-from lcjax.plan.memory import GIB, MARGIN_BYTES
+from lcjax.plan.memory import GIB, MARGIN_BYTES, gib
 from lcjax.plan.planner import Plan
 from lcjax.plan.tuner import Tuning
 
@@ -15,7 +15,7 @@ from lcjax.plan.tuner import Tuning
 def headline(plan: Plan) -> str:
     """Whether it fits, in one line."""
     workload, memory = plan.workload, plan.memory
-    needs = f"{gib(memory.device_bytes)} of {gib(plan.device_limit_bytes)} on the GPU"
+    needs = f"{gib(memory.device_bytes)} of {gib(plan.budget.device)} on the GPU"
     if memory.host_bytes:
         needs += f", {gib(memory.host_bytes)} of pinned host memory"
     verdict = "fits" if plan.fits else "does not fit"
@@ -29,8 +29,8 @@ def plan_table(plan: Plan) -> Table:
     for justify in ("left", "right", "left"):
         table.add_column(justify=justify)
     batch = memory.argument_bytes - memory.weights_bytes - memory.state_bytes
-    limit = plan.device_limit_bytes
-    host = "" if plan.host_limit_bytes is None else f"of {gib(plan.host_limit_bytes)}"
+    limit = plan.budget.device
+    host = "" if plan.budget.host is None else f"of {gib(plan.budget.host)}"
     for name, figure, note in (
         ("frozen weights", gib(memory.weights_bytes), _frozen(plan)),
         ("trained weights, optimizer", gib(memory.state_bytes), _trained(plan)),
@@ -98,7 +98,7 @@ def ladder_table(rows: Iterable[tuple[str, Plan | str]], title: str) -> Table:
         memory = plan.memory
         table.add_row(
             gpu,
-            gib(plan.device_limit_bytes),
+            gib(plan.budget.device),
             f"{plan.max_seq_length:,}",
             gib(memory.device_bytes),
             gib(memory.host_bytes),
@@ -106,11 +106,6 @@ def ladder_table(rows: Iterable[tuple[str, Plan | str]], title: str) -> Table:
             plan.policy,
         )
     return table
-
-
-def gib(count: int) -> str:
-    """Bytes in GiB."""
-    return f"{count / GIB:,.1f} GiB"
 
 
 def duration(seconds: float) -> str:

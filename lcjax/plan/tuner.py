@@ -1,4 +1,4 @@
-"""The fastest way to run a step that fits, found by compiling candidates in the order of their estimated time.
+"""The fastest settings with which a step fits, found by compiling candidates in the order of their estimated time.
 
 A candidate that needs no less memory than one that did not fit is passed over, so a handful of compilations is enough. The same
 question always has the same answer.
@@ -64,16 +64,16 @@ class _Search:
         self._compiled = compiled
 
     def run(self) -> Candidate:
-        frugal = most_frugal(self.ordered)
-        # The fastest usually fits. Where it does not, the most frugal says whether anything can.
-        if not self._fits(self.ordered[0]) and not self._fits(frugal):
-            return frugal
+        least = least_memory(self.ordered)
+        # The fastest usually fits. Where it does not, the one that needs least says whether anything can.
+        if not self._fits(self.ordered[0]) and not self._fits(least):
+            return least
         for candidate in self.ordered:
             if candidate not in self.tried and (smaller := self._one_too_large(candidate)):
                 self.passed_over[candidate] = smaller
             elif self._fits(candidate):
                 return candidate
-        return frugal
+        return least
 
     def _fits(self, candidate: Candidate) -> bool:
         if candidate not in self.tried:
@@ -81,18 +81,20 @@ class _Search:
         return self.tried[candidate][1]
 
     def _one_too_large(self, candidate: Candidate) -> Candidate | None:
-        """One that does not fit and needs no more; asks for the most frugal of its kind, and then of its form, which speak for
-        all of them."""
+        """One that does not fit and needs no more memory.
+
+        Tries the one of its kind, and then of its form, that needs least: it speaks for all of them.
+        """
         for other in [c for c, (_, fits) in self.tried.items() if not fits]:
             if candidate.needs_no_less_than(other):
                 return other
         for alike in ("kind", "form"):
-            least = most_frugal([c for c in self.ordered if getattr(c, alike) == getattr(candidate, alike)])
+            least = least_memory([c for c in self.ordered if getattr(c, alike) == getattr(candidate, alike)])
             if least != candidate and not self._fits(least):
                 return least
         return None
 
 
-def most_frugal(candidates: Sequence[Candidate]) -> Candidate:
+def least_memory(candidates: Sequence[Candidate]) -> Candidate:
     """The one than which none needs less device memory, by its choices."""
     return min(candidates, key=Candidate.device_memory)

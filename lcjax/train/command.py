@@ -17,7 +17,7 @@ from lcjax.cli.startup import EXIT_CODES
 from lcjax.cli.terminal import mute_libraries, say, show_warnings
 from lcjax.data import Data, check_data_paths
 from lcjax.leak import PackingLeak
-from lcjax.plan.fit import room_here
+from lcjax.plan.budget import budget_here
 from lcjax.train.arguments import RunArguments
 from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
 from lcjax.train.data import load_run_data
@@ -102,7 +102,7 @@ def load(arguments: RunArguments):
         rope_scaling=arguments.rope_scaling,
         rope_theta=arguments.rope_theta,
         # Until it is known whether they fit on the device.
-        embeddings_on_host=room_here() is not None and arguments.memory == "auto" and not arguments.full_finetuning,
+        embeddings_on_host=budget_here() is not None and arguments.memory == "auto" and not arguments.full_finetuning,
     )
     if not arguments.full_finetuning:
         model = api.get_peft_model(

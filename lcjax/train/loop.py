@@ -27,8 +27,10 @@ from lcjax.model import Llama, ModelSettings, lora
 from lcjax.ops.attention.registry import takes_segments
 from lcjax.parallel.placement import committed
 from lcjax.parallel.processes import writes_files
-from lcjax.plan.fit import fit, room_here
+from lcjax.plan.budget import budget_here
+from lcjax.plan.fit import fit
 from lcjax.plan.report import trial_table
+from lcjax.plan.run import Run
 from lcjax.step.program import build_program
 from lcjax.train.checkpoints.checkpoint import Checkpoints
 from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
@@ -175,21 +177,22 @@ class _Run:
 
     def _fitting_settings(self, settings: ModelSettings) -> ModelSettings | None:
         """The settings with what makes the step fit this GPU: those of the resumed run, or chosen now. None on a CPU."""
-        capacity, model = room_here(), self.model
-        if capacity is None:
+        budget, model = budget_here(), self.model
+        if budget is None:
             return None
         as_before = settings if self.saved_execution is None else self.saved_execution.applied(settings)
+        run = Run.here(model.config, model.params, self.arguments, model.settings.lora)
         log = self._move_native_log()
         self._say(f"compiling the candidate forms of the step{log and f'; what XLA prints goes to {log}'}")
         with self.console.status("compiling"):
             try:
-                found = fit(model.config, model.params, as_before, self.arguments, capacity)
+                found = fit(run, as_before, budget)
             except InputError as error:
                 if as_before == settings:
                     raise
                 self._say(f"warning: the step no longer fits as the run began with it ({error}); {_COMPILED_AGAIN}")
-                found = fit(model.config, model.params, settings, self.arguments, capacity)
-        self._say(found.describe(capacity))
+                found = fit(run, settings, budget)
+        self._say(found.describe(budget))
         if len(found.tuning.trials) > 1:
             self.console.print(trial_table(found.tuning))
         return found.settings

@@ -17,6 +17,7 @@ from lcjax.doctor.__main__ import main
 from lcjax.doctor.findings import Finding
 from lcjax.doctor.memory import by_plan
 from lcjax.doctor.train_command import train_command
+from lcjax.plan.budget import Budget
 from lcjax.plan.planner import Plan, Planner
 from lcjax.plan.workload import Workload
 from lcjax.train.__main__ import parse as parse_train
@@ -98,7 +99,7 @@ def fitting(model_dir) -> Plan:
 
 
 def test_four_bits_are_tried_before_less_context(fitting):
-    too_large = dataclasses.replace(fitting, device_limit_bytes=1)
+    too_large = dataclasses.replace(fitting, budget=Budget(1))
     quantized = dataclasses.replace(fitting, workload=dataclasses.replace(fitting.workload, quantize="nf4"))
     plans = {None: Planned(too_large, None), "nf4": Planned(quantized, None)}
     found = by_plan(fitting.workload, 256, lambda workload: cast(Planner, plans[workload.quantize]))
@@ -107,7 +108,7 @@ def test_four_bits_are_tried_before_less_context(fitting):
 
 
 def test_what_does_not_fit_at_all_is_made_shorter(fitting):
-    too_large = dataclasses.replace(fitting, device_limit_bytes=1)
+    too_large = dataclasses.replace(fitting, budget=Budget(1))
     found = by_plan(fitting.workload, 9_999, lambda workload: cast(Planner, Planned(too_large, fitting)))
     assert "256 tokens, rtx4090: does not fit" in found.answer
     assert "256 tokens do: tiny, 256 tokens, rtx4090: fits" in found.answer

@@ -31,7 +31,7 @@ def test_the_longest_context_against_brute_force_of_the_real_compiler():
     free = Planner(workload)
     sizes = {tokens: free.plan(tokens).memory.device_bytes for tokens in range(1024, 4097, 1024)}
     capped = Planner(workload, vram_gb=(GIB + (sizes[2048] + sizes[3072]) // 2) / GIB / 0.98)
-    brute_force = max(tokens for tokens, size in sizes.items() if size <= capped.device_limit_bytes)
+    brute_force = max(tokens for tokens, size in sizes.items() if size <= capped.budget.device)
     longest = capped.longest(below=4097)
     assert longest is not None
     assert longest.max_seq_length == brute_force == 2048
@@ -74,7 +74,7 @@ def test_a_host_that_asks_for_fewer_inputs_does_not_stop_the_search(asked, monke
     planner = Planner(dataclasses.replace(BIG, memory="auto"), host_gb=16)
     some, lengths = Planner(BIG, host_gb=16).plan(1024), []
 
-    def most_frugal(tokens):
+    def of_least_memory(tokens):
         lengths.append(tokens)
         saved = 262_144 * tokens
         host_bytes = saved // -(-saved // (16 * GIB))
@@ -83,7 +83,7 @@ def test_a_host_that_asks_for_fewer_inputs_does_not_stop_the_search(asked, monke
             some, memory=memory, settings=dataclasses.replace(some.settings, max_seq_length=tokens)
         )
 
-    monkeypatch.setattr(planner, "_most_frugal", most_frugal)
+    monkeypatch.setattr(planner, "_of_least_memory", of_least_memory)
     longest = planner.longest(guess=65_536)
     assert longest is not None
     assert longest.max_seq_length == (LIMIT - 16_000_000_000) // 200_000 // 1024 * 1024

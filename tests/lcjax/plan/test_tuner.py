@@ -1,4 +1,4 @@
-"""lcjax.plan.tuner, candidates, cost and kept: the fastest settings that fit, by few compilations, and kept on disk."""
+"""lcjax.plan.tuner, candidates, cost and compile_cache: the fastest settings that fit, by few compilations, cached on disk."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lcjax.config import MemorySettings, parse_memory
 from lcjax.config.presets import PRESETS
 from lcjax.model import ModelSettings
 from lcjax.plan import compile_cache
+from lcjax.plan.budget import Budget
 from lcjax.plan.candidates import Candidate, candidates
 from lcjax.plan.compile import compile_step
 from lcjax.plan.cost import step_seconds
@@ -19,7 +20,7 @@ from lcjax.plan.memory import Memory
 from lcjax.plan.offload import host_arrays
 from lcjax.plan.planner import Planner
 from lcjax.plan.settings import requested_settings
-from lcjax.plan.tuner import most_frugal, tune
+from lcjax.plan.tuner import least_memory, tune
 from lcjax.plan.workload import Workload
 from tests.support.tiny_model import TINY
 
@@ -64,7 +65,7 @@ def test_the_fastest_that_fits_against_brute_force(limit):
 
 def test_where_nothing_fits_two_compilations_say_so():
     tuning, asked = tuned(5)
-    assert tuning.chosen == most_frugal(CANDIDATES)
+    assert tuning.chosen == least_memory(CANDIDATES)
     assert len(asked) == 2
     assert not any(trial.fits for trial in tuning.trials)
 
@@ -173,7 +174,7 @@ def test_costs_are_in_the_order_that_was_measured():
         assert 0.9 < estimate / took < 1.1, (tokens, policy, memory)
 
 
-def test_figures_are_compiled_once_and_kept(asked):
+def test_figures_are_compiled_once_and_cached(asked):
     first = Planner(SMALL).plan(2048)
     count = len(asked)
     again = Planner(SMALL).plan(2048)
@@ -210,11 +211,11 @@ def test_the_real_compiler_chooses_for_a_small_gpu():
     free = Planner(dataclasses.replace(SMALL, memory="none", use_gradient_checkpointing="none")).plan(8192)
     frugal = Planner(dataclasses.replace(SMALL, memory=str(MemorySettings(1024)), use_gradient_checkpointing="full"))
     planner = Planner(SMALL)
-    planner.device_limit_bytes = (free.memory.device_bytes + frugal.plan(8192).memory.device_bytes) // 2
+    planner.budget = Budget((free.memory.device_bytes + frugal.plan(8192).memory.device_bytes) // 2)
     plan = planner.plan(8192)
     assert plan.fits
     assert plan.tuning is not None
     trials = plan.tuning.trials
     faster = [trial for trial in trials if trial.seconds < trials[-1].seconds and not trial.fits]
     assert faster
-    assert all(t.memory is None or t.memory.device_bytes > planner.device_limit_bytes for t in faster)
+    assert all(t.memory is None or t.memory.device_bytes > planner.budget.device for t in faster)

@@ -21,9 +21,11 @@ from lcjax.memory import allocators, place_embeddings
 from lcjax.model import ModelSettings
 from lcjax.parallel.placement import abstract_like
 from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
-from lcjax.plan.compile import compile_step
-from lcjax.plan.fit import Room, fit, room_here, step_memory
+from lcjax.plan.budget import Budget, budget_here
+from lcjax.plan.compile import compile_step, step_memory
+from lcjax.plan.fit import fit
 from lcjax.plan.parameters import abstract_params
+from lcjax.plan.run import Run
 from lcjax.plan.workload import Workload
 from lcjax.train.arguments import RunArguments
 from lcjax.train.devices import host_bytes_at_most
@@ -42,7 +44,7 @@ LORA = LoraConfig(8, 32)
 pytestmark = pytest.mark.usefixtures("empty_cache")
 TOKENS = 8192
 SETTINGS = ModelSettings(TOKENS, lora=LORA, attention="pallas")
-PLENTY = Room(2**40, 2**40)
+PLENTY = Budget(2**40, 2**40)
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +58,22 @@ def never(lowered):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
 
-fitted = functools.partial(fit, compiled=functools.cache(lambda lowered: compile_lowered(lowered)))
+def run_of(params, arguments=None, lora=LORA):
+    return Run.here(TINY, params, arguments or TrainingArguments(), lora)
+
+
+compile_once = functools.cache(lambda lowered: compile_lowered(lowered))
+
+
+def fitted(params, settings, arguments, budget, compiler=compile_once):
+    return fit(run_of(params, arguments, settings.lora), settings, budget, compiler=compiler)
 
 
 def test_with_plenty_of_memory_the_fastest_is_taken_at_once(params):
-    found = fitted(TINY, params, SETTINGS, TrainingArguments(), PLENTY)
+    found = fitted(params, SETTINGS, TrainingArguments(), PLENTY)
     assert found.settings.policy_for(TOKENS) == "none"
     assert len(found.tuning.trials) == 1
-    again = fit(TINY, params, SETTINGS, TrainingArguments(), PLENTY, compiled=never)  # is not asked
+    again = fitted(params, SETTINGS, TrainingArguments(), PLENTY, compiler=never)  # is not asked
     assert again == found
     line = found.describe(PLENTY)
     assert line.startswith("memory: none none, loss chunk 1024 takes 0.")
@@ -72,7 +82,7 @@ def test_with_plenty_of_memory_the_fastest_is_taken_at_once(params):
 
 def test_the_figures_are_the_plan_s(params):
     settings = dataclasses.replace(SETTINGS, use_gradient_checkpointing="offload", memory=MemorySettings(1024))
-    memory = step_memory(TINY, params, settings, TrainingArguments(), compile_lowered)
+    memory = step_memory(run_of(params), settings, compile_lowered)
     planned = compile_step(Workload("tiny", TINY, "h100-80gb", lora_r=8), settings).memory
     assert memory == planned
     assert memory.host_bytes == 4 * TOKENS * 128 * 2
@@ -82,26 +92,26 @@ def test_the_figures_are_the_plan_s(params):
 def test_micro_batches_take_the_host_memory_of_one(params):
     form = MemorySettings(1024, embeddings_on_host=True)
     settings = dataclasses.replace(SETTINGS, use_gradient_checkpointing="offload", memory=form)
-    memory = step_memory(TINY, params, settings, TrainingArguments(gradient_accumulation_steps=3), compile_lowered)
+    memory = step_memory(run_of(params, TrainingArguments(gradient_accumulation_steps=3)), settings, compile_lowered)
     assert memory.host_bytes == 4 * TOKENS * 128 * 2 + 2 * 1000 * 128 * 2
 
 
 @pytest.mark.slow
 def test_with_less_memory_something_slower_that_fits(params):
-    free = fitted(TINY, params, SETTINGS, TrainingArguments(), PLENTY).memory
+    free = fitted(params, SETTINGS, TrainingArguments(), PLENTY).memory
     smallest = dataclasses.replace(SETTINGS, use_gradient_checkpointing="full", memory=MemorySettings(1024))
-    least = step_memory(TINY, params, smallest, TrainingArguments(), compile_lowered)
-    room = Room((free.device_bytes + least.device_bytes) // 2, 2**40)
-    found = fitted(TINY, params, SETTINGS, TrainingArguments(), room)
+    least = step_memory(run_of(params), smallest, compile_lowered)
+    budget = Budget((free.device_bytes + least.device_bytes) // 2, 2**40)
+    found = fitted(params, SETTINGS, TrainingArguments(), budget)
     assert least.device_bytes < free.device_bytes
-    assert found.memory.device_bytes <= room.device
+    assert found.memory.device_bytes <= budget.device
     assert found.settings.policy_for(TOKENS) != "none"
 
 
 def test_what_does_not_fit_is_refused_with_three_remedies(params):
     two = TrainingArguments(per_device_train_batch_size=2)
     with pytest.raises(InputError) as refused:
-        fitted(TINY, params, SETTINGS, two, Room(11 * 2**20, 2**40))
+        fitted(params, SETTINGS, two, Budget(11 * 2**20, 2**40))
     message = str(refused.value)
     assert re.match(
         r"a step of 8,192 tokens takes 0\.\d GiB of 0\.0 GiB on the GPU and .* "
@@ -116,21 +126,22 @@ def test_what_does_not_fit_is_refused_with_three_remedies(params):
 def test_embeddings_stay_in_host_memory_where_the_loader_left_them(params):
     left = place_embeddings(params, on_host=True)
     with pytest.raises(InputError, match=r"\(offload tile=1024,.*,embeddings_on_host=true, loss chunk 64\)"):
-        fitted(TINY, left, SETTINGS, TrainingArguments(), Room(8 * 2**20, 2**40))
+        fitted(left, SETTINGS, TrainingArguments(), Budget(8 * 2**20, 2**40))
 
 
 def test_explicit_settings_are_checked_and_used(params):
     by_hand = dataclasses.replace(SETTINGS, memory="none", use_gradient_checkpointing="offload")
-    assert fitted(TINY, params, by_hand, TrainingArguments(), PLENTY).settings == by_hand
+    assert fitted(params, by_hand, TrainingArguments(), PLENTY).settings == by_hand
     with pytest.raises(InputError, match=r"use --memory auto, or --max-seq-length \d+, or a host with 0\.0 GiB to pin"):
-        fitted(TINY, params, by_hand, TrainingArguments(), Room(2**40, 2**20))
+        fitted(params, by_hand, TrainingArguments(), Budget(2**40, 2**20))
 
 
 def test_on_a_cpu_it_is_left_alone_and_can_be_asked():
-    assert room_here() is None
+    assert budget_here() is None
     own = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract_params(TINY, LORA, None))
     settings = ModelSettings(1024, lora=LORA, attention="xla")
-    found = fit(TINY, place_embeddings(own, on_host=True), settings, TrainingArguments(), PLENTY)
+    run = run_of(place_embeddings(own, on_host=True))
+    found = fit(run, settings, PLENTY)
     assert found.memory.device_bytes > 0
 
 
@@ -210,11 +221,11 @@ def test_asking_does_not_start_jax():
 def test_every_weight_can_be_fitted(params):
     whole = abstract(abstract_params(TINY, None, None), gpu_sharding("h100-80gb"))
     settings = dataclasses.replace(SETTINGS, lora=None)
-    found = fitted(TINY, whole, settings, TrainingArguments(), PLENTY)
+    found = fitted(whole, settings, TrainingArguments(), PLENTY)
     weights = sum(leaf.size for leaf in jax.tree.leaves(whole))
     assert found.memory.host_bytes >= 12 * weights
     with pytest.raises(InputError, match=r"on the GPU and 0\.0 GiB .*; use a GPU with 0\.0 GiB free"):
-        fitted(TINY, whole, settings, TrainingArguments(), Room(2**21, 2**40))
+        fitted(whole, settings, TrainingArguments(), Budget(2**21, 2**40))
 
 
 def test_what_is_too_large_to_be_compiled_does_not_fit(params):
@@ -227,11 +238,11 @@ def test_what_is_too_large_to_be_compiled_does_not_fit(params):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 20.00MiB")
         return compile_lowered(lowered)
 
-    found = fit(TINY, params, SETTINGS, TrainingArguments(), PLENTY, compiled=exhausted)
+    found = fitted(params, SETTINGS, TrainingArguments(), PLENTY, compiler=exhausted)
     assert found.tuning.trials[0].memory is None
     assert found.settings != found.tuning.trials[0].candidate.applied(SETTINGS)
 
     with pytest.raises(
         InputError, match=r"^a step of 8,192 tokens is too large for 1,024.0 GiB on the GPU even to be compiled"
     ):
-        fit(TINY, params, SETTINGS, TrainingArguments(max_grad_norm=2), PLENTY, compiled=never)
+        fitted(params, SETTINGS, TrainingArguments(max_grad_norm=2), PLENTY, compiler=never)

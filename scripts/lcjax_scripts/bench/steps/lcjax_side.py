@@ -11,60 +11,56 @@ import jax
 import jax.numpy as jnp
 
 from lcjax import step
-from lcjax.config import LlamaConfig, parse_memory
+from lcjax.config import parse_memory
 from lcjax.config.presets import resolve_config
 from lcjax.model import ModelSettings
 from lcjax.parallel.placement import on_one
 from lcjax.plan.aot import abstract
-from lcjax.plan.memory import Memory, measure, scratch_of
+from lcjax.plan.compile import LoweredStep, lower_step
+from lcjax.plan.memory import Memory
 from lcjax.plan.parameters import abstract_params
+from lcjax.plan.run import Run
 from lcjax.plan.workload import Workload
-from lcjax.step.program import Program, build_program
 from lcjax.train.arguments import RunArguments
 from lcjax.train.devices import prepare_devices
 from lcjax_scripts.bench.steps.shape import Shape
+
+MAX_STEPS = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class TracedStep:
     """A step for the device that is here, on which nothing of it is yet."""
 
-    config: LlamaConfig
-    settings: ModelSettings
-    tokens: int
-    lowered: jax.stages.Lowered
+    step: LoweredStep
     trace_seconds: float
-    state: Any
-    frozen: Any
-    params: Any
-    program_of: Callable[[Any], Program]
 
     def compile(self) -> CompiledStep:
         """XLA tries algorithms out on the device meanwhile."""
         began = time.perf_counter()
-        executable = self.lowered.compile()
+        executable = self.step.lowered.compile()
         seconds = time.perf_counter() - began
-        planned = measure(executable, self.state, self.frozen, scratch_of(self.config, self.settings))
-        return CompiledStep(self, executable, planned, seconds)
+        return CompiledStep(self.step, executable, self.step.memory(executable), seconds)
 
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
     """`planned` is what the compiler says that it takes."""
 
-    traced: TracedStep
+    step: LoweredStep
     executable: jax.stages.Compiled
     planned: Memory
     compile_seconds: float
 
     def load(self) -> Callable[[], float]:
         """Makes weights, adapter, optimizer and batch; the function returned takes a step and waits for its loss."""
-        program = self.traced.program_of(jax.tree.map(_random, self.traced.params))
+        run, settings = self.step.run, self.step.settings
+        program = run.program(jax.tree.map(_random, run.params), settings, MAX_STEPS)
         state = step.init_state(program.optimizer, program.trainable, 0)
         frozen = program.frozen
         del program  # else the trained weights would exist twice, here and in the state
-        positions = jnp.arange(self.traced.tokens, dtype="int32")[None, None]
-        ids = positions * 7919 % self.traced.config.vocab_size
+        positions = jnp.arange(settings.max_seq_length, dtype="int32")[None, None]
+        ids = positions * 7919 % run.config.vocab_size
         batch = dict(zip(step.BATCH_KEYS, (ids, ids, positions, positions * 0), strict=True))
 
         def one_step() -> float:
@@ -102,19 +98,10 @@ def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedSte
         memory=parse_memory(memory),
         one_document_a_row=True,
     )
-
-    def program_of(params: Any) -> Program:
-        return build_program(config, params, settings, arguments, max_steps=10)
-
-    sharding = on_one(jax.devices()[0])
-    params = abstract(abstract_params(config, lora, quantize), sharding)
-    program = program_of(params)
-    state = step.abstract_state(program.optimizer, program.trainable, sharding)
-    batch = {name: jax.ShapeDtypeStruct((1, 1, tokens), jnp.int32, sharding=sharding) for name in step.BATCH_KEYS}
+    params = abstract(abstract_params(config, lora, quantize), on_one(jax.devices()[0]))
     began = time.perf_counter()
-    lowered = step.jit_train_step(program.objective, program.optimizer).lower(state, program.frozen, batch)
-    seconds = time.perf_counter() - began
-    return TracedStep(config, settings, tokens, lowered, seconds, state, program.frozen, params, program_of)
+    lowered = lower_step(Run.here(config, params, arguments, lora), settings, MAX_STEPS)
+    return TracedStep(lowered, time.perf_counter() - began)
 
 
 def peak_bytes() -> int:

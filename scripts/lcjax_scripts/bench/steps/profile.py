@@ -41,7 +41,7 @@ def record(shape: Shape, tokens: int, policy: str, memory: str, ceiling: float, 
         **{name: getattr(shape, name) for name in ("model", "quantize", "lora_r")},
         **{"tokens": tokens, "policy": policy, "memory": memory, "ceiling": ceiling},
         "seconds": trace.seconds_by_kind(events),
-        "ideal_seconds": ideal.seconds(traced.config, shape, tokens, by_name, ceiling),
+        "ideal_seconds": ideal.seconds(traced.step.run.config, shape, tokens, by_name, ceiling),
         "copies_seconds": {
             kind: sum(event.stop - event.start for event in events if event.kind == kind) / 1e9
             for kind in trace.HOST_COPIES
