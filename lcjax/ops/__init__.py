@@ -1,10 +1,12 @@
-"""Operations as pure functions of arrays; a folder for each, with its plain reference and its implementations.
+"""Operations as pure functions of arrays.
+
+Each has a folder with its plain reference and its implementations.
 
 attention/       softmax attention: masks, documents, grouped heads
 rope/            rotary position embedding
-cross_entropy/   the loss, by chunks of tokens
-nf4/             weights in four bits
-residuals.py     names of what a backward pass may keep
+cross_entropy/   the loss, computed in chunks of tokens
+nf4/             4-bit weights
+residuals.py     names of the tensors that may be saved for the backward pass
 """
 
 from lcjax.ops.attention.api import attention as attention

@@ -1,6 +1,8 @@
-"""Names of the tensors that a backward pass may read again: what `jax.checkpoint` policies keep or send to host memory by name.
+"""Names of the tensors that may be saved for the backward pass.
 
-Operations and kernels give the names; `lcjax.memory.checkpoint` says which of them each policy keeps, and where.
+Operations and kernels attach these names to their results. `jax.checkpoint` policies refer to them
+to save a tensor on the device or to offload it to host memory. `lcjax.memory.checkpoint` defines
+what each policy saves, and where.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Attention, by the implementation that is chosen by name.
+"""Attention, computed by an implementation that the caller selects by name.
 
-Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads (H a multiple of K), D head_dim.
+Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads (H a multiple of K),
+D head_dim.
 """
 
 from __future__ import annotations
@@ -33,39 +34,51 @@ def attention(
     return_lse: bool = False,
     implementation: str = "auto",
 ) -> Any:
-    """`softmax(scale * q k^T + mask) v` with grouped query heads, differentiable in q, k, v and sinks.
+    """`softmax(scale * q k^T + mask) v` with grouped query heads.
 
-    Memory is O(T + S) forward and backward: no [T, S] array exists (a `mask_mod` adds lists of blocks, (T S) / 2^14 numbers).
-    Scores, softmax and sums are float32, those over a group of query heads too. A query that sees no key gives zero.
+    The result is differentiable in q, k, v and sinks. Memory is O(T + S) in the forward and in the
+    backward pass: no [T, S] array exists. A `mask_mod` adds lists of blocks with (T S) / 2^14
+    numbers. Scores, softmax and sums are float32, including the sums over a group of query heads.
+    The output of a query that sees no key is zero.
 
     Args:
-      q_BTHD, k_BSKD, v_BSKD: float32, bfloat16 or float16, one dtype.
+      q_BTHD, k_BSKD, v_BSKD: float32, bfloat16 or float16; all three have the same dtype.
       causal: query t sees keys up to its own key index `t + query_offset`.
-      window: and only the nearest `window` tokens before it, itself included; after it too where not causal.
-      query_segments_BT, key_segments_BS: int32 document ids; a query sees keys of its own id only. Both or neither; blocks
-        without a common id cost nothing when ids ascend.
-      query_offset: the key index of query 0, an int or a traced int32 scalar; `S - T` when None, which aligns the last query with
-        the last key.
-      mask_mod: a traceable `mask_mod(b, h, q_idx, kv_idx) -> bool` or a mask of `lcjax.ops.attention.masks`; a query sees a
-        key where it and all of the above say so (give `causal=False` where it is to decide alone). Indices are int32 arrays that
+      window: a query sees only the nearest `window` tokens up to and including itself; without
+        `causal` it also sees the `window - 1` tokens after itself.
+      query_segments_BT, key_segments_BS: int32 document ids; a query sees only keys with its own
+        id. Give both or neither. Blocks without a common id cost nothing if the ids are in
+        ascending order.
+      query_offset: the key index of query 0, an int or a traced int32 scalar. None means `S - T`,
+        which aligns the last query with the last key.
+      mask_mod: a traceable `mask_mod(b, h, q_idx, kv_idx) -> bool`, or a mask from
+        `lcjax.ops.attention.masks`. A query sees a key where this mask and all the arguments above
+        allow it; give `causal=False` to use this mask alone. Indices are int32 arrays that
         broadcast. Blocks in which nothing is visible cost nothing.
-      score_mod: a traceable `score_mod(score, b, h, q_idx, kv_idx) -> score`, elementwise, after scaling and capping, before
-        masking. Mods that read arrays bind them first, `jax.tree_util.Partial(mod, *arrays)`, and only index them; these are
-        constants to differentiation.
+      score_mod: a traceable `score_mod(score, b, h, q_idx, kv_idx) -> score`, elementwise, applied
+        after scaling and capping and before masking. A mod that reads arrays must bind them first
+        with `jax.tree_util.Partial(mod, *arrays)`, and may only index them. Differentiation treats
+        these arrays as constants.
       soft_cap: scores become `soft_cap * tanh(score / soft_cap)`.
-      sinks_H: float32, a learned logit a head that joins the softmax without a value; neither scaled nor capped.
+      sinks_H: float32, one learned logit per head that joins the softmax without a value. It is
+        neither scaled nor capped.
       scale: `1 / sqrt(D)` when None.
-      return_lse: also return the log-sum-exp of the scores, by which results over parts of the keys combine; differentiable.
-      implementation: "auto" or a name in `lcjax.ops.attention.registry.BACKENDS`; a named one refuses what it cannot do.
+      return_lse: also return the log-sum-exp of the scores, which combines results over parts of
+        the keys. It is differentiable.
+      implementation: "auto" or a name in `lcjax.ops.attention.registry.BACKENDS`. A named
+        implementation raises an error for a call that it does not support.
 
     Returns:
-      [B, T, H, D] in q's dtype; with `return_lse` also float32 [B, H, T], -inf for a query that sees no key.
+      [B, T, H, D] in q's dtype; with `return_lse` also float32 [B, H, T], -inf for a query that
+      sees no key.
 
     Raises:
-      InputError: an implementation that is unknown or does not support the call, with the reason.
-      ValueError: shapes, dtypes or numbers that do not fit together.
+      InputError: the implementation is unknown or does not support the call; the message has the
+        reason.
+      ValueError: shapes, dtypes or numbers do not fit together.
 
-    Source: Vaswani et al., arXiv 1706.03762; grouped queries: Ainslie et al., arXiv 2305.13245; sinks: OpenAI, gpt-oss model card.
+    Source: Vaswani et al., arXiv 1706.03762; grouped queries: Ainslie et al., arXiv 2305.13245;
+    sinks: OpenAI, gpt-oss model card.
     """
     call = AttentionCall.checked(
         q_BTHD,

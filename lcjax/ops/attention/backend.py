@@ -1,4 +1,4 @@
-"""What an implementation of attention is to everybody else: one object, with what it can do and what it needs.
+"""The interface of an attention implementation: one object that states what it supports and needs.
 
 Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim.
 """
@@ -14,7 +14,7 @@ import jax
 from lcjax.ops.attention.call import AttentionCall
 
 Result = tuple[jax.Array, jax.Array | None]
-"""(out [B, T, H, D], log-sum-exp float32 [B, H, T]); the second is None where the call did not ask for it."""
+"""(out [B, T, H, D], log-sum-exp float32 [B, H, T]); the second is None unless it is requested."""
 
 Gradients = tuple[jax.Array, jax.Array, jax.Array]
 """(dq, dk, dv) in the dtypes of q, k and v."""
@@ -26,21 +26,25 @@ def _no_scratch(heads: int, kv_heads: int, head_dim: int, tokens: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Backend:
-    """One implementation of attention. `lcjax.ops.attention.registry` has them all.
+    """One implementation of attention. `lcjax.ops.attention.registry` lists all of them.
 
     Attributes:
-      name: what `implementation=` and `--attention` call it.
-      refusal: why a call cannot be computed, with what to use instead; None where it can.
-      run: computes a call that is not refused, differentiably.
-      takes_segments: whether it keeps the documents of a row apart.
-      order_of_sums: "fixed" gives the same bits in every run; "on request" does where XLA excludes nondeterministic operations;
-        "any" never promises it.
-      forward: (out, log-sum-exp in the backend's own form) without a derivative; out may take over q's memory. None where the
-        library does not separate its two passes.
-      backward: (dq, dk, dv) from a call, what `forward` gave as log-sum-exp, out's cotangent, and
-        `delta = sum over D of out dout`, float32 [B, H, T]; dq may take over q's memory.
-      scratch_bytes: what the backward pass allocates out of XLA's sight, of (heads, kv_heads, head_dim, tokens in all).
-      kernel_pattern: a regular expression of the names that its kernels have in a compiled program; empty where it has none.
+      name: its name in `implementation=` and `--attention`.
+      refusal: returns why a call is not supported, and what to use instead; None if it is
+        supported.
+      run: computes a supported call. The result is differentiable.
+      takes_segments: whether it supports segment ids, which separate the documents of a row.
+      order_of_sums: "fixed" gives the same bits in every run. "on request" does so if XLA is set
+        to exclude nondeterministic operations. "any" never guarantees it.
+      forward: computes (out, log-sum-exp in the backend's own form) without a derivative. out may
+        reuse q's memory. None if the library does not separate its two passes.
+      backward: computes (dq, dk, dv) from a call, the log-sum-exp that `forward` returned, the
+        cotangent of out, and `delta = sum over D of out dout`, float32 [B, H, T]. dq may reuse q's
+        memory.
+      scratch_bytes: bytes that the backward pass allocates without XLA's knowledge, as a function
+        of (heads, kv_heads, head_dim, total tokens).
+      kernel_pattern: a regular expression that matches the names of its kernels in a compiled
+        program; empty if it has none.
     """
 
     name: str
@@ -55,11 +59,11 @@ class Backend:
 
     @property
     def has_passes(self) -> bool:
-        """Whether forward and backward can be called apart, as layers in tiles do."""
+        """Whether forward and backward pass can be called separately, as tiled layers do."""
         return self.forward is not None and self.backward is not None
 
     def residual_shapes(self, call: Callable[..., AttentionCall], *arrays: Any) -> tuple[Any, Any]:
-        """The shapes of what `forward` gives for `call(*arrays)`, of which nothing is computed."""
+        """The shapes of what `forward` returns for `call(*arrays)`, without computing anything."""
         assert self.forward is not None
         forward = self.forward
         return jax.eval_shape(lambda *arrays: forward(call(*arrays)), *arrays)

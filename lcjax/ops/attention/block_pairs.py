@@ -1,8 +1,8 @@
 """How blockwise attention cuts its sequences into blocks, and which pairs of blocks it visits.
 
-Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, G query heads a key/value head, D head_dim; q and k
-are the lengths of a block of queries and of keys, m = G q the rows of one block of queries under one key/value head; n counts
-blocks.
+Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, G query heads per
+key/value head, D head_dim. q and k are the lengths of a block of queries and of keys. m = G q is
+the number of rows of one block of queries for one key/value head. n counts blocks.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from jax import lax
 
 from lcjax.ops.attention.masks import Blocks, Mask
 
-# Tokens. Small enough that the blocks' scores stay in a core's cache, large enough for products at full speed.
+# Tokens. Small enough that the blocks' scores stay in a core's cache, large enough for products at
+# full speed.
 QUERY_BLOCK = 128
 KEY_BLOCK = 256
 
 
 @dataclasses.dataclass
 class BlockPairs:
-    """How the sequences are cut, and which pairs of blocks can see each other."""
+    """How the sequences are cut, and which blocks of queries see which blocks of keys."""
 
     of_mask: Mask
     blocks: Blocks
@@ -34,7 +35,7 @@ class BlockPairs:
     def of(cls, mask: Mask, q_BTHD: jax.Array, k_BSKD: jax.Array) -> BlockPairs:
         batch, tokens, heads, _ = q_BTHD.shape
         keys = k_BSKD.shape[1]
-        # Equal blocks, none longer than its bound.
+        # Blocks of equal length, at most QUERY_BLOCK or KEY_BLOCK tokens.
         query_block = _ceil_div(tokens, _ceil_div(tokens, QUERY_BLOCK))
         key_block = _ceil_div(keys, _ceil_div(keys, KEY_BLOCK))
         return cls(mask, Blocks(batch, heads, tokens, keys, query_block, key_block), k_BSKD.shape[2])
@@ -58,11 +59,11 @@ class BlockPairs:
         return self.blocks.heads // self.kv_heads
 
     def visit_keys(self, i: jax.Array, body: Callable, start: Any) -> Any:
-        """Folds `body(j, carry)` over the blocks of keys that block i of the queries sees."""
+        """Folds `body(j, carry)` over the blocks of keys that block i of queries sees."""
         return self._visit(self.keys_of_query, i, lambda j: self.visible[i, j], body, start)
 
     def visit_queries(self, j: jax.Array, body: Callable, start: Any) -> Any:
-        """Folds `body(i, carry)` over the blocks of queries that see block j of the keys."""
+        """Folds `body(i, carry)` over the blocks of queries that see block j of keys."""
         return self._visit(self.queries_of_key, j, lambda i: self.visible[i, j], body, start)
 
     def _visit(self, ends, row, is_visible, body, start):
@@ -71,7 +72,7 @@ class BlockPairs:
         return lax.fori_loop(ends[0][row], ends[1][row], body, start)
 
     def of_heads(self, x_H: jax.Array) -> jax.Array:
-        """A number a head as [B, K, m]."""
+        """One number per head, [H], repeated for each row: [B, K, m]."""
         x_KGq = jnp.broadcast_to(
             x_H.reshape(self.kv_heads, self.group, 1), (self.kv_heads, self.group, self.blocks.query_block)
         )
@@ -101,7 +102,7 @@ class BlockPairs:
         return _join(jnp.swapaxes(x_nBKkD, 2, 3), self.blocks.keys)
 
     def indices(self, i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """(b, h, q, k) of the scores of a pair of blocks, as [B, K, G, q, k] broadcast."""
+        """The indices (b, h, q, k) of a pair of blocks; they broadcast to [B, K, G, q, k]."""
         b = jnp.arange(self.blocks.batch, dtype=jnp.int32).reshape(-1, 1, 1, 1, 1)
         h = jnp.arange(self.blocks.heads, dtype=jnp.int32).reshape(1, self.kv_heads, self.group, 1, 1)
         q = (i * self.blocks.query_block + jnp.arange(self.blocks.query_block)).reshape(1, 1, 1, -1, 1)
@@ -109,7 +110,7 @@ class BlockPairs:
         return b, h, q, k
 
     def mask(self, i: jax.Array, j: jax.Array) -> jax.Array:
-        """bool [B or 1, K or 1, m, k]: what the queries of block i see of the keys of block j."""
+        """bool [B or 1, K or 1, m, k]: which keys of block j the queries of block i see."""
         indices = self.indices(i, j)
         visible = jnp.asarray(self.of_mask(*indices)) & (indices[3] < self.blocks.keys)
         batch, kv_heads, *_, keys = visible.shape
@@ -130,7 +131,7 @@ def _ceil_div(a: int, b: int) -> int:
 
 
 def _split(x: jax.Array, count: int) -> jax.Array:
-    """Cuts axis 1 into `count` equal blocks, stacked in front; zeros fill the last one up."""
+    """Cuts axis 1 into `count` equal blocks along a new first axis; zeros pad the last one."""
     block = _ceil_div(x.shape[1], count)
     missing = count * block - x.shape[1]
     if missing:
@@ -145,7 +146,7 @@ def _join(x: jax.Array, length: int) -> jax.Array:
 
 
 def _first_and_last(visible: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """For each row the range [first, last) that holds all its true entries; empty rows give [0, 0)."""
+    """For each row the range [first, last) that contains all its true entries; [0, 0) if none."""
     columns = jnp.arange(visible.shape[1], dtype=jnp.int32)
     last = jnp.max(jnp.where(visible, columns[None] + 1, 0), axis=1)
     first = jnp.min(jnp.where(visible, columns[None], visible.shape[1]), axis=1)

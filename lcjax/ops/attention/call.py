@@ -1,4 +1,6 @@
-"""One call of attention, checked: what every implementation receives, and what each asks to know whether it can take it.
+"""One checked call of attention.
+
+Every implementation receives it, and decides from it whether it supports the call.
 
 Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim.
 """
@@ -19,7 +21,10 @@ from lcjax.ops.attention.masks import Mask
 
 @dataclasses.dataclass(frozen=True)
 class AttentionCall:
-    """The arguments of `lcjax.ops.attention` with defaults filled in; `mask` is everything that hides keys, in one."""
+    """The arguments of `lcjax.ops.attention` with their defaults.
+
+    `mask` combines everything that hides keys.
+    """
 
     q_BTHD: jax.Array
     k_BSKD: jax.Array
@@ -28,7 +33,7 @@ class AttentionCall:
     scale: float
     mask: Mask
     score_mod: Callable[..., Any] | None
-    # What `mask` and `score_mod` are made of, for implementations that know some of it by name.
+    # What `mask` and `score_mod` consist of, for implementations that support only some of it.
     causal: bool
     window: int | None
     query_offset: int | jax.Array
@@ -53,7 +58,7 @@ class AttentionCall:
         scale: float | None,
         return_lse: bool,
     ) -> AttentionCall:
-        """Raises ValueError, in one line with the value at fault, where the arguments do not fit together."""
+        """Raises ValueError, in one line with the wrong value, if arguments do not fit together."""
         _check_shapes(q, k, v, query_segments_BT, key_segments_BS, sinks_H)
         _check_numbers(window, soft_cap, scale)
         tokens, keys = q.shape[1], k.shape[1]
@@ -124,7 +129,11 @@ def _check_numbers(window, soft_cap, scale) -> None:
 
 
 def _band(causal: bool, window: int | None, offset: int | jax.Array, tokens: int, keys: int) -> Mask:
-    """The mask of `causal` and `window`; offsets are cut to where all or none of the keys are visible, so no index overflows."""
+    """The mask of `causal` and `window`.
+
+    Offsets are clipped to the range beyond which all or none of the keys are visible, so that no
+    index overflows.
+    """
     before = None if window is None else min(window, tokens + keys)
     after = 0 if causal else None if before is None else before - 1
     reach = before or 0
@@ -153,7 +162,7 @@ class _CappedScore:
 
 
 def _check_mod(name: str, mod: Any, first: tuple, expected: str, kind: Any) -> None:
-    """Calls the mod once, on scalars, without computing anything."""
+    """Traces the mod once, with scalars, and computes nothing."""
     index = jnp.int32(0)
     closed, result = jax.make_jaxpr(lambda mod, *args: mod(*args), return_shape=True)(mod, *first, *[index] * 4)
     if closed.consts:
@@ -164,13 +173,16 @@ def _check_mod(name: str, mod: Any, first: tuple, expected: str, kind: Any) -> N
         )
     if jnp.shape(result) != () or not jnp.issubdtype(result.dtype, kind):
         raise ValueError(
-            f"attention: {name} gives {result.dtype}{list(result.shape)} for one pair; expected {expected}"
+            f"attention: {name} returns {result.dtype}{list(result.shape)} for one pair; expected {expected}"
         )
 
 
 @jax.custom_jvp
 def _constant(tree: Any) -> Any:
-    """The same arrays, whose differentiation is an error: a gradient of zero would be a wrong answer in silence."""
+    """Returns the same arrays, and raises if they are differentiated.
+
+    A gradient of zero would be wrong without any sign of it.
+    """
     return tree
 
 
@@ -178,6 +190,6 @@ def _constant(tree: Any) -> Any:
 def _constant_jvp(primals, tangents):
     del primals, tangents
     raise ValueError(
-        "attention: a gradient is asked of an array that mask_mod or score_mod reads; they are constants: "
+        "attention: cannot differentiate with respect to an array that mask_mod or score_mod reads, which is a constant; "
         "wrap it in jax.lax.stop_gradient"
     )

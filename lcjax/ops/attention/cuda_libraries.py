@@ -1,4 +1,4 @@
-"""What the attention libraries written in CUDA lack alike."""
+"""What none of the attention libraries written in CUDA supports."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from lcjax.ops.attention.call import AttentionCall
 
 INSTEAD = "attention='pallas' or attention='xla'"
-"""What computes the calls that the libraries refuse."""
+"""The implementations that compute what the libraries do not support."""
 
 
 def library_refusal(call: AttentionCall, *, largest_head_dim: int) -> str | None:
-    """Why neither library computes a call; None where both may."""
+    """Why neither library supports a call; None if both may support it."""
     batch, tokens, heads, head_dim = call.q_BTHD.shape
     if call.extras:
         return f"does not support {', '.join(call.extras)}; use {INSTEAD}"

@@ -16,12 +16,13 @@ from lcjax.ops.attention.cuda_libraries import INSTEAD, library_refusal
 def cudnn_attention(
     q_BTHD: jax.Array, k_BSKD: jax.Array, v_BSKD: jax.Array, *, scale: float, causal: bool, window: int | None
 ) -> tuple[jax.Array, None]:
-    """The part of `lcjax.ops.attention` that its registry lets through; it has no differentiable log-sum-exp.
+    """The calls of `lcjax.ops.attention` that `_refusal` accepts; no differentiable log-sum-exp.
 
-    Largest safe size: 2^31 - 1 elements an array, beyond which nothing is known.
+    Largest safe size: 2^31 - 1 elements per array. Larger sizes are untested.
 
     Raises:
-      InputError: the library is not installed; it is asked for its version, also to compile for a GPU that is not there.
+      InputError: the library is not installed. JAX reads its version, also when it compiles for a
+        GPU that is not present.
     """
     try:
         out_BTHD = jax.nn.dot_product_attention(
@@ -30,7 +31,7 @@ def cudnn_attention(
             v_BSKD,
             scale=scale,
             is_causal=causal,
-            # The keys before the query's own, which the window counts too, and those after it.
+            # The number of keys before the query's own, which `window` includes, and after it.
             local_window_size=None if window is None else (window - 1, 0),
             implementation="cudnn",
         )

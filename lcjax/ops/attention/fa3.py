@@ -1,4 +1,4 @@
-"""FlashAttention-3 through the package flash-attn3-jax, where it is installed.
+"""FlashAttention-3 through the package flash-attn3-jax, if it is installed.
 
 Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim.
 Source: Shah et al., FlashAttention-3, arXiv 2407.08608.
@@ -20,10 +20,10 @@ INSTALLED = find_spec("flash_attn3_jax") is not None
 def fa3_attention(
     q_BTHD: jax.Array, k_BSKD: jax.Array, v_BSKD: jax.Array, *, scale: float, window: int | None
 ) -> tuple[jax.Array, None]:
-    """The causal part of `lcjax.ops.attention` that its registry lets through; it has no differentiable log-sum-exp.
+    """The causal calls of `lcjax.ops.attention` that `_refusal` accepts.
 
-    The mask aligns the last query with the last key. Largest safe size: 2^31 - 1 elements an array, beyond which
-    nothing is known.
+    There is no differentiable log-sum-exp. The mask aligns the last query with the last key.
+    Largest safe size: 2^31 - 1 elements per array. Larger sizes are untested.
     """
     from flash_attn3_jax import flash_mha  # pyright: ignore[reportMissingImports]
 
@@ -33,10 +33,11 @@ def fa3_attention(
 
 
 def scratch_bytes(heads: int, kv_heads: int, head_dim: int, tokens: int) -> int:
-    """What the backward pass allocates by itself, out of XLA's sight, at `tokens` tokens in all.
+    """Bytes that the backward pass allocates without XLA's knowledge, for `tokens` total tokens.
 
-    float32 sums: dq [H, T, D], where heads share keys dk and dv [K, T, D] too, and two numbers a query.
-    Source: `mha_bwd` of FlashAttention-3; on an H100 at 16,384 and 131,072 tokens, docs/performance.md.
+    These are float32 sums: dq [H, T, D], with grouped heads also dk and dv [K, T, D], and two
+    numbers per query. Source: `mha_bwd` of FlashAttention-3; measured on an H100 at 16,384 and
+    131,072 tokens, docs/performance.md.
     """
     gathered = heads + (2 * kv_heads if heads != kv_heads else 0)
     return 4 * tokens * (gathered * head_dim + 2 * heads)
@@ -46,7 +47,8 @@ def _refusal(call: AttentionCall) -> str | None:
     if not INSTALLED:
         return f"is not installed; pip install flash-attn3-jax, or use {INSTEAD}"
     if not call.causal:
-        # Version 0.2.3 on an H200, 1,024 tokens without a mask: the output is right, the gradients are off by a factor of 70.
+        # Version 0.2.3 on an H200, 1,024 tokens without a mask: the output is correct, but the
+        # gradients are wrong by a factor of 70.
         return f"has wrong gradients without causal; use {INSTEAD}"
     given, last = call.query_offset, call.k_BSKD.shape[1] - call.q_BTHD.shape[1]
     if not (isinstance(given, int) and given == last):

@@ -1,13 +1,15 @@
-"""Who sees whom in attention: one mechanism for causal, window, document and user-written masks.
+"""Attention masks: one mechanism for causal, window, document and user-written masks.
 
-A mask answers two questions. Called as `mask(b, h, q, k)` it says of pairs of tokens whether the query sees the key; `bounds` says
-of whole blocks of the score matrix whether some pair and whether every pair in them is visible. Kernels leave out blocks
-without a visible pair, and call the mask only in blocks where just some are. Masks join by `&` and `|`.
+A mask answers two questions. `mask(b, h, q, k)` returns, for pairs of tokens, whether the query
+sees the key. `bounds` returns, for whole blocks of the score matrix, whether some pair and whether
+every pair in the block is visible. Kernels skip blocks without a visible pair, and evaluate the
+mask only in blocks where some pairs are visible and others are not. Masks combine with `&` and `|`.
 
-Inside a kernel a mask's arrays are tables in device memory: a mask may only index them, one scalar an element.
+Inside a kernel a mask's arrays are tables in device memory. A mask may only index them, with one
+scalar per element.
 
-Shapes: B batch, H query heads, T query tokens, S key tokens, N blocks of queries, M blocks of keys; indices b, h, q, k are int32
-scalars or arrays of one rank that broadcast.
+Shapes: B batch, H query heads, T query tokens, S key tokens, N blocks of queries, M blocks of keys.
+The indices b, h, q, k are int32 scalars or arrays of equal rank that broadcast.
 Source: Dong et al., FlexAttention, arXiv 2412.05496.
 """
 
@@ -27,7 +29,7 @@ from jax.tree_util import Partial, register_dataclass
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """How the [T, S] scores are cut into blocks; the last block of an axis may stick out."""
+    """How the [T, S] scores are cut into blocks; the last block may extend beyond its axis."""
 
     batch: int
     heads: int
@@ -55,8 +57,8 @@ class Blocks:
         return first[None, None, None, :], last[None, None, None, :]
 
 
-# (some pair is visible, every pair is visible), bool [B or 1, H or 1, N, M] each. `some` may err on the side of True and `every` on
-# the side of False: that costs time, not correctness.
+# (some pair is visible, every pair is visible), bool [B or 1, H or 1, N, M] each. `some` may be
+# True where no pair is visible, and `every` False where all are: that costs time, not correctness.
 Bounds = tuple[jax.Array, jax.Array]
 
 
@@ -65,9 +67,10 @@ class Mask:
 
     @property
     def contiguous(self) -> bool:
-        """Whether the visible blocks of a row, and of a column, lie next to each other; where not, kernels need lists of them.
+        """Whether the visible blocks of each row and each column are adjacent.
 
-        Ids of documents in no order count as contiguous: the blocks between are visited in vain.
+        Kernels need lists of the visible blocks if they are not. Document ids in no particular
+        order count as contiguous: the blocks between are visited without need.
         """
         return True
 
@@ -87,10 +90,11 @@ class Mask:
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Band(Mask):
-    """Keys from `before - 1` tokens before the query's own key index `q + offset` to `after` tokens after it.
+    """The keys from `before - 1` tokens before the query to `after` tokens after it.
 
-    Causal attention is `after=0`, a sliding window of w keys `before=w`. None leaves a side open. `offset` is a traced int32 [1]
-    where its value is known only at run time; then `static_offset` is not used.
+    The query's own key index is `q + offset`. Causal attention is `after=0`, a sliding window of w
+    keys `before=w`. None means no limit on that side. `offset` is a traced int32 [1] for a value
+    that is known only at run time; then `static_offset` is not used.
     """
 
     before: int | None = dataclasses.field(default=None, metadata={"static": True})
@@ -105,11 +109,12 @@ class Band(Mask):
         first_query, last_query = blocks.query_ends()
         first_key, last_key = blocks.key_ends()
         nearest, furthest = first_key - last_query, last_key - first_query
-        # The distances in a block fill this range, so some pair is visible where the range meets the band.
+        # A block contains every distance in this range, so some pair is visible exactly where the
+        # range overlaps the band.
         return self._visible(furthest, nearest), self._visible(nearest, furthest)
 
     def _visible(self, distance, later_distance) -> Any:
-        """Whether `k - q` is inside the band, the open sides taken from two different distances."""
+        """Whether `k - q` is inside the band, with one distance for each of its two limits."""
         offset = self.static_offset if self.offset is None else self.offset[0]
         not_before = True if self.before is None else distance > offset - self.before
         not_after = True if self.after is None else later_distance <= offset + self.after
@@ -128,7 +133,7 @@ class Documents(Mask):
         return self.query_ids[b, q] == self.key_ids[b, k]
 
     def bounds(self, blocks):
-        """Blocks whose ranges of ids do not meet share no document; exact for ids in ascending order."""
+        """Blocks with disjoint ranges of ids share no document; exact for ascending ids."""
         low, high = (x[:, None, :, None] for x in _extremes(self.query_ids, blocks.query_count, blocks.query_block))
         key_low, key_high = (x[:, None, None, :] for x in _extremes(self.key_ids, blocks.key_count, blocks.key_block))
         some = (low <= key_high) & (key_low <= high)
@@ -138,9 +143,10 @@ class Documents(Mask):
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Function(Mask):
-    """A user's mask; made by `function`.
+    """A user's mask, created by `function`.
 
-    Its blocks are found by asking about every pair, O(T S) time and O(S) memory: a percent of the time of attention itself.
+    Its bounds come from evaluating every pair, in O(T S) time and O(S) memory. This takes one
+    percent of the time of attention itself.
     """
 
     mod: Partial
@@ -155,7 +161,7 @@ class Function(Mask):
     def bounds(self, blocks):
         b = jnp.arange(blocks.batch, dtype=jnp.int32)[:, None, None, None]
         h = jnp.arange(blocks.heads, dtype=jnp.int32)[None, :, None, None]
-        # Tokens that stick out stand for the last one, which changes neither "some" nor "every".
+        # Indices beyond the end repeat the last token, which changes neither "some" nor "every".
         k = jnp.minimum(jnp.arange(blocks.key_count * blocks.key_block, dtype=jnp.int32), blocks.keys - 1)
 
         def one_query_block(i):
@@ -171,9 +177,10 @@ class Function(Mask):
 
 
 def function(mask_mod: Callable[..., Any]) -> Mask:
-    """The mask of a traceable `mask_mod(b, h, q_idx, kv_idx) -> bool`; a mask is returned as it is.
+    """The mask of a traceable `mask_mod(b, h, q_idx, kv_idx) -> bool`; returns a mask unchanged.
 
-    Where it reads arrays, they come first and are bound by `jax.tree_util.Partial(mask_mod, *arrays)`; it may only index them.
+    If it reads arrays, they are its first arguments, bound by `jax.tree_util.Partial(mask_mod,
+    *arrays)`. It may only index them.
     """
     if isinstance(mask_mod, Mask):
         return mask_mod
@@ -183,7 +190,7 @@ def function(mask_mod: Callable[..., Any]) -> Mask:
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AllOf(Mask):
-    """Visible where all of the masks say so; with no mask, everywhere."""
+    """A pair is visible if it is visible under every mask; with no masks every pair is visible."""
 
     masks: tuple[Mask, ...] = ()
 
@@ -205,7 +212,7 @@ class AllOf(Mask):
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AnyOf(Mask):
-    """Visible where one of the masks says so."""
+    """A pair is visible if it is visible under at least one of the masks."""
 
     masks: tuple[Mask, ...] = ()
 
@@ -230,7 +237,7 @@ def _ends(count: int, block: int, length: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _extremes(ids_BT: jax.Array, count: int, block: int) -> tuple[jax.Array, jax.Array]:
-    """The least and the greatest id of every block, [B, count] each."""
+    """The smallest and the largest id of every block, [B, count] each."""
     missing = count * block - ids_BT.shape[1]
     blocks = jnp.pad(ids_BT, ((0, 0), (0, missing)), mode="edge").reshape(ids_BT.shape[0], count, block)
     return blocks.min(axis=2), blocks.max(axis=2)

@@ -1,7 +1,7 @@
-"""Attention as two calls, for a caller that orders its backward pass itself and lets it take over memory.
+"""Attention as two calls, for a caller that schedules its own backward pass and reuses memory.
 
-Between `attention_fwd` and `attention_bwd` the caller has computed `delta = sum over D of out dout`, and may have written dout
-over out.
+Before it calls `attention_bwd`, the caller computes `delta = sum over D of out dout`. It may then
+overwrite out with dout.
 
 Shapes: B batch, T tokens, H query heads, K key/value heads, D head_dim.
 Source: Dao, FlashAttention-2, arXiv 2307.08691.
@@ -21,15 +21,18 @@ from lcjax.ops.attention.registry import backend_of
 
 
 def has_passes(implementation: str) -> bool:
-    """Whether an implementation that `lcjax.ops.attention` takes can be called pass by pass."""
+    """Whether an implementation has separate forward and backward passes.
+
+    `implementation` is a name that `lcjax.ops.attention` accepts.
+    """
     return backend_of(implementation).has_passes
 
 
 def backend_with_passes(implementation: str) -> Backend:
-    """The backend of a name that `lcjax.ops.attention` takes.
+    """The backend of a name that `lcjax.ops.attention` accepts.
 
     Raises:
-      InputError: the implementation hides its backward pass.
+      InputError: the implementation has no separate backward pass.
     """
     backend = backend_of(implementation)
     if not backend.has_passes:
@@ -42,9 +45,9 @@ def backend_with_passes(implementation: str) -> Backend:
 def attention_fwd(
     backend: Backend, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView
 ) -> tuple[jax.Array, Any]:
-    """(out [B, T, H, D], log-sum-exp in the backend's own form) of a layer's attention; see `layer_call`.
+    """(out [B, T, H, D], log-sum-exp in the backend's own form) of a layer's attention.
 
-    out may take over q's memory, where q is not used afterwards.
+    See `layer_call`. out may reuse q's memory if q is not used afterward.
     """
     assert backend.forward is not None
     return backend.forward(layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees))
@@ -53,13 +56,13 @@ def attention_fwd(
 def attention_bwd(
     backend: Backend, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView, lse: Any, dout_BTHD, delta_BHT
 ) -> Gradients:
-    """(dq, dk, dv) in the dtypes of q, k and v; delta is float32. dq may take over q's memory."""
+    """(dq, dk, dv) in the dtypes of q, k and v; delta is float32. dq may reuse q's memory."""
     assert backend.backward is not None
     return backend.backward(layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees), lse, dout_BTHD, delta_BHT)
 
 
 def layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView) -> AttentionCall:
-    """A layer's attention over whole sequences: causal, inside segments, and as far as the family's attention sees."""
+    """A layer's attention over whole sequences: causal, within segments, and limited by `sees`."""
     return AttentionCall.checked(
         q_BTHD,
         k_BTKD,

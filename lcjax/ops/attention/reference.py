@@ -1,7 +1,8 @@
-"""The specification of attention in plain jax.numpy: obvious, quadratic, in the dtype of its inputs.
+"""The specification of attention in plain jax.numpy, in the dtype of its inputs.
 
-Tests run it in float64 and hold every implementation against it. Shapes: B batch, T query tokens, S key tokens, H query
-heads, K key/value heads, D head_dim.
+It needs quadratic memory. Tests run it in float64 and compare every implementation with it.
+
+Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import jax.numpy as jnp
 def attention_mask(
     query_segments_BT: jax.Array, key_segments_BS: jax.Array, *, causal: bool, query_offset: int
 ) -> jax.Array:
-    """bool [B, 1, T, S]: a query sees the keys of its own segment, and under `causal` none after itself.
+    """bool [B, 1, T, S]: a query sees keys of its own segment; with `causal`, none after itself.
 
-    Query t stands at key index `t + query_offset`.
+    Query t is at key index `t + query_offset`.
     """
     tokens, keys = query_segments_BT.shape[1], key_segments_BS.shape[1]
     visible = query_segments_BT[:, :, None] == key_segments_BS[:, None, :]
@@ -39,7 +40,8 @@ def attention(
 ) -> tuple[jax.Array, jax.Array]:
     """(`softmax(score_mod(scale * q k^T), where mask) v` [B, T, H, D], the log-sum-exp [B, H, T]).
 
-    The mask's first two axes may be 1. A query that sees neither key nor sink gives zero and -inf.
+    The mask's first two axes may be 1. A query that sees neither a key nor a sink gives zero and
+    -inf.
     """
     (batch, tokens, heads, _), keys = q_BTHD.shape, k_BSKD.shape[1]
     k_BSHD, v_BSHD = (jnp.repeat(x, heads // k_BSKD.shape[2], axis=2) for x in (k_BSKD, v_BSKD))

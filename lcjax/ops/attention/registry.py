@@ -1,14 +1,15 @@
-"""Which implementation computes attention, and why another one cannot.
+"""Which implementation computes a call of attention, and why another one cannot.
 
 | implementation | runs on | largest safe size |
 | --- | --- | --- |
-| xla | anything | 2^31 - 1 tokens a sequence |
-| pallas | GPUs; CPUs interpreted, slowly | 2^31 - 1 tokens a sequence, arrays of any number of elements |
-| cudnn | GPUs | 2^31 - 1 elements an array, beyond which nothing is known |
-| fa3 | Hopper GPUs, with flash-attn3-jax | 2^31 - 1 elements an array, beyond which nothing is known |
+| xla | any device | 2^31 - 1 tokens per sequence |
+| pallas | GPUs; CPUs (interpreted, slow) | 2^31 - 1 tokens per sequence, arrays of any size |
+| cudnn | GPUs | 2^31 - 1 elements per array; larger is untested |
+| fa3 | Hopper GPUs, with flash-attn3-jax | 2^31 - 1 elements per array; larger is untested |
 
-"auto" is pallas on a GPU and xla elsewhere. cuDNN and FlashAttention-3 are faster where they can do the job, but their backward
-passes need not give the same bits twice, so they are used where they are named.
+"auto" is pallas on a GPU and xla elsewhere. cuDNN and FlashAttention-3 are faster for the calls
+that they support. But two runs of their backward passes need not give the same bits, so they are
+used only if the caller names them.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ BACKENDS: dict[str, str | Backend] = {
     "fa3": "lcjax.ops.attention.fa3",
     "xla": "lcjax.ops.attention.xla",
 }
-"""Each implementation by name: a `Backend`, or the module whose BACKEND is one, imported where it is first used."""
+"""Each implementation by name: a `Backend`, or a module with a BACKEND, imported at first use."""
 
 
 def implementations() -> tuple[str, ...]:
-    """The names that `lcjax.ops.attention` takes."""
+    """The names that `lcjax.ops.attention` accepts."""
     return ("auto", *BACKENDS)
 
 
 def resolve_implementation(implementation: str) -> str:
-    """What computes attention when `implementation` is asked for and the call is one that it supports.
+    """The name of the backend that `implementation` stands for: "auto" depends on the device.
 
     Raises:
-      InputError: an unknown name.
+      InputError: the name is unknown.
     """
     if implementation not in implementations():
         raise InputError(f"attention={implementation!r} is unknown; use one of {', '.join(implementations())}")
@@ -49,7 +50,7 @@ def resolve_implementation(implementation: str) -> str:
 
 
 def backend_of(implementation: str) -> Backend:
-    """The backend of a name that `lcjax.ops.attention` takes. Raises InputError for an unknown one."""
+    """The backend of a name that `lcjax.ops.attention` accepts. Raises InputError if unknown."""
     found = BACKENDS[resolve_implementation(implementation)]
     return importlib.import_module(found).BACKEND if isinstance(found, str) else found
 
@@ -58,7 +59,8 @@ def choose_backend(implementation: str, call: AttentionCall) -> Backend:
     """The backend that computes a call.
 
     Raises:
-      InputError: an unknown implementation, or one that was named and does not support the call, with the reason.
+      InputError: the implementation is unknown, or it was named and does not support the call; the
+        message has the reason.
     """
     backend = backend_of(implementation)
     reason = backend.refusal(call)
@@ -70,5 +72,5 @@ def choose_backend(implementation: str, call: AttentionCall) -> Backend:
 
 
 def takes_segments(implementation: str) -> bool:
-    """Whether an implementation of attention can keep the documents of a row apart."""
+    """Whether an implementation of attention supports segment ids, which separate documents."""
     return backend_of(implementation).takes_segments

@@ -1,11 +1,13 @@
 """Attention in plain XLA, block by block: O(T) memory forward and backward on any device.
 
-Two nested loops over blocks of queries and blocks of keys with a running softmax; the loops leave out blocks that the mask hides
-altogether. The backward pass computes the probabilities again from the log-sum-exp, in one sweep for dq, dk and dv.
+Two nested loops over blocks of queries and blocks of keys compute a running softmax. The loops skip
+blocks that the mask hides completely. The backward pass recomputes the probabilities from the
+log-sum-exp, in one sweep for dq, dk and dv.
 
 Source: Dao, FlashAttention-2, arXiv 2307.08691; Rabe & Staats, arXiv 2112.05682.
-Shapes: B batch, T query tokens, S key tokens, K key/value heads, G query heads a key/value head, D head_dim; q and k are the
-lengths of a block of queries and of keys, m = G q the rows of one block of queries under one key/value head; n counts blocks.
+Shapes: B batch, T query tokens, S key tokens, K key/value heads, G query heads per key/value head,
+D head_dim. q and k are the lengths of a block of queries and of keys. m = G q is the number of rows
+of one block of queries for one key/value head. n counts blocks.
 """
 
 from __future__ import annotations
@@ -23,14 +25,18 @@ from lcjax.ops.attention.call import AttentionCall
 from lcjax.ops.attention.masks import Mask
 from lcjax.ops.residuals import ATTENTION_LSE, ATTENTION_OUTPUT, name_residual
 
-# XLA's products add up one term after another, and the rounding of a chain grows with its terms: the yardstick's chains are short.
-# On a CPU parts of 32 cost 5% of attention's time beside parts of 64, with which a gradient of sinks was above the tolerance rule.
+# XLA's matrix products on a CPU add one term after another, and the rounding error of such a chain
+# grows with its length. The plain implementation, which the tolerance rule compares with, has short
+# chains. On a CPU, parts of 32 cost 5% more of attention's time than parts of 64, but with 64 a
+# gradient of sinks was above the tolerance.
 LONGEST_SUM = 32
-# Of dout v and of delta, whose difference is all that a query of few keys has: float32 shows the rounding of both in it.
+# For dout v and for delta. For a query that sees few keys their difference is small, so in float32
+# it shows the rounding errors of both.
 LONGEST_SUM_OF_A_DIFFERENCE = 16
-# Of a block's queries in dk: early keys are seen by all of them, and one chain over a group's heads was above the rule.
+# For the sum over a block's queries in dk. All of them see the early keys, and the error of one
+# chain over all heads of a group was above the tolerance.
 LONGEST_SUM_OF_QUERIES = 64
-# XLA on a CPU has another way with a product of fewer rows.
+# XLA on a CPU uses a different algorithm for products of fewer rows.
 ROWS_OF_A_PRODUCT = 64
 
 
@@ -44,10 +50,10 @@ def blockwise_attention(
     mask: Mask,
     score_mod: Any,
 ) -> tuple[jax.Array, jax.Array]:
-    """The operation of `lcjax.ops.attention`: (out, lse float32 [B, H, T]); scores and sums are float32.
+    """The operation of `lcjax.ops.attention`: (out, lse float32 [B, H, T]).
 
-    Largest safe size: 2^31 - 1 tokens a sequence. Differentiable in q, k, v and sinks; the arrays of mask and score_mod are
-    constants.
+    Scores and sums are float32. Largest safe size: 2^31 - 1 tokens per sequence. The result is
+    differentiable in q, k, v and sinks; the arrays of mask and score_mod are constants.
     """
     return _forward(scale, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod)[0]
 
@@ -65,7 +71,8 @@ def _forward(scale, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod):
             scores = blocks.modified(score_mod, _products(q_BKmD, k_n[j]) * scale, i, j)
             scores = jnp.where(blocks.mask(i, j), scores, -jnp.inf)
             new_maximum = jnp.maximum(maximum, scores.max(axis=-1))
-            # A row that has seen no key yet has maximum -inf; 0 in its place keeps exp(-inf - 0) = 0 instead of nan.
+            # A row that has seen no key yet has maximum -inf. Using 0 instead gives
+            # exp(-inf - 0) = 0 and not nan.
             shift = jnp.where(new_maximum == -jnp.inf, 0.0, new_maximum)
             weights = jnp.exp(scores - shift[..., None])
             rescale = jnp.exp(maximum - shift)
@@ -76,19 +83,21 @@ def _forward(scale, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod):
         rows = q_BKmD.shape[:-1]
         if sinks_H is None:
             maximum, total = jnp.full(rows, -jnp.inf), jnp.zeros(rows)
-        else:  # a sink is a key that every query has seen, with the value 0
+        else:  # a sink acts as a key that every query sees, with the value 0
             maximum, total = blocks.of_heads(sinks_H), jnp.ones(rows)
         start = jnp.zeros(q_BKmD.shape, jnp.float32), maximum, total
         accumulated, maximum, total = blocks.visit_keys(i, one_key_block, start)
         seen = total > 0
         out = accumulated / jnp.where(seen, total, 1.0)[..., None]
-        # +inf for a row without keys makes its probabilities exp(s - inf) = 0 in the backward pass.
+        # For a row without keys, +inf makes its probabilities exp(s - inf) = 0 in the backward
+        # pass.
         maximum = jnp.where(seen, maximum, jnp.inf)
         return None, (out.astype(q_BTHD.dtype), maximum, jnp.where(seen, total, 1.0))
 
     _, (out_n, maximum_n, total_n) = lax.scan(one_query_block, None, jnp.arange(blocks.query_count))
     out_BTHD = name_residual(blocks.join_queries(out_n).reshape(q_BTHD.shape), ATTENTION_OUTPUT)
-    # The log-sum-exp in its two parts: their float32 sum would round away what tells large scores apart.
+    # Save the two parts of the log-sum-exp. Rounding their float32 sum would lose the differences
+    # between large scores.
     lse_n = name_residual(maximum_n, ATTENTION_LSE), name_residual(total_n, ATTENTION_LSE)
     lse_BHT = blocks.join_rows(jnp.where(jnp.isposinf(maximum_n), -jnp.inf, maximum_n + jnp.log(total_n)))
     return (out_BTHD, lse_BHT), (q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, out_BTHD, lse_n)
@@ -105,7 +114,8 @@ def _backward(scale, residuals, cotangents):
     if sinks_H is not None:
         blocks = BlockPairs.of(mask, q_BTHD, k_BSKD)
         weights_BHT = blocks.join_rows(jnp.exp(blocks.of_heads(sinks_H) - maximum_n) / total_n)
-        # Nothing cancels here, so its own delta may be rounded less.
+        # No cancellation happens here, so this delta does not have to match the rounding of another
+        # product and can be computed with less error.
         dsinks_H = -jnp.sum(weights_BHT * (_row_products(out_32, dout_32) - dlse_BHT), axis=(0, 2))
     return dq_BTHD, dk_BSKD, dv_BSKD, dsinks_H, None, None
 
@@ -114,7 +124,7 @@ blockwise_attention.defvjp(_forward, _backward)
 
 
 def blockwise_forward(scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, score_mod: Any) -> tuple[jax.Array, Any]:
-    """(out, the log-sum-exp as `blockwise_gradients` takes it), without a rule for differentiation."""
+    """(out, the log-sum-exp in the form that `blockwise_gradients` expects); not differentiable."""
     _, residuals = _forward(scale, q_BTHD, k_BSKD, v_BSKD, None, mask, score_mod)
     return residuals[-2:]
 
@@ -122,7 +132,10 @@ def blockwise_forward(scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, score_mo
 def blockwise_gradients(
     scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, score_mod: Any, lse_n: Any, dout_BTHD, delta_BHT
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(dq, dk, dv), given the log-sum-exp of the forward pass and `delta = sum over D of out dout`, float32."""
+    """(dq, dk, dv) from the log-sum-exp of the forward pass and `delta = sum over D of out dout`.
+
+    delta is float32.
+    """
     maximum_n, total_n = lse_n
     blocks = BlockPairs.of(mask, q_BTHD, k_BSKD)
     delta_BTH = jnp.swapaxes(delta_BHT, 1, 2)
@@ -140,7 +153,8 @@ def blockwise_gradients(
             scores, modification = _products(q_n[i], k_BKsD) * scale, None
             if score_mod is not None:
                 scores, modification = jax.vjp(lambda s: blocks.modified(score_mod, s, i, j), scores)
-            # Masked before the exponential, which XLA computes in one pass only where nothing but products follows.
+            # Mask before the exponential: XLA computes the exponential in one pass only if nothing
+            # but products follow it.
             scores = jnp.where(blocks.mask(i, j), scores, -jnp.inf)
             weights = jnp.exp(scores - maximum_n[i][..., None]) * (1 / total_n[i])[..., None]
             dweights = _products(dout_n[i], v_BKsD, longest)
@@ -148,7 +162,8 @@ def blockwise_gradients(
             if modification is not None:
                 (dscores,) = modification(dscores)
             dscores = dscores.astype(q_BTHD.dtype)
-            # dk and dv gather as [D, k]: that orientation of the product is a third faster on a CPU.
+            # dk and dv accumulate as [D, k]: that orientation of the product is a third faster on a
+            # CPU.
             dv = dv + _dot("bkms,bkmd->bkds", weights.astype(dout_n.dtype), dout_n[i])
             dk = dk + _sum_over_queries(dscores, q_n[i])
             dq = lax.dynamic_index_in_dim(dq_n, i, keepdims=False) + _dot("bkms,bksd->bkmd", dscores, k_BKsD)
@@ -156,7 +171,7 @@ def blockwise_gradients(
 
         zeros = jnp.zeros(jnp.swapaxes(k_BKsD, 2, 3).shape, jnp.float32)
         dq_n, dk, dv = blocks.visit_queries(j, one_query_block, (dq_n, zeros, zeros))
-        # The scale of the scores enters dq and dk once, at the end.
+        # The scale of the scores is applied to dq and dk once, at the end.
         return dq_n, tuple(jnp.swapaxes(g, 2, 3).astype(k_BSKD.dtype) for g in (dk * scale, dv))
 
     dq_n, (dk_n, dv_n) = lax.scan(one_key_block, jnp.zeros(q_n.shape, jnp.float32), jnp.arange(blocks.key_count))
@@ -165,7 +180,7 @@ def blockwise_gradients(
 
 
 def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    # float32 in full: a GPU's default would round the operands to TF32.
+    # Full float32 precision: a GPU would round the operands to TF32 by default.
     precision = "highest" if x.dtype == jnp.float32 else None
     return jnp.einsum(equation, x, y, precision=precision, preferred_element_type=jnp.float32)
 
@@ -175,7 +190,10 @@ def _longest_of_a_difference(q_BTHD: jax.Array) -> int:
 
 
 def _products(x_BKmD: jax.Array, y_BKsD: jax.Array, longest: int = LONGEST_SUM) -> jax.Array:
-    """`x y^T`, [B, K, m, s], in float32 with at most `longest` terms of one chain of additions, but on a GPU's tensor cores."""
+    """`x y^T`, [B, K, m, s], in float32.
+
+    A chain of additions has at most `longest` terms, except on a GPU's tensor cores.
+    """
     equation = "bkmd,bksd->bkms"
     whole, in_parts = functools.partial(_dot, equation), functools.partial(_in_parts, equation, longest=longest)
     default = in_parts if x_BKmD.dtype == jnp.float32 else whole
@@ -183,14 +201,17 @@ def _products(x_BKmD: jax.Array, y_BKsD: jax.Array, longest: int = LONGEST_SUM) 
 
 
 def _sum_over_queries(x_BKms: jax.Array, y_BKmD: jax.Array) -> jax.Array:
-    """`y^T x`, [B, K, D, s], in float32; on a CPU with at most `LONGEST_SUM_OF_QUERIES` terms of one chain of additions."""
+    """`y^T x`, [B, K, D, s], in float32.
+
+    On a CPU a chain of additions has at most `LONGEST_SUM_OF_QUERIES` terms.
+    """
     equation = "bkms,bkmd->bkds"
     in_parts = functools.partial(_in_parts, equation, longest=LONGEST_SUM_OF_QUERIES, axis=2)
     return lax.platform_dependent(x_BKms, y_BKmD, cpu=in_parts, default=functools.partial(_dot, equation))
 
 
 def _in_parts(equation: str, x: jax.Array, y: jax.Array, longest: int = LONGEST_SUM, axis: int = -1) -> jax.Array:
-    """A product over one axis of both, as a sum, in pairs, of products over at most `longest` of it each."""
+    """A product over `axis` of x and y: a pairwise sum of products of at most `longest` terms."""
     if x.shape[axis] <= longest:
         return _dot(equation, x, y)
     halves = zip(jnp.array_split(x, 2, axis=axis), jnp.array_split(y, 2, axis=axis), strict=True)
@@ -198,7 +219,11 @@ def _in_parts(equation: str, x: jax.Array, y: jax.Array, longest: int = LONGEST_
 
 
 def _row_products(x_BTHD: jax.Array, y_BTHD: jax.Array) -> jax.Array:
-    """`sum over D of x y`, float32 [B, H, T]: as products, which a CPU is fast at, or as a sum, which a GPU takes in a tree."""
+    """`sum over D of x y`, float32 [B, H, T].
+
+    A CPU is fast at products, so there it is a product. A GPU computes a sum in a tree, so there it
+    is a sum.
+    """
     return lax.platform_dependent(
         x_BTHD,
         y_BTHD,
@@ -208,10 +233,11 @@ def _row_products(x_BTHD: jax.Array, y_BTHD: jax.Array) -> jax.Array:
 
 
 def _products_of_rows(x_BTHD: jax.Array, y_BTHD: jax.Array, longest: int) -> jax.Array:
-    """`_row_products`, on a CPU from the diagonals of products of many rows.
+    """`_row_products`; on a CPU the diagonals of matrix products of many rows.
 
-    It adds up in the same order for any of those: what is equal to one of `_products`, of chains as long, then cancels to 0 and
-    not to its rounding.
+    XLA adds in the same order in all such products. A value that equals a result of `_products`,
+    with chains of the same length, therefore cancels with it to exactly 0 and not to a rounding
+    error.
     """
 
     def diagonals(x, y):

@@ -1,4 +1,4 @@
-"""Cross-entropy of a linear head, without all logits at once."""
+"""Cross-entropy of a linear head, without the logits of all tokens in memory at once."""
 
 from lcjax.ops.cross_entropy.linear import IGNORE as IGNORE
 from lcjax.ops.cross_entropy.linear import TokenScores as TokenScores

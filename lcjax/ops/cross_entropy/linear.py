@@ -1,6 +1,6 @@
 """Cross-entropy of a linear head without the [tokens, vocabulary] logits.
 
-Shapes: N tokens (batch and sequence flattened), D hidden size, V vocabulary, C tokens of one chunk.
+Shapes: N tokens (batch and sequence flattened), D hidden size, V vocabulary, C tokens per chunk.
 """
 
 from __future__ import annotations
@@ -17,18 +17,26 @@ IGNORE = -100
 
 
 def chunk_tokens(vocab_size: int) -> int:
-    """Tokens of one chunk where none is told: what fills 32 MiB with float32 logits; where those are under 128, up to 256 in at
-    most 128 MiB.
+    """The default number of tokens per chunk.
 
-    Logits beyond 32 MiB leave a CPU's cache. A product with few rows spends its time reading the head: on an H200, with a
-    vocabulary of 128,256, chunks of 128 take 1.35 times as long as those of 256, which take 1.08 times as long as 1,024.
+    It is the number whose float32 logits fill 32 MiB. If that is less than 128, it is up to 256
+    tokens whose logits fill at most 128 MiB.
+
+    More than 32 MiB of logits do not fit a CPU's cache. A product with few rows spends its time
+    reading the head. On an H200, with a vocabulary of 128,256, chunks of 128 take 1.35 times as
+    long as chunks of 256, which take 1.08 times as long as chunks of 1,024.
     """
     fitting = 2**23 // vocab_size
     return fitting if fitting >= 128 else max(1, min(256, 2**25 // vocab_size))
 
 
 class TokenScores(NamedTuple):
-    """How well single tokens are predicted: float32 negative log-likelihoods in nats; whether no other token is likelier, bool."""
+    """How well single tokens are predicted.
+
+    Attributes:
+      losses: float32, negative log-likelihoods in nats.
+      hits: bool, whether no other token is more likely.
+    """
 
     losses: jax.Array
     hits: jax.Array
@@ -37,9 +45,11 @@ class TokenScores(NamedTuple):
 def token_cross_entropy(
     hidden_ND: jax.Array, head_VD: jax.Array, labels_N: jax.Array, chunk: int | None = None
 ) -> TokenScores:
-    """`logsumexp(W h_n) - (W h_n)[label_n]` of every token, [N]; 0 and False where the label is IGNORE.
+    """`logsumexp(W h_n) - (W h_n)[label_n]` of every token, [N].
 
-    The terms of `linear_cross_entropy`, through the same chunks. For evaluation: its derivative would keep all the chunks' logits.
+    A token with the label IGNORE has loss 0 and hit False. These are the terms of
+    `linear_cross_entropy`, computed in the same chunks. Use it for evaluation only: its derivative
+    would save the logits of all chunks.
     """
 
     def chunk_scores(chunk):
@@ -55,15 +65,17 @@ def linear_cross_entropy(
 ) -> jax.Array:
     """`sum over n of logsumexp(W h_n) - (W h_n)[label_n]`, where the label is not IGNORE.
 
-    Works through chunks of tokens, whose logits alone exist at a time. The gradient with respect to `hidden` is
-    computed along with the value, so that the backward pass repeats no product with the head; the gradient with
-    respect to `head` is computed only where it is asked for.
+    Computes one chunk of tokens after another, so that only the logits of one chunk exist at a
+    time. The gradient with respect to `hidden` is computed together with the value, so the backward
+    pass repeats no product with the head. The gradient with respect to `head` is computed only if
+    JAX differentiates with respect to it.
 
     Args:
-      hidden_ND, head_VD: float32 or bfloat16, one dtype; products accumulate in float32.
+      hidden_ND, head_VD: float32 or bfloat16, both of the same dtype; products accumulate in
+        float32.
       labels_N: int32 in [0, V) or IGNORE.
-      chunk: tokens of one chunk, or as many fewer as make all equal; `chunk_tokens(V)` when None. Larger ones take less time, and
-        `chunk * V * 6` bytes of memory.
+      chunk: the largest number of tokens per chunk; the actual number makes all chunks equal. None
+        means `chunk_tokens(V)`. Larger chunks take less time, and `chunk * V * 6` bytes of memory.
 
     Returns:
       float32 scalar, the sum in nats (not the mean: micro-batches of different sizes must add up).
@@ -79,7 +91,8 @@ def _linear_cross_entropy(hidden_ND, head_VD, labels_N, chunk):
 
 
 def _forward(hidden_ND, head_VD, labels_N, chunk):
-    # symbolic_zeros hands over whether each argument is differentiated: a frozen head costs nothing.
+    # With symbolic_zeros each argument tells whether it is differentiated: a frozen head costs
+    # nothing.
     hidden, head, labels = hidden_ND.value, head_VD.value, labels_N.value
     hidden_nCD, labels_nC = _chunks(hidden, labels, chunk)
     dhead_start = jnp.zeros(head.shape, jnp.float32) if head_VD.perturbed else None
@@ -90,13 +103,14 @@ def _forward(hidden_ND, head_VD, labels_N, chunk):
         scores_C, logits_CV, peak_C, log_total_C = _chunk_scores(hidden_CD, head, labels_C)
         counted = (labels_C != IGNORE)[:, None]
         hit = jnp.arange(head.shape[0])[None, :] == labels_C[:, None]
-        # The peak goes first: a large logit less a large log-sum-exp would keep only what rounding has left of both.
+        # Subtract the peak first. The difference of a large logit and a large log-sum-exp would
+        # contain the rounding errors of both.
         dlogits_CV = jnp.exp(logits_CV - peak_C[:, None] - log_total_C[:, None]) - hit.astype(jnp.float32)
         dlogits_CV = jnp.where(counted, dlogits_CV, 0.0).astype(head.dtype)
         dhidden_CD = jnp.dot(dlogits_CV, head)
         if dhead is not None:
             dhead = dhead + jnp.einsum("cv,cd->vd", dlogits_CV, hidden_CD, preferred_element_type=jnp.float32)
-        # The gradient takes the memory of the chunk that it is of.
+        # The gradient overwrites the hidden states of its own chunk.
         return total + scores_C.losses.sum(), dhead, hidden_nCD.at[i].set(dhidden_CD)
 
     start = jnp.float32(0), dhead_start, hidden_nCD
@@ -109,7 +123,7 @@ def _backward(_, residuals, dtotal):
     dhidden_ND, dhead_VD, head_like = residuals
     if dhead_VD is not None:
         dhead_VD = (dhead_VD * dtotal).astype(head_like.dtype)
-    # In float32: rounded to bfloat16, the factor would shift the whole gradient.
+    # Multiply in float32: rounding the factor to bfloat16 would scale the whole gradient.
     return (dhidden_ND.astype(jnp.float32) * dtotal).astype(dhidden_ND.dtype), dhead_VD, None
 
 
@@ -128,7 +142,7 @@ def _chunk_scores(hidden_CD, head_VD, labels_C):
 
 
 def _chunks(hidden_ND, labels_N, most_tokens):
-    """Equal chunks [n, C, D] and [n, C]; the last one is filled up with ignored tokens."""
+    """Equal chunks [n, C, D] and [n, C]; ignored tokens pad the last one."""
     tokens = hidden_ND.shape[0]
     count = -(-tokens // min(tokens, most_tokens))
     chunk = -(-tokens // count)

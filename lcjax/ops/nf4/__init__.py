@@ -1,4 +1,4 @@
-"""Weights in four bits: the format, quantizing on the host, dequantizing on the device."""
+"""4-bit weights: the format, quantization on the host, dequantization on the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantizing on the host, with numpy: the codes and scales that bitsandbytes computes on a CPU, bit for bit.
+"""Quantization on the host, in numpy, bitwise equal to bitsandbytes on a CPU.
 
 Shapes: O out, I in, N blocks of 64 values, S blocks of 256 scales; see `lcjax.ops.nf4.format`.
 """
@@ -11,21 +11,21 @@ from lcjax.errors import InputError
 from lcjax.ops.nf4.format import ABSMAX_BLOCK, BLOCK, CODEBOOK, DYNAMIC_MAP, leaf_types
 from lcjax.ops.nf4.mean import torch_mean
 
-# Between adjacent values of the codebook; a value on a boundary takes the lower code.
+# The midpoints of adjacent codebook values; a value on a boundary gets the lower code.
 _BOUNDARIES = (CODEBOOK[:-1] + CODEBOOK[1:]) / np.float32(2)
-# Keeps the reciprocal of a block of zeros finite; bitsandbytes' figure.
+# Makes the reciprocal of a block of zeros finite; the same constant as in bitsandbytes.
 _SMALLEST = np.float32(1e-38)
 _STEPS = 2**16
 _NEAREST = np.searchsorted((DYNAMIC_MAP[:-1] + DYNAMIC_MAP[1:]) / 2, np.linspace(-1, 1, _STEPS)).astype(np.uint8)
-# Blocks at a time, so that intermediate results stay in the processor's cache.
+# Blocks per step, so that intermediate results stay in the processor's cache.
 _CHUNK = 2048
 
 
 def quantize(weight_OI: np.ndarray) -> dict[str, np.ndarray]:
-    """The leaves of `lcjax.ops.nf4.format` for a weight [O, I] of any float dtype; computed in float32.
+    """The leaves of `lcjax.ops.nf4.format` for a weight [O, I] of any float dtype, from float32.
 
     Raises:
-      InputError: I is no multiple of 64, or a value is not finite.
+      InputError: I is not a multiple of 64, or a value is not finite.
     """
     leaves = {name: np.empty(shape, dtype) for name, (shape, dtype) in leaf_types(*weight_OI.shape).items()}
     absmax_N = _quantize_blocks(weight_OI.reshape(-1, BLOCK), leaves["codes"].reshape(-1, BLOCK // 2))
@@ -36,7 +36,7 @@ def quantize(weight_OI: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _quantize_blocks(weight_NB: np.ndarray, codes_NC: np.ndarray) -> np.ndarray:
-    """Fills the codes, two a byte; returns the largest magnitude of each block, float32 [N]."""
+    """Fills in the codes, two per byte; returns each block's largest magnitude, float32 [N]."""
     absmax_N = np.empty(len(weight_NB), np.float32)
     for start in range(0, len(weight_NB), _CHUNK):
         part = slice(start, start + _CHUNK)
@@ -55,11 +55,15 @@ def _quantize_blocks(weight_NB: np.ndarray, codes_NC: np.ndarray) -> np.ndarray:
 
 
 def _quantize_absmax(absmax_N: np.ndarray, codes_N: np.ndarray) -> np.ndarray:
-    """Fills the codes of the nearest values of the map; returns the largest magnitude of each 256, float32 [S]."""
+    """Fills in the codes of the nearest values of the map.
+
+    Returns the largest magnitude of each block of 256 scales, float32 [S].
+    """
     scale_S = np.maximum.reduceat(np.abs(absmax_N), np.arange(0, len(absmax_N), ABSMAX_BLOCK))
     scale_N = np.repeat(scale_S, ABSMAX_BLOCK)[: len(absmax_N)]
     scaled_N = np.clip(absmax_N * (np.float32(1) / np.maximum(scale_N, _SMALLEST)), -1, 1)
-    # bitsandbytes rounds to one of 65,536 steps first, and so looks up the nearest value rather than searching for it.
+    # bitsandbytes first rounds to one of 65,536 steps, so that it can look up the nearest value
+    # instead of searching for it.
     half = np.float32(0.5)
     steps_N = ((scaled_N + np.float32(1)) * half * np.float32(_STEPS - 1) + half).astype(np.uint16)
     codes_N[...] = np.where(scale_N > 0, _NEAREST[steps_N], 0)

@@ -1,26 +1,32 @@
-"""bitsandbytes' NF4 format, and its values in JAX.
+"""The NF4 format of bitsandbytes, and dequantization in JAX.
 
 A weight [O, I] is cut, row by row, into blocks of 64 values that share a scale:
 
     weight = CODEBOOK[codes] * absmax        float32, then rounded once
 
-and the scales of 256 consecutive blocks, also across rows, share a scale of their own (double quantization):
+The scales of 256 consecutive blocks, also across rows, share a scale of their own (double
+quantization):
 
-    absmax = absmax_map[absmax] * absmax_scale + absmax_offset        float32, rounded after either operation
+    absmax = absmax_map[absmax] * absmax_scale + absmax_offset    float32, rounded after each
+    operation
 
-In a parameter tree a dictionary takes the place of the array:
+In a parameter tree a dictionary with these leaves replaces the array:
 
 | leaf | dtype and shape | |
 | --- | --- | --- |
-| codes | uint8 [O, I/2] | two a byte, the first in the high nibble |
-| absmax | uint8 [O, I/64] | float32 where a checkpoint's scales are not quantized; then there are no further leaves |
+| codes | uint8 [O, I/2] | two per byte, the first in the high nibble |
+| absmax | uint8 [O, I/64] | float32 if the scales are not quantized; then no leaves follow |
 | absmax_scale | float32 [ceil(O * I / 64 / 256)] | |
 | absmax_offset | float32 [] | |
-| absmax_map | float32 [256] in [-1, 1] | only where a checkpoint's map differs from DYNAMIC_MAP, for example by rounding |
+| absmax_map | float32 [256] in [-1, 1] | only if a checkpoint's map is not equal to DYNAMIC_MAP |
 
-Shapes: O out, I in, N = I / 64 blocks of a row, S scales of scales; a stack of layers has an axis L before these.
+A checkpoint's map can differ from DYNAMIC_MAP by rounding, for example.
 
-Source: Dettmers et al., QLoRA, arXiv 2305.14314; the map: Dettmers et al., arXiv 2110.02861; bitsandbytes 0.50.
+Shapes: O out, I in, N = I / 64 blocks per row, S scales of scales. A stack of layers has an axis L
+before these.
+
+Source: Dettmers et al., QLoRA, arXiv 2305.14314; the map: Dettmers et al., arXiv 2110.02861;
+bitsandbytes 0.50.
 """
 
 from __future__ import annotations
@@ -52,7 +58,11 @@ CODEBOOK = np.array(
 
 
 def _dynamic_map() -> np.ndarray:
-    """256 values in ascending order: a sign, a decimal exponent in unary, and in the bits that remain a linear fraction."""
+    """256 values in ascending order.
+
+    Each consists of a sign, a decimal exponent in unary, and a linear fraction in the remaining
+    bits.
+    """
     values = [np.float32(0.0), np.float32(1.0)]
     for bits in range(7):
         edges = _evenly_spaced(2**bits + 1)
@@ -62,7 +72,10 @@ def _dynamic_map() -> np.ndarray:
 
 
 def _evenly_spaced(count: int) -> np.ndarray:
-    """float32 from 0.1 to 1, as torch.linspace rounds: from either end to the middle, each product and sum rounded once."""
+    """float32 values from 0.1 to 1, rounded like torch.linspace.
+
+    It computes from either end to the middle, with one rounding per product and sum.
+    """
     low, high = np.float32(0.1), np.float32(1.0)
     step, steps = np.float64((high - low) / np.float32(count - 1)), np.arange(count)
     up, down = np.float64(low) + step * steps, np.float64(high) - step * steps[::-1]
@@ -76,7 +89,7 @@ def leaf_types(out_features: int, in_features: int) -> dict[str, tuple[tuple[int
     """Shape and dtype of each leaf of a double-quantized weight [O, I].
 
     Raises:
-      InputError: in_features is no multiple of 64.
+      InputError: in_features is not a multiple of 64.
     """
     if in_features % BLOCK:
         raise InputError(
@@ -98,13 +111,14 @@ def is_quantized(weight: Any) -> bool:
 
 
 def dequantize(weight: Mapping[str, jax.Array], dtype: jax.typing.DTypeLike) -> jax.Array:
-    """The weight [O, I] in `dtype`, exactly as bitsandbytes gives it; one layer's, not a stack.
+    """The weight [O, I] of one layer in `dtype`, bitwise equal to bitsandbytes; not for a stack.
 
-    No gradient flows into it. XLA makes one GPU kernel of it, whose threads each read two bytes and write four values,
-    and another kernel for the scales, a sixty-fourth as large.
+    No gradient flows into it. XLA compiles it to one GPU kernel, in which each thread reads two
+    bytes and writes four values, and another kernel for the scales, with a sixty-fourth of the
+    values.
     """
     pairs_OC1 = weight["codes"][..., None]
-    # A choice by position and not a shift by [4, 0], which every thread would load from memory.
+    # Select by position. Every thread would have to load the shifts [4, 0] from memory.
     first_OC2 = lax.broadcasted_iota(jnp.uint8, (*pairs_OC1.shape[:-1], 2), 2) == 0
     codes_OC2 = jnp.where(first_OC2, pairs_OC1 >> 4, pairs_OC1 & 15)
     values_ONB = _look_up(CODEBOOK, codes_OC2).reshape(len(pairs_OC1), -1, BLOCK)
@@ -117,9 +131,10 @@ def scales(weight: Mapping[str, jax.Array]) -> jax.Array:
         return weight["absmax"]
     absmax_ON = weight["absmax"]
     scale_ON = jnp.repeat(weight["absmax_scale"], ABSMAX_BLOCK)[: absmax_ON.size].reshape(absmax_ON.shape)
-    # The maximum changes nothing, since the map lies in [-1, 1]; it keeps the compiler from fusing multiply and add, rounding once.
+    # The maximum changes no value, since the map lies in [-1, 1]. It prevents the compiler from
+    # fusing multiply and add, which would round only once.
     deviation_ON = jnp.maximum(_look_up(weight.get("absmax_map", DYNAMIC_MAP), absmax_ON) * scale_ON, -scale_ON)
-    # Behind the barrier the scales are made once, not again for each of their 64 values.
+    # The barrier makes XLA compute each scale once, and not again for each of its 64 values.
     return lax.optimization_barrier(deviation_ON + weight["absmax_offset"])
 
 

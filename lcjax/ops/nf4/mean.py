@@ -1,8 +1,9 @@
-"""The mean of float32 values with the rounding of torch's `Tensor.mean()` on a CPU, so that offsets agree to the last bit.
+"""The mean of float32 values with the rounding of torch's `Tensor.mean()` on a CPU.
 
-torch sums in eight lanes of four rows, each in a cascade of four levels: runs of a fixed length are added one after the other,
-then runs of their sums, and so on. Beyond 32,768 values it splits them among its threads; here it is one thread,
-whatever the machine.
+Offsets therefore agree with bitsandbytes to the last bit. torch sums in eight lanes of four rows,
+each in a cascade of four levels: it adds the values of runs of a fixed length one after the other,
+then runs of these sums, and so on. For more than 32,768 values torch uses several threads; this
+code computes the result of one thread on every machine.
 
 Shapes: N values, K steps of 32 values, R = 4 rows, W = 8 lanes.
 
@@ -40,7 +41,7 @@ def _cascade(values_KRW: np.ndarray) -> np.ndarray:
 
 
 def _one_by_one(terms):
-    """`(terms[0] + terms[1]) + terms[2] ...`; numpy's own sum would choose another order."""
+    """`(terms[0] + terms[1]) + terms[2] ...`; numpy's own sum would use a different order."""
     total = terms[0]
     for term in terms[1:]:
         total = total + term

@@ -1,6 +1,6 @@
-"""Parts of a quantized weight, still quantized.
+"""Parts of a quantized weight, without dequantizing it.
 
-Shapes: O out, I in, N = I / 64 blocks of a row.
+Shapes: O out, I in, N = I / 64 blocks per row.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from lcjax.ops.nf4.format import BLOCK, scales
 
 
 def part_of(weight: Mapping[str, jax.Array], part: jax.Array, parts: int, axis: int) -> dict[str, jax.Array]:
-    """One of `parts` equal parts of the rows (axis 0) or of the columns (axis 1), with the scales of its blocks in float32.
+    """One of `parts` equal parts of the rows (axis 0) or of the columns (axis 1).
+
+    The scales of its blocks are float32.
 
     Raises:
-      InputError: the columns cannot be cut between blocks.
+      InputError: the columns cannot be cut at boundaries of blocks.
     """
     codes, absmax = weight["codes"], scales(weight)
     if absmax.shape[axis] % parts:

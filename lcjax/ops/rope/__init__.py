@@ -1,10 +1,10 @@
-"""Rotary position embedding: the frequencies that a config asks for, its angles, and the rotation.
+"""Rotary position embedding: the frequencies that a config specifies, the angles, and the rotation.
 
 api.py           `lcjax.ops.rope`
-frequencies.py   of every kind of RoPE
+frequencies.py   the frequencies of every kind of RoPE
 tables.py        cosines and sines by position
 reference.py     the specification
-report.py        what another RoPE changes, in figures
+report.py        a report of what a change of RoPE does, in numbers
 """
 
 from lcjax.ops.rope.frequencies import inverse_frequencies as inverse_frequencies

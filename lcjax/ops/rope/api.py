@@ -1,4 +1,4 @@
-"""Rotary position embedding, by the implementation that is chosen by name.
+"""Rotary position embedding, computed by an implementation that the caller selects by name.
 
 Shapes: B batch, T tokens, H query heads, K key/value heads, D head_dim, F rotated pairs.
 """
@@ -26,7 +26,7 @@ def resolve_rope(implementation: str) -> str:
 
 
 def rope_backend_for(attention: str) -> str:
-    """The implementation of rope that goes with a model's implementation of attention: its own, where it has one."""
+    """The implementation of rope for one of attention: that of the same name, or else "auto"."""
     return attention if attention in ROPE_IMPLEMENTATIONS else "auto"
 
 
@@ -39,23 +39,28 @@ def rope(
     attention_factor: float = 1.0,
     implementation: str = "auto",
 ) -> tuple[jax.Array, jax.Array]:
-    """Rotates queries and keys by their positions: the pair (x[i], x[i + F]) by `position * inverse_frequencies[i]`.
+    """Rotates the pairs (x[i], x[i + F]) of q and k by `position * inverse_frequencies[i]`.
 
-    Angles, cosines, sines and the rotation are float32; the results have the dtypes of q and k. Dimensions beyond 2 F stay as they
-    are (partial rotary). Differentiable in q and k.
+    Angles, cosines, sines and the rotation are float32. The results have the dtypes of q and k.
+    Dimensions beyond 2 F are unchanged (partial rotary embedding). The results are differentiable
+    in q and k.
 
     Args:
       q_BTHD, k_BTKD: float32, bfloat16 or float16.
-      positions_BT: integer positions in tokens, one a token, so that packed documents can restart at 0; exact up to 2^24.
-      inverse_frequencies_F: float32, radians a token (see `lcjax.ops.rope.inverse_frequencies`); 2 F <= D.
-      attention_factor: what rotated pairs are multiplied by (see `lcjax.config.rope.attention_factor`), a constant.
+      positions_BT: integer positions in tokens, exact up to 2^24. Each token has its own, so that
+        packed documents can restart at 0.
+      inverse_frequencies_F: float32, radians per token (see `lcjax.ops.rope.inverse_frequencies`);
+        2 F <= D.
+      attention_factor: a constant by which rotated pairs are multiplied (see
+        `lcjax.config.rope.attention_factor`).
       implementation: "xla", "pallas" (one launch, in place) or "auto".
 
     Raises:
-      InputError: an unknown implementation.
-      ValueError: shapes that do not fit together, or more than 2^24 tokens.
+      InputError: the implementation is unknown.
+      ValueError: shapes do not fit together, or there are more than 2^24 tokens.
 
-    Source: Su et al., RoFormer, arXiv 2104.09864, with the halves paired as in Hugging Face's Llama.
+    Source: Su et al., RoFormer, arXiv 2104.09864, with the two halves of a head paired as in
+    Hugging Face's Llama.
     """
     rotated = 2 * inverse_frequencies_F.shape[0]
     fit = q_BTHD.shape[:2] == k_BTKD.shape[:2] == positions_BT.shape and q_BTHD.shape[-1] == k_BTKD.shape[-1] >= rotated
@@ -70,7 +75,7 @@ def rope(
             "use shorter sequences"
         )
     if resolve_rope(implementation) == "pallas":
-        from lcjax.pallas.triton.rope import rotate  # Pallas' Triton backend is imported where it runs
+        from lcjax.pallas.triton.rope import rotate  # import Pallas' Triton backend only if it runs
 
         return rotate(q_BTHD, k_BTKD, positions_BT.astype(jnp.int32), inverse_frequencies_F, float(attention_factor))
     cos, sin = rope_tables(positions_BT, inverse_frequencies_F, attention_factor)

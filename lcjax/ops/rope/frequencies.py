@@ -1,7 +1,7 @@
-"""The frequencies and the attention factor of every kind of RoPE, as a model's config asks for them.
+"""The frequencies of every kind of RoPE, as a model's config specifies them.
 
-Arithmetic is float32 throughout, as in the models' own training code: at position 32,768 a difference in the last bit of a
-frequency is already a thousandth of a radian.
+All arithmetic is float32, as in the training code of the models. At position 32,768 a difference in
+the last bit of a frequency is already a thousandth of a radian.
 
 Shapes: F rotated pairs.
 """
@@ -18,21 +18,23 @@ import numpy as np
 from lcjax.config import LlamaConfig
 
 Frequencies = Any
-"""float32 [F]: a numpy array, or a jax Array where it depends on the length of the sequence."""
+"""float32 [F]: a numpy array, or a jax Array if it depends on the length of the sequence."""
 
 
 def inverse_frequencies(config: LlamaConfig, tokens: int | jax.Array = 1) -> Frequencies:
-    """The rotation of pair i in radians a token, `theta^(-2i / rotated dimensions)`, after scaling.
+    """The rotation of pair i in radians per token: `theta^(-2i / rotated dimensions)`, then scaled.
 
     Args:
       config: the base, the rotated part of a head and the scaling.
-      tokens: of the sequence, or a traced int32 scalar: of all that is computed together the highest position plus one, as
-        transformers counts. Only `dynamic` and `longrope` depend on it, above the context that the model was first trained for.
+      tokens: the length of the sequence, an int or a traced int32 scalar. It is the highest
+        position in the batch plus one, as in transformers. Only `dynamic` and `longrope` depend on
+        it, above the context that the model was first trained for.
 
     Returns:
-      float32 [F], F being half the rotated dimensions; a numpy array, or a jax Array for these two kinds.
+      float32 [F], where F is half the rotated dimensions; a numpy array, or a jax Array for these
+      two kinds.
 
-    Source: Su et al., RoFormer, arXiv 2104.09864; of the kinds, at their functions.
+    Source: Su et al., RoFormer, arXiv 2104.09864. The function of each kind has its source.
     """
     return KINDS[config.rope_scaling.rope_type](config, tokens)
 
@@ -42,19 +44,22 @@ def _default(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
 
 
 def _linear(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
-    """Positions as if they were `factor` times closer. Source: Chen et al., arXiv 2306.15595."""
+    """Divides all positions by `factor`. Source: Chen et al., arXiv 2306.15595."""
     return _default(config, tokens) / np.float32(config.rope_scaling.factor)
 
 
 def _dynamic(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
-    """A base that grows with the sequence, above the config's context.
+    """Increases the base with the length of the sequence, above the config's context.
 
-    Source: the posts of bloc97 and emozilla on r/LocalLLaMA (2023); YaRN, arXiv 2309.00071, section 3.3, "Dynamic NTK".
+    Source: the posts of bloc97 and emozilla on r/LocalLLaMA (2023); YaRN, arXiv 2309.00071,
+    section 3.3, "Dynamic NTK".
     """
     context, factor = config.max_position_embeddings, config.rope_scaling.factor
     beyond = jnp.maximum(jnp.asarray(tokens) - context, 0).astype(jnp.float32) / context
-    # The base times growth^(d / (d - 2)), and so frequency i times growth^(-2i / (d - 2)). With growth = mantissa 2^power most of
-    # that exponent is an integer's quotient, exact; a float32 power of some thousands is off by several units in the last place.
+    # The base is multiplied by growth^(d / (d - 2)), so frequency i by growth^(-2i / (d - 2)). With
+    # growth = mantissa 2^power, most of that exponent is a quotient of integers, which is exact. A
+    # float32 power with an exponent of several thousand is wrong by several units in the last
+    # place.
     mantissa, power = jnp.frexp(1.0 + factor * beyond)
     twice_i, denominator = np.arange(0, config.rotary_dim, 2, dtype=np.int32), max(1, config.rotary_dim - 2)
     halvings, rest = jnp.divmod(power * twice_i, denominator)
@@ -63,9 +68,13 @@ def _dynamic(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
 
 
 def _yarn(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
-    """Waves that turn more than `beta_fast` times in the original context are kept, those below `beta_slow` stretched.
+    """Stretches slow waves and leaves fast waves unchanged.
 
-    Between, the two are blended linearly in the pair's number. Source: Peng et al., YaRN, arXiv 2309.00071, section 3.2.
+    Waves with more than `beta_fast` turns in the original context are unchanged. Waves with fewer
+    than `beta_slow` turns are stretched by `factor`. Waves between are a mixture of the two, linear
+    in the index of the pair.
+
+    Source: Peng et al., YaRN, arXiv 2309.00071, section 3.2.
     """
     scaling, dimensions = config.rope_scaling, config.rotary_dim
 
@@ -87,7 +96,9 @@ def _yarn(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
 
 
 def _longrope(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
-    """Every frequency divided by a number of its own, others for sequences above the original context than up to it.
+    """Divides every frequency by its own factor.
+
+    Sequences longer than the original context use a second set of factors.
 
     Source: Ding et al., LongRoPE, arXiv 2402.13753.
     """
@@ -100,7 +111,7 @@ def _longrope(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
 
 
 def _llama3(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
-    """Llama 3.1's scheme: slow waves are stretched by `factor`, fast ones kept, those between blended linearly.
+    """Llama 3.1: slow waves are stretched by `factor`, fast ones unchanged, linear blends between.
 
     Source: Llama 3.1 model card and reference code (`apply_scaling`).
     """
@@ -129,7 +140,8 @@ KINDS = {
 
 
 def _wavenumbers(config: LlamaConfig) -> np.ndarray:
-    """theta^(2i / rotated dimensions), the tokens that a wave takes for a radian; float32 [F]."""
+    """theta^(2i / rotated dimensions), the tokens per radian of a wave; float32 [F]."""
     exponents = np.arange(0, config.rotary_dim, 2, dtype=np.float32) / np.float32(config.rotary_dim)
-    # The power is rounded once from float64; numpy's own float32 power is off by an ulp for some exponents.
+    # The power is rounded once, from float64. numpy's float32 power is wrong by one unit in the
+    # last place for some exponents.
     return np.power(np.float64(config.rope_theta), exponents.astype(np.float64)).astype(np.float32)

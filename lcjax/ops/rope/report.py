@@ -1,4 +1,4 @@
-"""What another RoPE changes, in figures that a user can look at before training.
+"""A report of what a change of RoPE does, in numbers that a user can check before training.
 
 Shapes: F rotated pairs.
 """
@@ -17,7 +17,7 @@ from lcjax.ops.rope.frequencies import inverse_frequencies
 
 @dataclasses.dataclass(frozen=True)
 class Waves:
-    """A config's RoPE at sequences of `tokens` tokens, beside the context that the model was trained for."""
+    """A config's RoPE for sequences of `tokens` tokens, compared with the trained context."""
 
     config: LlamaConfig
     tokens: int
@@ -25,25 +25,30 @@ class Waves:
 
     @property
     def lengths_F(self) -> np.ndarray:
-        """Tokens that each pair takes for a turn, float64 [F]."""
+        """Tokens per turn of each pair, float64 [F]."""
         return 2.0 * math.pi / np.asarray(inverse_frequencies(self.config, self.tokens), np.float64)
 
     @property
     def beyond_F(self) -> np.ndarray:
-        """bool [F]: pairs that take longer for a turn than the trained context."""
+        """bool [F]: pairs whose turn is longer than the trained context."""
         return self.lengths_F > self.trained.max_position_embeddings
 
     @property
     def unseen_F(self) -> np.ndarray:
-        """bool [F]: pairs that come to angles which training never showed: it showed less than a turn of them, and now is more."""
+        """bool [F]: pairs that reach angles that did not occur in training.
+
+        Training covered less than one turn of such a pair, and now the pair turns further.
+        """
         context = self.trained.max_position_embeddings
         shown_F = context / Waves(self.trained, context, self.trained).lengths_F
-        # As many tokens further as the last bits of a frequency can make.
+        # The tolerance covers differences in the last bits of a frequency.
         return (shown_F < 1.0) & (self.tokens / self.lengths_F > shown_F * (1.0 + 1e-5))
 
 
 def report(before: LlamaConfig, after: LlamaConfig, tokens: int) -> list[str]:
-    """The lines that `scripts/long_context_tool.py` prints: settings before and after, then the slow pairs one by one.
+    """The lines that `scripts/long_context_tool.py` prints.
+
+    They show the settings before and after, then each slow pair.
 
     Args:
       before: the model as it was trained.
