@@ -172,7 +172,7 @@ def test_what_does_not_run_in_tiles_is_refused(oracle, settings, message):
 
 @pytest.mark.parametrize("name", ["tile", "head_groups", "save_every"])
 def test_settings_are_positive(name):
-    with pytest.raises(InputError, match=f"{name}=0 is no number"):
+    with pytest.raises(InputError, match=f"{name}=0 is not a number"):
         MemorySettings(**{name: 0})
 
 
