@@ -1,7 +1,7 @@
 """The training step: what training, planning, evaluation and the tests all compile.
 
 objective.py    the loss and its gradient over micro-batches
-train_step.py   one optimizer step, and how it is compiled
+update.py       one optimizer step, and how it is compiled
 program.py      a run's objective, optimizer and schedule, made from its arguments
 """
 
@@ -10,10 +10,10 @@ from lcjax.step.objective import Batch as Batch
 from lcjax.step.objective import Objective as Objective
 from lcjax.step.objective import gradients as gradients
 from lcjax.step.objective import token_scores as token_scores
-from lcjax.step.train_step import StepMetrics as StepMetrics
-from lcjax.step.train_step import TrainState as TrainState
-from lcjax.step.train_step import abstract_state as abstract_state
-from lcjax.step.train_step import init_state as init_state
-from lcjax.step.train_step import jit_token_scores as jit_token_scores
-from lcjax.step.train_step import jit_train_step as jit_train_step
-from lcjax.step.train_step import train_step as train_step
+from lcjax.step.update import StepMetrics as StepMetrics
+from lcjax.step.update import TrainState as TrainState
+from lcjax.step.update import abstract_state as abstract_state
+from lcjax.step.update import init_state as init_state
+from lcjax.step.update import jit_token_scores as jit_token_scores
+from lcjax.step.update import jit_train_step as jit_train_step
+from lcjax.step.update import train_step as train_step

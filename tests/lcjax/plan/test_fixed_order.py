@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lcjax import step
 from lcjax.plan.compile import compile_step
 from lcjax.plan.settings import requested_settings
 from lcjax.plan.workload import Workload
+from lcjax.step import update
 from tests.support.thin import thinned
 from tests.support.tiny_model import TINY, TOKENS
 
@@ -26,7 +26,7 @@ def test_an_embedding_s_gradient_adds_to_each_row_once():
 
 
 def test_without_the_option_rows_are_added_to_at_any_time(monkeypatch):
-    monkeypatch.setattr(step, "IN_FIXED_ORDER", {})
+    monkeypatch.setattr(update, "IN_FIXED_ORDER", {})
     assert any("unique_indices=true" not in scatter for scatter in scatters(0, "none"))
 
 

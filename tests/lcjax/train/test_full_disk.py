@@ -27,7 +27,7 @@ def resume_flags(run: Path) -> list[str]:
 LIMITS = {
     "run.json": (2000, 2),
     "checkpoints/4": (6000, 2),
-    "adapter": (5000, 4),
+    "adapter": (8000, 4),
     "loss.png": (14_000, 4),
 }
 
