@@ -1,14 +1,18 @@
-"""The memory engine: layers that run in tiles of the sequence, write their results over what they have read, and keep their inputs
-in host memory.
+"""The memory engine runs layers over tiles of the sequence.
 
-    settings.py   what can be chosen
-    tiles.py      loops over tiles of the sequence
-    parts.py      what a layer is: functions of its parameters, position by position
-    layer.py      a layer and its backward pass, tile by tile and in place
-    grouped_layer.py  the same, with attention one group of heads after another
-    embeddings.py embedding and head in host memory
-    stacked.py    one layer's arrays out of the stacks of all layers'
-    stack.py      all layers: one saved input each, fetched from the host ahead of its use
+Layers overwrite their inputs with their results, and save their inputs in host memory.
+
+    tiles.py          loops over tiles of the sequence
+    parts.py          a layer as functions of its parameters, position by position
+    position_wise.py  what both forms of a layer compute tile by tile
+    layer.py          a layer and its backward pass, tile by tile and in place
+    grouped_layer.py  the same, with attention for one group of heads after another
+    embeddings.py     embedding and head in host memory
+    stacked.py        one layer's arrays from the stacked arrays of all layers
+    stack.py          all layers: one saved input each, fetched from the host before its use
+    trainable.py      a layer's parameters, split into trainable and frozen
+    checkpoint.py     what each gradient checkpointing policy saves, without tiles
+    allocators.py     limits of JAX's memory allocators
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What JAX's allocators may take, told to them before they start."""
+"""How much memory JAX's allocators may use; it has to be set before they start."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ import os
 _GPU_SHARE, _GPU_SHARE_OF_OLD = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"  # JAX refuses both at once
 _HOST_GIB = "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"  # it is multiplied by 2^30
 
-# JAX would take 75% of the GPU; the rest of it is for the CUDA context.
+# JAX's default is 75% of the GPU. The remaining 3% is for the CUDA context.
 _SHARE_OF_GPU = 0.97
-# Of the host; the rest is for the operating system, the data and Python.
+# The rest of the host's memory is for the operating system, the data and Python.
 _SHARE_OF_HOST = 0.85
-# What else is pinned: weights on their way to the GPU, embeddings that were left there until it had room, batches.
+# For everything else that is pinned: weights during their transfer to the GPU, embeddings that wait
+# for free memory on the GPU, and batches.
 _STAGING_BYTES = 8 * 2**30
 
 
 def raise_limits(host_bytes: int) -> None:
-    """Lets JAX have nearly all of the GPU, and of the host what a run pins at most, where the user has not said otherwise.
+    """Raises JAX's limits to nearly all of the GPU, and to what a run pins of the host's memory.
 
-    XLA would pin 64 GiB at most; and since it asks the system for twice as much each time, up to whatever it may, a limit far above
-    what is needed would be taken as well. They are read when JAX starts its GPU, so this comes before the first array.
+    Limits that the user has set in the environment are unchanged. XLA's default limit for pinned
+    memory is 64 GiB. XLA doubles each allocation of pinned memory up to the limit, so a limit far
+    above the need would be allocated too. JAX reads the limits when it starts its GPU backend, so
+    call this before the first array exists.
+
+    Args:
+      host_bytes: the most host memory that the run pins.
     """
     if _GPU_SHARE_OF_OLD not in os.environ:
         os.environ.setdefault(_GPU_SHARE, str(_SHARE_OF_GPU))
@@ -34,7 +40,7 @@ def pinnable_bytes() -> int:
 
 
 def host_limit_bytes() -> int:
-    """Bytes of host memory that XLA may pin: what it was told, or 64 GiB; never more than there are."""
+    """Bytes of host memory that XLA may pin: the configured limit or 64 GiB, if so much exists."""
     return min(int(os.environ.get(_HOST_GIB, 64)) * 2**30, _physical_bytes())
 
 

@@ -1,17 +1,18 @@
-"""What the backward pass keeps of the forward pass: on the device, in pinned host memory, or not at all.
+"""What is saved for the backward pass: on the device, in pinned host memory, or nothing.
 
-The layers run under one `jax.checkpoint`; tensors that a policy may keep carry a name. Bytes are per layer and token, with
-D the hidden size, H * head_dim the width of the attention output, and 2 bytes an element in bfloat16 (the
-log-sum-exp is float32, and in two parts where the inputs are):
+The layers run under one `jax.checkpoint`. Tensors that a policy may save have names. The table
+gives bytes per layer and token. D is the hidden size and H * head_dim the width of the attention
+output. An element has 2 bytes in bfloat16. The log-sum-exp is float32; for float32 inputs it has
+two parts.
 
 | policy | device | pinned host | recomputed |
 | --- | --- | --- | --- |
-| none | every result of a product or of attention | 0 | norms and activations |
+| none | every result of a matrix product or of attention | 0 | norms and activations |
 | full | 2 D | 0 | the layer |
 | offload (alias unsloth) | 0 | 2 D | the layer |
-| offload_attn | 0 | 2 D + 2 H head_dim + 4 H | the layer but its attention |
+| offload_attn | 0 | 2 D + 2 H head_dim + 4 H | the layer except its attention |
 
-Source: Chen et al., arXiv 1604.06174; the offload to host memory stands in for Unsloth's
+Source: Chen et al., arXiv 1604.06174. The offload to host memory corresponds to Unsloth's
 `use_gradient_checkpointing="unsloth"`.
 """
 
@@ -26,9 +27,10 @@ from lcjax.ops.residuals import ATTENTION_LSE, ATTENTION_OUTPUT, LAYER_INPUT, LO
 
 
 def checkpoint_layer(layer: Callable[..., Any], policy: str) -> Callable[..., Any]:
-    """The body of the scan over layers, rematerialised as `policy` (one of POLICIES) says."""
+    """The body of the scan over layers, with rematerialization by `policy` (one of POLICIES)."""
     if policy == "none":
-        # Position-wise results are cheaper to compute again than to write to memory and read back, layer by layer.
+        # Recomputing position-wise results is cheaper than writing them to memory and reading them
+        # back in every layer.
         keep = jax.checkpoint_policies.save_only_these_names(
             MIDDLE, PROJECTION, LOW_RANK, ATTENTION_OUTPUT, ATTENTION_LSE
         )

@@ -1,7 +1,8 @@
-"""Embedding and head in host memory between the two moments of a step at which they are used.
+"""Frozen embedding and head in host memory, copied to the device only when they are used.
 
-Frozen, they lie on the device through all layers for nothing: the embedding is read before the first, the head after the last.
-Copying each for its own use takes the seconds that its bytes take over PCI Express, once a pass over a batch.
+The embedding is read before the first layer and the head after the last. In between they would take
+device memory without being used. Each is copied once per pass over a batch, which takes as many
+seconds as its bytes take over PCI Express.
 
 Shapes: V vocabulary, D hidden size.
 """
@@ -20,12 +21,15 @@ Tree = dict[str, Any]
 
 
 def fetched(weight: jax.Array) -> jax.Array:
-    """The weight on the device; where it is there already, itself."""
+    """The weight on the device; unchanged if it is there already."""
     return to_device(weight) if is_traced_on_host(weight) else weight
 
 
 def fetched_for(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(x, the weight on the device), which is not copied there before x is: a table that is embedding and head is copied twice."""
+    """(x, the weight on the device); the copy starts only after x has been computed.
+
+    A table that is both embedding and head is therefore copied twice.
+    """
     if not is_traced_on_host(weight):
         return x, weight
     x, weight = lax.optimization_barrier((x, weight))
@@ -33,9 +37,9 @@ def fetched_for(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def place_embeddings(params: Tree, *, on_host: bool) -> Tree:
-    """The parameters with embedding and head in pinned host memory, or on the device; what is there already is not copied.
+    """The parameters with embedding and head in pinned host memory, or on the device.
 
-    Of ShapeDtypeStructs those that have a place are given the other.
+    What is there already is not copied. A ShapeDtypeStruct with a sharding gets a new sharding.
     """
     modules = [name for name in EMBEDDING_MODULES if name in params]
     return params | {

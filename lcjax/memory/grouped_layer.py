@@ -1,11 +1,13 @@
 """A decoder layer whose attention runs one group of key/value heads after another.
 
-Of queries, keys, values, attention's output and all their cotangents only one group's exist at a time; what each group's output
-adds to the residual stream is added to it at once. In exchange the norm before the projections and, of quantized weights, the
-dequantization run again for every group, and the backward pass runs attention forward twice: once for the residual stream after
-attention, once for the group at hand.
+Queries, keys, values, attention's output and all their cotangents exist for only one group at a
+time. The contribution of each group is added to the residual stream immediately. This has a cost.
+The norm before the projections and the dequantization of quantized weights run again for every
+group. The backward pass computes attention's forward pass twice: once for the residual stream after
+attention, and once for the current group.
 
-Shapes: B batch, T tokens, t tokens of a tile, D hidden size, H query heads, d head_dim (of a group), G groups.
+Shapes: B batch, T tokens, t tokens of a tile, D hidden size, H query heads (of a group), d
+head_dim, G groups.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from lcjax.ops.attention.backend import Backend
 
 @dataclasses.dataclass(frozen=True)
 class GroupedLayer:
-    """As `TiledLayer`, with attention in `groups` groups of heads."""
+    """Like `TiledLayer`, with attention in `groups` groups of heads."""
 
     parts: LayerParts
     attention: Backend
@@ -34,7 +36,7 @@ class GroupedLayer:
     groups: int
 
     def forward(self, x_BTD: jax.Array, inputs: LayerInputs, attended: None = None) -> tuple[jax.Array, None]:
-        """(the layer's output, None): of attention nothing whole exists that could be kept."""
+        """(the layer's output, None): attention's complete output never exists."""
         layer = self._over_tiles(self.parts, x_BTD, inputs)
 
         def one_tile(i, y_BTD):
@@ -45,7 +47,7 @@ class GroupedLayer:
     def backward(
         self, x_BTD: jax.Array, inputs: LayerInputs, dy_BTD: jax.Array, attended: None = None
     ) -> tuple[jax.Array, Leaves]:
-        """(dx, float32 gradients of the trainable parameters), given the layer's input."""
+        """(dx, float32 gradients of the trainable parameters), from the layer's input."""
         layer = self._over_tiles(self.parts, x_BTD, inputs)
         tiles, middle_BTD = layer.tiles, self._after_attention(x_BTD, inputs)
 
@@ -85,7 +87,7 @@ class GroupedLayer:
     def _group(
         self, j: jax.Array, x_BTD: jax.Array, inputs: LayerInputs
     ) -> tuple[PositionWise, Callable[[Leaves], Leaves]]:
-        """(group j of the heads as a layer, what turns its gradients into those of the layer's parameters)."""
+        """(group j of the heads as a layer, a function from its gradients to the whole layer's)."""
 
         def sliced(trainable: Leaves) -> tuple[Parameters, LayerParts]:
             params = dataclasses.replace(inputs.params, trainable=trainable)
@@ -104,7 +106,7 @@ class GroupedLayer:
 
 
 def _group_gradients(group: PositionWise, x_BTD, dmiddle_BTD, dx_BTD) -> tuple[jax.Array, Leaves]:
-    """(dx with what comes through this group's heads added, gradients of the group's parameters)."""
+    """(dx plus the contribution of this group's heads, gradients of the group's parameters)."""
     tiles, qkv = group.tiles, group.project(x_BTD)
     out_BTHd, lse = group.attend(qkv)
 

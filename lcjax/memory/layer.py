@@ -1,11 +1,14 @@
-"""A decoder layer and its backward pass over tiles of the sequence, each result written over what it replaces.
+"""A decoder layer and its backward pass over tiles of the sequence, in place.
 
-The position-wise parts (norm, projections and RoPE before attention; output projection and MLP after it) run tile by tile and are
-computed again in the backward pass, so that of them only a tile exists at a time. Of whole sequences the backward pass holds the
-input, its cotangent, queries, keys, values, and attention's output: the cotangent of the output takes the output's memory, that of
-the queries the queries', and the input's cotangent that of the layer's output.
+The position-wise parts are norm, projections and RoPE before attention, and the output projection
+and MLP after it. They run tile by tile and are recomputed in the backward pass, so their
+intermediate results exist for only one tile at a time. For the whole sequence the backward pass
+holds the input, its cotangent, queries, keys, values, and attention's output. The cotangent of
+attention's output reuses the memory of that output, the cotangent of the queries that of the
+queries, and the cotangent of the input that of the cotangent of the layer's output.
 
-Shapes: B batch, T tokens, t tokens of a tile, D hidden size, H query heads, K key/value heads, d head_dim.
+Shapes: B batch, T tokens, t tokens of a tile, D hidden size, H query heads, K key/value heads, d
+head_dim.
 """
 
 from __future__ import annotations
@@ -24,16 +27,17 @@ from lcjax.ops.attention.backend import Backend
 
 @dataclasses.dataclass(frozen=True)
 class TiledLayer:
-    """A layer by its position-wise parts; `attention` is called pass by pass."""
+    """A layer made of position-wise parts; `attention` has separate forward and backward passes."""
 
     parts: LayerParts
     attention: Backend
     tile: int
 
     def forward(self, x_BTD: jax.Array, inputs: LayerInputs, attended: Any = None) -> tuple[jax.Array, Any]:
-        """(the layer's output, attention's output and log-sum-exp); `attended` is the second, where it is known already.
+        """(the layer's output, (attention's output, log-sum-exp)).
 
-        The output takes x's memory where x is not used afterwards.
+        `attended` is the second result if it is known already. The output reuses x's memory if x is
+        not used afterward.
         """
         layer = self._over_tiles(x_BTD, inputs)
         out_BTHd, lse = layer.attend(layer.project(x_BTD)) if attended is None else attended
@@ -47,9 +51,10 @@ class TiledLayer:
     def backward(
         self, x_BTD: jax.Array, inputs: LayerInputs, dy_BTD: jax.Array, attended: Any = None
     ) -> tuple[jax.Array, Leaves]:
-        """(dx in dy's memory, float32 gradients of the trainable parameters), given the layer's input.
+        """(dx in dy's memory, float32 gradients of the trainable parameters).
 
-        With `attended`, what `forward` gave, attention is not run forward again.
+        With `attended`, the second result of `forward`, attention's forward pass does not run
+        again.
         """
         layer = self._over_tiles(x_BTD, inputs)
         tiles = layer.tiles

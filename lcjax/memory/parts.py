@@ -16,7 +16,7 @@ Tree = Any
 
 
 class LayerParts(Protocol):
-    """The position-wise parts of a layer; hashable. A key is dropout's, None for none."""
+    """The position-wise parts of a layer; hashable. `key` is for dropout; None means no dropout."""
 
     def before_attention(
         self, params: Tree, x_BtD: jax.Array, context: Any, key: jax.Array | None, /
@@ -33,18 +33,23 @@ class LayerParts(Protocol):
         ...
 
     def heads(self, params: Tree, group: jax.Array, groups: int, /) -> tuple[Tree, LayerParts]:
-        """(parameters, parts) of the attention with one of `groups` equal groups of the key/value heads and their queries."""
+        """(parameters, parts) of attention with one group of the key/value heads and their queries.
+
+        `groups` is the number of equal groups.
+        """
         ...
 
 
 class LayerInputs(NamedTuple):
-    """What one layer reads besides the residual stream. `context` has the positions and segment ids of all tokens, and `sees`,
-    what attention shows of them."""
+    """What one layer reads in addition to the residual stream.
+
+    `context` has the positions and segment ids of all tokens, and `sees`, which limits attention.
+    """
 
     params: Parameters
     dropout_key: jax.Array | None
     context: Any
 
     def of(self, layer: jax.Array) -> LayerInputs:
-        """One layer's, of inputs whose parameters and keys are all layers', stacked."""
+        """The inputs of one layer, from the stacked parameters and keys of all layers."""
         return self._replace(params=layer_at(self.params, layer), dropout_key=layer_at(self.dropout_key, layer))

@@ -1,6 +1,7 @@
-"""What both forms of a layer do tile by tile, each part with its own derivative.
+"""What both forms of a layer compute tile by tile, each part with its own derivative.
 
-Shapes: B batch, T tokens, t tokens of a tile, D hidden size, H query heads, K key/value heads, d head_dim.
+Shapes: B batch, T tokens, t tokens of a tile, D hidden size, H query heads, K key/value heads, d
+head_dim.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Leaves = list[jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class PositionWise:
-    """A layer's parts over the tiles of one sequence; `attention` is called pass by pass."""
+    """A layer's parts over tiles of a sequence; `attention` has separate passes."""
 
     parts: LayerParts
     inputs: LayerInputs
@@ -58,19 +59,19 @@ class PositionWise:
         return self.tiles.loop(one_tile, whole)
 
     def attend(self, qkv: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
-        """(out, log-sum-exp); out may take over the queries' memory."""
+        """(out, log-sum-exp); out may reuse the queries' memory."""
         q_BTHd, k_BTKd, v_BTKd = qkv
         context = self.inputs.context
         return attention_fwd(self.attention, q_BTHd, k_BTKd, v_BTKd, context.segment_ids_BT, context.sees)
 
     def attention_gradients(self, qkv, lse: Any, dout_BTHd: jax.Array, delta_BHT: jax.Array) -> tuple[jax.Array, ...]:
-        """(dq, dk, dv); dq may take over the queries' memory."""
+        """(dq, dk, dv); dq may reuse the queries' memory."""
         q_BTHd, k_BTKd, v_BTKd = qkv
         shown = self.inputs.context.segment_ids_BT, self.inputs.context.sees
         return attention_bwd(self.attention, q_BTHd, k_BTKd, v_BTKd, *shown, lse, dout_BTHd, delta_BHT)
 
     def add_projection_gradients(self, x_BTD, dqkv: tuple[jax.Array, ...], dx_BTD, gradients: Leaves) -> tuple:
-        """(dx, gradients) with what comes through queries, keys and values added."""
+        """(dx, gradients) plus the contributions of queries, keys and values."""
 
         def one_tile(i, carry):
             dx_BTD, gradients = carry
@@ -83,7 +84,7 @@ class PositionWise:
         return self.tiles.loop(one_tile, (dx_BTD, gradients))
 
     def _key(self, i: Any, part: int) -> jax.Array | None:
-        """A tile's own dropout, the same forward and backward."""
+        """The dropout key of one part of a tile, the same in both passes."""
         if self.inputs.dropout_key is None:
             return None
         return jax.random.fold_in(jax.random.fold_in(self.inputs.dropout_key, part), i)

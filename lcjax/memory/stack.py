@@ -1,9 +1,11 @@
-"""All layers with one derivative: the input of every layer, or of every g-th, is kept in host memory or on the device, no more.
+"""All layers with one derivative rule, which saves only the input of every layer or of every g-th.
 
-Where it fetches ahead, the backward scan carries the saved input that the layer at hand needs and asks for that of the layer below
-before anything else happens, so that the copy from the host runs beside the layer's computation.
+The inputs are saved in host memory or on the device. With `fetch_ahead`, the carry of the backward
+scan has the saved input of the current layer. The scan first starts to fetch the input of the layer
+below, so that the copy from the host runs at the same time as the computation of the current layer.
 
-Shapes: L layers, g layers of which one input is saved, S = L / g saved inputs, B batch, T tokens, D hidden size.
+Shapes: L layers, g layers per saved input, S = L / g saved inputs, B batch, T tokens, D hidden
+size.
 Source: Chen et al., arXiv 1604.06174.
 """
 
@@ -30,7 +32,7 @@ from lcjax.parallel.memories import to_device, to_host
 Tree = Any
 
 
-# The policies of `lcjax.memory.checkpoint` that a stack in tiles knows.
+# The policies of `lcjax.memory.checkpoint` that a tiled stack supports.
 IN_TILES = ("full", "offload", "offload_attn")
 
 
@@ -39,9 +41,10 @@ class Stack:
     """How the stack runs.
 
     Attributes:
-      offload: whether what is saved goes to host memory, and `fetch_ahead` whether it is fetched ahead of its use.
-      save_attention: whether attention's output and log-sum-exp are saved too, of every layer.
-      save_every: the layers of which the first one's input is saved.
+      offload: whether saved arrays are in host memory.
+      save_attention: whether attention's output and log-sum-exp are saved too, for every layer.
+      fetch_ahead: whether saved arrays are fetched before the layer that needs them runs.
+      save_every: the number of layers in a group; only the input of its first layer is saved.
     """
 
     layer: TiledLayer | GroupedLayer
@@ -52,10 +55,10 @@ class Stack:
 
 
 def tiled_stack(parts: LayerParts, attention: str, policy: str, settings: MemorySettings) -> Stack:
-    """The stack of layers that are made of `parts`.
+    """The stack of layers made of `parts`.
 
     Raises:
-      InputError: an implementation of attention or a policy that does not go with tiles.
+      InputError: the implementation of attention or the policy does not support tiles.
     """
     if policy not in IN_TILES or (policy == "offload_attn" and settings.head_groups > 1):
         also = " in groups of heads" if policy in IN_TILES else ""
@@ -81,7 +84,8 @@ def tiled_stack(parts: LayerParts, attention: str, policy: str, settings: Memory
 def run_stack(stack: Stack, x_BTD: jax.Array, params: Tree, dropout_keys: jax.Array | None, context: Any) -> jax.Array:
     """The residual stream after all layers. `params` and `dropout_keys` are stacked, L first.
 
-    Differentiable in x and in those leaves of params of which a gradient is asked; only for them are gradients computed.
+    Differentiable in x and params. Gradients are computed only for those leaves of params that JAX
+    differentiates with respect to.
     """
     layers = LayerInputs(Parameters.of(params, [False] * len(jax.tree.leaves(params))), dropout_keys, context)
 
@@ -100,7 +104,7 @@ class _Residuals:
 
 
 def _forward(stack, x_BTD, params, dropout_keys, context):
-    # symbolic_zeros: every array comes with whether its gradient is asked for.
+    # With symbolic_zeros, `perturbed` tells for every array whether its gradient is needed.
     learns = [leaf.perturbed for leaf in jax.tree.leaves(params)]
     params, dropout_keys, context = jax.tree.map(lambda leaf: leaf.value, (params, dropout_keys, context))
     layers = LayerInputs(Parameters.of(params, learns), dropout_keys, context)
@@ -141,7 +145,7 @@ def _backward(stack, residuals, dy_BTD):
         return to_device(saved) if stack.offload else saved
 
     def fetch_for(layer: jax.Array) -> tuple[jax.Array, Any]:
-        """(input of the first layer of its group, what was saved of its own attention)."""
+        """(input of the first layer of its group, what was saved of the layer's own attention)."""
         return fetch((layer_at(residuals.saved_SBTD, layer // size), layer_at(residuals.attended_L, layer)))
 
     def rerun(i: jax.Array, x_BTD: jax.Array) -> jax.Array:
@@ -156,7 +160,8 @@ def _backward(stack, residuals, dy_BTD):
         if size > 1:
             x_BTD = lax.fori_loop(layer - layer % size, layer, rerun, x_BTD)
         dx_BTD, gradients = stack.layer.backward(x_BTD, residuals.layers.of(layer), dy_BTD, attended)
-        # In the weights' dtype now: all layers' together are as large as the weights, and twice that in float32.
+        # Convert to the weights' dtype now. The gradients of all layers together are as large as
+        # the weights, and twice that in float32.
         dtypes = [x.dtype for x in params.trainable]
         return (dx_BTD, below), [g.astype(dtype) for g, dtype in zip(gradients, dtypes, strict=True)]
 

@@ -17,7 +17,7 @@ from lcjax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """`count` tiles of `size` tokens each, which together are the sequence."""
+    """`count` tiles of `size` tokens each, which together cover the sequence."""
 
     count: int
     size: int
@@ -27,7 +27,7 @@ class Tiles:
         """The fewest equal tiles of at most `tile` tokens.
 
         Raises:
-          InputError: the number of tokens has no divisor near the tile, so that tiles would be tiny.
+          InputError: the number of tokens has no divisor near `tile`, so the tiles would be tiny.
         """
         least = -(-tokens // tile)
         count = next(n for n in range(least, tokens + 1) if tokens % n == 0)
@@ -43,7 +43,7 @@ class Tiles:
         return lax.dynamic_slice_in_dim(x, i * self.size, self.size, axis)
 
     def put(self, x: jax.Array, tile: jax.Array, i: Any, axis: int = 1) -> jax.Array:
-        """The array with tile i replaced, in the array's own memory inside a loop that carries it."""
+        """The array with tile i replaced; in place inside a loop that carries the array."""
         return lax.dynamic_update_slice_in_dim(x, tile.astype(x.dtype), i * self.size, axis)
 
     def loop(self, body: Callable[[jax.Array, Any], Any], carry: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A layer's parameters in two parts: what learns, of which there are gradients, and what does not."""
+"""A layer's parameters in two parts: trainable ones, which have gradients, and frozen ones."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Tree = Any
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-    """The leaves of a tree, one layer's or all layers' stacked, apart by whether they learn."""
+    """The leaves of a tree, of one layer or stacked for all, split into trainable and frozen."""
 
     trainable: list[jax.Array]
     frozen: list[jax.Array]
     structure: Any = dataclasses.field(metadata={"static": True})
     learns: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
-    """Of each leaf of the structure, in order."""
+    """Whether each leaf of the structure is trainable, in order."""
 
     @classmethod
     def of(cls, tree: Tree, learns: Sequence[bool]) -> Parameters:
@@ -39,7 +39,10 @@ class Parameters:
         return self.structure.unflatten([next(sources[mine]) for mine in self.learns])
 
     def mapped(self, function: Callable[[Tree], tuple[Tree, Any]]) -> tuple[Parameters, Any]:
-        """`function` of the tree, with its first result as Parameters: a leaf learns there if the leaf of its name does here."""
+        """`function` applied to the tree, with its first result as Parameters.
+
+        A leaf of the result is trainable if the leaf with the same path is trainable here.
+        """
         tree = self.joined(self.trainable)
         paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
         learning = {path for path, mine in zip(paths, self.learns, strict=True) if mine}
@@ -47,5 +50,5 @@ class Parameters:
         return Parameters.of(result, [path in learning for path, _ in jax.tree.leaves_with_path(result)]), other
 
     def zeros(self) -> list[jax.Array]:
-        """Where the gradients are summed: float32."""
+        """float32 zeros, the initial sums of the gradients."""
         return [jnp.zeros(x.shape, jnp.float32) for x in self.trainable]
