@@ -1,8 +1,8 @@
 """Schedules and AdamW, as one `optax.GradientTransformation`.
 
-schedules.py   the learning rate by step
+schedules.py   the learning rate of each step
 adamw.py       the optimizer of a run
-layerwise.py   AdamW layer by layer, its state in host memory
+layerwise.py   AdamW layer by layer, with its state in host memory
 """
 
 from lcjax.optim.adamw import make_optimizer as make_optimizer

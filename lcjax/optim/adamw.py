@@ -1,4 +1,4 @@
-"""AdamW for what a mask marks, in the words of the Hugging Face trainer."""
+"""AdamW for the parameters that a mask selects, with the options of the Hugging Face trainer."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ def make_optimizer(
     by_layers: bool = False,
     on_host: bool = False,
 ) -> optax.GradientTransformation:
-    """AdamW (0.9, 0.999, 1e-8) behind a clip by global norm, for the parameters that `mask` marks and no others.
+    """Clips by global norm, then AdamW (0.9, 0.999, 1e-8), for the parameters that `mask` selects.
 
-    Biases and norm weights are not decayed. `max_grad_norm=0` does not clip.
+    Weight decay does not apply to biases and norm weights. `max_grad_norm=0` does not clip.
 
-    `by_layers` goes through the layers one at a time, with float32 masters of weights in bfloat16 (see
-    `lcjax.optim.layerwise`). `on_host` also keeps masters and moments in host memory. The numbers are the same but for rounding.
+    `by_layers` processes one layer at a time, with float32 master copies of bfloat16 weights (see
+    `lcjax.optim.layerwise`). `on_host` does so too, and stores master copies and moments in host
+    memory. The results are the same except for rounding.
 
-    Give `init` and `update` trees as `lcjax.model.lora.partition` makes them: `optax.masked` passes the updates of unmarked leaves
-    through unchanged, so a frozen weight must have no leaf there in the first place.
+    `init` and `update` expect trees from `lcjax.model.lora.partition`. `optax.masked` passes the
+    updates of other leaves through unchanged, so a frozen weight must not have a leaf in these
+    trees.
 
     Source: Loshchilov & Hutter, arXiv 1711.05101.
     """

@@ -1,11 +1,13 @@
-"""AdamW that goes through a model layer by layer, its float32 masters and moments in host memory where they are too many.
+"""AdamW layer by layer, optionally with its float32 master weights and moments in host memory.
 
-A weight in bfloat16 cannot learn by itself: an update under its last bit is lost. Its float32 master learns, and the weight is the
-master rounded. Masters and two moments take 12 bytes a weight, six times the weight's own; they pass over the device a layer at a
-time, so that it needs memory for one of a leaf's layers and not for all of them.
+A bfloat16 weight cannot be trained directly, because an update smaller than its last bit is lost.
+Instead its float32 master copy is trained, and the weight is the rounded master. Master and two
+moments take 12 bytes per weight, six times as much as the weight itself. One layer at a time is
+copied to the device, which therefore needs memory for one layer of a leaf and not for all of them.
 
-Shapes: a leaf [L, ...] of stacked layers is worked through along L; leaves with fewer than three axes are taken whole.
-Sources: Loshchilov & Hutter, arXiv 1711.05101; masters: Micikevicius et al., arXiv 1710.03740, section 3.1.
+Shapes: a leaf [L, ...] of stacked layers is processed along L; leaves with fewer than three axes
+are processed as a whole. Sources: Loshchilov & Hutter, arXiv 1711.05101; masters: Micikevicius et
+al., arXiv 1710.03740, section 3.1.
 """
 
 from __future__ import annotations
@@ -28,15 +30,16 @@ Tree = Any
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OnHost:
-    """Arrays that are in pinned host memory between steps."""
+    """Arrays that stay in pinned host memory between steps."""
 
     arrays: Tree
 
 
 class LayerwiseState(NamedTuple):
-    """Number of steps taken, and float32 trees like the parameters: `masters` has leaves where a parameter is not float32 itself.
+    """The number of completed steps, and float32 trees with the structure of the parameters.
 
-    Each tree is an OnHost where it is in host memory.
+    `masters` has leaves only for parameters that are not float32. A tree in host memory is an
+    OnHost.
     """
 
     steps: jax.Array
@@ -47,9 +50,10 @@ class LayerwiseState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class AdamW:
-    """`m -= rate (mu' / (sqrt(nu') + eps) + decay m)` with the moments' averages mu', nu' freed of their start at zero.
+    """`m -= rate (mu' / (sqrt(nu') + eps) + decay m)` with the bias-corrected moments mu' and nu'.
 
-    `schedule` gives the rate of step 0, 1, ...; `decays` takes a leaf's path and says whether it decays.
+    `schedule` returns the rate of step 0, 1, ...; `decays` returns whether weight decay applies to
+    the leaf with a given path.
     """
 
     schedule: optax.Schedule
@@ -60,7 +64,7 @@ class AdamW:
     eps: float = 1e-8
 
     def update(self, count, grad, mu, nu, master, decays: bool):
-        """(master, mu, nu) after step `count` + 1; arrays float32 of one shape."""
+        """(master, mu, nu) after step `count` + 1; float32 arrays of equal shape."""
         mu = self.b1 * mu + (1 - self.b1) * grad
         nu = self.b2 * nu + (1 - self.b2) * jnp.square(grad)
         step = (count + 1).astype(jnp.float32)
@@ -71,20 +75,22 @@ class AdamW:
 
 
 def layerwise(adamw: AdamW, *, max_grad_norm: float, on_host: bool) -> optax.GradientTransformation:
-    """AdamW behind a clip by global norm, one layer of one leaf after another.
+    """Clipping by global norm, then AdamW, for one layer of one leaf after another.
 
     Args:
+      adamw: the update rule and its constants.
       max_grad_norm: gradients with a larger global norm are scaled down to it; 0 does not clip.
       on_host: whether masters and moments are in host memory between steps.
 
     Returns:
-      A transformation of gradients of the parameters' dtypes, or float32. Its updates have the gradients' dtypes; added to a
-      bfloat16 weight they give its master, rounded.
+      A transformation of gradients that are float32 or have the dtypes of the parameters. Its
+      updates have the dtypes of the gradients. The sum of a bfloat16 weight and its update is the
+      rounded master.
     """
 
     def init(params: Tree) -> LayerwiseState:
         def kept(leaf: jax.Array) -> jax.Array:
-            # One after another: the device has no room for all of them.
+            # Wait for each copy: the device does not have enough memory for all of them at once.
             return jax.block_until_ready(to_host(leaf)) if on_host else leaf
 
         masters = jax.tree.map(lambda x: None if x.dtype == jnp.float32 else kept(x.astype(jnp.float32)), params)
@@ -118,18 +124,19 @@ class _Step:
     on_host: bool
 
     def whole(self, leaf, grad, *state):
-        """(update, master or None, mu, nu), the last three where they are kept."""
+        """(update, master or None, mu, nu), the last three in the memory where they are stored."""
         master, mu, nu = to_device(state) if self.on_host else state
         weight = leaf if master is None else master
         grad, grad_dtype = grad.astype(jnp.float32) * self.scale, grad.dtype
         new, mu, nu = self.adamw.update(self.count, grad, mu, nu, weight, self.decays)
-        # The difference of neighbours in bfloat16 is exact. Elsewhere the next update mends it, which starts from the weight.
+        # The difference of adjacent bfloat16 numbers is exact. Otherwise the next update, which
+        # starts from the weight, corrects the rounding error.
         update = new.astype(leaf.dtype).astype(jnp.float32) - leaf.astype(jnp.float32)
         state = (None if master is None else new), mu, nu
         return update.astype(grad_dtype), *(to_host(state) if self.on_host else state)
 
     def by_layers(self, leaf, grad, *state):
-        """The same, along the first axis of each array; the update takes the gradient's memory."""
+        """The same for each entry of the first axis; the update overwrites the gradient."""
 
         def one_layer(grad, inputs):
             i, leaf, *state = inputs
@@ -141,7 +148,10 @@ class _Step:
 
 
 def place(state: Tree, sharding: Sharding) -> Tree:
-    """ShapeDtypeStructs like `state`, on the devices of `sharding`: what is `OnHost` in those devices' host memory."""
+    """ShapeDtypeStructs like `state`, on the devices of `sharding`.
+
+    Trees that are `OnHost` are in the host memory of these devices.
+    """
 
     def placed(node: Any) -> Any:
         memory = sharding.with_memory_kind(PINNED) if isinstance(node, OnHost) else sharding
@@ -151,13 +161,13 @@ def place(state: Tree, sharding: Sharding) -> Tree:
 
 
 def host_bytes(state: Tree) -> int:
-    """Bytes of what is `OnHost` in a tree."""
+    """The total bytes of the arrays in a tree that are `OnHost`."""
     nodes = list(filter(_is_on_host, jax.tree.leaves(state, is_leaf=_is_on_host)))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(nodes))
 
 
 def global_norm(tree: Tree) -> jax.Array:
-    """The Euclidean norm of all leaves together, summed in float32 whatever their dtype."""
+    """The Euclidean norm of all leaves together, summed in float32 for leaves of any dtype."""
     return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)))
 
 

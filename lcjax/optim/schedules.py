@@ -1,4 +1,4 @@
-"""The learning rate by step, in the words of the Hugging Face trainer."""
+"""The learning rate of each step, with the options of the Hugging Face trainer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from lcjax.errors import InputError
 def make_schedule(
     kind: str, learning_rate: float, max_steps: int, *, warmup_steps: int = 0, warmup_ratio: float = 0.0
 ) -> optax.Schedule:
-    """The learning rate at step 0, 1, ...: a linear warm-up from 0, then `kind` down to 0 at `max_steps`.
+    """The learning rate of step 0, 1, ...: a linear warm-up from 0, then `kind`.
 
-    As in the Hugging Face trainer the first update with a warm-up has rate 0, `warmup_steps` beats `warmup_ratio`, and
+    `linear` and `cosine` decay to 0 at `max_steps`. As in the Hugging Face trainer, the first
+    update with a warm-up has rate 0, `warmup_steps` takes precedence over `warmup_ratio`, and
     `constant` ignores both.
 
     Raises:
-      InputError: an unknown kind.
+      InputError: the kind is unknown.
     """
     if kind not in SCHEDULES:
         raise InputError(f"lr_scheduler_type={kind!r} is unknown; use one of {', '.join(SCHEDULES)}")
@@ -37,5 +38,5 @@ def make_schedule(
 
 
 def warmup_length(kind: str, max_steps: int, warmup_steps: int, warmup_ratio: float) -> int:
-    """The steps over which the rate rises from 0; see `make_schedule`."""
+    """The number of steps over which the rate rises from 0; see `make_schedule`."""
     return 0 if kind == "constant" else warmup_steps or math.ceil(max_steps * warmup_ratio)

@@ -1,8 +1,8 @@
-"""Where arrays are, and which process does what: the one owner of devices, memories and processes.
+"""Placement of arrays and roles of processes: the one owner of devices and memories.
 
-placement.py   on which device an array is
-memories.py    in which of a device's memories: its own, or pinned host memory
-processes.py   which process writes what all need once
+placement.py   which device an array is on
+memories.py    which memory of a device it is in: the device's own, or pinned host memory
+processes.py   which process writes files
 
-With one device and one process nothing of this changes a number.
+With one device and one process, none of this changes a number.
 """

@@ -1,4 +1,7 @@
-"""The two memories of a device that a run uses: its own, and pinned host memory, from which it copies by itself."""
+"""The two memories of a device that a run uses: its own memory, and pinned host memory.
+
+The device copies from pinned host memory by itself.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ from typing import Any, TypeVar
 import jax
 
 PINNED = "pinned_host"
-"""What JAX calls pinned host memory."""
+"""JAX's name of pinned host memory."""
 
 Tree = TypeVar("Tree")
 
 
 def to_host(tree: Tree) -> Tree:
-    """The arrays in pinned host memory; under `jax.jit` a copy that runs while the device computes."""
+    """The arrays in pinned host memory; under `jax.jit` the copy runs while the device computes."""
     return jax.device_put(tree, jax.memory.Space.Host)
 
 
@@ -23,19 +26,19 @@ def to_device(tree: Tree) -> Tree:
 
 
 def is_traced_on_host(x: jax.Array) -> bool:
-    """Whether the type of an array, as a traced function sees it, says pinned host memory."""
+    """Whether a traced array has a type in pinned host memory."""
     return jax.typeof(x).memory_space is jax.memory.Space.Host
 
 
 def is_on_host(x: Any) -> bool:
-    """Whether an array, or a ShapeDtypeStruct that has a place, is in pinned host memory."""
+    """Whether an array, or a ShapeDtypeStruct with a sharding, is in pinned host memory."""
     return x.sharding is not None and x.sharding.memory_kind == PINNED
 
 
 def moved(x: Any, *, on_host: bool) -> Any:
-    """The array in pinned host memory, or in the device's own; what is there already is not copied.
+    """The array in pinned host memory or in device memory; not copied if it is there already.
 
-    A ShapeDtypeStruct that has a place gets the other one; one without a place stays as it is.
+    A ShapeDtypeStruct with a sharding gets a new sharding; one without a sharding is unchanged.
     """
     if x.sharding is None or is_on_host(x) == on_host:
         return x

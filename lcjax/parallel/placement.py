@@ -1,4 +1,4 @@
-"""On which devices arrays are. Today a run has one: this process' first."""
+"""Which devices arrays are on. A run currently uses one: the first device of this process."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ Tree = TypeVar("Tree")
 
 
 def this_device() -> Any:
-    """The device that this process computes on. Starts JAX's devices."""
+    """The device that this process computes on. Initializes JAX's backend."""
     return jax.local_devices()[0]
 
 
 def pinned_here() -> Sharding:
-    """This process' pinned host memory."""
+    """The pinned host memory of this process."""
     return SingleDeviceSharding(this_device(), memory_kind=PINNED)
 
 
 def on_one(device: Any, memory_kind: str | None = None) -> NamedSharding:
-    """On a mesh of the one device: of no other sharding does JAX read off in which memory an abstract array is."""
+    """A sharding on a mesh of one device.
+
+    JAX reads the memory kind of an abstract array from no other kind of sharding.
+    """
     return NamedSharding(Mesh([device], ("device",)), PartitionSpec(), memory_kind=memory_kind)
 
 
 def abstract_like(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """Shape, dtype and place of an array, as a step is compiled for it; its values are not looked at."""
+    """Shape, dtype and sharding of an array, to compile a step for it; its values are not read."""
     sharding = leaf.sharding
     if isinstance(sharding, SingleDeviceSharding):
         [device] = sharding.device_set
@@ -37,5 +40,8 @@ def abstract_like(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruc
 
 
 def committed(tree: Tree) -> Tree:
-    """The same arrays, bound to the devices that they are on, as restored ones are: JAX compiles one program for both."""
+    """The same arrays, committed to their current devices.
+
+    Restored arrays are committed too, so JAX compiles one program for both.
+    """
     return jax.device_put(tree, jax.tree.map(lambda leaf: leaf.sharding, tree))

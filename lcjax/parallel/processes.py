@@ -1,4 +1,4 @@
-"""Which of a run's processes does what all of them need once."""
+"""Which process of a run does the work that is needed only once."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import jax
 
 
 def writes_files() -> bool:
-    """Whether this process writes what a run leaves behind: the first one does. Starts JAX's devices."""
+    """Whether this process writes the run's files (the first does). Initializes JAX's backend."""
     return jax.process_index() == 0

@@ -1,6 +1,7 @@
 """The loss and its gradient over micro-batches.
 
-Shapes: A micro-batches of one step, B sequences, T tokens, N tokens of a batch, D hidden size, V vocabulary.
+Shapes: A micro-batches per step, B sequences, T tokens, N tokens of a batch, D hidden size,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,14 +20,20 @@ from lcjax.ops.cross_entropy import IGNORE, TokenScores, linear_cross_entropy, t
 
 Tree = dict[str, Any]
 Batch = dict[str, jax.Array]
-"""int32 arrays `tokens`, `labels` (the next token, or IGNORE), `positions` and `segment_ids`, each [B, T]; see `lcjax.data`."""
+"""int32 arrays [B, T]: `tokens`, `labels`, `positions` and `segment_ids`; see `lcjax.data`.
+
+A label is the next token, or IGNORE.
+"""
 
 BATCH_KEYS = ("tokens", "labels", "positions", "segment_ids")
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """`objective.loss(trainable, frozen, batch)` for models of one config and settings; a pure function, made to be jitted."""
+    """`objective.loss(trainable, frozen, batch)` for a config and settings.
+
+    The loss is a pure function, to be compiled by `jax.jit`.
+    """
 
     config: LlamaConfig
     settings: ModelSettings
@@ -34,9 +41,10 @@ class Objective:
     def loss(
         self, trainable: Tree, frozen: Tree, batch: Batch, dropout_key: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """(sum of the negative log-likelihood in nats, number of tokens it runs over), float32 and int32 scalars.
+        """(sum of the negative log-likelihood in nats, number of tokens in the sum).
 
-        A sum, so that micro-batches with different numbers of labels add up to the gradient of the whole.
+        The results are float32 and int32 scalars. It is a sum and not a mean, so that the gradients
+        of micro-batches with different numbers of labels add up to the gradient of the batch.
         """
         model = Llama(self.config, lora.combine(trainable, frozen), self.settings)
         hidden_ND, head_VD, labels_N = _predictions(model, batch, dropout_key)
@@ -45,7 +53,10 @@ class Objective:
 
 
 def token_scores(model: Llama, batch: Batch) -> TokenScores:
-    """The terms of `Objective.loss` without dropout, each [B, T]: losses in nats and whether the label was the likeliest token."""
+    """The terms of `Objective.loss` without dropout, each [B, T].
+
+    They are losses in nats, and whether the label was the most likely token.
+    """
     scores_N = token_cross_entropy(*_predictions(model, batch))
     return jax.tree.map(lambda x_N: x_N.reshape(batch["labels"].shape), scores_N)
 
@@ -53,7 +64,7 @@ def token_scores(model: Llama, batch: Batch) -> TokenScores:
 def _predictions(
     model: Llama, batch: Batch, dropout_key: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(hidden states [N, D], head [V, D], labels [N]) of all tokens of a batch: what the cross-entropy takes."""
+    """(hidden states [N, D], head [V, D], labels [N]) of a batch: inputs of the cross-entropy."""
     hidden_BTD = model.hidden_states(batch["tokens"], batch["positions"], batch["segment_ids"], dropout_key)
     hidden_BTD, head_VD = fetched_for(hidden_BTD, model.stored_head_VD)
     return hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), head_VD, batch["labels"].reshape(-1)
@@ -62,10 +73,11 @@ def _predictions(
 def gradients(
     objective: Objective, trainable: Tree, frozen: Tree, batches: Batch, dropout_key: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, Tree]:
-    """(mean loss, tokens, its gradient with respect to `trainable`) over micro-batches [A, B, T], one at a time.
+    """(mean loss, number of tokens, gradient of the loss with respect to `trainable`).
 
-    The mean runs over all counted tokens of all micro-batches, so any split of a batch gives the same gradient. Sums over
-    micro-batches are float32; the gradient of a single one has the parameters' dtypes.
+    Micro-batches [A, B, T] are processed one at a time. The mean is over all counted tokens of all
+    micro-batches, so any split of a batch gives the same gradient. Sums over micro-batches are
+    float32. The gradient of a single micro-batch has the dtypes of the parameters.
     """
     count = batches["tokens"].shape[0]
     keys = None if dropout_key is None else jax.random.split(dropout_key, count)
@@ -83,10 +95,11 @@ def gradients(
         return jax.tree.map(lambda total, new: total + new.astype(total.dtype), sums, of_micro_batch(inputs)), None
 
     micro_batches = batches, keys
-    if count == 1:  # whose gradient stays in its dtype, with no sum beside it
+    if count == 1:  # the gradient needs no float32 sum and keeps its dtype
         loss, grads = of_micro_batch(jax.tree.map(lambda x: x[0], micro_batches))
     else:
-        # All in one loop: what a pass keeps in host memory would be there twice for two programs.
+        # All micro-batches run in one loop. With two copies of the pass in the program, what a pass
+        # saves in host memory would be allocated twice.
         start = jnp.float32(0), jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), trainable)
         (loss, grads), _ = lax.scan(add, start, micro_batches)
     return loss, tokens, grads

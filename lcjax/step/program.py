@@ -1,4 +1,4 @@
-"""What a run computes with, made from its arguments: the trainer compiles it, and so does the planner."""
+"""A run's objective, optimizer and schedule, from its arguments, for training and planning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Tree = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The arguments of `lcjax.step.jit_train_step` and `init_state`, and what is trained and what is not."""
+    """Arguments of `lcjax.step.jit_train_step` and `init_state`, and the split parameters."""
 
     objective: Objective
     optimizer: optax.GradientTransformation
@@ -34,20 +34,21 @@ class Program:
 
     @property
     def host_state_bytes(self) -> int:
-        """What of the optimizer's state is in host memory between steps."""
+        """Bytes of the optimizer's state that are in host memory between steps."""
         return host_bytes(jax.eval_shape(self.optimizer.init, self.trainable))
 
 
 def build_program(
     config: LlamaConfig, params: Tree, settings: ModelSettings, arguments: TrainingArguments, max_steps: int
 ) -> Program:
-    """The program of a run over `max_steps` steps: the adapter alone learns, or everything where `settings` has none.
+    """The program of a run over `max_steps` steps.
 
-    `params` may hold ShapeDtypeStructs in place of arrays; no value is looked at. Embedding and head are moved to the memory that
-    the settings say.
+    Only the adapter is trained, or all parameters if `settings` has no adapter. `params` may
+    contain ShapeDtypeStructs instead of arrays; no values are read. Embedding and head are moved to
+    the memory that the settings specify.
 
     Raises:
-      InputError: settings that keep in host memory what is to learn.
+      InputError: the settings place trainable embeddings in host memory.
     """
     memory = settings.memory_for(settings.max_seq_length)
     on_host = memory is not None and memory.embeddings_on_host

@@ -1,6 +1,6 @@
-"""One optimizer step: what it changes, what it reports, and how it is compiled.
+"""One optimizer step: its state, its metrics, and how it is compiled.
 
-Shapes: A micro-batches of one step, B sequences, T tokens.
+Shapes: A micro-batches per step, B sequences, T tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from lcjax.step.objective import Batch, Objective, Tree, gradients, token_scores
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that a step changes. `trainable` comes from `lcjax.model.lora.partition`; `key` seeds the adapters' dropout."""
+    """Everything that a step changes.
+
+    `trainable` comes from `lcjax.model.lora.partition`. `key` is the seed of the adapters' dropout.
+    """
 
     step: jax.Array
     trainable: Tree
@@ -34,7 +37,11 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StepMetrics:
-    """float32 scalars of one step: mean loss in nats a token, norm of its gradient before clipping, counted tokens."""
+    """Scalars of one step.
+
+    They are the mean loss in nats per token and the norm of its gradient before clipping, both
+    float32, and the number of counted tokens, an integer.
+    """
 
     loss: jax.Array
     grad_norm: jax.Array
@@ -65,7 +72,10 @@ def init_state(optimizer: optax.GradientTransformation, trainable: Tree, seed: i
 
 
 def abstract_state(optimizer: optax.GradientTransformation, trainable: Tree, sharding: Sharding) -> TrainState:
-    """The shapes of `init_state`'s result, on the devices of `sharding` and in their host memory; nothing is computed."""
+    """The shapes of `init_state`, on the devices of `sharding` and in their host memory.
+
+    Nothing is computed.
+    """
     state = jax.eval_shape(functools.partial(init_state, optimizer, seed=0), trainable)
     return place(state, sharding)
 
@@ -73,9 +83,10 @@ def abstract_state(optimizer: optax.GradientTransformation, trainable: Tree, sha
 def jit_train_step(
     objective: Objective, optimizer: optax.GradientTransformation, platform: str | None = None
 ) -> jax.stages.Wrapped:
-    """The compiled step `(state, frozen, batches) -> (state, metrics)`; the old state's buffers are reused for the new.
+    """The compiled step `(state, frozen, batches) -> (state, metrics)`.
 
-    `platform` is what it is compiled for: the default backend when None.
+    The new state reuses the buffers of the old one. `platform` is the platform to compile for; None
+    means the default backend.
     """
     step = functools.partial(train_step, objective, optimizer)
     policy = objective.settings.policy_for(objective.settings.max_seq_length)
@@ -87,20 +98,25 @@ def jit_train_step(
 
 
 def jit_token_scores() -> jax.stages.Wrapped:
-    """The compiled `token_scores`; what is compiled serves every call of this."""
+    """The compiled `token_scores`; all results of this function share one compilation cache."""
     return jax.jit(token_scores, compiler_options=_compiler_options())
 
 
-# XLA's rematerialisation counts what is in host memory as the device's. It finds the device too full and computes fusions again,
-# hugely spilling ones (12 KB a thread at 1,048,576 tokens), and the device's memory stays as it was.
-# A command buffer (a CUDA graph) runs what it holds one after another: copies between kernels, not beside them.
+# XLA's rematerialization counts arrays in host memory as device memory. It concludes that the
+# device is full and recomputes fusions, with large register spills (12 KB per thread at 1,048,576
+# tokens), and device memory does not decrease. A command buffer (a CUDA graph) runs its operations
+# one after another, so copies run between kernels and not at the same time.
 _WITH_OFFLOAD = {"xla_disable_hlo_passes": "rematerialization", "xla_gpu_enable_command_buffer": ""}
 
-# The gradient of an embedding is a sum by token, and cuDNN's gradient of queries one over blocks of keys. A GPU would take both
-# with atomic additions, in any order. Products are still tuned, unlike with xla_gpu_deterministic_ops.
+# The gradient of an embedding is a sum for each token, and cuDNN's gradient of the queries is a sum
+# over blocks of keys. A GPU would compute both with atomic additions, in any order. Matrix products
+# are still autotuned, unlike with xla_gpu_deterministic_ops.
 IN_FIXED_ORDER = {"xla_gpu_exclude_nondeterministic_ops": True}
 
 
 def _compiler_options(platform: str | None = None) -> dict[str, Any]:
-    """On a CPU: vectors as wide as the machine has them. XLA's default of 256 bits halves the speed of AVX-512's exponentials."""
+    """On a CPU, vectors of 512 bits, if the machine has them.
+
+    With XLA's default of 256 bits, exponentials on machines with AVX-512 run at half the speed.
+    """
     return {"xla_cpu_prefer_vector_width": 512} if (platform or jax.default_backend()) == "cpu" else {}
