@@ -1,13 +1,15 @@
-"""A Flax NNX Llama over one stack of layers: the layers' parameters carry a leading axis L and a scan runs through it.
+"""A Flax NNX Llama whose layers are stacked along a leading axis L, over which a scan runs.
 
 llama.py      embedding, layers, norm, logits
 decoder.py    one layer: attention and MLP, each added to the residual stream
 attention.py  self-attention with rotary positions
 linear.py     a linear map with its adapter, quantized or not
 norm.py       RMSNorm
-context.py    what every layer reads besides the residual stream
-ids.py        which token ids there are
-settings.py   how a model is run, and what its adapter is
+lora.py       adapters: initial values, the mask of trainable parameters, merging
+params.py     the names and shapes of a checkpoint's tensors
+context.py    what every layer reads in addition to the residual stream
+ids.py        the check of token ids
+settings.py   how a model runs, and its adapter's config
 """
 
 from __future__ import annotations

@@ -24,7 +24,10 @@ Tree = dict[str, Any]
 
 
 class SelfAttention(nnx.Module):
-    """Grouped-query causal self-attention with rotary positions; queries and keys are normed where the family's are."""
+    """Grouped-query causal self-attention with rotary positions.
+
+    Queries and keys are normalized if the family of the model does so.
+    """
 
     def __init__(self, tree: Tree, config: LlamaConfig, lora: LoraConfig | None):
         self.q_proj = Linear(tree["q_proj"], lora)
@@ -38,7 +41,7 @@ class SelfAttention(nnx.Module):
         self.kv_heads = config.num_key_value_heads
 
     def project(self, x_BTD: jax.Array, context: Context, dropout_key: jax.Array | None) -> tuple[jax.Array, ...]:
-        """(queries [B, T, H, d], keys [B, T, K, d], values [B, T, K, d]), rotated to their positions."""
+        """(queries [B, T, H, d], keys [B, T, K, d], values [B, T, K, d]), with RoPE applied."""
         q_key, k_key, v_key = split_key(dropout_key, 3)
         heads = (*x_BTD.shape[:2], -1, self.head_dim)
         q_BTHd = self.q_proj(x_BTD, q_key).reshape(heads)
@@ -58,10 +61,12 @@ class SelfAttention(nnx.Module):
         return q_BTHd, k_BTKd, v_BTKd
 
     def heads(self, group: jax.Array, groups: int) -> SelfAttention:
-        """One of `groups` equal groups of the key/value heads, with their queries: the groups' outputs add up to the whole's.
+        """One of `groups` equal groups of the key/value heads, with their queries.
+
+        The sum of the groups' outputs is the output of the whole.
 
         Raises:
-          InputError: the number of groups does not divide that of the heads.
+          InputError: the number of key/value heads is not a multiple of the number of groups.
         """
         if self.kv_heads % groups:
             raise InputError(f"head_groups={groups} does not divide {self.kv_heads} key/value heads")
@@ -83,9 +88,9 @@ def attend(
     *,
     query_offset: int | jax.Array | None = None,
 ) -> jax.Array:
-    """A layer's attention: causal, inside segments, and as far as the family's attention sees.
+    """A layer's attention: causal, within segments, and limited by the family's `AttentionView`.
 
-    Query 0 stands at the key `query_offset`; the last query at the last key when None.
+    Query 0 is at key index `query_offset`. None aligns the last query with the last key.
     """
     return ops.attention(
         q_BTHd,

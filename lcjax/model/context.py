@@ -1,4 +1,4 @@
-"""What every layer reads besides the residual stream, and how dropout's key is dealt out.
+"""What every layer reads in addition to the residual stream, and how the dropout key is split.
 
 Shapes: B batch, T tokens, F rotated pairs.
 """
@@ -15,8 +15,11 @@ from lcjax.config.families import AttentionView
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What every layer reads besides the residual stream; int32 [B, T] positions and segment ids, None for one document
-    a row. `attention` is the name of an implementation, and `sees` what it shows of the tokens before."""
+    """What every layer reads in addition to the residual stream.
+
+    Positions and segment ids are int32 [B, T]; segment ids are None for one document per row.
+    `attention` is the name of an implementation. `sees` limits which earlier tokens attention sees.
+    """
 
     positions_BT: jax.Array
     segment_ids_BT: jax.Array | None
@@ -27,5 +30,5 @@ class Context:
 
 
 def split_key(key: jax.Array | None, count: int) -> list[jax.Array | None]:
-    """A key for each of `count` parts; None for each where there is none."""
+    """A key for each of `count` parts; None for each part if `key` is None."""
     return [None] * count if key is None else list(jax.random.split(key, count))

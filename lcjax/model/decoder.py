@@ -1,6 +1,7 @@
-"""A decoder layer: attention and MLP, each behind a norm and added to the residual stream.
+"""A decoder layer: attention and MLP, each after a norm and added to the residual stream.
 
-Shapes: B batch, T tokens, t tokens of a tile, D hidden size, H query heads, K key/value heads, d head_dim.
+Shapes: B batch, T tokens, t tokens of a tile, D hidden size, H query heads, K key/value heads, d
+head_dim.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class MLP(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Pre-norm attention and MLP, each added to the residual stream.
 
-    In three parts, of which the first and the last work position by position: `lcjax.memory` runs them over tiles of the sequence.
+    It has three parts. The first and the last work position by position, and `lcjax.memory` runs
+    them over tiles of the sequence.
     """
 
     def __init__(self, tree: Tree, config: LlamaConfig, lora: LoraConfig | None):
@@ -57,11 +59,11 @@ class DecoderLayer(nnx.Module):
     def before_attention(
         self, x_BTD: jax.Array, context: Context, dropout_key: jax.Array | None
     ) -> tuple[jax.Array, ...]:
-        """Queries, keys and values of a part of the residual stream; `context` is of the same positions."""
+        """Queries, keys and values of part of the residual stream; `context` has its positions."""
         return self.self_attn.project(self.input_layernorm(x_BTD), context, dropout_key)
 
     def after_attention(self, x_BTD: jax.Array, out_BTHd: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        """What the layer makes of the residual stream and of attention's output at the same positions."""
+        """The layer's output, from residual stream and attention's output at the same positions."""
         output_key, mlp_key = split_key(dropout_key, 2)
         x_BTD = name_residual(x_BTD + self.self_attn.output(out_BTHd, output_key), MIDDLE)
         return self.feed_forward(x_BTD, mlp_key)

@@ -10,10 +10,10 @@ from lcjax.errors import InputError
 
 
 def check_ids(ids: jax.Array | np.ndarray, vocabulary: int) -> None:
-    """Requires that ids are integers in [0, vocabulary); of traced ones only the type is known.
+    """Checks that ids are integers in [0, vocabulary); for traced ids it checks only the type.
 
     Raises:
-      InputError: another one is among them, or they are of another type.
+      InputError: an id is out of range, or the ids are not integers.
     """
     if not np.issubdtype(ids.dtype, np.integer):
         raise InputError(f"token ids are {ids.dtype}; use integers, such as the tokenizer's input_ids")

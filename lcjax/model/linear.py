@@ -1,4 +1,4 @@
-"""A linear map `y = x W^T + b` with a low-rank adapter beside it, quantized or not, whole or a part of it.
+"""A linear map `y = x W^T + b`, quantized or not, with an optional low-rank adapter.
 
 Shapes: a map's weight is [O, I] (out, in), its adapter A [R, I] and B [O, R].
 """
@@ -20,10 +20,10 @@ Tree = dict[str, Any]
 
 
 class Linear(nnx.Module):
-    """`y = x W^T + b`, plus the adapter `scaling * (dropout(x) A^T) B^T` where one is attached.
+    """`y = x W^T + b`, plus the adapter `scaling * (dropout(x) A^T) B^T` if one is attached.
 
-    Where the tree has W quantized (see `lcjax.ops.nf4.format`), every call computes its values. Under the layer's checkpoint
-    they are computed again in the backward pass and never stored.
+    If W is quantized (see `lcjax.ops.nf4.format`), every call dequantizes it. Under the layer's
+    checkpoint the values are recomputed in the backward pass and never saved.
     """
 
     def __init__(self, tree: Tree, lora: LoraConfig | None = None):
@@ -41,7 +41,7 @@ class Linear(nnx.Module):
         if self.bias is not None:
             y = y + jnp.expand_dims(self.bias[...], range(x.ndim - 1))
         if self.lora is not None and self.lora_A is not None and self.lora_B is not None:
-            # Adapters are float32 masters; their products run in the activations' dtype.
+            # Adapters are float32 master weights; their products use the dtype of the activations.
             low_rank = _times_transposed(self._dropout(x, dropout_key), self.lora_A[...].astype(x.dtype))
             low_rank = name_residual(low_rank, LOW_RANK)
             y = y + _expand(low_rank * self.lora.scaling, self.lora_B[...].astype(x.dtype))
@@ -52,25 +52,25 @@ class Linear(nnx.Module):
         return Linear(self._sliced(part, parts, {"weight": 0, "bias": 0, "lora_B": 0}), self.lora)
 
     def columns(self, part: jax.Array, parts: int) -> Linear:
-        """The map from one of `parts` equal parts of the inputs: these maps' results add up to the whole's."""
+        """The map from one of `parts` equal parts of the inputs; the results sum to the whole."""
         tree = self._sliced(part, parts, {"weight": 1, "lora_A": 1})
-        if "bias" in tree:  # enters once
+        if "bias" in tree:  # only the first part adds the bias
             tree["bias"] = jnp.where(part == 0, tree["bias"], jnp.zeros_like(tree["bias"]))
         return Linear(tree, self.lora)
 
     def _sliced(self, part: jax.Array, parts: int, axes: dict[str, int]) -> Tree:
-        """The parameters, those named in `axes` cut along their axis."""
+        """The parameters; those named in `axes` are cut along the given axis."""
         leaves = {"weight": self._weight()}
         leaves |= {name: x[...] for name in ("bias", "lora_A", "lora_B") if (x := getattr(self, name)) is not None}
         return {name: part_of(x, part, parts, axes[name]) if name in axes else x for name, x in leaves.items()}
 
     @property
     def is_quantized(self) -> bool:
-        """Whether the weight's values are made anew by every call."""
+        """Whether the weight is quantized, so that every call dequantizes it."""
         return isinstance(self.weight, nnx.Dict)
 
     def _weight(self) -> Any:
-        """The array, or the dictionary of a quantized one."""
+        """The weight's array, or the dictionary of a quantized weight."""
         if self.is_quantized:
             return {name: leaf[...] for name, leaf in self.weight.items()}
         return self.weight[...]
@@ -83,7 +83,7 @@ class Linear(nnx.Module):
 
 
 def part_of(x: Any, part: jax.Array, parts: int, axis: int) -> Any:
-    """One of equal parts of an array along an axis, or of a quantized weight."""
+    """One of `parts` equal parts, along an axis, of an array or a quantized weight."""
     if nf4.is_quantized(x):
         return nf4.part_of(x, part, parts, axis)
     size = x.shape[axis] // parts
@@ -99,8 +99,9 @@ def _times_transposed(x: jax.Array, weight_OI: jax.Array) -> jax.Array:
 def _expand(low_rank: jax.Array, lora_B_OR: jax.Array) -> jax.Array:
     """low_rank [..., R] times B^T, [..., O].
 
-    Its own backward rule, for the order of one product: dB as `(low_rank^T dy)^T` transposes the thin factor, where JAX's
-    `dy^T low_rank` has XLA transpose the wide one (on a CPU a quarter of the whole step).
+    The custom backward rule changes the order of one product. Computing dB as `(low_rank^T dy)^T`
+    transposes the narrow factor. With JAX's `dy^T low_rank` XLA transposes the wide one, which
+    takes a quarter of the whole step on a CPU.
     """
     return _times_transposed(low_rank, lora_B_OR)
 

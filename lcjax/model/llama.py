@@ -1,4 +1,4 @@
-"""The whole decoder: embedding, a scan over the stacked layers, the last norm, logits.
+"""The whole decoder: embedding, a scan over the stacked layers, the final norm, logits.
 
 Shapes: B batch, T tokens, D hidden size, V vocabulary, F rotated pairs.
 """
@@ -32,7 +32,7 @@ Tree = dict[str, Any]
 
 
 class Embedding(nnx.Module):
-    """Rows of `weight` [V, D] by token."""
+    """Looks up the row of `weight` [V, D] for each token."""
 
     def __init__(self, tree: Tree):
         self.weight = nnx.Param(tree["weight"])
@@ -44,12 +44,16 @@ class Embedding(nnx.Module):
 class Llama(nnx.Module):
     """A decoder of the Llama family: `logits_BTV = model(tokens_BT)`.
 
-    Holds shapes and parameters; the computation is a pure function of them, so `nnx.split` and `nnx.merge` cost nothing and the
-    parameters' tree is the checkpoint's (see `lcjax.model.params`).
+    The module contains only shapes and parameters, and the computation is a pure function of them.
+    So `nnx.split` and `nnx.merge` cost nothing, and the tree of the parameters is that of the
+    checkpoint (see `lcjax.model.params`).
     """
 
     def __init__(self, config: LlamaConfig, params: Tree, settings: ModelSettings):
-        """Wraps a tree of arrays as `lcjax.weights` loads it, float32 or bfloat16 throughout, adapters float32."""
+        """Wraps a tree of arrays from `lcjax.weights`.
+
+        Base weights are all float32 or all bfloat16; adapters are float32.
+        """
         self.config = config
         self.settings = settings
         self.embed_tokens = Embedding(params["embed_tokens"])
@@ -59,22 +63,22 @@ class Llama(nnx.Module):
 
     @property
     def params(self) -> Tree:
-        """The tree of arrays that the model was built from, adapters included; shares the arrays."""
+        """The tree of arrays that the model was built from, with its adapters; not copied."""
         return nnx.to_pure_dict(nnx.state(self))
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the base weights, but for quantized ones."""
+        """The dtype of the base weights that are not quantized."""
         return self.stored_head_VD.dtype
 
     @property
     def head_VD(self) -> jax.Array:
-        """The output projection [V, D] on the device: the embedding where the two are tied."""
+        """The output projection [V, D] on the device; the embedding if the two are tied."""
         return fetched(self.stored_head_VD)
 
     @property
     def stored_head_VD(self) -> jax.Array:
-        """The same in whatever memory it is."""
+        """The output projection [V, D] in the memory where it is stored."""
         return (self.embed_tokens if self.lm_head is None else self.lm_head).weight[...]
 
     def __call__(
@@ -83,20 +87,23 @@ class Llama(nnx.Module):
         positions_BT: jax.Array | None = None,
         segment_ids_BT: jax.Array | None = None,
     ) -> jax.Array:
-        """Logits float32 [B, T, V] for int32 tokens; raises as `hidden_states` does.
+        """Logits float32 [B, T, V] for int32 tokens; raises the same errors as `hidden_states`.
 
-        For training use that and the chunked loss instead.
+        For training use `hidden_states` and the chunked loss instead.
         """
         return self.logits(self.hidden_states(tokens_BT, positions_BT, segment_ids_BT))
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
-        """float32 [B, T, V] of hidden states."""
+        """The logits of hidden states, float32 [B, T, V]."""
         return jnp.einsum("btd,vd->btv", hidden_BTD, self.head_VD, preferred_element_type=jnp.float32)
 
     def context(
         self, positions_BT: jax.Array, segment_ids_BT: jax.Array | None, sequence_length: jax.Array | None = None
     ) -> Context:
-        """What the layers read besides those tokens' residual stream; the sequence ends with the furthest unless it is said."""
+        """What the layers read in addition to the residual stream of these tokens.
+
+        Without `sequence_length`, the sequence ends at the highest position.
+        """
         length = jnp.max(positions_BT) + 1 if sequence_length is None else sequence_length
         frequencies_F = jnp.asarray(inverse_frequencies(self.config, length))
         factor = attention_factor(self.config)
@@ -109,17 +116,19 @@ class Llama(nnx.Module):
         segment_ids_BT: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
-        """The residual stream after the last norm, [B, T, D] in the weights' dtype.
+        """The residual stream after the final norm, [B, T, D] in the weights' dtype.
 
         Args:
           tokens_BT: int32 in [0, V).
           positions_BT: int32; 0, 1, 2, ... when None. A packed document's positions restart at 0.
-          segment_ids_BT: int32, ascending along T; one document when None. Attention stays inside a segment.
-          dropout_key: turns the adapter's dropout on.
+          segment_ids_BT: int32, ascending along T; one document when None. Attention is limited to
+            a segment.
+          dropout_key: enables the adapter's dropout.
 
         Raises:
-          InputError: no rows of ids, an id outside the vocabulary, which a traced call cannot know (there its embedding is
-            NaN), or a row longer than the model's sliding window.
+          InputError: the ids are not rows of tokens, an id is outside the vocabulary, or a row is
+            longer than the model's sliding window. A traced call cannot check ids; there the
+            embedding of such an id is NaN.
         """
         tokens_BT = jnp.asarray(tokens_BT)
         check_ids(tokens_BT, self.config.vocab_size)
@@ -128,7 +137,7 @@ class Llama(nnx.Module):
         self.config.check_length(tokens_BT.shape[1])
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None], tokens_BT.shape)
-        # Padding follows the document, whose tokens do not look ahead.
+        # Padding comes after the document, whose tokens do not see later tokens.
         context = self.context(positions_BT, None if self.settings.one_document_a_row else segment_ids_BT)
         tokens = tokens_BT.shape[1]
         memory, policy = self.settings.memory_for(tokens), self.settings.policy_for(tokens)
@@ -139,8 +148,8 @@ class Llama(nnx.Module):
         if memory is not None:
             stack = tiled_stack(LayerFunctions(layer_structure), context.attention, policy, memory)
             return self.norm(run_stack(stack, x_BTD, stacked_params, layer_keys, context))
-        # Of weights that learn, the scan has to take the layers itself: it adds up their gradients.
-        # Quantized ones are read in their stack by the kernels that dequantize them.
+        # The scan itself must slice trainable weights, so that it accumulates their gradients. The
+        # kernels that dequantize quantized weights read them from their stack.
         learns, quantized = self.settings.lora is None, self.layers.mlp.up_proj.is_quantized
         by_number = policy in OFFLOADING and not learns and not quantized
         params = Parameters.of(stacked_params, [not by_number or adapts for adapts in _of_adapters(stacked_params)])
@@ -156,6 +165,6 @@ class Llama(nnx.Module):
 
 
 def _of_adapters(params: nnx.State) -> list[bool]:
-    """Of each leaf, whether it is an adapter's."""
+    """Whether each leaf belongs to an adapter."""
     paths = [path for path, _ in jax.tree.leaves_with_path(params)]
     return [adapters_only(tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))) for path in paths]

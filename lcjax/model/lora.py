@@ -24,13 +24,16 @@ ADAPTER_LEAVES = ("lora_A", "lora_B")
 
 
 def init_adapter(config: LlamaConfig, lora: LoraConfig, key: jax.Array) -> Tree:
-    """A fresh adapter, float32: A uniform in +-1/sqrt(I) (Kaiming with a = sqrt 5, as PEFT draws it), B zero.
+    """A new float32 adapter: A uniform in +-1/sqrt(I), B zero.
+
+    A has the Kaiming distribution with a = sqrt 5, as in PEFT.
 
     Returns:
-      `{"layers": {"self_attn": {"q_proj": {"lora_A": [L, R, I], "lora_B": [L, O, R]}, ...}, "mlp": {...}}}` for the target modules.
+      For the target modules `{"layers": {"self_attn": {"q_proj": {"lora_A": [L, R, I], "lora_B":
+      [L, O, R]}, ...}, "mlp": {...}}}`.
 
     Raises:
-      InputError: a target module that models of this family do not have.
+      InputError: models of this family do not have a target module.
     """
     adapter: Tree = {}
     layers, adaptable = config.num_hidden_layers, config.family.adaptable
@@ -51,13 +54,16 @@ def init_adapter(config: LlamaConfig, lora: LoraConfig, key: jax.Array) -> Tree:
 
 
 def merge_weight(weight_OI: jax.Array, lora_A_RI: jax.Array, lora_B_OR: jax.Array, scaling: float) -> jax.Array:
-    """`W + scaling * B A`, computed in float32 and rounded once to W's dtype; leading axes broadcast (stacked layers)."""
+    """`W + scaling * B A`, computed in float32 and rounded once to W's dtype.
+
+    Leading axes broadcast, for stacked layers.
+    """
     update = jnp.matmul(lora_B_OR.astype(jnp.float32), lora_A_RI.astype(jnp.float32), precision="highest")
     return (weight_OI.astype(jnp.float32) + scaling * update).astype(weight_OI.dtype)
 
 
 def attach(params: Tree, adapter: Tree) -> Tree:
-    """The parameters with the adapter's leaves beside the weights they adapt; arrays are shared, nothing is copied."""
+    """The parameters with the adapter's leaves next to the weights that they adapt; no copies."""
     joined = dict(params)
     for name, value in adapter.items():
         joined[name] = attach(params.get(name, {}), value) if isinstance(value, dict) else value
@@ -87,9 +93,9 @@ def merge(params: Tree, scaling: float) -> Tree:
 
 
 def merged_tensor(params: Tree, name: TensorName, scaling: float) -> jax.Array:
-    """One tensor of a checkpoint with its adapter, if any, added: of `merge`'s result, without the rest.
+    """One tensor of the result of `merge`: a checkpoint's tensor plus its adapter, if it has one.
 
-    A quantized weight is dequantized, to float32.
+    A quantized weight is dequantized to float32.
     """
     module = params
     for key in name.path[:-1]:
@@ -104,22 +110,22 @@ def merged_tensor(params: Tree, name: TensorName, scaling: float) -> jax.Array:
 
 
 def adapters_only(path: tuple[str, ...]) -> bool:
-    """The choice of LoRA: what `trainable_mask` marks when only adapters learn."""
+    """The selection for LoRA: `trainable_mask` selects only adapters."""
     return path[-1] in ADAPTER_LEAVES
 
 
 def everything(path: tuple[str, ...]) -> bool:
-    """The choice of full fine-tuning."""
+    """The selection for full fine-tuning: all parameters."""
     return True
 
 
 def trainable_mask(params: Tree, trains: Callable[[tuple[str, ...]], bool]) -> Tree:
-    """A tree of bools like `params`, true where `trains(path)`; the one source of truth about what learns.
+    """A tree of bools like `params`, true where `trains(path)`; it alone defines what is trained.
 
-    `partition` splits the parameters by it and `optax.masked` (in `lcjax.optim`) takes it as it is.
+    `partition` splits the parameters by it, and `optax.masked` (in `lcjax.optim`) uses it directly.
 
     Raises:
-      InputError: a quantized weight is to learn.
+      InputError: `trains` selects a quantized weight.
     """
 
     def learns(path, leaf) -> bool:
@@ -135,9 +141,10 @@ def trainable_mask(params: Tree, trains: Callable[[tuple[str, ...]], bool]) -> T
 
 
 def partition(params: Tree, mask: Tree) -> tuple[Tree, Tree]:
-    """(trainable, frozen): two trees like `params` with `optax.MaskedNode()`, which has no leaves, where the other has one.
+    """(trainable, frozen): two trees like `params`, each with the leaves that the other lacks.
 
-    Differentiating with respect to the first can produce no gradient of a frozen weight.
+    A missing leaf is replaced by `optax.MaskedNode()`, which has no leaves. So differentiation with
+    respect to the first tree cannot produce a gradient of a frozen weight.
     """
     masked = optax.MaskedNode()
     trainable = jax.tree.map(lambda leaf, learns: leaf if learns else masked, params, mask)

@@ -25,7 +25,8 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
-        # As products, whose gradients are products too: on a CPU, XLA's sum of `a * b` takes six times as long as their dot.
+        # Use dot products, whose gradients are dot products too. On a CPU, XLA's sum of `a * b`
+        # takes six times as long as their dot product.
         product = functools.partial(jnp.einsum, precision="highest")
         mean_square = product("...d,...d->...", x32, x32) / x.shape[-1]
         normalised = product("...d,...->...d", x32, lax.rsqrt(mean_square + self.eps))
