@@ -1,10 +1,11 @@
-"""Which blocks of the score matrix a kernel visits, and in which of them it must ask the mask.
+"""Which blocks of the score matrix a kernel visits, and in which of them it must evaluate the mask.
 
-For every row of blocks (of queries; of keys in dk/dv) a schedule names the full blocks, where every pair is visible, and the
-partial ones. Masks whose visible blocks lie next to each other need four numbers a row, O(T) in all; any other mask takes
-lists.
+A row of blocks is a block of queries, or a block of keys in dk/dv. For every row a schedule lists
+the full blocks, where every pair is visible, and the partial ones. Masks whose visible blocks are
+adjacent need four numbers per row, O(T) in total. All other masks need lists.
 
-Shapes: N rows, M columns of blocks; leading axes B and H are 1 where the mask does not depend on them.
+Shapes: N rows, M columns of blocks; the leading axes B and H are 1 if the mask does not depend on
+them.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from jax.tree_util import register_dataclass
 
 from lcjax.ops.attention.masks import Blocks, Mask
 
-# (how many blocks, the column of the n-th)
+# (the number of blocks, a function that returns the column of the n-th block)
 Visits = tuple[jax.Array, Callable[[jax.Array], jax.Array]]
 
 
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Ranges:
-    """Row r visits columns `first..last`; those of `full_first..full_last` inside it are full. int32 [B, H, N, 4]."""
+    """Row r visits columns `first..last`, of which `full_first..full_last` are full.
+
+    `ends` has these four numbers, int32 [B, H, N, 4].
+    """
 
     ends: Any
 
@@ -47,7 +51,11 @@ class Ranges:
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Lists:
-    """Row r visits `columns[r]`, the full ones first: int32 counts [B, H, N, 2] of full and partial, columns [B, H, N, M]."""
+    """Row r visits `columns[r]`, the full ones first.
+
+    `counts` has the numbers of full and partial blocks, int32 [B, H, N, 2]; `columns` is int32
+    [B, H, N, M].
+    """
 
     counts: Any
     columns: Any
@@ -70,7 +78,8 @@ Schedule = Ranges | Lists
 def schedule(mask: Mask, blocks: Blocks, *, rows: str) -> Schedule:
     """The schedule of a mask; `rows` is "queries" or "keys".
 
-    A last block that sticks out of the sequence on the columns' side counts as partial: full blocks need no check of bounds.
+    A last column that extends beyond the end of the sequence counts as partial, so full blocks need
+    no bounds check.
     """
     some, every = mask.bounds(blocks)
     columns, column_block, length = blocks.key_count, blocks.key_block, blocks.keys
@@ -85,7 +94,8 @@ def _ranges(some: jax.Array, every: jax.Array) -> Ranges:
     columns = jnp.arange(some.shape[-1], dtype=jnp.int32)
     last = jnp.max(jnp.where(some, columns[None, None, None] + 1, 0), axis=-1)
     first = jnp.minimum(_first(some), last)
-    # Ids in no order can leave a gap in the full blocks; those behind the gap then count as partial.
+    # Ids that are not in order can leave a gap in the full blocks. Those after the gap count as
+    # partial.
     full_first = jnp.minimum(_first(every), last)
     gap = ~every & (columns[None, None, None] >= full_first[..., None])
     full_last = jnp.minimum(_first(gap), last)
@@ -93,7 +103,7 @@ def _ranges(some: jax.Array, every: jax.Array) -> Ranges:
 
 
 def _first(flags: jax.Array) -> jax.Array:
-    """The first true column of every row, M where there is none."""
+    """The first true column of every row, or M if there is none."""
     columns = jnp.arange(flags.shape[-1], dtype=jnp.int32)
     return jnp.min(jnp.where(flags, columns[None, None, None], flags.shape[-1]), axis=-1)
 

@@ -1,4 +1,4 @@
-"""Flash attention from the three kernels, with its derivative.
+"""Flash attention from the three kernels, with its derivative rule.
 
 Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim.
 """
@@ -26,7 +26,10 @@ from lcjax.pallas.triton.scores import LOG2_E, KernelSpec
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is static about a call: the scale of the scores, and block sizes that replace the table's, by kernel."""
+    """The static part of a call.
+
+    It has the scale of the scores, and block sizes by kernel, which override those of the table.
+    """
 
     scale: float
     block_sizes: tuple[tuple[str, BlockSizes], ...] = ()
@@ -44,8 +47,9 @@ def flash_attention(
 ) -> tuple[jax.Array, jax.Array]:
     """The operation of `lcjax.ops.attention`: (out, lse float32 [B, H, T] in base e).
 
-    Largest safe size: 2^31 - 1 tokens a sequence; arrays of any number of elements (the compiler's offsets have 64 bits
-    where an array exceeds 4 GiB). Differentiable in q, k, v and sinks; the arrays of mask and score_mod are constants.
+    Largest safe size: 2^31 - 1 tokens per sequence, and arrays of any number of elements (the
+    compiler uses 64-bit offsets if an array exceeds 4 GiB). The result is differentiable in q, k, v
+    and sinks; the arrays of mask and score_mod are constants.
     """
     return _forward(options, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod)[0]
 
@@ -54,7 +58,8 @@ def _forward(options, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod):
     spec = kernel_spec("attention_forward", options, q_BTHD, k_BSKD)
     visits = schedule_of(spec, mask, rows="queries")
     out_BTHD, lse_BHT, total_BHT = attention_forward(spec, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, visits)
-    # The residuals by name, every one: an unnamed one would keep the kernel alive in a recomputed forward pass.
+    # Every residual needs a name. An unnamed one would force a recomputed forward pass to run the
+    # kernel again.
     out_BTHD, lse_BHT = name_residual(out_BTHD, ATTENTION_OUTPUT), name_residual(lse_BHT, ATTENTION_LSE)
     if total_BHT is not None:
         total_BHT = name_residual(total_BHT, ATTENTION_LSE)
@@ -85,7 +90,7 @@ flash_attention.defvjp(_forward, _backward)
 
 
 def forward_in_place(scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, score_mod: Any) -> tuple[jax.Array, Any]:
-    """(out in q's memory, the log-sum-exp as `gradients_in_place` takes it), without a rule for differentiation."""
+    """(out in q's memory, the log-sum-exp for `gradients_in_place`); not differentiable."""
     spec = kernel_spec("attention_forward", Options(scale), q_BTHD, k_BSKD)
     visits = schedule_of(spec, mask, rows="queries")
     out_BTHD, lse_BHT, total_BHT = attention_forward(
@@ -97,14 +102,14 @@ def forward_in_place(scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, score_mod
 def gradients_in_place(
     scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, score_mod: Any, lse: Any, dout_BTHD, delta_BHT
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(dq in q's memory, dk, dv), given `delta = sum over D of out dout`, float32."""
+    """(dq in q's memory, dk, dv), from `delta = sum over D of out dout`, float32."""
     lse_BHT, total_BHT = lse
     spec = kernel_spec("attention_dkv", Options(scale), q_BTHD, k_BSKD)
     visits = schedule_of(spec, mask, rows="keys")
     dk_BSKD, dv_BSKD = attention_dkv(
         spec, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, total_BHT, delta_BHT, mask, score_mod, visits
     )
-    # dq overwrites q, so not before dk has been computed from it.
+    # dq overwrites q, so it must wait until dk has been computed from q.
     q_BTHD, dk_BSKD, dv_BSKD = lax.optimization_barrier((q_BTHD, dk_BSKD, dv_BSKD))
     spec = kernel_spec("attention_dq", Options(scale), q_BTHD, k_BSKD)
     visits = schedule_of(spec, mask, rows="queries")
@@ -116,18 +121,19 @@ def gradients_in_place(
 
 
 def _sinks_gradient(sinks_H, lse_BHT, total_BHT, delta_BHT):
-    """A sink is a key whose value is 0: its score's gradient is `p (0 - delta)`."""
+    """A sink is a key whose value is 0, so the gradient of its score is `p (0 - delta)`."""
     sinks_BHT = sinks_H[None, :, None]
     if total_BHT is None:
         weights_BHT = jnp.exp(sinks_BHT - lse_BHT)
     else:
-        # The logarithm: on a CPU the quotient of exponential and total is the less accurate by half.
+        # Use the logarithm: on a CPU the quotient of the exponential and the total is less accurate
+        # by half.
         weights_BHT = jnp.exp2(sinks_BHT * LOG2_E - lse_BHT - jnp.log2(total_BHT))
     return -jnp.sum(weights_BHT * delta_BHT, axis=(0, 2))
 
 
 def kernel_spec(kernel: str, options: Options, q_BTHD, k_BSKD) -> KernelSpec:
-    """The static side of a call as one of the kernels sees it, with that kernel's block sizes."""
+    """The static properties of a call for one of the kernels, with that kernel's block sizes."""
     batch, tokens, heads, head_dim = q_BTHD.shape
     sizes = dict(options.block_sizes).get(kernel) or block_sizes_for(kernel, head_dim, q_BTHD.dtype.itemsize)
     is_float32 = q_BTHD.dtype == jnp.float32
@@ -137,6 +143,6 @@ def kernel_spec(kernel: str, options: Options, q_BTHD, k_BSKD) -> KernelSpec:
 
 
 def schedule_of(spec: KernelSpec, mask: Mask, *, rows: str) -> Schedule:
-    """Which blocks that kernel visits; `rows` is "queries" or, for dk/dv, "keys"."""
+    """Which blocks the kernel visits; `rows` is "queries" or, for dk/dv, "keys"."""
     lengths = spec.batch, spec.heads, spec.tokens, spec.keys
     return schedule(mask, Blocks(*lengths, spec.blocks.query_block, spec.blocks.key_block), rows=rows)

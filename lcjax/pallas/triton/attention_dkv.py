@@ -1,12 +1,14 @@
-"""The backward kernel of attention by the keys and values: a block of keys walks over the blocks of queries that see it.
+"""The backward kernel for keys and values: each block of keys loops over the blocks of queries.
 
-    dv_s = sum_t p_ts dout_t,   dk_s = scale sum_t ds_ts q_t,   p_ts = exp(x_ts - lse_t),   ds as in `attention_dq`
+    dv_s = sum_t p_ts dout_t,   dk_s = scale sum_t ds_ts q_t,   p_ts = exp(x_ts - lse_t),   ds as in
+    `attention_dq`
 
-Scores are computed transposed, keys by queries, so that p and ds enter their second product from registers. The query heads of
-a group follow one another inside, so dk and dv stay float32 until they are stored once.
+It visits only blocks of queries that see the keys. Scores are computed transposed, keys by queries,
+so that p and ds are read from registers in their second product. One program processes the query
+heads of a group one after another, so dk and dv stay float32 until they are stored once.
 
-Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, G = H / K, D head_dim; a step has M queries and N
-keys.
+Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, G = H / K, D
+head_dim; a step has M queries and N keys.
 Source: Dao, FlashAttention-2, arXiv 2307.08691.
 """
 
@@ -27,7 +29,10 @@ from lcjax.pallas.triton.scores import KernelSpec
 def attention_dkv(
     spec: KernelSpec, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, total_BHT, delta_BHT, mask, score_mod, schedule
 ):
-    """(dk, dv), [B, S, K, D] in k's dtype; lse and delta as `attention_dq` read and gave them; the schedule has keys as rows."""
+    """(dk, dv), [B, S, K, D] in k's dtype.
+
+    lse is the input and delta a result of `attention_dq`. The schedule has keys as rows.
+    """
     sizes, group = spec.blocks, spec.group
     query_spec = pl.BlockSpec((None, spec.tokens, group, spec.width), lambda kv, j, b: (b, 0, kv, 0))
     key_spec = pl.BlockSpec((None, sizes.key_block, None, spec.width), lambda kv, j, b: (b, j, kv, 0))
@@ -89,7 +94,8 @@ def _kernel(
         x_NM, derivative = scores.logits_and_derivative(
             dot_transposed(k_ND, q_MD, native=native), spec, score_mod, indices
         )
-        # Both products before the exponentials, in the order of the program: all that follows these then runs beside dv's.
+        # Both products before the exponentials, in the order of the program: all that follows these
+        # then runs beside dv's.
         dweights_NM = dot_transposed(v_ND, dout_MD, native=native)
         # A row's numbers are loaded no earlier than they are needed, for want of registers.
         offset_M, factor_M = scores.load_softmax(lse_ref.at[row_view], totals, q_rows, length, native=native)
@@ -116,9 +122,10 @@ def _kernel(
             carry = lax.fori_loop(0, count * heads, step, carry)
         return carry
 
-    # From the last query to the first and, where all heads of the group see the same blocks, through these together: the first
-    # queries see few keys, so that their shares are the largest, and a sum rounds less that ends with them. Half precision rounds
-    # more than that by itself, and has no registers left for the heads.
+    # From the last query to the first and, where all heads of the group see the same blocks,
+    # through these together: the first queries see few keys, so that their shares are the largest,
+    # and a sum rounds less that ends with them. Half precision rounds more than that by itself, and
+    # has no registers left for the heads.
     zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in k_ND)
     if spec.is_float32 and schedule.is_of_all_heads:
         dk_ND, dv_ND = visit_heads(0, spec.group, (zeros, zeros))

@@ -1,8 +1,8 @@
 """The table of block sizes: queries and keys a step, by kernel, head_dim, size of an element and GPU.
 
-Those of two bytes for Hopper are the fastest of `scripts/bench_kernels.py --sweep` on an H100 at 16,384
-tokens; where two are close, the one that is faster together with the other kernels. The rest were chosen by
-registers and spills (`scripts/kernel_report.py`).
+Those of two bytes for Hopper are the fastest of `scripts/bench_kernels.py --sweep` on an H100 at
+16,384 tokens; where two are close, the one that is faster together with the other kernels. The rest
+were chosen by registers and spills (`scripts/kernel_report.py`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ BLOCK_SIZES: dict[tuple[str, int, int], BlockSizes] = {
     ("attention_dkv", 256, 4): BlockSizes(16, 32, 4, 1),
 }
 
-# Where a program has less shared memory than on a data centre's Hopper or Blackwell: at most 99 KiB, what an RTX or L40S has.
+# For GPUs with less shared memory per program than Hopper or Blackwell in a data center: at most 99
+# KiB, as on an RTX or L40S.
 SMALL_BLOCK_SIZES: dict[tuple[str, int, int], BlockSizes] = {
     ("attention_forward", 64, 2): BlockSizes(128, 64, 4, 3),
     ("attention_dq", 64, 2): BlockSizes(128, 64, 8, 3),
@@ -77,7 +78,8 @@ SMALL_BLOCK_SIZES: dict[tuple[str, int, int], BlockSizes] = {
     ("attention_dq", 256, 2): BlockSizes(32, 32, 4, 2),
     ("attention_dkv", 256, 2): BlockSizes(32, 32, 4, 2),
 }
-# Where a program has as much as on Hopper, but needs more: Blackwell's products take both operands from shared memory.
+# For Blackwell, which has as much shared memory per program as Hopper but needs more: its matrix
+# products read both operands from shared memory.
 BLACKWELL_BLOCK_SIZES: dict[tuple[str, int, int], BlockSizes] = {
     ("attention_forward", 64, 2): BlockSizes(128, 64, 4, 3),
     ("attention_forward", 256, 2): BlockSizes(128, 32, 8, 3),
@@ -85,7 +87,7 @@ BLACKWELL_BLOCK_SIZES: dict[tuple[str, int, int], BlockSizes] = {
     ("attention_dkv", 256, 2): BlockSizes(32, 64, 8, 2),
 }
 
-SMALLEST_HEAD_DIM = 16  # what a tensor core's product needs
+SMALLEST_HEAD_DIM = 16  # the minimum of a tensor core product
 LARGEST_HEAD_DIM = 256
 
 

@@ -1,10 +1,11 @@
-"""RoPE of queries and keys in one launch and in place: no memory beside the arrays themselves.
+"""RoPE of queries and keys in one launch and in place: no memory except the arrays themselves.
 
-Angles are computed where they are used, so there is no table of cosines to write and read: a token's sines and cosines are shared
-by all of its heads. The backward pass is the same kernel with the sine negated: that transposes a rotation, and its attention
-factor is a number.
+Angles are computed where they are used, so there is no table of cosines to write and read: a
+token's sines and cosines are shared by all of its heads. The backward pass is the same kernel with
+the sine negated: that transposes a rotation, and its attention factor is a number.
 
-Shapes: B batch, T tokens, H query heads, K key heads, D head_dim, F rotated pairs (2 F <= D); a tile has G heads of one token.
+Shapes: B batch, T tokens, H query heads, K key heads, D head_dim, F rotated pairs (2 F <= D); a
+tile has G heads of one token.
 Source: Su et al., RoFormer, arXiv 2104.09864, with the halves paired as in Hugging Face's Llama.
 """
 
@@ -20,7 +21,7 @@ from lcjax.pallas.triton.launch import cos_and_sin, launch, load, store, whole
 
 NUM_WARPS = 4
 NUM_STAGES = 1
-PAIRS_A_THREAD = 8  # in bfloat16 two accesses of 16 bytes
+PAIRS_A_THREAD = 8  # in bfloat16, two accesses of 16 bytes each
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -33,7 +34,8 @@ def rotate(
 ) -> tuple[jax.Array, jax.Array]:
     """The operation of `lcjax.ops.rope`. Differentiable in q and k; positions and frequencies are constants.
 
-    Largest safe size: positions up to 2^24 (float32 holds no greater integer exactly); arrays of any number of elements.
+    Largest safe size: positions up to 2^24 (float32 holds no greater integer exactly); arrays of
+    any number of elements.
     """
     return _rotate(
         q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, attention_factor=attention_factor, transposed=False
@@ -64,7 +66,8 @@ def _rotate(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, *, attention_fa
         positions_BT,
         inverse_frequencies_F,
         name="rope",
-        # A token a program and many heads at once: more loads in flight than with many tokens of one head (docs/log.md).
+        # One token and many heads per program: more loads are in flight than with many tokens of
+        # one head (docs/log.md).
         grid=(tokens, batch),
         in_specs=(*heads_specs, whole(positions_BT), whole(inverse_frequencies_F)),
         out_specs=heads_specs,
@@ -105,12 +108,15 @@ def _kernel(
 
 
 def heads_at_once(pairs: int) -> int:
-    """Heads that a program's threads rotate together, with so many pairs each; a power of two."""
+    """The heads that the threads of a program rotate together, for `pairs` pairs per head.
+
+    It is a power of two.
+    """
     return max(1, 32 * NUM_WARPS * PAIRS_A_THREAD // pl.next_power_of_2(pairs))
 
 
 def _span(start: int, size: int):
-    # A start that is an array may reach beyond the axis, where the mask takes over; a Python int may not.
+    # A start that is an array may exceed the axis, where the mask applies. A Python int may not.
     return pl.ds(jnp.int32(start), size)
 
 
