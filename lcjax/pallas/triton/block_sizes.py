@@ -1,4 +1,4 @@
-"""The table of block sizes: queries and keys a step, by kernel, head_dim, size of an element and GPU.
+"""The table of block sizes: queries and keys per step, by kernel, head_dim, element size and GPU.
 
 Those of two bytes for Hopper are the fastest of `scripts/bench_kernels.py --sweep` on an H100 at
 16,384 tokens; where two are close, the one that is faster together with the other kernels. The rest
@@ -27,17 +27,25 @@ class BlockSizes:
     num_warps: int
     num_stages: int
     wait_for_wgmma: bool = False
-    """Whether a step of `attention_forward` waits for the products of the previous step; on Hopper only."""
+    """Whether a step of `attention_forward` waits for the products of the last one; Hopper only."""
     save_registers: bool = False
-    """Whether `attention_forward` saves registers. It visits partly visible blocks in two halves, since the mask
-    needs registers in addition to the scores, and computes the addresses of its results again."""
+    """Whether `attention_forward` saves registers.
+
+    It then visits partly visible blocks in two halves, since the mask needs registers in addition
+    to the scores, and computes the addresses of its results again.
+    """
     one_head_at_a_time: bool = False
-    """Whether the programs of one head of `attention_forward` run together, instead of those of all heads, so that
-    the keys and values of one head are read at a time. Needs `MIN_PROGRAMS_A_HEAD` programs a head."""
+    """Whether the programs of one head of `attention_forward` run together, not those of all heads.
+
+    The keys and values of only one head are then read at a time. This needs `MIN_PROGRAMS_A_HEAD`
+    programs per head.
+    """
     from_registers: bool = False
-    """Whether operands that a program loads once enter their products from registers (`launch.in_registers`): keys
-    and values of `attention_dkv`, dout of `attention_dq`. On Hopper only, whose products otherwise take both
-    operands from shared memory, which limits them."""
+    """Whether products read operands that are loaded once from registers (`launch.in_registers`).
+
+    These are keys and values in `attention_dkv`, and dout in `attention_dq`. Only for Hopper, whose
+    products otherwise read both operands from shared memory, which limits their speed.
+    """
 
 
 MIN_PROGRAMS_A_HEAD = 64
@@ -113,7 +121,7 @@ H100 = Gpu(232_448, "9.0")
 
 
 def block_sizes_for(kernel: str, head_dim: int, itemsize: int) -> BlockSizes:
-    """The block sizes for the GPU that kernels are traced for, by the padded head_dim, at least 64."""
+    """The block sizes for the GPU that kernels are traced for, by padded head_dim, at least 64."""
     gpu = traced_gpu()
     key = kernel, max(64, padded_head_dim(head_dim)), itemsize
     if gpu.is_hopper:

@@ -1,6 +1,7 @@
-"""Everything that touches Pallas' Triton backend and its differences between the device and the interpreter.
+"""All uses of Pallas' Triton backend, and the differences between the device and the interpreter.
 
-JAX deprecates that backend since 0.11; what follows its API stays in this file and in the kernels beside it.
+JAX deprecates that backend since 0.11; what follows its API stays in this file and in the kernels
+beside it.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def launch(
 ) -> Any:
     """Calls `kernel(*refs, native=...)` over a grid: compiled on a GPU, interpreted on a CPU.
 
-    Which of the two is decided where the program is compiled, not where it is traced, so a step compiled for a GPU on
-    a machine without one contains the kernels.
+    Which of the two is decided where the program is compiled, not where it is traced, so a step
+    compiled for a GPU on a machine without one contains the kernels.
     """
 
     def call(*arguments: Any, native: bool) -> Any:
@@ -65,7 +66,10 @@ def whole(x: Any) -> pl.BlockSpec:
 
 
 class TableView:
-    """What mask and score functions may ask of an array inside a kernel: shape, dtype, ndim, size, len() and elements."""
+    """The attributes of an array that mask and score functions may use inside a kernel.
+
+    They are shape, dtype, ndim, size, len() and elements.
+    """
 
     def __init__(self, table: Any):
         self.table = table
@@ -84,7 +88,7 @@ class TableView:
 
 
 class Table(TableView):
-    """A whole array inside a kernel, read one scalar an element of the index, as `array[index]` is outside.
+    """A whole array inside a kernel, with one scalar read per index, like `array[index]` outside.
 
     Indices are clamped into the array, and an axis of size 1 answers for every index.
     """
@@ -101,12 +105,15 @@ def tables(tree: Any) -> Any:
 
 
 def _clamped(index: Any, size: int) -> jax.Array:
-    # Triton refuses a Python int as an index beside arrays.
+    # Triton does not support a Python int as an index together with arrays.
     return jnp.int32(0) if size == 1 else jnp.clip(jnp.asarray(index, jnp.int32), 0, size - 1)
 
 
 def dot_transposed(a: Sequence[jax.Array], b: Sequence[jax.Array], *, native: bool) -> jax.Array:
-    """`a b^T` in float32, of operands in parts by columns: each part's product is summed apart, and those in pairs."""
+    """`a b^T` in float32, of operands in parts by columns.
+
+    Each part's product is summed separately, and the sums are added in pairs.
+    """
     return _in_pairs(list(zip(a, b, strict=True)), negative=False, native=native)
 
 
@@ -123,8 +130,9 @@ def _in_pairs(parts: Sequence[tuple[jax.Array, jax.Array]], *, negative: bool, n
 def add_product(sum_MN: Sequence[jax.Array], a_MK: jax.Array, b_KN: Sequence[jax.Array], *, native: bool) -> tuple:
     """`sum + a b` in float32, of sum and b in parts by columns.
 
-    Of float32 operands the product is summed apart. The compiler makes one chain of additions of sum and product, all through a
-    loop over blocks, whose rounding grows with its length; a difference it leaves alone.
+    Of float32 operands the product is summed apart. The compiler makes one chain of additions of
+    sum and product, all through a loop over blocks, whose rounding grows with its length; a
+    difference it leaves alone.
     """
     if a_MK.dtype == jnp.float32:
         return tuple(s - _dot(-a_MK, b, b_axis=0, native=native) for s, b in zip(sum_MN, b_KN, strict=True))
@@ -134,17 +142,18 @@ def add_product(sum_MN: Sequence[jax.Array], a_MK: jax.Array, b_KN: Sequence[jax
 def wait_for_wgmma(x: jax.Array, *, native: bool) -> jax.Array:
     """Waits for all outstanding WGMMAs, then returns `x` unchanged (Hopper only).
 
-    XLA's Triton emits `fence.proxy.async` before each WGMMA, and the fence stalls while the previous step's
-    product is in flight. Waiting first is faster, where `x` is computed between the copies and the next products.
+    XLA's Triton emits `fence.proxy.async` before each WGMMA, and the fence stalls while the
+    previous step's product is in flight. Waiting first is faster, where `x` is computed between the
+    copies and the next products.
     """
     return _inline("wgmma.wait_group.sync.aligned 0;", x, constraints="=f,0") if native else x
 
 
 def in_registers(tile: Sequence[jax.Array], *, native: bool) -> tuple[jax.Array, ...]:
-    """A tile multiplied by the identity: the same numbers, but a product can take them from registers.
+    """A tile times the identity: the same numbers, which a product can read from registers.
 
-    For Hopper's products the compiler puts loaded operands into shared memory, and leaves the results of
-    other products in registers.
+    For Hopper's products the compiler puts loaded operands into shared memory, and leaves the
+    results of other products in registers.
     """
     if not native:
         return tuple(tile)
@@ -154,17 +163,24 @@ def in_registers(tile: Sequence[jax.Array], *, native: bool) -> tuple[jax.Array,
 
 
 def opaque(x: jax.Array, *, native: bool) -> jax.Array:
-    """x, int32, whose origin is hidden from the compiler, so that it cannot reuse values derived from that origin."""
+    """x, int32, with its origin hidden from the compiler.
+
+    The compiler therefore cannot reuse values derived from that origin.
+    """
     return _inline("mov.b32 $0, $1;", x, constraints="=r,r") if native else x
 
 
 def _dot(a, b, b_axis, native):
-    """`a b` or, with `b_axis` 1, `a b^T`; float32 operands keep all their bits (the device's default would round them to TF32)."""
+    """`a b` or, with `b_axis` 1, `a b^T`.
+
+    float32 operands have full precision. The device's default would round them to TF32.
+    """
     precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     dot = functools.partial(lax.dot_general, precision=precision, preferred_element_type=jnp.float32)
     if native:
         return dot(a, b, (((1,), (b_axis,)), ((), ())))
-    # XLA on a CPU adds up one term after another; in parts its error is about that of Triton's interpreter, which has lanes.
+    # XLA on a CPU adds one term after another. In parts its error is about that of Triton's
+    # interpreter, which has lanes.
     parts = -1, min(a.shape[1], _LONGEST_INTERPRETED_SUM)
     a_parts, b_parts = a.reshape(len(a), *parts), b.reshape(*b.shape[:b_axis], *parts, *b.shape[b_axis + 1 :])
     return dot(a_parts, b_parts, (((2,), (b_axis + 1,)), ((1,), (b_axis,)))).sum(0)
@@ -176,7 +192,10 @@ def multiply_add(x: jax.Array, factor: float, y: jax.Array, *, native: bool) -> 
 
 
 def reciprocal(x: jax.Array, *, native: bool) -> jax.Array:
-    """`1 / x`, float32, correctly rounded: the compiler's own division is off by up to two units in the last place."""
+    """`1 / x`, float32, correctly rounded.
+
+    The compiler's own division is wrong by up to two units in the last place.
+    """
     return _inline("rcp.rn.f32 $0, $1;", x) if native else 1 / x
 
 
@@ -190,8 +209,9 @@ def exp2(x: jax.Array, *, precise: bool, native: bool) -> jax.Array:
 def exp2_of_line(x: jax.Array, slope: float, offset: jax.Array, *, precise: bool, native: bool) -> jax.Array:
     """`2^(slope x - offset)`, float32, as `exp2`.
 
-    One fused multiply-add and one exponential on the device, where XLA's own lowering takes a multiplication, a subtraction
-    and an exponential that handles denormals: a quarter of the instructions of attention's inner loop.
+    One fused multiply-add and one exponential on the device, where XLA's own lowering takes a
+    multiplication, a subtraction and an exponential that handles denormals: a quarter of the
+    instructions of attention's inner loop.
     """
     offset = jnp.broadcast_to(offset, x.shape)
     if not native:
@@ -201,7 +221,7 @@ def exp2_of_line(x: jax.Array, slope: float, offset: jax.Array, *, precise: bool
 
 
 def _exp2_in_two_factors(x: jax.Array) -> jax.Array:
-    """As the device has it in _PRECISE_EXP2; XLA's own goes by way of base e, which costs another rounding."""
+    """The algorithm of _PRECISE_EXP2; XLA's own uses base e, which costs another rounding."""
     x = jnp.maximum(x, -200.0)
     n = jnp.round(x)
     power = functools.reduce(lambda p, coefficient: p * (x - n) + coefficient, _EXP2_POLYNOMIAL)
@@ -211,8 +231,9 @@ def _exp2_in_two_factors(x: jax.Array) -> jax.Array:
 def cos_and_sin(x: jax.Array, *, native: bool) -> tuple[jax.Array, jax.Array]:
     """(cos x, sin x), float32, for |x| up to 2^24.
 
-    On the device one reduction to [-pi/4, pi/4] serves both, by Cody and Waite in three fused steps, where the library's functions
-    each reduce for themselves and take a slow path above 105,615. Polynomials: Cephes' sinf and cosf.
+    On the device one reduction to [-pi/4, pi/4] serves both, by Cody and Waite in three fused
+    steps, where the library's functions each reduce for themselves and take a slow path above
+    105,615. Polynomials: Cephes' sinf and cosf.
     """
     if not native:
         return jnp.cos(x), jnp.sin(x)
@@ -224,7 +245,7 @@ def cos_and_sin(x: jax.Array, *, native: bool) -> tuple[jax.Array, jax.Array]:
 
 
 def _polynomial(coefficients: Sequence[float], variable: str) -> str:
-    """PTX that leaves a polynomial in the register p, highest power first."""
+    """PTX that computes a polynomial in the register p, highest power first."""
     first, *others = map(_hexadecimal, coefficients)
     return f"mov.f32 p, {first};" + "".join(f" fma.rn.f32 p, p, {variable}, {other};" for other in others)
 
@@ -236,8 +257,9 @@ def _hexadecimal(value: float) -> str:
 
 
 _EXP2 = "ex2.approx.ftz.f32 $0, line;"
-# 2^x = 2^n 2^f with n whole and |f| <= 1/2, where 2^f = 1 + f p(f), minimax; the highest power first. Of whole numbers the device's
-# exponential is exact. Below -200 the result is 0 anyway, and -inf has no f.
+# 2^x = 2^n 2^f with n whole and |f| <= 1/2, where 2^f = 1 + f p(f), minimax; the highest power
+# first. Of whole numbers the device's exponential is exact. Below -200 the result is 0 anyway, and
+# -inf has no f.
 _EXP2_POLYNOMIAL = (
     1.5461447765e-4,
     1.3390866807e-3,
@@ -254,7 +276,8 @@ _PRECISE_EXP2 = (
 )
 # pi / 2 in three float32 numbers.
 _HALF_PI = (1.5707963705062866, -4.371138828673793e-08, -1.7151245100058819e-15)
-# The quarter turns in x, rounded to the nearest. The first guess can be off by one where x is in the millions.
+# The quarter turns in x, rounded to the nearest. The first guess can be off by one where x is in
+# the millions.
 _QUARTER_TURNS = (
     f"{{ .reg .f32 n, m, r; mul.rn.f32 n, $1, {_hexadecimal(2 / math.pi)}; cvt.rni.f32.f32 n, n; neg.f32 m, n;"
     f" fma.rn.f32 r, m, {_hexadecimal(_HALF_PI[0])}, $1; fma.rn.f32 r, m, {_hexadecimal(_HALF_PI[1])}, r;"
@@ -275,8 +298,8 @@ _COSINE = (
     + _polynomial((2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2, -0.5, 1.0), "t")
     + " mov.f32 $0, p; }"
 )
-# The sine of an angle some quarter turns ahead, from $1 turns, $2 = sin r and $3 = cos r: odd quadrants swap the two, and the lower
-# half of the circle negates.
+# The sine of an angle some quarter turns ahead, from $1 turns, $2 = sin r and $3 = cos r: odd
+# quadrants swap the two, and the lower half of the circle negates.
 _OF_QUADRANT = (
     "{{ .reg .f32 s; .reg .s32 q, b; .reg .pred odd; cvt.rni.s32.f32 q, $1; add.s32 q, q, {ahead};"
     " and.b32 b, q, 1; setp.ne.s32 odd, b, 0; selp.f32 s, $3, $2, odd;"

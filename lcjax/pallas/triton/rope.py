@@ -32,10 +32,10 @@ def rotate(
     inverse_frequencies_F: jax.Array,
     attention_factor: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """The operation of `lcjax.ops.rope`. Differentiable in q and k; positions and frequencies are constants.
+    """The operation of `lcjax.ops.rope`.
 
-    Largest safe size: positions up to 2^24 (float32 holds no greater integer exactly); arrays of
-    any number of elements.
+    Differentiable in q and k; positions and frequencies are constants. Largest safe size: positions
+    up to 2^24 (float32 holds no greater integer exactly); arrays of any number of elements.
     """
     return _rotate(
         q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, attention_factor=attention_factor, transposed=False
@@ -82,7 +82,10 @@ def _kernel(
     q_ref, k_ref, positions_ref, frequencies_ref, rotated_q_ref, rotated_k_ref,
     *, attention_factor: float, transposed: bool, native: bool,
 ):  # fmt: skip
-    """Rotates all heads of a token, each group of them read before it is written: results take over the arguments' memory."""
+    """Rotates all heads of a token in place.
+
+    Each group of heads is read before it is written, since the results reuse the arguments' memory.
+    """
     pairs = frequencies_ref.shape[0]
     width = pl.next_power_of_2(pairs)
     in_columns_F = jnp.arange(width, dtype=jnp.int32) < pairs

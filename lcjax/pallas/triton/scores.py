@@ -1,10 +1,11 @@
-"""What the three attention kernels share: loading a tile, turning products into logits, asking the mask.
+"""Shared code of the three attention kernels: loading tiles, computing logits, evaluating the mask.
 
-Logits are in base 2, written as `slope * x`, so that the exponential takes its factor along: the softmax of scores s is
-`2^(s log2(e))` over its sum.
+Logits are in base 2, written as `slope * x`, so that the exponential takes its factor along: the
+softmax of scores s is `2^(s log2(e))` over its sum.
 
-A tile is a tuple of its parts by columns: of float32 numbers parts of LONGEST_SUM columns, so that no product over head_dim is one
-long chain of additions, else a single one. Shapes: M rows of the tile at hand, D its columns, all or those of a part.
+A tile is a tuple of its parts by columns: of float32 numbers parts of LONGEST_SUM columns, so that
+no product over head_dim is one long chain of additions, else a single one. Shapes: M rows of the
+tile at hand, D its columns, all or those of a part.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from lcjax.pallas.triton.launch import TableView, dot_transposed, load, multiply
 
 LOG2_E = math.log2(math.e)
 LN_2 = math.log(2)
-# Terms of float32 that are added up in one chain.
+# The largest number of float32 terms that are added in one chain.
 LONGEST_SUM = 32
-# Stands for minus infinity in masked logits: finite, so that differences stay numbers, and so far below any real one that its
-# exponential is 0. A power of two, so that `slope * MASK_VALUE` is exact and a fused multiply-add of it against itself gives 0.
+# Represents minus infinity in masked logits. It is finite, so that differences are not nan, and so
+# far below any real logit that its exponential is 0. It is a power of two, so that `slope *
+# MASK_VALUE` is exact and a fused multiply-add of it against itself gives 0.
 MASK_VALUE = -(2.0**100)
 
 ScoreMod = Callable[..., Any]
@@ -35,7 +37,7 @@ ScoreMod = Callable[..., Any]
 
 @dataclasses.dataclass(frozen=True)
 class KernelSpec:
-    """The static side of one call: lengths in tokens, heads, the scale of the scores, the block sizes."""
+    """The static part of a call: lengths in tokens, heads, scale of the scores, block sizes."""
 
     batch: int
     tokens: int
@@ -88,7 +90,10 @@ class KernelSpec:
         return tuple(pl.ds(start, LONGEST_SUM) for start in range(0, self.head_dim, LONGEST_SUM))
 
     def inside(self, rows: jax.Array | None, length: int) -> Inside:
-        """bool [M, D] of each part of a tile: what of it is in the array, None where all is. `rows` None: the rows all are."""
+        """bool [M, D] of each part of a tile: which elements are in the array; None if all are.
+
+        `rows` is None if all rows are in the array.
+        """
         in_rows = None if rows is None else (rows < length)[:, None]
         return tuple(self._inside(in_rows, part) for part in self.parts)
 
@@ -105,7 +110,10 @@ Inside = tuple[jax.Array | None, ...]
 
 
 def load_tile(spec: KernelSpec, ref: Any, inside: Inside, *rows: Any) -> Parts:
-    """The parts of a tile, zero outside of the array: the device checks no bounds itself. `rows` is its place in the view."""
+    """The parts of a tile, zero outside the array: the device checks no bounds itself.
+
+    `rows` is the position of the tile in the view.
+    """
     views = (ref.at[(*(rows or (slice(None),)), part)] for part in spec.parts)
     return tuple(
         load(view) if mask is None else load(view, mask=mask, other=0.0)
@@ -120,10 +128,11 @@ def store_tile(spec: KernelSpec, ref: Any, tile: Parts, inside: Inside) -> None:
 
 
 def store_tile_with_new_addresses(ref: Any, tile: Parts, inside: Inside, *, native: bool) -> None:
-    """`store_tile` of a tile in one part, with addresses of its own.
+    """`store_tile` of a tile in one part, with separate addresses.
 
-    Those of a load of the same rows would otherwise be kept for it, in registers that the kernel wants in between. The compiler
-    does not see that columns are neighbours then, and stores each by itself: of a tile that is stored once, at the end.
+    Those of a load of the same rows would otherwise be kept for it, in registers that the kernel
+    wants in between. The compiler does not see that columns are neighbours then, and stores each by
+    itself: of a tile that is stored once, at the end.
     """
     [x_MD], [mask] = tile, inside
     rows, columns = (jnp.arange(size, dtype=jnp.int32) for size in x_MD.shape)
@@ -139,8 +148,9 @@ def scaled(tile: Parts, factor: Any) -> Parts:
 def row_products(x: Parts, y: Parts, *, native: bool) -> jax.Array:
     """`sum over D of x y`, float32 [M].
 
-    Of float32 numbers it is taken from the diagonal of a product, for which the device adds up in the same order as for any other
-    product over head_dim: what is equal then cancels to 0 and not to its rounding.
+    Of float32 numbers it is taken from the diagonal of a product, for which the device adds up in
+    the same order as for any other product over head_dim: what is equal then cancels to 0 and not
+    to its rounding.
     """
     if x[0].dtype != jnp.float32:
         [x_MD], [y_MD] = x, y
@@ -151,16 +161,19 @@ def row_products(x: Parts, y: Parts, *, native: bool) -> jax.Array:
 
 
 def load_rows(ref: Any, rows: jax.Array, length: int | None, other: float) -> jax.Array:
-    """A number a row, `other` beyond `length`; None: no row is beyond."""
+    """One number per row, `other` beyond `length`; None if no row is beyond."""
     return load(ref) if length is None else load(ref, mask=rows < length, other=other)
 
 
 def load_softmax(
     lse_ref: Any, total_ref: Any, rows: jax.Array, length: int | None, *, native: bool
 ) -> tuple[jax.Array, jax.Array | None]:
-    """(offset, factor) of each row: its weights are `2^(x - offset) factor` of base-2 logits x; None is a factor of 1.
+    """(offset, factor) of each row: its weights are `2^(x - offset) factor` of base-2 logits x.
 
-    `lse_ref` and `total_ref` are what `attention_forward` left; total_ref is None where the log-sum-exp is whole.
+    None is a factor of 1.
+
+    `lse_ref` and `total_ref` are what `attention_forward` left; total_ref is None where the
+    log-sum-exp is whole.
     """
     lse = load_rows(lse_ref, rows, length, jnp.inf)
     if total_ref is None:
@@ -169,25 +182,25 @@ def load_softmax(
 
 
 def slope(spec: KernelSpec, score_mod: ScoreMod | None) -> float:
-    """What turns the results of `logits` into base-2 logits."""
+    """The factor that converts the results of `logits` to base-2 logits."""
     return LOG2_E * (spec.scale if score_mod is None else 1.0)
 
 
 def in_base_e(maximum: jax.Array, total: jax.Array, slope: float, *, native: bool = False) -> jax.Array:
-    """The log-sum-exp from the largest base-2 logit and the sum of the weights beside it.
+    """The log-sum-exp from the largest base-2 logit and the sum of the weights relative to it.
 
-    `maximum` carries the rounding of the slope to float32, which is undone here, in two constants that together are exact. Where it
-    is +inf, for a query without a key, so is the result.
+    `maximum` carries the rounding of the slope to float32, which is undone here, in two constants
+    that together are exact. Where it is +inf, for a query without a key, so is the result.
     """
     factor = LN_2 * slope / float(np.float32(slope))
     coarse = float(np.float32(factor))
     whole = multiply_add(maximum, coarse, maximum * (factor - coarse) + jnp.log(total), native=native)
-    # The two constants differ in sign for some slopes: of inf they would make inf - inf.
+    # The two constants have different signs for some slopes, so inf would give inf - inf.
     return jnp.where(jnp.isposinf(maximum), maximum, whole)
 
 
 def logits(products: jax.Array, spec: KernelSpec, score_mod: ScoreMod | None, indices: tuple) -> jax.Array:
-    """The logits of unscaled products q k^T, but for the factor `slope`."""
+    """The logits of unscaled products q k^T, without the factor `slope`."""
     if score_mod is None:
         return products
     return score_mod(products * spec.scale, *indices).astype(jnp.float32)
@@ -196,11 +209,12 @@ def logits(products: jax.Array, spec: KernelSpec, score_mod: ScoreMod | None, in
 def logits_and_derivative(
     products: jax.Array, spec: KernelSpec, score_mod: ScoreMod | None, indices: tuple
 ) -> tuple[jax.Array, jax.Array | None]:
-    """`logits`, and the derivative of the modified score by the plain one (None where it is 1)."""
+    """`logits`, and the derivative of the modified score by the plain one (None if it is 1)."""
     if score_mod is None:
         return products, None
     scores = products * spec.scale
-    # Pallas cannot differentiate around a load: the first call notes down what it reads, the second reads the notes.
+    # Pallas cannot differentiate around a load. The first call records what it reads, and the
+    # second call uses the record.
     notes: list[jax.Array] = []
     jax.tree.map(lambda table: _Noting(table, notes), score_mod)(scores, *indices)
     unread = iter(notes)
