@@ -1,9 +1,10 @@
-"""The backward kernel of attention by the queries, which also computes delta for the other one.
+"""The backward kernel for queries, which also computes delta for the kernel of keys and values.
 
     delta_t = sum_d dout_td out_td - dlse_t
     ds_ts = exp(x_ts - lse_t) (dout_t . v_s - delta_t),   dq_t = scale sum_s ds_ts k_s
 
-Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim; a step has M queries and N keys.
+Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim; a step
+has M queries and N keys.
 Source: Dao, FlashAttention-2, arXiv 2307.08691.
 """
 
@@ -54,7 +55,8 @@ def attention_dq(
       dlse_BHT: float32 cotangent of the log-sum-exp in base e, or None.
       mask, score_mod, schedule: as for `attention_forward`; the schedule is of this spec's sizes.
       delta_BHT: where it is known already; then out and dlse are not read, and None will do.
-      in_place: dq takes over q's memory: each program reads the block of queries whose gradient it then writes.
+      in_place: dq reuses q's memory: each program reads the block of queries whose gradient it then
+        writes.
     """
     sizes, blocks = spec.blocks, spec.query_blocks
     query_spec = pl.BlockSpec((None, sizes.query_block, None, spec.width), lambda h, i, b: (b, blocks - 1 - i, h, 0))

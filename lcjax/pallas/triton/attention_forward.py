@@ -1,9 +1,13 @@
-"""The forward kernel of attention: a block of queries walks over the blocks of keys that it sees, with a running softmax.
+"""The forward kernel: each block of queries loops over the blocks of keys that it sees.
+
+It computes a running softmax:
 
     out = sum_s exp(x_s - lse) v_s,   lse = log(sum_s exp(x_s)),   x the logits
 
-Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim; a step has M queries and N keys.
-Source: Dao, FlashAttention-2, arXiv 2307.08691; the compensated sum: Kahan, Communications of the ACM 8(1), 1965.
+Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim; a step
+has M queries and N keys.
+Source: Dao, FlashAttention-2, arXiv 2307.08691; the compensated sum: Kahan, Communications of the
+ACM 8(1), 1965.
 """
 
 from __future__ import annotations
@@ -33,25 +37,28 @@ from lcjax.pallas.triton.launch import (
 )
 from lcjax.pallas.triton.scores import LOG2_E, MASK_VALUE, KernelSpec
 
-# More keys than this are summed up with compensation: one chain of float32 additions, a block of keys each, has lost the last bits
-# of the log-sum-exp by a million keys, and below this the rounding hides in that of the exponentials.
+# For more keys than this the sum is compensated. A chain of float32 additions, one per block of
+# keys, loses the last bits of the log-sum-exp at a million keys. For fewer keys the rounding error
+# is smaller than that of the exponentials.
 MANY_KEYS = 2**17
 
 
 def attention_forward(
     spec: KernelSpec, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, schedule, *, in_place: bool = False
 ):
-    """(out [B, T, H, D] in q's dtype, lse float32 [B, H, T], total), lse +inf for a query without a key or a sink.
+    """(out [B, T, H, D] in q's dtype, lse float32 [B, H, T], total).
 
-    For float32 inputs lse is the largest logit alone, in base 2, and total, float32 [B, H, T], the sum of the weights beside it:
-    the whole log-sum-exp would round away what tells large scores apart. For other dtypes total is None.
+    lse is +inf for a query without a key or a sink. For float32 inputs lse is only the largest
+    logit, in base 2, and total, float32 [B, H, T], is the sum of the weights relative to it.
+    Rounding their sum, the log-sum-exp, would lose the differences between large scores. For other
+    dtypes total is None.
 
     Args:
       sinks_H: float32 or None.
       mask: a `lcjax.ops.attention.masks.Mask`.
       score_mod: a pytree that is called as `score_mod(score, b, h, q, k)`, or None.
       schedule: of the mask, with queries as rows, for the spec's sizes.
-      in_place: out takes over q's memory: each program reads the block of queries that it then writes.
+      in_place: out reuses q's memory: each program reads the block of queries that it then writes.
     """
     sizes = spec.blocks
     query_spec = _block_spec(spec, (None, sizes.query_block, None, spec.width), lambda b, h, i: (b, i, h, 0))
@@ -77,7 +84,10 @@ def attention_forward(
 
 
 def grid_order(spec: KernelSpec, heads: Any, blocks: Any) -> tuple[Any, Any]:
-    """Heads and blocks of queries, or their counts, in the order of the grid, or back from it: the second varies last."""
+    """Heads and blocks of queries, or their counts, in the order of the grid, or back from it.
+
+    The second varies last.
+    """
     by_head = spec.blocks.one_head_at_a_time and spec.query_blocks >= MIN_PROGRAMS_A_HEAD
     return (blocks, heads) if by_head else (heads, blocks)
 
@@ -85,7 +95,8 @@ def grid_order(spec: KernelSpec, heads: Any, blocks: Any) -> tuple[Any, Any]:
 def _place(spec: KernelSpec, first: Any, second: Any, b: Any) -> tuple[Any, Any, Any]:
     """(sequence, head, block of queries) of a program of the grid.
 
-    The last queries see most keys under a causal mask: they start first, so that no long program is left for the end.
+    The last queries see most keys under a causal mask: they start first, so that no long program is
+    left for the end.
     """
     h, i = grid_order(spec, first, second)
     return b, h, spec.query_blocks - 1 - i
@@ -169,7 +180,8 @@ def _kernel(
 
 def _finish(out_MD, maximum_M, total_M, mask_value, sink, native):
     """(out, maximum, total), the sink included; a query that saw no key gives 0, +inf and 1."""
-    # In a row without a visible key every masked logit has counted as 2^(mask_value - mask_value) = 1.
+    # In a row without a visible key every masked logit has counted as 2^(mask_value - mask_value) =
+    # 1.
     seen_M = maximum_M > mask_value
     total_M = jnp.where(seen_M, total_M, 0.0)
     rescale_M = jnp.where(seen_M, 1.0, 0.0)

@@ -41,7 +41,7 @@ class BlockSizes:
     programs per head.
     """
     from_registers: bool = False
-    """Whether products read operands that are loaded once from registers (`launch.in_registers`).
+    """Whether products use registers for operands that are loaded once (`launch.in_registers`).
 
     These are keys and values in `attention_dkv`, and dout in `attention_dq`. Only for Hopper, whose
     products otherwise read both operands from shared memory, which limits their speed.

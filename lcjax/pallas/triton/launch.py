@@ -1,7 +1,7 @@
 """All uses of Pallas' Triton backend, and the differences between the device and the interpreter.
 
 JAX deprecates that backend since 0.11; what follows its API stays in this file and in the kernels
-beside it.
+next to it.
 """
 
 from __future__ import annotations
