@@ -1,4 +1,4 @@
-"""Weights in and out: Hugging Face's, llama.cpp's and PEFT's files, and the tokenizers that come with them."""
+"""Reads and writes the files of Hugging Face, llama.cpp and PEFT, and their tokenizers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lcjax.weights.tokenizer import save_tokenizer as save_tokenizer
 
 
 def open_model_files(path: Path) -> Checkpoint:
-    """Opens what `resolve_model` found, a GGUF file or a Hugging Face directory, without reading its weights."""
+    """Opens a GGUF file or a Hugging Face directory without reading its weights."""
     return open_checkpoint(path) if path.is_dir() else open_gguf(path)
 
 
@@ -42,9 +42,10 @@ def load_model_files(
     """Loads a model by directory, GGUF file or hub id.
 
     Returns:
-      Its config, its parameter tree in `dtype` (float32 or bfloat16), with `quantize="nf4"` or from a checkpoint that is
-      in four bits with quantized linear maps (see `lcjax.ops.nf4.format`), and the path it was read from, for `load_tokenizer`.
-      `embeddings_on_host` leaves embedding and head in pinned host memory.
+      The config, the parameter tree in `dtype` (float32 or bfloat16), and the path that was read,
+      for `load_tokenizer`. With `quantize="nf4"`, or if the checkpoint itself is 4-bit, the linear
+      maps are quantized (see `lcjax.ops.nf4.format`). With `embeddings_on_host`, embedding and head
+      are in pinned host memory.
 
     Raises:
       InputError: see `resolve_model`, `load_params` and `load_gguf`.

@@ -1,4 +1,4 @@
-"""What every checkpoint format shares on the way in: strictness about names and shapes, stacking within one copy."""
+"""What loading shares between formats: checks of names and shapes, and stacking of layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from lcjax.weights.packing import Shape as Shape
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
-# Of each dtype, the integers of its size and the bits of its exponent, all of which are set in NaN and infinity alone.
+# For each dtype: the unsigned integer of its size, and the mask of its exponent bits. All exponent
+# bits are set only in NaN and infinity.
 _EXPONENTS = {
     np.dtype(np.float32): (np.uint32, np.uint32(0x7F800000)),
     np.dtype(np.float16): (np.uint16, np.uint16(0x7C00)),
@@ -30,18 +31,18 @@ _EXPONENTS = {
 }
 _CHECKED_BYTES = 2**18
 
-# The CPU backend takes a buffer without copying it only at this alignment, in bytes.
+# The CPU backend uses a buffer without copying it only if it has this alignment, in bytes.
 _ALIGNMENT = 64
 _NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk, its names and shapes already checked against its config, its weights not yet read.
+    """A checkpoint on disk whose names and shapes match its config; its weights are not read yet.
 
-    `read` fills an array with one tensor, casting to the array's dtype. `dtype` is the smallest parameter dtype that
-    holds every stored tensor exactly: bfloat16 where all are, else float32. `packed` finds the tensors that are stored in
-    four bits and stay so.
+    `read` fills an array with one tensor and casts to the array's dtype. `dtype` is the smallest
+    parameter dtype that represents every stored tensor exactly: bfloat16 if all tensors are
+    bfloat16, otherwise float32. `packed` finds the tensors that are stored in 4 bits and stay so.
     """
 
     config: LlamaConfig
@@ -55,12 +56,14 @@ class Checkpoint:
         """The parameter tree, on the default device; see `assemble`.
 
         Args:
-          dtype: float32 or bfloat16, of all but quantized weights.
-          quantize: "nf4" quantizes the layers' linear maps as they are read, one tensor at a time, from the stored values.
-          embeddings_on_host: leaves embedding and head in pinned host memory; they are never on the device.
+          dtype: float32 or bfloat16, for all weights that are not quantized.
+          quantize: "nf4" quantizes the layers' linear maps from the stored values, one tensor at a
+            time while it is read.
+          embeddings_on_host: puts embedding and head in pinned host memory; they never reach the
+            device.
 
         Raises:
-          InputError: a bad option, or a weight whose shape cannot be quantized.
+          InputError: an option is invalid, or a weight's shape cannot be quantized.
         """
         quantized = quantizing(self.read, self.config, quantize)
         layers = self.config.num_hidden_layers
@@ -75,10 +78,10 @@ class Checkpoint:
 
 
 def parameter_dtype(dtype: DTypeLike) -> np.dtype:
-    """The numpy dtype of `dtype` (a name, a numpy or a jax dtype), which must be float32 or bfloat16.
+    """The NumPy dtype of `dtype` (a name, a NumPy or a JAX dtype): float32 or bfloat16.
 
     Raises:
-      InputError: it is anything else.
+      InputError: it is any other dtype.
     """
     name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
     if name not in DTYPES:
@@ -86,17 +89,18 @@ def parameter_dtype(dtype: DTypeLike) -> np.dtype:
     return DTYPES[name]
 
 
-def check_tensors(found: Mapping[str, Shape], expected: Mapping[str, Shape], *, source: Any, mend: str) -> None:
-    """Requires that the names and shapes of a checkpoint's tensors are exactly those that its config implies.
+def check_tensors(found: Mapping[str, Shape], expected: Mapping[str, Shape], *, source: Any, remedy: str) -> None:
+    """Checks that a checkpoint's tensors have exactly the names and shapes that its config implies.
 
     Args:
       found: the checkpoint's tensors, name to shape.
-      expected: the same according to the config.
-      source: the file or directory, for the error.
-      mend: what the user can do about it.
+      expected: the tensors that the config implies, name to shape.
+      source: the file or directory, for the error message.
+      remedy: what the user can do about a mismatch.
 
     Raises:
-      InputError: one line with the first few unknown, missing and misshapen names and how many there are.
+      InputError: one line with the first few unknown, missing and misshapen names, and their
+        number.
     """
     misshapen = [
         f"{name} is {list(found[name])} and the config says {list(shape)}"
@@ -110,21 +114,24 @@ def check_tensors(found: Mapping[str, Shape], expected: Mapping[str, Shape], *, 
     }
     parts = [f"{len(names)} {kind} ({abridged(names)})" for kind, names in faults.items() if names]
     if parts:
-        raise InputError(f"{source}: tensors do not match the config: {'; '.join(parts)}; {mend}")
+        raise InputError(f"{source}: tensors do not match the config: {'; '.join(parts)}; {remedy}")
 
 
 def require_finite(values: np.ndarray, path: Any, name: str, *, shape: Shape | None = None, start: int = 0) -> None:
-    """Requires that what was just read holds neither NaN nor infinity: one is enough to spoil every output.
+    """Checks that values just read contain neither NaN nor infinity.
 
-    Costs one pass, 14 to 22 GB a second on one core (Zen 4) for a few MB that are in its cache still; disks give 1 to 7.
+    One such value would spoil every output. The check costs one pass over the values. One core (Zen
+    4) checks 14 to 22 GB per second if the values, a few MB, are still in its cache; disks deliver
+    1 to 7 GB per second.
 
     Args:
-      values: C-contiguous, float32, float16 or bfloat16; others hold neither.
-      path, name: the file and the tensor, for the error.
-      shape, start: the whole tensor's shape and where in it `values` begins, where they are a part.
+      values: C-contiguous, float32, float16 or bfloat16; other dtypes have no such values.
+      path, name: the file and the tensor, for the error message.
+      shape, start: the shape of the whole tensor and the index of the first value in it, if
+      `values` is only a part.
 
     Raises:
-      InputError: one is there; names the first and its place.
+      InputError: a value is not finite; the message names the first one and its index.
     """
     if values.dtype not in _EXPONENTS:
         return
@@ -137,13 +144,14 @@ def require_finite(values: np.ndarray, path: Any, name: str, *, shape: Shape | N
             index = part.start + int(found.argmax())
             place = [int(i) for i in np.unravel_index(start + index, shape or values.shape)]
             raise InputError(
-                f"{path}: {name} holds {values.reshape(-1)[index]} at {place} (as {values.dtype}); the file is damaged, "
-                "or its training diverged: download it again, or use another"
+                f"{path}: {name} is {values.reshape(-1)[index]} at {place} (as {values.dtype}); "
+                "the file is damaged, or its training diverged: download it again, or use "
+                "another"
             )
 
 
 def abridged(names: Collection[str]) -> str:
-    """The first few of the names, and an ellipsis where there are more."""
+    """The first few names, and an ellipsis if there are more."""
     return ", ".join([*names][:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
@@ -156,19 +164,22 @@ def assemble(
     *,
     on_host: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Builds the parameter tree, one host buffer per leaf, and gives each leaf to the default device once it is full.
+    """Builds the parameter tree, one host buffer per leaf; each full buffer goes to the device.
 
     Args:
-      names: the tensors in `tensor_names`' order: all layers of one kind before the next kind.
-      read: fills the array it is given, of the tensor's shape and `dtype`, with the named tensor.
-      layers: how many layers each stack has.
+      names: the tensors in the order of `tensor_names`: all layers of one kind before the next
+        kind.
+      read: fills an array of the tensor's shape and of `dtype` with the named tensor.
+      layers: the number of layers in each stack.
       dtype: the leaves' dtype.
-      packed: how the named tensor lies in the tree, the same for all its layers; None for one array of `dtype`.
-      on_host: modules outside the layers whose leaves go to pinned host memory instead of the device.
+      packed: the leaves of the named tensor, the same for all its layers; None for one array of
+        `dtype`.
+      on_host: modules outside the layers whose leaves go to pinned host memory instead of the
+        device.
 
     Returns:
-      The nested dictionary of `lcjax.model.params`, of jax Arrays. On the CPU they own the buffers that were filled:
-      nothing is copied, so that the peak is the tree itself and what `read` needs.
+      The nested dictionary of `lcjax.model.params`, of JAX arrays. On the CPU they own the filled
+      buffers. Nothing is copied, so the peak is the tree itself plus what `read` needs.
     """
     tree: dict[str, Any] = {}
     buffers: dict[Path, np.ndarray] = {}
@@ -185,7 +196,8 @@ def assemble(
                 continue
         place = pinned_here() if name.path[0] in on_host else None
         for path, buffer in buffers.items():
-            # Waiting keeps the next buffer from being filled while this one is still in flight to an accelerator.
+            # Wait, so that the next buffer is not filled while this one is still being copied to an
+            # accelerator.
             insert(tree, name.path + path, jax.device_put(buffer, place, may_alias=True).block_until_ready())
     return tree
 
@@ -195,23 +207,23 @@ def _one_array(name: TensorName, read: TensorReader, dtype: np.dtype) -> Packing
 
 
 def insert(tree: dict[str, Any], path: tuple[str, ...], leaf: Any) -> None:
-    """Sets `tree[path[0]][path[1]]...` to the leaf, making the dictionaries on the way."""
+    """Sets `tree[path[0]][path[1]]...` to the leaf and creates the dictionaries in between."""
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
     tree[path[-1]] = leaf
 
 
 def tree_leaves(tree: dict[str, Any], names: Iterable[TensorName]) -> dict[str, tuple[Any, TensorName]]:
-    """For each tensor's name the leaf of the tree that holds it, and its place there.
+    """For each tensor's name, the leaf of the tree that contains it and its place in the leaf.
 
     Raises:
-      ValueError: the tree lacks a leaf, has one that the names do not mention, or one of another shape.
+      ValueError: a leaf is missing, unexpected or of another shape.
     """
     by_path = {tuple(key.key for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     names = list(names)
     layers = Counter(name.path for name in names)
     if differing := sorted(".".join(path) for path in by_path.keys() ^ layers.keys()):
-        raise ValueError(f"not the parameter tree of this config: {abridged(differing)} in one of them only")
+        raise ValueError(f"not the parameter tree of this config: {abridged(differing)} in only one of them")
     for name in names:
         shape = name.shape if name.layer is None else (layers[name.path], *name.shape)
         if by_path[name.path].shape != shape:
@@ -220,7 +232,7 @@ def tree_leaves(tree: dict[str, Any], names: Iterable[TensorName]) -> dict[str, 
 
 
 def aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:
-    """An uninitialised array whose first byte lies on a multiple of 64 bytes."""
+    """An uninitialized array whose first byte is at a multiple of 64 bytes."""
     size = math.prod(shape) * dtype.itemsize
     storage = np.empty(size + _ALIGNMENT, np.uint8)
     start = -storage.ctypes.data % _ALIGNMENT
@@ -228,7 +240,7 @@ def aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:
 
 
 def row_chunks(rows: int, row_bytes: int, chunk_bytes: int = 2**22) -> Iterator[slice]:
-    """Splits `rows` rows into slices of about `chunk_bytes` bytes: what is held in memory besides the model."""
+    """Splits `rows` rows into slices of about `chunk_bytes` bytes, to bound the extra memory."""
     step = max(1, chunk_bytes // max(row_bytes, 1))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))

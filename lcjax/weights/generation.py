@@ -1,4 +1,4 @@
-"""What a model's files say of generating with it: generation_config.json, and the tokens that end a text."""
+"""Generation settings in a model's files: generation_config.json and the end-of-text tokens."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from lcjax.errors import InputError
-from lcjax.weights.gguf_file import MEND, GgufFile, read_gguf_file
+from lcjax.weights.gguf_file import REMEDY, GgufFile, read_gguf_file
 
 GENERATION_CONFIG = "generation_config.json"
 
-# Of a GGUF file: the end of the text, of a turn, and of a message that calls a tool.
+# In a GGUF file: the end of the text, of a turn, and of a message that calls a tool.
 _GGUF_ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
 def read_generation_config(path: str | os.PathLike[str]) -> str | None:
-    """The text of the generation_config.json that belongs to a model on disk; None where there is none.
+    """The text of a model's generation_config.json; None if it has none.
 
     Args:
-      path: a Hugging Face directory, whose file is returned as it is, or a GGUF file, of which one is made.
+      path: a Hugging Face directory, whose file is returned unchanged, or a GGUF file, whose
+        metadata is converted.
 
     Raises:
-      InputError: the file cannot be read, or is no JSON object.
+      InputError: the file cannot be read, or is not a JSON object.
     """
     path = Path(path)
     if not path.is_dir():
@@ -31,7 +32,7 @@ def read_generation_config(path: str | os.PathLike[str]) -> str | None:
     file = path / GENERATION_CONFIG
     text, parsed = "", None
     try:
-        # Bytes, because reading as text would change the ends of lines.
+        # Bytes, because reading as text would change the line ends.
         text = file.read_bytes().decode("utf-8")
         parsed = json.loads(text)
     except FileNotFoundError:
@@ -41,18 +42,18 @@ def read_generation_config(path: str | os.PathLike[str]) -> str | None:
     except (ValueError, RecursionError):
         pass
     if not isinstance(parsed, dict):
-        raise InputError(f"{file} is no JSON object; download it again, or delete it")
+        raise InputError(f"{file} is not a JSON object; download it again, or delete it")
     return text
 
 
 def write_generation_config(directory: Path, text: str | None) -> None:
-    """Writes what `read_generation_config` returned, byte for byte; nothing for None."""
+    """Writes the result of `read_generation_config`, byte for byte; does nothing for None."""
     if text is not None:
         (directory / GENERATION_CONFIG).write_bytes(text.encode("utf-8"))
 
 
 def stop_ids(*stated: Any) -> frozenset[int]:
-    """The token ids among values of `eos_token_id`, each an id, a list of ids, or None."""
+    """The token ids in values of `eos_token_id`, each an id, a list of ids, or None."""
     lists = [list(value) if isinstance(value, list | tuple) else [value] for value in stated]
     return frozenset(
         token for tokens in lists for token in tokens if isinstance(token, int) and not isinstance(token, bool)
@@ -65,7 +66,7 @@ def _of_gguf(file: GgufFile) -> str | None:
     found = {key: token for key, token in found.items() if token is not None}
     for key, token in found.items():
         if not isinstance(token, int) or not 0 <= token < count:
-            raise InputError(f"{file.path} says tokenizer.ggml.{key}={token!r} of {count} tokens; {MEND}")
+            raise InputError(f"{file.path} says tokenizer.ggml.{key}={token!r} of {count} tokens; {REMEDY}")
     ends = list(dict.fromkeys(found[key] for key in _GGUF_ENDS if key in found))
     if not ends:
         return None

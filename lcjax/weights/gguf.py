@@ -1,4 +1,4 @@
-"""llama.cpp's checkpoints (GGUF) in: the config from the metadata, the tensors dequantized."""
+"""Loads llama.cpp's checkpoints (GGUF): the config from the metadata, the tensors dequantized."""
 
 from __future__ import annotations
 
@@ -15,36 +15,38 @@ from lcjax.errors import InputError
 from lcjax.model.params import TensorName, tensor_names
 from lcjax.weights.assembly import DTYPES, Checkpoint, check_tensors, require_finite, row_chunks
 from lcjax.weights.gguf_config import ROPE_FACTORS, gguf_config
-from lcjax.weights.gguf_file import MEND, GgufFile, GgufTensor, read_gguf_file
+from lcjax.weights.gguf_file import REMEDY, GgufFile, GgufTensor, read_gguf_file
 
 
 def load_gguf(path: str | os.PathLike[str], dtype: DTypeLike) -> tuple[LlamaConfig, dict[str, Any]]:
-    """Loads a GGUF file of an architecture that a family of models reads.
+    """Loads a GGUF file whose architecture one of the families supports.
 
     Args:
-      path: the file; its tensors may be of any of `lcjax.weights.gguf_file.SUPPORTED_TYPES`.
-      dtype: float32 or bfloat16; blocks are dequantized in float32 and then rounded to it.
+      path: the file; its tensors may have any type in `lcjax.weights.gguf_file.SUPPORTED_TYPES`.
+      dtype: float32 or bfloat16; blocks are dequantized in float32 and then rounded.
 
     Returns:
-      The config and the parameter tree of `lcjax.model.params`, jax Arrays on the default device. The peak of host
-      memory is the tree and a few MB: the file is read a few rows at a time.
+      The config and the parameter tree of `lcjax.model.params`, JAX arrays on the default device.
+      The peak of host memory is the tree and a few MB, because the file is read a few rows at a
+      time.
 
     Raises:
-      InputError: the file is missing, corrupt or of another architecture, or its tensors do not match its metadata.
+      InputError: the file is missing, corrupt or of another architecture, or its tensors do not
+        match its metadata.
     """
     checkpoint = open_gguf(path)
     return checkpoint.config, checkpoint.load(dtype)
 
 
 def open_gguf(path: str | os.PathLike[str]) -> Checkpoint:
-    """Reads the header and checks it, without reading weights; raises as `load_gguf` does."""
+    """Reads and checks the header without reading weights; raises the errors of `load_gguf`."""
     file = read_gguf_file(Path(path))
     config = gguf_config(file)
     check_tensors(
         {tensor.name: tensor.shape for tensor in file.tensors.values() if tensor.name != ROPE_FACTORS},
         {gguf_name(name, config): name.shape for name in tensor_names(config)},
         source=file.path,
-        mend="use a GGUF file of a plain Llama model",
+        remedy="use a GGUF file of a plain Llama model",
     )
 
     def read(name: TensorName, out: np.ndarray) -> None:
@@ -55,15 +57,16 @@ def open_gguf(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def gguf_name(name: TensorName, config: LlamaConfig) -> str:
-    """llama.cpp's name of a tensor, e.g. `blk.3.attn_q.weight` for `model.layers.3.self_attn.q_proj.weight`."""
+    """The tensor's name in llama.cpp, e.g. `blk.3.attn_q.weight` for layer 3's `q_proj`."""
     return config.family.by_path[name.path].gguf.format(layer=name.layer)
 
 
 def _row_places(name: TensorName, config: LlamaConfig) -> np.ndarray | None:
-    """Where each of the file's rows belongs, for Q and K; None where the order is the same.
+    """The destination of each of the file's rows, for Q and K; None if the order is the same.
 
-    llama.cpp rotates neighbouring pairs (2i, 2i + 1) of a head, Hugging Face pairs half a head apart
-    (i, i + head_dim / 2): llama.cpp's converter interleaves the two halves of every head.
+    llama.cpp rotates neighboring pairs (2i, 2i + 1) of a head. Hugging Face rotates pairs half a
+    head apart (i, i + head_dim / 2). So llama.cpp's converter interleaves the two halves of every
+    head.
     """
     if not config.family.by_path[name.path].interleaved:
         return None
@@ -71,7 +74,10 @@ def _row_places(name: TensorName, config: LlamaConfig) -> np.ndarray | None:
 
 
 def _read_tensor(file: GgufFile, tensor: GgufTensor, places: np.ndarray | None, out: np.ndarray) -> None:
-    """Dequantizes a tensor into `out`, a few rows at a time; a vector is a column of one-element rows."""
+    """Dequantizes a tensor into `out`, a few rows at a time.
+
+    A vector is a column of one-element rows.
+    """
     encoded_row, decoded_row = tensor.num_bytes // out.shape[0], out.nbytes // out.shape[0]
     try:
         with file.path.open("rb") as stream:
@@ -79,8 +85,8 @@ def _read_tensor(file: GgufFile, tensor: GgufTensor, places: np.ndarray | None, 
             for rows in row_chunks(out.shape[0], decoded_row):
                 encoded = np.empty((rows.stop - rows.start, encoded_row), np.uint8)
                 if stream.readinto(encoded.data) < encoded.nbytes:
-                    raise InputError(f"{file.path} is truncated or corrupt: it ends inside {tensor.name}; {MEND}")
-                with np.errstate(all="ignore"):  # a damaged block's numbers are refused by name
+                    raise InputError(f"{file.path} is truncated or corrupt: it ends inside {tensor.name}; {REMEDY}")
+                with np.errstate(all="ignore"):  # `require_finite` reports a damaged block's values
                     decoded = dequantize(encoded, tensor.type).astype(out.dtype, copy=False)
                 start = rows.start * decoded.shape[1]
                 require_finite(decoded, file.path, tensor.name, shape=tensor.shape, start=start)

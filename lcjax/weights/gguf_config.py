@@ -9,7 +9,7 @@ import numpy as np
 from lcjax.config import LlamaConfig, RopeScaling
 from lcjax.config.families import FAMILIES, Family
 from lcjax.errors import InputError
-from lcjax.weights.gguf_file import MEND, GgufFile
+from lcjax.weights.gguf_file import REMEDY, GgufFile
 
 ROPE_FACTORS = "rope_freqs.weight"
 
@@ -18,8 +18,8 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
     """The config that the metadata and the presence of tensors (`output.weight`, biases) describe.
 
     Raises:
-      InputError: another architecture, a part of a split model, a missing key, or an option that would change the
-        result and is not implemented.
+      InputError: the architecture is not supported; the file is one part of a split model; a key is
+        missing; or an option is set that would change the result and is not implemented.
     """
     family = _family(file)
     metadata = _Metadata(file, family)
@@ -28,13 +28,14 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
     for key in ("rope.dimension_count", "attention.value_length"):
         if (found := metadata.integer(key, default=head_dim)) != head_dim:
             raise InputError(
-                f"{file.path} says {metadata.prefix}.{key}={found} with heads of {head_dim}; only equal sizes are supported"
+                f"{file.path} says {metadata.prefix}.{key}={found}, but heads have {head_dim}; "
+                "only equal sizes are supported"
             )
     layers = metadata.integer("block_count")
-    # A corrupt count must not make us list billions of names to say that they are missing.
+    # With a corrupt count, the list of missing names could have billions of entries.
     if layers > len(file.tensors):
         raise InputError(
-            f"{file.path} says {metadata.prefix}.block_count={layers} and has {len(file.tensors)} tensors; {MEND}"
+            f"{file.path} says {metadata.prefix}.block_count={layers} and has {len(file.tensors)} tensors; {REMEDY}"
         )
     theta = metadata.decimal("rope.freq_base", default=10_000.0)
     return LlamaConfig(
@@ -70,7 +71,7 @@ def _family(file: GgufFile) -> Family:
 
 
 class _Metadata:
-    """The keys of a file that begin with its architecture, such as `llama.block_count`, checked one by one."""
+    """Checked values of the keys that begin with the architecture, such as `llama.block_count`."""
 
     def __init__(self, file: GgufFile, family: Family):
         self.file = file
@@ -97,7 +98,8 @@ class _Metadata:
         return self.value(key, int, default)
 
     def decimal(self, key: str, default: float | None = None) -> float:
-        # The file holds float32; the shortest decimal that rounds to it is what was meant: 1e-05, not 9.99999975e-06.
+        # The file stores float32. The shortest decimal that rounds to the stored value is the
+        # intended one: 1e-05, not 9.99999975e-06.
         return float(str(np.float32(self.value(key, float, default))))
 
 
@@ -105,12 +107,13 @@ def _rope_scaling(file: GgufFile, metadata: _Metadata, theta: float, head_dim: i
     key = f"{metadata.prefix}.rope.scaling.type"
     scaling_type = file.metadata.get(key, "none")
     if scaling_type != "none":
-        raise InputError(f"{file.path} says {key}={scaling_type!r}; only none and Llama 3's are supported")
+        raise InputError(f"{file.path} says {key}={scaling_type!r}; only none and Llama 3's scaling are supported")
     if ROPE_FACTORS not in file.tensors:
         return RopeScaling()
     factors = _read_factors(file, head_dim)
-    # The file keeps the scheme's result, a divisor per frequency, and not its parameters. Every released Llama 3.x uses
-    # the same ones but for the factor, which is the divisor of the lowest frequencies.
+    # The file stores the result of the scheme, a divisor per frequency, and not its parameters.
+    # Every released Llama 3.x uses the same parameters except for the factor, which is the divisor
+    # of the lowest frequencies.
     scaling = RopeScaling(
         rope_type="llama3",
         factor=float(factors[-1]),
@@ -118,11 +121,13 @@ def _rope_scaling(file: GgufFile, metadata: _Metadata, theta: float, head_dim: i
         high_freq_factor=4.0,
         original_max_position_embeddings=metadata.integer("rope.scaling.original_context_length", default=8192),
     )
-    # Only rounding of float32 may differ: parameters that are off by a hundredth move a divisor by thousandths.
+    # Only float32 rounding may differ: parameters that are off by 1% change a divisor by about
+    # 0.1%.
     if not np.allclose(factors, _llama3_factors(scaling, theta, head_dim), rtol=1e-5, atol=0.0):
         raise InputError(
-            f"{file.path}: {ROPE_FACTORS} is not Llama 3's RoPE scaling with low_freq_factor=1, high_freq_factor=4 and "
-            f"{scaling.original_max_position_embeddings} positions; load the model from Hugging Face's format instead"
+            f"{file.path}: {ROPE_FACTORS} is not Llama 3's RoPE scaling with low_freq_factor=1, "
+            f"high_freq_factor=4 and {scaling.original_max_position_embeddings} positions; load "
+            "the model from Hugging Face's format instead"
         )
     return scaling
 
@@ -131,8 +136,8 @@ def _read_factors(file: GgufFile, head_dim: int) -> np.ndarray:
     tensor = file.tensors[ROPE_FACTORS]
     if tensor.type.name != "F32" or tensor.shape != (head_dim // 2,):
         raise InputError(
-            f"{file.path}: {ROPE_FACTORS} is {tensor.type.name} {list(tensor.shape)}; F32 [{head_dim // 2}] is due: "
-            "convert the model to GGUF again"
+            f"{file.path}: {ROPE_FACTORS} is {tensor.type.name} {list(tensor.shape)}, not F32 "
+            f"[{head_dim // 2}]; convert the model to GGUF again"
         )
     with file.path.open("rb") as stream:
         stream.seek(tensor.offset)
@@ -140,7 +145,10 @@ def _read_factors(file: GgufFile, head_dim: int) -> np.ndarray:
 
 
 def _llama3_factors(scaling: RopeScaling, theta: float, head_dim: int) -> np.ndarray:
-    """What llama.cpp's converter writes: a divisor for each of the head_dim / 2 frequencies, highest first."""
+    """The output of llama.cpp's converter: a divisor for each of head_dim / 2 frequencies.
+
+    The highest frequency comes first.
+    """
     wavelengths = 2.0 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
     turns = scaling.original_max_position_embeddings / wavelengths
     smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)

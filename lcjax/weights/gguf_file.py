@@ -1,8 +1,9 @@
-"""The container of llama.cpp's checkpoints: its metadata and where its tensors lie, without touching their bytes.
+"""The header of a GGUF file: its metadata, and where its tensors are stored.
 
-`gguf.GGUFReader` reads the same, but makes one array object per vocabulary entry and maps the file: 4.7 s and 167 MB of
-resident memory for the 49,152 tokens of SmolLM2, against 0.15 s and 10 MB here. So the header is parsed in plain
-Python and only the table of block formats and the dequantization are the library's.
+`gguf.GGUFReader` reads the same, but creates an array object for each vocabulary entry and maps the
+file. For the 49,152 tokens of SmolLM2 it takes 4.7 s and 167 MB of resident memory; this parser
+takes 0.15 s and 10 MB. So the header is parsed in plain Python, and only the table of block formats
+and the dequantization come from the library.
 
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -19,12 +20,12 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from lcjax.errors import InputError
 
-MEND = "download the file again"
+REMEDY = "download the file again"
 SUPPORTED_TYPES = (
     "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ1_S", "IQ1_M",
     "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4",
 )  # fmt: skip
-"""Those that the gguf library dequantizes."""
+"""The types that the gguf library dequantizes."""
 
 _VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9
@@ -33,7 +34,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 
 @dataclasses.dataclass(frozen=True)
 class GgufTensor:
-    """One tensor of the file: `shape` has the outermost axis first, `offset` counts bytes from the file's start."""
+    """One tensor: `shape` has the outermost axis first, `offset` is in bytes from the start."""
 
     name: str
     type: GGMLQuantizationType
@@ -42,7 +43,7 @@ class GgufTensor:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row, i.e. of the last axis: blocks never span rows."""
+        """Bytes of one row, that is, of the last axis; blocks never cross rows."""
         block_elements, block_bytes = GGML_QUANT_SIZES[self.type]
         return self.shape[-1] // block_elements * block_bytes
 
@@ -53,7 +54,7 @@ class GgufTensor:
 
 @dataclasses.dataclass(frozen=True)
 class GgufFile:
-    """The header of a GGUF file. `metadata` maps keys to Python values; `tensors` maps names to places."""
+    """The header of a GGUF file: metadata by key, and tensors by name."""
 
     path: Path
     metadata: dict[str, Any]
@@ -61,10 +62,11 @@ class GgufFile:
 
 
 def read_gguf_file(path: Path) -> GgufFile:
-    """Parses and checks the header: every tensor's type is supported and its bytes lie inside the file.
+    """Parses the header and checks that all tensor types are supported and all data is in the file.
 
     Raises:
-      InputError: the file is missing, is not GGUF, is truncated or corrupt, or holds a type outside SUPPORTED_TYPES.
+      InputError: the file is missing, is not GGUF, is truncated or corrupt, or contains a type
+        outside SUPPORTED_TYPES.
     """
     try:
         with path.open("rb") as file:
@@ -74,7 +76,7 @@ def read_gguf_file(path: Path) -> GgufFile:
 
 
 class _Parser:
-    """Reads little-endian values one after another and turns every way of being malformed into one InputError."""
+    """Reads little-endian values in sequence and raises InputError for any malformed input."""
 
     def __init__(self, path: Path, file: BinaryIO):
         self.path, self.file, self.size = path, file, path.stat().st_size
@@ -82,11 +84,11 @@ class _Parser:
     def parse(self) -> GgufFile:
         if (magic := self.file.read(4)) != b"GGUF":
             raise InputError(
-                f"{self.path} starts with {magic!r}, not b'GGUF': it is no GGUF file, or an empty one; {MEND}"
+                f"{self.path} starts with {magic!r}, not b'GGUF': it is not a GGUF file, or it is empty; {REMEDY}"
             )
         version = self.scalar("I")
         if version not in _VERSIONS:
-            raise InputError(f"{self.path} has GGUF version {version}; supported are 2 and 3, little-endian")
+            raise InputError(f"{self.path} has GGUF version {version}; versions 2 and 3, little-endian, are supported")
         tensor_count, metadata_count = self.scalar("Q"), self.scalar("Q")
         metadata = {self.string(): self.value(self.scalar("I")) for _ in range(self.within_file(metadata_count))}
         infos = [self.tensor_info() for _ in range(self.within_file(tensor_count))]
@@ -106,7 +108,7 @@ class _Parser:
         name, rank = self.string(), self.scalar("I")
         if not name.isprintable() or not 1 <= rank <= 4:
             raise self.corrupt(f"tensor {name!r} has {rank} axes")
-        # ggml lists the fastest-moving axis first.
+        # ggml lists the fastest-varying axis first.
         shape = tuple(self.scalar("Q") for _ in range(rank))[::-1]
         type_number, offset = self.scalar("I"), self.scalar("Q")
         try:
@@ -115,11 +117,11 @@ class _Parser:
             raise self.corrupt(f"{name} has the unknown type number {type_number}") from None
         if tensor_type.name not in SUPPORTED_TYPES:
             raise InputError(
-                f"{self.path}: {name} is stored as {tensor_type.name}; supported are {', '.join(SUPPORTED_TYPES)}: "
-                "use a file quantized to one of these"
+                f"{self.path}: {name} is stored as {tensor_type.name}; supported are "
+                f"{', '.join(SUPPORTED_TYPES)}: use a file quantized to one of these"
             )
         if shape[-1] % GGML_QUANT_SIZES[tensor_type][0]:
-            raise self.corrupt(f"{name} has rows of {shape[-1]} elements, no multiple of {tensor_type.name}'s block")
+            raise self.corrupt(f"{name} has rows of {shape[-1]} elements, not a multiple of {tensor_type.name}'s block")
         return GgufTensor(name, tensor_type, shape, offset)
 
     def value(self, type_number: int) -> Any:
@@ -147,7 +149,7 @@ class _Parser:
             raise self.corrupt("a string is not UTF-8") from None
 
     def bytes(self, count: int) -> bytes:
-        # A corrupt length must not allocate what it claims.
+        # A corrupt length must not cause an allocation of that size.
         read = self.file.read(self.within_file(count))
         if len(read) < count:
             raise self.corrupt("the header ends early")
@@ -155,8 +157,8 @@ class _Parser:
 
     def within_file(self, count: int) -> int:
         if count > self.size:
-            raise self.corrupt(f"the header counts {count} items in a file of {self.size} bytes")
+            raise self.corrupt(f"the header claims {count} items in a file of {self.size} bytes")
         return count
 
     def corrupt(self, what: str) -> InputError:
-        return InputError(f"{self.path} is truncated or corrupt: {what}; {MEND}")
+        return InputError(f"{self.path} is truncated or corrupt: {what}; {REMEDY}")

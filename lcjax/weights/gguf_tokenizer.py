@@ -1,7 +1,7 @@
-"""The tokenizer that a GGUF file's metadata describes: byte-level BPE (`gpt2`) or SentencePiece-style BPE (`llama`).
+"""Builds a tokenizer from GGUF metadata: byte-level (`gpt2`) or SentencePiece-style BPE (`llama`).
 
-Source for the metadata: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#tokenizer; for what the values of
-`tokenizer.ggml.pre` mean: llama.cpp, src/llama-vocab.cpp.
+Source of the metadata: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#tokenizer. Source
+of the values of `tokenizer.ggml.pre`: llama.cpp, src/llama-vocab.cpp.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from lcjax.errors import InputError
-from lcjax.weights.gguf_file import MEND, GgufFile
+from lcjax.weights.gguf_file import REMEDY, GgufFile
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _CONTROL, _USER_DEFINED = 3, 4
-_SPACE = "▁"  # SentencePiece's spelling of a space
+_SPACE = "▁"  # SentencePiece's symbol for a space
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}{_TAIL}"
 QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{_TAIL}"
 
-# tokenizer.ggml.pre -> the pattern of one word; None is GPT-2's, which the byte-level pre-tokenizer has built in.
-# `smollm` follows transformers 5, whose GGUF tokenizer our ids have to equal; llama.cpp and the model's own
-# tokenizer.json also split digits off first, which differs where two or more spaces come before a digit.
+# tokenizer.ggml.pre -> the pattern of one word; None means GPT-2's pattern, which the byte-level
+# pre-tokenizer has built in. `smollm` follows transformers 5, because our ids must equal those of
+# its GGUF tokenizer. llama.cpp and the model's own tokenizer.json also split digits off first; the
+# result differs where two or more spaces precede a digit.
 _WORDS = {
     "default": None,
     "gpt-2": None,
@@ -40,10 +41,10 @@ _WORDS = {
 
 
 def gguf_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
-    """Builds the tokenizer; control tokens are special, user-defined ones are matched whole.
+    """Builds the tokenizer; control tokens are special, user-defined tokens are matched whole.
 
     Raises:
-      InputError: the file holds no vocabulary, or one of a kind that is not supported.
+      InputError: the file has no vocabulary, or one of an unsupported kind.
     """
     metadata = _TokenizerMetadata(file)
     builders = {"gpt2": _byte_level, "llama": _sentence_piece}
@@ -56,7 +57,7 @@ def gguf_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
     tokenizer = builders[kind](metadata)
     _add_tokens(tokenizer, metadata)
     _add_template(tokenizer, metadata)
-    # Importing transformers takes a second, which a command's --help and its argument errors should not.
+    # Importing transformers takes a second. A command's --help and argument errors should not wait.
     from transformers import PreTrainedTokenizerFast
 
     named = {
@@ -66,12 +67,13 @@ def gguf_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
         "pad_token": metadata.token("padding_token_id"),
         "chat_template": _templates(file),
     }
-    # Named tokens that are absent must be passed as None: left out, bos and eos would become "<s>" and "</s>".
+    # Absent named tokens must be passed as None; if omitted, bos and eos would become "<s>" and
+    # "</s>".
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **named)
 
 
 def _templates(file: GgufFile) -> str | dict[str, str] | None:
-    """The chat template; where the file names further ones, all of them by name."""
+    """The chat template; if the file names more than one, all of them by name."""
     template = file.metadata.get("tokenizer.chat_template")
     names = file.metadata.get("tokenizer.chat_templates") or []
     named = {name: file.metadata.get(f"tokenizer.chat_template.{name}") for name in names}
@@ -89,7 +91,7 @@ class _TokenizerMetadata:
         self._metadata = file.metadata
         self.tokens: list[str] = self.get("tokens") or []
         if not self.tokens or not all(isinstance(token, str) for token in self.tokens):
-            raise InputError(f"{file.path} holds no vocabulary (tokenizer.ggml.tokens); use a complete GGUF file")
+            raise InputError(f"{file.path} has no vocabulary (tokenizer.ggml.tokens); use a complete GGUF file")
         self.vocabulary = {token: index for index, token in enumerate(self.tokens)}
         self.merges: list[str] | None = self.get("merges")
 
@@ -99,10 +101,10 @@ class _TokenizerMetadata:
     def scores(self) -> list[float]:
         scores = self.get("scores")
         if scores is None:
-            raise InputError(f"{self.path} lacks tokenizer.ggml.merges and tokenizer.ggml.scores; {MEND}")
+            raise InputError(f"{self.path} lacks tokenizer.ggml.merges and tokenizer.ggml.scores; {REMEDY}")
         if len(scores) != len(self.tokens):
             raise InputError(
-                f"{self.path} has {len(scores)} tokenizer.ggml.scores for {len(self.tokens)} tokens; {MEND}"
+                f"{self.path} has {len(scores)} tokenizer.ggml.scores for {len(self.tokens)} tokens; {REMEDY}"
             )
         return scores
 
@@ -111,17 +113,17 @@ class _TokenizerMetadata:
         if index is None:
             return None
         if not 0 <= index < len(self.tokens):
-            raise InputError(f"{self.path} says tokenizer.ggml.{key}={index} of {len(self.tokens)} tokens; {MEND}")
+            raise InputError(f"{self.path} says tokenizer.ggml.{key}={index} of {len(self.tokens)} tokens; {REMEDY}")
         return self.tokens[index]
 
     def pairs(self) -> list[tuple[str, str]]:
-        """The merges, best first: as listed, or else implied by the scores of the tokens."""
+        """The merges, best first: as listed, or implied by the scores of the tokens."""
         if self.merges is None:
             return _merges_from_scores(self.vocabulary, self.scores())
         pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in self.merges)]
-        for left, right in pairs:  # which the library would answer with a panic
+        for left, right in pairs:  # the library would panic
             if not {left, right, left + right} <= self.vocabulary.keys():
-                raise InputError(f"{self.path}: the merge of {left!r} and {right!r} is not in the vocabulary; {MEND}")
+                raise InputError(f"{self.path}: the merge of {left!r} and {right!r} is not in the vocabulary; {REMEDY}")
         return pairs
 
 
@@ -132,7 +134,8 @@ def _byte_level(metadata: _TokenizerMetadata) -> Tokenizer:
     if metadata.merges is None:
         raise InputError(f"{metadata.path} lacks tokenizer.ggml.merges; convert the model to GGUF again")
     words = _WORDS[kind]
-    # Llama 3 takes a word that is in the vocabulary as it is, even where no sequence of merges leads to it.
+    # Llama 3 encodes a word that is in the vocabulary as one token, even if no sequence of merges
+    # produces it.
     tokenizer = Tokenizer(models.BPE(metadata.vocabulary, metadata.pairs(), ignore_merges=words is LLAMA3))
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words is None)
     if words is None:
@@ -165,7 +168,10 @@ def _sentence_piece(metadata: _TokenizerMetadata) -> Tokenizer:
 
 
 def _merges_from_scores(vocabulary: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """Every way to put a token together from two others, the highest score first, longer parts first among equals."""
+    """All splits of a token into two other tokens, by decreasing score.
+
+    For equal scores, longer parts come first.
+    """
     ranked = []
     for token, index in vocabulary.items():
         halves = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
@@ -186,7 +192,7 @@ def _add_tokens(tokenizer: Tokenizer, metadata: _TokenizerMetadata) -> None:
 
 
 def _add_template(tokenizer: Tokenizer, metadata: _TokenizerMetadata) -> None:
-    """Puts bos before and eos after a text where the file says so, or where llama.cpp does when it says nothing."""
+    """Adds bos and eos as the file says; if it says nothing, as llama.cpp does by default."""
     adds_bos = metadata.get("model") == "llama" or _WORDS.get(metadata.get("pre", "default")) is LLAMA3
     bos = metadata.token("bos_token_id") if metadata.get("add_bos_token", adds_bos) else None
     eos = metadata.token("eos_token_id") if metadata.get("add_eos_token", False) else None

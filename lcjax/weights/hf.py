@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints, in and out: config.json and safetensors, one tensor in memory at a time."""
+"""Reads and writes Hugging Face checkpoints, with one tensor in memory at a time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
 def load_config(directory: str | os.PathLike[str]) -> LlamaConfig:
-    """Reads a model directory's config.json; code that it points to (`auto_map`) is ignored."""
+    """Reads config.json of a model directory; code that it refers to (`auto_map`) is ignored."""
     return LlamaConfig.from_json(Path(directory) / "config.json")
 
 
@@ -44,23 +44,23 @@ def load_params(directory: str | os.PathLike[str], config: LlamaConfig, dtype: D
     """Loads a model directory's weights.
 
     Args:
-      directory: holds `model.safetensors`, or shards and `model.safetensors.index.json`.
+      directory: contains `model.safetensors`, or shards and `model.safetensors.index.json`.
       config: the model; see `load_config`.
-      dtype: float32 or bfloat16; stored are F32, F16 or BF16, rounded to nearest even.
+      dtype: float32 or bfloat16. Stored F32, F16 or BF16 is rounded to nearest even.
 
     Returns:
-      The parameter tree of `lcjax.model.params`, jax Arrays on the default device. The peak of host memory is the
-      tree and a few MB.
+      The parameter tree of `lcjax.model.params`, JAX arrays on the default device. The peak of host
+      memory is the tree and a few MB.
 
     Raises:
-      InputError: a file is missing or corrupt, or the tensors do not match the config, found before any weight is read; or a
-        weight is NaN or infinite.
+      InputError: a file is missing or corrupt, or the tensors do not match the config, which is
+        checked before any weight is read; or a weight is NaN or infinite.
     """
     return open_checkpoint(directory, config).load(dtype)
 
 
 def open_checkpoint(directory: str | os.PathLike[str], config: LlamaConfig | None = None) -> Checkpoint:
-    """Reads all headers and checks them, without reading weights; raises as `load_params` does."""
+    """Reads and checks all headers without reading weights; raises the errors of `load_params`."""
     directory = Path(directory)
     config = config or load_config(directory)
     stored, packed = take_packed_weights(plain_names(_headers(directory), config), config)
@@ -68,7 +68,7 @@ def open_checkpoint(directory: str | os.PathLike[str], config: LlamaConfig | Non
         {name: tensor.shape for name, tensor in (stored | packed).items()},
         {name.name: name.shape for name in tensor_names(config)},
         source=directory,
-        mend="use the config.json that belongs to these weights, of a plain Llama model",
+        remedy="use the config.json that belongs to these weights, of a plain Llama model",
     )
 
     def read(name: TensorName, out: np.ndarray) -> None:
@@ -94,10 +94,11 @@ def save_checkpoint(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     generation_config: str | None = None,
 ) -> None:
-    """Saves a model as transformers reads it: config.json, safetensors and the tokenizer's files; all or nothing.
+    """Saves a model as transformers reads it: config.json, weights and tokenizer; all or nothing.
 
     Args:
-      directory: made if it does not exist; there, a former checkpoint is replaced and other files stay.
+      directory: created if missing; in an existing one, a former checkpoint is replaced and other
+        files stay.
       params: the parameter tree of `lcjax.model.params`.
       config: the model.
       tokenizer: saved with the weights, if given; see `save_tokenizer`.
@@ -106,7 +107,7 @@ def save_checkpoint(
       generation_config: the text of generation_config.json, if there is to be one.
 
     Raises:
-      InputError: the directory cannot be written or the disk is full; what was there before is intact.
+      InputError: the directory cannot be written or the disk is full; the former content is intact.
       ValueError: params is not the tree of this config.
     """
     leaves = tree_leaves(params, tensor_names(config))
@@ -117,7 +118,8 @@ def save_checkpoint(
 
     def fetch(name: TensorName) -> np.ndarray:
         leaf, _ = leaves[name.name]
-        # One layer at a time: `np.asarray` of a whole stack would copy it to the host and keep it there.
+        # One layer at a time: `np.asarray` of a whole stack would copy it to the host and keep it
+        # there.
         return np.asarray(leaf if name.layer is None else leaf[name.layer]).astype(target, copy=False)
 
     write_checkpoint(
@@ -141,11 +143,11 @@ def write_checkpoint(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     generation_config: str | None = None,
 ) -> None:
-    """`save_checkpoint` of tensors that are made one at a time: `fetch` returns the named tensor in `dtype`."""
+    """`save_checkpoint` for tensors made one at a time: `fetch` returns a tensor in `dtype`."""
     names = {name.name: name for name in tensor_names(config)}
     shards = _shards(list(names.values()), dtype.itemsize, max_shard_bytes)
     total_bytes = sum(math.prod(name.shape) * dtype.itemsize for name in names.values())
-    # A former model's chat template and stop tokens must not outlive its tokenizer.
+    # A former model's chat template and stop tokens must not survive next to a new tokenizer.
     former = OUR_FILES if tokenizer is None else (*OUR_FILES, GENERATION_CONFIG, *TOKENIZER_FILES)
     with staged(Path(directory), total_bytes, replaces=former) as staging:
         for file_name, shard in shards.items():
@@ -158,7 +160,7 @@ def write_checkpoint(
         if len(shards) > 1:
             weight_map = {name.name: file_name for file_name, shard in shards.items() for name in shard}
             write_json(staging / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
-        # transformers 4 reads torch_dtype, 5 reads dtype.
+        # transformers 4 reads torch_dtype, version 5 reads dtype.
         write_json(staging / "config.json", {**config.to_dict(), "dtype": dtype.name, "torch_dtype": dtype.name})
         if tokenizer is not None:
             save_tokenizer(tokenizer, staging)
@@ -166,18 +168,19 @@ def write_checkpoint(
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file as transformers lays it out."""
+    """Writes a JSON file in the layout of transformers."""
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def refuse_pickles(directory: Path, wanted: str) -> NoReturn:
-    """Raises the InputError for a directory without the `wanted` file; says how to convert a pickle that is there."""
+    """Raises InputError for a directory without `wanted`; explains how to convert pickles."""
     if not directory.is_dir():
-        raise InputError(f"{directory} is not a directory that exists; check the path")
+        raise InputError(f"{directory} is not an existing directory; check the path")
     if pickles := sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern)):
         raise InputError(
-            f"{directory} has {abridged(pickles)} and no {wanted}: pickles are never opened, since they can run code; "
-            "convert with `save_pretrained(..., safe_serialization=True)` where you trust them"
+            f"{directory} has {abridged(pickles)} and no {wanted}: pickles are never opened, "
+            "since they can run code; if you trust them, convert them with "
+            "`save_pretrained(..., safe_serialization=True)`"
         )
     raise InputError(f"{directory} has no {wanted}; give the directory of a complete download")
 
@@ -198,7 +201,7 @@ def _sharded_headers(index: Path) -> dict[str, StoredTensor]:
             if weight_map.get(name) == file_name:
                 stored[name] = tensor
             elif not is_buffer(name):
-                raise InputError(f"{index} does not list {name}, which {file_name} holds; download the model again")
+                raise InputError(f"{index} does not list {name}, which is in {file_name}; download the model again")
     if absent := [name for name in weight_map if name not in stored and not is_buffer(name)]:
         raise InputError(
             f"{index} lists {len(absent)} tensors that its files lack ({abridged(absent)}); download the model again"
@@ -207,10 +210,10 @@ def _sharded_headers(index: Path) -> dict[str, StoredTensor]:
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """The file of each tensor of a sharded checkpoint; every one a plain name beside the index.
+    """The file of each tensor of a sharded checkpoint: a plain file name in the index's directory.
 
     Raises:
-      InputError: the index cannot be read, or is not one.
+      InputError: the index cannot be read, or is not valid.
     """
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -220,7 +223,7 @@ def read_index(index: Path) -> dict[str, str]:
         raise InputError(f"{index} cannot be read ({error.strerror}); check its permissions") from None
     if not isinstance(weight_map, dict) or not weight_map or not all(map(_is_file_name, weight_map.values())):
         raise InputError(
-            f"{index} is not a valid index: weight_map must name a file beside it for each tensor; download it again"
+            f"{index} is not a valid index: weight_map must give a file name for each tensor; download it again"
         )
     return weight_map
 

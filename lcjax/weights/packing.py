@@ -1,4 +1,4 @@
-"""Tensors that lie in the parameter tree as several arrays: quantized ones."""
+"""Tensors that are several arrays in the parameter tree, such as quantized ones."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ TensorReader: TypeAlias = Callable[[TensorName, np.ndarray], None]
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """How one tensor lies in the tree, where it is not one array: its leaves and what fills them.
+    """The leaves of one tensor that is not a single array, and a function that fills them.
 
-    `leaves` gives shape and dtype by the path below the tensor's own; `fill` is handed arrays of these, one layer's.
+    `leaves` gives shape and dtype by the path below the tensor's own. `fill` writes into arrays of
+    these shapes, for one layer.
     """
 
     leaves: Mapping[Path, tuple[Shape, np.dtype]]
@@ -33,10 +34,10 @@ Packer: TypeAlias = Callable[[TensorName], Packing | None]
 
 
 def quantizing(read: TensorReader, config: LlamaConfig, kind: str | None) -> Packer:
-    """Quantizes the layers' linear maps as they are read; nothing where `kind` is None.
+    """Quantizes the layers' linear maps as they are read; does nothing if `kind` is None.
 
     Raises:
-      InputError: an unknown kind, or a weight of this config that cannot be quantized.
+      InputError: the kind is unknown, or a weight of this config cannot be quantized.
     """
     check_quantize(kind)
     if kind is None:
@@ -51,7 +52,7 @@ def quantizing(read: TensorReader, config: LlamaConfig, kind: str | None) -> Pac
         return Packing({(leaf,): kind for leaf, kind in leaves[name.path].items()}, lambda out: fill(name, out))
 
     def fill(name: TensorName, out: Mapping[Path, np.ndarray]) -> None:
-        # In float32, which holds every stored dtype exactly.
+        # float32 represents every stored dtype exactly.
         weight_OI = np.empty(name.shape, np.float32)
         read(name, weight_OI)
         for leaf, values in nf4.quantize(weight_OI).items():

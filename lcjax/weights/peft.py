@@ -1,4 +1,4 @@
-"""PEFT's adapter directories (adapter_config.json, adapter_model.safetensors), in and out.
+"""Reads and writes PEFT's adapter directories (adapter_config.json, adapter_model.safetensors).
 
 Source: the developer guide "PEFT checkpoint format" in the documentation of PEFT.
 """
@@ -36,7 +36,7 @@ from lcjax.weights.tokenizer import TOKENIZER_FILES, save_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Not config.json: transformers takes a directory with both for one that holds the base weights as well.
+# Not config.json: transformers treats a directory with both files as one with the base weights.
 BASE_CONFIG_FILE = "base_config.json"
 
 
@@ -46,7 +46,7 @@ def adapter_names(lora: LoraConfig, config: LlamaConfig) -> list[TensorName]:
 
 
 def _names(lora: LoraConfig, family: Family, layers: int, shapes: Mapping[str, tuple[int, ...]]) -> list[TensorName]:
-    """As `adapter_names`, with (out_features, in_features) of each target module."""
+    """As `adapter_names`, given (out_features, in_features) of each target module."""
     names = []
     for module in lora.target_modules:
         row, (out_features, in_features) = family.adaptable[module], shapes[module]
@@ -67,17 +67,19 @@ def save_adapter(
     """Saves an adapter as `peft.PeftModel.from_pretrained` reads it; all or nothing.
 
     Args:
-      directory: made if it does not exist; there, a former adapter is replaced and other files stay.
-      adapter: `{"layers": {"self_attn": {"q_proj": {"lora_A": [L, r, in], "lora_B": [L, out, r]}}, "mlp": {...}}}` for
-        the target modules, float32 or bfloat16.
+      directory: created if missing; in an existing one, a former adapter is replaced and other
+        files stay.
+      adapter: `{"layers": {"self_attn": {"q_proj": {"lora_A": [L, r, in], "lora_B": [L, out, r]}},
+        "mlp": {...}}}` for the target modules, float32 or bfloat16.
       lora: the adapter's rank, scaling and target modules.
-      base_model: what PEFT should load the base model from, a hub id or a path.
-      config: the base model as the adapter was trained on it, for base_config.json: its RoPE may not be that of the base's own
-        files (see `base_config`). Without it the adapter is taken for one of a Llama.
-      tokenizer: saved with the adapter, if given, as PEFT's users do; see `save_tokenizer`.
+      base_model: where PEFT should load the base model from, a hub id or a path.
+      config: the base model as the adapter was trained on it, for base_config.json. Its RoPE may
+        differ from the base's own files (see `base_config`). If None, the base is assumed to be a
+        Llama.
+      tokenizer: saved with the adapter, if given, as is usual with PEFT; see `save_tokenizer`.
 
     Raises:
-      InputError: the directory cannot be written or the disk is full; what was there before is intact.
+      InputError: the directory cannot be written or the disk is full; the former content is intact.
       ValueError: adapter is not the tree of `lora`.
     """
     leaves = tree_leaves(adapter, _names_of_tree(adapter, lora, LLAMA if config is None else config.family))
@@ -98,7 +100,7 @@ def save_adapter(
 
 
 def base_config(directory: str | os.PathLike[str], config: LlamaConfig) -> LlamaConfig:
-    """`config` with the RoPE and the context that an adapter was trained with, where `save_adapter` wrote them down."""
+    """`config` with the adapter's own RoPE and context length, if `save_adapter` recorded them."""
     path = Path(directory) / BASE_CONFIG_FILE
     return config.with_rope_of(LlamaConfig.from_json(path)) if path.is_file() else config
 
@@ -123,17 +125,18 @@ def load_adapter(
     """Loads an adapter that PEFT or `save_adapter` saved.
 
     Args:
-      directory: holds adapter_config.json and adapter_model.safetensors.
+      directory: contains adapter_config.json and adapter_model.safetensors.
       config: the model that the adapter belongs to.
       dtype: float32 or bfloat16.
 
     Returns:
-      Its LoraConfig, with the target modules that its tensors name, and the tree as `save_adapter` takes it, jax
-      Arrays on the default device. Layers that the adapter leaves out (`layers_to_transform`) have factors of zeros.
+      The LoraConfig, with the target modules that the tensors name, and the tree in the form that
+      `save_adapter` takes, JAX arrays on the default device. Layers that the adapter omits
+      (`layers_to_transform`) have factors of zeros.
 
     Raises:
-      InputError: a file is missing or corrupt, the adapter is not plain LoRA on linear maps of the layers, or its tensors do not
-        match the model.
+      InputError: a file is missing or corrupt, the adapter is not plain LoRA on the layers' linear
+        maps, or its tensors do not match the model.
     """
     directory = Path(directory)
     if not (directory / WEIGHTS_FILE).exists():
@@ -147,13 +150,13 @@ def load_adapter(
         {name: tensor.shape for name, tensor in stored.items()},
         {name.name: name.shape for name in names if (name.layer, name.path[2]) in adapted},
         source=directory / WEIGHTS_FILE,
-        mend=f"load the adapter with the base model it was trained on{named_base(parsed)}",
+        remedy=f"load the adapter with the base model it was trained on{named_base(parsed)}",
     )
 
     def read(name: TensorName, out: np.ndarray) -> None:
         if (name.layer, name.path[2]) in adapted:
             read_into(stored[name.name], out)
-        else:  # A = B = 0 adds exactly nothing, and no gradient changes it
+        else:  # A = B = 0 adds exactly zero, and no gradient changes it
             out[...] = 0
 
     return lora, assemble(names, read, config.num_hidden_layers, parameter_dtype(dtype))

@@ -1,6 +1,7 @@
-"""What PEFT's adapter_config.json and the names of an adapter's tensors say, and why an adapter is not one that can be taken.
+"""Interprets PEFT's adapter_config.json and tensor names, and rejects unsupported adapters.
 
-Source: PEFT 0.21, `tuners/lora/config.py` and `check_target_module_exists` of `tuners/tuners_utils.py`.
+Source: PEFT 0.21, `tuners/lora/config.py` and `check_target_module_exists` of
+`tuners/tuners_utils.py`.
 """
 
 from __future__ import annotations
@@ -21,27 +22,29 @@ CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 _ROOT, _HEADLESS_ROOT = "base_model.model.model.", "base_model.model."
 _KEY = re.compile(r"base_model\.model\.(.+\.layers)\.(\d{1,9})\.(.+)\.lora_[AB]\.weight")
-# Keys of adapter_config.json that do not change what a trained adapter computes, or that are read below. Any other
-# that is set to something is a variant of LoRA (use_dora, modules_to_save, ...) and refused, also one not invented yet.
+# Keys of adapter_config.json that do not change what a trained adapter computes, or that are read
+# below. Any other key that is set means a variant of LoRA (use_dora, modules_to_save, ...) and is
+# rejected. So are variants that do not exist yet.
 _PLAIN_KEYS = """
-    peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r target_modules
-    exclude_modules lora_alpha lora_dropout use_rslora init_lora_weights layers_to_transform layers_pattern megatron_config
-    megatron_core loftq_config eva_config corda_config lora_ga_config qalora_group_size runtime_config
+    peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r
+    target_modules exclude_modules lora_alpha lora_dropout use_rslora init_lora_weights
+    layers_to_transform layers_pattern megatron_config megatron_core loftq_config eva_config
+    corda_config lora_ga_config qalora_group_size runtime_config
 """.split()
-# Other ways to draw the first values (pissa, olora, corda, loftq, ...) also change the base weights.
+# Other initializations (pissa, olora, corda, loftq, ...) also change the base weights.
 _PLAIN_INITS = (True, False, "gaussian", "orthogonal", "eva")
-_MEND = "merge it into its base with PEFT (merge_and_unload) and load the merged model"
+_REMEDY = "merge it into its base with PEFT (merge_and_unload) and load the merged model"
 
 
 def read_adapter_config(path: Path) -> dict[str, Any]:
     """The content of adapter_config.json.
 
     Raises:
-      InputError: it cannot be read, or says that the adapter is more than plain LoRA.
+      InputError: it cannot be read, or it describes more than plain LoRA.
     """
     parsed = _read_json(path)
     if parsed.get("peft_type") != "LORA":
-        raise InputError(f"{path} says peft_type={parsed.get('peft_type')!r}; only LORA is supported: {_MEND}")
+        raise InputError(f"{path} says peft_type={parsed.get('peft_type')!r}; only LORA is supported: {_REMEDY}")
     variants = [
         key
         for key, value in parsed.items()
@@ -51,15 +54,17 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
         variants.append("init_lora_weights")
     if variants:
         named = ", ".join(f"{key}={repr(parsed[key])[:100]}" for key in variants)
-        raise InputError(f"{path} says {named}; only plain LoRA is supported: train without it, or {_MEND}")
+        raise InputError(f"{path} says {named}; only plain LoRA is supported: train without it, or {_REMEDY}")
     return parsed
 
 
 def plain_names(stored: Mapping[str, StoredTensor], path: Path) -> dict[str, StoredTensor]:
-    """The adapter's tensors as on a model with a head; an adapter of transformers' LlamaModel lacks one `model.`.
+    """The adapter's tensors by the names of a model with a head.
+
+    An adapter of transformers' LlamaModel, which has no head, omits one `model.`.
 
     Raises:
-      InputError: one is of the embedding or the head.
+      InputError: a tensor belongs to the embedding or the head.
     """
     rooted = any(name.startswith(_ROOT) for name in stored)
     named = {
@@ -70,12 +75,13 @@ def plain_names(stored: Mapping[str, StoredTensor], path: Path) -> dict[str, Sto
         module = next((module for module in ("embed_tokens", "lm_head") if f".{module}." in name), None)
         if module is not None and "lora_" in name:
             raise InputError(
-                f"{path} adapts {module} ({original}); only linear maps of the layers can be adapted: {_MEND}"
+                f"{path} adapts {module} ({original}); only linear maps of the layers can be adapted: {_REMEDY}"
             )
         if module is not None:
             raise InputError(
-                f"{path} holds all of {module} ({original}), as save_embedding_layers and modules_to_save have PEFT "
-                f"save it, and only LoRA is read; if it was not trained, save with save_embedding_layers=False, else {_MEND}"
+                f"{path} contains all of {module} ({original}), which PEFT saves with "
+                "save_embedding_layers or modules_to_save; only LoRA is supported: if it was "
+                f"not trained, save with save_embedding_layers=False, otherwise {_REMEDY}"
             )
     return named
 
@@ -97,12 +103,13 @@ def lora_config(
     Raises:
       InputError: there are none, or a number is missing or out of range.
     """
-    # PEFT's target_modules may be a list, a pattern or "all-linear"; the tensors say what it came to.
+    # PEFT's target_modules may be a list, a pattern or "all-linear"; the tensors show the result.
     modules = {module for _, module in _stored_modules(stored, family)}
     if not modules:
         raise InputError(
-            f"{directory / WEIGHTS_FILE} adapts no linear map of a Llama layer "
-            f"(it holds {abridged(list(stored)) or 'nothing'}); choose target_modules from {', '.join(family.adaptable)}"
+            f"{directory / WEIGHTS_FILE} adapts no linear map of a Llama layer (it has "
+            f"{abridged(list(stored)) or 'no tensors'}); choose target_modules from "
+            f"{', '.join(family.adaptable)}"
         )
     path = directory / CONFIG_FILE
     try:
@@ -124,9 +131,10 @@ def lora_config(
 def adapted_modules(
     parsed: dict[str, Any], stored: Mapping[str, StoredTensor], config: LlamaConfig
 ) -> set[tuple[int | None, str]]:
-    """The (layer, module) pairs that the adapter has by its config; by its tensors where the config has a pattern of names.
+    """The (layer, module) pairs that the adapter has according to its config.
 
-    So a tensor that is missing from the file is missed, but for patterns, which are not evaluated.
+    If the config has a pattern of names, which is not evaluated, the tensors of the file decide. So
+    a missing tensor is detected except with patterns.
     """
     found, layers = _stored_modules(stored, config.family), config.num_hidden_layers
     targets: Any = parsed.get("target_modules")
@@ -146,7 +154,7 @@ def adapted_modules(
 
 
 def named_base(parsed: dict[str, Any]) -> str:
-    """In brackets, the base model that the config names, or nothing."""
+    """The base model that the config names, in parentheses, or nothing."""
     base = parsed.get("base_model_name_or_path")
     return f" ({base[:200]})" if isinstance(base, str) and base else ""
 
@@ -160,17 +168,17 @@ def _stored_modules(stored: Mapping[str, StoredTensor], family: Family) -> set[t
 
 
 def _names(entries: list[Any], key: str) -> bool:
-    """Whether a list of modules names this one: by its path, or by the end of it."""
+    """Whether a list of modules names this one, by its path or by the end of its path."""
     return any(f".{key}".endswith(f".{entry}") for entry in entries)
 
 
 def _is_unset(value: Any) -> bool:
-    # Not by truth: layers_to_transform=0 names the first layer.
+    # Not by truth value: layers_to_transform=0 names the first layer.
     return value is None or value is False or value in ("none", [], {})
 
 
 def _is_idle(parsed: dict[str, Any], key: str) -> bool:
-    """Whether a pattern of ranks or alphas gives every module what it has anyway."""
+    """Whether a pattern of ranks or alphas gives every module its default value."""
     default = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}.get(key)
     if default is None or not isinstance(parsed[key], dict):
         return False
@@ -181,7 +189,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         parsed = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; an adapter's directory needs it beside {WEIGHTS_FILE}") from None
+        raise InputError(
+            f"{path} does not exist; an adapter's directory needs it in addition to {WEIGHTS_FILE}"
+        ) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
     except RecursionError:
@@ -189,5 +199,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}); download the adapter again") from None
     if not isinstance(parsed, dict):
-        raise InputError(f"{path} holds a {type(parsed).__name__}, not an object; download the adapter again")
+        raise InputError(f"{path} is a {type(parsed).__name__}, not an object; download the adapter again")
     return parsed

@@ -1,7 +1,7 @@
-"""One safetensors file at a time: its header, one tensor straight into an array, and a file written tensor by tensor.
+"""Reads and writes safetensors files one tensor at a time.
 
-The library validates the header; the bytes are read and written here, because `safe_open` maps the file, whose pages
-then count as this process's memory, and `save_file` wants all of a file's tensors at once.
+The library validates the header. The bytes are read and written here. `safe_open` would map the
+file, and its pages count as this process's memory. `save_file` needs all tensors of a file at once.
 
 Source: https://github.com/huggingface/safetensors#format
 """
@@ -23,15 +23,15 @@ from lcjax.errors import InputError
 from lcjax.weights.assembly import Shape, require_finite, row_chunks
 
 STORED_DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
-# What a weight in four bits is stored as; refused wherever its parts do not make one (`require_plain`).
+# The storage type of a 4-bit weight. It is rejected if its parts do not form one (`require_plain`).
 _PACKED_DTYPES = {"U8": np.dtype(np.uint8)}
 
-_MEND = "download it again"
+_REMEDY = "download it again"
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies: `offset` counts bytes from the file's start."""
+    """Where a tensor is stored; `offset` is in bytes from the file's start."""
 
     path: Path
     name: str
@@ -45,28 +45,28 @@ class StoredTensor:
 
 
 def read_header(path: Path, *, packed: bool = False) -> dict[str, StoredTensor]:
-    """The tensors of a file by name. The header is checked, the length of the file included, and no weight is read.
+    """The tensors of a file by name; checks header and file length, and reads no weights.
 
     Raises:
-      InputError: the file is missing, unreadable, truncated or corrupt, or a tensor is neither F32, F16 nor BF16; with `packed`
-        it may be U8 as well.
+      InputError: the file is missing, unreadable, truncated or corrupt, or a tensor is not F32, F16
+        or BF16. With `packed`, U8 is allowed as well.
     """
     dtypes = STORED_DTYPES | _PACKED_DTYPES if packed else STORED_DTYPES
     try:
-        # Opened here first: the library says of a file that may not be read that there is none.
+        # Opened here first, because the library reports a file without read permission as missing.
         with path.open("rb") as file, safe_open(path, framework="numpy"):
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
     except FileNotFoundError:
-        raise InputError(f"{path} is missing; {_MEND}") from None
+        raise InputError(f"{path} is missing; {_REMEDY}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); check its permissions") from None
     except (SafetensorError, ValueError) as error:
-        raise InputError(f"{path} ({path.stat().st_size} bytes) is truncated or corrupt: {error}; {_MEND}") from None
+        raise InputError(f"{path} ({path.stat().st_size} bytes) is truncated or corrupt: {error}; {_REMEDY}") from None
     header.pop("__metadata__", None)
     for name, entry in header.items():
         if not name.isprintable():
-            raise InputError(f"{path} is truncated or corrupt: it names a tensor {name!r}; {_MEND}")
+            raise InputError(f"{path} is truncated or corrupt: it has a tensor named {name!r}; {_REMEDY}")
         if entry["dtype"] not in dtypes:
             raise _unsupported(path, name, entry["dtype"])
     return {
@@ -78,24 +78,25 @@ def read_header(path: Path, *, packed: bool = False) -> dict[str, StoredTensor]:
 
 
 def require_plain(tensors: Mapping[str, StoredTensor]) -> None:
-    """Raises InputError where a tensor is stored in bytes that no weight in four bits has laid claim to."""
+    """Raises InputError if a tensor of bytes is not part of a 4-bit weight."""
     for name, tensor in tensors.items():
         if tensor.dtype in _PACKED_DTYPES.values():
             raise _unsupported(tensor.path, name, "U8")
 
 
 def read_into(tensor: StoredTensor, out: np.ndarray) -> None:
-    """Fills a C-contiguous array of the tensor's shape, casting to its dtype (to nearest even); a few MB at a time.
+    """Fills a C-contiguous array, a few MB at a time, and casts to its dtype (to nearest even).
 
     Raises:
-      InputError: the file ends early, cannot be read, or holds NaN or infinity where `out` is of floats.
+      InputError: the file ends early, cannot be read, or contains NaN or infinity and `out` is
+        floating-point.
     """
     flat = out.reshape(-1)
     try:
         with tensor.path.open("rb") as file:
             file.seek(tensor.offset)
             for part in row_chunks(flat.size, tensor.dtype.itemsize):
-                # Without a cast, the file's bytes go straight to their place.
+                # If the dtypes match, the bytes are read directly into `out`.
                 chunk = flat[part] if out.dtype == tensor.dtype else np.empty(part.stop - part.start, tensor.dtype)
                 _fill(file, chunk, tensor)
                 if chunk.dtype != out.dtype:
@@ -126,12 +127,12 @@ def write_file(
     *,
     metadata: dict[str, str],
 ) -> None:
-    """Writes a safetensors file, asking `fetch` for one tensor after another.
+    """Writes a safetensors file; calls `fetch` for one tensor after another.
 
     Args:
       path: the file, which is overwritten.
-      tensors: name to (dtype, shape), in the order in which they are to lie in the file.
-      fetch: the named tensor, of that dtype and shape.
+      tensors: name to (dtype, shape), in the order of the file.
+      fetch: returns the named tensor, of that dtype and shape.
       metadata: the header's strings; transformers requires {"format": "pt"}.
 
     Raises:
@@ -155,11 +156,11 @@ def write_file(
 
 def _unsupported(path: Path, name: str, dtype: str) -> InputError:
     return InputError(
-        f"{path}: {name} is stored as {dtype}; supported are {', '.join(STORED_DTYPES)}, and the NF4 of bitsandbytes: "
-        "use a checkpoint that is not quantized"
+        f"{path}: {name} is stored as {dtype}; supported are {', '.join(STORED_DTYPES)} and the "
+        "NF4 of bitsandbytes: use a checkpoint that is not quantized"
     )
 
 
 def _fill(file: io.BufferedReader, chunk: np.ndarray, tensor: StoredTensor) -> None:
     if file.readinto(chunk.view(np.uint8).data) < chunk.nbytes:
-        raise InputError(f"{tensor.path} is truncated or corrupt: it ends inside {tensor.name}; {_MEND}")
+        raise InputError(f"{tensor.path} is truncated or corrupt: it ends inside {tensor.name}; {_REMEDY}")

@@ -1,4 +1,4 @@
-"""Saving all or nothing: files are written aside, reach the disk, and only then take their names."""
+"""Saves all or nothing: writes to a temporary directory, flushes to disk, then renames."""
 
 from __future__ import annotations
 
@@ -19,30 +19,32 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def staged(target: Path, needed_bytes: int, *, replaces: tuple[str, ...] = ()) -> Iterator[Path]:
-    """A context whose value is an empty directory; what is written there appears in `target` when the block ends.
+    """A context that yields an empty directory, whose files appear in `target` when the block ends.
 
-    A target that does not exist appears at once, by one rename. In one that exists, each file replaces its namesake by
-    a rename, weights before the JSON that describes them, and other files stay. If the block or the disk fails, the
-    target is as it was and what was written is removed; a process that is killed leaves it to the next that saves there.
+    A new target appears at once, by one rename. In an existing target, each file replaces the file
+    of the same name by a rename, weights before the JSON that describes them; other files stay. If
+    the block or the disk fails, the target is unchanged and the written files are removed. If the
+    process is killed, the next process that saves there removes them.
 
     Args:
-      target: the directory to save to; its parents are made.
-      needed_bytes: about how many bytes will be written, to refuse before the first.
-      replaces: glob patterns of a former save's files, removed from an existing target unless saved again.
+      target: the directory to save to; its parents are created.
+      needed_bytes: about how many bytes will be written, to fail before writing if space is short.
+      replaces: glob patterns of a former save's files, removed from an existing target unless saved
+        again.
 
     Raises:
-      InputError: the target is a file, the disk lacks the space, or a path cannot be written.
+      InputError: the target is a file, there is not enough disk space, or a path cannot be written.
     """
     target = target.expanduser().resolve()
     if target.exists() and not target.is_dir():
         raise InputError(f"{target} is a file; name a directory to save to")
     try:
-        # Beside or inside the target, so that a rename stays within one file system.
+        # Next to or inside the target, so that the rename stays within one file system.
         place = target if target.is_dir() else target.parent
         place.mkdir(parents=True, exist_ok=True)
         _require_space(place, needed_bytes)
         prefix = f".{target.name}.partial-"
-        if place == target:  # which a killed process may have found absent
+        if place == target:  # absent when a process that was killed started
             with _cleared(target.parent, prefix):
                 pass
         staging, descriptor = _claim(place, prefix)
@@ -57,7 +59,7 @@ def staged(target: Path, needed_bytes: int, *, replaces: tuple[str, ...] = ()) -
 
 
 def _claim(place: Path, prefix: str) -> tuple[Path, int]:
-    """A new directory in `place` that this process holds a lock on, and the lock's file descriptor."""
+    """A new directory in `place` that this process has locked, and the lock's file descriptor."""
     with _cleared(place, prefix):
         staging = place / f"{prefix}{secrets.token_hex(4)}"
         staging.mkdir()
@@ -68,9 +70,10 @@ def _claim(place: Path, prefix: str) -> tuple[Path, int]:
 
 @contextlib.contextmanager
 def _cleared(place: Path, prefix: str) -> Iterator[None]:
-    """A context before which what killed processes left in `place` is removed: the system has released their locks.
+    """A context that first removes from `place` what killed processes left there.
 
-    Others wait for the lock on `place` meanwhile, so that no directory is found between being made and being locked.
+    The operating system has released their locks. Meanwhile others wait for the lock on `place`, so
+    no process sees a directory between its creation and its locking.
     """
     descriptor = os.open(place, os.O_RDONLY)
     try:
@@ -85,7 +88,7 @@ def _cleared(place: Path, prefix: str) -> Iterator[None]:
 def _remove_abandoned(former: Path) -> None:
     try:
         descriptor = os.open(former, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:  # it has just gone, or is none of ours
+    except OSError:  # just removed, or not ours
         return
     try:
         if _lock(descriptor):
@@ -95,7 +98,7 @@ def _remove_abandoned(former: Path) -> None:
 
 
 def _lock(descriptor: int, *, wait: bool = False) -> bool:
-    """Whether the lock was to be had; some network file systems have none."""
+    """Whether the lock was acquired; some network file systems do not support locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
@@ -141,6 +144,6 @@ def _input_error(target: Path, needed_bytes: int, error: OSError) -> InputError:
     existing = next(path for path in (target, *target.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     return InputError(
-        f"{target} cannot be written ({reason}): {needed_bytes:,} bytes are needed and {free:,} are free; "
-        "free some space or save elsewhere"
+        f"{target} cannot be written ({reason}): {needed_bytes:,} bytes are needed and {free:,} "
+        "are free; free some space or save elsewhere"
     )

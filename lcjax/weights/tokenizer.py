@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face directory or of a GGUF file, as transformers' fast tokenizer, in and out."""
+"""Loads and saves the fast tokenizer (transformers) of a Hugging Face directory or a GGUF file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from lcjax.weights.gguf_tokenizer import gguf_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-# transformers advises on import that it lacks PyTorch; only its tokenizers are used here, which need none.
+# On import, transformers warns that PyTorch is missing. Only its tokenizers are used here, which do
+# not need PyTorch.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -26,32 +27,33 @@ TOKENIZER_FILES = (
     TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json",
     "merges.txt", "vocab.txt", "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
 )  # fmt: skip
-"""Glob patterns, inside a model's directory, of what makes its tokenizer."""
+"""Glob patterns of the tokenizer's files inside a model's directory."""
 _VOCABULARIES = (TOKENIZER_FILE, "tokenizer.model", "vocab.json")
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token")
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
-    """Loads the tokenizer that belongs to a model on disk; no network, no code from the model's directory.
+    """Loads a model's tokenizer from disk; uses no network and no code from the model's directory.
 
     Args:
       path: a Hugging Face directory, or a GGUF file (see `lcjax.weights.gguf_tokenizer`).
 
     Returns:
-      A tokenizer whose ids are those of `tokenizers.Tokenizer.from_file` where the directory has a tokenizer.json;
-      see `save_tokenizer`.
+      A tokenizer. If the directory has a tokenizer.json, its ids equal those of
+      `tokenizers.Tokenizer.from_file`; see `save_tokenizer`.
 
     Raises:
-      InputError: there is no tokenizer there, or it is corrupt or of a kind that is not supported.
+      InputError: there is no tokenizer, or it is corrupt or of an unsupported kind.
     """
     path = Path(path)
     return _load_from_directory(path) if path.is_dir() else gguf_tokenizer(read_gguf_file(path))
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Writes a tokenizer's files into a directory that exists; AutoTokenizer reads them.
+    """Writes a tokenizer's files into an existing directory; AutoTokenizer can read them.
 
-    One that `load_tokenizer` read from a directory, and that nobody has changed since, is copied byte for byte.
+    If `load_tokenizer` read the tokenizer from a directory and it has not changed since, its files
+    are copied byte for byte.
 
     Raises:
       OSError: the disk is full or the directory cannot be written.
@@ -76,7 +78,7 @@ def _load_from_directory(directory: Path) -> PreTrainedTokenizerFast:
         raise InputError(
             f"the tokenizer in {directory} cannot be read ({error.strerror}); check its permissions"
         ) from None
-    except Exception as error:  # the tokenizers library raises bare Exception for a corrupt tokenizer.json
+    except Exception as error:  # the library raises bare Exception for a corrupt file
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"the tokenizer in {directory} cannot be loaded ({reason}); download its files again"
@@ -84,7 +86,7 @@ def _load_from_directory(directory: Path) -> PreTrainedTokenizerFast:
 
 
 def _read(directory: Path) -> PreTrainedTokenizerFast:
-    # Importing transformers takes a second, which a command's --help and its argument errors should not.
+    # Importing transformers takes a second. A command's --help and argument errors should not wait.
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     only_local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -93,15 +95,16 @@ def _read(directory: Path) -> PreTrainedTokenizerFast:
         return AutoTokenizer.from_pretrained(directory, **only_local)
     for path in (file, directory / "tokenizer_config.json"):
         _require_readable(path)
-    # Not AutoTokenizer: many a class that it takes for a model rebuilds the pipeline in its own way and forgets the file's.
+    # Not AutoTokenizer: several classes that it selects rebuild the pipeline and ignore that of the
+    # file.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, **only_local)
     backend = Tokenizer.from_file(str(file))
     backend.no_truncation()
     backend.no_padding()
     added = sorted(tokenizer.added_tokens_decoder.items())
-    # What tokenizer_config.json names on top of the file's vocabulary.
+    # Tokens that tokenizer_config.json adds to the file's vocabulary.
     backend.add_tokens([token for _, token in added if backend.token_to_id(token.content) is None])
-    tokenizer._tokenizer = backend  # which has no public setter
+    tokenizer._tokenizer = backend  # there is no public setter
     _name_tokens(tokenizer, directory / "tokenizer_config.json")
     return tokenizer
 
@@ -113,14 +116,15 @@ def _require_readable(path: Path) -> None:
 
 
 def _name_tokens(tokenizer: PreTrainedTokenizerFast, config: Path) -> None:
-    """Gives the tokens that tokenizer_config.json leaves unnamed the names that its class has for them."""
+    """Names the tokens that tokenizer_config.json leaves unnamed, by its class's defaults."""
     unnamed = [name for name in _NAMED_TOKENS if getattr(tokenizer, name) is None]
     stated = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
     if not unnamed or not isinstance(stated.get("tokenizer_class"), str):
         return
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
-    known = tokenizer_class_from_name(stated["tokenizer_class"])  # of transformers' own; None for any other
+    # None unless the class is in transformers
+    known = tokenizer_class_from_name(stated["tokenizer_class"])
     parameters = inspect.signature(known.__init__).parameters if known is not None else {}
     for name in unnamed:
         default = parameters[name].default if name in parameters and name not in stated else None
@@ -129,19 +133,19 @@ def _name_tokens(tokenizer: PreTrainedTokenizerFast, config: Path) -> None:
 
 
 def _unchanged_files(tokenizer: PreTrainedTokenizerBase) -> list[Path]:
-    """The files that a tokenizer was loaded from, where they still say what it does; else none."""
+    """The files that a tokenizer was loaded from, if they still describe it; otherwise none."""
     directory = Path(tokenizer.name_or_path)
     if not tokenizer.is_fast or not tokenizer.name_or_path or not directory.is_dir():
         return []
     try:
         same = _meaning(load_tokenizer(directory)) == _meaning(tokenizer)
-    except InputError:  # there is no tokenizer any more
+    except InputError:  # the tokenizer no longer exists
         return []
     return [path for pattern in TOKENIZER_FILES for path in sorted(directory.glob(pattern))] if same else []
 
 
 def _meaning(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
-    """All that a tokenizer's files say, but for truncation and padding, which every call of it sets."""
+    """The content of a tokenizer's files, except truncation and padding, which every call sets."""
     backend: Any = tokenizer.backend_tokenizer
     pipeline = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
     sides = tokenizer.padding_side, tokenizer.truncation_side, tokenizer.model_max_length

@@ -134,7 +134,7 @@ def test_what_ends_a_text(generate, model_dir, tmp_path):
     stopped = generate("--model", folder, "--prompt", PROMPT, *SHORT)
     assert ("6 written" in plain[2], "1 written" in stopped[2]) == (True, True)
     (folder / "generation_config.json").write_text("{")
-    assert "is no JSON object" in generate("--model", folder, "--prompt", PROMPT, *SHORT)[2]
+    assert "is not a JSON object" in generate("--model", folder, "--prompt", PROMPT, *SHORT)[2]
 
 
 def test_a_seed_is_a_text(generate, model_dir):

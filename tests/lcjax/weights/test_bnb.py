@@ -187,7 +187,7 @@ def test_another_state_is_refused(saved, fault):
 def test_a_state_of_another_kind_is_refused(saved):
     directory, rewrite = saved
     rewrite(lambda tensors: change_state(tensors, nested_offset="0.1"))
-    assert f"{STATE} is no state of bitsandbytes" in refusal(directory)
+    assert f"{STATE} is not a state of bitsandbytes" in refusal(directory)
 
 
 def test_a_state_that_is_not_json_is_refused(saved):
@@ -221,13 +221,13 @@ def test_another_map_of_scales_is_used(saved):
         state = bnb.QuantState.from_dict(parts, torch.device("cpu"))
         np.testing.assert_array_equal(found, bnb.dequantize_4bit(tensors[name], state))
     rewrite(lambda tensors: [tensors[f"{name}.nested_quant_map"].mul_(2) for name in names])
-    assert "v_proj.weight.nested_quant_map leaves [-1, 1]" in refusal(directory)
+    assert "v_proj.weight.nested_quant_map has values outside [-1, 1]" in refusal(directory)
 
 
 def test_maps_that_differ_between_layers_are_refused(saved):
     directory, rewrite = saved
     rewrite(lambda tensors: tensors[f"{WEIGHT}.nested_quant_map"].mul_(0.75))
-    message = f"{WEIGHT} nf4 with quantized scales in a map of its own; all layers must be alike"
+    message = f"{WEIGHT} nf4 with quantized scales and a custom map; all layers must match"
     assert message in refusal(directory)
 
 
@@ -255,7 +255,7 @@ def test_a_stack_must_be_quantized_throughout(plain, saved):
     rewrite(change)
     message = refusal(directory)
     other = "model.layers.0.self_attn.k_proj.weight"
-    assert f"{other} is nf4 with quantized scales and {WEIGHT} not quantized; all layers must be alike" in message
+    assert f"{other} is nf4 with quantized scales and {WEIGHT} not quantized; all layers must match" in message
     assert "with quantize=nf4" in message
 
 
@@ -269,7 +269,7 @@ def test_a_module_may_be_left_out_in_all_layers(plain, tmp_path):
 
 def test_a_quantized_head_is_refused(plain, tmp_path):
     quantized_by_transformers(plain, tmp_path, llm_int8_skip_modules=["k_proj"])
-    assert "lm_head.weight is quantized and no weight of a layer's linear map" in refusal(tmp_path)
+    assert "lm_head.weight is quantized but is not a weight of a layer's linear map" in refusal(tmp_path)
 
 
 def test_fp4_is_refused(plain, tmp_path):

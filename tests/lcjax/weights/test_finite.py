@@ -29,7 +29,7 @@ def test_the_first_is_found_wherever_it_is_and_no_number_is_taken_for_one(dtype,
         for value in VALUES:
             spoiled = values.copy()
             spoiled[place] = value
-            with pytest.raises(InputError, match=rf"^file: tensor holds -?(nan|inf) at \[{place}\] "):
+            with pytest.raises(InputError, match=rf"^file: tensor is -?(nan|inf) at \[{place}\] "):
                 require_finite(spoiled, "file", "tensor")
 
 
@@ -41,7 +41,7 @@ def test_a_directory(tiny_llama, tmp_path, value, stored, quantize):
     with torch.no_grad():
         model.get_parameter(NAME)[3, 5] = value
     model.save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=rf"model.safetensors: {NAME} holds {value} at \[3, 5\]"):
+    with pytest.raises(InputError, match=rf"model.safetensors: {NAME} is {value} at \[3, 5\]"):
         weights.load_model_files(tmp_path, "bfloat16", quantize)
 
 
@@ -50,7 +50,7 @@ def test_a_gguf_file_and_its_conversion(tiny_llama, tmp_path, capsys):
     with torch.no_grad():
         model.get_parameter(NAME)[3, 5] = float("nan")
     path = write(tmp_path / "m.gguf", lambda writer: add_model(writer, model))
-    with pytest.raises(InputError, match=r"m.gguf: blk.1.ffn_up.weight holds nan at \[3, 5\]"):
+    with pytest.raises(InputError, match=r"m.gguf: blk.1.ffn_up.weight is nan at \[3, 5\]"):
         weights.load_gguf(path, "float32")
     assert not (tmp_path / "out").exists()
 
@@ -64,7 +64,7 @@ def test_a_conversion_writes_nothing(model_dir, tmp_path, capsys):
     tensors[NAME][0, 0] = float("nan")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     assert convert([str(folder), str(tmp_path / "out")]) == 2
-    assert f"{NAME} holds nan at [0, 0]" in capsys.readouterr().err
+    assert f"{NAME} is nan at [0, 0]" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
@@ -74,5 +74,5 @@ def test_what_bfloat16_cannot_hold_is_named_with_the_dtype(tiny_llama, tmp_path)
         model.get_parameter(NAME)[0, 0] = 3.4e38
     model.save_pretrained(tmp_path)
     weights.load_model_files(tmp_path, "float32")
-    with pytest.raises(InputError, match=r"holds inf at \[0, 0\] \(as bfloat16\)"):
+    with pytest.raises(InputError, match=r"is inf at \[0, 0\] \(as bfloat16\)"):
         weights.load_model_files(tmp_path, "bfloat16")

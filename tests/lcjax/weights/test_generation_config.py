@@ -76,10 +76,10 @@ def test_files_of_a_former_model_do_not_outlive_it(source, model_dir, tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", "\x00", '"text"', "[" * 100_000])
 def test_a_broken_file_is_refused_before_weights_are_read(source, tmp_path, text, capsys):
     (source / "generation_config.json").write_text(text)
-    with pytest.raises(InputError, match=r"generation_config.json is no JSON object"):
+    with pytest.raises(InputError, match=r"generation_config.json is not a JSON object"):
         lcjax.from_pretrained(source)
     assert convert([str(source), str(tmp_path / "out")]) == 2
-    assert "is no JSON object" in capsys.readouterr().err
+    assert "is not a JSON object" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -89,7 +89,7 @@ def test_a_damaged_block_is_named(tiny_llama, tmp_path):
         return blocks, Type.Q8_0
 
     path = write(tmp_path / "model.gguf", lambda writer: add_model(writer, tiny_llama(**WIDE), encode))
-    with pytest.raises(InputError, match=r"token_embd.weight holds nan at \[0, 0\]"):
+    with pytest.raises(InputError, match=r"token_embd.weight is nan at \[0, 0\]"):
         load_gguf(path, "float32")
 
 

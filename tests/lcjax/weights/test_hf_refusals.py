@@ -148,7 +148,7 @@ def test_index_and_shards_must_agree(sharded):
     name = "model.norm.weight"
     file = index["weight_map"].pop(name)
     (sharded / INDEX).write_text(json.dumps(index))
-    assert f"does not list {name}, which {file} holds" in refusal(sharded)
+    assert f"does not list {name}, which is in {file}" in refusal(sharded)
     index["weight_map"] |= {name: file, "model.extra": file}
     (sharded / INDEX).write_text(json.dumps(index))
     assert "lists 1 tensors that its files lack (model.extra)" in refusal(sharded)

@@ -113,7 +113,7 @@ def test_an_index_that_leaves_its_folder_is_refused(repository, place):
 
 @pytest.mark.usefixtures("unreachable_hub")
 def test_name_that_is_no_hub_id():
-    with pytest.raises(InputError, match="it is no hub id"):
+    with pytest.raises(InputError, match="it is not a hub id"):
         resolve_model("owner/has spaces")
 
 

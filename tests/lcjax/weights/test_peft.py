@@ -181,7 +181,7 @@ def test_absent_files(saved, config, tmp_path):
     assert f"{saved / CONFIG_FILE} does not exist" in refusal(saved, config)
     (saved / WEIGHTS_FILE).unlink()
     assert f"has no {WEIGHTS_FILE}" in refusal(saved, config)
-    assert "not a directory that exists" in refusal(tmp_path / "absent", config)
+    assert "not an existing directory" in refusal(tmp_path / "absent", config)
 
 
 def test_truncated_weights(saved, config):

@@ -230,7 +230,7 @@ def test_user_defined_tokens_stay_whole_and_are_not_special(tiny_llama, tmp_path
         ),
         ("has 1 tokenizer.ggml.scores for 6 tokens", {"model": "llama", "merges": None, "scores": [0.0]}),
         ("lacks tokenizer.ggml.merges and tokenizer.ggml.scores", {"model": "llama", "merges": None}),
-        ("holds no vocabulary", {"model": "llama", "tokens": []}),
+        ("has no vocabulary", {"model": "llama", "tokens": []}),
     ],
 )
 def test_vocabulary_that_is_not_supported(tiny_llama, tmp_path, fault, options):
