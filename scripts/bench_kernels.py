@@ -1,13 +1,15 @@
-"""Speed and memory of the attention and RoPE kernels, compared with every other implementation that is installed.
+"""Measures the attention and RoPE kernels and compares them with all installed implementations.
 
     python scripts/bench_kernels.py --lengths 2048 16384 --csv kernels.csv --plot roofline.png
-    python scripts/bench_kernels.py --sweep --lengths 16384       # the block sizes of lcjax/pallas/triton
+    python scripts/bench_kernels.py --sweep --lengths 16384  # try block sizes
 
-JAX and torch run in processes of their own, on the same shapes, timed by the same code. Implementations
-that are compared run one directly after another. Prints milliseconds, TFLOP/s by the usual count (causal
-attention: half of the products; backward 2.5 times the forward), peak bytes in addition to the inputs,
-and each speed as a ratio to the best Triton. RoPE is measured forward: backward is the same kernel.
-Without a GPU it measures what runs on the CPU, which says nothing about kernels.
+JAX and torch run in separate processes, on the same shapes and with the same timing code.
+Implementations that are compared run one directly after another. The table shows milliseconds,
+TFLOP/s, peak memory in addition to the inputs, and speed relative to the fastest Triton kernel.
+FLOPs follow the usual convention: causal attention counts half of the products, and the backward
+pass counts 2.5 times the forward pass. Only the forward pass of RoPE is measured, because the
+backward pass is the same kernel. Without a GPU, the script measures what runs on the CPU, which
+says nothing about the kernels.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ class Bench:
     """Measures attention (forward, backward, both) and RoPE at every length."""
 
     lengths: tuple[int, ...] = (2048, 16_384)
-    """Tokens a sequence; a GPU of 80 GB takes 262144."""
+    """Tokens per sequence. A GPU with 80 GB can hold 262144."""
     heads: int = 32
     """Query heads."""
     kv_heads: int = 8
     """Key/value heads."""
     head_dim: int = 128
-    """Width of a head."""
+    """Dimension of a head."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Of q, k and v."""
     causal: bool = True
@@ -44,17 +46,17 @@ class Bench:
     operations: tuple[Literal["attention", "rope"], ...] = ("attention", "rope")
     """What to measure."""
     parts: tuple[Literal["forward", "backward", "both"], ...] = (FORWARD, BACKWARD, BOTH)
-    """Which passes."""
+    """Passes to measure."""
     implementations: tuple[str, ...] | None = None
-    """Which implementations; every one that is installed when not given."""
+    """Implementations to measure. Default: all that are installed."""
     sweep: bool = False
-    """Try the candidate block sizes of our kernels, in Pallas and in Triton, and print the best."""
+    """Try the candidate block sizes of our Pallas and Triton kernels, and print the best."""
     seconds: float = 0.6
-    """Time to spend on each measurement, warm-up not counted."""
+    """Time to spend on each measurement, excluding warm-up."""
     csv: Path | None = None
-    """Append every figure, with the machine, versions and commit, to this file."""
+    """Append every result, with the machine, versions and commit, to this file."""
     plot: Path | None = None
-    """Draw a roofline of the figures."""
+    """Draw a roofline plot of the results to this file."""
 
 
 @entry_point
@@ -84,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     results, provenance = [], {}
     for result, provenance in runs.run(jobs, bench.seconds):
         results.append(result)
-        if bench.csv is not None:  # at once: a long run may not reach its end
+        if bench.csv is not None:  # write at once, because a long run may be interrupted
             report.append_csv(bench.csv, result, provenance)
     results.sort(key=lambda result: jobs.index(result.job))
     report.table(results)

@@ -1,13 +1,14 @@
-"""A training step of a large model with random weights on a GPU: time, model FLOPs, planned and used memory.
+"""Measures time, model FLOPs and memory of a large model's training step on a GPU.
 
-    python scripts/bench_step.py --lengths 16384 32768 --settings "full none" "offload tile=8192" --csv steps.csv
-    python scripts/bench_step.py --lengths 16384 --quantize none --peft        # compared with transformers + PEFT
+    python scripts/bench_step.py --lengths 16384 32768 --settings "full none" "offload tile=8192"
+    python scripts/bench_step.py --lengths 16384 --quantize none --peft  # and transformers + PEFT
 
-Every row runs in a process of its own, so that its peak is its own and running out of memory ends no
-other row. The batch is one sequence. Prints seconds of the fastest step, tokens a second, model FLOPs
-as a fraction of the GPU's peak, GiB at the peak next to what the compiler predicted, and GiB of pinned
-host memory. With --ahead the next rows are traced while one is timed. They compile only when the
-device is theirs, since XLA tries algorithms out on it.
+The weights are random, and the batch is one sequence. Every row of the table runs in a separate
+process, so that peak memory is measured for that row alone, and running out of memory does not
+affect the other rows. A row shows the seconds of the fastest step, tokens per second, model FLOPs
+as a fraction of the GPU's peak (MFU), peak and predicted device memory in GiB, and pinned host
+memory in GiB. With --ahead, the next rows are traced while one is timed. They are compiled only
+when they have the device to themselves, because XLA runs algorithms on the device to choose one.
 """
 
 from __future__ import annotations
@@ -32,24 +33,25 @@ from lcjax_scripts.paths import python_path
 
 @dataclasses.dataclass(frozen=True)
 class Bench(Shape):
-    """Which steps to time, one sequence each."""
+    """The steps to time, each on one sequence."""
 
     lengths: tuple[int, ...] = (16_384,)
-    """Tokens of a sequence."""
+    """Tokens per sequence."""
     settings: tuple[str, ...] = ("auto auto",)
-    """Gradient checkpointing and --memory, as a pair in one word each: "offload tile=8192,head_groups=8"."""
+    """Pairs of gradient checkpointing and --memory, such as "offload tile=8192,head_groups=8"."""
     quantizations: tuple[Literal["nf4", "none"], ...] = ()
-    """Every setting with each of these, instead of --quantize."""
+    """Combine every setting with each of these, instead of with --quantize."""
     attentions: tuple[str, ...] = ()
-    """Every setting with each of these implementations, instead of --attention."""
+    """Combine every setting with each of these implementations, instead of with --attention."""
     ahead: int = 0
-    """How many rows are traced while one is timed; each holds half a GiB of the device."""
+    """Number of rows that are traced while another is timed. Each uses 0.5 GiB of the device."""
     steps: int = 2
-    """Timed steps, after one that warms up; 0 times that one, its first allocations included, where a step takes minutes."""
+    """Timed steps after one warm-up step. With 0, the first step is timed, allocations included;
+    this is for steps that take minutes."""
     peft: bool = False
-    """Also time transformers + PEFT with gradient checkpointing and torch's attention, in bfloat16."""
+    """Also time transformers + PEFT: bfloat16, gradient checkpointing, torch's attention."""
     csv: Path | None = None
-    """Append every row, with machine and versions, to this file."""
+    """Append every row, with the machine and versions, to this file."""
 
 
 @entry_point
@@ -59,8 +61,10 @@ def main(argv: list[str] | None = None) -> int:
     rows = rows_of(bench, bench.lengths, bench.settings, bench.quantizations, bench.attentions, peft=bench.peft)
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {
-            "JAX_COMPILATION_CACHE_DIR": cache,  # with the algorithms that XLA chose, for the next process
-            "JAX_TRACEBACK_FILTERING": "off",  # else a remark on filtering is the last line of an error
+            # Reuse the algorithms that XLA chose in an earlier process.
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            # Otherwise a remark about filtering is the last line of an error.
+            "JAX_TRACEBACK_FILTERING": "off",
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "PYTHONPATH": python_path(),

@@ -1,10 +1,11 @@
-"""Training speed and memory compared with transformers + PEFT: the same model, batch, dtype and threads, alternating.
+"""Compares the training speed and memory of lcjax with those of transformers + PEFT on a CPU.
 
     python scripts/bench_train.py --tokens 1024 --rounds 3
 
-Each side runs in a process of its own, so that neither side's memory or threads count for the other.
-Rounds alternate, so that a noisy machine is noisy for both. Prints tokens a second (of the fastest
-step), peak resident memory, and the ratio.
+Both sides use the same model, batch, dtype and number of threads. Each side runs in a separate
+process, so that the memory and threads of one are not counted for the other. The sides alternate,
+so that noise on the machine affects both. Prints tokens per second of the fastest step, peak
+resident memory, and the ratios.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from lcjax_scripts.bench.training.worker import run_side
 
 @dataclasses.dataclass(frozen=True)
 class Bench(Setup):
-    """LoRA r=16 on all seven linear maps, AdamW, batch 1: lcjax compared with transformers + PEFT."""
+    """LoRA r=16 on all linear layers, AdamW, batch 1: lcjax compared with transformers + PEFT."""
 
     rounds: int = 2
-    """Times that each side runs."""
+    """How many times each side runs."""
 
 
 @entry_point

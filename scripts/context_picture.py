@@ -2,7 +2,8 @@
 
     python scripts/context_picture.py
 
-The figures of others are those that docs/context.json has next to each row; `scripts/context_table.py` writes both.
+docs/context.json holds lcjax's figures and those that others published; `scripts/context_table.py`
+writes it.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ SIZES_GB = (24, 48, 80)
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Draw the longest context by GPU memory, as docs/context.json has it."""
+    """Draw the longest context by GPU memory, from docs/context.json."""
 
     output: Path = DOCS / "context.png"
-    """The picture."""
+    """The PNG file to write."""
 
 
 def figures(rows: list[dict[str, Any]]) -> list[tuple[int, int, int]]:
-    """(GB, tokens of lcjax, tokens of Unsloth) for each of SIZES_GB."""
+    """Returns (GB, tokens of lcjax, tokens of Unsloth) for each of SIZES_GB."""
     found = {row["vram_gb"]: row for row in rows if (row["model"], row["trains"]) == (MODEL, TRAINS)}
     return [
         (size, found[size]["max_seq_length"], int(found[size]["others"].split()[-1].replace(",", "")))
@@ -39,7 +40,7 @@ def figures(rows: list[dict[str, Any]]) -> list[tuple[int, int, int]]:
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
-    """Two bars for each size of memory, with the tokens at their ends."""
+    """Draws two bars for each memory size, labeled with their tokens."""
     figure = Figure(figsize=(7.0, 2.8), layout="constrained")
     axes = figure.subplots()
     for number, (_, ours, theirs) in enumerate(reversed(figures(rows))):

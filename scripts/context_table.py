@@ -1,9 +1,10 @@
-"""The longest context of each GPU, found by compiling the training step for it: writes docs/context.json and .md.
+"""Finds the longest context of each GPU by compiling; writes docs/context.json and context.md.
 
-    python scripts/context_table.py                 # every row, about a quarter of an hour on two cores
-    python scripts/context_table.py --only 70b      # rows whose model contains that; the others stay as they are
+    python scripts/context_table.py             # every row, about 15 minutes on two cores
+    python scripts/context_table.py --only 70b  # only rows whose model contains "70b"
 
-What has been compiled stays on disk (see `lcjax.plan.compile_cache`), so an interrupted run continues where it was.
+Compiled programs are cached on disk (see `lcjax.plan.compile_cache`), so an interrupted run resumes
+where it stopped.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from lcjax_scripts.studies import context_table
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Which rows to compute."""
+    """The rows to compute."""
 
     only: str = ""
-    """Rows whose model, GPU or weights contain this; the others are taken from docs/context.json."""
+    """Compute rows whose model, GPU or weights contain this; copy the rest from context.json."""
 
 
 @entry_point

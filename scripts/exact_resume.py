@@ -1,11 +1,11 @@
-"""Kills runs of `lcjax.train`, resumes them, and compares every bit with undisturbed runs.
+"""Kills runs of `lcjax.train`, resumes them, and compares every bit with uninterrupted runs.
 
     python scripts/exact_resume.py --tokenizer DIR_OR_GGUF --data PATH... --output-dir exact
 
-The model has random weights in the shape of a preset. For each case the first process starts without
-any compiled program and is killed after a few steps, the second resumes it, and a third runs from start
-to end. The results must be equal in every metric and in every file of weights. Also prints the time from
-the start of each process to its first step.
+The model has the shape of a preset and random weights. Each case has three processes. The first
+starts without any compiled program and is killed after a few steps, the second resumes it, and the
+third runs without interruption. All metrics and all weight files must be equal. Also prints the
+time from the start of each process to its first step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lcjax_scripts.studies import exact_resume
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Kill runs, resume them, and compare every bit with undisturbed runs."""
+    """Kill runs, resume them, and compare every bit with uninterrupted runs."""
 
     data: tuple[str, ...]
     """Text to train on."""
@@ -34,24 +34,24 @@ class Arguments:
     output_dir: Path
     """Where models, runs and results.json go."""
     preset: str = "llama-3.2-1b"
-    """The shape of the random model."""
+    """The preset that gives the model's shape."""
     layers: int = 16
-    """Of the model."""
+    """Number of layers of the model."""
     max_seq_length: int = 32_768
-    """Tokens of a row."""
+    """Tokens per row."""
     steps: int = 10
-    """Of a run; a checkpoint is saved every second one."""
+    """Steps per run. A checkpoint is saved every second step."""
     kill_after: int = 5
-    """Steps after which the first process is killed."""
+    """Number of steps after which the first process is killed."""
     cases: tuple[str, ...] = tuple(exact_resume.CASES)
-    """Which of the cases."""
+    """Cases to run."""
     at_once: int = 1
-    """Cases that share the GPU."""
+    """Number of cases that share the GPU."""
 
 
 @entry_point
 def main(argv: list[str] | None = None) -> int:
-    """Prints a line for each case; returns 1 where bits differ."""
+    """Prints a line for each case; returns 1 if any bits differ."""
     arguments = parse(Arguments, argv, "python scripts/exact_resume.py")
     if unknown := sorted(set(arguments.cases) - set(exact_resume.CASES)):
         raise InputError(f"--cases {unknown[0]} is unknown; use some of {', '.join(exact_resume.CASES)}")

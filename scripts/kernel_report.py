@@ -1,11 +1,11 @@
-"""What the compilers make of every kernel, on a machine without a GPU: Pallas compared with Triton.
+"""Reports the machine code of every kernel, without a GPU, for Pallas and Triton.
 
     python scripts/kernel_report.py --gpu h100-80gb
 
-Compiles attention (32 query and 8 key/value heads, 8,192 tokens, causal, forward and backward) and RoPE
-for a named GPU. Assembles both implementations with the same ptxas, and reads registers, spills,
-tensor-core products, copies and loops from the result. Exits with 1 when a kernel exceeds its budget
-(scripts/lcjax_scripts/codegen/budgets.json). Triton's rows need the extra `ref`.
+Compiles attention (32 query and 8 key/value heads, 8,192 tokens, causal, forward and backward) and
+RoPE for a named GPU. Both implementations are assembled by the same ptxas. The report lists
+registers, spills, tensor-core instructions, copies and loops. The exit code is 1 if a kernel
+exceeds its budget (scripts/lcjax_scripts/codegen/budgets.json). Triton's rows need the extra `ref`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-# Before JAX starts: compiling for a GPU needs none.
+# These must be set before JAX starts. Compiling for a GPU needs no GPU.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
@@ -41,15 +41,15 @@ class Report:
     gpu: str = "h100-80gb"
     """A target in lcjax/plan/targets."""
     kernel: tuple[Literal["attention_forward", "attention_dq", "attention_dkv", "rope"], ...] = ()
-    """Only these."""
+    """Report only these kernels."""
     head_dim: tuple[Literal[64, 80, 96, 128, 256], ...] = HEAD_DIMS
-    """Only these."""
+    """Report only these head dimensions."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Of q, k and v; budgets are for bfloat16."""
+    """Of q, k and v. Budgets exist for bfloat16."""
     json: Path | None = None
     """Also write every figure to this file."""
     write_budgets: bool = False
-    """Write new budgets from what is compiled now, instead of checking them."""
+    """Replace the budgets by what is compiled now, instead of checking them."""
 
 
 @entry_point
@@ -77,7 +77,7 @@ def main(argv: list[str] | None) -> int:
 
 
 def check(report: Report) -> None:
-    """Raises InputError for what would fail after minutes of compiling."""
+    """Raises InputError for arguments that would fail only after minutes of compiling."""
     gpu_sharding(report.gpu)
     if report.json and not report.json.parent.is_dir():
         raise InputError(f"--json {report.json}: the directory {report.json.parent} does not exist")

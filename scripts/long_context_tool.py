@@ -1,9 +1,12 @@
-"""Prepares a model for longer sequences: prints what its RoPE becomes, and saves it as a Hugging Face checkpoint.
+"""Changes a model's RoPE for longer sequences, and saves it as a Hugging Face checkpoint.
 
-    python scripts/long_context_tool.py --model smollm2 --max-seq-length 65536 --output-dir smollm2-64k
-    python scripts/long_context_tool.py --model smollm2 --max-seq-length 65536 --rope-scaling base     # only look
+    python scripts/long_context_tool.py --model smollm2 --max-seq-length 65536 --output-dir OUTPUT
+    python scripts/long_context_tool.py --model smollm2 --max-seq-length 65536 --rope-scaling base
 
-Weights are copied as they are, one tensor in memory at a time. What is saved is not yet good at the new length: train it there.
+Without --output-dir, the script only prints the change.
+
+Weights are copied unchanged, with one tensor in memory at a time. The saved model is not yet good
+at the new length; it must be trained there.
 """
 
 from __future__ import annotations
@@ -24,18 +27,19 @@ from lcjax.weights import open_model_files, resolve_model
 
 @dataclasses.dataclass(frozen=True)
 class Tool:
-    """A model, and the context that it is to have."""
+    """A model and its new context length."""
 
     model: str
     """A Hugging Face directory, a .gguf file, or a hub id."""
     max_seq_length: int
-    """Tokens."""
+    """The new context length in tokens."""
     rope_scaling: str = "auto"
-    """auto (the model's own scaling extended, or else yarn), none, base, linear, dynamic, yarn or llama3."""
+    """none, base, linear, dynamic, yarn, llama3, or auto. The default, auto, extends the model's
+    own scaling; a model without scaling gets yarn."""
     rope_theta: float | None = None
-    """RoPE's base, if not the model's; with --rope-scaling auto or base it is all that changes."""
+    """RoPE's base, if not the model's. With --rope-scaling auto or base, nothing else changes."""
     output_dir: Path | None = None
-    """Where to save the model; without it nothing is written."""
+    """The folder to save the model in. Without it, nothing is written."""
     overwrite: bool = False
     """Replace a model at --output-dir."""
 

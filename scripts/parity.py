@@ -1,15 +1,16 @@
-"""The kernels' parity: Pallas, XLA, Triton, cuDNN and torch on identical inputs, each compared with float64.
+"""Compares Pallas, XLA, Triton, cuDNN and torch with a float64 reference on identical inputs.
 
     python scripts/parity.py --html parity.html
     python scripts/parity.py --mutants
-    python scripts/parity.py --long                # a GPU of 80 GB: a million tokens, and more than 2^31 elements
+    python scripts/parity.py --long  # a million tokens, and over 2^31 elements; needs 80 GB
 
-A case is one tensor (the value or a gradient) of one shape: operation, dtype, head_dim, group of
-heads, length and mask. It passes when the error of every implementation is at most twice that of
-plain PyTorch in the same dtype, plus rounding (lcjax_scripts/verify/tolerance.py). Over the whole
-matrix Pallas may not be less accurate than Triton by more than a tenth. JAX and torch run in separate
-processes. Without a GPU the kernels are interpreted, which takes minutes. Ctrl-C ends a run with the
-report of what it has judged so far. Needs the extra `ref`.
+A shape is an operation, a dtype, a head_dim, a GQA ratio, a length and a mask. A case is one
+tensor (the value or a gradient) of one shape. It passes if the error of every implementation is at
+most twice the error of plain PyTorch in the same dtype, plus rounding
+(lcjax_scripts/verify/tolerance.py). Over the whole matrix, the error of Pallas may exceed that of
+Triton by at most 10%. JAX and torch run in separate processes. Without a GPU, the kernels are
+interpreted, which takes minutes. Ctrl-C ends a run and reports the cases judged so far. Needs the
+extra `ref`.
 """
 
 from __future__ import annotations
@@ -35,20 +36,23 @@ class Parity:
     """Compares every implementation of the kernels with float64, case by case."""
 
     full: bool = False
-    """Enough shapes that any three values of dtype, head_dim, group, length, mask or positions meet: 494, hours on a CPU."""
+    """Use 494 shapes that cover every combination of three values of dtype, head_dim, GQA ratio,
+    length, mask and positions. Takes hours on a CPU."""
     part: str = "1/1"
-    """K/N: every N-th shape from the K-th on; the N parts together are the whole."""
+    """K/N: judge every N-th shape, starting with the K-th. The N parts make up the whole matrix."""
     rows: int | None = None
-    """Query rows that an attention shape is repeated to, in a batch: with few rows its largest error is luck. By default
-    4,096 on a GPU; on a CPU 1,000 with --full (at most 256 heads in a batch), else 1."""
+    """Minimum number of query rows of an attention shape. Shapes with fewer rows are repeated in a
+    batch, because the largest error of few rows is a matter of chance. Default: 4,096 on a GPU; on
+    a CPU 1,000 with --full (at most 256 heads per batch), otherwise 1."""
     long: bool = False
-    """Instead of the matrix, lengths of which only some rows can be judged; for a GPU of 80 GB."""
+    """Instead of the matrix, judge some rows of sequences that are too long for a full reference.
+    Needs a GPU with 80 GB."""
     shapes: tuple[str, ...] = ()
-    """Only the shapes whose name contains one of these, e.g. "bfloat16 d128" or "rope"."""
+    """Only shapes whose name contains one of these, e.g. "bfloat16 d128" or "rope"."""
     mutants: bool = False
-    """Instead of the matrix, plant each known bug into each implementation; all have to be caught."""
+    """Instead of the matrix, inject each known bug into each implementation; all must be caught."""
     plant: str | None = None
-    """Plant one of the mutants into every implementation of the matrix, to see the harness find it."""
+    """Inject one mutant into every implementation of the matrix, to check that it is caught."""
     json: Path | None = None
     """Also write every verdict to this file."""
     html: Path | None = None
@@ -77,19 +81,19 @@ def main(argv: list[str] | None) -> int:
 
 
 def check(parity: Parity) -> None:
-    """Raises InputError for what would fail after minutes of running."""
+    """Raises InputError for arguments that would fail only after minutes of running."""
     parse_part(parity.part)
     if parity.rows is not None and parity.rows < 1:
-        raise InputError(f"--rows {parity.rows}: a shape has at least one; leave --rows out for what suits the machine")
+        raise InputError(f"--rows {parity.rows} must be at least 1; omit --rows for a default that suits the machine")
     for flag, path in (("--json", parity.json), ("--html", parity.html)):
         if path and not path.parent.is_dir():
             raise InputError(f"{flag} {path}: the directory {path.parent} does not exist")
     if parity.plant is not None and parity.plant not in MUTANTS:
         raise InputError(f"--plant {parity.plant!r} is unknown; use one of {', '.join(MUTANTS)}")
     if parity.mutants and (parity.full or parity.shapes or parity.plant):
-        raise InputError("--mutants has shapes of its own: leave --full, --shapes and --plant out")
+        raise InputError("--mutants has its own shapes; omit --full, --shapes and --plant")
     if parity.long and (parity.full or parity.plant or parity.mutants):
-        raise InputError("--long has shapes of its own: leave --full, --mutants and --plant out")
+        raise InputError("--long has its own shapes; omit --full, --mutants and --plant")
 
 
 if __name__ == "__main__":

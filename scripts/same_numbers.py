@@ -1,12 +1,13 @@
-"""Whether two commits compute the same numbers: what a change that only moves code is held to.
+"""Checks that a refactoring changes no numbers, by comparing the working tree with a commit.
 
-    python scripts/same_numbers.py main               # the working tree against the commit main, about ten minutes
-    python scripts/same_numbers.py main --only plan   # one part of the comparison
+    python scripts/same_numbers.py main              # compare with main, about ten minutes
+    python scripts/same_numbers.py main --only plan  # one part of the comparison
 
-Compares bit for bit: the metrics and the adapter of a training run, the verdicts of the parity harness,
-the bytes that `lcjax.plan` reports, and the programs that it compiles for an H100, without names and
-source locations. Exits with 0 where all are equal and with 1 where one is not. Each side runs in
-processes of its own, on its own tree. Needs the extras `ref`, `demo` and `plan`.
+The following must be equal bit for bit: the metrics and the adapter of a training run, the verdicts
+of the parity harness, the bytes that `lcjax.plan` reports, and the programs that it compiles for an
+H100. Names and source locations in the programs are ignored. The exit code is 0 if everything is
+equal, and 1 otherwise. Each side runs in separate processes on its own tree. Needs the extras
+`ref`, `demo` and `plan`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Comparison:
     commit: Annotated[str, tyro.conf.Positional] = "main"
     """The commit to compare with."""
     only: tuple[Literal["plan", "training", "parity"], ...] = ()
-    """Compare these parts alone."""
+    """Compare only these parts."""
 
 
 @entry_point
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     for line in differences(comparison.commit, comparison.only or tuple(PARTS)):
         print(line, flush=True)
         differing += 1
-    print(f"{differing} figures differ from {comparison.commit}" if differing else "every figure is the same")
+    print(f"{differing} figures differ from {comparison.commit}" if differing else "all figures are equal")
     return 1 if differing else 0
 
 

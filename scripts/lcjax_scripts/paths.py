@@ -1,4 +1,4 @@
-"""Where the scripts are, and how a process of its own finds them."""
+"""The path of the scripts, and a PYTHONPATH for subprocesses."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ TREE = SCRIPTS.parent
 
 
 def python_path() -> str:
-    """A PYTHONPATH with this package and lcjax of this tree, before what is already there."""
+    """Returns a PYTHONPATH that starts with this package and with the lcjax of this tree."""
     return os.pathsep.join(filter(None, [str(SCRIPTS), str(TREE), os.environ.get("PYTHONPATH", "")]))

@@ -1,1 +1,1 @@
-"""What the compilers make of the kernels: assembly, machine code and its budgets."""
+"""The kernels' generated code: assembly, machine code, and budgets for it."""

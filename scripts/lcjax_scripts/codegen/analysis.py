@@ -1,4 +1,4 @@
-"""From a kernel's PTX to the facts that decide its speed, without a GPU: registers, spills, tensor cores, loops."""
+"""Extracts what determines a kernel's speed from its PTX: registers, spills, products and loops."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ class Codegen:
     """One kernel as ptxas assembles it for its target."""
 
     registers: int
-    """32-bit registers a thread."""
+    """32-bit registers per thread."""
     stack: int
-    """Bytes of local memory a thread, spills included."""
+    """Bytes of local memory per thread, including spills."""
     spill_stores: int
-    """Bytes that ptxas stores because registers ran out."""
+    """Bytes per thread that ptxas stores because registers ran out."""
     spill_loads: int
-    """Bytes that it loads again."""
+    """Bytes per thread that ptxas loads back."""
     serialized: tuple[str, ...]
-    """Codes of ptxas' warnings that it lets no two wgmma overlap, such as C7510."""
+    """Codes of the ptxas warnings that wgmma instructions are serialized, such as C7510."""
     counts: ptx.PtxCounts
     loops: tuple[int, ...]
-    """Machine instructions of every innermost loop that multiplies or writes results, in the order of the code."""
+    """Machine instructions of every innermost loop that multiplies or writes results, in the order
+    of the code."""
     main_loop: int
-    """Machine instructions of the loop that a long sequence spends its time in; 0 without one."""
+    """Machine instructions of the loop that dominates the time of a long sequence; 0 if there is
+    none."""
 
 
 def analyze(module: str) -> dict[str, Codegen]:
-    """The facts of every kernel in a PTX module, by name.
+    """Assembles a PTX module, and returns the facts about each kernel by name.
 
     Raises:
       InputError: ptxas or nvdisasm is missing.
@@ -65,7 +67,7 @@ def _facts(name: str, body: str, report: str, lines: list[str]) -> Codegen:
 
 
 def _section(name: str, report: str) -> str:
-    """What ptxas says about one kernel: from its heading to the next."""
+    """Returns the part of ptxas' report that is about one kernel."""
     headings = list(_FUNCTION.finditer(report))
     for heading, end in zip(headings, [*(h.start() for h in headings[1:]), len(report)], strict=True):
         if heading.group(1) == name:

@@ -1,8 +1,10 @@
-"""The checked-in limits of generated code: what a change may not make worse unnoticed.
+"""Checked-in limits of the generated code, so that no change makes it worse unnoticed.
 
-`budgets.json` has a section a GPU, in it a line a kernel: at most so many registers, bytes of spills, instructions in the main
-loop and narrow accesses of memory, at least so many tensor-core products, and whether wgmma may be serialized.
-`python scripts/kernel_report.py --write-budgets` writes new ones; the diff then shows what a change costs.
+`budgets.json` has a section for each GPU, with a line for each kernel. A line limits the registers,
+the bytes of spills, the instructions in the main loop and the narrow memory accesses. It also has
+the minimum number of tensor-core products, and whether wgmma may be serialized.
+`python scripts/kernel_report.py --write-budgets` writes new budgets; the diff shows the effect of a
+change.
 """
 
 from __future__ import annotations
@@ -17,10 +19,9 @@ from lcjax_scripts.codegen.compiled import CompiledKernel
 
 PATH = Path(__file__).with_name("budgets.json")
 
-# A GPU hands out registers in units of 8 a thread, so fewer more cost nothing.
+# A GPU allocates registers in units of 8 per thread, so a smaller increase costs nothing.
 _REGISTER_UNIT = 8
-# Slack in the main loop for another version of ptxas, which is not pinned and may schedule
-# differently.
+# Slack in the main loop for other versions of ptxas, which is not pinned.
 _LOOP_SLACK = 0.05
 
 
@@ -29,17 +30,17 @@ class Budget:
     """The limits of one kernel."""
 
     registers: int
-    """At most."""
+    """Maximum number of registers per thread."""
     spills: int
-    """Bytes of spill stores and loads, at most."""
+    """Maximum bytes of spill stores and loads."""
     serialized: bool
     """Whether ptxas may serialize wgmma."""
     products: int
-    """Products at the tensor cores' full rate (wgmma; tcgen05 on Blackwell) in the text, at least."""
+    """Minimum number of full-rate products in the text (wgmma; tcgen05 on Blackwell)."""
     main_loop: int
-    """Instructions, at most."""
+    """Maximum number of instructions."""
     narrow: int
-    """Accesses of global memory of less than 16 bytes a thread in the text, at most."""
+    """Maximum number of global memory accesses narrower than 16 bytes per thread in the text."""
 
 
 _MAXIMA = ("registers", "spills", "main_loop", "narrow")
@@ -52,7 +53,7 @@ def budget_key(kernel: CompiledKernel) -> str:
 
 
 def measured(codegen: Codegen) -> Budget:
-    """The budget that a kernel meets exactly."""
+    """Returns the budget that a kernel meets exactly."""
     counts = codegen.counts
     return Budget(
         registers=codegen.registers,
@@ -65,14 +66,14 @@ def measured(codegen: Codegen) -> Budget:
 
 
 def with_slack(budget: Budget) -> Budget:
-    """The budget to check in for a kernel that was measured so."""
+    """Returns a measured budget with slack added, to be checked in."""
     units = -(-budget.registers // _REGISTER_UNIT)
     loop = round(budget.main_loop * (1 + _LOOP_SLACK))
     return dataclasses.replace(budget, registers=units * _REGISTER_UNIT, main_loop=loop)
 
 
 def excesses(codegen: Codegen, budget: Budget) -> list[str]:
-    """What breaks the budget, in words; empty when nothing does."""
+    """Describes what exceeds the budget; empty if nothing does."""
     now = measured(codegen)
     found = [
         f"{name} {getattr(now, name)} > {getattr(budget, name)}"
@@ -87,7 +88,7 @@ def excesses(codegen: Codegen, budget: Budget) -> list[str]:
 
 
 def read(gpu: str, path: Path | None = None) -> Budgets:
-    """The budgets of one GPU; empty when there are none."""
+    """Returns the budgets of one GPU; empty if there are none."""
     path = path or PATH
     if not path.exists():
         return {}
@@ -104,7 +105,7 @@ def write(gpu: str, rows: Iterable[tuple[CompiledKernel, Codegen]], path: Path |
 
 
 def _one_line_each(sections: dict[str, dict[str, dict]]) -> str:
-    """JSON with a line a kernel, so that a diff reads well."""
+    """Returns JSON with one line per kernel, so that diffs are readable."""
     parts = []
     for gpu, kernels in sections.items():
         lines = [f"    {json.dumps(key)}: {json.dumps(limits)}" for key, limits in kernels.items()]

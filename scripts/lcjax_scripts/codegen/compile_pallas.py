@@ -1,4 +1,4 @@
-"""lcjax's Pallas kernels, compiled for a named GPU through the public operations."""
+"""Compiles lcjax's Pallas kernels for a named GPU, through the public operations."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
 from lcjax_scripts.codegen import ptx
 from lcjax_scripts.codegen.compiled import ATTENTION_KERNELS, HEADS, KEY_VALUE_HEADS, TOKENS, CompiledKernel
 
-# A line of XLA's schedule of launches; the name is the kernel's.
+# A line of XLA's launch schedule. It starts with the name of the kernel.
 _LAUNCH = re.compile(r"(\w+) grid: \[.*shared_memory: (\d+) bytes")
 
 
 def compile_attention(gpu: str, head_dim: int, dtype: str) -> list[CompiledKernel]:
-    """The forward, dq and dk/dv kernels of one causal attention and its derivative."""
+    """Compiles the forward, dq and dk/dv kernels of causal attention."""
     heads = [(1, TOKENS, count, head_dim) for count in (HEADS, KEY_VALUE_HEADS, KEY_VALUE_HEADS, HEADS)]
 
     def value_and_gradients(q_BTHD, k_BSKD, v_BSKD, dout_BTHD):
@@ -57,7 +57,7 @@ def compile_attention(gpu: str, head_dim: int, dtype: str) -> list[CompiledKerne
 
 
 def compile_rope(gpu: str, head_dim: int, dtype: str) -> CompiledKernel:
-    """The kernel that rotates queries and keys."""
+    """Compiles the kernel that rotates queries and keys."""
 
     def rotate(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F):
         return ops.rope(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, implementation="pallas")
@@ -84,21 +84,21 @@ def compile_rope(gpu: str, head_dim: int, dtype: str) -> CompiledKernel:
 
 
 def device_of(gpu: str) -> Any:
-    """One device of that name, to be compiled for."""
+    """Returns a device of the named kind, to compile for."""
     return next(iter(gpu_sharding(gpu).device_set))
 
 
 class Emitted(NamedTuple):
-    """What XLA makes of one kernel."""
+    """XLA's output for one kernel."""
 
     ptx: str
     """The module that contains it."""
     shared_memory: int
-    """Bytes a program."""
+    """Bytes per program."""
 
 
 def emitted(function: Callable, arguments: Any, gpu: str) -> dict[str, Emitted]:
-    """Every kernel that a compiled function launches, XLA's own too, by name."""
+    """Returns every kernel that a compiled function launches, including XLA's own, by name."""
     sharding = gpu_sharding(gpu)
     with traced_for(device_of(gpu)), use_abstract_mesh(sharding.mesh.abstract_mesh):
         lowered = jax.jit(function).lower(*abstract(arguments, sharding))

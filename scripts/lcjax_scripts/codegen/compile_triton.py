@@ -1,6 +1,7 @@
-"""triton_ref's kernels compiled for a named GPU: `python -m lcjax_scripts.codegen.compile_triton GPU HEAD_DIMS DTYPE OUTPUT`.
+"""Compiles triton_ref's kernels: `python -m ...compile_triton GPU HEAD_DIMS DTYPE OUTPUT`.
 
-A process of its own (`lcjax_scripts.codegen.triton_process` starts it), because lcjax never meets torch.
+`lcjax_scripts.codegen.triton_process` starts this module in a separate process, because lcjax and
+torch are never imported together.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def main(gpu: str, head_dims: str, dtype: str, output: str) -> int:
 
 def _compile(gpu: str, kernel: str, head_dim: int, dtype: str) -> CompiledKernel:
     torch_dtype = getattr(torch, dtype)
-    name = kernel.removeprefix("attention_")  # triton_ref's
+    name = kernel.removeprefix("attention_")  # the name in triton_ref
     result = compiled(name, head_dim, torch_dtype, heads=HEADS, kv_heads=KEY_VALUE_HEADS, capability=CAPABILITIES[gpu])
     sizes = block_sizes_for(name, head_dim, torch_dtype) if kernel in ATTENTION_KERNELS else None
     return CompiledKernel(

@@ -1,4 +1,4 @@
-"""A kernel compiled for a GPU, whoever compiled it: what Pallas' and Triton's processes hand to the report."""
+"""A kernel compiled for a GPU by Pallas or Triton, as the report receives it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HEAD_DIMS = (64, 80, 96, 128, 256)
 ATTENTION_KERNELS = ("attention_forward", "attention_dq", "attention_dkv")
 KERNELS = (*ATTENTION_KERNELS, "rope")
 
-# The shape that everything is compiled for: Llama-3.1-8B's heads, causal, one sequence.
+# All kernels are compiled for one shape: the heads of Llama-3.1-8B, causal, one sequence.
 TOKENS, HEADS, KEY_VALUE_HEADS = 8192, 32, 8
 
 
@@ -27,13 +27,13 @@ class CompiledKernel:
     implementation: str
     """"pallas" or "triton"."""
     block: tuple[int, ...]
-    """What one step computes: (queries, keys) of attention, (heads,) of RoPE, of one token each."""
+    """The block of one iteration: (queries, keys) of attention, or (heads,) of RoPE."""
     num_warps: int
-    """Of a program."""
+    """Warps per program."""
     num_stages: int
-    """Of the pipelined loop."""
+    """Stages of the pipelined loop."""
     shared_memory: int
-    """Bytes a program, static and dynamic."""
+    """Static and dynamic bytes per program."""
     entry: str
     """The kernel's name in `ptx`."""
     ptx: str

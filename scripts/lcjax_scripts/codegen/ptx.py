@@ -1,4 +1,4 @@
-"""What a kernel's PTX says: tensor-core products, copies, and how wide global memory is accessed."""
+"""Counts tensor-core products, copies and global memory accesses in PTX."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ import re
 
 _ENTRY = re.compile(r"\.entry\s+(\w+)\s*\(")
 _TARGET = re.compile(r"^\.target\s+(\w+)", re.MULTILINE)
-# Not `.nc`: such a load reads the table of 2 / pi with which sines of large angles are reduced, not
-# the kernel's arrays.
+# Loads with `.nc` are excluded. They read the table of 2 / pi that reduces large angles, not the
+# kernel's arrays.
 _GLOBAL_ACCESS = re.compile(r"\b(?:ld|st)\.global(?!\.nc\b)([\w.:]*)\s")
 _ASYNC_COPY = re.compile(r"\bcp\.async\.c[ag]\.shared\S*\s+([^;]*);")
 
-WIDE_BYTES = 16  # the widest access of one thread on Ampere and Hopper
+WIDE_BYTES = 16  # the widest access per thread on Ampere and Hopper
 
 
 @dataclasses.dataclass(frozen=True)
 class PtxCounts:
-    """Instructions in the text of one kernel, each counted once however often it runs."""
+    """Instructions in the text of one kernel. Each counts once, however often it runs."""
 
     wgmma: int
-    """Asynchronous products of a warp group: Hopper's full rate."""
+    """Asynchronous warp-group products, which reach Hopper's full rate."""
     mma: int
-    """`mma.sync`: the products of Ampere, about 60% of Hopper's rate."""
+    """`mma.sync`, the products of Ampere, with about 60% of Hopper's rate."""
     tcgen05: int
-    """Products of Blackwell's fifth generation of tensor cores."""
+    """Products of Blackwell's fifth-generation tensor cores."""
     cp_async: int
-    """Asynchronous copies from global to shared memory, 4 to 16 bytes a thread."""
+    """Asynchronous copies from global to shared memory, 4 to 16 bytes per thread."""
     tma: int
     """Bulk copies by the tensor memory accelerator."""
     wide: int
-    """Accesses of global memory of 16 bytes or more a thread."""
+    """Global memory accesses of 16 bytes or more per thread."""
     narrow: int
-    """Accesses of global memory of fewer bytes."""
+    """Global memory accesses of fewer than 16 bytes per thread."""
 
 
 def count(body: str) -> PtxCounts:
@@ -51,30 +51,30 @@ def count(body: str) -> PtxCounts:
 
 
 def access_widths(body: str) -> list[int]:
-    """Bytes a thread of every load, store and asynchronous copy of global memory, in no particular order."""
+    """Returns the bytes per thread of every load, store and asynchronous copy of global memory."""
     return [_access_bytes(qualifiers) for qualifiers in _GLOBAL_ACCESS.findall(body)] + [
-        # `[to], [from], bytes` and, where predicated, the bytes to read.
+        # The operands are `[to], [from], bytes` and, if predicated, the bytes to read.
         int(operands.split(",")[2].strip(), 0)
         for operands in _ASYNC_COPY.findall(body)
     ]
 
 
 def entries(module: str) -> dict[str, str]:
-    """The text of every kernel of a PTX module, by name."""
+    """Returns the text of every kernel of a PTX module, by name."""
     starts = [(match.group(1), match.start()) for match in _ENTRY.finditer(module)]
     return {name: module[start : module.index("\n}", start)] for name, start in starts}
 
 
 def target(module: str) -> str:
-    """The architecture that a module is written for, such as "sm_90a"."""
+    """Returns the target architecture of a module, such as "sm_90a"."""
     match = _TARGET.search(module)
     if match is None:
-        raise ValueError("no .target directive: this is no PTX module")
+        raise ValueError("no .target directive: this is not a PTX module")
     return match.group(1)
 
 
 def _access_bytes(qualifiers: str) -> int:
-    """The width of `.nc.L1::evict_last.v4.b32`: vector length times the bytes of its type."""
+    """Returns the width in bytes of an access such as `.nc.L1::evict_last.v4.b32`, which is 16."""
     parts = qualifiers.split(".")
     vector = next((int(part[1:]) for part in parts if re.fullmatch(r"v\d", part)), 1)
     bits = next(int(part[1:]) for part in reversed(parts) if re.fullmatch(r"[bufs]\d+", part))

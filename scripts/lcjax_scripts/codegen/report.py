@@ -1,4 +1,4 @@
-"""Every kernel of both implementations compiled and assembled, and compared with its budget."""
+"""Compiles and assembles every kernel of both implementations, and checks the budgets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ Rows = list[tuple[CompiledKernel, Codegen]]
 
 
 def compile_all(gpu: str, head_dims: Sequence[int], dtype: str, wanted: Sequence[str] = KERNELS) -> Rows:
-    """The wanted kernels of both implementations, compiled and assembled. Triton compiles in a process of its own."""
+    """Compiles and assembles the wanted kernels of both implementations.
+
+    Triton compiles in a separate process.
+    """
     with triton_process(gpu, head_dims, dtype) as triton_kernels, _progress() as progress:
         compiled: list[CompiledKernel] = []
         for head_dim in progress.track(head_dims, description="Pallas"):
@@ -34,13 +37,16 @@ def compile_all(gpu: str, head_dims: Sequence[int], dtype: str, wanted: Sequence
             compiled += kernels()
         chosen = [kernel for kernel in compiled if kernel.kernel in wanted]
         chosen.sort(key=lambda k: (KERNELS.index(k.kernel), k.head_dim, k.implementation))
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # ptxas and nvdisasm are processes of their own
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # ptxas and nvdisasm are processes
             facts = pool.map(lambda kernel: analyze(kernel.ptx)[kernel.entry], chosen)
             return list(zip(chosen, progress.track(facts, total=len(chosen), description="ptxas"), strict=True))
 
 
 def broken_budgets(rows: Rows, limits: budgets.Budgets) -> dict[str, list[str]]:
-    """By kernel, how it exceeds its budget. A kernel without a budget counts where its dtype has any."""
+    """Returns how each kernel exceeds its budget.
+
+    A kernel without a budget is reported too, if there are budgets for its dtype.
+    """
     dtypes = {key.split()[2] for key in limits}
     broken = {}
     for kernel, codegen in rows:
@@ -53,7 +59,7 @@ def broken_budgets(rows: Rows, limits: budgets.Budgets) -> dict[str, list[str]]:
 
 
 def as_json(gpu: str, rows: Rows, broken: dict[str, list[str]]) -> dict:
-    """Every figure, without the assembly."""
+    """Returns every figure, without the assembly."""
     kernels = []
     for kernel, codegen in rows:
         fields = dataclasses.asdict(kernel) | dataclasses.asdict(codegen) | dataclasses.asdict(codegen.counts)
@@ -63,7 +69,7 @@ def as_json(gpu: str, rows: Rows, broken: dict[str, list[str]]) -> dict:
 
 
 def versions() -> str:
-    """Of the compilers."""
+    """Returns the versions of the compilers."""
     packages = ("jax", "jax-cuda13-plugin", "nvidia-cuda-nvcc", "triton")
     installed = {d.name: d.version for name in packages for d in distributions(name=name)}
     return ", ".join(f"{name} {installed[name]}" for name in packages if name in installed)

@@ -11,15 +11,16 @@ from lcjax_scripts.codegen.budgets import budget_key
 from lcjax_scripts.codegen.compiled import CompiledKernel
 
 _CAPTION = (
-    "tile: what a step computes, warps / stages; spilled: bytes a thread; shared: KiB a program; 16 B, narrow: accesses of "
-    "global memory of 16 bytes a thread, of fewer; loops: machine instructions an iteration, and those for one score of "
-    "attention; all other counts are of instructions in the text (wgmma: tcgen05 on Blackwell)"
+    "tile: block of one iteration, warps / stages; spilled: bytes per thread; shared: KiB per "
+    "program; 16 B, narrow: global memory accesses of at least 16 bytes per thread, and of fewer; "
+    "loops: machine instructions per iteration; a score: those per attention score; all other "
+    "columns count instructions in the text (wgmma: tcgen05 on Blackwell)"
 )
 _TEXT = ("kernel", "by", "tile", "serialized")
 
 
 def report_table(rows: Iterable[tuple[CompiledKernel, Codegen]], broken: Container[str], *, title: str) -> Table:
-    """A row a kernel, Pallas above Triton; what is over its budget is red."""
+    """Returns a table with a row per kernel. Kernels that exceed their budget are red."""
     table = Table(title=title, caption=_CAPTION, title_justify="left", caption_justify="left")
     previous = None
     for kernel, codegen in rows:
@@ -37,7 +38,10 @@ def report_table(rows: Iterable[tuple[CompiledKernel, Codegen]], broken: Contain
 
 
 def instructions_a_score(kernel: CompiledKernel, codegen: Codegen) -> float | None:
-    """What a thread executes in attention's main loop for each score: comparable where tiles differ. None for RoPE."""
+    """Returns the instructions per score in attention's main loop; None for RoPE.
+
+    This number is comparable between kernels with different block sizes.
+    """
     if len(kernel.block) != 2:
         return None
     threads, (queries, keys) = 32 * kernel.num_warps, kernel.block

@@ -1,4 +1,4 @@
-"""The loops of a kernel's machine code, read off a disassembly by nvdisasm."""
+"""Finds the loops of a kernel's machine code in the output of nvdisasm."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _BRANCH = re.compile(r"\bBRA\b.*`\((\.L_x_\d+)\)")
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """A backward branch and all between its target and it."""
+    """A backward branch and everything between its target and itself."""
 
     first: int
-    """Index of the instruction that the branch goes back to."""
+    """Index of the target instruction of the branch."""
     last: int
     """Index of the branch."""
     products: int
-    """Tensor-core instructions inside."""
+    """Number of tensor-core instructions inside the loop."""
     stores: int
-    """Stores to global memory inside."""
+    """Number of stores to global memory inside the loop."""
 
     @property
     def instructions(self) -> int:
@@ -35,7 +35,7 @@ class Loop:
 
 
 def functions(disassembly: str) -> dict[str, list[str]]:
-    """The lines of every kernel of a disassembly, by name."""
+    """Returns the lines of every kernel of a disassembly, by name."""
     result: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in disassembly.splitlines():
@@ -48,7 +48,7 @@ def functions(disassembly: str) -> dict[str, list[str]]:
 
 
 def loops(lines: Sequence[str]) -> list[Loop]:
-    """Every loop of one kernel, in the order of their branches."""
+    """Returns every loop of one kernel, in the order of their branches."""
     labels: dict[str, int] = {}
     code: list[str] = []
     for line in lines:
@@ -60,7 +60,7 @@ def loops(lines: Sequence[str]) -> list[Loop]:
     found = []
     for last, instruction in enumerate(code):
         match = _BRANCH.search(instruction)
-        # A branch to itself is the padding behind a kernel's end.
+        # A branch to itself is padding after the end of a kernel.
         if match and (first := labels.get(match.group(1), last)) < last:
             body = opcodes[first : last + 1]
             products = sum(opcode.endswith("MMA") for opcode in body)
@@ -69,17 +69,19 @@ def loops(lines: Sequence[str]) -> list[Loop]:
 
 
 def work_loops(found: Sequence[Loop]) -> list[Loop]:
-    """The innermost loops that do a kernel's work: multiply or, in a kernel without products, write results.
+    """Returns the innermost loops that do a kernel's work.
 
-    Loops within them that do neither, such as waits for a barrier or a sine of a large angle, are part of them.
+    These are loops that multiply or, in a kernel without products, write results. Inner loops that
+    do neither, such as waiting for a barrier or reducing a large angle, count as part of them.
     """
     work = [loop for loop in found if loop.products] or [loop for loop in found if loop.stores]
     return [loop for loop in work if not any(loop.encloses(other) for other in work)]
 
 
 def main_loop(found: Sequence[Loop]) -> Loop | None:
-    """The loop that a long sequence spends its time in: of those with the most products the shortest.
+    """Returns the loop that dominates the time of a long sequence.
 
-    Attention has a loop over whole blocks and a longer one that evaluates the mask.
+    It is the shortest of the loops with the most products: attention has a loop over fully visible
+    blocks, and a longer one that evaluates the mask.
     """
     return min(work_loops(found), key=lambda loop: (-loop.products, loop.instructions), default=None)

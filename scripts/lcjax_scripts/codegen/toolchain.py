@@ -1,4 +1,4 @@
-"""NVIDIA's assembler and disassembler, from the wheels that bring them or from an installed toolkit."""
+"""NVIDIA's assembler and disassembler, from Python wheels or from an installed CUDA toolkit."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from pathlib import Path
 
 from lcjax.errors import InputError
 
-# Where each program lies below the directory of a Python package, in order of preference.
+# The path of each program within the directory of a Python package, in order of preference.
 _PTXAS = (("nvidia", "cu13/bin/ptxas"),)
 _NVDISASM = (("nvidia", "cu13/bin/nvdisasm"), ("triton", "backends/nvidia/bin/nvdisasm"))
 
 
 def assemble(ptx: Path, cubin: Path, *, architecture: str) -> str:
-    """Turns PTX into machine code and returns what ptxas reports about it (`-v`).
+    """Assembles PTX into machine code and returns the report of `ptxas -v`.
 
     Raises:
-      InputError: there is no ptxas.
+      InputError: ptxas is missing.
     """
     ptxas = _find("ptxas", _PTXAS, "pip install --no-deps nvidia-cuda-nvcc")
     return _run([ptxas, "-v", f"-arch={architecture}", str(ptx), "-o", str(cubin)]).stderr
 
 
 def disassemble(cubin: Path) -> str:
-    """The machine code of a cubin as text."""
+    """Returns the disassembly of a cubin."""
     nvdisasm = _find("nvdisasm", _NVDISASM, "pip install --no-deps nvidia-cuda-nvdisasm")
     return _run([nvdisasm, "--print-code", str(cubin)]).stdout
 
 
 def _find(program: str, places: tuple[tuple[str, str], ...], remedy: str) -> str:
     for package, path in places:
-        spec = find_spec(package)  # finds the directory without running the package
+        spec = find_spec(package)  # finds the directory without importing the package
         for directory in (spec and spec.submodule_search_locations) or ():
             if (Path(directory) / path).is_file():
                 return str(Path(directory) / path)

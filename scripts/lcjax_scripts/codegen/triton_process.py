@@ -1,4 +1,4 @@
-"""Triton's kernels compiled in a separate process, which imports torch and triton instead of JAX."""
+"""Compiles Triton's kernels in a separate process, which imports torch and triton, but not JAX."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def has_triton() -> bool:
 
 @contextmanager
 def triton_process(gpu: str, head_dims: Sequence[int], dtype: str) -> Iterator[Callable[[], list[CompiledKernel]]]:
-    """Starts compiling; calling what it gives waits for the kernels. There are none where Triton is not installed."""
+    """Starts compiling, and yields a function that waits for the kernels and returns them.
+
+    There are no kernels if Triton is not installed.
+    """
     if not has_triton():
         yield list
         return
@@ -29,7 +32,7 @@ def triton_process(gpu: str, head_dims: Sequence[int], dtype: str) -> Iterator[C
         output = Path(folder, "kernels.json")
         dims = ",".join(map(str, head_dims))
         command = [sys.executable, "-m", "lcjax_scripts.codegen.compile_triton", gpu, dims, dtype, str(output)]
-        # Compiles even where the caller interprets Triton's kernels.
+        # Compile even if the caller interprets Triton's kernels.
         environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
         errors = Path(folder, "stderr")
         with errors.open("w") as stderr:

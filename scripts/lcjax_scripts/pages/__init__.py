@@ -1,1 +1,1 @@
-"""What writes pages and pictures of docs/ from raw files."""
+"""Writes pages and pictures of docs/ from raw files."""

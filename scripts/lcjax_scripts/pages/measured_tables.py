@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md, as Markdown, each made from raw files of docs/measured."""
+"""Makes the Markdown tables of docs/performance.md from the raw files in docs/measured."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ Row = dict[str, str]
 
 
 def rows_of(path: Path) -> list[Row]:
-    """The rows of a CSV file."""
+    """Returns the rows of a CSV file."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def load_json(path: Path) -> Any:
-    """What a JSON file holds, or one packed by gzip."""
+    """Returns the content of a JSON file, which may be compressed with gzip."""
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8") as file:
         return json.load(file)
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown."""
+    """Returns a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def _attention(row: Row) -> str:
-    """The implementation of attention of a step; `auto` is lcjax's own kernels on a GPU."""
+    """Returns a step's attention implementation; `auto` means lcjax's kernels on a GPU."""
     return "pallas" if row["attention"] == "auto" else row["attention"]
 
 
@@ -49,14 +49,17 @@ def _gib(value: str) -> str:
 
 
 def _cell(row: Row, mark: str = "") -> str:
-    """Tokens a second and GiB, or why there is no figure."""
+    """Returns tokens per second and GiB, or why there is no figure."""
     if row["tokens_per_second"]:
         return f"{float(row['tokens_per_second']):,.0f} ({_gib(row['peak_bytes'])}){mark}"
     return "refused" if "InputError" in row["error"] else "out of memory"
 
 
 def best_cell(files: Sequence[list[Row]], **wanted: str) -> str:
-    """The first file's figure for a setting, a later file's marked *, or why none has a figure."""
+    """Returns the figure for a setting from the first file that has one, or why there is none.
+
+    A figure that is not from the first file is marked with *.
+    """
     found = [
         (row, " *" if number else "")
         for number, rows in enumerate(files)
@@ -68,7 +71,7 @@ def best_cell(files: Sequence[list[Row]], **wanted: str) -> str:
 
 
 def steps_table(paths: Sequence[Path]) -> str:
-    """Tokens a second and GiB of a step: length, weights and attention by checkpointing policy."""
+    """Tokens per second and GiB of a step, by length, weights, attention and policy."""
     files = [rows_of(path) for path in paths]
     lengths = sorted({int(row["tokens"]) for rows in files for row in rows})
     lines = []
@@ -84,7 +87,8 @@ def steps_table(paths: Sequence[Path]) -> str:
 
 
 def _policy_cell(files: Sequence[list[Row]], tokens: int, quantize: str, attention: str, policy: str) -> str:
-    """Refused combinations first: the older raw files have figures of what ran in their place."""
+    """Returns the cell of a policy. Refused combinations come first, because older raw files have
+    figures for what ran instead."""
     refused = policy == "offload_attn" and attention == "cudnn"
     if refused or (tokens > LARGEST_PLAIN_LENGTH and policy in ("none", "full")):
         return "refused"
@@ -95,7 +99,7 @@ def _policy_cell(files: Sequence[list[Row]], tokens: int, quantize: str, attenti
 
 
 def fa3_table(paths: Sequence[Path]) -> str:
-    """Steps with FlashAttention-3, and the same with lcjax's kernels."""
+    """Steps with FlashAttention-3, and the same steps with lcjax's kernels."""
     files = [rows_of(path) for path in paths]
     keys = ("tokens", "quantize", "policy")
     settings = {tuple(row[key] for key in keys) for rows in files for row in rows if row["attention"] == "fa3"}
@@ -110,7 +114,7 @@ def fa3_table(paths: Sequence[Path]) -> str:
 
 
 def longest_table(paths: Sequence[Path]) -> str:
-    """The longest steps: seconds, memory of the GPU and of the host, and what was planned."""
+    """The longest steps: seconds, planned and used GPU memory, and host memory."""
     lines = [
         [
             {"h100": "8B, one H100", "h200": "70B, one H200"}[path.name[:4]],
@@ -124,7 +128,7 @@ def longest_table(paths: Sequence[Path]) -> str:
 
 
 def settings_table(paths: Sequence[Path]) -> str:
-    """Ways to run a step of 32,768 tokens by hand, from the fastest to the smallest."""
+    """Settings for a step of 32,768 tokens, from the fastest to the slowest."""
     rows = [
         row
         for row in rows_of(paths[0])
@@ -139,7 +143,7 @@ def settings_table(paths: Sequence[Path]) -> str:
 
 
 def full_table(paths: Sequence[Path]) -> str:
-    """Full fine-tuning: where the optimizer's state is."""
+    """Full fine-tuning, by where the optimizer's state is."""
     where = {"auto": "in host memory (the default)", "device": "on the GPU"}
     lines = [
         [where[row["optimizer_memory"]], f"{float(row['seconds']):.2f}", f"{float(row['tokens_per_second']):,.0f}",
@@ -151,7 +155,7 @@ def full_table(paths: Sequence[Path]) -> str:
 
 
 def embeddings_table(paths: Sequence[Path]) -> str:
-    """The embedding and the head in host memory, and on the GPU."""
+    """Steps with the embedding and the head in host memory, and on the GPU."""
     lines = [
         [f"`offload {row['memory']}`", f"{float(row['tokens_per_second']):,.0f}", f"{int(row['peak_bytes']) / GIB:.2f}"]
         for row in rows_of(paths[0])
@@ -161,7 +165,7 @@ def embeddings_table(paths: Sequence[Path]) -> str:
 
 
 def plan_table(paths: Sequence[Path]) -> str:
-    """The GPU's peak less the planned bytes, by GPU and by who computes attention."""
+    """The peak memory minus the planned memory, by GPU and attention implementation."""
     groups: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for row in (row for path in paths for row in rows_of(path)):
         if row["planned_bytes"] and row["peak_bytes"]:
@@ -177,7 +181,7 @@ def plan_table(paths: Sequence[Path]) -> str:
 
 
 def kernels_table(paths: Sequence[Path]) -> str:
-    """Attention by length and head_dim, as a multiple of Triton's speed, under two versions of JAX."""
+    """Speed of attention by length and head_dim, relative to Triton, with two versions of JAX."""
     rows = [row for path in paths for row in rows_of(path) if row["operation"] == "attention"]
     lines = []
     for head_dim, tokens in sorted({(int(row["head_dim"]), int(row["tokens"])) for row in rows}):
@@ -190,7 +194,10 @@ def kernels_table(paths: Sequence[Path]) -> str:
 
 
 def _compared(rows: Sequence[Row], part: str, version: str) -> str:
-    """Median TFLOP/s of the kernels under a version of JAX, and the median of the ratios to Triton's next measurement."""
+    """Returns the median TFLOP/s with a version of JAX, and the median ratio to Triton.
+
+    Each measurement is compared with the Triton measurement that follows it.
+    """
     of_part = [row for row in rows if row["part"] == part]
     pairs = [
         (float(ours["tflops"]), float(theirs["tflops"]))
@@ -204,7 +211,7 @@ def _compared(rows: Sequence[Row], part: str, version: str) -> str:
 
 
 def libraries_table(paths: Sequence[Path]) -> str:
-    """Attention of lcjax and of other libraries, TFLOP/s."""
+    """TFLOP/s of attention in lcjax and in other libraries."""
     names = {"pallas": "lcjax", "triton": "Triton 3.6", "sdpa_fa2": "FlashAttention-2", "cudnn": "cuDNN",
              "fa3": "FlashAttention-3"}  # fmt: skip
     rows = [row for row in rows_of(paths[0]) if row["operation"] == "attention"]
@@ -223,7 +230,7 @@ def libraries_table(paths: Sequence[Path]) -> str:
 
 
 def rope_table(paths: Sequence[Path]) -> str:
-    """RoPE in place: TB/s and memory in addition."""
+    """TB/s and additional memory of RoPE in place."""
     names = {"pallas": "lcjax (Pallas)", "triton": "Triton 3.6", "xla": "XLA"}
     rows = [row for row in rows_of(paths[0]) if row["operation"] == "rope"]
     lines = [
@@ -253,7 +260,7 @@ def _seconds(profile: dict[str, Any], kind: str) -> str:
 
 
 def parity_table(paths: Sequence[Path]) -> str:
-    """Cases, verdicts, failures and the largest error by implementation of each run of the parity matrix."""
+    """Cases, verdicts, failures and largest error by implementation of each parity run."""
     names = ("pallas", "triton", "xla", "cudnn")
     runs: dict[str, list[dict[str, Any]]] = {}
     for path in paths:
@@ -275,7 +282,7 @@ def _parity_run(path: Path) -> str:
 
 
 def cpu_table(paths: Sequence[Path]) -> str:
-    """Training on a CPU: medians of the rounds, and the ratios."""
+    """Training on a CPU: medians over the rounds, and ratios."""
     rows = rows_of(paths[0])
     lines = []
     for device in dict.fromkeys(row["device"] for row in rows):

@@ -1,1 +1,1 @@
-"""Experiments on contexts beyond the trained length, and on resuming."""
+"""Experiments on long contexts, RoPE and exact resume."""

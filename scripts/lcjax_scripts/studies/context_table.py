@@ -1,4 +1,4 @@
-"""The longest context of each GPU, found by compiling the training step for it."""
+"""Finds the longest context of each GPU by compiling the training step for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ LARGE_HOST_GIB = 256
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A model on a GPU sold with `vram_gb`; `others` is what others published for as much memory, in tokens."""
+    """A model on a GPU with a nominal memory of `vram_gb`.
+
+    `others` is the context length in tokens that others published for the same memory.
+    """
 
     model: str
     gpu: str
@@ -36,7 +39,7 @@ class Row:
 
     @property
     def workload(self) -> Workload:
-        """As `lcjax.plan` takes it."""
+        """The workload for `lcjax.plan`."""
         return Workload(
             self.model,
             resolve_config(self.model),
@@ -48,13 +51,12 @@ class Row:
 
     @property
     def trains(self) -> str:
-        """Weights and what learns."""
+        """The format of the weights, and what is trained."""
         weights = self.quantize or "bf16"
         return f"{weights}, LoRA r={self.lora_r}" if self.lora_r else f"{weights}, every weight"
 
 
-# Unsloth's and ALST's figures: the anchors in the log. The first guess of each search is the
-# target.
+# The sources of Unsloth's and ALST's figures are in docs/log.md. Each search starts at the target.
 ROWS = (
     Row("llama-3.1-8b", "rtx4090", 8, 8_192, "Unsloth 2,972"),
     Row("llama-3.1-8b", "rtx4090", 12, 98_304, "Unsloth 21,848"),
@@ -71,7 +73,7 @@ ROWS = (
 
 
 def update(only: str) -> None:
-    """Computes the rows that contain `only`, and writes docs/context.json and docs/context.md with all rows."""
+    """Computes the rows that contain `only`; writes docs/context.json and context.md."""
     path = DOCS / "context.json"
     before = {key(entry): entry for entry in json.loads(path.read_text())["rows"]} if path.exists() else {}
     entries = []
@@ -90,24 +92,24 @@ def update(only: str) -> None:
 
 
 def longest(row: Row, host_gb: int | None, progress: CompilationProgress) -> Plan | None:
-    """The plan of the longest context, in multiples of 1,024; None where not even that fits."""
+    """Returns the plan of the longest context, a multiple of 1,024; None if 1,024 does not fit."""
     planner = Planner(row.workload, row.vram_gb, host_gb, progress.compiling)
     return planner.longest(guess=row.target)
 
 
 def entry_of(row: Row, host_gb: int | None, plan: Plan | None) -> dict[str, Any]:
-    """A row of the JSON."""
+    """Returns a row of the JSON file."""
     facts = dataclasses.asdict(row) | {"trains": row.trains, "host_gb": host_gb, "max_seq_length": 0}
     return facts | (plan.as_json() if plan else {})
 
 
 def key(entry: dict[str, Any]) -> tuple:
-    """What identifies a row."""
+    """Returns what identifies a row."""
     return entry["model"], entry["trains"], entry["vram_gb"], entry["host_gb"]
 
 
 def page(entries: Iterable[dict[str, Any]]) -> str:
-    """The table as Markdown."""
+    """Returns the page as Markdown."""
     slopes = json.loads(SLOPES.read_text())
     lines = [
         "# How long a context fits",

@@ -1,4 +1,4 @@
-"""Runs of `lcjax.train` that are killed and resumed, compared in every bit with undisturbed ones."""
+"""Compares killed and resumed runs of `lcjax.train` with uninterrupted ones, bit for bit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CASES = {
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What every case has in common."""
+    """The settings that all cases share."""
 
     data: tuple[str, ...]
     """Text to train on."""
@@ -43,17 +43,17 @@ class Experiment:
     """A checkpoint."""
     output_dir: Path
     max_seq_length: int
-    """Tokens of a row."""
+    """Tokens per row."""
     steps: int
-    """Of a run; a checkpoint is saved every second one."""
+    """Steps per run. A checkpoint is saved every second step."""
     kill_after: int
-    """Steps after which the first process is killed."""
+    """Number of steps after which the first process is killed."""
     at_once: int
-    """Cases that share the GPU."""
+    """Number of cases that share the GPU."""
 
 
 def random_model(preset: str, layers: int, tokenizer: str, output_dir: Path) -> Path:
-    """A checkpoint in bfloat16 with random weights, written once."""
+    """Returns a bfloat16 checkpoint with random weights, which is written if it does not exist."""
     config = dataclasses.replace(presets.PRESETS[preset], num_hidden_layers=layers)
     directory = output_dir / f"{preset}-{layers}"
     draw = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def random_model(preset: str, layers: int, tokenizer: str, output_dir: Path) -> 
 
 
 def run_case(experiment: Experiment, name: str) -> dict[str, Any]:
-    """What the three processes of a case did, and whether their results are equal."""
+    """Runs the three processes of a case, and compares their results."""
     folder = experiment.output_dir / name.replace(" ", "-")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -95,7 +95,7 @@ def run_case(experiment: Experiment, name: str) -> dict[str, Any]:
 
 
 def run(folder: Path, name: str, flags: list[Any], share: float, kill_after: int | None = None) -> dict[str, Any]:
-    """Runs lcjax.train; returns its exit code and the seconds to its first step and to its end."""
+    """Runs lcjax.train; returns its exit code, and the seconds to its first step and to its end."""
     environment = os.environ | {"XLA_CLIENT_MEM_FRACTION": f"{share:.2f}", "XDG_CACHE_HOME": str(folder / "cache")}
     log, metrics = folder / f"{name}.log", Path(flags[flags.index("--output-dir") + 1]) / "metrics.jsonl"
     began, first = time.perf_counter(), None
@@ -113,13 +113,13 @@ def run(folder: Path, name: str, flags: list[Any], share: float, kill_after: int
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a record; [] where there is none."""
+    """Returns the complete lines of a record; [] if the file does not exist."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """All that must agree: each step's numbers, each evaluation, each file of weights."""
+    """Returns all that must be equal: the metrics of each step, evaluations and weight files."""
     steps = [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows(run / "metrics.jsonl")]
     files = sorted([*run.glob("adapter/*.safetensors"), *run.glob("model/*.safetensors")])
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

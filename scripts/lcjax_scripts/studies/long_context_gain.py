@@ -1,4 +1,4 @@
-"""What training on long context gains: the same tokens, whole and cut into windows, and the loss by position."""
+"""Loss by position after training on whole sequences, and on the same ones cut into windows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lcjax.step.program import build_program
 from lcjax.train import TrainingArguments
 
 Found = dict[str, list[LossByPosition]]
-"""Of every held-out document, by what the model was trained on before."""
+"""The losses of every held-out document, by what the model was trained on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,17 +35,17 @@ class Experiment:
     """Two runs of LoRA on the same tokens, and the documents that both are evaluated on."""
 
     context: int = 2048
-    """Tokens of a sequence; a step trains on one."""
+    """Tokens per sequence. A step trains on one sequence."""
     window: int = 256
-    """Tokens of a window of the other run; a divisor of the context."""
+    """Tokens per window of the second run. It must divide the context."""
     steps: int = 12
     """Steps of each run."""
     learning_rate: float = 1e-3
-    """The highest, of a cosine schedule with two steps of warm-up."""
+    """The peak of a cosine schedule with two warm-up steps."""
     documents: int = 8
-    """Held-out documents, of those longer than the context."""
+    """Number of held-out documents. Each is longer than the context."""
     seed: int = 0
-    """Of the split, the order of the sequences and the adapter's start."""
+    """Seed of the split, the order of the sequences, and the adapter's initial weights."""
 
     def __post_init__(self):
         if not 0 < self.window < self.context or self.context % self.window:
@@ -56,7 +56,7 @@ class Experiment:
 
 
 def run(experiment: Experiment, model: lcjax.Llama, tokenizer, paths: Sequence[str]) -> Found:
-    """Evaluates the model, trains it on whole sequences and on cut ones, and evaluates both results.
+    """Evaluates the model before training, and after training on whole and on cut sequences.
 
     Raises:
       InputError: the text has too few long documents.
@@ -79,7 +79,10 @@ def run(experiment: Experiment, model: lcjax.Llama, tokenizer, paths: Sequence[s
 
 
 def batches(data: Data, experiment: Experiment, tokens: int) -> Iterator[dict[str, np.ndarray]]:
-    """Sequences of one document each, cut into windows [1, context / tokens, tokens] whose positions start at 0."""
+    """Yields sequences of one document each, cut into windows [1, context / tokens, tokens].
+
+    The positions of every window start at 0.
+    """
     plan = data.train_plan
     whole = [i for i in range(len(plan)) if plan.row(i)[0].stop - plan.row(i)[0].start == experiment.context]
     if len(whole) < experiment.steps:
@@ -93,7 +96,7 @@ def batches(data: Data, experiment: Experiment, tokens: int) -> Iterator[dict[st
 
 
 def train(model: lcjax.Llama, experiment: Experiment, batches: Iterator[dict[str, np.ndarray]]) -> lcjax.Llama:
-    """The model after one AdamW step a batch."""
+    """Returns the model after one AdamW step per batch."""
     arguments = TrainingArguments(learning_rate=experiment.learning_rate, lr_scheduler_type="cosine", warmup_steps=2)
     program = build_program(model.config, model.params, model.settings, arguments, experiment.steps)
     state = step.init_state(program.optimizer, program.trainable, experiment.seed)
@@ -106,13 +109,13 @@ def train(model: lcjax.Llama, experiment: Experiment, batches: Iterator[dict[str
 
 
 def evaluate(model: lcjax.Llama, documents: list[np.ndarray], context: int) -> list[LossByPosition]:
-    """Of every document's first `context` tokens."""
+    """Returns the losses of every document's first `context` tokens."""
     excerpts = [Excerpt.ending(document, context, context, context) for document in documents]
     return [loss_by_position(model, [batch]) for batch, _ in rows_of(excerpts, context)]
 
 
 def print_table(experiment: Experiment, found: Found) -> None:
-    """The table in Markdown, and what the difference is worth."""
+    """Prints the table in Markdown, and the mean gain with its standard error."""
     totals = {name: sum(losses, LossByPosition.none()) for name, losses in found.items()}
     starts = {bucket.label: str(bucket.start) for bucket in totals["before"].buckets()}
     rows = [(label, [total.means()[start] for total in totals.values()]) for label, start in starts.items()]
@@ -121,7 +124,7 @@ def print_table(experiment: Experiment, found: Found) -> None:
     for label, losses in rows:
         print(f"| {label} | {' | '.join(f'{loss:.4f}' for loss in losses)} | {losses[1] - losses[2]:+.4f} |")
     _, whole, cut = found.values()
-    # By document: its losses differ far more from another document's than the two runs do.
+    # Compare within documents, because losses differ far more between documents than between runs.
     gains = np.array(
         [c.beyond(experiment.window) - w.beyond(experiment.window) for w, c in zip(whole, cut, strict=True)]
     )
@@ -133,7 +136,7 @@ def print_table(experiment: Experiment, found: Found) -> None:
 
 
 def write(output_dir: Path, arguments: Mapping[str, Any], found: Found) -> None:
-    """The loss by position of every document as JSON, and how it changed over all documents as a picture."""
+    """Writes the loss by position of every document as JSON, and a plot of the changes."""
     figures = {name: [losses.means() for losses in documents] for name, documents in found.items()}
     content = (
         json.dumps({"arguments": {name: str(value) for name, value in arguments.items()}} | figures, indent=1) + "\n"

@@ -1,1 +1,1 @@
-"""What holds the numbers: the tolerance rule, cases, mutants, the parity harness and the comparison of commits."""
+"""Numerical checks: the tolerance rule, cases, mutants, parity, and comparing two commits."""

@@ -1,6 +1,6 @@
-"""The inputs of a shape, drawn from its name: the process of JAX and that of torch each make the same ones.
+"""Random inputs of a shape, seeded by its name, so that JAX's and torch's processes agree.
 
-numpy and ml_dtypes alone. Arrays are in the dtype that the implementation is to receive.
+This module uses only numpy and ml_dtypes. Arrays have the dtype that the implementation receives.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def generator(name: str) -> np.random.Generator:
 
 
 def make_inputs(name: str, shape: AttentionShape | RopeShape) -> tuple[Arrays, Options]:
-    """(arrays, options) of a call of the shape's operation, cotangents included."""
+    """Returns (arrays, options) for a call of the shape's operation, including cotangents."""
     rng = generator(name)
     return _attention(rng, shape) if isinstance(shape, AttentionShape) else _rope(rng, shape)
 
 
 def digest(arrays: Arrays) -> str:
-    """Of every byte, so that the inputs of both sides can be compared."""
+    """Returns a hash of every byte, to compare the inputs of both sides."""
     total = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         total.update(f"{name} {array.dtype} {array.shape}".encode())

@@ -1,21 +1,21 @@
-"""Known bugs, planted the same way in every implementation: in what it is called with.
+"""Known bugs, injected in the same way into every implementation: by changing its inputs.
 
-Each has the effect on the results that the bug has inside a kernel:
+Each changed input has the same effect on the results as the bug inside a kernel:
 
-| mutant | the kernel's bug | planted as |
+| mutant | the kernel's bug | changed input |
 | --- | --- | --- |
-| phase off by 0.01 | every angle 0.01 radians too large | operands and cotangents rotated by 0.01 beforehand: rotations add up |
-| mask off by one | `<=` for `<`: the window's edge, or the diagonal, is one key too far | window + 1, or query_offset + 1 |
+| phase off by 0.01 | every angle is 0.01 radians too large | operands and cotangents rotated |
+| mask off by one | `<=` instead of `<` | window + 1, or query_offset + 1 |
 | missing scale | scores are q k^T | scale = 1 |
-| dropped KV head | the last key/value head is never read | its keys and values are 0 |
-| int32 wrap of rows | element offsets of late keys wrap: earlier rows are read | the same, with the wrap at half the length |
-| int32 wrap of offset | the key index of a query wraps to negative, so no key is before it | query_offset less 2^32 |
-| int32 wrap of positions | the row of a table of cosines, position x 4,096 elements, wraps | that position |
-| missing attention factor | cosines and sines are not multiplied | attention_factor = 1 |
-| swapped halves | a pair's two elements are exchanged | operands with their halves swapped |
+| dropped KV head | the last key/value head is not read | its keys and values are 0 |
+| int32 wrap of rows | offsets of late keys overflow | keys wrap at half the length |
+| int32 wrap of offset | a query's key index overflows | query_offset - 2^32 |
+| int32 wrap of positions | position x 4,096 overflows | the position after overflow |
+| missing attention factor | cosines and sines are not scaled | attention_factor = 1 |
+| swapped halves | the two elements of a pair are swapped | operands with swapped halves |
 
-The references stay what they are. A gradient that such a plant leaves right is a case that the mutant passes; one case above the
-rule on every shape is what it takes to be caught.
+The references are not changed. A mutant may leave some gradients correct. It counts as caught if,
+for each of its shapes, at least one case violates the tolerance rule.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from lcjax_scripts.verify.inputs import Arrays, Options
 
 Plant = Callable[[Arrays, Options], tuple[Arrays, Options]]
 
-# Each with what the mutants need: a causal edge, a scale that is not 1, several KV heads, rotations
-# that are not trivial.
+# The shapes have what the mutants need: a causal diagonal, a scale other than 1, several KV heads,
+# and large rotations.
 ATTENTION_SHAPES: Shapes = {
     "mutants, attention float32": AttentionShape(150, 6, 2, 64, query_offset=0, segments="packed"),
     "mutants, attention bfloat16": AttentionShape(150, 6, 2, 64, query_offset=0, window=40, dtype="bfloat16"),
@@ -113,7 +113,7 @@ def _turned(x: np.ndarray, pairs: int, angle: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """A bug and the shapes on which it has to show."""
+    """A bug, and the shapes for which it must be caught."""
 
     plant: Plant
     shapes: Shapes

@@ -1,12 +1,14 @@
-"""The tolerance rule of this project, in one place.
+"""The tolerance rule of this project.
 
-    err(implementation, float64 reference) <= 2 * err(plain implementation in that dtype, float64 reference) + rounding floor
+    err(implementation, exact) <= 2 * err(plain, exact) + rounding floor
 
-`err` is taken twice, as the largest and as the root-mean-square difference, and both must satisfy the rule:
-the first sees one wrong element, the second sees a small error in all of them. The rounding floor is what
-storing an exact result in that dtype may cost: half a unit in the last place of every element.
+`exact` is the float64 reference, and `plain` is the plain implementation in the dtype of the
+implementation. `err` is both the largest and the root-mean-square difference, and both must satisfy
+the rule: the first detects a single wrong element, and the second detects a small error in all of
+them. The rounding floor is the error of storing an exact result in that dtype: half a unit in the
+last place of every element.
 
-This module needs only numpy, so it judges results of JAX and of torch.
+This module needs only numpy, so it can judge results of JAX and of torch.
 
 Source: the tests of Dao-AILab/flash-attention.
 """
@@ -21,7 +23,7 @@ import numpy as np
 
 
 class Errors(NamedTuple):
-    """Element by element: the error of the implementation, that of the yardstick, and the rounding floor."""
+    """Elementwise errors of the implementation and of the plain one, and the rounding floor."""
 
     actual: np.ndarray
     plain: np.ndarray
@@ -29,34 +31,37 @@ class Errors(NamedTuple):
 
 
 class Ratios(NamedTuple):
-    """Error over what the rule allows, at most 1 for a right implementation, inf for one with nan."""
+    """Error divided by the allowed error: at most 1 if the rule holds, inf if there is a nan."""
 
     largest: float
     root_mean_square: float
 
 
 def error_ratio(actual: Any, plain: Any, exact: Any, dtype: Any = None) -> float:
-    """The error of `actual` over what the rule allows: at most 1 for a right implementation, inf for one with nan.
+    """Returns the error of `actual` divided by the error that the rule allows.
+
+    The result is at most 1 if the rule holds, and inf if `actual` has a nan.
 
     Args:
-      actual, plain, exact: arrays of one shape: the implementation, the yardstick in the same dtype, the float64 reference.
-      dtype: the dtype whose rounding makes the floor; that of `actual` when None.
+      actual, plain, exact: arrays of one shape: the implementation, the plain implementation in the
+        same dtype, and the float64 reference.
+      dtype: the dtype that determines the rounding floor; that of `actual` by default.
     """
     return max(ratios_of(actual, plain, exact, dtype))
 
 
 def ratios_of(actual: Any, plain: Any, exact: Any, dtype: Any = None) -> Ratios:
-    """Both ratios; `error_ratio` is the greater of them."""
+    """Returns both ratios; `error_ratio` is their maximum."""
     errors = errors_of(actual, plain, exact, dtype)
     return Ratios(*(_ratio(size, errors) for size in (_largest, _root_mean_square)))
 
 
 def leaves_ratios(leaves: Iterable[tuple[Any, Any, Any]], dtype: Any = None) -> Ratios:
-    """`ratios_of` for the tensors (actual, plain, exact) of a tree.
+    """Returns `ratios_of` for a tree of tensors (actual, plain, exact).
 
-    The root-mean-square ratio is the greatest of those of the leaves. The largest error is taken over all
-    leaves together, each relative to its size: the largest of a few hundred errors is luck, and among a
-    dozen tensors one is likely to be unlucky.
+    The root-mean-square ratio is the maximum over the leaves. The largest error is taken over all
+    leaves together, each relative to its root mean square: the largest of a few hundred errors
+    varies by chance, so among a dozen tensors one is likely to exceed the limit.
     """
     parts = []
     for actual, plain, exact in leaves:
@@ -67,7 +72,7 @@ def leaves_ratios(leaves: Iterable[tuple[Any, Any, Any]], dtype: Any = None) -> 
 
 
 def errors_of(actual: Any, plain: Any, exact: Any, dtype: Any = None) -> Errors:
-    """The errors and floors of the ratios. Asserts that both references are finite."""
+    """Returns the errors and the rounding floor. Asserts that both references are finite."""
     eps = float(ml_dtypes.finfo(np.asarray(actual).dtype if dtype is None else dtype).eps)
     assert np.asarray(exact).dtype == np.float64
     assert np.shape(actual) == np.shape(plain) == np.shape(exact)

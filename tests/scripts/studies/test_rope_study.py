@@ -54,7 +54,7 @@ def test_a_small_study(given, tmp_path, capsys):
     [
         ("--kinds spline", "--kinds spline is unknown; use some of auto, none"),
         ("--factors 1", "--factors 1 must each be at least 2"),
-        ("--trained-context 100", "--trained-context 100 is not a power of two"),
+        ("--trained-context 100", "--trained-context 100 must be a power of two"),
         ("--eval-tokens 100", "--eval-tokens 100 is less than one window of 128 tokens"),
         ("--eval-tokens 128 --steps 9999", "the text has 841 tokens and 1,280,001 are needed"),
     ],

@@ -168,12 +168,12 @@ def test_lengths_that_only_some_rows_of_are_judged(capsys, monkeypatch):
     [
         (["--shapes", "no such shape"], "no shape's name contains that"),
         (["--plant", "a bug"], "'a bug' is unknown; use one of phase off by 0.01"),
-        (["--mutants", "--full"], "leave --full"),
-        (["--long", "--full"], "leave --full"),
+        (["--mutants", "--full"], "omit --full"),
+        (["--long", "--full"], "omit --full"),
         (["--part", "0/3"], "--part '0/3' is not understood; use K/N with K from 1 to N"),
         (["--part", "4/3"], "--part '4/3' is not understood"),
         (["--part", "half"], "--part 'half' is not understood"),
-        (["--rows", "0"], "--rows 0: a shape has at least one"),
+        (["--rows", "0"], "--rows 0 must be at least 1"),
         (["--json", "no/such/folder/report.json"], "the directory no/such/folder does not exist"),
     ],
 )

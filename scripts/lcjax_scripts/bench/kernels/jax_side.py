@@ -1,4 +1,4 @@
-"""The JAX implementations: Pallas, XLA, cuDNN, FlashAttention-3, and the examples that JAX ships.
+"""The JAX implementations: Pallas, XLA, cuDNN, FlashAttention-3, and the kernels in JAX's examples.
 
 Shapes: B batch, T tokens, H query heads, K key/value heads, D head_dim.
 """
@@ -19,12 +19,12 @@ from lcjax_scripts.bench.kernels.jobs import BACKWARD, BOTH, FORWARD, KERNELS, J
 from lcjax_scripts.bench.kernels.timing import milliseconds
 
 SHORT = 2.0
-"""Milliseconds below which a run is repeated within one program."""
+"""Runs shorter than this many milliseconds are repeated within one program."""
 REPETITIONS = 16
 
 
 def provenance() -> dict[str, str]:
-    """The device and the versions."""
+    """Returns the device and the versions."""
     found = {"device": jax.devices()[0].device_kind}
     for name in ("jax", "jaxlib", "flash-attn3-jax"):
         try:
@@ -35,10 +35,10 @@ def provenance() -> dict[str, str]:
 
 
 def run(job: Job, seconds: float) -> Result:
-    """Compiles and times a job; `extra_bytes` is exact, from the compiled program."""
+    """Compiles and times a job. `extra_bytes` is exact; it comes from the compiled program."""
     function, arguments = (_kernel if job.part in KERNELS else operation_of)(job)
-    # RoPE may take its arguments' memory, as it does inside a step; then its results are the next
-    # run's arguments.
+    # RoPE may overwrite its arguments, as it does inside a step. Its results are then the arguments
+    # of the next run.
     in_place = job.operation == "rope"
     compiled = compile_job(function, arguments, in_place)
     memory = compiled.memory_analysis()
@@ -46,8 +46,7 @@ def run(job: Job, seconds: float) -> Result:
     extra = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     took, arguments = _time(compiled, arguments, in_place, seconds / 10)
     if took < SHORT:
-        # Starting a program takes longer than a kernel launched from within one, as it is in a
-        # step.
+        # Starting a program takes longer than launching a kernel within one, as a step does.
         repeated = compile_job(repetitions_of(function, in_place), arguments, in_place)
         took = _time(repeated, arguments, in_place, seconds)[0] / REPETITIONS
     else:
@@ -60,7 +59,10 @@ def compile_job(function: Callable, arguments: tuple, in_place: bool) -> jax.sta
 
 
 def repetitions_of(function: Callable, in_place: bool) -> Callable:
-    """REPETITIONS of a function in one program, one after the other, and no loop: its counter would be a kernel too."""
+    """Returns a function that calls `function` REPETITIONS times in one program.
+
+    The calls are unrolled, because the counter of a loop would be a kernel too.
+    """
 
     def repeated(*arguments):
         results = [function(*arguments)]
@@ -68,17 +70,17 @@ def repetitions_of(function: Callable, in_place: bool) -> Callable:
             if in_place:
                 arguments = results.pop()
             else:
-                # A run's arguments wait for the results of the one before.
+                # The arguments of a run depend on the results of the previous one.
                 arguments, results[-1] = lax.optimization_barrier((arguments, results[-1]))
             results.append(function(*arguments))
-        # All of them: a run that nobody asks for the results of is left out.
+        # Return all results, because the compiler removes a run whose results are not used.
         return results[0] if in_place else results
 
     return repeated
 
 
 def _time(compiled: jax.stages.Compiled, arguments: tuple, in_place: bool, seconds: float) -> tuple[float, tuple]:
-    """(milliseconds a run, what the next run takes as arguments)."""
+    """Returns (milliseconds per run, the arguments of the next run)."""
     last = arguments
 
     def once():
@@ -107,7 +109,7 @@ def _inputs(job: Job):
     dtype = jnp.dtype(job.dtype)
     queries = (job.batch, job.tokens, job.heads, job.head_dim)
     keys = (job.batch, job.tokens, job.kv_heads, job.head_dim)
-    # Random numbers as torch's side has: on zeros a GPU draws less power and runs faster.
+    # Random numbers, as in torch_side: with zeros, a GPU draws less power and runs faster.
     random = jax.random.split(jax.random.key(0), 4)
     return tuple(
         jax.random.normal(key, shape, dtype) for key, shape in zip(random, (queries, keys, keys, queries), strict=True)
@@ -141,7 +143,7 @@ def _mosaic_example(job: Job) -> Callable:
         max_concurrent_steps=2,
         causal=job.causal,
     )
-    # It has no scale of its own.
+    # The kernel does not scale the scores.
     return lambda q, k, v: example.attention(q * q.shape[-1] ** -0.5, k, v, tuning)
 
 
@@ -151,14 +153,14 @@ def _pallas_example(job: Job) -> Callable:
     group = job.heads // job.kv_heads
 
     def attention(q, k, v):
-        k, v = (jnp.repeat(x, group, axis=2) for x in (k, v))  # it knows no grouped queries
+        k, v = (jnp.repeat(x, group, axis=2) for x in (k, v))  # it does not support GQA
         return example.mha(q, k, v, None, sm_scale=q.shape[-1] ** -0.5, causal=job.causal)
 
     return attention
 
 
 def _kernel(job: Job) -> tuple[Callable, tuple]:
-    """One kernel of ours with block sizes of the sweep."""
+    """Returns one of our kernels, with the job's block sizes."""
     from lcjax.pallas.triton import attention as flash
     from lcjax.pallas.triton.attention_dkv import attention_dkv
     from lcjax.pallas.triton.attention_dq import attention_dq

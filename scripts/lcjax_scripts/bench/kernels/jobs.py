@@ -1,6 +1,6 @@
-"""What is measured: a job is one implementation doing one part of one operation at one size.
+"""Jobs of the kernel benchmark. A job is one implementation of one pass of one operation.
 
-No JAX and no torch here: both sides' processes and the command line read it.
+This module imports neither JAX nor torch, because the processes of both sides import it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-# Parts of an operation. Of attention also single kernels, for the sweep of tiles.
+# Parts of an operation. The sweep of block sizes also measures single kernels of attention.
 FORWARD, BACKWARD, BOTH = "forward", "backward", "both"
 KERNELS = ("attention_forward", "attention_dq", "attention_dkv")
 
@@ -17,7 +17,7 @@ JAX_IMPLEMENTATIONS = ("pallas", "xla", "cudnn", "fa3", "mosaic_example", "palla
 TORCH_IMPLEMENTATIONS = ("sdpa_fa2", "sdpa_cudnn", "triton", "liger")
 IMPLEMENTATIONS = (*JAX_IMPLEMENTATIONS, *TORCH_IMPLEMENTATIONS)
 
-# By operation, in the order of measurement.
+# The implementations of each operation, in the order of measurement.
 DEFAULTS = {
     "attention": (
         *("pallas", "triton", "sdpa_fa2", "sdpa_cudnn", "cudnn", "fa3"),
@@ -29,7 +29,11 @@ DEFAULTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """`tile` is (query block, key block, warps, stages) of a single kernel, and Pallas' options by name; None for the table's."""
+    """One measurement.
+
+    `tile` is (query block, key block, warps, stages) of a single kernel, followed by the names of
+    Pallas options that are on. None selects the default block sizes.
+    """
 
     operation: str  # "attention" or "rope"
     part: str
@@ -45,12 +49,16 @@ class Job:
 
     @property
     def side(self) -> str:
-        """The process that runs it: "jax" or "torch"."""
+        """The process that runs the job: "jax" or "torch"."""
         return "jax" if self.implementation in JAX_IMPLEMENTATIONS else "torch"
 
     @property
     def flops(self) -> float:
-        """Of attention by the usual count: two products forward, five backward, half of them when causal. Of RoPE six a pair."""
+        """Floating-point operations.
+
+        Attention has two products forward and five backward; causal attention counts half of each.
+        RoPE has six operations per pair of elements.
+        """
         if self.operation == "rope":
             pairs = self.batch * self.tokens * (self.heads + self.kv_heads) * self.head_dim / 2
             return 6 * pairs
@@ -62,7 +70,7 @@ class Job:
 
     @property
     def bytes_moved(self) -> float:
-        """What must cross the memory's bus once: every operand read, every result written."""
+        """The minimum memory traffic in bytes: operands are read once, results are written once."""
         size = 4 if self.dtype == "float32" else 2
         queries, keys = (
             self.batch * self.tokens * heads * self.head_dim * size for heads in (self.heads, self.kv_heads)
@@ -75,7 +83,11 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """`milliseconds` of one run, the median of several; `extra_bytes` on the device in addition to the inputs, at the peak."""
+    """The result of a job.
+
+    `milliseconds` is the median time of one run. `extra_bytes` is the peak device memory in
+    addition to the inputs.
+    """
 
     job: Job
     milliseconds: float | None
@@ -94,7 +106,10 @@ class Result:
 def benchmark_jobs(
     sizes: Iterable[Job], operations: Sequence[str], parts: Sequence[str], implementations: Sequence[str] | None
 ) -> list[Job]:
-    """Every implementation of every part, at the sizes of the given jobs; RoPE forward alone."""
+    """Returns every implementation of every part, at the sizes of the given jobs.
+
+    RoPE is measured in the forward pass only.
+    """
     return [
         dataclasses.replace(size, operation=operation, part=part, implementation=implementation)
         for size in sizes

@@ -1,4 +1,4 @@
-"""Results as a table, as lines of a CSV file, and as a picture."""
+"""Writes results as a table, as rows of a CSV file, and as a picture."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rich.table import Table
 from lcjax.cli.terminal import tables_console
 from lcjax_scripts.bench.kernels.jobs import Result
 
-# What a GPU can do at most: dense bf16 TFLOP/s and TB/s, of NVIDIA's data sheets.
+# Peak dense bf16 TFLOP/s and TB/s, from NVIDIA's data sheets.
 CEILINGS = {"H100 80GB HBM3": (989.0, 3.35), "H200": (989.0, 4.8), "A100": (312.0, 2.04), "B200": (2250.0, 8.0)}
 
-# Of a part of an operation, in the plot.
+# The plot's marker for each part of an operation.
 MARKERS = {
     "forward": "^",
     "backward": "v",
@@ -29,7 +29,10 @@ MARKERS = {
 
 
 def table(results: Sequence[Result]) -> None:
-    """Prints a line a result, its ratio that to the best Triton of the same work in this run; below what did not run, and why."""
+    """Prints a row for each result, and below the table the jobs that failed and why.
+
+    The last column is the speed relative to the fastest Triton result for the same work.
+    """
     triton: dict[tuple, float] = {}
     for result in results:
         if result.job.implementation == "triton" and result.milliseconds:
@@ -59,7 +62,7 @@ def table(results: Sequence[Result]) -> None:
 
 
 def _not_measured(results: Sequence[Result]) -> dict[tuple[str, str], list[str]]:
-    """What an implementation ended with by the same words, as "attention forward 2,048"."""
+    """Groups failed jobs, such as "attention forward 2,048", by implementation and error."""
     works = defaultdict(list)
     for result in results:
         if not result.milliseconds:
@@ -73,7 +76,7 @@ def _work(result: Result) -> tuple:
 
 
 def append_csv(path: Path, result: Result, provenance: dict[str, str]) -> None:
-    """Appends a line, with where it comes from; writes the header of a new file."""
+    """Appends a row with its provenance; writes the header of a new file."""
     row = (
         dataclasses.asdict(result.job)
         | {"tile": "x".join(map(str, result.job.tile or ()))}
@@ -93,7 +96,10 @@ def append_csv(path: Path, result: Result, provenance: dict[str, str]) -> None:
 
 
 def roofline(path: Path, results: Sequence[Result], provenance: dict[str, str]) -> None:
-    """Draws speed over arithmetic intensity (operations a byte moved), below the GPU's two ceilings where they are known."""
+    """Plots speed against arithmetic intensity in operations per byte moved.
+
+    The GPU's compute and bandwidth ceilings are drawn if they are known.
+    """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -119,7 +125,7 @@ def roofline(path: Path, results: Sequence[Result], provenance: dict[str, str]) 
             axes.annotate(
                 f"{tflops:.0f} TFLOP/s, {terabytes} TB/s", (ridge, tflops), (0, 6), textcoords="offset points"
             )
-    axes.set(xscale="log", yscale="log", xlabel="floating-point operations a byte", ylabel="TFLOP/s")
+    axes.set(xscale="log", yscale="log", xlabel="floating-point operations per byte", ylabel="TFLOP/s")
     axes.set_title(f"attention and RoPE on {device or 'an unknown device'}, commit {provenance['commit']}")
     parts = dict.fromkeys(part for _, part in points)
     axes.legend(

@@ -1,4 +1,4 @@
-"""Hands jobs to a process a side and passes on what comes back, with a progress bar."""
+"""Runs jobs in one process per side, with a progress bar."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ Provenance = dict[str, str]
 
 
 def run(jobs: Sequence[Job], seconds: float) -> Iterator[tuple[Result, Provenance]]:
-    """(a result, its machine and versions) of every job as soon as it is there, in their order, whichever side runs it.
+    """Yields (result, machine and versions) of every job, in the order of the jobs.
 
-    What is to be compared is best given one after the other: a GPU at its power's limit runs slower the longer it has worked.
+    Jobs to be compared should be next to each other, because a GPU at its power limit becomes
+    slower over time.
     """
     run_of_all = {"commit": _commit(), "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     workers: dict[str, Worker] = {}
     with contextlib.ExitStack() as stack, Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("measuring", total=len(jobs))
         for job in jobs:
-            # A process that never printed a line, because its library is missing, would not on the
-            # next start either.
+            # A process that never printed a line, for example because its library is missing, is
+            # not started again.
             if job.side not in workers or (workers[job.side].ended and workers[job.side].provenance):
                 workers[job.side] = stack.enter_context(Worker(job.side, seconds))
             progress.update(bar, description=f"{job.implementation} {job.part}")
@@ -41,10 +42,10 @@ def run(jobs: Sequence[Job], seconds: float) -> Iterator[tuple[Result, Provenanc
 
 
 class Worker:
-    """The process of one side, waiting for jobs."""
+    """The process of one side, which waits for jobs."""
 
     def __init__(self, side: str, seconds: float):
-        # Two processes share a GPU, one at a time: JAX must not take most of its memory beforehand.
+        # The processes of both sides share the GPU, so JAX must not preallocate its memory.
         environment = {"PYTHONPATH": python_path(), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         command = [sys.executable, "-m", "lcjax_scripts.bench.kernels.worker", side, str(seconds)]
         self._process = subprocess.Popen(
@@ -61,7 +62,7 @@ class Worker:
         self._process.communicate()
 
     def measure(self, job: Job) -> Result:
-        """The result of a job, an error where the process does not live to give one."""
+        """Returns the result of a job, or an error if the process dies."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(dataclasses.asdict(job)) + "\n")
@@ -70,7 +71,7 @@ class Worker:
         return Result(job, None, None, "its process ended") if line is None else _result(line)
 
     def _line(self) -> dict | None:
-        """What the process says next; None when it has ended."""
+        """Returns the next message of the process, or None if it has ended."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith("{"):

@@ -1,4 +1,4 @@
-"""The block sizes worth trying, and the fastest of them."""
+"""Candidate block sizes, and the fastest of them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from rich.table import Table
 from lcjax.cli.terminal import tables_console
 from lcjax_scripts.bench.kernels.jobs import KERNELS, Job, Result
 
-# (query block, key block, warps, stages): more than fit; sizes that the GPU cannot hold are
-# reported and skipped.
+# (query block, key block, warps, stages). Sizes that do not fit the GPU are reported and skipped.
 CANDIDATES = {
     "attention_forward": [(128, 64, 8, 2), (128, 64, 8, 3), (128, 64, 8, 4), (128, 64, 4, 2), (128, 64, 4, 3), (256, 64, 8, 2),
                           (256, 64, 8, 3), (256, 64, 8, 4), (128, 128, 4, 3), (128, 128, 8, 2), (128, 128, 8, 3), (64, 64, 4, 3),
@@ -21,7 +20,7 @@ CANDIDATES = {
     "attention_dkv": [(64, 128, 8, 3), (64, 128, 8, 4), (32, 128, 8, 3), (64, 64, 4, 2), (64, 64, 4, 3), (64, 64, 4, 4),
                       (32, 64, 4, 3), (64, 64, 8, 2)],
 }  # fmt: skip
-# Of Pallas alone, with options of `lcjax.pallas.triton.block_sizes.BlockSizes` by name.
+# Only for Pallas, with the names of options of `lcjax.pallas.triton.block_sizes.BlockSizes`.
 _WAIT, _SAVE, _BY_HEAD, _REGISTERS = "wait_for_wgmma", "save_registers", "one_head_at_a_time", "from_registers"
 WITH_OPTIONS = {
     "attention_forward": [(256, 64, 8, 3, _WAIT), (256, 64, 8, 4, _WAIT), (128, 64, 4, 3, _WAIT), (128, 64, 4, 4, _WAIT),
@@ -35,7 +34,7 @@ IMPLEMENTATIONS = ("pallas", "triton")
 
 
 def jobs(sizes: Iterable[Job], implementations: Sequence[str] = IMPLEMENTATIONS) -> list[Job]:
-    """Every candidate of every kernel at the sizes of the given jobs."""
+    """Returns every candidate of every kernel, at the sizes of the given jobs."""
     return [
         dataclasses.replace(size, part=kernel, implementation=implementation, tile=tile)
         for size in sizes
@@ -47,7 +46,7 @@ def jobs(sizes: Iterable[Job], implementations: Sequence[str] = IMPLEMENTATIONS)
 
 
 def table(results: Sequence[Result]) -> None:
-    """Prints the best tile of each kernel, implementation and length."""
+    """Prints the fastest block sizes of each kernel, implementation and length."""
     best: dict[tuple, Result] = {}
     for result in results:
         job = result.job

@@ -1,4 +1,4 @@
-"""How a run is timed, the same on both sides."""
+"""Timing, the same for both sides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ REPEATS = 3
 
 
 def milliseconds(run: Callable[[], object], wait: Callable[[], None], *, seconds: float) -> float:
-    """The median of three rounds of runs, each round about a third of `seconds` long, issued without waiting in between."""
+    """Returns the median time of a run over three rounds.
+
+    A round takes about a third of `seconds`. Its runs are issued without waiting in between.
+    """
     for _ in range(WARM_UP):
         run()
     wait()

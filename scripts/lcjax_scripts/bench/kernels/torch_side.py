@@ -17,13 +17,13 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def provenance() -> dict[str, str]:
-    """The device and the versions."""
+    """Returns the device and the versions."""
     device = torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu"
     return {"device": device, "torch": torch.__version__, "triton": triton.__version__}
 
 
 def run(job: Job, seconds: float) -> Result:
-    """Times a job; `extra_bytes` is the peak of torch's allocator over one run, above what was there before."""
+    """Times a job. `extra_bytes` is the peak of torch's allocator in addition to the inputs."""
     once = _kernel(job) if job.part in KERNELS else _operation(job)
     extra = None
     if DEVICE == "cuda":
@@ -88,10 +88,10 @@ def _rope(job: Job, q: torch.Tensor, k: torch.Tensor) -> Callable[[], object]:
     if job.implementation == "triton":
         from triton_ref import rope
 
-        # Again and again over the same memory: the numbers turn, the work stays.
+        # Every run rotates the same memory again; the amount of work does not change.
         rotate = lambda q, k: rope(q, k, positions, frequencies)  # noqa: E731
     else:
-        # Another library's kernel, measured where it is installed.
+        # Another library's kernel, measured if it is installed.
         from liger_kernel.ops.rope import LigerRopeFunction  # pyright: ignore[reportMissingImports]
 
         angles = positions.float()[..., None] * torch.cat([frequencies, frequencies])
@@ -101,7 +101,7 @@ def _rope(job: Job, q: torch.Tensor, k: torch.Tensor) -> Callable[[], object]:
 
 
 def _kernel(job: Job) -> Callable[[], object]:
-    """One kernel of ours with block sizes of the sweep."""
+    """Returns one of our kernels, with the job's block sizes."""
     from triton_ref.attention import KernelCall, band
     from triton_ref.block_sizes import BlockSizes
 

@@ -1,6 +1,7 @@
-"""A process that runs the jobs of one side as they come: `... worker jax|torch SECONDS < jobs > results`.
+"""The process of one side: `python -m ... worker jax|torch SECONDS < jobs > results`.
 
-One line of JSON a job, one a result; a job that cannot run gives its error in a line.
+Reads one job per line and writes one result per line, both as JSON. The result of a job that fails
+is its error.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from lcjax_scripts.bench.kernels.jobs import Job, Result
 
 def main() -> int:
     side, seconds = sys.argv[1], float(sys.argv[2])
-    # Only one of the two libraries is loaded, so neither takes the other's memory.
+    # Import only one of the two libraries, so that the other takes no memory.
     if side == "jax":
         from lcjax_scripts.bench.kernels.jax_side import provenance, run
     else:
@@ -24,7 +25,7 @@ def main() -> int:
         job = Job(**json.loads(line))
         try:
             result = run(job, seconds)
-        except Exception as error:  # the implementation may lack anything: that is a result too
+        except Exception as error:  # any failure of an implementation is a result
             result = Result(
                 job, None, None, f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
             )

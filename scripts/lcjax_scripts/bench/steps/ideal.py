@@ -1,4 +1,4 @@
-"""The time that a step's arithmetic would take at the speed of a large product: what a perfect program needs."""
+"""The ideal time of a step: its FLOPs at the speed of a large matrix product."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from lcjax.config import LlamaConfig
 from lcjax.plan.flops import step_flops
 from lcjax_scripts.bench.steps.shape import Shape
 
-# Products in a pass of attention over half of all pairs of tokens: what each kernel must compute, q
-# k^T again in each.
+# The matrix products of each kernel. Each one computes q k^T again.
 _ATTENTION_PRODUCTS = {"attention_forward": 2, "attention_dq": 3, "attention_dkv": 4}
 _KINDS = {"attention_forward": "attention forward", "attention_dq": "attention dq", "attention_dkv": "attention dk/dv"}
 
@@ -17,12 +16,14 @@ _KINDS = {"attention_forward": "attention forward", "attention_dq": "attention d
 def seconds(
     config: LlamaConfig, shape: Shape, tokens: int, kernels: Iterable[tuple[str, tuple[int, float]]], ceiling: float
 ) -> dict[str, float]:
-    """Seconds by kind of kernel at `ceiling` TFLOP/s; those of attention by how often each kernel ran.
+    """Returns the seconds by kind of kernel at `ceiling` TFLOP/s.
 
-    A layer's products run once forward, once backward and, where every layer is computed again, once more.
+    For attention, the number of kernel launches counts. The products of a layer run once forward,
+    once backward, and once more if the forward pass is recomputed.
     """
     counts = {name: count for name, (count, _) in kernels if name in _KINDS}
-    product = tokens * tokens * config.num_attention_heads * config.head_dim  # two operations, half of the pairs
+    # Two operations for half of the pairs.
+    product = tokens * tokens * config.num_attention_heads * config.head_dim
     rate = ceiling * 1e12
     result = {_KINDS[name]: count * _ATTENTION_PRODUCTS[name] * product / rate for name, count in counts.items()}
     flops = step_flops(config, tokens, shape.lora_r)

@@ -1,4 +1,4 @@
-"""The step of `lcjax.train` on random weights that are made on the device."""
+"""The step of `lcjax.train`, with random weights that are created on the device."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ MAX_STEPS = 10
 
 @dataclasses.dataclass(frozen=True)
 class TracedStep:
-    """A step for the device that is here, on which nothing of it is yet."""
+    """A step traced for the present device. It uses no device memory yet."""
 
     step: LoweredStep
     trace_seconds: float
 
     def compile(self) -> CompiledStep:
-        """XLA tries algorithms out on the device meanwhile."""
+        """Compiles the step. XLA runs algorithms on the device to choose one."""
         began = time.perf_counter()
         executable = self.step.lowered.compile()
         seconds = time.perf_counter() - began
@@ -45,7 +45,7 @@ class TracedStep:
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """`planned` is what the compiler says that it takes."""
+    """A compiled step. `planned` is the memory that the compiler reports."""
 
     step: LoweredStep
     executable: jax.stages.Compiled
@@ -53,12 +53,15 @@ class CompiledStep:
     compile_seconds: float
 
     def load(self) -> Callable[[], float]:
-        """Makes weights, adapter, optimizer and batch; the function returned takes a step and waits for its loss."""
+        """Creates weights, adapter, optimizer and batch.
+
+        Returns a function that takes a step and returns its loss.
+        """
         run, settings = self.step.run, self.step.settings
         program = run.program(jax.tree.map(_random, run.params), settings, MAX_STEPS)
         state = step.init_state(program.optimizer, program.trainable, 0)
         frozen = program.frozen
-        del program  # else the trained weights would exist twice, here and in the state
+        del program  # otherwise the trained weights would exist twice: here and in the state
         positions = jnp.arange(settings.max_seq_length, dtype="int32")[None, None]
         ids = positions * 7919 % run.config.vocab_size
         batch = dict(zip(step.BATCH_KEYS, (ids, ids, positions, positions * 0), strict=True))
@@ -72,7 +75,13 @@ class CompiledStep:
 
 
 def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedStep:
-    """The step over one sequence, with that gradient checkpointing and `--memory`. JAX may have what `lcjax.train` lets it have.
+    """Traces the step for one sequence.
+
+    Args:
+      shape: the model and how it runs.
+      tokens: of the sequence.
+      policy, memory: gradient checkpointing and `--memory`, as in `lcjax.train`. The device is
+        configured as `lcjax.train` configures it.
 
     Raises:
       InputError: settings that `lcjax.train` refuses.
@@ -87,7 +96,7 @@ def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedSte
         lora_r=shape.lora_r or RunArguments.lora_r,
         full_finetuning=not shape.lora_r,
     )
-    # Before what follows, which asks JAX for its device.
+    # Must come first, because the code below initializes JAX's devices.
     prepare_devices(config, arguments)
     lora = Workload(shape.model, config, "h100-80gb", shape.lora_r, quantize).lora
     settings = ModelSettings(
@@ -105,12 +114,12 @@ def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedSte
 
 
 def peak_bytes() -> int:
-    """The most that this process has had on its device."""
+    """Returns the peak device memory of this process."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
 
 
 def _random(leaf: Any) -> Any:
-    """Values of a weight's size, made on the device."""
+    """Returns values with the shape and dtype of a weight, created on the device."""
 
     def make():
         bits = jax.lax.iota(jnp.uint32, leaf.size) * jnp.uint32(2654435761) >> 8

@@ -1,4 +1,8 @@
-"""The same step by transformers + PEFT: bfloat16, its own gradient checkpointing, torch's scaled_dot_product_attention."""
+"""The same step in transformers + PEFT.
+
+It runs in bfloat16, with transformers' gradient checkpointing and torch's
+scaled_dot_product_attention.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from lcjax_scripts.bench.steps.shape import Shape
 
 
 def make_step(shape: Shape, tokens: int) -> Callable[[], float]:
-    """A function that takes one step and returns its loss."""
+    """Returns a function that takes one step and returns its loss."""
     config = resolve_config(shape.model)
     torch.manual_seed(0)
     with torch.device("cuda"):
@@ -40,10 +44,10 @@ def make_step(shape: Shape, tokens: int) -> Callable[[], float]:
 
 
 def device() -> str:
-    """The GPU's name."""
+    """Returns the GPU's name."""
     return torch.cuda.get_device_name()
 
 
 def peak_bytes() -> int:
-    """The most that this process has had on its device."""
+    """Returns the peak device memory of this process."""
     return torch.cuda.max_memory_allocated()

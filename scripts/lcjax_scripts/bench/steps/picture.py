@@ -1,4 +1,4 @@
-"""A bar a kind of work: what it took, and how much of that its arithmetic needs."""
+"""A bar chart with the measured and the ideal time of each kind of work."""
 
 from __future__ import annotations
 

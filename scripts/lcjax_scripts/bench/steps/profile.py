@@ -1,4 +1,4 @@
-"""One training step recorded by JAX's profiler: seconds by kind of work and by kernel, and the table of them."""
+"""Records a training step with JAX's profiler, and prints seconds by kind of work and by kernel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONGEST_KERNELS = 40
 
 
 def record(shape: Shape, tokens: int, policy: str, memory: str, ceiling: float, folder: Path) -> dict[str, Any]:
-    """Takes one step to warm up and records one; the result as profile.json has it.
+    """Takes one warm-up step and records the next one; returns the content of profile.json.
 
     Args:
       shape: the model and how it runs.
@@ -51,7 +51,7 @@ def record(shape: Shape, tokens: int, policy: str, memory: str, ceiling: float, 
 
 
 def show(result: dict[str, Any]) -> None:
-    """Prints the table, the largest loss first, and the longest kernels."""
+    """Prints the table, with the most lost time first, and the longest kernels."""
     seconds, ideal = result["seconds"], result["ideal_seconds"]
     whole = sum(seconds.values())
     console = Console(width=None if sys.stdout.isatty() else 140)
@@ -61,6 +61,6 @@ def show(result: dict[str, Any]) -> None:
         table.add_row(kind, f"{spent:.3f}", f"{spent / whole:.1%}", f"{best:.3f}", f"{spent - best:.3f}")
     console.print(table)
     for kind, spent in result["copies_seconds"].items():
-        console.print(f"{kind}: {spent:.3f} s in all, hidden behind kernels or not")
+        console.print(f"{kind}: {spent:.3f} s in total, overlapped by kernels or not")
     for kernel in result["kernels"][:15]:
         console.print(f"{kernel['seconds']:8.3f} s  {kernel['count']:6}  {kernel['name'][:100]}")

@@ -1,4 +1,4 @@
-"""A row of the table of steps: one length with one setting, as a line and in a CSV file."""
+"""Rows of the table of steps, one for each length and setting, printed and written as CSV."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def rows_of(
     *,
     peft: bool = False,
 ) -> Iterator[Row]:
-    """Every length with every combination of settings, then with PEFT where that is wanted.
+    """Yields every length with every combination of settings, followed by PEFT if `peft`.
 
     Args:
-      shape: the model; its own quantization and attention where none are given.
+      shape: the model; its quantization and attention are used if none are given.
       lengths: tokens of the sequence.
-      settings: gradient checkpointing and `--memory`, separated by a space.
+      settings: pairs of gradient checkpointing and `--memory`, separated by a space.
     """
     for tokens in lengths:
         for quantize, attention, setting in itertools.product(
@@ -48,7 +48,7 @@ def rows_of(
 
 
 def line_of(result: Row) -> str:
-    """A measured row, as it is printed."""
+    """Returns a measured row as a line of text."""
     kind = f"{result['quantize']:4} {result['attention']:6}"
     name = f"{result['implementation']:5} {result['tokens']:>7,}  {kind}  {result['policy']:12} {result['memory']:40}"
     if "error" in result:

@@ -1,7 +1,7 @@
-"""Processes that are measured one after another, while those that follow get ready.
+"""Processes that are measured one at a time, while the next ones prepare.
 
-A process prints READY when it has done what needs no device, and waits for a line on its standard input.
-Then it measures, prints its result as JSON and ends.
+A process prints READY when it has finished everything that needs no device, and waits for a line on
+its standard input. Then it measures, prints its result as JSON, and exits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 def wait_for_turn() -> None:
-    """In a process: says that it is ready, and returns when it may use the device."""
+    """Called in a process: reports that it is ready, and returns when it may use the device."""
     print(READY, flush=True)
     sys.stdin.readline()
 
@@ -34,9 +34,9 @@ def measured(
     *,
     ahead: int,
 ) -> Iterator[tuple[Row, Row]]:
-    """(row, its result, or {"error": its error, or the last line it printed}) in the order of the rows.
+    """Yields (row, result) in the order of the rows; up to `ahead` rows prepare meanwhile.
 
-    Up to `ahead` rows get ready while one is measured.
+    The result of a process that fails is {"error": its error message, or the last line it printed}.
     """
     started: dict[int, _Process] = {}
     try:
@@ -54,8 +54,8 @@ def measured(
 
 class _Process:
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]):
-        # A pipe that nobody reads could fill and block it.
-        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 closed when its process has ended
+        # A file, because a pipe that is not read could fill up and block the process.
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 closed after the process
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -66,7 +66,7 @@ class _Process:
         )
 
     def wait_until_ready(self) -> None:
-        """Also returns when it died."""
+        """Waits until the process is ready or has died."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.strip() == READY:
@@ -75,7 +75,7 @@ class _Process:
     def go(self) -> Row:
         try:
             output, _ = self._process.communicate("\n")
-        except BrokenPipeError:  # it died before
+        except BrokenPipeError:  # the process has died
             output = ""
         returned = self._process.wait()
         lines, said = output.splitlines(), self._last_line_of_stderr()
@@ -92,5 +92,5 @@ class _Process:
         self._stderr.seek(0)
         with self._stderr:
             lines = self._stderr.read().strip().splitlines() or [""]
-            # Below its error the library prints where in its source it was raised.
+            # After an error message, libraries may print the source location of the error.
             return next((line for line in reversed(lines) if _ERROR.match(line)), lines[-1])

@@ -1,4 +1,4 @@
-"""Which step: a model's shape, which parameters learn, and how the step runs."""
+"""A step to measure: the model's shape, the trained parameters, and how the step runs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """LoRA on all seven linear maps or every weight, AdamW, one sequence a step, random weights."""
+    """LoRA on all linear layers or full fine-tuning; AdamW, one sequence a step, random weights."""
 
     model: str = "llama-3.1-8b"
-    """A preset or a config.json."""
+    """A preset or a config.json file."""
     quantize: str = "nf4"
     """nf4, or none for bfloat16."""
     attention: str = "auto"
     """Implementation of attention."""
     lora_r: int = 32
-    """Rank of the adapter; 0 trains every weight."""
+    """Rank of the adapter. 0 trains every weight."""
     optimizer_memory: str = "auto"
-    """As in lcjax.train: where AdamW's state is."""
+    """Where AdamW's state is stored, as in lcjax.train."""

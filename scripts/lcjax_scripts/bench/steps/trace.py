@@ -1,6 +1,7 @@
-"""What a GPU did in a recorded step: which kernels ran when, which copies overlapped them, and when nothing ran.
+"""Analyzes the trace of a step: kernels, overlapping copies, and idle time on the GPU.
 
-Source: the XSpace that JAX's profiler writes (`jax.profiler.trace`), read by `jax.profiler.ProfileData`.
+Source: the XSpace that JAX's profiler writes (`jax.profiler.trace`), read with
+`jax.profiler.ProfileData`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-# By parts of a kernel's name, the first that fits. Products are named by who made them: cuBLAS,
-# CUTLASS, XLA's Triton.
+# The kind of a kernel is the first entry with a part that its name contains. The names of matrix
+# products come from cuBLAS, CUTLASS and XLA's Triton.
 _KINDS = (
     ("attention forward", ("attention_forward",)),
     ("attention dq", ("attention_dq",)),
@@ -30,7 +31,7 @@ EXPOSED, IDLE = "waiting for copies", "nothing runs"
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """A kernel or a copy: nanoseconds since the trace began."""
+    """A kernel or a copy. Times are nanoseconds since the start of the trace."""
 
     name: str
     start: float
@@ -45,10 +46,10 @@ class Event:
 
 
 def read(folder: Path) -> list[Event]:
-    """Everything that ran on the first GPU, in order of its start.
+    """Returns everything that ran on the first GPU, ordered by start time.
 
     Raises:
-      ValueError: the folder holds no trace, or one without a GPU.
+      ValueError: the folder has no trace, or a trace without a GPU.
     """
     import jax
 
@@ -58,7 +59,7 @@ def read(folder: Path) -> list[Event]:
     plane: Any = jax.profiler.ProfileData.from_file(str(paths[-1])).find_plane_with_name("/device:GPU:0")
     if plane is None:
         raise ValueError(f"{paths[-1]} has no /device:GPU:0; record on a machine with a GPU")
-    # A line a stream; the others say the same again by XLA's operations.
+    # Use the lines of streams. The other lines repeat the same events by XLA operation.
     events = [
         Event(event.name, event.start_ns, event.start_ns + event.duration_ns)
         for line in plane.lines
@@ -69,10 +70,11 @@ def read(folder: Path) -> list[Event]:
 
 
 def seconds_by_kind(events: Sequence[Event]) -> dict[str, float]:
-    """Where the time from the first start to the last stop went; the parts add up to it.
+    """Divides the time from the first start to the last stop among the kinds of work.
 
-    Kernels count in full (of those that overlap, each instant once, for the one that began first). Copies to and from the host
-    count only while no kernel runs, as `EXPOSED`; the rest is `IDLE`.
+    The time of a kernel counts for its kind; where kernels overlap, it counts for the one that
+    started first. Copies to and from the host count only while no kernel runs, as `EXPOSED`. The
+    remaining time is `IDLE`.
     """
     spent: dict[str, float] = defaultdict(float)
     kernels = [event for event in events if event.kind not in HOST_COPIES]
@@ -94,7 +96,7 @@ def seconds_by_kind(events: Sequence[Event]) -> dict[str, float]:
 
 
 def seconds_by_name(events: Iterable[Event]) -> dict[str, tuple[int, float]]:
-    """(how often, seconds in all) of every kernel and copy by its name, the longest first."""
+    """Returns (count, total seconds) of every kernel and copy by name, the longest first."""
     found: dict[str, list[float]] = defaultdict(list)
     for event in events:
         found[event.name].append((event.stop - event.start) / 1e9)
@@ -102,7 +104,7 @@ def seconds_by_name(events: Iterable[Event]) -> dict[str, tuple[int, float]]:
 
 
 def _covered(gap: tuple[float, float], copies: Sequence[Event]) -> float:
-    """How much of a stretch of time some copy covers."""
+    """Returns how much of a time interval is covered by copies."""
     reached, covered = gap[0], 0.0
     for copy in copies:
         start, stop = max(copy.start, reached), min(copy.stop, gap[1])

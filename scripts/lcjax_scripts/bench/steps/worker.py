@@ -1,6 +1,6 @@
-"""The process of one row: `python -m lcjax_scripts.bench.steps.worker SHAPE ROW STEPS`, the first two as JSON.
+"""The process of one row: `python -m lcjax_scripts.bench.steps.worker SHAPE ROW STEPS`.
 
-Prints the result as JSON on its last line.
+SHAPE and ROW are JSON. The last line of the output is the result as JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lcjax_scripts.bench.steps.shape import Shape
 
 
 def command_of(shape: Shape, row: Mapping[str, Any], steps: int) -> list[str]:
-    """The command line of the process that measures a row."""
+    """Returns the command line of the process that measures a row."""
     attention = "auto" if row["implementation"] == "peft" else row["attention"]
     of_row = Shape(shape.model, row["quantize"], attention, shape.lora_r, shape.optimizer_memory)
     arguments = [json.dumps(dataclasses.asdict(of_row)), json.dumps(dict(row)), str(steps)]
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def lcjax_step(shape: Shape, tokens: int, policy: str, memory: str, steps: int) -> dict[str, Any]:
-    """The step that `lcjax.train` takes."""
+    """Measures the step of `lcjax.train`."""
     import jax
 
     from lcjax_scripts.bench.steps import lcjax_side
@@ -58,7 +58,7 @@ def lcjax_step(shape: Shape, tokens: int, policy: str, memory: str, steps: int) 
 
 
 def peft_step(shape: Shape, tokens: int, steps: int) -> dict[str, Any]:
-    """transformers + PEFT."""
+    """Measures the step of transformers + PEFT."""
     from lcjax_scripts.bench.steps import peft_side
 
     wait_for_turn()
@@ -72,7 +72,10 @@ def peft_step(shape: Shape, tokens: int, steps: int) -> dict[str, Any]:
 
 
 def timed(one_step: Callable[[], float], steps: int) -> tuple[list[float], float]:
-    """(seconds of each step after the first, or of the first alone where `steps` is 0; the last loss)."""
+    """Returns (seconds of each step after the first, last loss).
+
+    If `steps` is 0, the first step is the only one, and it is timed.
+    """
     loss, times = 0.0, []
     for _ in range(steps + 1):
         began = time.perf_counter()
@@ -82,7 +85,7 @@ def timed(one_step: Callable[[], float], steps: int) -> tuple[list[float], float
 
 
 def rates(shape: Shape, tokens: int, seconds: float) -> dict[str, float]:
-    """Tokens a second, and model FLOPs as a fraction of an H100's peak."""
+    """Returns tokens per second, and model FLOPs as a fraction of an H100's peak."""
     from lcjax.config.presets import resolve_config
     from lcjax.plan.flops import PEAK_BF16_TFLOPS, step_flops
 

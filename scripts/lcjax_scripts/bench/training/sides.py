@@ -1,4 +1,4 @@
-"""One optimizer step of the same model, by lcjax and by transformers + PEFT."""
+"""One optimizer step of the same model, in lcjax and in transformers + PEFT."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lcjax_scripts.bench.training.setup import Setup, training_text
 
 
 def lcjax_step(setup: Setup) -> Callable[[], float]:
-    """A function that takes one optimizer step and returns the loss before it."""
+    """Returns a function that takes one optimizer step and returns the loss before it."""
     import jax
     import numpy as np
 
@@ -43,7 +43,7 @@ def lcjax_step(setup: Setup) -> Callable[[], float]:
 
 
 def peft_step(setup: Setup) -> Callable[[], float]:
-    """The same step by transformers + PEFT."""
+    """Returns the same function for transformers + PEFT."""
     import peft
     import torch
     import transformers

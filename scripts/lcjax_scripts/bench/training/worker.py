@@ -1,6 +1,6 @@
-"""The process of one side: `python -m lcjax_scripts.bench.training.worker lcjax|peft SETUP`, the setup as JSON.
+"""The process of one side: `python -m lcjax_scripts.bench.training.worker lcjax|peft SETUP`.
 
-Prints tokens a second, peak memory and losses as JSON on its last line.
+SETUP is JSON. The last line of the output has tokens per second, peak memory and losses as JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lcjax_scripts.paths import python_path
 
 
 def run_side(side: str, setup: Setup) -> dict[str, Any]:
-    """Runs one round of a side in a process of its own."""
+    """Runs one round of a side in a separate process."""
     command = [sys.executable, "-m", "lcjax_scripts.bench.training.worker", side]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": python_path()}
     arguments = json.dumps(dataclasses.asdict(setup))

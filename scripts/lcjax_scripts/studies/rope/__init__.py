@@ -1,1 +1,1 @@
-"""Kinds of RoPE beyond the trained context, compared by held-out loss."""
+"""Compares kinds of RoPE beyond the trained context by held-out loss."""

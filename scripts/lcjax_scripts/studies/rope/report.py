@@ -1,4 +1,4 @@
-"""The table and the picture of `rope_study.py`, from its results."""
+"""Makes the table and the picture of `rope_study.py` from its results."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ Cell = dict[str, Any]
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown: a row for each length and kind, a column for the trained context and for each doubling beyond it.
+    """Returns a Markdown table with a row for each length and kind.
 
-    A figure is the mean loss there, nats a token: before, and after training where there was any.
+    There is a column for the trained context and one for each doubling beyond it. A cell has the
+    mean loss in nats per token: before training and, if there was any, after it.
     """
     context, cells = results["trained_context"], results["cells"]
     spans = [(0, context), *((context << n, context << n + 1) for n in range(_doublings(results)))]
@@ -26,16 +27,17 @@ def table(results: dict[str, Any]) -> str:
 
 
 def mean_loss(buckets: Sequence[dict[str, float]], start: int, stop: int) -> float | None:
-    """Nats a token at the positions of the buckets within [start, stop); None where there are none."""
+    """Returns the mean loss in nats per token of the buckets within [start, stop), or None."""
     inside = [bucket for bucket in buckets if start <= bucket["start"] and bucket["stop"] <= stop]
     tokens = sum(bucket["tokens"] for bucket in inside)
     return sum(bucket["loss"] * bucket["tokens"] for bucket in inside) / tokens if tokens else None
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """A PNG: over position, how far each kind is above the best of all there; a panel for each length.
+    """Draws a PNG of the loss minus the best loss at each position, with a panel for each length.
 
-    All kinds read the same text, so the difference has none of its ups and downs. Before training thin and broken, after it solid.
+    All kinds read the same text, so the difference does not depend on how hard the text is. Thin
+    dashed lines are before training, and thick solid lines are after it.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -70,7 +72,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def _best(curves: Sequence[Sequence[dict[str, float]]]) -> dict[float, float]:
-    """The lowest loss of any curve in each of the last eight buckets, by where the bucket ends; earlier ones hold few tokens."""
+    """Returns the lowest loss of any curve in each of the last eight buckets, by the bucket's end.
+
+    Earlier buckets have few tokens.
+    """
     losses: dict[float, list[float]] = {}
     for bucket in (bucket for curve in curves for bucket in curve):
         losses.setdefault(bucket["stop"], []).append(bucket["loss"])
@@ -83,6 +88,6 @@ def _figure(buckets: Sequence[dict[str, float]], start: int, stop: int) -> str:
 
 
 def _doublings(results: dict[str, Any]) -> int:
-    """How often the context doubles up to the longest sequence."""
+    """Returns how often the context doubles up to the longest sequence."""
     longest = max(cell["tokens"] for cell in results["cells"])
     return max(1, (longest // results["trained_context"] - 1).bit_length())

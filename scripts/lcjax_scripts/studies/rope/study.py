@@ -1,4 +1,4 @@
-"""Kinds of RoPE beyond the trained context: held-out loss by position, before and after a short LoRA run."""
+"""Measures kinds of RoPE beyond the trained context, before and after a short LoRA run."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from lcjax.step.program import build_program
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What every kind of RoPE and every length have in common."""
+    """The settings that all kinds of RoPE and all lengths share."""
 
     factors: tuple[int, ...] = (2, 4, 8)
-    """Lengths, in trained contexts."""
+    """Lengths as multiples of the trained context."""
     steps: int = 10
-    """Training steps, each on one window of that length; 0 only evaluates before training."""
+    """Training steps, each on one window. With 0, the model is only evaluated."""
     eval_tokens: int = 131_072
-    """Held-out tokens, in as many windows as they fill."""
+    """Number of held-out tokens. They are split into windows."""
     learning_rate: float = 5e-4
-    """After two steps of warm-up, falling linearly."""
+    """Peak learning rate, with two warm-up steps and linear decay."""
     lora_r: int = 16
-    """Rank of the adapter on all linear maps."""
+    """Rank of the adapter on all linear layers."""
 
 
 def measure(
     study: Experiment, model: lcjax.Llama, config: LlamaConfig, tokens: int, stream: np.ndarray
 ) -> dict[str, Any]:
-    """One kind at one length: the loss of each position's bucket before and after the LoRA run, and what the run was."""
+    """Measures one kind at one length: the loss by position before and after the LoRA run."""
     began = time.perf_counter()
     settings = dataclasses.replace(model.settings, max_seq_length=tokens)
     adapted = lcjax.get_peft_model(lcjax.Llama(config, model.params, settings), r=study.lora_r)
@@ -69,7 +69,7 @@ def measure(
 def train(
     study: Experiment, model: lcjax.Llama, batches: Iterator[dict[str, np.ndarray]]
 ) -> tuple[lcjax.Llama, list[float]]:
-    """The model with its adapter trained, one window a step, and the losses of the steps."""
+    """Trains the adapter on one window per step; returns the model and the losses of the steps."""
     arguments = TrainingArguments(learning_rate=study.learning_rate, warmup_steps=min(2, study.steps))
     program = build_program(model.config, model.params, model.settings, arguments, study.steps)
     train_step = step.jit_train_step(program.objective, program.optimizer)
@@ -83,10 +83,10 @@ def train(
 
 
 def token_stream(study: Experiment, context: int, tokenizer, data: Sequence[str] = ()) -> np.ndarray:
-    """int32 tokens of all the text, enough for the longest windows; of the standard library without `data`.
+    """Returns the tokens of the text as int32. Without `data`, it is the standard library.
 
     Raises:
-      InputError: there is less text.
+      InputError: there is too little text for the longest windows.
     """
     documents = read_documents(data or stdlib_sources())
     stream = tokenize(documents, tokenizer, append_eos=False).tokens
@@ -101,7 +101,7 @@ def token_stream(study: Experiment, context: int, tokenizer, data: Sequence[str]
 
 
 def windows(stream: np.ndarray, tokens: int) -> Iterator[dict[str, np.ndarray]]:
-    """Whole windows of the stream, one after the other, as batches of one sequence and one document."""
+    """Yields consecutive windows of the stream, as batches of one sequence and one document."""
     positions = np.arange(tokens, dtype=np.int32)[None]
     for start in range(0, len(stream) - tokens, tokens):
         read, labels = (np.array(stream[start + i : start + i + tokens], np.int32)[None] for i in (0, 1))
@@ -109,7 +109,10 @@ def windows(stream: np.ndarray, tokens: int) -> Iterator[dict[str, np.ndarray]]:
 
 
 class Results:
-    """The measurements, in a JSON file that later runs add to; a cell that is measured again replaces the older one."""
+    """The measurements, in a JSON file that later runs extend.
+
+    A new measurement of a cell replaces the old one.
+    """
 
     def __init__(self, path: Path, context: int):
         self.path = path
@@ -118,7 +121,8 @@ class Results:
             earlier = json.loads(path.read_text())
             if earlier["trained_context"] != context:
                 raise InputError(
-                    f"{path} is of a trained context of {earlier['trained_context']}, not {context}; give another --output-dir"
+                    f"{path} has a trained context of {earlier['trained_context']}, not {context}; "
+                    "use another --output-dir"
                 )
             self.content = earlier
 

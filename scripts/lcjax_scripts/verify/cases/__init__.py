@@ -1,7 +1,7 @@
-"""The shapes that tests, benchmarks and the parity harness share: awkward on purpose.
+"""Shapes for tests, benchmarks and the parity harness. They are difficult on purpose.
 
-Lengths are equal to, one off from and far from every kernel's blocks. Head counts give 1, 3, 4 and 8
-query heads for each key/value head.
+Lengths include multiples of the kernels' block sizes, lengths that differ from them by one, and
+others. The GQA ratios are 1, 3, 4 and 8.
 """
 
 from lcjax_scripts.verify.cases.covering import covering

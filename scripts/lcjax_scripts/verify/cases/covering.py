@@ -1,4 +1,4 @@
-"""A few rows of a product of axes in which all small combinations of values meet."""
+"""Covering arrays: few rows of a product of axes that contain all small combinations of values."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 
 
 def covering(strength: int, *axes: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Rows of the product of axes in which any `strength` values of as many different axes meet; few, and always the same.
+    """Returns rows of the product of axes that cover every combination of `strength` values.
 
-    Greedy: first all rows that bring nothing but new meetings, in an order that mixes the axes, then those that bring one less.
+    The algorithm is greedy and deterministic. It visits the product in a shuffled order, and takes
+    first the rows whose combinations are all new, then the rows with one old combination, and so
+    on.
     Source: Cohen et al., The AETG System, IEEE Transactions on Software Engineering 23(7), 1997.
     """
     product = list(itertools.product(*axes))

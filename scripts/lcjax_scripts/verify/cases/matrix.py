@@ -1,4 +1,4 @@
-"""The matrices of shapes: the default one, the full one, and that of a million tokens."""
+"""The matrices of shapes: default, full, and long."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEAD_DIMS = (64, 80, 96, 128, 256)
 GQA_RATIOS = (1, 3, 4, 8)
 LENGTHS = (1, 17, 127, 128, 1000, 4097)
 
-# The mask axis of the matrix: the fields that make it, for a number of keys.
+# The mask axis of the matrix: the fields of each mask, given the number of keys.
 MASKS: dict[str, Callable[[int], dict[str, Any]]] = {
     "causal": lambda keys: {},
     "full": lambda keys: {"causal": False},
@@ -29,10 +29,10 @@ MASKS: dict[str, Callable[[int], dict[str, Any]]] = {
     "soft cap": lambda keys: {"soft_cap": 2.0, "lse_cotangent": True},
 }
 
-# Dtype, head_dim and group of each mask at 4,097 tokens. Every value of each occurs, and slow ones
-# meet fast ones: interpreted, float32 at head_dim 256 has 32 times the blocks of bfloat16 at 128,
-# and a full mask 16 times those of a window. Sinks have the most heads: each head has one gradient,
-# and the error of few numbers is luck.
+# Dtype, head_dim and GQA ratio of each mask at 4,097 tokens. Every value occurs, and slow values
+# are combined with fast ones: in the interpreter, float32 with head_dim 256 has 32 times the blocks
+# of bfloat16 with 128, and a full mask has 16 times those of a window. Sinks have the most heads,
+# because each head has one gradient, and the error of few numbers is a matter of chance.
 LONGEST = {
     "causal": ("float32", 64, 1),
     "full": ("bfloat16", 128, 1),
@@ -47,9 +47,9 @@ LONGEST = {
 
 
 def default_matrix() -> Shapes:
-    """The named shapes, and enough of the product of the axes that every two values of two axes meet.
+    """Returns the named shapes, and shapes that cover every combination of two values.
 
-    Of 4,097 tokens there are only the named shapes.
+    With 4,097 tokens, there are only the named shapes.
     """
     dtypes = itertools.cycle(("bfloat16", "float16", "float32"))
     shapes: Shapes = {name: dataclasses.replace(shape, dtype=next(dtypes)) for name, shape in ATTENTION.items()}
@@ -69,11 +69,11 @@ def default_matrix() -> Shapes:
 
 
 def full_matrix() -> Shapes:
-    """The default matrix, and enough of the product that every three values of three axes meet.
+    """Returns the default matrix, and shapes that cover every combination of three values.
 
-    Of 4,097 tokens there are LONGEST and the named shapes. This is a thirteenth of the product's 6,120 shapes,
-    which would take a day to interpret. It finds bugs that need three conditions to show, such as float16,
-    a head_dim of 80 and a window.
+    With 4,097 tokens, there are only LONGEST and the named shapes. The product has 6,120 shapes,
+    which would take a day to interpret; this is a thirteenth of it. It finds bugs that need three
+    conditions, such as float16, a head_dim of 80, and a window.
     """
     shapes = default_matrix()
     *lengths, longest = LENGTHS
@@ -87,7 +87,10 @@ def full_matrix() -> Shapes:
 
 
 def long_matrix() -> Shapes:
-    """A million tokens, and just over 2^31 elements of q, k, v and their gradients; for a GPU of 80 GB."""
+    """Returns shapes with a million tokens, and with just over 2^31 elements per tensor.
+
+    They need a GPU with 80 GB.
+    """
     beyond = 2**31 // (16 * 128) + 512
     return {
         "attention, 1M tokens": LongShape(2**20, 2, 1, 128),
@@ -97,13 +100,13 @@ def long_matrix() -> Shapes:
 
 
 def _attention(dtype: str, head_dim: int, gqa_ratio: int, tokens: int, mask: str) -> Shapes:
-    # A single query among many keys, as in decoding. With one key its gradients would be 0 except
+    # A single query has many keys, as in decoding. With one key, its gradients would be 0 except
     # for rounding.
     one_query: dict[str, Any] = {"keys": 130, "batch": 16}
     fields = one_query | MASKS[mask](130) if tokens == 1 else MASKS[mask](tokens)
     kv_heads = 1 if tokens >= 1000 or gqa_ratio == 8 else 2
     if "sinks" in fields and tokens < 1000:
-        # The error of few sinks says little, and of sums of few numbers less.
+        # With few sinks, or sums of few numbers, the error is a matter of chance.
         kv_heads = -(-(64 if tokens == 1 else 8) // gqa_ratio)
         fields |= {"batch": 2} if tokens == 1 else {}
     shape = AttentionShape(tokens, gqa_ratio * kv_heads, kv_heads, head_dim, dtype=dtype, **fields)

@@ -1,4 +1,4 @@
-"""The shapes that have a name of their own: awkward on purpose, or as a real model has them."""
+"""Shapes with names: difficult ones, and those of real models."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ ATTENTION = {
     "after all keys": AttentionShape(17, 2, 1, 16, keys=520, query_offset=100_000),
 }
 
-# What has a feature beyond the mask and the segments of ATTENTION, or several at once as real
-# models have them.
+# Shapes with features that ATTENTION lacks, or with several features at once, as in real models.
 ATTENTION_FEATURES = {
     "gpt-oss": AttentionShape(257, 8, 1, 64, window=128, sinks=True, segments="packed", dtype="bfloat16"),
     "gemma 2": AttentionShape(257, 4, 2, 256, window=100, soft_cap=50.0, sharpness=50.0, dtype="bfloat16"),

@@ -1,4 +1,4 @@
-"""A shape repeated in a batch, so that its largest error is that of many numbers."""
+"""Repeats a shape in a batch, so that its largest error is taken over many numbers."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import dataclasses
 from lcjax_scripts.verify.cases.shapes import AttentionShape, Shape
 
 LARGEST_REPEATED = 2**23
-"""Elements of a tensor, up to which a shape is repeated."""
+"""A shape is repeated up to this many elements per tensor."""
 
 
 def with_rows(shape: Shape, rows: int, largest_heads: int | None = None) -> Shape:
-    """An attention shape whose batch is large enough for about `rows` query rows, counted over all heads.
+    """Returns an attention shape with a batch large enough for about `rows` query rows.
 
-    Other shapes are returned as they are. A batch does not grow beyond `largest_heads` heads, counted over
-    all its sequences: an interpreted program takes as long for one row as for sixteen, and every head has
-    at least one row.
+    Rows are counted over all heads. The largest error of a few hundred numbers is a matter of
+    chance, both for the implementation and for the plain version; over many numbers it is not.
 
-    The largest error of a few hundred numbers is luck, for the implementation and for the plain version.
-    Over many numbers it is a property.
+    The batch has at most `largest_heads` heads in total, because the interpreter takes as long for
+    one row of a head as for sixteen. Shapes of other operations are returned unchanged.
     """
     if not isinstance(shape, AttentionShape):
         return shape

@@ -1,6 +1,6 @@
-"""What a case calls: the sizes, mask and dtype of an operation.
+"""The shape of a case: the sizes, mask and dtype of an operation.
 
-Standard library only: the processes of JAX and of torch both read it.
+This module imports only the standard library, because JAX's and torch's processes both import it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from collections.abc import Callable
 
 @dataclasses.dataclass(frozen=True)
 class AttentionShape:
-    """A call of attention. `segments` is None, "packed" (ascending ids) or "arbitrary" (ids in any order)."""
+    """A call of attention.
+
+    `segments` is None, "packed" (ascending ids) or "arbitrary" (ids in any order).
+    """
 
     tokens: int
     heads: int
@@ -19,22 +22,22 @@ class AttentionShape:
     head_dim: int
     batch: int = 1
     keys: int | None = None
-    """Equal to `tokens` when None."""
+    """Number of keys; None means `tokens`."""
     causal: bool = True
     query_offset: int | None = None
-    """The key index of query 0; the last query has the index of the last key when None."""
+    """The key index of query 0; None aligns the last query with the last key."""
     segments: str | None = None
     window: int | None = None
-    """Tokens."""
+    """Window in tokens."""
     soft_cap: float | None = None
     sinks: bool = False
     """Whether every head has a sink."""
     dtype: str = "float32"
     """Of q, k and v."""
     sharpness: float = 1.0
-    """The standard deviation of q; scores are about as large."""
+    """The standard deviation of q, and about that of the scores."""
     lse_cotangent: bool = False
-    """Whether the log-sum-exp has a cotangent too, as where partial results are combined."""
+    """Whether the log-sum-exp has a cotangent, as when partial results are combined."""
 
     operation = "attention"
 
@@ -52,12 +55,12 @@ class AttentionShape:
 
     @property
     def work(self) -> int:
-        """Of every shape: about how many products it takes, if no mask saves any."""
+        """The approximate number of products, ignoring the mask."""
         return self.batch * self.heads * self.tokens * self.key_count * self.head_dim
 
     @property
     def masks(self) -> tuple[str, ...]:
-        """The features of the call, in words by which a report is filtered."""
+        """The names of the call's features, by which a report is filtered."""
         terms = {
             "causal": self.causal,
             "full": not self.causal,
@@ -72,7 +75,7 @@ class AttentionShape:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """The results that are judged, a case each."""
+        """The results that are judged. Each is a case."""
         return ("out", "lse", "dq", "dk", "dv", *(("dsinks",) if self.sinks else ()))
 
 
@@ -86,11 +89,11 @@ class RopeShape:
     head_dim: int
     batch: int = 1
     pairs: int | None = None
-    """Pairs of dimensions that are rotated; half of head_dim when None."""
+    """Number of rotated pairs of elements; None means half of head_dim."""
     positions: str = "from 0"
     theta: float = 500_000.0
     attention_factor: float = 1.0
-    """A factor on cosines and sines, as in YaRN."""
+    """Factor of cosines and sines, as in YaRN."""
     dtype: str = "float32"
 
     operation = "rope"
@@ -118,7 +121,7 @@ class RopeShape:
         return tuple(name for name, present in terms.items() if present)
 
 
-# Of the t-th of n tokens. float32 holds every integer up to 2^24.
+# The position of token t of n. float32 represents every integer up to 2^24.
 POSITIONS: dict[str, Callable[[int, int], int]] = {
     "from 0": lambda t, n: t,
     "packed": lambda t, n: t % (n // 3 + 1),
@@ -129,7 +132,7 @@ POSITIONS: dict[str, Callable[[int, int], int]] = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelShape:
-    """SmolLM2 with a LoRA adapter on all seven linear maps, on the first `tokens` tokens of a text."""
+    """SmolLM2 with a LoRA adapter on all linear layers, on the first `tokens` tokens of a text."""
 
     tokens: int
     rank: int = 4
@@ -148,20 +151,20 @@ class ModelShape:
 
 @dataclasses.dataclass(frozen=True)
 class LongShape:
-    """Causal attention, or RoPE from position 0, too long for a full reference: judged on some of its rows."""
+    """Causal attention or RoPE, too long for a full reference. Only samples of rows are judged."""
 
     tokens: int
     heads: int
     kv_heads: int
     head_dim: int
     of: str = "attention"
-    """Or "rope"."""
+    """The operation: "attention" or "rope"."""
     window: int | None = None
     dtype: str = "bfloat16"
 
     operation = "long"
     rows = 64
-    """Consecutive rows of a sample."""
+    """Number of consecutive rows of a sample."""
 
     @property
     def gqa_ratio(self) -> int:
@@ -183,7 +186,10 @@ class LongShape:
 
     @property
     def samples(self) -> tuple[int, ...]:
-        """The first row of each sample: at both ends, in the middle, and across the 2^31st element of q, where it has one."""
+        """The first row of each sample.
+
+        The samples are at both ends, in the middle, and around element 2^31 of q, if it exists.
+        """
         boundary = 2**31 // (self.heads * self.head_dim)
         starts = (0, self.tokens // 2, boundary - self.rows // 2, self.tokens - self.rows)
         return tuple(sorted({start for start in starts if start <= self.tokens - self.rows}))

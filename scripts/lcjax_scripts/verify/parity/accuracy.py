@@ -1,4 +1,4 @@
-"""Whether Pallas is as accurate as Triton over the matrix, not only each within the rule."""
+"""Compares the accuracy of Pallas with that of Triton over the whole matrix."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ LARGEST_QUOTIENT = 1.1
 
 
 def pallas_over_triton(cases: Iterable[Case]) -> dict[str, float]:
-    """How much less accurate Pallas is than Triton, by operation and dtype: 1 where they are alike, at most LARGEST_QUOTIENT.
+    """Returns the error of Pallas relative to that of Triton, by operation and dtype.
 
-    The quotient of their errors, each the root-mean-square over all cases that both have of (root-mean-square error over what the
-    rule allows). In that unit errors of different tensors and shapes can be averaged, and no case is too small to count.
+    The error of an implementation is a root mean square over all cases that both support. The unit
+    of each case is the error that the tolerance rule allows, so that different tensors and shapes
+    have equal weight. The quotient should be at most LARGEST_QUOTIENT.
     """
     ratios: dict[str, list[tuple[float, float]]] = {}
     for case in cases:
@@ -25,7 +26,7 @@ def pallas_over_triton(cases: Iterable[Case]) -> dict[str, float]:
 
 
 def less_accurate(cases: Iterable[Case]) -> dict[str, float]:
-    """The entries of `pallas_over_triton` that are too large."""
+    """Returns the entries of `pallas_over_triton` that are too large."""
     return {name: value for name, value in pallas_over_triton(cases).items() if not value <= LARGEST_QUOTIENT}
 
 

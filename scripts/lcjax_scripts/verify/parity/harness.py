@@ -1,4 +1,4 @@
-"""A run of the harness: every job judged, and what follows from all verdicts together."""
+"""Runs the harness: judges every job, and summarizes the verdicts."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class Findings:
     """The result of a run."""
 
     cases: list[Case]
-    """Of the shapes without a mutant."""
+    """The cases of the shapes without a mutant."""
     hunted: Caught
-    """By mutant and implementation, the ratio at which it was caught."""
+    """The ratio at which each mutant was caught, by implementation."""
     less_accurate: dict[str, float]
     """Where Pallas is less accurate than Triton over the whole matrix; empty for a part of it."""
     shapes: int
-    """To be judged."""
+    """Number of shapes to be judged."""
     shapes_judged: int
     seconds: float
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong apart from single cases, a line each."""
+        """Faults other than failed cases, one line each."""
         behind = [f"Pallas is less accurate than Triton, {x:.2f}: {name}" for name, x in self.less_accurate.items()]
         return survivors(self.hunted) + behind
 
@@ -61,7 +61,7 @@ class Findings:
         return 1 if failed or self.faults else EXIT_CODES[signal.SIGINT] if self.interrupted else 0
 
     def as_json(self) -> dict[str, Any]:
-        """Every verdict, with the machine and the versions."""
+        """Returns every verdict, with the machine and the versions."""
         facts = {
             "machine": machine(),
             "seconds": self.seconds,
@@ -72,7 +72,7 @@ class Findings:
         return as_json(self.cases, self.hunted, facts)
 
     def print(self) -> None:
-        """The tables, the faults, and a line of counts."""
+        """Prints the tables, the faults, and a line of counts."""
         console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
         print_summary(console, self.cases)
         if self.hunted:
@@ -87,13 +87,14 @@ class Findings:
 
 
 def examine(sound: Sequence[Job], planted: Sequence[Job] = (), *, alone: bool = False, whole: bool = False) -> Findings:
-    """Judges all jobs, or those until Ctrl-C.
+    """Judges all jobs, or those that finish before Ctrl-C.
 
     Args:
       sound: jobs to be judged as cases.
-      planted: jobs with a mutant, which have to be caught.
-      alone: one side runs after the other, each with the device to itself.
-      whole: `sound` is a whole matrix. In a part of it a tenth between Pallas and Triton is luck.
+      planted: jobs with a mutant that must be caught.
+      alone: run one side after the other, each with the device to itself.
+      whole: `sound` is a whole matrix. In a part of it, a difference of 10% between Pallas and
+        Triton may be chance, so it is not checked.
     """
     began = time.monotonic()
     jobs = [*sound, *planted]
@@ -111,7 +112,7 @@ def examine(sound: Sequence[Job], planted: Sequence[Job] = (), *, alone: bool = 
 
 
 def run(jobs: Sequence[Job], *, alone: bool = False) -> Judged:
-    """Every job judged, or those until Ctrl-C, in the order given; `alone`: one side after the other."""
+    """Judges every job, or those that finish before Ctrl-C; returns them in the order given."""
     judged: Judged = []
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -127,6 +128,6 @@ def run(jobs: Sequence[Job], *, alone: bool = False) -> Judged:
 
 
 def machine() -> str:
-    """The processor and the versions that the figures come from."""
+    """Returns the processor and the versions."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch", "triton", "transformers", "peft"))
     return f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores; {packages}"

@@ -1,4 +1,4 @@
-"""Mutants: the jobs that plant each, and whether it was caught."""
+"""Mutants: the jobs that inject them, and whether they are caught."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Caught = dict[str, dict[str, float | None]]
 
 
 def mutant_jobs() -> tuple[list[Job], list[Job]]:
-    """(every shape as it is, every shape with each of its mutants)."""
+    """Returns (every shape without a mutant, every shape with each of its mutants)."""
     shapes = {name: shape for mutant in MUTANTS.values() for name, shape in mutant.shapes.items()}
     sound = [Job(f"sound{n}", name, shape) for n, (name, shape) in enumerate(shapes.items())]
     planted = [
@@ -24,9 +24,10 @@ def mutant_jobs() -> tuple[list[Job], list[Job]]:
 
 
 def caught(planted: Sequence[tuple[Job, Sequence[Case]]]) -> Caught:
-    """By mutant and implementation the least, over the mutant's shapes, of the worst ratio: above 1 where every shape caught it.
+    """Returns, by mutant and implementation, the minimum over the shapes of the worst ratio.
 
-    None for an implementation that refuses all of the shapes. Peers are hunted too: the bug is planted in the harness' call.
+    It is above 1 if every shape caught the mutant, and None if the implementation refuses all of
+    the shapes. Peers are included, because the bug is in the inputs.
     """
     found: Caught = {}
     for job, cases in planted:
@@ -40,7 +41,7 @@ def caught(planted: Sequence[tuple[Job, Sequence[Case]]]) -> Caught:
 
 
 def survivors(found: Mapping[str, Mapping[str, float | None]]) -> list[str]:
-    """What was not caught, a line each."""
+    """Returns a line for each mutant that was not caught."""
     return [
         f"{mutant} survived in {name} at {ratio:.3g}"
         for mutant, row in found.items()
@@ -50,5 +51,5 @@ def survivors(found: Mapping[str, Mapping[str, float | None]]) -> list[str]:
 
 
 def _ratio(verdict: Verdict) -> float:
-    """An implementation that dies of a call has not been seen to compute it wrongly."""
+    """Returns the ratio of a verdict, or 0 for an error: an error does not show a wrong result."""
     return verdict.ratio if verdict.fault is None else 0.0

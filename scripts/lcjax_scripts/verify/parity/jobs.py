@@ -1,4 +1,4 @@
-"""The work of one run, and the loop of a side's process over its share of it."""
+"""The jobs of a run, and the loop of a side's process over its share of them."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ from lcjax_scripts.verify.mutants import MUTANTS
 from lcjax_scripts.verify.parity.results import Outcome, SideResult, save
 
 PARENT = "PARITY_PARENT"
-"""Environment variable with the id of the parent process, which may have ended before a side can look it up."""
+"""Environment variable with the parent's process id.
+
+The parent may already have ended when a side starts, so the side cannot look up the id itself.
+"""
 SECONDS_BETWEEN_LOOKS_AT_THE_PARENT = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One shape for every implementation; `mutant` is planted in all but the references."""
+    """One shape for every implementation; `mutant` is injected into all but the references."""
 
     key: str
-    """The stem of its files."""
+    """The stem of the job's file names."""
     name: str
-    """The shape's, from which its inputs are drawn."""
+    """The name of the shape, which seeds its inputs."""
     shape: Shape
     mutant: str | None = None
     model_file: Path | None = None
-    """Of a ModelShape: the GGUF file."""
+    """The GGUF file of a ModelShape."""
 
     @property
     def call_shape(self) -> AttentionShape | RopeShape:
@@ -44,7 +47,7 @@ class Job:
         return make_inputs(self.name, self.call_shape)
 
     def planted_inputs(self) -> tuple[Arrays, Options]:
-        """What the implementations are given: `inputs`, or those with the mutant's bug."""
+        """Returns the inputs of the implementations, changed by the mutant if there is one."""
         inputs = self.inputs()
         if self.mutant is None or MUTANTS[self.mutant].operation != self.shape.operation:
             return inputs
@@ -52,7 +55,7 @@ class Job:
 
 
 def longest_first(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs, longest first, so that no process is left with a long one when all others are done."""
+    """Returns the jobs, longest first, so that no process has a long job left at the end."""
     return sorted(jobs, key=lambda job: job.shape.work, reverse=True)
 
 
@@ -71,9 +74,10 @@ def _job(*, operation: str, shape: dict, model_file: str | None, **fields) -> Jo
 
 
 def work(side: str, run: Callable[[Job], SideResult], jobs_file: str) -> int:
-    """The process of a side: runs every job that no process of that side has claimed, and saves the results.
+    """The main loop of a side's process.
 
-    Results go to the folder of the file of jobs.
+    It runs every job that no other process of that side has claimed, and saves the results to the
+    folder of the jobs file.
     """
     threading.Thread(target=_end_with, args=(int(os.environ.get(PARENT, os.getppid())),), daemon=True).start()
     path = Path(jobs_file)
@@ -84,7 +88,7 @@ def work(side: str, run: Callable[[Job], SideResult], jobs_file: str) -> int:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process once its parent has ended, which may have been killed."""
+    """Ends this process when its parent has ended, for example because it was killed."""
     while os.getppid() == parent:
         time.sleep(SECONDS_BETWEEN_LOOKS_AT_THE_PARENT)
     os._exit(1)
@@ -103,7 +107,10 @@ def result_path(folder: Path, job: Job, side: str) -> Path:
 
 
 def outcome_of(compute: Callable[[], dict], refusal: type[Exception] | tuple[()] = ()) -> Outcome:
-    """The tensors, or the error of an implementation: it fails the case, not the run. A `refusal` is raised again."""
+    """Returns the tensors, or the error message of an implementation.
+
+    An error fails the case, but not the run. A `refusal` is raised again.
+    """
     try:
         return compute()
     except refusal:

@@ -1,4 +1,4 @@
-"""What a side's process hands back about one shape: tensors by implementation, in a file that appears all at once."""
+"""The results of a side's process for one shape, in a file that is written atomically."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-# Tensors by name, or in one line why there are none.
+# Tensors by name, or an error message of one line.
 Outcome = dict[str, np.ndarray] | str
 
 
@@ -17,11 +17,11 @@ class SideResult:
     """One side's results for one shape."""
 
     digest: str
-    """Of the inputs (see `inputs.digest`)."""
+    """The digest of the inputs (see `inputs.digest`)."""
     outcomes: dict[str, Outcome]
-    """By implementation: float32 tensors that hold the dtype's values, float64 of the reference; or what went wrong."""
+    """Tensors or an error, by implementation. Tensors are float32, the reference is float64."""
     refused: dict[str, str]
-    """By implementation: why it does not support the shape."""
+    """By implementation, why it does not support the shape."""
 
 
 def save(result: SideResult, path: Path) -> None:

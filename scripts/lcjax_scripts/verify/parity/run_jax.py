@@ -1,4 +1,4 @@
-"""The side of JAX: `python -m lcjax_scripts.verify.parity.run_jax JOBS` runs lcjax's implementations (see `jobs.work`)."""
+"""JAX's side: `python -m lcjax_scripts.verify.parity.run_jax JOBS` (see `jobs.work`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lcjax_scripts.verify.inputs import Arrays, Options, digest
 from lcjax_scripts.verify.parity.jobs import Job, outcome_of, work
 from lcjax_scripts.verify.parity.results import Outcome, SideResult
 
-# Products of an interpreted call above which faster code is worth its compilation on a CPU.
+# With more products than this, an interpreted call is compiled with optimization on a CPU.
 MANY_PRODUCTS = 2**27
 # A kernel computes at least this many rows and columns.
 TILE = 128
@@ -62,19 +62,23 @@ def run(job: Job) -> SideResult:
 
 
 def implementations(operation: str) -> tuple[str, ...]:
-    """What runs here: cuDNN's and others' kernels need a GPU."""
+    """Returns the implementations that run on this machine. Some of them need a GPU."""
     if operation == "rope" or jax.default_backend() != "gpu":
         return ("pallas", "xla")
     return tuple(BACKENDS)
 
 
 def _attention(implementation: str, arrays: Arrays, options: Options) -> Arrays:
-    """The results of a call. Raises InputError where the implementation refuses it, with and without an lse."""
+    """Returns the results of a call, with an lse if the implementation supports it.
+
+    Raises:
+      InputError: the implementation refuses the call.
+    """
     batch, tokens, heads, head_dim = arrays["q"].shape
     products = batch * heads * head_dim * max(tokens, TILE) * max(arrays["k"].shape[1], TILE)
 
-    # For float32 the rounding of scores matters: as on a GPU it needs a fused multiply-add, so
-    # optimized code.
+    # For float32, the rounding of scores matters. Only optimized code has fused multiply-adds, as
+    # on a GPU.
     optimized = arrays["q"].dtype == np.float32 or products > MANY_PRODUCTS
 
     def results(*, with_lse: bool) -> Arrays:
@@ -142,7 +146,7 @@ def _rope_with_gradients(implementation: str, attention_factor: float) -> Callab
 
 @functools.cache
 def _compiled(fn: Callable, *, optimized: bool = False) -> Callable:
-    # Fusion emitters cost more compilation than they save when an interpreted kernel runs.
+    # Fusion emitters cost more compile time than they save in an interpreted kernel.
     quick = {"xla_backend_optimization_level": int(optimized), "xla_cpu_use_fusion_emitters": False}
     return jax.jit(fn, compiler_options=None if jax.default_backend() == "gpu" else quick)
 

@@ -1,7 +1,8 @@
-"""The side of torch: `python -m lcjax_scripts.verify.parity.run_torch JOBS` runs Triton, SDPA and the references (see `jobs.work`).
+"""Torch's side: `python -m lcjax_scripts.verify.parity.run_torch JOBS` (see `jobs.work`).
 
-"exact" is the plain reference in float64, the truth; "plain" the same in the dtype of the inputs, the yardstick. The log-sum-exp
-is float32 whatever the dtype, so its yardstick is made of float32 scores: of the inputs' own products, but not rounded to them.
+It runs Triton, SDPA and the references. "exact" is the plain reference in float64, and "plain" is
+the same in the dtype of the inputs. The log-sum-exp is always float32, so its plain version uses
+float32 scores, which are not rounded to the dtype of the inputs.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def rope_with_gradients(call: Callable, tensors: Tensors, options: Options) -> T
 
 
 def sdpa(q, k, v, *, causal, window, query_offset, soft_cap, scale, query_segments_BT, key_segments_BS, sinks_H):
-    """torch's own attention, with the mask spelled out unless it is plainly causal or none."""
+    """torch's attention, with an explicit mask unless it is causal without an offset, or full."""
     assert soft_cap is None
     assert sinks_H is None
     tokens, keys = q.shape[1], k.shape[1]
@@ -132,7 +133,8 @@ def sdpa_refusal(arrays: Arrays, options: Options) -> str | None:
 
 
 def triton_rope(q, k, positions, inverse_frequencies, **options):
-    return triton_ref.rope(q.clone(), k.clone(), positions, inverse_frequencies, **options)  # in place
+    # Clone, because it works in place.
+    return triton_ref.rope(q.clone(), k.clone(), positions, inverse_frequencies, **options)
 
 
 def triton_attention(q, *args, **options):
@@ -141,8 +143,11 @@ def triton_attention(q, *args, **options):
 
 
 def large_block_sizes(tokens: int) -> dict[str, BlockSizes]:
-    """For float32, whose own block sizes are small because a GPU has few registers. Interpreted, a small block takes as
-    long as a large one."""
+    """Returns larger block sizes for float32 in the interpreter.
+
+    The default ones are small because a GPU has few registers, and in the interpreter a small block
+    takes as long as a large one.
+    """
     queries = min(64, max(16, 1 << (tokens - 1).bit_length()))
     return dict.fromkeys(KERNELS, BlockSizes(queries, 64, num_warps=4, num_stages=1))
 
@@ -152,14 +157,14 @@ ROPE: dict[str, Callable] = {"plain": reference.rope, "triton": triton_rope}
 
 
 def _tensors(arrays: Arrays, dtype: torch.dtype | None = None) -> Tensors:
-    """On the device; floating-point ones in `dtype`, where it is given."""
+    """Moves arrays to the device, and converts floating-point ones to `dtype` if it is given."""
     return {name: _tensor(array, dtype) for name, array in arrays.items()}
 
 
 def _tensor(array: np.ndarray, dtype: torch.dtype | None) -> torch.Tensor:
     if array.dtype == np.int32:
         return torch.from_numpy(array.copy()).to(DEVICE)
-    # Through float32, which holds the values of every dtype: torch does not take numpy's bfloat16.
+    # Convert through float32, because torch does not support numpy's bfloat16.
     own = getattr(torch, array.dtype.name)
     return torch.from_numpy(array.astype(np.float32)).to(DEVICE).to(own if dtype is None else dtype)
 
@@ -169,7 +174,7 @@ def _numpy(tensors: Tensors) -> dict[str, np.ndarray]:
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """float64 as it is, every other dtype as float32."""
+    """Returns a float64 tensor unchanged, and others as float32."""
     tensor = tensor.detach().cpu()
     return (tensor if tensor.dtype == torch.float64 else tensor.float()).numpy()
 
@@ -178,6 +183,5 @@ if __name__ == "__main__":
     code = main(sys.argv[1])
     sys.stdout.flush()
     sys.stderr.flush()
-    # On a GPU torch's threads now and then abort a process that takes itself down, after all of its
-    # work.
+    # On a GPU, torch's threads sometimes abort a process during its normal shutdown.
     os._exit(code)

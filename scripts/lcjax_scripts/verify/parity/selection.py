@@ -1,4 +1,4 @@
-"""Which shapes a run of the harness judges, and how often each is repeated in a batch."""
+"""Selects the shapes that a run judges, and how often each is repeated in a batch."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _PART = re.compile(r"(\d+)/(\d+)")
 
 
 def matrix_jobs(matrix: Shapes, names: Sequence[str] = (), part: str = "1/1", plant: str | None = None) -> list[Job]:
-    """The jobs of a matrix, in the order of its table.
+    """Returns the jobs of a matrix, in its order.
 
     Args:
       matrix: shapes by name.
-      names: keeps the shapes whose name contains one of these; every shape when empty.
-      part: K/N keeps every N-th of those, from the K-th on.
-      plant: a mutant that is planted in every implementation.
+      names: select the shapes whose name contains one of these; all shapes if empty.
+      part: K/N selects every N-th of those, starting with the K-th.
+      plant: a mutant that is injected into every implementation.
 
     Raises:
-      InputError: `part` is no such fraction, or no shape is left.
+      InputError: `part` is not such a fraction, or no shape is selected.
     """
     first, count = parse_part(part)
     named = {n: s for n, s in matrix.items() if not names or any(name in n for name in names)}
@@ -48,19 +48,19 @@ def matrix_jobs(matrix: Shapes, names: Sequence[str] = (), part: str = "1/1", pl
 
 
 def matrix_named(*, full: bool, long: bool) -> Shapes:
-    """The default matrix, the full one, or the one of lengths that no reference can hold."""
+    """Returns the default matrix, the full one, or the one with very long sequences."""
     return cases.long_matrix() if long else cases.full_matrix() if full else cases.default_matrix()
 
 
 def parse_part(part: str) -> tuple[int, int]:
-    """(K, N) of "K/N". Raises InputError for anything else, and for a K outside 1 to N."""
+    """Returns (K, N) of "K/N". Raises InputError for anything else, and unless 1 <= K <= N."""
     if not (found := _PART.fullmatch(part)) or not 1 <= int(found[1]) <= int(found[2]):
         raise InputError(f"--part {part!r} is not understood; use K/N with K from 1 to N, e.g. 3/24")
     return int(found[1]), int(found[2])
 
 
 def repeated(jobs: Sequence[Job], rows: int | None = None, *, full: bool = False) -> list[Job]:
-    """The jobs with batches of about `rows` query rows each, or of as many as suit the machine."""
+    """Returns the jobs with about `rows` query rows each; the default depends on the machine."""
     on_a_cpu = (ROWS_OF_THE_FULL_MATRIX, HEADS_OF_THE_FULL_MATRIX) if full else (1, None)
     default = (ROWS_ON_A_GPU, None) if torch.cuda.is_available() else on_a_cpu
     rows, largest_heads = default if rows is None else (rows, None)

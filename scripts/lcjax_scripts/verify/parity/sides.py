@@ -1,4 +1,4 @@
-"""Both sides' processes: started, watched, and read as they go."""
+"""Starts and watches the processes of both sides, and reads their results."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Finished = tuple[Job, SideResult, SideResult]
 
 
 def run_jobs(jobs: Sequence[Job], folder: Path, *, alone: bool = False) -> Iterator[Finished]:
-    """(job, result of JAX, result of torch) of each job as soon as both sides have it.
+    """Yields (job, JAX's result, torch's result) of each job when both sides have finished it.
 
-    `alone`: one process has the device at a time, that of JAX first.
+    With `alone`, one process uses the device at a time; that of JAX is first.
 
     Raises:
-      RuntimeError: a process died, with the end of its stderr.
+      RuntimeError: a process died. The message has the end of its stderr.
     """
     save_jobs(longest_first(jobs), folder / JOBS)
     processes = []
@@ -37,7 +37,7 @@ def run_jobs(jobs: Sequence[Job], folder: Path, *, alone: bool = False) -> Itera
             processes[0].wait()
             processes.append(_start("torch", 0, folder))
         else:
-            # Of each side one a core, so that none is left idle whichever side is done first.
+            # Start a process of each side per core, so that no core is idle when a side finishes.
             count = min(len(os.sched_getaffinity(0)), MOST_PROCESSES_A_SIDE, len(jobs))
             processes = [_start(side, n, folder) for n in range(count) for side in SIDES]
         yield from _finished(jobs, folder, processes)
@@ -49,14 +49,14 @@ def run_jobs(jobs: Sequence[Job], folder: Path, *, alone: bool = False) -> Itera
 
 def _start(side: str, number: int, folder: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", f"lcjax_scripts.verify.parity.run_{side}", str(folder / JOBS)]
-    # The sides share a GPU, where there is one.
+    # The sides share the GPU, if there is one.
     environment = os.environ | {
         "PYTHONPATH": python_path(),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         PARENT: str(os.getpid()),
     }
     if side == "jax":
-        # Trying out algorithms for its own products takes XLA most of a shape's time on a GPU.
+        # On a GPU, XLA would spend most of the time of a shape on autotuning its own products.
         environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
     else:
         environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -71,8 +71,8 @@ def _errors(folder: Path, side: str, number: int) -> Path:
 def _finished(jobs: Sequence[Job], folder: Path, processes: Sequence[subprocess.Popen]) -> Iterator[Finished]:
     pending = list(jobs)
     while pending:
-        # Look for dead processes before looking for files, so that what a process wrote last is not
-        # missed.
+        # Check for dead processes before listing files, so that the last results of a process are
+        # not missed.
         dead = [process for process in processes if process.poll()]
         there = {entry.name for entry in os.scandir(folder)}
         paths = {job.key: [result_path(folder, job, side) for side in SIDES] for job in pending}

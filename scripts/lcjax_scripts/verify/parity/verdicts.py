@@ -1,4 +1,7 @@
-"""The verdict of a case: each implementation's error over what the rule of `lcjax_scripts.verify.tolerance` allows."""
+"""The verdict of a case: the error of each implementation divided by the allowed error.
+
+The rule is in `lcjax_scripts.verify.tolerance`.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,21 @@ from lcjax_scripts.verify.parity.results import Outcome, SideResult
 from lcjax_scripts.verify.tolerance import Ratios, leaves_ratios, ratios_of
 
 REFERENCES = ("exact", "plain")
-# Reported, but they do not fail a case: torch's attention rounds dk and dv of every query head
-# before it adds them up.
+# Peers are reported, but do not fail a case: torch's attention rounds dk and dv of every query head
+# before it adds them.
 PEERS = ("sdpa",)
-# Results that are float32 whatever the dtype of q, k and v.
+# Results that are always float32, independent of the dtype of q, k and v.
 FLOAT32_TENSORS = ("lse", "dsinks")
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Of one implementation: error over allowance, in the largest and in the root-mean-square sense."""
+    """The largest and the root-mean-square error of an implementation, over the allowed error."""
 
     largest: float
     root_mean_square: float
     fault: str | None = None
-    """The error that it ended with."""
+    """The error message, if the implementation failed."""
 
     @property
     def ratio(self) -> float:
@@ -52,7 +55,7 @@ class Case:
     tensor: str
     verdicts: dict[str, Verdict]
     refused: dict[str, str]
-    """Why the other implementations are missing."""
+    """Why the other implementations do not support the shape."""
 
     @property
     def failed(self) -> bool:
@@ -60,10 +63,10 @@ class Case:
 
 
 def judge(job: Job, sides: Iterable[SideResult]) -> list[Case]:
-    """The cases of a finished job.
+    """Returns the cases of a finished job.
 
     Raises:
-      AssertionError: the sides worked on different inputs, or a reference is not finite where it has to be.
+      AssertionError: the sides had different inputs, or a reference is not finite.
     """
     sides = list(sides)
     assert len({side.digest for side in sides}) == 1, f"{job.name}: the sides drew different inputs"
@@ -101,12 +104,12 @@ def _verdict(job: Job, tensor: str, outcome: Outcome, outcomes: dict[str, Outcom
 
 
 def names_of(tensor: str, outcome: dict[str, np.ndarray]) -> list[str]:
-    """The arrays that a tensor consists of: itself, or those under its name and a slash."""
+    """Returns the names of a tensor's arrays: `tensor`, or names that start with `tensor/`."""
     return [name for name in outcome if name == tensor or name.startswith(tensor + "/")]
 
 
 def _ratios(actual: np.ndarray, plain: np.ndarray, exact: np.ndarray, dtype: str) -> Ratios:
-    """An lse of -inf, which a query without a key has, is a fact and no measurement: it must be there exactly."""
+    """Returns the ratios. The lse of a query without keys is -inf, and must be exactly that."""
     blind = np.isneginf(exact)
     assert (np.isneginf(plain) == blind).all()
     if (np.isneginf(actual) != blind).any():

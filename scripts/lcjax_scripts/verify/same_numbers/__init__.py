@@ -1,1 +1,1 @@
-"""Whether two commits compute the same numbers: what a change that only moves code is held to."""
+"""Checks that two commits compute the same numbers, for refactorings."""

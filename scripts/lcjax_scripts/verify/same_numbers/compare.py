@@ -1,4 +1,4 @@
-"""Two trees measured one after the other, and every figure in which they differ."""
+"""Measures two trees one after the other, and lists the figures that differ."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONGEST_SHOWN = 80
 
 
 def differences(commit: str, parts: Sequence[str]) -> Iterator[str]:
-    """A line for each figure that is not the same in that commit and in the working tree."""
+    """Yields a line for each figure that differs between the commit and the working tree."""
     with checked_out(commit) as other:
         for part in parts:
             before, now = figures(other, part), figures(TREE, part)
@@ -30,7 +30,7 @@ def differences(commit: str, parts: Sequence[str]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def checked_out(commit: str) -> Iterator[Path]:
-    """A temporary worktree of a commit."""
+    """Yields a temporary worktree of a commit."""
     git = ["git", "-C", str(TREE), "worktree"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tree"
@@ -42,7 +42,10 @@ def checked_out(commit: str) -> Iterator[Path]:
 
 
 def figures(tree: Path, part: str) -> dict[str, Any]:
-    """The figures of one part, measured with the code of a tree; programs are texts without names."""
+    """Returns the figures of one part, measured with the code of a tree.
+
+    Programs are included as text without names.
+    """
     with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(tree), str(tree / "scripts")]),
@@ -58,7 +61,7 @@ def figures(tree: Path, part: str) -> dict[str, Any]:
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each name whose figures are not equal; of two programs the first line that differs."""
+    """Yields a line for each figure that differs; for a program, its first different line."""
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)
         if old == new:
@@ -74,5 +77,5 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str
 
 
 def shortened(text: str) -> str:
-    """The beginning of a long text."""
+    """Returns the text, truncated if it is long."""
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."

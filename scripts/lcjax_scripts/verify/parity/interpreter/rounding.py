@@ -1,9 +1,10 @@
-"""Makes Triton's interpreter round like a GPU, so that it adds no errors that the kernels do not have.
+"""Makes Triton's interpreter round like a GPU, so that it adds no errors of its own.
 
-The interpreter truncates float32 to bfloat16, where the device rounds to nearest. It leaves products to
-BLAS. On some processors BLAS adds up in one chain, where a tensor core takes 16 terms at a time. The order
-also depends on the shape of a block: the backward pass, with blocks of its own, would not reproduce the
-float32 scores of the forward pass. Where scores are in the hundreds, that is most of the error.
+The interpreter truncates float32 to bfloat16, whereas the device rounds to nearest. The interpreter
+also computes products with BLAS. On some processors, BLAS sums sequentially, whereas a tensor core
+adds 16 terms at a time. The order of the sum also depends on the block size, so that the backward
+pass, which has different block sizes, would not reproduce the float32 scores of the forward pass.
+With scores in the hundreds, this is most of the error.
 """
 
 from __future__ import annotations
@@ -13,15 +14,14 @@ import numpy as np
 import triton.language as tl
 from triton.runtime import interpreter
 
-# Makes products about as accurate as those of XLA in Pallas' interpreter, so that neither side
-# gains by its library.
+# With this value, products are about as accurate as those of XLA in Pallas' interpreter.
 LANES = 4
-# Terms that a tensor core instruction adds up for 16-bit numbers, as Pallas' interpreter does.
+# Terms that a tensor-core instruction adds for 16-bit numbers. Pallas' interpreter does the same.
 TERMS_OF_A_STEP = 16
 
 
 def round_as_a_gpu() -> None:
-    """Replaces what the interpreter converts and multiplies with, for the whole process."""
+    """Replaces the interpreter's conversions and products, for the whole process."""
     convert, builder = interpreter._convert_float, interpreter.InterpreterBuilder
     multiply = builder.create_dot
 
@@ -43,20 +43,25 @@ def round_as_a_gpu() -> None:
 
 
 def _has_16_bits(x: np.ndarray) -> bool:
-    """Whether these float32 were bfloat16 or float16, whose products are exact."""
+    """Returns whether these float32 values fit in bfloat16 or float16; their products are exact."""
     return not (np.ascontiguousarray(x).view(np.uint32) & 0x1FFF).any()
 
 
 def _summed_in_steps(a_MK: np.ndarray, b_KN: np.ndarray) -> np.ndarray:
-    """`a b` in float32, also of stacks: BLAS adds up TERMS_OF_A_STEP products, then the partial sums are added."""
+    """Returns `a b` in float32: BLAS sums TERMS_OF_A_STEP products, then partial sums are added.
+
+    The operands may have batch dimensions.
+    """
     a_MnS = a_MK.reshape(*a_MK.shape[:-1], -1, TERMS_OF_A_STEP)
     b_nSN = b_KN.reshape(*b_KN.shape[:-2], -1, TERMS_OF_A_STEP, b_KN.shape[-1])
     return np.matmul(a_MnS.swapaxes(-3, -2), b_nSN).sum(-3)
 
 
 def _summed_in_lanes(a_MK: np.ndarray, b_KN: np.ndarray) -> np.ndarray:
-    """`a b` in float32, also of stacks: LANES running sums for every element, each over every LANES-th k,
-    which are then added in pairs."""
+    """Returns `a b` in float32: LANES running sums over every LANES-th k, then added in pairs.
+
+    The operands may have a batch dimension.
+    """
     if a_MK.ndim == 3:
         return np.stack([_summed_in_lanes(a, b) for a, b in zip(a_MK, b_KN, strict=True)])
     sums_LMN = np.zeros((LANES, len(a_MK), b_KN.shape[1]), np.float32)

@@ -1,7 +1,7 @@
-"""Makes Triton's interpreter faster: the same results, bit for bit, in a third of the time.
+"""Makes Triton's interpreter three times as fast, with bitwise equal results.
 
-It does work for every operation that is needed once. The arithmetic of an interpreted operation takes far
-less time than the Python around it.
+The interpreter repeats work for every operation that is needed only once. The arithmetic of an
+interpreted operation takes far less time than the Python code around it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import triton.language as tl
-from triton.language import core  # a kernel's functions name it, and its members are patched where it is named
+from triton.language import core
 from triton.runtime import interpreter
 
 
@@ -23,9 +23,10 @@ def make_fast() -> None:
 
 
 def patch_once() -> None:
-    """Lets a call of one kernel's function by another leave alone what is patched already.
+    """Skips patching `triton.language` if it is already patched.
 
-    The interpreter replaces the members of `triton.language` at every such call, looking through all of them.
+    The interpreter replaces all members of `triton.language` whenever one kernel function calls
+    another.
     """
     patch, nothing = interpreter._patch_lang, interpreter._LangPatchScope
 
@@ -36,7 +37,7 @@ def patch_once() -> None:
 
 
 def remember_types() -> None:
-    """Makes the type of a dtype and shape once, where the interpreter does for the result of every operation."""
+    """Caches the type of a dtype and shape, which the interpreter creates for every operation."""
     numpy_dtype, make_type, make_tensor = interpreter._get_np_dtype, core.block_type.__init__, core.tensor.__init__
     numpy_dtypes: dict[str, np.dtype] = {}
     types: dict[tuple, dict[str, Any]] = {}
@@ -54,7 +55,7 @@ def remember_types() -> None:
             make_type(self, element_ty, shape)
             types[key] = vars(self).copy()
         vars(self).update(types[key])
-        self.element_ty = element_ty  # pointers of one name may differ in their address space
+        self.element_ty = element_ty  # pointers with one name may have different address spaces
 
     def remembered_shape(self, handle, type) -> None:
         name = type.name if type.is_block() else ""
@@ -70,11 +71,15 @@ def remember_types() -> None:
 
 
 def leave_unread_checks_out() -> None:
-    """No check of int32 for overflow: without debugging, the interpreter computes it of every sum and product and drops it."""
+    """Turns off the int32 overflow check.
+
+    Without debugging, the interpreter computes it for every sum and product, but ignores the
+    result.
+    """
     builder = interpreter.interpreter_builder
     if not builder.options.debug:
         builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
 
 
 def _names_both() -> None:
-    """Has `tl` and `core` among its globals, so that the interpreter patches both for it."""
+    """Has `tl` and `core` among its globals, so that the interpreter patches both modules."""

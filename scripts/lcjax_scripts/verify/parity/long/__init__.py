@@ -1,1 +1,1 @@
-"""Shapes too long for a full reference, judged on some of their rows."""
+"""Shapes that are too long for a full reference, judged on samples of their rows."""

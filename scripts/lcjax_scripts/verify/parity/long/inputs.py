@@ -1,6 +1,7 @@
-"""What both sides of a long shape share: which tensors there are, the hash that their values come from, and the rows looked at.
+"""What both sides share of a long shape: the tensors, the hash for their values, the sampled rows.
 
-Gigabytes of values are made on each side's device, element by element from the element's index, in integers: no rounding differs.
+Each side computes gigabytes of values on its device. A value is an integer hash of the element's
+index, so rounding cannot differ.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from lcjax_scripts.verify.parity.jobs import Job
 MULTIPLIERS = (2_654_435_761, 73_244_475)
 SHIFTS = (16, 15)
 WORD = 2**32
-# A value is one of 256 multiples of 1/64, which every dtype holds: standard deviation 1.15.
+# A value is one of 256 multiples of 1/64, which every dtype represents exactly. The standard
+# deviation is 1.15.
 OFFSET, UNIT = 128, 1 / 64
 
 TENSORS = ("q", "k", "v", "dout")
@@ -27,7 +29,7 @@ def long_shape(job: Job) -> LongShape:
 
 
 def tensors(shape: LongShape) -> dict[str, tuple[int, tuple[int, int, int, int]]]:
-    """(seed, shape) by name."""
+    """Returns (seed, shape) of each tensor by name."""
     names = ROPE_TENSORS if shape.of == "rope" else TENSORS
     of_queries = ("q", "dout", "dq_out")
     heads = {name: shape.heads if name in of_queries else shape.kv_heads for name in names}
@@ -40,10 +42,10 @@ def inverse_frequencies(shape: LongShape) -> np.ndarray:
 
 
 def sample_rows(shape: LongShape) -> np.ndarray:
-    """int32 [rows looked at]."""
+    """Returns the indices of the sampled rows, int32 [sampled rows]."""
     return np.concatenate([np.arange(start, start + shape.rows, dtype=np.int32) for start in shape.samples])
 
 
 def digest_of(rows: Arrays) -> str:
-    """Of float32 values of the rows looked at."""
+    """Returns a digest of the sampled rows as float32."""
     return digest({name: np.asarray(array, np.float32) for name, array in rows.items()})

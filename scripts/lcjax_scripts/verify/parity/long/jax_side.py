@@ -1,4 +1,4 @@
-"""The rows looked at of a long shape, by each of lcjax's implementations."""
+"""The sampled rows of a long shape, computed by each of lcjax's implementations."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ def run(job: Job, attention_implementations: tuple[str, ...]) -> SideResult:
 
 
 def _rows_of(results, shape: LongShape, implementation: str) -> Arrays:
-    # Inputs are arguments: as part of the program they would be computed again for each of their
-    # uses.
+    # Inputs are arguments. As part of the program, they would be computed again for each use.
     inputs = {name: jax.jit(functools.partial(_values, shape, name))() for name in tensors(shape)}
     rows = jax.jit(functools.partial(results, shape, implementation))(inputs)
     return {name: np.asarray(x.astype(jnp.float32)) for name, x in rows.items()}
@@ -87,5 +86,8 @@ def _values(shape: LongShape, name: str) -> jax.Array:
 
 
 def _rows(x: jax.Array, shape: LongShape) -> jax.Array:
-    """[1, rows, heads, head_dim]: slices, since a gather's indices into 2^31 elements may be 32 bits wide."""
+    """Returns [1, rows, heads, head_dim].
+
+    Slices are used instead of a gather, whose indices may have 32 bits and overflow.
+    """
     return jnp.concatenate([x[:, start : start + shape.rows] for start in shape.samples], axis=1)

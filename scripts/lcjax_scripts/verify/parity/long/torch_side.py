@@ -1,9 +1,11 @@
-"""The rows looked at of a long shape by Triton, and the truth about them.
+"""The sampled rows of a long shape, computed by Triton and by the references.
 
-One sweep over blocks of queries computes what the rows need and no more: each block's weights over all the keys it sees, in
-float64 for the truth, in the inputs' dtype for the yardstick. Sums over blocks are float32 at least, as inside a product.
+The references make one pass over blocks of queries and compute only what the sampled rows need:
+each block's attention weights over all visible keys. The exact reference uses float64, and the
+plain one the dtype of the inputs. Sums over blocks have at least float32, as inside a product.
 
-Shapes: K key/value heads, G query heads of each, R rows of a block, S keys that they see, C keys looked at, D head_dim.
+Shapes: K key/value heads, G query heads per key/value head, R rows of a block, S visible keys,
+C sampled keys, D head_dim.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from lcjax_scripts.verify.parity.run_torch import to_numpy
 from triton_ref import reference
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-# Of a block, at most: 2 GiB of weights in float64.
+# Limits for a block: 2 GiB of weights in float64.
 MOST_ROWS, BLOCK_WEIGHTS = 1024, 2**28
 
 Tensors = dict[str, torch.Tensor]
@@ -85,7 +87,7 @@ def attention_rows(shape: LongShape, inputs: Tensors, dtype: torch.dtype) -> Ten
 
 
 def _one_head(shape: LongShape, inputs: Tensors, head: int, dtype: torch.dtype) -> Tensors:
-    """The rows of one key/value head and of its query heads."""
+    """Returns the sampled rows of one key/value head and of its query heads."""
     group = slice(head * shape.gqa_ratio, (head + 1) * shape.gqa_ratio)
     q_GTD, do_GTD = (inputs[name][0, :, group].transpose(0, 1) for name in ("q", "dout"))
     k_SD, v_SD = (inputs[name][0, :, head] for name in ("k", "v"))
@@ -115,7 +117,7 @@ def _one_head(shape: LongShape, inputs: Tensors, head: int, dtype: torch.dtype) 
         if (first, last) in [(chunk.start, chunk.stop) for chunk in chunks]:
             found["out"].append(out_GRD)
             found["dq"].append((weights_GRS * (do_GRD @ v.T - delta_GR1)) @ k * scale)
-            # The log-sum-exp is float32 whatever the dtype, and so is its yardstick.
+            # The log-sum-exp is always float32, and so is its plain version.
             scores = (q_GRD.to(sums) @ k.to(sums).T * scale).masked_fill_(~mask, -torch.inf)
             found["lse"].append(torch.logsumexp(scores, dim=-1))
     rows = {name: torch.cat(parts, 1) for name, parts in found.items()}
@@ -124,7 +126,7 @@ def _one_head(shape: LongShape, inputs: Tensors, head: int, dtype: torch.dtype) 
 
 
 def _blocks(shape: LongShape) -> list[tuple[int, int]]:
-    """The blocks of queries that see a key looked at; the rows looked at are blocks of their own."""
+    """Returns the blocks of queries that see a sampled key. Samples of rows are separate blocks."""
     span = shape.window or shape.tokens
     most = max(shape.rows, min(MOST_ROWS, BLOCK_WEIGHTS // (shape.gqa_ratio * min(shape.tokens, span + MOST_ROWS))))
     cuts = {0, shape.tokens} | {cut for start in shape.samples for cut in (start, start + shape.rows)}

@@ -1,1 +1,1 @@
-"""A whole model with a LoRA adapter, as one case of the harness."""
+"""A complete model with a LoRA adapter, as one shape of the harness."""

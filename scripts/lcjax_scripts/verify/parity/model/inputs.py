@@ -1,4 +1,4 @@
-"""What both sides of the model level share: the text, and the values of the adapter, drawn name by name."""
+"""What both sides share of a model shape: the text, and the random values of the adapter."""
 
 from __future__ import annotations
 
@@ -27,19 +27,25 @@ def text() -> str:
 
 
 def tokens_and_labels(ids: list[int], shape: ModelShape) -> tuple[np.ndarray, np.ndarray]:
-    """int32 [1, T]: the first tokens of a text, and the next of each."""
+    """Returns the first tokens of a text and their labels (the next tokens), both int32 [1, T]."""
     array = np.asarray(ids[: shape.tokens + 1], np.int32)[None]
     return array[:, :-1], array[:, 1:]
 
 
 def adapter_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """float32 values of a tensor by its name in PEFT's files: A as large as PEFT draws it, B as after some training."""
+    """Returns float32 values of an adapter tensor, seeded by its name in PEFT's files.
+
+    A has the scale of PEFT's initialization, and B the scale after some training.
+    """
     size = shape[1] ** -0.5 if "lora_A" in name else 0.01
     return (size * generator(name).normal(size=shape)).astype(np.float32)
 
 
 def stacked(tensors: Arrays) -> Arrays:
-    """Tensors by PEFT's names as one of all layers each, e.g. "LoRA gradients/self_attn.q_proj.lora_A" [L, r, D]."""
+    """Stacks the tensors of all layers, given by PEFT's names.
+
+    For example, "LoRA gradients/self_attn.q_proj.lora_A" is [L, r, D].
+    """
     layers: dict[str, dict[int, np.ndarray]] = {}
     for name, tensor in tensors.items():
         found = re.search(r"layers\.(\d+)\.(.+)\.weight$", name)

@@ -1,4 +1,4 @@
-"""SmolLM2 with a LoRA adapter in lcjax, with each implementation of attention: logits and the adapter's gradients."""
+"""SmolLM2 with a LoRA adapter in lcjax: logits and gradients for each attention implementation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lcjax_scripts.verify.parity.model.inputs import (
 )
 from lcjax_scripts.verify.parity.results import Outcome, SideResult
 
-# Half the time to compile on a CPU, and the libraries' matrix products all the same.
+# Halves the compile time on a CPU, and still uses the libraries' matrix products.
 QUICK_TO_COMPILE = {"xla_backend_optimization_level": 1}
 
 
@@ -47,7 +47,7 @@ def run(job: Job, implementations: Iterable[str]) -> SideResult:
         compute = functools.partial(
             _logits_and_gradients, _with_adapter(model, names, values, implementation), tokens, labels
         )
-        # In full float32, as torch multiplies; a GPU would round to TF32.
+        # Multiply in full float32 as torch does. By default, a GPU rounds to TF32.
         with jax.default_matmul_precision("highest"):
             try:
                 outcomes[implementation] = outcome_of(compute, refusal=InputError)

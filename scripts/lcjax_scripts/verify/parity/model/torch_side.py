@@ -42,14 +42,14 @@ def run(job: Job) -> SideResult:
     plain = _logits_and_gradients(model, tokens, labels)
     model.double()
     for module in model.modules():
-        if isinstance(module, LlamaRMSNorm):  # transformers computes it in float32 whatever the model's dtype
+        if isinstance(module, LlamaRMSNorm):  # transformers always computes it in float32
             object.__setattr__(module, "forward", functools.partial(_exact_norm, module))
     exact = _logits_and_gradients(model, tokens, labels)
     return SideResult(digest({"tokens": tokens, "labels": labels, **values}), {"plain": plain, "exact": exact}, {})
 
 
 def _adapter(model) -> dict[str, torch.nn.Parameter]:
-    """What learns, by the names of PEFT's files."""
+    """Returns the trainable parameters by their names in PEFT's files."""
     return {name.replace(".default.", "."): p for name, p in model.named_parameters() if p.requires_grad}
 
 

@@ -1,4 +1,4 @@
-"""The report as JSON and as one self-contained page."""
+"""The report as JSON and as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Caught = Mapping[str, Mapping[str, float | None]]
 
 
 def as_json(cases: Sequence[Case], caught: Caught, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """`cases` and `failed` are counts; `results` has every case with every verdict. Infinite ratios are null."""
+    """Returns the report: counts, and every verdict in `results`. Infinite ratios are null."""
     return {
         "cases": len(cases),
         "failed": sum(case.failed for case in cases),
@@ -35,7 +35,7 @@ def as_json(cases: Sequence[Case], caught: Caught, facts: Mapping[str, Any]) -> 
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """An HTML page without any address: the report's JSON, and the script that draws it."""
+    """Returns an HTML page with the report's JSON and the script that draws it, without links."""
     data = json.dumps(report, allow_nan=False).replace("</", "<\\/")
     return PAGE.read_text(encoding="utf-8").replace("/*REPORT*/", data)
 
@@ -52,7 +52,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 
 
 def _hunted(ratio: float | None) -> dict[str, Any]:
-    """`caught` is null where the implementation refuses calls that could show the bug."""
+    """Returns a mutant's result; `caught` is null if the implementation refuses the calls."""
     return {"ratio": _finite(ratio), "caught": None if ratio is None else ratio > 1}
 
 

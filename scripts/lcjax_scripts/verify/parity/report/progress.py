@@ -1,4 +1,4 @@
-"""How a run of the matrix shows itself: a live bar on a terminal, a line now and then elsewhere."""
+"""The progress of a run: a live bar on a terminal, and otherwise a line every minute."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECONDS_BETWEEN_LINES = 60
 
 
 class MatrixProgress:
-    """A context that shows how many shapes are judged, which was the last and how many cases have failed."""
+    """A context that shows the number of judged shapes, the last one, and the failed cases."""
 
     def __init__(self, console: Console, shapes: int, clock: Callable[[], float] = time.monotonic):
         self._console = console
@@ -40,7 +40,7 @@ class MatrixProgress:
         self._bar.stop()
 
     def judged(self, name: str, failed: int) -> None:
-        """One shape more is judged; `failed` cases of all so far are above the rule."""
+        """Records that a shape was judged; `failed` is the number of failed cases so far."""
         self._judged += 1
         self._bar.update(self._task, advance=1, description=f"{name[:40]:40} {failed} failed")
         now = self._clock()

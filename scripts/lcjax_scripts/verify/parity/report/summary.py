@@ -1,4 +1,4 @@
-"""What a person reads on the terminal in ten seconds."""
+"""A short summary for the terminal."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ MOST_LINES = 12
 
 
 def worst(cases: Iterable[Case], implementation: str) -> tuple[float, Case] | None:
-    """The largest error over allowance of an implementation, and the case that has it; None where it has no case."""
+    """Returns the largest error ratio of an implementation and its case; None if it has no case."""
     ratios = [(c.verdicts[implementation].ratio, c) for c in cases if implementation in c.verdicts]
     return max(ratios, key=lambda pair: pair[0], default=None)
 
 
 def present(cases: Iterable[Case]) -> list[str]:
-    """The implementations that were run, in the order of the report."""
+    """Returns the implementations that were run, in the order of the report."""
     seen = {name for case in cases for name in case.verdicts}
     return [*(name for name in IMPLEMENTATIONS if name in seen), *sorted(seen - set(IMPLEMENTATIONS))]
 
 
 def print_summary(console: Console, cases: Sequence[Case]) -> None:
-    """Worst error over allowance per operation and implementation, the comparison of Pallas with Triton, what failed."""
+    """Prints the worst ratio per operation and implementation, Pallas over Triton, and failures."""
     names = present(cases)
     table = Table(title="worst error over allowance (a case passes up to 1)", title_justify="left")
     table.add_column("operation")
@@ -52,7 +52,7 @@ def print_summary(console: Console, cases: Sequence[Case]) -> None:
 
 
 def failures(cases: Iterable[Case]) -> list[str]:
-    """A line for every verdict above the rule, peers' left out, the worst first."""
+    """Returns a line for every failed verdict except those of peers, the worst first."""
     failed = [
         (verdict.ratio, f"{name} failed: {case.name}, {case.tensor}: {verdict.fault or _numbers(verdict)}")
         for case in cases
@@ -63,7 +63,7 @@ def failures(cases: Iterable[Case]) -> list[str]:
 
 
 def mutants_table(caught: Mapping[str, Mapping[str, float | None]]) -> Table:
-    """The ratio at which each mutant was caught in each implementation, or that it survived."""
+    """Returns a table of the ratio at which each mutant was caught or survived."""
     names = list(dict.fromkeys(name for row in caught.values() for name in row))
     table = Table(title="mutants: least error over allowance among their shapes (caught above 1)", title_justify="left")
     table.add_column("planted bug")
