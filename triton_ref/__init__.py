@@ -1,6 +1,6 @@
-"""Attention and RoPE in Triton with torch.autograd: a reference implementation that lcjax's Pallas kernels are compared with.
+"""Attention and RoPE in Triton with torch.autograd: a reference for lcjax's Pallas kernels.
 
-On a machine without a GPU set TRITON_INTERPRET=1 before triton is first imported.
+On a machine without a GPU, set TRITON_INTERPRET=1 before triton is imported.
 """
 
 from triton_ref.attention import attention

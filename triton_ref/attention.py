@@ -1,6 +1,7 @@
-"""Flash attention as a torch function: what the three kernels are launched with, and its derivative.
+"""Flash attention as a differentiable torch function that launches three kernels.
 
-Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads (H a multiple of K), D head_dim.
+Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads (H is a multiple of
+K), D head_dim.
 """
 
 from __future__ import annotations
@@ -37,31 +38,38 @@ def attention(
     return_lse: bool = False,
     block_sizes: Mapping[str, BlockSizes] | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """`softmax(scale * q k^T + mask) v` with grouped query heads, differentiable in q, k, v and sinks, and through the lse.
+    """Computes `softmax(scale * q k^T + mask) v` with grouped query heads.
 
-    Query t has key index `p = t + query_offset`; query head h uses key/value head `h // (H / K)`. Accumulation is float32,
-    also over the query heads of a group; products of float32 inputs are full float32. Deterministic. Memory is O(T + S).
-    A query that sees no key gives 0. Safe for any tensor size with T + S below 2^31 tokens.
+    Differentiable with respect to q, k, v and sinks, for cotangents of both the output and the lse.
+    Query t has key index `p = t + query_offset`. Query head h uses key/value head `h // (H / K)`.
+    Accumulation is float32, also over the query heads of a group; products of float32 inputs are
+    full float32. Deterministic. Memory is O(T + S). The output of a query that sees no key is 0.
+    Safe for any tensor size with T + S below 2^31 tokens.
 
     Args:
-      q_BTHD, k_BSKD, v_BSKD: bfloat16, float16 or float32, one dtype; D up to 256.
+      q_BTHD, k_BSKD, v_BSKD: bfloat16, float16 or float32, with the same dtype; D at most 256.
       causal: a query sees the keys s <= p.
-      query_segments_BT, key_segments_BS: int32 document ids, both or neither; a query sees keys of its own id only. Blocks
-        without a common id cost nothing where ids ascend.
-      query_offset: the key index of query 0 in tokens; `S - T` when None, which aligns the last query with the last key.
-      window: a query sees the keys with `p - s < window`, in tokens, and when not causal `s - p < window` too.
+      query_segments_BT, key_segments_BS: int32 document ids, both or neither. A query sees only
+        keys
+        with its own id. With ascending ids, blocks without a common id cost nothing.
+      query_offset: the key index of query 0 in tokens. None means `S - T`, which aligns the last
+        query with the last key.
+      window: a query sees the keys with `p - s < window` tokens and, if not causal, with
+        `s - p < window`.
       soft_cap: scores become `soft_cap * tanh(score / soft_cap)`, before the mask.
-      sinks_H: float32, one logit a head that joins the denominator, neither scaled nor capped.
-      scale: `1 / sqrt(D)` when None.
+      sinks_H: float32, one logit per head that is added to the denominator, neither scaled nor
+        capped.
+      scale: None means `1 / sqrt(D)`.
       return_lse: whether to return the log-sum-exp as well.
-      block_sizes: block sizes by kernel ("forward", "dq", "dkv") in place of those in `triton_ref.block_sizes.BLOCK_SIZES`.
+      block_sizes: block sizes by kernel ("forward", "dq", "dkv") that replace those in
+        `triton_ref.block_sizes.BLOCK_SIZES`.
 
     Returns:
-      out [B, T, H, D] in q's dtype, and under `return_lse` also lse float32 [B, H, T] in natural log, sinks included, -inf for a
-      query that sees neither key nor sink.
+      out [B, T, H, D] in q's dtype. With `return_lse`, also lse, float32 [B, H, T], the natural
+      logarithm with sinks included. It is -inf for a query that sees neither a key nor a sink.
 
     Raises:
-      ValueError: shapes, dtypes, devices or options that do not fit.
+      ValueError: inconsistent or unsupported shapes, dtypes, devices or options.
 
     Source: Dao, FlashAttention-2, arXiv 2307.08691; sinks: gpt-oss model card, arXiv 2508.10925.
     """
@@ -72,16 +80,16 @@ def attention(
     call = KernelCall(lower, upper, q_BTHD.shape[3] ** -0.5 if scale is None else scale, soft_cap, block_sizes)
     if not tokens or not keys:
         segments = None, None
-    # The kernels count in whole rows of heads: what is contiguous already is not copied.
+    # The kernels need contiguous tensors. A tensor that is already contiguous is not copied.
     inputs = (q_BTHD, k_BSKD, v_BSKD, sinks_H, *segments)
     out, lse = _Attention.apply(call, *(None if x is None else x.contiguous() for x in inputs))
     return (out, lse) if return_lse else out
 
 
 def band(tokens: int, keys: int, causal: bool, offset: int, window: int | None) -> tuple[int | None, int | None]:
-    """(lower, upper) with: query t sees key s by its position where `lower <= s - t <= upper`.
+    """Returns (lower, upper): by position, query t sees key s if `lower <= s - t <= upper`.
 
-    A bound that hides nothing is None. One that hides all is brought near enough for int32.
+    A bound that hides nothing is None. A bound that hides everything is clamped to fit int32.
     """
     lower = -tokens if window is None else offset - window + 1
     upper = offset if causal else keys if window is None else offset + window - 1
@@ -91,13 +99,13 @@ def band(tokens: int, keys: int, causal: bool, offset: int, window: int | None) 
     )
 
 
-# From here on the forward kernel sums up weights with compensation, as Pallas' does.
+# With more keys than this, the forward kernel uses Kahan summation for the weights, as Pallas does.
 MANY_KEYS = 2**17
 
 
 @dataclasses.dataclass(frozen=True)
 class KernelCall:
-    """What is static about a call, and how it launches a kernel."""
+    """The static properties of a call, and the launch of its kernels."""
 
     lower: int | None
     upper: int | None
@@ -108,7 +116,10 @@ class KernelCall:
     def launch(
         self, name: str, q: torch.Tensor, k: torch.Tensor, segments: tuple, **tensors: torch.Tensor | None
     ) -> None:
-        """Launches the kernel `name` over blocks of queries, or of keys for "dkv", with every argument it shares."""
+        """Launches the kernel `name` over blocks of queries, or of keys for "dkv".
+
+        `tensors` are the arguments that not all kernels have.
+        """
         batch, tokens, heads, head_dim = q.shape
         keys, kv_heads = k.shape[1:3]
         sizes = block_sizes_for(name, head_dim, q.dtype, self.block_sizes)
@@ -130,7 +141,7 @@ FUNCTIONS: dict[str, Any] = {"forward": forward_kernel, "dq": dq_kernel, "dkv": 
 def attention_constants(
     heads: int, kv_heads: int, head_dim: int, soft_cap: float | None, sizes: BlockSizes
 ) -> dict[str, int | float | None]:
-    """What is compiled into a kernel."""
+    """Returns the constants of a kernel."""
     return {
         "HEADS": heads,
         "KV_HEADS": kv_heads,
@@ -143,7 +154,7 @@ def attention_constants(
 
 
 def summation(name: str, keys: int) -> dict[str, bool]:
-    """The constants that choose how that kernel adds up weights."""
+    """Returns the constants that select how a kernel sums weights."""
     return {"COMPENSATED": keys > MANY_KEYS} if name == "forward" else {}
 
 

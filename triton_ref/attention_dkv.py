@@ -1,15 +1,16 @@
-"""The dk/dv kernel: one program a block of keys of one key/value head, running over the queries of its whole group.
+"""The dk/dv kernel: one program per block of keys of a key/value head.
 
-In transposed form, so that P^T and dS^T come out of one product in the registers that the next one takes them from:
+A program loops over the queries of all heads of the group. It uses the transposed form, so that
+the registers of P^T and dS^T have the layout that the next product needs:
 
     S^T = k q^T        dv = P^T dout        dP^T = v dout^T        dk = scale dS^T q
 
-dk and dv stay float32 until the last query of the last head has been added. See attention_dq.py for dS.
+dk and dv are accumulated in float32 over all queries of all heads. See attention_dq.py for dS.
 """
 
-# What a kernel is given is traced, and constants arrive unwrapped: Triton's annotations say
-# neither.
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportOperatorIssue=false
+# Kernel arguments are traced, and constants are unwrapped. Triton's annotations express neither.
+# pyright: reportArgumentType=false, reportAssignmentType=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false
 
 import triton
 import triton.language as tl
@@ -37,14 +38,14 @@ def dkv_kernel(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """As the dq kernel, but for `lower <= query - key <= upper`, the same band as seen from the keys."""
+    """Like the dq kernel, but with the band as `lower <= query - key <= upper`."""
     GROUP: tl.constexpr = HEADS // KV_HEADS
-    # Partly visible blocks go in two slices: their masks need the registers.
+    # Partly visible blocks are split into two slices, because their masks need registers.
     SLICES: tl.constexpr = min(2, QUERIES // 16)
     SLICE: tl.constexpr = QUERIES // SLICES
     blocks = tl.cdiv(S, KEYS)
     kv_head = tl.program_id(0) % KV_HEADS
-    # Early keys, which are seen by most queries, come first.
+    # Early keys come first, because they are seen by most queries.
     block = (tl.program_id(0) // KV_HEADS) % blocks
     batch = (tl.program_id(0) // KV_HEADS // blocks).to(tl.int64)
     q += batch * T * (HEADS * HEAD_DIM) + kv_head * (GROUP * HEAD_DIM)
@@ -62,22 +63,22 @@ def dkv_kernel(
     else:
         key_segment = None
     first, full_first, full_last, last = visible_blocks(block, S, T, lower, upper, ranges, KEYS, QUERIES)
-    # Rows beyond the last key would have weights exp2(0 - lse), which may overflow: all their
-    # blocks are masked.
+    # Rows beyond the last key would have weights exp2(0 - lse), which may overflow. All blocks of
+    # such a program are masked.
     full_last = tl.where(key + KEYS <= S, full_last, full_first)
     row = key + tl.arange(0, KEYS)
     first_query = first_column(row, S, T, lower) if lower is not None else None
-    # Queries beyond the last add zero by themselves and need no bound; keys beyond the last are
-    # hidden by either.
+    # Queries beyond the last contribute zero and need no bound. Keys beyond the last are hidden by
+    # either bound.
     last_query = last_column(row, S, T, upper) if upper is not None or lower is None else None
 
     k_block = load_rows(k + rows, key, S, KV_HEADS * HEAD_DIM, HEAD_DIM, (KEYS, WIDTH), True)
     v_block = load_rows(v + rows, key, S, KV_HEADS * HEAD_DIM, HEAD_DIM, (KEYS, WIDTH), True)
     dk_block = tl.zeros((KEYS, WIDTH), tl.float32)
     dv_block = tl.zeros((KEYS, WIDTH), tl.float32)
-    # One loop over blocks and, fastest, heads: the loads run ahead across heads as well. From the
-    # last query to the first: those see few keys, so that their shares are the largest, and a sum
-    # rounds less that ends with them.
+    # A single loop over blocks and heads, with heads varying fastest, so that loads are pipelined
+    # across heads too. It goes from the last query to the first: early queries see few keys and
+    # contribute most, and a sum rounds less if the large terms come last.
     whole = full_last - full_first
     for n in range(whole * GROUP):
         dk_block, dv_block = _add_dkv(
@@ -103,7 +104,7 @@ def _add_dkv(
     HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr,
     QUERIES: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """(dk / scale, dv) with the share of one more block of queries of one head of the group."""
+    """Returns (dk / scale, dv) after adding a block of queries of one head of the group."""
     numbers = tl.cast(head, tl.int64) * T
     q_block = load_rows(q + head * HEAD_DIM, query, T, HEADS * HEAD_DIM, HEAD_DIM, (QUERIES, WIDTH), MASKED)
     dout_block = load_rows(dout + head * HEAD_DIM, query, T, HEADS * HEAD_DIM, HEAD_DIM, (QUERIES, WIDTH), MASKED)

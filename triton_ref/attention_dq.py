@@ -1,15 +1,15 @@
-"""The dq kernel: one program a block of queries of one head; it also writes delta, which the dk/dv kernel needs.
+"""The dq kernel: one program per block of queries of a head.
 
-With P the weights and dP = dout v^T:
+It also writes delta, which the dk/dv kernel needs. With the weights P and dP = dout v^T:
 
     delta = rowsum(out * dout) - dlse        dS = P (dP - delta)        dq = scale dS k
 
 Source: Dao, FlashAttention-2, arXiv 2307.08691; the cotangent of the log-sum-exp adds P dlse to dS.
 """
 
-# What a kernel is given is traced, and constants arrive unwrapped: Triton's annotations say
-# neither.
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportOperatorIssue=false
+# Kernel arguments are traced, and constants are unwrapped. Triton's annotations express neither.
+# pyright: reportArgumentType=false, reportAssignmentType=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false
 
 import triton
 import triton.language as tl
@@ -38,7 +38,10 @@ def dq_kernel(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """As the forward kernel; dout, dq [B, T, H, D]; float32 [B, H, T]: dlse (or None) and delta."""
+    """Like the forward kernel.
+
+    dout and dq are [B, T, H, D]; dlse (or None) and delta are float32 [B, H, T].
+    """
     blocks = tl.cdiv(T, QUERIES)
     head = tl.program_id(0) % HEADS
     block = blocks - 1 - (tl.program_id(0) // HEADS) % blocks
@@ -92,7 +95,7 @@ def _add_dq(
     KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr,
     KEYS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """dq / scale with the share of one more block of keys."""
+    """Returns dq / scale after adding a block of keys."""
     k_block = load_rows(k, key, S, KV_HEADS * HEAD_DIM, HEAD_DIM, (KEYS, WIDTH), MASKED)
     v_block = load_rows(v, key, S, KV_HEADS * HEAD_DIM, HEAD_DIM, (KEYS, WIDTH), MASKED)
     capped_scores, slope = capped(dot(q_block, k_block.T, None), scale, SOFT_CAP)

@@ -1,11 +1,12 @@
-"""The forward kernel: one program a block of queries of one head, running over the keys with a running softmax.
+"""The forward kernel: one program per block of queries of a head, with an online softmax over keys.
 
-Source: Dao, FlashAttention-2, arXiv 2307.08691. Exponentials and maxima are in base 2 until the log-sum-exp is stored.
+Exponentials and maxima are in base 2 until the log-sum-exp is stored.
+Source: Dao, FlashAttention-2, arXiv 2307.08691.
 """
 
-# What a kernel is given is traced, and constants arrive unwrapped: Triton's annotations say
-# neither.
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportOperatorIssue=false
+# Kernel arguments are traced, and constants are unwrapped. Triton's annotations express neither.
+# pyright: reportArgumentType=false, reportAssignmentType=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false
 
 import triton
 import triton.language as tl
@@ -25,7 +26,7 @@ from triton_ref.blocks import (
     visible_blocks,
 )
 
-# Lengths are specialized: whole rows of numbers load wide where T is a multiple of 16.
+# T and S are specialized: if T is a multiple of 16, rows of numbers are loaded in wide accesses.
 UNSPECIALIZED = ["lower", "upper"]
 
 
@@ -36,15 +37,19 @@ def forward_kernel(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, COMPENSATED: tl.constexpr,
 ):  # fmt: skip
-    """q, out [B, T, H, D]; k, v [B, S, K, D]; sinks [H]; segments [B, T] and [B, S]; ranges [B, blocks, 4];
-    float32 [B, H, T]: lse and, for the backward pass, base2_lse. In one number it rounds away what tells large scores apart:
-    with `totals`, base2_lse is the maximum alone, and totals is the sum of the weights relative to it. COMPENSATED
-    keeps what the additions of that sum round away, which counts by a million keys.
+    """Computes out, lse and, for the backward pass, base2_lse and totals.
+
+    Shapes: q, out [B, T, H, D]; k, v [B, S, K, D]; sinks [H]; segments [B, T] and [B, S]; ranges
+    [B, blocks, 4]; lse, base2_lse and totals float32 [B, H, T].
+
+    A single number base2_lse cannot represent small differences of large scores. With `totals`,
+    base2_lse is therefore only the maximum, and totals is the sum of the weights relative to it.
+    COMPENSATED selects Kahan summation for that sum, which matters for a million keys.
     """
     blocks = tl.cdiv(T, QUERIES)
     head = tl.program_id(0) % HEADS
-    # Heads vary fastest, so that a group shares its keys in cache; late queries, which see most,
-    # come first.
+    # Heads vary fastest, so that the heads of a group share keys in the cache. Late queries come
+    # first, because they see most keys.
     block = blocks - 1 - (tl.program_id(0) // HEADS) % blocks
     batch = (tl.program_id(0) // HEADS // blocks).to(tl.int64)
     q += batch * T * (HEADS * HEAD_DIM) + head * HEAD_DIM
@@ -69,13 +74,13 @@ def forward_kernel(
         maximum = tl.full((QUERIES,), float("-inf"), tl.float32)
         total = tl.zeros((QUERIES,), tl.float32)
     else:
-        # The sink is a key of weight 1 at its own maximum and without a value.
+        # The sink is like a key without a value, whose weight relative to its own score is 1.
         maximum = tl.zeros((QUERIES,), tl.float32) + tl.load(sinks + head) * LOG2E
         total = tl.full((QUERIES,), 1.0, tl.float32)
     if COMPENSATED:
         lost = tl.zeros((QUERIES,), tl.float32)
 
-    # The partly visible blocks lie on both sides of the full ones.
+    # The partly visible blocks are on both sides of the full ones.
     for n in range(first, last - (full_last - full_first)):
         n += tl.where(n < full_first, 0, full_last - full_first)
         weighted, rescale, added, maximum = _attend(
@@ -101,14 +106,14 @@ def forward_kernel(
     store_rows(out, query, T, weighted / safe_total[:, None], HEADS * HEAD_DIM, HEAD_DIM)
     numbers = (batch * HEADS + head) * T + query + row
     log2_total = tl.log2(safe_total)
-    # One rounding of the sum, not two and that of a product.
+    # A fused multiply-add avoids rounding the product.
     whole_lse = tl.fma(maximum, LN2, log2_total * LN2)
     tl.store(lse + numbers, tl.where(seen, whole_lse, float("-inf")), mask=row < T - query)
     if totals is None:
         maximum += log2_total
     else:
         tl.store(totals + numbers, safe_total, mask=row < T - query)
-    # +inf makes the weights of a row that sees nothing exp2(-inf - inf) = 0.
+    # With +inf, the weights of a row that sees nothing are exp2(-inf - inf) = 0.
     tl.store(base2_lse + numbers, tl.where(seen, maximum, float("inf")), mask=row < T - query)
 
 
@@ -118,8 +123,10 @@ def _attend(
     KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, SOFT_CAP: tl.constexpr,
     KEYS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """The running softmax after one more block of keys: (weighted values, by what the total weight so far is multiplied, what
-    is added to it, maximum)."""
+    """Adds a block of keys to the online softmax.
+
+    Returns (weighted values, the factor of the total weight so far, what is added to it, maximum).
+    """
     k_block = load_rows(k, key, S, KV_HEADS * HEAD_DIM, HEAD_DIM, (KEYS, WIDTH), MASKED)
     scores, slope = capped(dot(q_block, k_block.T, None), scale, SOFT_CAP)
     if MASKED:
@@ -127,8 +134,8 @@ def _attend(
     new_maximum = tl.maximum(maximum, tl.max(scores, 1) * slope)
     shift = new_maximum
     if MASKED:
-        # 0 in place of the -inf of a row that has seen no key keeps exp2(-inf - shift) = 0 instead
-        # of nan.
+        # For a row that has seen no key, 0 replaces -inf, so that exp2(-inf - shift) is 0 and not
+        # nan.
         shift = tl.where(new_maximum == float("-inf"), 0.0, new_maximum)
     weights = exp2_for(q_block.dtype, scores * slope - shift[:, None])
     rescale = exp2_for(q_block.dtype, maximum - shift)
@@ -139,7 +146,7 @@ def _attend(
 
 @triton.jit
 def _compensated(total, lost, added):
-    """(total + added, the rounding error of that sum), including the error of earlier sums (Kahan summation)."""
+    """Returns (total + added, rounding error): Kahan summation with the earlier error `lost`."""
     added += lost
     new_total = total + added
     return new_total, added - (new_total - total)

@@ -1,4 +1,4 @@
-"""The table of block sizes: queries and keys a step, by kernel, padded head_dim and size of the dtype."""
+"""The table of block sizes by kernel, padded head_dim and element size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KERNELS = ("forward", "dq", "dkv")
 
 @dataclasses.dataclass(frozen=True)
 class BlockSizes:
-    """Queries and keys of a step, and how Triton compiles it. Both are powers of two, at least 16."""
+    """Queries and keys of an iteration (powers of two, at least 16), and Triton's options."""
 
     queries: int
     keys: int
@@ -26,12 +26,12 @@ class BlockSizes:
 
     @property
     def options(self) -> dict[str, int | bool]:
-        """Triton's compiler options; its versions differ in whether they fuse multiply and add by default."""
+        """Triton's compiler options. The default of fused multiply-add depends on the version."""
         return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
 
 
-# By (kernel, padded head_dim, bytes of an element). Those for 64, 128 and 256 and two bytes are the
-# fastest of a sweep on an H100; the others were chosen by registers and shared memory.
+# Keys are (kernel, padded head_dim, bytes per element). For 64, 128 and 256 with two bytes, the
+# sizes are the fastest in a sweep on an H100. The others are chosen by registers and shared memory.
 BLOCK_SIZES = {
     ("forward", 16, 2): BlockSizes(128, 64, 4, 3),
     ("forward", 32, 2): BlockSizes(128, 64, 4, 3),
@@ -67,14 +67,14 @@ BLOCK_SIZES = {
 
 
 def padded(head_dim: int) -> int:
-    """The power of two, 16 at least, that a head is loaded as."""
+    """Returns the power of two, at least 16, to which a head is padded."""
     return max(16, triton.next_power_of_2(head_dim))
 
 
 def block_sizes_for(
     kernel: str, head_dim: int, dtype: torch.dtype, block_sizes: Mapping[str, BlockSizes] | None = None
 ) -> BlockSizes:
-    """The block sizes of a kernel: those in `block_sizes`, which a sweep passes, or else the table's."""
+    """Returns the block sizes of a kernel, from `block_sizes` if given, or else from the table."""
     if block_sizes is not None and kernel in block_sizes:
         return block_sizes[kernel]
     return BLOCK_SIZES[kernel, padded(head_dim), dtype.itemsize]

@@ -1,12 +1,14 @@
-"""What the attention kernels share: loads, products, scores, and which blocks and pairs of tokens are visible.
+"""Functions that the attention kernels share: loads, products, scores and visibility.
 
-Rows are the tokens of one program, columns those that it loops over: queries and keys in the forward and dq
-kernels, keys and queries in the dk/dv kernel. Positions form a band of diagonals: a row sees the columns with
-`lower <= column - row <= upper`, where a bound that hides nothing is None.
+Rows are the tokens of one program, and columns are those that it loops over. In the forward and dq
+kernels, rows are queries and columns are keys; in the dk/dv kernel it is the other way round. The
+mask by position is a band of diagonals: a row sees the columns with
+`lower <= column - row <= upper`. A bound that hides nothing is None.
 """
 
-# Kernel arguments are traced, and constants arrive unwrapped: Triton's annotations express neither.
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportOperatorIssue=false
+# Kernel arguments are traced, and constants are unwrapped. Triton's annotations express neither.
+# pyright: reportArgumentType=false, reportAssignmentType=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false
 
 import triton
 import triton.language as tl
@@ -14,26 +16,29 @@ from triton import knobs
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
-# Terms of float32 that are added up in one chain.
+# Maximum number of float32 terms that are summed sequentially.
 LONGEST_SUM = tl.constexpr(32)
 INTERPRETED = tl.constexpr(knobs.runtime.interpret)
 
 
 @triton.jit
 def dot(x, y, total):
-    """`total + x y`, accumulated in float32; no TF32, and at most LONGEST_SUM terms in a chain."""
+    """Returns `total + x y`, accumulated in float32 without TF32.
+
+    At most LONGEST_SUM terms are summed sequentially.
+    """
     PARTS: tl.constexpr = x.shape[1] // LONGEST_SUM
     if x.dtype == tl.float32 and PARTS > 1:
         x_parts = tl.permute(tl.reshape(x, (x.shape[0], PARTS, LONGEST_SUM)), (1, 0, 2))
         product = tl.sum(tl.dot(x_parts, tl.reshape(y, (PARTS, LONGEST_SUM, y.shape[1])), input_precision="ieee"), 0)
         return product if total is None else total + product
-    # float32 products are summed separately. The compiler would chain them with the total through
-    # the whole loop of the caller, with a rounding error that grows with its length. It leaves a
-    # difference alone.
+    # Sum the float32 products separately from the total. Otherwise the compiler would accumulate
+    # into the total through the whole loop of the caller, with a rounding error that grows with the
+    # number of iterations. It does not transform a difference.
     if total is not None and x.dtype == tl.float32:
         return total - tl.dot(-x, y, input_precision="ieee")
-    # The interpreter multiplies the bits of bfloat16. Products of bfloat16 are exact in float32, so
-    # this is the same arithmetic.
+    # The interpreter multiplies the bits of bfloat16 as integers. Products of bfloat16 are exact in
+    # float32, so converting gives the same result as the device.
     if INTERPRETED:
         return tl.dot(x.to(tl.float32), y.to(tl.float32), total, input_precision="ieee")
     return tl.dot(x, y, total, input_precision="ieee")
@@ -41,10 +46,10 @@ def dot(x, y, total):
 
 @triton.jit
 def row_products(x, y):
-    """The sums of x y over the columns, float32.
+    """Returns the sums of x y over the columns, float32.
 
-    For float32 they are the diagonal of a product, which the device adds up in the same order as any other
-    product over head_dim. Equal sums then cancel to exactly 0.
+    For float32, they are the diagonal of a matrix product. The device then sums in the same order
+    as in the other products over head_dim, so that equal sums cancel to exactly 0.
     """
     if x.dtype == tl.float32:
         row = tl.arange(0, x.shape[0])
@@ -55,10 +60,13 @@ def row_products(x, y):
 
 @triton.jit
 def load_rows(pointer, first, rows, STRIDE: tl.constexpr, HEAD_DIM: tl.constexpr, shape, MASKED: tl.constexpr):
-    """One head of the tokens from `first` on, [shape], zero beyond `rows` (if MASKED) and beyond HEAD_DIM."""
+    """Loads one head of the tokens from `first` on, [shape].
+
+    The result is zero beyond `rows` (if MASKED) and beyond HEAD_DIM.
+    """
     row = tl.arange(0, shape[0])[:, None]
     column = tl.arange(0, shape[1])[None, :]
-    # 64 bits to the first row, 32 within the block.
+    # The offset of the first row has 64 bits; offsets within the block have 32.
     pointers = pointer + tl.cast(first, tl.int64) * STRIDE + (row * STRIDE + column)
     if shape[1] > HEAD_DIM:
         mask = column < HEAD_DIM
@@ -73,7 +81,7 @@ def load_rows(pointer, first, rows, STRIDE: tl.constexpr, HEAD_DIM: tl.constexpr
 
 @triton.jit
 def store_rows(pointer, first, rows, x, STRIDE: tl.constexpr, HEAD_DIM: tl.constexpr):
-    """The inverse of `load_rows`, in the dtype of the destination."""
+    """Stores what `load_rows` loads, in the dtype of the destination."""
     row = tl.arange(0, x.shape[0])[:, None]
     column = tl.arange(0, x.shape[1])[None, :]
     pointers = pointer + tl.cast(first, tl.int64) * STRIDE + (row * STRIDE + column)
@@ -82,7 +90,7 @@ def store_rows(pointer, first, rows, x, STRIDE: tl.constexpr, HEAD_DIM: tl.const
 
 @triton.jit
 def load_tokens(pointer, first, rows, BLOCK: tl.constexpr, MASKED: tl.constexpr):
-    """One number a token from `first` on, [BLOCK], zero beyond `rows` (if MASKED)."""
+    """Loads one number per token from `first` on, [BLOCK]; zero beyond `rows` (if MASKED)."""
     row = tl.arange(0, BLOCK)
     if MASKED:
         return tl.load(pointer + first + row, mask=row < rows - first, other=0)
@@ -92,9 +100,9 @@ def load_tokens(pointer, first, rows, BLOCK: tl.constexpr, MASKED: tl.constexpr)
 
 @triton.jit
 def capped(products, score_scale, SOFT_CAP: tl.constexpr):
-    """(x, slope) where the score in base 2 is `slope * x`, with slope positive.
+    """Returns (x, slope): the score in base 2 is `slope * x`, with a positive slope.
 
-    Left as a factor, the slope becomes part of the multiply-add before the exponential.
+    As a separate factor, the slope becomes part of the multiply-add before the exponential.
     """
     if SOFT_CAP is None:
         return products, score_scale * LOG2E
@@ -104,7 +112,10 @@ def capped(products, score_scale, SOFT_CAP: tl.constexpr):
 
 @triton.jit
 def weights_of(scores, slope, base2_lse, factor):
-    """The softmax, from the forward kernel's log-sum-exp and from `factor_of`, broadcast to the scores."""
+    """Returns the softmax weights from the forward kernel's log-sum-exp and from `factor_of`.
+
+    Both are broadcast to the scores.
+    """
     if factor is None:
         return tl.exp2(scores * slope - base2_lse)
     else:
@@ -113,7 +124,7 @@ def weights_of(scores, slope, base2_lse, factor):
 
 @triton.jit
 def factor_of(totals, numbers, first, rows, BLOCK: tl.constexpr, MASKED: tl.constexpr, AXIS: tl.constexpr):
-    """The factor of the weights relative to the largest, [BLOCK] and a new AXIS; None without totals."""
+    """Returns 1 / total, [BLOCK] with a new AXIS; None without totals."""
     factor = None
     if totals is not None:
         total = load_tokens(totals + numbers, first, rows, BLOCK, MASKED)
@@ -123,7 +134,7 @@ def factor_of(totals, numbers, first, rows, BLOCK: tl.constexpr, MASKED: tl.cons
 
 @triton.jit
 def exp2_for(dtype: tl.constexpr, x):
-    """2^x, float32: the hardware's, to two units in the last place, or for float32 inputs to one unit."""
+    """Returns 2^x in float32, with an error of two units in the last place, or one for float32."""
     if dtype == tl.float32:
         return precise_exp2(x)
     else:
@@ -132,8 +143,8 @@ def exp2_for(dtype: tl.constexpr, x):
 
 @triton.jit
 def precise_exp2(x):
-    """2^x = 2^n 2^f: the hardware is exact for whole n, and a polynomial is accurate for |f| <= 1/2."""
-    # Below -200 it is 0 anyway, and -inf has no f.
+    """Returns 2^x = 2^n 2^f: the hardware is exact for integers n, and 2^f is a polynomial."""
+    # Below -200, the result is 0. The bound excludes -inf, for which f would be nan.
     x = tl.maximum(x, -200.0, propagate_nan=tl.PropagateNan.ALL)
     n = tl.floor(x + 0.5)
     f = x - n
@@ -144,7 +155,10 @@ def precise_exp2(x):
 
 @triton.jit
 def tanh(x):
-    """To 3 units in the 25th bit: a polynomial (minimax below 0.6) where `1 - 2 / (exp(2 |x|) + 1)` would cancel."""
+    """Returns tanh(x) with an error of 3 units in the 25th bit.
+
+    Below 0.6, a minimax polynomial avoids the cancellation of `1 - 2 / (exp(2 |x|) + 1)`.
+    """
     square = x * x
     series = (((-0.005895157649 * square + 0.02079597127) * square - 0.05378383015) * square + 0.1333192413) * square
     near = x + x * (square * (series - 0.33333298002))
@@ -154,8 +168,10 @@ def tanh(x):
 
 @triton.jit
 def visible_blocks(block, rows, columns, lower, upper, ranges, ROW_BLOCK: tl.constexpr, COLUMN_BLOCK: tl.constexpr):
-    """(first, full_first, full_last, last): blocks [first, last) of columns may be visible to a block of rows, and those
-    in [full_first, full_last) are seen whole by every row. `ranges` points to the block's own from its segments, or None.
+    """Returns (first, full_first, full_last, last) for a block of rows.
+
+    The column blocks in [first, last) may be visible, and every row sees all columns of those in
+    [full_first, full_last). `ranges` points to the same four numbers from the segments, or is None.
     """
     row = block * ROW_BLOCK
     last_row = tl.minimum(row + ROW_BLOCK, rows) - 1
@@ -180,13 +196,13 @@ def visible_blocks(block, rows, columns, lower, upper, ranges, ROW_BLOCK: tl.con
 
 @triton.jit
 def first_column(row, rows, columns, lower):
-    """The first column that each row sees by its position; rows beyond the end see none."""
+    """Returns the first column that each row sees by position; rows beyond the end see none."""
     return tl.where(row < rows, row + lower, columns)
 
 
 @triton.jit
 def last_column(row, rows, columns, upper):
-    """The last column that each row sees by its position, which may be before the first; `upper` may be None."""
+    """Returns the last column that each row sees by position. It may be before the first one."""
     last = columns - 1
     if upper is not None:
         last = tl.minimum(row + upper, last)
@@ -195,9 +211,10 @@ def last_column(row, rows, columns, upper):
 
 @triton.jit
 def hide(scores, column, first_column, last_column, row_segment, column_segments, columns):
-    """The scores [rows, columns] of the block of columns from `column` on, -inf where a row does not see a column.
+    """Returns the scores [rows, columns] of the block at `column`, with -inf for hidden columns.
 
-    The arguments are of one number a row, but for the pointer `column_segments`; segments may be None.
+    The bounds and `row_segment` have one number per row. `column_segments` is a pointer. Both
+    segments may be None.
     """
     indices = tl.arange(0, scores.shape[1])[None, :]
     mask = True

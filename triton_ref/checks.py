@@ -1,4 +1,4 @@
-"""What `attention` and `rope` refuse, each in one line with the value and the remedy."""
+"""Argument checks of `attention` and `rope`. Each error names the value and the remedy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_HEAD_DIM = 256
 def check_attention(
     q, k, v, query_segments, key_segments, query_offset, window, soft_cap, sinks, scale, block_sizes
 ) -> None:
-    """Raises ValueError for the first thing that does not fit; the arguments are those of `attention`."""
+    """Raises ValueError for the first invalid argument; the arguments are those of `attention`."""
     shapes = f"q {_shape(q)}, k {_shape(k)}, v {_shape(v)}"
     if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         raise ValueError(f"attention: {shapes} do not fit; expected [B, T, H, D], [B, S, K, D], [B, S, K, D]")
@@ -34,7 +34,7 @@ def check_attention(
         )
     _check_segments(query_segments, key_segments, q, k)
     if query_offset is not None and not isinstance(query_offset, int):
-        raise ValueError(f"attention: query_offset={query_offset!r} is not an int; give the key index of query 0")
+        raise ValueError(f"attention: query_offset={query_offset!r} is not an int; use the key index of query 0")
     if window is not None and (not isinstance(window, int) or window < 1):
         raise ValueError(f"attention: window={window!r} lets a query see nothing; use 1 or more tokens, or None")
     if soft_cap is not None and not 0 < soft_cap < math.inf:
@@ -47,7 +47,7 @@ def check_attention(
         )
     unknown = sorted(set(block_sizes or {}) - set(KERNELS))
     if unknown:
-        raise ValueError(f"attention: block_sizes for {unknown[0]!r}, which is no kernel; use {', '.join(KERNELS)}")
+        raise ValueError(f"attention: block_sizes for {unknown[0]!r}, which is not a kernel; use {', '.join(KERNELS)}")
     _check_devices("attention", q, k, v, query_segments, key_segments, sinks)
 
 
@@ -68,7 +68,7 @@ def _check_segments(query_segments, key_segments, q, k) -> None:
 
 
 def check_rope(q, k, positions, inverse_frequencies) -> None:
-    """Raises ValueError for the first thing that does not fit; the arguments are those of `rope`."""
+    """Raises ValueError for the first invalid argument; the arguments are those of `rope`."""
     if q.ndim != 4 or k.ndim != 4 or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
         raise ValueError(f"rope: q {_shape(q)}, k {_shape(k)} do not fit; expected [B, T, H, D] and [B, T, K, D]")
     if positions.shape != q.shape[:2] or positions.dtype != torch.int32:

@@ -1,4 +1,4 @@
-"""Compiles the kernels for an NVIDIA GPU on a machine without one, as a launch would: what codegen reports read."""
+"""Compiles the kernels for an NVIDIA GPU without having one, as a launch would."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from triton_ref.block_sizes import KERNELS, BlockSizes, block_sizes_for
 from triton_ref.rope import OPTIONS, rope_constants, rope_kernel
 
 TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
-# Every argument of the kernels that is neither a constant nor a pointer to the caller's dtype.
+# The arguments that are neither constants nor pointers to the caller's dtype.
 TYPES_BY_NAME = dict.fromkeys(("lse", "dlse", "delta", "base2_lse", "totals", "sinks", "inverse_frequencies"), "*fp32")
 TYPES_BY_NAME |= dict.fromkeys(("query_segments", "key_segments", "ranges", "positions"), "*i32")
 TYPES_BY_NAME |= dict.fromkeys(("T", "S", "lower", "upper"), "i32") | {"scale": "fp32"}
@@ -42,16 +42,16 @@ def compiled(
     lse_cotangent: bool = False,
     capability: int = 90,
 ) -> Any:
-    """Triton's compiled kernel: `asm["ptx"]`, `asm["cubin"]`, ..., `metadata.shared` (bytes), `metadata.num_warps`, ...
+    """Returns Triton's compiled kernel, with `asm["ptx"]`, `metadata.shared` (bytes) and so on.
 
     Args:
       kernel: "forward", "dq", "dkv", or "rope" (in place, all of head_dim).
       block_sizes: as in `triton_ref.attention`.
-      causal, window, segments, sinks, lse_cotangent: whether the call has such a thing.
-      capability: 90 for an H100 or H200.
+      causal, window, segments, sinks, lse_cotangent: whether the call has each of these.
+      capability: the compute capability, which is 90 for an H100 or H200.
 
     Raises:
-      ValueError: an unknown kernel, or TRITON_INTERPRET is set: Triton then has nothing to compile.
+      ValueError: an unknown kernel, or TRITON_INTERPRET is set and nothing can be compiled.
     """
     if knobs.runtime.interpret or not isinstance(rope_kernel, triton.JITFunction):
         raise ValueError("compiled: TRITON_INTERPRET is set; unset it before importing triton")
@@ -73,7 +73,7 @@ def compiled(
 
 
 def ptxas_log(code: Any, capability: int = 90) -> str:
-    """What Triton's own ptxas says of a kernel from `compiled`: registers, bytes spilled, serialized products."""
+    """Returns the report of Triton's ptxas: registers, spills and warnings."""
     with tempfile.TemporaryDirectory() as directory:
         source = Path(directory, "kernel.ptx")
         source.write_text(code.asm["ptx"], encoding="utf-8")
@@ -88,8 +88,8 @@ def _compile(
     signature = {
         name: "constexpr" if name in constants else TYPES_BY_NAME.get(name, TYPES[dtype]) for name in function.arg_names
     }
-    # As a launch finds: torch's allocator aligns every tensor, and long inputs have lengths that
-    # are multiples of 16.
+    # The same as in a launch: torch's allocator aligns every tensor, and long inputs have lengths
+    # that are multiples of 16.
     aligned = {
         (index,): [["tt.divisibility", 16]]
         for index, (name, type_) in enumerate(signature.items())

@@ -1,6 +1,7 @@
-"""The specification in plain PyTorch: obvious, quadratic, in the dtype of its inputs. Tests run it in float64.
+"""The specification in plain PyTorch, simple and quadratic. Tests run it in float64.
 
-Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, G = H / K, D head_dim, F rotated pairs.
+Results have the dtype of the inputs. Shapes: B batch, T query tokens, S key tokens, H query heads,
+K key/value heads, G = H / K, D head_dim, F rotated pairs.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ def attention(
     scale: float | None = None,
     scores_dtype: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The operation of `triton_ref.attention`: (out [B, T, H, D], lse [B, H, T]).
+    """Specifies `triton_ref.attention`; returns (out [B, T, H, D], lse [B, H, T]).
 
-    Scores, their softmax and lse are of `scores_dtype`, that of the inputs unless given (see `products`).
+    Scores, softmax and lse have `scores_dtype`, by default the dtype of the inputs (see
+    `products`).
     """
     batch, tokens, heads, head_dim = q_BTHD.shape
     keys, kv_heads = k_BSKD.shape[1:3]
@@ -41,8 +43,7 @@ def attention(
     scores = torch.where(mask, scores, -torch.inf)
     sinks_H = scores.new_full((heads,), -torch.inf) if sinks_H is None else sinks_H.to(scores.dtype)
     scores = torch.cat([sinks_H[None, :, None, None].expand(batch, heads, tokens, 1), scores], dim=-1)
-    # Where nothing at all is visible, a finite score in place of the sink keeps softmax and its
-    # gradient free of nan.
+    # Where nothing is visible, a finite score avoids nan in the softmax and its gradient.
     blind = (scores == -torch.inf).all(dim=-1, keepdim=True)
     scores = torch.where(blind, 0, scores)
     weights = torch.where(blind, 0, torch.softmax(scores, dim=-1))[..., 1:]
@@ -52,8 +53,11 @@ def attention(
 
 
 def products(q_BTKGD: torch.Tensor, k_BSKD: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """q k^T [B, K, G, T, S] in `dtype`. Where the inputs are narrower, a GPU multiplies them as they are, on its tensor cores,
-    whose sums are less exact than float32; a CPU has no such product and makes them wider."""
+    """Returns q k^T [B, K, G, T, S] in `dtype`.
+
+    If the inputs are narrower, a GPU multiplies them on its tensor cores, whose sums are less exact
+    than float32. A CPU has no such product, so the inputs are converted.
+    """
     if q_BTKGD.dtype == dtype or not q_BTKGD.is_cuda:
         return torch.einsum("btkgd,bskd->bkgts", q_BTKGD.to(dtype), k_BSKD.to(dtype))
     batch, tokens, kv_heads, group, head_dim = q_BTKGD.shape
@@ -66,7 +70,7 @@ def products(q_BTKGD: torch.Tensor, k_BSKD: torch.Tensor, dtype: torch.dtype) ->
 def attention_mask(
     tokens: int, keys: int, causal: bool, offset: int, window: int | None, device: torch.device | None = None
 ) -> torch.Tensor:
-    """bool [T, S]: what each query sees by its position alone, query t having key index `t + offset`."""
+    """Returns which keys each query sees by position, bool [T, S]; query t is at `t + offset`."""
     position = torch.arange(tokens, device=device)[:, None] + offset
     key = torch.arange(keys, device=device)[None, :]
     mask = torch.ones(tokens, keys, dtype=torch.bool, device=device)
@@ -86,9 +90,10 @@ def rope(
     inverse_frequencies_F: torch.Tensor,
     attention_factor: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The operation of `triton_ref.rope`, out of place.
+    """Specifies `triton_ref.rope`, out of place.
 
-    The angles are float32 products even where q and k are float64: they belong to the specification, not to its rounding.
+    The angles are float32 products even if q and k are float64, because the specification defines
+    them so.
     """
     angles = positions_BT.float()[..., None] * inverse_frequencies_F.float()
     angles = angles.to(torch.promote_types(torch.float32, q_BTHD.dtype))

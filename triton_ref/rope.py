@@ -3,9 +3,9 @@
 Shapes: B batch, T tokens, H query heads, K key heads, D head_dim, F rotated pairs (2 F <= D).
 """
 
-# What a kernel is given is traced, and constants arrive unwrapped: Triton's annotations say
-# neither.
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportOperatorIssue=false
+# Kernel arguments are traced, and constants are unwrapped. Triton's annotations express neither.
+# pyright: reportArgumentType=false, reportAssignmentType=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false
 
 from __future__ import annotations
 
@@ -26,29 +26,32 @@ def rope(
     inverse_frequencies_F: torch.Tensor,
     attention_factor: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotates the pairs (x[i], x[i + F]) of every head, in place, by `position * inverse_frequencies[i]`; the rest stays.
+    """Rotates the pairs (x[i], x[i + F]) of every head by `position * inverse_frequencies[i]`.
 
-    Angles (one float32 product), cosines, sines and the rotation are float32. The backward pass rotates the cotangents the other
-    way, with the same attention factor, and out of place, since others may hold them too. Safe for any tensor size with B T below
-    2^31 tokens.
+    Works in place; elements from 2 F on are not changed. Angles (one float32 product), cosines,
+    sines and the rotation are float32. The backward pass rotates the cotangents in the opposite
+    direction, with the same attention factor. It works out of place, because other operations may
+    use the cotangents too. Safe for any tensor size with B T below 2^31 tokens.
 
     Args:
       q_BTHD, k_BTKD: bfloat16, float16 or float32, contiguous; overwritten.
-      positions_BT: int32, in tokens, one a token, so that packed documents can restart at 0.
-      inverse_frequencies_F: float32, radians a token.
-      attention_factor: what cosines and sines are multiplied by; compiled in.
+      positions_BT: int32, one position in tokens for each token, so that packed documents can start
+        again at 0.
+      inverse_frequencies_F: float32, radians per token.
+      attention_factor: factor of cosines and sines, a compile-time constant.
 
     Returns:
       q and k themselves.
 
     Raises:
-      ValueError: shapes, dtypes, devices or layouts that do not fit.
+      ValueError: inconsistent or unsupported shapes, dtypes, devices or layouts.
 
-    Source: Su et al., RoFormer, arXiv 2104.09864, with the halves paired as in Hugging Face's Llama.
+    Source: Su et al., RoFormer, arXiv 2104.09864, with the halves paired as in Hugging Face's
+      Llama.
     """
     check_rope(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F)
-    # Autograd takes two tensors modified in place only if neither is a view, and a projection's
-    # output usually is one. What happens to the tensor that it is a view of, happens to the view.
+    # Autograd accepts two tensors that are modified in place only if neither is a view, and the
+    # output of a projection usually is one. Modify its base instead, which modifies the view too.
     q, k = (x if x._base is None or x._base.numel() != x.numel() else x._base for x in (q_BTHD, k_BTKD))
     pairs = inverse_frequencies_F.shape[0]
     constants = rope_constants(q_BTHD.shape[2], k_BTKD.shape[2], q_BTHD.shape[3], pairs, attention_factor)
@@ -85,7 +88,7 @@ def _rotate(q_in, k_in, q_out, k_out, positions, inverse_frequencies, constants,
 def rope_constants(
     heads: int, kv_heads: int, head_dim: int, pairs: int, attention_factor: float = 1.0
 ) -> dict[str, int | float]:
-    """What is compiled into the kernel, but for its direction."""
+    """Returns the constants of the kernel, except its direction."""
     return {
         "HEADS": heads,
         "KV_HEADS": kv_heads,
@@ -104,7 +107,7 @@ def rope_kernel(
     PAIRS: tl.constexpr, PADDED_PAIRS: tl.constexpr, PADDED_REST: tl.constexpr,
     ATTENTION_FACTOR: tl.constexpr, TRANSPOSED: tl.constexpr, IN_PLACE: tl.constexpr,
 ):  # fmt: skip
-    """One program a token; q [B, T, H, D], k [B, T, K, D], in and out the same where IN_PLACE."""
+    """Rotates a token per program; q [B, T, H, D], k [B, T, K, D]. IN_PLACE: in and out are equal."""
     token = tl.program_id(0).to(tl.int64)
     pair = tl.arange(0, PADDED_PAIRS)
     frequency = tl.load(inverse_frequencies + pair, mask=pair < PAIRS, other=0.0)

@@ -1,12 +1,13 @@
-"""Which blocks of keys a block of queries can see by segment ids, or the other way round, in O(T) memory.
+"""Finds which column blocks a row block sees by segment ids, in O(T) memory.
 
-A block of ids is known by its least and greatest. Two blocks may share an id where these ranges meet, and are one segment where
-all four are equal. Exact for ids in ascending order; errs on the side of work for others.
+Each block is described by its least and greatest id. Two blocks may share an id if these ranges
+overlap, and they are one segment if all four numbers are equal. The result is exact for ascending
+ids. For others, it may include blocks that are not visible.
 """
 
-# What a kernel is given is traced, and constants arrive unwrapped: Triton's annotations say
-# neither.
-# pyright: reportArgumentType=false, reportAssignmentType=false, reportCallIssue=false, reportOperatorIssue=false
+# Kernel arguments are traced, and constants are unwrapped. Triton's annotations express neither.
+# pyright: reportArgumentType=false, reportAssignmentType=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ COLUMNS_A_STEP = 1024
 
 @triton.jit
 def _ranges_kernel(rows, columns, ranges, row_blocks, column_blocks, STEP: tl.constexpr):
-    """rows [2, B, row blocks] and columns [2, B, column blocks]: least and greatest ids; ranges [B, row blocks, 4]."""
+    """Computes ranges [B, row blocks, 4].
+
+    rows [2, B, row blocks] and columns [2, B, column blocks] are the least and greatest ids.
+    """
     batches = tl.num_programs(0) // row_blocks
     batch = (tl.program_id(0) // row_blocks).to(tl.int64)
     row = tl.program_id(0)
@@ -39,8 +43,8 @@ def _ranges_kernel(rows, columns, ranges, row_blocks, column_blocks, STEP: tl.co
         full_first = tl.minimum(full_first, tl.min(tl.where(full, column, column_blocks), 0))
         full_last = tl.maximum(full_last, tl.max(tl.where(full, column + 1, 0), 0))
         full_count += tl.sum(full.to(tl.int32), 0)
-    # Full blocks that are not one run, which only ids out of order can give, are left to the masked
-    # loop.
+    # If the full blocks are not contiguous, which happens only for ids out of order, the masked
+    # loop handles all blocks.
     full_last = tl.where(full_last - full_first == full_count, full_last, full_first)
     ranges += row.to(tl.int64) * 4
     tl.store(ranges, first)
@@ -50,7 +54,7 @@ def _ranges_kernel(rows, columns, ranges, row_blocks, column_blocks, STEP: tl.co
 
 
 def segment_ranges(rows_BT: torch.Tensor, columns_BS: torch.Tensor, row_block: int, column_block: int) -> torch.Tensor:
-    """int32 [B, blocks of rows, 4]: (first, full_first, full_last, last) as in `blocks.visible_blocks`."""
+    """Returns int32 [B, blocks, 4]: first, full_first, full_last, last (see `visible_blocks`)."""
     rows, columns = _least_and_greatest(rows_BT, row_block), _least_and_greatest(columns_BS, column_block)
     ranges = torch.empty((*rows.shape[1:], 4), dtype=torch.int32, device=rows.device)
     grid = (rows[0].numel(),)
@@ -59,7 +63,7 @@ def segment_ranges(rows_BT: torch.Tensor, columns_BS: torch.Tensor, row_block: i
 
 
 def _least_and_greatest(segments_BT: torch.Tensor, block: int) -> torch.Tensor:
-    """[2, B, blocks]; the last block is filled up with its last id."""
+    """Returns the least and greatest ids [2, B, blocks], with the last block padded."""
     missing = -segments_BT.shape[1] % block
     if missing:
         filling = segments_BT[:, -1:].expand(-1, missing)

@@ -314,7 +314,7 @@ def test_bad_arguments_are_refused():
     refused(r"sinks \[3\] torch.float32 do not fit", sinks_H=zeros(3))
     refused(r"expected float32 \[2\]", sinks_H=zeros(2, dtype=torch.bfloat16))
     refused(
-        "block_sizes for 'backward', which is no kernel; use forward, dq, dkv",
+        "block_sizes for 'backward', which is not a kernel; use forward, dq, dkv",
         block_sizes={"backward": BlockSizes(32, 32, 4, 2)},
     )
     refused("tensors on cpu, meta; move them to one device", sinks_H=torch.zeros(2, device="meta"))
