@@ -1,12 +1,17 @@
-"""What a model, an adapter, RoPE and a run are, before any array exists: frozen, validated, hashable. No JAX.
+"""Config of models, adapters, RoPE and runs: frozen, validated and hashable; imports no JAX.
 
-families/       what a family of models is: its parameters in every file format, what its attention sees; a file each
-model.py        the shape of a decoder; reading.py config.json, with its family's defaults
+families/       families of models: parameters in every file format, and what attention sees
+model.py        the shape of a decoder
+reading.py      reading of config.json, with the defaults of its family
 presets.py      the shapes of published models
-lora.py         an adapter
-rope.py         the kinds of RoPE, in config.json's spellings; rope_choice.py which one a longer context gets
-memory.py       how layers run in tiles; policies.py what gradient checkpointing saves
-training.py     how to train; run_record.py a run's run.json
+lora.py         the settings of an adapter
+rope.py         the kinds of RoPE, under config.json's names
+rope_choice.py  the choice of a kind for longer contexts
+memory.py       how layers run in tiles
+policies.py     what gradient checkpointing saves
+precision.py    the precision of the base weights
+training.py     the training arguments
+run_record.py   reading of a run's run.json
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from lcjax.errors import InputError, unknown
 
 TARGET_MODULES = tuple(LLAMA.adaptable)
 ALL_LINEAR = "all-linear"
-"""PEFT's name for all of them."""
+"""PEFT's name for all target modules."""
 
 _CHOICES = (*TARGET_MODULES, ALL_LINEAR)
 _NOT_IN_LAYERS = ("embed_tokens", "lm_head")
@@ -18,11 +18,11 @@ _NOT_IN_LAYERS = ("embed_tokens", "lm_head")
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """A low-rank adapter: `y = W x + scaling * B (A x)`, with A of shape [r, in] and B of shape [out, r].
+    """A low-rank adapter: `y = W x + scaling * B (A x)`, with A [r, in] and B [out, r].
 
     Source: Hu et al., LoRA, arXiv 2106.09685; `use_rslora`: Kalajdzievski, arXiv 2312.03732.
 
-    `target_modules` are names of TARGET_MODULES, a single one or several, or ALL_LINEAR.
+    `target_modules` is one name or several names of TARGET_MODULES, or ALL_LINEAR.
 
     Raises:
       InputError: r, lora_alpha or lora_dropout is out of range, or a target module is unknown.
@@ -47,12 +47,12 @@ class LoraConfig:
         for module in modules:
             if module in _NOT_IN_LAYERS:
                 raise InputError(
-                    f"target_modules={module!r} cannot be adapted, only the linear maps of the layers; choose from "
-                    f"{', '.join(_CHOICES)}"
+                    f"target_modules={module!r} cannot be adapted, only the linear maps of the "
+                    f"layers; choose from {', '.join(_CHOICES)}"
                 )
             if module not in _CHOICES:
                 raise InputError(unknown("target_modules", str(module), _CHOICES))
-        # One order, so that equal sets compare and hash equal.
+        # A fixed order, so that equal sets compare and hash equal.
         chosen = tuple(module for module in TARGET_MODULES if module in modules or ALL_LINEAR in modules)
         object.__setattr__(self, "target_modules", chosen)
 

@@ -1,4 +1,4 @@
-"""Settings of the memory that a step takes."""
+"""Settings that trade time for the memory of a step."""
 
 from __future__ import annotations
 
@@ -6,31 +6,32 @@ import dataclasses
 
 from lcjax.errors import InputError
 
-# Up to this length plain layers are faster and their activations fit; above it, inputs are offloaded.
+# Up to this length plain layers are faster and their activations fit; above it, inputs are
+# offloaded.
 PLAIN_UP_TO_TOKENS = 32_768
-# "auto" cuts only sequences of a multiple of this length into tiles.
+# "auto" uses tiles only if the sequence length is a multiple of this.
 _TOKENS_STEP = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class MemorySettings:
-    """How the layers run. The results are the same; time and memory are not.
+    """How the layers run. The results are the same; time and memory differ.
 
     Attributes:
-      tile: tokens of one tile, reduced where that does not divide the sequence. The position-wise
+      tile: tokens of one tile, reduced if that does not divide the sequence. The position-wise
         parts of a layer need memory in proportion to it; a few thousand tokens saturate a GPU.
-      head_groups: groups of key/value heads, a divisor of their number; attention runs one group
-        after another. 1 is fastest; more groups need less memory.
+      head_groups: number of groups of key/value heads, a divisor of the number of heads. Attention
+        runs one group after another. 1 is fastest; more groups need less memory.
       fetch_ahead: whether the backward pass fetches a layer's input from the host while it computes
-        the layer above, which hides the copy and costs the memory of one more such input.
-      save_every: g, a divisor of the number of layers: only every g-th layer's input is saved. That
-        divides the host's memory by g; other inputs are recomputed from the saved one, (g - 1) / 2
-        forward passes per layer on average.
+        the layer above. This hides the copy and needs the memory of one more such input.
+      save_every: g, a divisor of the number of layers: only every g-th layer's input is saved. This
+        divides the host memory by g. Other inputs are recomputed from the saved one, with (g - 1) /
+        2 forward passes per layer on average.
       embeddings_on_host: whether embedding and head, frozen, are in host memory and copied to the
         device for each use; needs a policy that offloads.
 
     Raises:
-      InputError: a size that is not positive.
+      InputError: a size is not positive.
     """
 
     tile: int = 8192
@@ -55,14 +56,15 @@ class MemorySettings:
 def resolve_memory(
     requested: MemorySettings | str, tokens: int, *, attention_has_passes: bool
 ) -> MemorySettings | None:
-    """How layers run over sequences of `tokens` tokens; None: plain, without tiles.
+    """How layers run over sequences of `tokens` tokens; None means plain, without tiles.
 
     Args:
-      requested: settings; "none"; or "auto": tiles above 32,768 tokens, where their number is a multiple of 1,024.
+      requested: settings; "none"; or "auto", which uses tiles above 32,768 tokens if their number
+        is a multiple of 1,024.
       attention_has_passes: whether the implementation of attention runs in tiles.
 
     Raises:
-      InputError: another word.
+      InputError: `requested` is any other word.
     """
     if isinstance(requested, MemorySettings):
         return requested
@@ -74,10 +76,12 @@ def resolve_memory(
 
 
 def parse_memory(text: str) -> MemorySettings | str:
-    """ "auto" and "none" as they are; else settings, written as "tile=4096,head_groups=8".
+    """Parses "auto", "none", or settings such as "tile=4096,head_groups=8".
+
+    "auto" and "none" are returned unchanged.
 
     Raises:
-      InputError: an unknown word or a value out of range.
+      InputError: a word is unknown or a value is out of range.
     """
     if text in ("auto", "none"):
         return text
@@ -95,7 +99,7 @@ def parse_memory(text: str) -> MemorySettings | str:
 
 
 def check_loss_chunk(tokens: int | None) -> None:
-    """Raises InputError unless this is a number of tokens whose logits exist at a time, or None (automatic)."""
+    """Raises InputError unless the chunk of the loss is None (automatic) or 1 token or more."""
     if tokens is not None and tokens < 1:
         raise InputError(f"--loss-chunk {tokens} is not a number of tokens; use 1 or more, 256 to 1024 for a GPU")
 

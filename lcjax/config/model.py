@@ -1,4 +1,4 @@
-"""What a decoder of the Llama family is."""
+"""The config of a decoder of the Llama family."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ from lcjax.config.rope import UNSCALED, RopeScaling
 from lcjax.errors import InputError
 
 EMBEDDING_MODULES = tuple(row.module for row in LLAMA.parameters if "vocab" in row.axes)
-"""Those with a weight [V, D] a model; one with tied embeddings has the first alone."""
+"""The modules whose weight is [V, D]; a model with tied embeddings has only the first."""
 _SIZES = """
-    vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
-    max_position_embeddings
+    vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
+    num_key_value_heads head_dim max_position_embeddings
 """.split()
-# Sizes are int32 in every program. The deepest models have some hundred layers; names are made for each before any is read.
+# Sizes are int32 in every program. The deepest models have a few hundred layers. The limit on
+# layers bounds the list of names that is built before any tensor is read.
 _INT32 = 2**31 - 1
 _LIMITS = {"num_hidden_layers": 10_000}
 
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-    """The shape of a decoder, in config.json's names; `model_type` says of which family.
+    """The shape of a decoder, under config.json's names; `model_type` names its family.
 
     Sizes are element counts, `max_position_embeddings` is in tokens. `head_dim` need not be
-    `hidden_size / num_attention_heads`. RoPE turns the first `partial_rotary_factor` of a head's dimensions. Each token
-    attends to the last `sliding_window` tokens, itself included, or to all where it is None; see `check_length`. `own_values` are
-    (key, value) pairs of what only its family's config.json has.
+    `hidden_size / num_attention_heads`. RoPE rotates the first `partial_rotary_factor` of a head's
+    dimensions. Each token attends to the last `sliding_window` tokens, including itself, or to all
+    earlier tokens if it is None; see `check_length`. `own_values` are (key, value) pairs that only
+    its family's config.json has.
 
     Raises:
-      InputError: a value is of another type or out of range, the head counts do not divide, head_dim is odd, or RoPE does not fit
-        it.
+      InputError: a value has the wrong type or is out of range, the head counts do not divide,
+        head_dim is odd, or the RoPE settings do not match.
     """
 
     vocab_size: int
@@ -59,7 +61,7 @@ class LlamaConfig:
 
     def __post_init__(self):
         if self.model_type not in FAMILIES:
-            raise self._fault("model_type", f"is no family of models; use one of {', '.join(FAMILIES)}")
+            raise self._fault("model_type", f"is not a family of models; use one of {', '.join(FAMILIES)}")
         for name in _SIZES:
             value, limit = getattr(self, name), _LIMITS.get(name, _INT32)
             if not _is_integer(value) or not 0 < value <= limit:
@@ -90,7 +92,7 @@ class LlamaConfig:
         if not 0.0 < self.partial_rotary_factor <= 1.0 or self.rotary_dim < 1:
             raise self._fault(
                 "partial_rotary_factor",
-                f"must be above 0 and at most 1, and leave something of head_dim={self.head_dim} to rotate",
+                f"must be above 0 and at most 1, so that part of head_dim={self.head_dim} is rotated",
             )
         for name in ("short_factor", "long_factor") if self.rope_scaling.rope_type == "longrope" else ():
             if (count := len(getattr(self.rope_scaling, name))) != (pairs := (self.rotary_dim + 1) // 2):
@@ -103,24 +105,25 @@ class LlamaConfig:
         return InputError(f"{name}={value} in the model's config {what}")
 
     def check_length(self, tokens: int) -> None:
-        """Raises InputError where sequences of that many tokens exceed a sliding window that attention does not apply.
+        """Raises InputError if a sequence is longer than a sliding window that is not applied.
 
-        Up to the window's length, attention in the window is full attention.
+        Up to the window's length, attention with the window is full attention.
         """
         if self.longest_sequence is not None and tokens > self.longest_sequence:
             raise InputError(
-                f"{tokens:,} tokens exceed sliding_window={self.sliding_window} in the model's config, and attention in a window "
-                f"is not supported; use a max_seq_length (--max-seq-length) of at most {self.sliding_window}"
+                f"{tokens:,} tokens exceed sliding_window={self.sliding_window} in the model's "
+                "config, and sliding-window attention is not supported; use a max_seq_length "
+                f"(--max-seq-length) of at most {self.sliding_window}"
             )
 
     @property
     def longest_sequence(self) -> int | None:
-        """In tokens: the sliding window, where the family's attention does not apply it; None for any length."""
+        """In tokens: the sliding window, if attention does not apply it; None for any length."""
         return self.sliding_window if self.sees.window is None else None
 
     @property
     def family(self) -> Family:
-        """The table of the model's parameters, and the rest of what its model_type stands for."""
+        """The family that model_type names, with the table of the model's parameters."""
         return FAMILIES[self.model_type]
 
     @property
@@ -134,15 +137,15 @@ class LlamaConfig:
 
     @classmethod
     def from_dict(cls, config: dict[str, Any], *, source: str = "config.json") -> LlamaConfig:
-        """Reads the dictionary of a Hugging Face config.json, filling gaps as transformers does for its model_type.
+        """Reads the dictionary of a Hugging Face config.json, with transformers' defaults.
 
         Args:
-          config: the parsed config.json; `rope_scaling` (old) and `rope_parameters` (new) spellings are both read.
-          source: what to call the dictionary in an error.
+          config: the parsed config.json, with `rope_scaling` (old) or `rope_parameters` (new).
+          source: the name of the dictionary in an error message.
 
         Raises:
-          InputError: another architecture, a missing required key, a value out of range, or an option that would change the result
-            and is not implemented.
+          InputError: the architecture is not supported, a required key is missing, a value is out
+            of range, or an option is set that would change the result and is not implemented.
         """
         fields = read_fields(config, source)
         try:
@@ -156,7 +159,7 @@ class LlamaConfig:
         return cls.from_dict(read_json_file(path), source=str(path))
 
     def to_dict(self) -> dict[str, Any]:
-        """The config.json that transformers (4 and 5) reads back into the same model."""
+        """The config.json from which transformers (4 and 5) builds the same model."""
         family = self.family
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["own_values"]
@@ -164,7 +167,7 @@ class LlamaConfig:
             fields["eos_token_id"] = list(self.eos_token_id)
         fields["rope_scaling"] = self.rope_scaling.to_dict()
         if self.partial_rotary_factor == 1.0:
-            del fields["partial_rotary_factor"]  # which no Llama of transformers has
+            del fields["partial_rotary_factor"]  # no Llama of transformers has it
         if "sliding_window" not in family.keys:
             del fields["sliding_window"]
         own = {key: self.own_value(key) for key in family.own_keys}
@@ -172,11 +175,11 @@ class LlamaConfig:
 
     @property
     def rotary_dim(self) -> int:
-        """How many of a head's dimensions RoPE turns, in pairs."""
+        """How many of a head's dimensions RoPE rotates, in pairs."""
         return int(self.head_dim * self.partial_rotary_factor)
 
     def with_rope_of(self, other: LlamaConfig) -> LlamaConfig:
-        """This model with the RoPE and the context of another."""
+        """This model with the RoPE and the context length of another."""
         names = "rope_theta", "rope_scaling", "partial_rotary_factor", "max_position_embeddings"
         return dataclasses.replace(self, **{name: getattr(other, name) for name in names})
 

@@ -1,4 +1,4 @@
-"""Policies of gradient checkpointing: what is saved on the device, saved in host memory, or recomputed.
+"""Policies of gradient checkpointing: what is saved on the device, on the host, or recomputed.
 
 `lcjax.memory.checkpoint` has the table of what each policy saves.
 """
@@ -8,23 +8,25 @@ from __future__ import annotations
 from lcjax.errors import InputError
 
 POLICIES = ("none", "full", "offload", "offload_attn")
-OFFLOADING = ("offload", "offload_attn")  # those that use host memory
+OFFLOADING = ("offload", "offload_attn")  # policies that use host memory
 ALIASES = {"unsloth": "offload"}
 
-# Above this length, one saved input per layer fills a GPU (8B at 131,072 tokens: 32 GiB), so a policy that offloads is required.
+# Above this length, one saved input per layer fills a GPU (8B at 131,072 tokens: 32 GiB), so a
+# policy that offloads is required.
 OFFLOAD_ABOVE_TOKENS = 32_768
-# Below this length the intermediates of every layer are cheaper to save than to recompute.
+# Up to this length the intermediates of every layer are cheaper to save than to recompute.
 KEEP_UP_TO_TOKENS = 4_096
 
 
 def resolve_policy(requested: str, tokens: int, *, in_tiles: bool = False) -> str:
     """The policy for sequences of `tokens` tokens: one of POLICIES.
 
-    `auto` is `none` up to 4,096 tokens (never where layers run in tiles, which are recomputed), `full` up to 32,768 and
-    `offload` above.
+    `auto` is `none` up to 4,096 tokens, `full` up to 32,768 and `offload` above. Layers in tiles
+    are always recomputed; for them `auto` is never `none`.
 
     Raises:
-      InputError: an unknown name, or one that saves residuals on the device above 32,768 tokens.
+      InputError: the name is unknown, or the policy saves residuals on the device above 32,768
+        tokens.
     """
     policy = ALIASES.get(requested, requested)
     if policy == "auto":
@@ -36,7 +38,8 @@ def resolve_policy(requested: str, tokens: int, *, in_tiles: bool = False) -> st
         raise InputError(f"use_gradient_checkpointing={requested!r} is unknown; use one of {known}")
     if tokens > OFFLOAD_ABOVE_TOKENS and policy in ("none", "full"):
         raise InputError(
-            f"use_gradient_checkpointing={requested!r} at {tokens:,} tokens saves every layer's activations on the device; "
-            f"above {OFFLOAD_ABOVE_TOKENS:,} tokens use 'offload', 'offload_attn' or 'auto'"
+            f"use_gradient_checkpointing={requested!r} at {tokens:,} tokens saves every layer's "
+            f"activations on the device; above {OFFLOAD_ABOVE_TOKENS:,} tokens use 'offload', "
+            "'offload_attn' or 'auto'"
         )
     return policy

@@ -1,4 +1,4 @@
-"""The precision of the base weights: a dtype, or four bits under an adapter."""
+"""The precision of the base weights: a dtype, or 4 bits under an adapter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ QUANTIZATIONS = ("nf4",)
 
 
 def check_dtype(name: str | None) -> None:
-    """Raises InputError for a name that is not a dtype of weights; "auto" and None leave the choice to the device."""
+    """Raises InputError for an unsupported dtype; "auto" and None leave it to the device."""
     if name not in (None, "auto", *DTYPES):
         raise InputError(f"dtype={name!r} is not supported; use float32 or bfloat16")
 

@@ -1,7 +1,8 @@
-"""Models by name: the shapes that their published config.json files state.
+"""Models by name, with the shapes in their published config.json files.
 
-Sources: meta-llama/Llama-3.1-8B, -70B, -405B, Llama-3.2-1B, -3B, Llama-3.3-70B-Instruct; HuggingFaceTB/SmolLM2-135M;
-TinyLlama/TinyLlama_v1.1; mistralai/Mistral-7B-v0.3 (the first with full attention and its vocabulary of 32,768).
+Sources: meta-llama/Llama-3.1-8B, -70B, -405B, Llama-3.2-1B, -3B, Llama-3.3-70B-Instruct;
+HuggingFaceTB/SmolLM2-135M; TinyLlama/TinyLlama_v1.1; mistralai/Mistral-7B-v0.3 (the first Mistral
+7B with full attention and a vocabulary of 32,768).
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def resolve_config(model: str) -> LlamaConfig:
     """The shape of a model: of a preset, of a config.json, or of the config.json in a directory.
 
     Raises:
-      InputError: none of these, with the nearest presets; or a config.json that lacks fields.
+      InputError: it is none of these, with the nearest presets; or the config.json is incomplete.
     """
     if model.lower() in PRESETS:
         return PRESETS[model.lower()]

@@ -1,4 +1,4 @@
-"""config.json as transformers reads it, with the defaults of the family that its model_type names."""
+"""Reads config.json as transformers does, with the defaults of the family of its model_type."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from lcjax.config.families import FAMILIES, Family
 from lcjax.config.rope import read_rope
 from lcjax.errors import InputError
 
-# Keys for which null is a value of its own: derived from other sizes, or none. For the others it is as if not given.
+# Keys for which null is meaningful: derived from other sizes, or none. For other keys null means
+# missing.
 _NULLABLE = {"num_key_value_heads", "head_dim", "bos_token_id", "eos_token_id", "sliding_window"}
 _SIZES = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads".split()
 _SILU = ("silu", "swish")
 
 
 def read_fields(config: Any, source: str) -> dict[str, Any]:
-    """The fields of a LlamaConfig that the dictionary of a config.json describes, their values not yet checked.
+    """The fields of a LlamaConfig in the dictionary of a config.json; values are not checked yet.
 
     Raises:
-      InputError: another architecture, a missing key, or an option that would change the result and is not supported.
+      InputError: the architecture is not supported, a key is missing, or an option is set that
+        would change the result and is not supported.
     """
     if not isinstance(config, dict):
-        raise InputError(f"{source} holds a {type(config).__name__}, not an object; download the model again")
+        raise InputError(f"{source} is a {type(config).__name__}, not an object; download the model again")
     family = _family(config, source)
     fields = {
         key: config[key] if _is_given(config, key) and key not in family.ignored_keys else default
@@ -39,7 +41,7 @@ def read_fields(config: Any, source: str) -> dict[str, Any]:
     if isinstance(fields["eos_token_id"], list):
         fields["eos_token_id"] = tuple(fields["eos_token_id"])
     context = fields["max_position_embeddings"]
-    if isinstance(context, int) and context > 0:  # else refused with the other sizes
+    if isinstance(context, int) and context > 0:  # otherwise rejected with the other sizes
         theta, rotated, scaling = read_rope(config, context, source)
         fields |= {"rope_theta": theta, "rope_scaling": scaling, "partial_rotary_factor": rotated}
     return fields
@@ -49,7 +51,7 @@ def read_json_file(path: Path) -> Any:
     """The content of a model's config.json.
 
     Raises:
-      InputError: it is not there, cannot be read, or is not JSON.
+      InputError: it does not exist, cannot be read, or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -59,7 +61,7 @@ def read_json_file(path: Path) -> Any:
         raise InputError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
     except RecursionError:
         raise InputError(f"{path} is not valid JSON (nested too deeply); download the model again") from None
-    except ValueError as error:  # of JSON, of UTF-8, or of a number with thousands of digits
+    except ValueError as error:  # bad JSON, bad UTF-8, or a number with too many digits
         raise InputError(f"{path} is not valid JSON ({error}); download the model again") from None
 
 
@@ -68,7 +70,11 @@ def _is_given(config: dict[str, Any], key: str) -> bool:
 
 
 def _family(config: dict[str, Any], source: str) -> Family:
-    """That of the file's model_type, where nothing it asks for is unsupported; without one Llama's, if all sizes are there."""
+    """The family of the file's model_type; Llama if model_type is missing but all sizes exist.
+
+    Raises:
+      InputError: the file needs something that is not supported.
+    """
     name = config.get("model_type")
     if name is None:
         if missing := [key for key in _SIZES if config.get(key) is None]:
@@ -76,7 +82,7 @@ def _family(config: dict[str, Any], source: str) -> Family:
         name = "llama"
     if not isinstance(name, str) or name not in FAMILIES:
         raise InputError(
-            f"{source} says model_type={name!r}; supported are {' and '.join(FAMILIES)}: use a model of these"
+            f"{source} says model_type={name!r}; supported are {' and '.join(FAMILIES)}: use a model of these families"
         )
     if (activation := config.get("hidden_act") or "silu") not in _SILU:
         raise InputError(f"{source} says hidden_act={activation!r}; only silu is supported: use another model")
@@ -87,17 +93,17 @@ def _family(config: dict[str, Any], source: str) -> Family:
 
 def _head_dim(hidden: Any, heads: Any, source: str) -> Any:
     if not isinstance(hidden, int) or not isinstance(heads, int) or heads < 1:
-        return 1  # both are refused with the other sizes
+        return 1  # both are rejected with the other sizes
     if hidden % heads:
         raise InputError(
-            f"{source} says num_attention_heads={heads}, which does not divide hidden_size={hidden}, and gives no head_dim; "
-            "correct it, or download the model again"
+            f"{source} says num_attention_heads={heads}, which does not divide "
+            f"hidden_size={hidden}, and has no head_dim; correct it, or download the model again"
         )
     return hidden // heads
 
 
 def _refuse_what_is_not_nf4(quantization: Any, source: str) -> None:
-    """Of quantized checkpoints, bitsandbytes' NF4 is read (see `lcjax.weights.bnb`)."""
+    """Rejects quantized checkpoints except bitsandbytes' NF4 (see `lcjax.weights.bnb`)."""
     if not isinstance(quantization, dict):
         raise InputError(
             f"{source} says quantization_config={quantization!r}, which is not an object; download it again"

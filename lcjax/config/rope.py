@@ -1,4 +1,4 @@
-"""Scaling of the rotary frequencies `theta^(-2i / dimensions)`: kinds, parameters, and config.json's names."""
+"""Scaling of the rotary frequencies `theta^(-2i / dimensions)`: kinds and parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lcjax.config.model import LlamaConfig
 
 LONGEST = 2**24
-"""Tokens of a sequence at most: float32 holds every position up to here, and so every angle."""
+"""The most tokens of a sequence: up to here float32 represents every position, so every angle."""
 
 # The keys of config.json that each kind reads.
 KEYS: dict[str, tuple[str, ...]] = {
@@ -27,20 +27,22 @@ KEYS: dict[str, tuple[str, ...]] = {
     "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
 }  # fmt: skip
 _OLD_KINDS = {"su": "longrope"}  # in Phi-3's first files
-# Other keys that may occur: read elsewhere, or a comment.
+# Other allowed keys: read elsewhere, or informational.
 _OTHER_KEYS = {"type", "rope_type", "rope_theta", "partial_rotary_factor", "finetuned"}
 
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """One kind of scaling and its parameters, under config.json's names; `lcjax.ops.rope` turns them into frequencies.
+    """One kind of scaling and its parameters, under the names of config.json.
 
-    Every kind reads only the fields that KEYS gives it. `factor` is how much longer contexts are to become,
-    `original_max_position_embeddings` what they were before, in tokens. `dynamic` and `longrope` have other frequencies for long
-    sequences than for short ones. `short_factor` and `long_factor` divide the frequencies one by one.
+    `lcjax.ops.rope` computes frequencies from them. Every kind reads only the fields that KEYS
+    lists. `factor` is the ratio of the new context length to the original one.
+    `original_max_position_embeddings` is the original context length in tokens. `dynamic` and
+    `longrope` use different frequencies for long and short sequences. `short_factor` and
+    `long_factor` have one divisor for each frequency.
 
     Raises:
-      InputError: an unknown kind, or a value that its kind cannot have.
+      InputError: the kind is unknown, or a value is invalid for its kind.
     """
 
     rope_type: str = "default"
@@ -73,12 +75,13 @@ class RopeScaling:
             )
         if self.rope_type == "yarn" and not 0.0 < self.beta_slow <= self.beta_fast:
             raise InputError(
-                f"rope beta_slow={self.beta_slow} must lie between 0 and beta_fast={self.beta_fast}: turns in the original context"
+                f"rope beta_slow={self.beta_slow} must lie between 0 and "
+                f"beta_fast={self.beta_fast}: turns in the original context"
             )
         for name in ("short_factor", "long_factor") if self.rope_type == "longrope" else ():
             if not getattr(self, name) or min(getattr(self, name)) <= 0:
                 raise InputError(f"longrope needs a list of positive numbers as {name}, one for each frequency")
-        # What the kind does not read is as if not given, so that equal scalings compare and hash equal.
+        # Reset fields that the kind does not read, so that equal scalings compare and hash equal.
         for field in dataclasses.fields(self):
             if field.name not in ("rope_type", *KEYS[self.rope_type]):
                 object.__setattr__(self, field.name, field.default)
@@ -96,9 +99,12 @@ UNSCALED = RopeScaling()
 
 
 def attention_factor(config: LlamaConfig) -> float:
-    """What cosines and sines are multiplied by, so that attention's scores grow by its square; 1 but for yarn and longrope.
+    """The factor of cosines and sines; attention scores grow by its square.
 
-    Source: YaRN, arXiv 2309.00071, section 3.4 (with DeepSeek's `mscale` and `mscale_all_dim`); LongRoPE, arXiv 2402.13753.
+    It is 1 for every kind except yarn and longrope.
+
+    Source: YaRN, arXiv 2309.00071, section 3.4 (with DeepSeek's `mscale` and `mscale_all_dim`);
+    LongRoPE, arXiv 2402.13753.
     """
     scaling = config.rope_scaling
     if scaling.rope_type not in ("yarn", "longrope"):
@@ -116,15 +122,16 @@ def attention_factor(config: LlamaConfig) -> float:
 
 
 def read_rope(config: dict[str, Any], max_position_embeddings: int, source: str) -> tuple[float, float, RopeScaling]:
-    """(rope_theta, partial_rotary_factor, scaling) of a parsed config.json, with gaps filled as transformers fills them.
+    """(rope_theta, partial_rotary_factor, scaling) of a config.json, with transformers' defaults.
 
-    `rope_scaling` (old) takes precedence over `rope_parameters` (new) where a file has both. The base,
-    the rotated share and the original context may be inside either, or next to it in the file; for
-    the original context the value next to it takes precedence. Its default is
+    `rope_scaling` (old) takes precedence over `rope_parameters` (new) if a file has both. The base,
+    the rotated share and the original context may be inside either, or at the top level of the
+    file; for the original context the top-level value takes precedence. Its default is
     `max_position_embeddings`.
 
     Raises:
-      InputError: an unknown kind, a key that no kind reads, a missing one, or a value of another type.
+      InputError: the kind is unknown, a key is missing or belongs to no kind, or a value has the
+        wrong type.
     """
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(rope, dict):
@@ -145,7 +152,7 @@ def read_rope(config: dict[str, Any], max_position_embeddings: int, source: str)
         name = "original_max_position_embeddings"
         original = config.get(name) or fields.get(name) or max_position_embeddings
         fields[name] = int(_number(original, name, source))
-        # Only these two of transformers' kinds do without a factor.
+        # Of transformers' kinds, only these two have a default factor.
         if kind in ("yarn", "longrope"):
             fields.setdefault("factor", max_position_embeddings / fields["original_max_position_embeddings"])
     if "factor" in KEYS.get(kind, ()) and "factor" not in fields:
@@ -154,7 +161,7 @@ def read_rope(config: dict[str, Any], max_position_embeddings: int, source: str)
 
 
 def _first(*values: Any) -> Any:
-    """The first that is given; zero is."""
+    """The first value that is not None; zero counts as a value."""
     return next(value for value in values if value is not None)
 
 

@@ -1,6 +1,6 @@
-"""The RoPE of a model for sequences longer than it was trained for: chosen from the length, or by the user.
+"""Chooses RoPE for sequences longer than the trained context, by length or by user choice.
 
-docs/rope.md has the reasons and the measurements behind them.
+docs/rope.md has the reasons and the measurements.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ _DOES = {
 def choose_rope(
     config: LlamaConfig, max_seq_length: int, scaling: str = "auto", theta: float | None = None
 ) -> tuple[LlamaConfig, str | None]:
-    """The config with the RoPE for sequences of `max_seq_length` tokens, and one line that explains the choice.
+    """The config with the RoPE for sequences of `max_seq_length` tokens, and a line about it.
 
     Args:
       config: the model as it was trained.
       max_seq_length: tokens.
-      scaling: "auto" leaves RoPE unchanged up to the model's context; above, it extends the model's own
-        scaling, or uses yarn if there is none. "none" leaves RoPE unchanged at any length, "base" only
-        raises the base, and a kind of config.json selects that kind.
+      scaling: "auto" leaves RoPE unchanged up to the model's context; above, it extends the model's
+        own scaling, or uses yarn if there is none. "none" leaves RoPE unchanged at any length,
+        "base" only raises the base, and a kind of config.json selects that kind.
       theta: the base; with "auto" it is the only change.
 
     Returns:
-      (config, line): the context too, `max_position_embeddings`, becomes `max_seq_length` where RoPE was fitted to it. The line is
-      None where nothing was to be chosen.
+      (config, line): if RoPE changes, `max_position_embeddings` becomes `max_seq_length` as well.
+      The line is None if nothing had to be chosen.
 
     Raises:
-      InputError: an unknown choice, a base or a length out of range, or a scaling for a context that needs none.
+      InputError: the choice is unknown, a base or length is out of range, or the context needs no
+        scaling.
     """
     check_choice(scaling, theta)
     if not isinstance(max_seq_length, numbers.Integral) or not 1 <= max_seq_length <= LONGEST:
@@ -64,7 +65,7 @@ def choose_rope(
 
 
 def check_choice(scaling: str, theta: float | None) -> None:
-    """Raises InputError for a choice that no model can have."""
+    """Raises InputError for a choice that is invalid for every model."""
     if scaling not in CHOICES:
         raise InputError(unknown("rope_scaling", scaling, CHOICES))
     if theta is not None and not 1.0 < theta < 1e15:
@@ -86,7 +87,7 @@ def describe_rope(config: LlamaConfig) -> str:
 
 
 def _larger_base(config: LlamaConfig, tokens: int) -> float:
-    """The base at which the lowest frequency turns as far in `tokens` as it did in the context.
+    """The base at which the lowest frequency turns as far in `tokens` as before in the context.
 
     Source: "NTK-aware" scaling, bloc97 (2023); YaRN, arXiv 2309.00071, section 3.1.
     """
@@ -96,14 +97,15 @@ def _larger_base(config: LlamaConfig, tokens: int) -> float:
 
 
 def _extended(config: LlamaConfig, tokens: int) -> LlamaConfig:
-    """A scaled model for sequences longer than its context, in its own scheme."""
+    """Extends a scaled model, in its own scheme, to sequences longer than its context."""
     scaling, ratio = config.rope_scaling, tokens / _reach(config)
     # dynamic adapts to the length by itself.
     if ratio <= 1.0 or scaling.rope_type == "dynamic":
         return config
     changes: dict = {"factor": scaling.factor * ratio}
     if scaling.rope_type == "longrope":
-        # The factors were found by search; beyond, scale each frequency as a larger base would.
+        # The model's factors were found by search. Beyond them, scale each frequency as a larger
+        # base would.
         steps = [2 * i / max(1, config.rotary_dim - 2) for i in range(len(scaling.long_factor))]
         pairs = zip(scaling.long_factor, steps, strict=True)
         changes["long_factor"] = tuple(factor * ratio**step for factor, step in pairs)
@@ -113,7 +115,7 @@ def _extended(config: LlamaConfig, tokens: int) -> LlamaConfig:
 
 
 def _scaled(config: LlamaConfig, tokens: int, kind: str) -> LlamaConfig:
-    """The model with a scaling of that kind in place of its own."""
+    """The model with a scaling of that kind instead of its own."""
     context = _unscaled_context(config)
     _require_beyond(kind, context, tokens)
     scaling = RopeScaling(kind, factor=tokens / context, original_max_position_embeddings=context)
@@ -123,13 +125,13 @@ def _scaled(config: LlamaConfig, tokens: int, kind: str) -> LlamaConfig:
 def _require_beyond(scaling: str, context: int, tokens: int) -> None:
     if tokens <= context:
         raise InputError(
-            f"rope_scaling={scaling!r} stretches positions beyond {context:,} tokens, and max_seq_length={tokens:,} is not beyond; "
-            "drop it, or raise max_seq_length"
+            f"rope_scaling={scaling!r} stretches positions beyond {context:,} tokens, but "
+            f"max_seq_length={tokens:,} is not longer; omit it, or raise max_seq_length"
         )
 
 
 def _reach(config: LlamaConfig) -> int:
-    """The usable context in tokens: that of the config, or the longer one that its yarn extends to."""
+    """The usable context in tokens: the config's, or the longer one that its yarn reaches."""
     scaling, context = config.rope_scaling, config.max_position_embeddings
     stretched = round(scaling.original_max_position_embeddings * scaling.factor)
     return max(context, stretched) if scaling.rope_type == "yarn" else context
@@ -159,6 +161,6 @@ def _line(before: LlamaConfig, after: LlamaConfig, tokens: int, *, by_user: bool
         )
     why = "as requested" if by_user else "rope_scaling and rope_theta override this"
     return (
-        f"max_seq_length={tokens:,} with a model trained for {before.max_position_embeddings:,} tokens; RoPE is now "
-        f"{describe_rope(after)}: {does} ({why})"
+        f"max_seq_length={tokens:,} with a model trained for {before.max_position_embeddings:,} "
+        f"tokens; RoPE is now {describe_rope(after)}: {does} ({why})"
     )

@@ -1,4 +1,7 @@
-"""run.json: the arguments and data of a run, as commands read them; `lcjax.train.reporting.run_record` writes it."""
+"""Reads run.json, the arguments and data of a run.
+
+`lcjax.train.reporting.run_record` writes it.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,11 @@ def read_run_record(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
     """The content of a run's run.json; see `write_run_record`.
 
     Raises:
-      InputError: there is none, it is damaged, or it is of a newer lcjax.
+      InputError: the file is missing, damaged, or from a newer lcjax.
     """
     path = Path(output_dir) / RECORD
     if not path.is_file():
-        raise InputError(f"{output_dir} has no {RECORD}; name the output directory of a run that lcjax.train wrote")
+        raise InputError(f"{output_dir} has no {RECORD}; give the output directory of a run that lcjax.train wrote")
     try:
         content = json.loads(path.read_bytes())
         number = content["format"]
@@ -34,16 +37,18 @@ def read_run_record(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} is damaged ({error or type(error).__name__}); resuming the run writes it again"
         ) from None
     if number != FORMAT:
-        raise InputError(f"{path} has format {number!r}, and this lcjax reads {FORMAT}; use the lcjax that wrote it")
+        raise InputError(
+            f"{path} has format {number!r}, but this lcjax reads format {FORMAT}; use the lcjax that wrote it"
+        )
     if not _is_whole(content):
         raise InputError(
-            f"{path} is damaged (parts are missing, or of the wrong kind); resuming the run writes it again"
+            f"{path} is damaged (parts are missing or have the wrong type); resuming the run writes it again"
         )
     return content
 
 
 def as_json(value: Any) -> Any:
-    """Tuples to lists and paths to strings, so that the value equals what JSON gives back."""
+    """Converts tuples to lists and paths to strings, as a JSON round trip does."""
     if isinstance(value, Mapping):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -54,7 +59,7 @@ def as_json(value: Any) -> Any:
 
 
 def path_from(working_directory: str, path: str) -> str:
-    """A path that was given in a working directory, as it is opened from the current one.
+    """Translates a path given in another working directory to the current one.
 
     Hub ids, and paths that no longer exist, are returned unchanged.
     """
@@ -64,7 +69,7 @@ def path_from(working_directory: str, path: str) -> str:
 
 
 def started(folder: Path) -> datetime.datetime:
-    """When the run in a folder was first started; now, where that is not recorded."""
+    """When the run in a folder was first started; now, if that is not recorded."""
     with contextlib.suppress(InputError):
         return datetime.datetime.fromisoformat(read_run_record(folder)["started"])
     return now()
@@ -88,7 +93,7 @@ _READ_ARGUMENTS = {
 
 
 def _is_whole(content: dict[str, Any]) -> bool:
-    """Whether all that other commands read of a record exists and has the right type."""
+    """Whether everything that other commands read from a record exists and has the right type."""
     arguments, sessions, data = content.get("arguments"), content.get("sessions"), content.get("data")
     return (
         _is_time(content.get("started"))

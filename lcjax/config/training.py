@@ -1,4 +1,4 @@
-"""Training arguments: optimizer, data, evaluation and checkpoints, with the names of the Hugging Face trainer."""
+"""Training arguments, named as in the Hugging Face trainer where it has them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 from lcjax.errors import InputError, flag, unknown
 
 UNITS = ("file", "repository")
-"""What is a document where a path is a folder."""
+"""What counts as a document if a path is a folder."""
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 LEVEL_SCHEDULES = ("constant", "constant_with_warmup")
-"""Those whose rates after the warm-up do not depend on the number of steps."""
+"""The schedules whose rate after the warm-up does not depend on the number of steps."""
 DEFAULT_MAX_SEQ_LENGTH = 2048
 """The default context of a run, in tokens."""
 OPTIMIZER_MEMORY = ("auto", "device", "host")
@@ -33,11 +33,11 @@ class TrainingArguments:
     """How to train: the keyword arguments of `lcjax.train`.
 
     Raises:
-      InputError: a value out of range, or two that contradict each other.
+      InputError: a value is out of range, or two values contradict each other.
     """
 
     output_dir: Path | None = None
-    """Where adapter, metrics, picture and checkpoints go; a new folder runs/NAME-TIME when not given."""
+    """Folder for adapter, metrics, picture and checkpoints; if not given, a new runs/NAME-TIME."""
     max_steps: int = -1
     """Optimizer steps; -1 takes as many as num_train_epochs needs."""
     num_train_epochs: float = 1.0
@@ -45,46 +45,55 @@ class TrainingArguments:
     per_device_train_batch_size: int = 1
     """Sequences on the device at once; a sequence is max_seq_length tokens of packed documents."""
     gradient_accumulation_steps: int = 1
-    """Batches whose gradients make one step, weighted by their tokens."""
+    """Number of batches whose gradients make one step, weighted by their tokens."""
     learning_rate: float = 2e-4
     """The highest learning rate, reached after the warm-up."""
     lr_scheduler_type: str = "linear"
     """linear, cosine, constant or constant_with_warmup."""
     warmup_ratio: float = 0.0
-    """Share of the steps over which the learning rate rises from 0."""
+    """Fraction of the steps over which the learning rate rises from 0."""
     warmup_steps: int = 0
-    """The same in steps; give one of the two."""
+    """The warm-up in steps, instead of warmup_ratio."""
     weight_decay: float = 0.0
-    """AdamW's decay of weights (not of biases and norms)."""
+    """AdamW's weight decay; biases and norms are not decayed."""
     max_grad_norm: float = 1.0
     """Gradients with a larger global norm are scaled down to it; 0 does not clip."""
     optimizer_memory: str = "auto"
-    """Where AdamW's state is between steps: device, host (updated on the device layer by layer), or auto: host
-    where weights in bfloat16 are trained, whose float32 masters and moments are six times their size, otherwise device."""
+    """Where AdamW's state is between steps: device, host (updated on the device layer by layer), or
+    auto. auto is host if bfloat16 weights are trained, because their float32 master weights and
+    moments are six times their size; otherwise it is device.
+    """
     documents: str = "file"
-    """What is a document where a path is a folder: a file, or a whole repository (its files, each after its path)."""
+    """What counts as a document if a path is a folder: file, or repository (its files, each after
+    its path).
+    """
     data_weights: tuple[float, ...] = ()
-    """A share of the tokens for each path of --data; small sources repeat. Every document once an epoch when not given."""
+    """A share of the tokens for each path of --data; small sources repeat. By default every
+    document occurs once per epoch.
+    """
     seed: int = 42
-    """Seed of the adapter's initialization, the held-out split, the order of the data and dropout."""
+    """Seed of the adapter's initialization, the held-out split, the data order and dropout."""
     eval_fraction: float = 0.05
-    """Share of the documents held out to measure the loss on; 0 holds none out."""
+    """Fraction of the documents held out to measure the loss; 0 holds none out."""
     eval_batches: int = 8
     """The most batches of held-out text per evaluation, spread evenly over it."""
     eval_steps: int = 50
-    """Steps between evaluations; there is one before the first step and one after the last in any case."""
+    """Steps between evaluations; the first is before step 1 and the last after the last step."""
     save_steps: int = 50
-    """Steps between checkpoints; the last step is saved in any case."""
+    """Steps between checkpoints; the last step is always saved."""
     save_total_limit: int = 3
-    """Number of newest checkpoints to retain."""
+    """Number of newest checkpoints to keep."""
     logging_steps: int = 1
-    """Steps between lines on a terminal without cursor control, and between TensorBoard points; metrics.jsonl has every step."""
+    """Steps between lines on a terminal without cursor control, and between TensorBoard points;
+    metrics.jsonl has every step.
+    """
     programs_dir: Path | None = None
-    """Folder of compiled programs, which let a resumed run continue bit for bit and a run of the same shape start sooner;
-    lcjax/programs in the user's cache folder when not given. Put it on a disk that outlives the machine, and that
-    others cannot write to."""
+    """Folder of compiled programs; if not given, lcjax/programs in the user's cache folder. With
+    them a resumed run continues bit for bit, and a run of the same shape starts sooner. Use a disk
+    that outlives the machine and that others cannot write to.
+    """
     skip_leak_check: bool = False
-    """Do not check before the first step that packed documents do not see each other; see lcjax.leak."""
+    """Skip the check that packed documents do not see each other; see lcjax.leak."""
     resume_from_checkpoint: str | None = None
     """Resume a run: "latest" (with its --output-dir), or the path of a checkpoint."""
 
@@ -99,7 +108,8 @@ class TrainingArguments:
             raise InputError(unknown("--documents", self.documents, UNITS))
         if self.warmup_steps and self.warmup_ratio:
             raise InputError(
-                f"--warmup-steps {self.warmup_steps} and --warmup-ratio {self.warmup_ratio} contradict each other; give one"
+                f"--warmup-steps {self.warmup_steps} and --warmup-ratio {self.warmup_ratio} "
+                "contradict each other; give one"
             )
         if self.max_steps > 0 and self.warmup_steps > self.max_steps:
             raise InputError(f"--warmup-steps {self.warmup_steps} exceeds --max-steps {self.max_steps}; lower it")
@@ -109,7 +119,7 @@ class TrainingArguments:
             )
 
     def _take_paths(self) -> None:
-        """Programs may give paths as strings or as Path objects."""
+        """Converts paths given as strings, and the reverse; programs may give either."""
         for name in ("output_dir", "programs_dir"):
             if isinstance(path := getattr(self, name), str):
                 object.__setattr__(self, name, Path(path))
@@ -117,7 +127,7 @@ class TrainingArguments:
             object.__setattr__(self, "resume_from_checkpoint", str(self.resume_from_checkpoint))
 
     def _check_types(self) -> None:
-        """Programs may give anything; the command line gives the right types by itself."""
+        """Checks the types, because a program may pass anything."""
         for field in dataclasses.fields(TrainingArguments):
             value = getattr(self, field.name)
             types, expected = _TYPES.get(type(field.default), (object, ""))
@@ -128,7 +138,7 @@ class TrainingArguments:
         """max_steps, or the number of steps in num_train_epochs passes over `rows` rows.
 
         Raises:
-          InputError: they are more than can be counted.
+          InputError: there are more steps than can be counted.
         """
         if self.max_steps > 0:
             return self.max_steps
@@ -136,8 +146,8 @@ class TrainingArguments:
         steps = max(1, math.ceil(self.num_train_epochs * rows / rows_a_step))
         if steps > _MOST_STEPS:
             raise InputError(
-                f"--num-train-epochs {self.num_train_epochs:g} of {rows:,} rows are {steps:.3g} steps, and a run has at most "
-                f"{_MOST_STEPS:,}; lower it, or give --max-steps"
+                f"--num-train-epochs {self.num_train_epochs:g} of {rows:,} rows are {steps:.3g} "
+                f"steps, and a run has at most {_MOST_STEPS:,}; lower it, or give --max-steps"
             )
         return steps
 
@@ -158,20 +168,21 @@ class TrainingArguments:
                 raise InputError(f"{flag(name)} {value} is out of range; it must be {bounds}")
         if not (self.max_steps == -1 or 0 < self.max_steps <= _MOST_STEPS):
             raise InputError(
-                f"--max-steps {self.max_steps} is out of range; give a number from 1 to {_MOST_STEPS:,}, or -1 for whole epochs"
+                f"--max-steps {self.max_steps} is out of range; give a number from 1 to "
+                f"{_MOST_STEPS:,}, or -1 for whole epochs"
             )
         if self.max_steps == -1 and not 0 < self.num_train_epochs < math.inf:
             raise InputError(f"--num-train-epochs {self.num_train_epochs} is out of range; it must be positive")
 
 
 def check_weights(weights: Sequence[float], paths: int) -> None:
-    """Raises InputError where there is not one positive weight for each path of the data."""
+    """Raises InputError unless there is one positive weight for each path of the data."""
     if len(weights) != paths:
         raise InputError(
-            f"{len(weights)} weights are given in --data-weights for {paths} paths of --data; give one weight for each path"
+            f"--data-weights has {len(weights)} weights for {paths} paths of --data; give one weight for each path"
         )
     for weight in weights:
         if not 0 < weight < math.inf:
             raise InputError(
-                f"the weight {weight} in --data-weights must be a positive number; leave out what you do not want"
+                f"the weight {weight} in --data-weights must be a positive number; omit the paths that you do not want"
             )

@@ -207,7 +207,7 @@ def test_the_model_s_own_context_is_the_default_and_more_scales_rope(base, caplo
         ({"attention": "flash"}, "attention='flash' is unknown"),
         ({"max_seq_length": 0}, "max_seq_length=0 must be a positive"),
         ({"rope_scaling": "yarm"}, "rope_scaling='yarm' is unknown; did you mean yarn"),
-        ({"rope_scaling": "yarn"}, "stretches positions beyond 65,536 tokens, and max_seq_length=65,536 is not beyond"),
+        ({"rope_scaling": "yarn"}, "stretches positions beyond 65,536 tokens, but max_seq_length=65,536 is not longer"),
         ({"rope_theta": 1.0}, "rope_theta=1.0 is out of range"),
         ({"rope_scaling": "none", "rope_theta": 1e6}, "rope_scaling='none' and rope_theta=1000000.0 contradict"),
         ({"use_gradient_checkpointing": "some"}, "use_gradient_checkpointing='some' is unknown"),

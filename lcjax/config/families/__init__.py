@@ -1,7 +1,8 @@
 """The families of models, by the model_type of config.json.
 
-family.py   what a family is
-llama.py    the first; a new family is a file like it, and a place in FAMILIES
+family.py   what defines a family
+llama.py    the first family; a new one needs a file like it and an entry in FAMILIES
+mistral.py  Llama with other defaults and a sliding window
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""What a family of models is: its config.json, the table of its parameters, and what its attention sees.
+"""What defines a family of models: config.json, the table of parameters, and attention's view.
 
-Everything else follows from these. The names in Hugging Face's, llama.cpp's, PEFT's and bitsandbytes' files, the shapes, what
-can be quantized or adapted, the FLOPs of a step and the planner's abstract parameters are read from the table. The model, the
-tiled layers and the KV cache read what attention sees.
+Everything else follows from these. The table gives the names in Hugging Face, llama.cpp, PEFT and
+bitsandbytes files, the shapes, what can be quantized or adapted, the FLOPs of a step, and the
+planner's abstract parameters. The model, the tiled layers and the KV cache use attention's view.
 
-A family is plain data and needs no JAX. So it stands here, in the lowest package, where both the reader of config.json and the
-model can reach it: a family is one file in this folder and one line in `lcjax.config.families`.
+A family is plain data and needs no JAX. So it is in the lowest package, where both the reader of
+config.json and the model can import it. A family is one file in this folder and one line in
+`lcjax.config.families`.
 """
 
 from __future__ import annotations
@@ -27,18 +28,22 @@ AXES: Mapping[str, Callable[[LlamaConfig], int]] = {
     "head_dim": lambda config: config.head_dim,
     "mlp": lambda config: config.intermediate_size,
 }
-"""The logical axes of parameters and their sizes. `heads` and `kv_heads` are the features of all heads, head after head."""
+"""The logical axes of parameters and their sizes.
+
+`heads` and `kv_heads` are the features of all heads, one head after another.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class AttentionView:
-    """What every layer's attention sees of the tokens before it, and how it scores them.
+    """Which earlier tokens every layer's attention sees, and how it scores them.
 
     Attributes:
-      window: the nearest tokens that are visible, the token itself included; None for all.
-      soft_cap: scores become `soft_cap * tanh(score / soft_cap)`; None for none.
+      window: the number of nearest visible tokens, including the token itself; None for all.
+      soft_cap: scores become `soft_cap * tanh(score / soft_cap)`; None for no cap.
       scale: factor of the scores; None for `1 / sqrt(head_dim)`.
-      qk_norm: whether each head's queries and keys pass an RMSNorm before RoPE (Dehghani et al., arXiv 2302.05442).
+      qk_norm: whether each head's queries and keys pass an RMSNorm before RoPE (Dehghani et al.,
+        arXiv 2302.05442).
     """
 
     window: int | None = None
@@ -49,18 +54,22 @@ class AttentionView:
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """One row of a family's table: a leaf of the parameter tree, stacked over the layers where its first axis is `layers`.
+    """One row of a family's table: a leaf of the parameter tree.
+
+    It is stacked over the layers if its first axis is `layers`.
 
     Attributes:
       path: its place in the parameter tree.
-      hugging_face: its name in safetensors files, with `{layer}` for the number of the layer.
-      gguf: its name in GGUF files, with `{layer}` too.
+      hugging_face: its name in safetensors files, with `{layer}` for the layer's number.
+      gguf: its name in GGUF files, also with `{layer}`.
       axes: its logical axes, names of AXES.
-      quantizable: whether it can be stored in four bits.
+      quantizable: whether it can be stored in 4 bits.
       adaptable: whether it can have a low-rank adapter.
-      matmul: whether each token is multiplied with it, which costs FLOPs.
-      interleaved: whether llama.cpp's converter interleaves the two halves of every head along the first of its own axes.
-      stored: whether a checkpoint with a given config has it: biases and an untied head are optional.
+      matmul: whether each token is multiplied by it, which costs FLOPs.
+      interleaved: whether llama.cpp's converter interleaves the two halves of every head along the
+        first axis after `layers`.
+      stored: whether a checkpoint with a given config has it; biases and an untied head are
+        optional.
     """
 
     path: tuple[str, ...]
@@ -80,16 +89,16 @@ class Parameter:
 
     @property
     def in_layers(self) -> bool:
-        """Whether every layer has one."""
+        """Whether every layer has this parameter."""
         return self.axes[0] == "layers"
 
     def shape(self, config: LlamaConfig) -> tuple[int, ...]:
-        """One layer's, or the leaf's own where it is outside the layers."""
+        """The shape in one layer; for a leaf outside the layers, its own shape."""
         axes = self.axes[1:] if self.in_layers else self.axes
         return tuple(AXES[axis](config) for axis in axes)
 
     def stacked_shape(self, config: LlamaConfig) -> tuple[int, ...]:
-        """The leaf's in the parameter tree, all layers in one."""
+        """The leaf's shape in the parameter tree, with all layers stacked."""
         return tuple(AXES[axis](config) for axis in self.axes)
 
 
@@ -100,12 +109,14 @@ class Family:
     Attributes:
       model_type: its name in config.json.
       architecture: the class of transformers that config.json names.
-      keys: the fields of LlamaConfig that its config.json has, with the values that transformers takes where one is missing.
+      keys: the fields of LlamaConfig in its config.json, with transformers' default for a missing
+        one.
       parameters: the table, in the order in which checkpoints are written.
-      own_keys: keys of its config.json that no other family has, with their defaults; see `LlamaConfig.own_value`.
+      own_keys: keys of its config.json that no other family has, with their defaults; see
+        `LlamaConfig.own_value`.
       ignored_keys: keys whose value in the file has no effect.
       sees: what attention sees in a model with a given config.
-      gguf_architecture: its name in GGUF files; None where these cannot be read.
+      gguf_architecture: its name in GGUF files; None if GGUF files of this family cannot be read.
     """
 
     model_type: str
@@ -119,7 +130,7 @@ class Family:
 
     @functools.cached_property
     def by_path(self) -> Mapping[tuple[str, ...], Parameter]:
-        """The rows of the table by their place in the tree."""
+        """The rows of the table by path in the tree."""
         return {row.path: row for row in self.parameters}
 
     @functools.cached_property
@@ -146,7 +157,7 @@ def linear(
     has_bias: Callable[[LlamaConfig], bool] = lambda config: False,
     interleaved: bool = False,
 ) -> tuple[Parameter, Parameter]:
-    """A linear map in every layer, e.g. `self_attn.q_proj`: its weight [out, in], and its bias where the config has one."""
+    """A linear map in every layer, e.g. `self_attn.q_proj`: weight [out, in] and optional bias."""
     weight = _in_layers(
         f"{name}.weight",
         f"{gguf}.weight",

@@ -1,6 +1,7 @@
-"""Llama: full causal attention and a SwiGLU, each behind a norm.
+"""Llama: full causal attention and a SwiGLU, each after a norm.
 
-Source: transformers 5, `models/llama/configuration_llama.py`; llama.cpp, `gguf-py/gguf/constants.py`.
+Source: transformers 5, `models/llama/configuration_llama.py`; llama.cpp,
+`gguf-py/gguf/constants.py`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ LLAMA = Family(
             "lm_head.weight",
             "output.weight",
             ("vocab", "embed"),
-            matmul=True,  # where it is tied, by the embedding
+            matmul=True,  # by the embedding if they are tied
             stored=lambda config: not config.tie_word_embeddings,
         ),
     ),

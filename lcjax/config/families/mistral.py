@@ -1,7 +1,7 @@
 """Mistral: Llama with other defaults and a sliding window.
 
-Its window is not applied yet: up to the window's length its attention is full attention, and `LlamaConfig.check_length` refuses
-longer sequences.
+The window is not applied yet. For sequences up to its length, attention with the window is full
+attention. `LlamaConfig.check_length` rejects longer sequences.
 
 Source: transformers 5, `models/mistral/configuration_mistral.py`.
 """

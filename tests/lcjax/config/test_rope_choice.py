@@ -138,7 +138,7 @@ def test_the_base_is_the_user_s_or_stretches_the_slowest_wave():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((SMOLLM2, 8192, "yarn"), "'yarn' stretches positions beyond 8,192 tokens, and max_seq_length=8,192 is not"),
+        ((SMOLLM2, 8192, "yarn"), "'yarn' stretches positions beyond 8,192 tokens, but max_seq_length=8,192 is not"),
         ((SMOLLM2, 8192, "base"), "rope_scaling='base' stretches positions beyond 8,192"),
         ((SMOLLM2, 65_536, "longrope"), "rope_scaling='longrope' is unknown; .*use one of auto, none, base"),
         ((SMOLLM2, 65_536, "none", 1e6), "contradict each other"),

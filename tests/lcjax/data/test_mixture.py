@@ -100,7 +100,7 @@ def test_weights_of_real_files(tmp_path, smol_tokenizer):
 @pytest.mark.parametrize(
     ("weights", "expected"),
     [
-        ((1, 1), "2 weights are given in --data-weights for 3 paths of --data; give one weight for each path"),
+        ((1, 1), "--data-weights has 2 weights for 3 paths of --data; give one weight for each path"),
         ((1, 0, 1), "the weight 0 in --data-weights must be a positive number"),
         ((1, float("nan"), 1), "the weight nan in --data-weights must be a positive number"),
     ],

@@ -49,4 +49,4 @@ def test_other_weights_are_another_run(model_dir, paths, tmp_path, capsys):
     assert main(["--output-dir", run, "--resume-from-checkpoint", "latest", "--data-weights", "1", "2", "1"]) == 2
     assert "the data were different" in capsys.readouterr().err.splitlines()[-1]
     assert main(["--model", str(model_dir), "--data", *paths, "--data-weights", "1", "2"]) == 2
-    assert "error: 2 weights are given in --data-weights for 3 paths of --data" in capsys.readouterr().err
+    assert "error: --data-weights has 2 weights for 3 paths of --data" in capsys.readouterr().err

@@ -58,12 +58,12 @@ def test_a_resumed_run_keeps_its_date_and_lists_its_sessions(keeps_file, first_s
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "has no run.json; name the output directory of a run"),
+        (None, "has no run.json; give the output directory of a run"),
         ("", "is damaged"),
         ("[1]", "is damaged"),
         ("\0\0", "is damaged"),
         ('{"format": 1}', "parts are missing"),
-        ('{"format": 7}', "has format 7, and this lcjax reads 1"),
+        ('{"format": 7}', "has format 7, but this lcjax reads format 1"),
     ],
 )
 def test_a_record_that_cannot_be_read_is_refused(content, said, tmp_path):
