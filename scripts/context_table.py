@@ -3,8 +3,8 @@
     python scripts/context_table.py             # every row, about 15 minutes on two cores
     python scripts/context_table.py --only 70b  # only rows whose model contains "70b"
 
-Compiled programs are cached on disk (see `lcjax.plan.compile_cache`), so an interrupted run resumes
-where it stopped.
+Compiled programs are cached on disk (see `lcjax.plan.compiling.compile_cache`), so an interrupted
+run resumes where it stopped.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from lcjax.cli.entry import entry_point
 from lcjax.errors import InputError
-from lcjax.plan.aot import gpu_sharding
+from lcjax.plan.compiling.aot import gpu_sharding
 from lcjax_scripts.codegen import budgets
 from lcjax_scripts.codegen.compiled import HEAD_DIMS, KERNELS
 from lcjax_scripts.codegen.report import as_json, broken_budgets, compile_all, versions

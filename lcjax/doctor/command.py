@@ -20,8 +20,8 @@ from lcjax.doctor.memory import by_plan, by_rule
 from lcjax.doctor.rope import on_rope
 from lcjax.doctor.train_command import train_command
 from lcjax.errors import InputError, unknown
-from lcjax.plan.aot import gpu_names
 from lcjax.plan.command import start_quietly
+from lcjax.plan.compiling.aot import gpu_names
 from lcjax.plan.planner import Planner
 from lcjax.plan.progress import CompilationProgress
 from lcjax.plan.workload import Workload

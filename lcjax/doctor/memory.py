@@ -8,7 +8,7 @@ from collections.abc import Callable
 from lcjax.config.policies import OFFLOAD_ABOVE_TOKENS, resolve_policy
 from lcjax.doctor.findings import Finding
 from lcjax.errors import InputError
-from lcjax.plan.memory import GIB
+from lcjax.plan.compiling.memory import GIB
 from lcjax.plan.planner import Plan, Planner
 from lcjax.plan.report import duration, headline
 from lcjax.plan.workload import Workload

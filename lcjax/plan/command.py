@@ -12,14 +12,14 @@ from lcjax.cli.outputs import replacing, write_json
 from lcjax.cli.terminal import say, tables_console
 from lcjax.config.presets import resolve_config
 from lcjax.errors import InputError
-from lcjax.plan.aot import gpu_memory_bytes, gpu_names, gpu_sharding
 from lcjax.plan.arguments import PlanArguments
+from lcjax.plan.choosing.search import LENGTH_STEP
+from lcjax.plan.compiling.aot import gpu_memory_bytes, gpu_names, gpu_sharding
 from lcjax.plan.planner import Plan, Planner
 from lcjax.plan.plot import draw, lengths
 from lcjax.plan.progress import CompilationProgress
 from lcjax.plan.remedies import remedies_of_plan
 from lcjax.plan.report import buffer_table, headline, ladder_table, plan_table, trial_table
-from lcjax.plan.search import LENGTH_STEP
 from lcjax.plan.workload import Workload
 
 

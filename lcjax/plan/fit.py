@@ -11,14 +11,14 @@ from lcjax.config import LlamaConfig
 from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
 from lcjax.model import ModelSettings
-from lcjax.plan.budget import Budget
-from lcjax.plan.choose import choose, possible
-from lcjax.plan.compile import step_memory
-from lcjax.plan.memory import Memory, gib
-from lcjax.plan.parameters import abstract_params
+from lcjax.plan.choosing.budget import Budget
+from lcjax.plan.choosing.choose import choose, possible
+from lcjax.plan.choosing.tuner import Trial, Tuning
+from lcjax.plan.compiling.compile import step_memory
+from lcjax.plan.compiling.memory import Memory, gib
+from lcjax.plan.compiling.parameters import abstract_params
+from lcjax.plan.compiling.run import Run
 from lcjax.plan.remedies import FOUR_BITS, Estimated, remedies
-from lcjax.plan.run import Run
-from lcjax.plan.tuner import Trial, Tuning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def fit(
 
     Args:
       run: its weights are where the step will have them.
-      compiler: called only for a program that it has not compiled before (see `lcjax.plan.compile_cache`).
+      compiler: called only for a program that it has not compiled before (see `lcjax.plan.compiling.compile_cache`).
 
     Raises:
       InputError: the step does not fit with any settings that may be tried; the message says what it takes and what would help.

@@ -10,16 +10,16 @@ from typing import Any
 from lcjax.config.rope import LONGEST
 from lcjax.model import ModelSettings
 from lcjax.ops.cross_entropy import chunk_tokens
-from lcjax.plan.budget import Budget, budget_of
-from lcjax.plan.buffers import Buffer
-from lcjax.plan.choose import choose, settings_of_least_memory
-from lcjax.plan.figures import compiled_figures
-from lcjax.plan.flops import StepFlops, step_flops
-from lcjax.plan.memory import Memory
-from lcjax.plan.run import Run
-from lcjax.plan.search import LENGTH_STEP, largest_fitting
-from lcjax.plan.settings import policy_lengths, requested_settings
-from lcjax.plan.tuner import Tuning
+from lcjax.plan.choosing.budget import Budget, budget_of
+from lcjax.plan.choosing.choose import choose, settings_of_least_memory
+from lcjax.plan.choosing.flops import StepFlops, step_flops
+from lcjax.plan.choosing.search import LENGTH_STEP, largest_fitting
+from lcjax.plan.choosing.settings import policy_lengths, requested_settings
+from lcjax.plan.choosing.tuner import Tuning
+from lcjax.plan.compiling.buffers import Buffer
+from lcjax.plan.compiling.figures import compiled_figures
+from lcjax.plan.compiling.memory import Memory
+from lcjax.plan.compiling.run import Run
 from lcjax.plan.workload import Workload
 
 
@@ -27,7 +27,8 @@ from lcjax.plan.workload import Workload
 class Plan:
     """What one step at one length takes, and whether it is there.
 
-    `seconds` is the estimated time of the step (see `lcjax.plan.cost`). `tuning` is None where the settings were not chosen.
+    `seconds` is the estimated time of the step (see `lcjax.plan.choosing.cost`). `tuning` is None
+    where the settings were not chosen.
     """
 
     workload: Workload

@@ -11,9 +11,9 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 
-from lcjax.plan.memory import GIB
+from lcjax.plan.choosing.search import LENGTH_STEP
+from lcjax.plan.compiling.memory import GIB
 from lcjax.plan.planner import Plan
-from lcjax.plan.search import LENGTH_STEP
 
 _POINTS = 5
 

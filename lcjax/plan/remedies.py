@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 from lcjax.errors import InputError
 from lcjax.model import ModelSettings
-from lcjax.plan.aot import gpu_memory_bytes, gpu_names
-from lcjax.plan.budget import Budget
-from lcjax.plan.memory import Memory, gib
+from lcjax.plan.choosing.budget import Budget
+from lcjax.plan.choosing.search import LENGTH_STEP
+from lcjax.plan.compiling.aot import gpu_memory_bytes, gpu_names
+from lcjax.plan.compiling.memory import Memory, gib
+from lcjax.plan.compiling.run import Run
 from lcjax.plan.planner import Plan, Planner
-from lcjax.plan.run import Run
-from lcjax.plan.search import LENGTH_STEP
 from lcjax.plan.workload import Workload
 
 ANY_MEMORY = "--memory auto"

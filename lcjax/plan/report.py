@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
-from lcjax.plan.memory import GIB, MARGIN_BYTES, gib
+from lcjax.plan.choosing.tuner import Tuning
+from lcjax.plan.compiling.memory import GIB, MARGIN_BYTES, gib
 from lcjax.plan.planner import Plan
-from lcjax.plan.tuner import Tuning
 
 
 def headline(plan: Plan) -> str:

@@ -18,7 +18,7 @@ class Workload:
     Args:
       model: what the user calls it.
       config: its shape.
-      gpu: a name of `lcjax.plan.aot.gpu_names`, `gpus` of it in each of `hosts` machines.
+      gpu: a name of `lcjax.plan.compiling.aot.gpu_names`, `gpus` of it in each of `hosts` machines.
       lora_r: rank of the adapter on all seven linear maps of a layer; 0 trains every weight.
       quantize: None or "nf4".
       use_gradient_checkpointing, memory, loss_chunk, attention, optimizer_memory: as in `lcjax.train`.

@@ -17,7 +17,7 @@ from lcjax.cli.startup import EXIT_CODES
 from lcjax.cli.terminal import mute_libraries, say, show_warnings
 from lcjax.data import Data, check_data_paths
 from lcjax.leak import PackingLeak
-from lcjax.plan.budget import budget_here
+from lcjax.plan.choosing.budget import budget_here
 from lcjax.train.arguments import RunArguments
 from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
 from lcjax.train.data import load_run_data

@@ -27,10 +27,10 @@ from lcjax.model import Llama, ModelSettings, lora
 from lcjax.ops.attention.registry import takes_segments
 from lcjax.parallel.placement import committed
 from lcjax.parallel.processes import writes_files
-from lcjax.plan.budget import budget_here
+from lcjax.plan.choosing.budget import budget_here
+from lcjax.plan.compiling.run import Run
 from lcjax.plan.fit import fit
 from lcjax.plan.report import trial_table
-from lcjax.plan.run import Run
 from lcjax.step.program import build_program
 from lcjax.train.checkpoints.checkpoint import Checkpoints
 from lcjax.train.checkpoints.folder import RunFolder, open_run_folder

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 
 from lcjax.config import LlamaConfig
-from lcjax.plan.compile import CompiledStep, compile_step
-from lcjax.plan.settings import requested_settings
+from lcjax.plan.choosing.settings import requested_settings
+from lcjax.plan.compiling.compile import CompiledStep, compile_step
 from lcjax.plan.workload import Workload
 
 TINY = LlamaConfig(

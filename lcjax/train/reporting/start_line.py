@@ -11,7 +11,7 @@ from lcjax.data import Data
 from lcjax.model import Llama, ModelSettings
 from lcjax.ops.attention.registry import backend_of
 from lcjax.ops.nf4 import is_quantized
-from lcjax.plan.parameters import abstract_params
+from lcjax.plan.compiling.parameters import abstract_params
 
 
 def start_line(

@@ -15,7 +15,7 @@ from jax.sharding import use_abstract_mesh
 from lcjax import ops
 from lcjax.pallas.triton import rope
 from lcjax.pallas.triton.block_sizes import block_sizes_for, traced_for
-from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
+from lcjax.plan.compiling.aot import abstract, compile_lowered, gpu_sharding
 from lcjax_scripts.codegen import ptx
 from lcjax_scripts.codegen.compiled import ATTENTION_KERNELS, HEADS, KEY_VALUE_HEADS, TOKENS, CompiledKernel
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lcjax.config import MemorySettings, parse_memory
 from lcjax.config.presets import resolve_config
-from lcjax.plan.memory import GIB, MARGIN_BYTES
+from lcjax.plan.compiling.memory import GIB, MARGIN_BYTES
 from lcjax.plan.planner import Plan, Planner
 from lcjax.plan.progress import CompilationProgress
 from lcjax.plan.workload import Workload

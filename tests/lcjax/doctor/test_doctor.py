@@ -17,7 +17,7 @@ from lcjax.doctor.__main__ import main
 from lcjax.doctor.findings import Finding
 from lcjax.doctor.memory import by_plan
 from lcjax.doctor.train_command import train_command
-from lcjax.plan.budget import Budget
+from lcjax.plan.choosing.budget import Budget
 from lcjax.plan.planner import Plan, Planner
 from lcjax.plan.workload import Workload
 from lcjax.train.__main__ import parse as parse_train

@@ -10,8 +10,8 @@ from lcjax.generate import generator
 from lcjax.generate.cache import KVCache
 from lcjax.model import Llama, ModelSettings
 from lcjax.pallas.triton.block_sizes import traced_for
-from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
-from lcjax.plan.parameters import abstract_params
+from lcjax.plan.compiling.aot import abstract, compile_lowered, gpu_sharding
+from lcjax.plan.compiling.parameters import abstract_params
 
 TOKENS = 131_072
 

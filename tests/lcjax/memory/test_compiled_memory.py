@@ -13,9 +13,9 @@ import pytest
 
 from lcjax.config import MemorySettings
 from lcjax.config.presets import PRESETS
-from lcjax.plan.compile import CompiledStep, compile_step
-from lcjax.plan.memory import device_limit_bytes
-from lcjax.plan.settings import requested_settings
+from lcjax.plan.choosing.settings import requested_settings
+from lcjax.plan.compiling.compile import CompiledStep, compile_step
+from lcjax.plan.compiling.memory import device_limit_bytes
 from lcjax.plan.workload import Workload
 from tests.support.thin import thinned
 

@@ -30,8 +30,8 @@ from lcjax.ops import nf4
 from lcjax.ops.attention import reference
 from lcjax.ops.cross_entropy import IGNORE
 from lcjax.optim.adamw import make_optimizer
-from lcjax.plan.flops import step_flops
-from lcjax.plan.parameters import abstract_params
+from lcjax.plan.choosing.flops import step_flops
+from lcjax.plan.compiling.parameters import abstract_params
 from lcjax.weights.gguf import gguf_name
 from tests.support.numerics import error_ratio, tree_error_ratio
 from tests.support.oracles import QUICK_TO_COMPILE, jax_gradients, make_batch, micro_batches, split

@@ -16,9 +16,9 @@ from lcjax.config import LlamaConfig
 from lcjax.optim.adamw import make_optimizer
 from lcjax.optim.layerwise import global_norm, host_bytes
 from lcjax.optim.schedules import make_schedule
-from lcjax.plan.compile import compile_step
-from lcjax.plan.parameters import abstract_params
-from lcjax.plan.settings import requested_settings
+from lcjax.plan.choosing.settings import requested_settings
+from lcjax.plan.compiling.compile import compile_step
+from lcjax.plan.compiling.parameters import abstract_params
 from lcjax.plan.workload import Workload
 
 STEPS, RATE = 6, 1e-3

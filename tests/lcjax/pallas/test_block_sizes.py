@@ -20,7 +20,7 @@ from lcjax.pallas.triton.block_sizes import (
     traced_for,
     traced_gpu,
 )
-from lcjax.plan.aot import gpu_names
+from lcjax.plan.compiling.aot import gpu_names
 from lcjax_scripts.codegen.compile_pallas import compile_attention, device_of
 from tests.support.numerics import tree_error_ratio
 from tests.support.thin import thinned

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from lcjax.config.presets import PRESETS
-from lcjax.plan.compile import compile_step
-from lcjax.plan.settings import requested_settings
+from lcjax.plan.choosing.settings import requested_settings
+from lcjax.plan.compiling.compile import compile_step
 from lcjax.plan.workload import Workload
 from tests.support.thin import thinned
 

@@ -17,7 +17,7 @@ from lcjax.parallel.processes import writes_files
 PACKAGE = Path(lcjax.__file__).parent
 OWNED = {"NamedSharding", "SingleDeviceSharding", "PartitionSpec", "Mesh", "local_devices", "process_index", "Space"}
 # Devices that are not there have shardings of their own.
-ELSEWHERE = {"plan/aot.py": {"NamedSharding", "PartitionSpec", "Mesh"}}
+ELSEWHERE = {"plan/compiling/aot.py": {"NamedSharding", "PartitionSpec", "Mesh"}}
 # Of a program that is asked whether JAX starts at all, and of a run's record.
 STARTS_JAX = {"train/command.py": {"local_devices"}}
 

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from lcjax.plan import figures
-from lcjax.plan.compile import CompiledStep
-from lcjax.plan.hlo import Program
-from lcjax.plan.memory import Memory
+from lcjax.plan.compiling import figures
+from lcjax.plan.compiling.compile import CompiledStep
+from lcjax.plan.compiling.hlo import Program
+from lcjax.plan.compiling.memory import Memory
 from lcjax.plan.workload import Workload
 from tests.support.tiny_model import TINY
 

@@ -1,4 +1,4 @@
-"""lcjax.plan.aot: real machine code and exact memory figures for GPUs that are not here."""
+"""lcjax.plan.compiling.aot: real machine code and exact memory figures for GPUs that are not here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from lcjax import ops
 from lcjax.errors import InputError
-from lcjax.plan.aot import abstract, compile_lowered, gpu_memory_bytes, gpu_names, gpu_sharding
+from lcjax.plan.compiling.aot import abstract, compile_lowered, gpu_memory_bytes, gpu_names, gpu_sharding
 from tests.support.hlos import Program, aliases
 
 ARCHITECTURES = {
@@ -138,7 +138,9 @@ def test_what_is_missing_is_named(installed, mend, monkeypatch):
         raise NotImplementedError("topology not implemented for cuda")
 
     monkeypatch.setattr(topologies, "get_topology_desc", unknown_platform)
-    monkeypatch.setattr("lcjax.plan.aot.find_spec", lambda name: importlib.util.find_spec("jax") if installed else None)
+    monkeypatch.setattr(
+        "lcjax.plan.compiling.aot.find_spec", lambda name: importlib.util.find_spec("jax") if installed else None
+    )
     with pytest.raises(InputError, match=mend) as caught:
         gpu_sharding("h100-80gb")
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""lcjax.plan.buffers: what is alive at the peak, by name, with the line of code that made it."""
+"""lcjax.plan.compiling.buffers: what is alive at the peak, by name, with the line of code that made it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import lcjax
-from lcjax.plan.buffers import largest_buffers
+from lcjax.plan.compiling.buffers import largest_buffers
 from tests.support.tiny_model import TOKENS, compiled
 
 EVERYTHING = 10_000

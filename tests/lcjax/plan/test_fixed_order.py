@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lcjax.plan.compile import compile_step
-from lcjax.plan.settings import requested_settings
+from lcjax.plan.choosing.settings import requested_settings
+from lcjax.plan.compiling.compile import compile_step
 from lcjax.plan.workload import Workload
 from lcjax.step import update
 from tests.support.thin import thinned

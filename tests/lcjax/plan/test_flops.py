@@ -1,12 +1,12 @@
-"""lcjax.plan.flops: the arithmetic of a step."""
+"""lcjax.plan.choosing.flops: the arithmetic of a step."""
 
 from __future__ import annotations
 
 import pytest
 
 from lcjax.config.presets import PRESETS
-from lcjax.plan.aot import gpu_names
-from lcjax.plan.flops import PEAK_BF16_TFLOPS, UTILISATION, step_flops
+from lcjax.plan.choosing.flops import PEAK_BF16_TFLOPS, UTILISATION, step_flops
+from lcjax.plan.compiling.aot import gpu_names
 
 
 def test_every_gpu_has_a_peak():

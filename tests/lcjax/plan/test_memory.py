@@ -1,4 +1,4 @@
-"""lcjax.plan.memory: the compiler's figures against sums by hand, and what a GPU has."""
+"""lcjax.plan.compiling.memory: the compiler's figures against sums by hand, and what a GPU has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from lcjax.config.presets import resolve_config
 from lcjax.errors import InputError
 from lcjax.model import ModelSettings
-from lcjax.plan.memory import device_limit_bytes, scratch_of
+from lcjax.plan.compiling.memory import device_limit_bytes, scratch_of
 from tests.support.tiny_model import TINY, TOKENS, compiled
 
 MEASURED = Path(__file__).parents[3] / "docs" / "measured"

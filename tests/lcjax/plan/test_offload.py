@@ -1,4 +1,4 @@
-"""lcjax.plan.offload: what goes to host memory, to the byte, and the error that names what did not go."""
+"""lcjax.plan.compiling.offload: what goes to host memory, to the byte, and the error that names what did not go."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lcjax.config.presets import PRESETS
 from lcjax.errors import InputError
 from lcjax.memory import stack as memory_stack
 from lcjax.model import ModelSettings
-from lcjax.plan.compile import compile_step
-from lcjax.plan.offload import host_arrays
-from lcjax.plan.settings import requested_settings
+from lcjax.plan.choosing.settings import requested_settings
+from lcjax.plan.compiling.compile import compile_step
+from lcjax.plan.compiling.offload import host_arrays
 from lcjax.plan.workload import Workload
 from lcjax.step import program
 from tests.support.thin import thinned

@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
-from lcjax.plan import aot, plot
+from lcjax.plan import plot
 from lcjax.plan.__main__ import main
-from lcjax.plan.memory import GIB
+from lcjax.plan.compiling import aot
+from lcjax.plan.compiling.memory import GIB
 
 KEYS = {
     "model", "gpu", "max_seq_length", "fits", "device_bytes", "device_argument_bytes", "device_temp_bytes",

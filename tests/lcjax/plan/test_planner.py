@@ -8,9 +8,9 @@ import pytest
 
 from lcjax.config.rope import LONGEST
 from lcjax.errors import InputError
-from lcjax.plan.memory import GIB
+from lcjax.plan.choosing.settings import policy_lengths, requested_settings
+from lcjax.plan.compiling.memory import GIB
 from lcjax.plan.planner import Planner
-from lcjax.plan.settings import policy_lengths, requested_settings
 from lcjax.plan.workload import Workload
 from lcjax.step import program
 from lcjax.train import loop

@@ -1,11 +1,11 @@
-"""lcjax.plan.search: the longest that fits, asked of few lengths."""
+"""lcjax.plan.choosing.search: the longest that fits, asked of few lengths."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from lcjax.plan.search import largest_fitting
+from lcjax.plan.choosing.search import largest_fitting
 
 
 class Load:

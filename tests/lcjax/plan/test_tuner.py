@@ -1,4 +1,4 @@
-"""lcjax.plan.tuner, candidates, cost and compile_cache: the fastest settings that fit, by few compilations, cached on disk."""
+"""lcjax.plan.choosing: the fastest settings that fit, found by few compilations, cached on disk."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pytest
 from lcjax.config import MemorySettings, parse_memory
 from lcjax.config.presets import PRESETS
 from lcjax.model import ModelSettings
-from lcjax.plan import compile_cache
-from lcjax.plan.budget import Budget
-from lcjax.plan.candidates import Candidate, candidates
-from lcjax.plan.compile import compile_step
-from lcjax.plan.cost import step_seconds
-from lcjax.plan.memory import Memory
-from lcjax.plan.offload import host_arrays
+from lcjax.plan.choosing.budget import Budget
+from lcjax.plan.choosing.candidates import Candidate, candidates
+from lcjax.plan.choosing.cost import step_seconds
+from lcjax.plan.choosing.settings import requested_settings
+from lcjax.plan.choosing.tuner import least_memory, tune
+from lcjax.plan.compiling import compile_cache
+from lcjax.plan.compiling.compile import compile_step
+from lcjax.plan.compiling.memory import Memory
+from lcjax.plan.compiling.offload import host_arrays
 from lcjax.plan.planner import Planner
-from lcjax.plan.settings import requested_settings
-from lcjax.plan.tuner import least_memory, tune
 from lcjax.plan.workload import Workload
 from tests.support.tiny_model import TINY
 

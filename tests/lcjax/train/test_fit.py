@@ -20,12 +20,12 @@ from lcjax.errors import InputError
 from lcjax.memory import allocators, place_embeddings
 from lcjax.model import ModelSettings
 from lcjax.parallel.placement import abstract_like
-from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
-from lcjax.plan.budget import Budget, budget_here
-from lcjax.plan.compile import compile_step, step_memory
+from lcjax.plan.choosing.budget import Budget, budget_here
+from lcjax.plan.compiling.aot import abstract, compile_lowered, gpu_sharding
+from lcjax.plan.compiling.compile import compile_step, step_memory
+from lcjax.plan.compiling.parameters import abstract_params
+from lcjax.plan.compiling.run import Run
 from lcjax.plan.fit import fit
-from lcjax.plan.parameters import abstract_params
-from lcjax.plan.run import Run
 from lcjax.plan.workload import Workload
 from lcjax.train.arguments import RunArguments
 from lcjax.train.devices import host_bytes_at_most

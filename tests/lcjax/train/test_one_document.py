@@ -13,8 +13,8 @@ from lcjax.config.presets import PRESETS
 from lcjax.data.packing import pack
 from lcjax.errors import InputError
 from lcjax.ops.attention import registry
-from lcjax.plan.compile import compile_step
-from lcjax.plan.settings import requested_settings
+from lcjax.plan.choosing.settings import requested_settings
+from lcjax.plan.compiling.compile import compile_step
 from lcjax.plan.workload import Workload
 from lcjax.train import loop
 from lcjax.train.__main__ import main as train

@@ -11,7 +11,7 @@ import pytest
 
 import bench_kernels
 from lcjax.pallas.triton.block_sizes import traced_with
-from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
+from lcjax.plan.compiling.aot import abstract, compile_lowered, gpu_sharding
 from lcjax_scripts.bench.kernels import jax_side, runs
 from lcjax_scripts.bench.kernels.jobs import BACKWARD, BOTH, FORWARD, Job, Result
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lcjax.config import LlamaConfig
-from lcjax.plan.flops import step_flops
+from lcjax.plan.choosing.flops import step_flops
 from lcjax_scripts.bench.steps.shape import Shape
 
 # The matrix products of each kernel. Each one computes q k^T again.

@@ -15,11 +15,11 @@ from lcjax.config import parse_memory
 from lcjax.config.presets import resolve_config
 from lcjax.model import ModelSettings
 from lcjax.parallel.placement import on_one
-from lcjax.plan.aot import abstract
-from lcjax.plan.compile import LoweredStep, lower_step
-from lcjax.plan.memory import Memory
-from lcjax.plan.parameters import abstract_params
-from lcjax.plan.run import Run
+from lcjax.plan.compiling.aot import abstract
+from lcjax.plan.compiling.compile import LoweredStep, lower_step
+from lcjax.plan.compiling.memory import Memory
+from lcjax.plan.compiling.parameters import abstract_params
+from lcjax.plan.compiling.run import Run
 from lcjax.plan.workload import Workload
 from lcjax.train.arguments import RunArguments
 from lcjax.train.devices import prepare_devices

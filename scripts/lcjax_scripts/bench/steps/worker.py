@@ -87,7 +87,7 @@ def timed(one_step: Callable[[], float], steps: int) -> tuple[list[float], float
 def rates(shape: Shape, tokens: int, seconds: float) -> dict[str, float]:
     """Returns tokens per second, and model FLOPs as a fraction of an H100's peak."""
     from lcjax.config.presets import resolve_config
-    from lcjax.plan.flops import PEAK_BF16_TFLOPS, step_flops
+    from lcjax.plan.choosing.flops import PEAK_BF16_TFLOPS, step_flops
 
     flops = step_flops(resolve_config(shape.model), tokens, shape.lora_r).total
     mfu = flops / seconds / (PEAK_BF16_TFLOPS["h100-80gb"] * 1e12)

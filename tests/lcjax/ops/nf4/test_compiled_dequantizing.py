@@ -12,7 +12,7 @@ from jax import lax
 
 from lcjax.model.linear import Linear
 from lcjax.ops import nf4
-from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding
+from lcjax.plan.compiling.aot import abstract, compile_lowered, gpu_sharding
 
 # The gate of Llama-3.1-8B, and of Llama-3.1-70B, whose stack of codes has more than 2^32 bytes.
 WEIGHTS = {"8B": (4, 14_336, 4096), "70B": (80, 28_672, 8192)}

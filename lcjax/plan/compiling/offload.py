@@ -26,8 +26,8 @@ from lcjax.model.params import tensor_names
 from lcjax.ops.attention.passes import layer_call
 from lcjax.ops.attention.registry import backend_of
 from lcjax.pallas.triton.block_sizes import traced_with
-from lcjax.plan.hlo import Instruction, Program
-from lcjax.plan.memory import Memory
+from lcjax.plan.compiling.hlo import Instruction, Program
+from lcjax.plan.compiling.memory import Memory
 
 # How XLA spells the dtypes of activations and of sums.
 _SPELLED = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
@@ -118,7 +118,7 @@ def check_offload(expected: list[HostArray], memory: Memory, text: Callable[[], 
 
     Args:
       expected: of `host_arrays`.
-      memory: of the compiled step; see `lcjax.plan.memory.measure`.
+      memory: of the compiled step; see `lcjax.plan.compiling.memory.measure`.
       text: gives the optimized program, e.g. `compiled.as_text`; it is asked for where the bytes differ.
 
     Raises:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lcjax.model import ModelSettings
-from lcjax.plan.budget import Budget
-from lcjax.plan.candidates import Candidate, candidates
-from lcjax.plan.memory import Memory
-from lcjax.plan.run import Run
-from lcjax.plan.tuner import Tuning, least_memory, tune
+from lcjax.plan.choosing.budget import Budget
+from lcjax.plan.choosing.candidates import Candidate, candidates
+from lcjax.plan.choosing.tuner import Tuning, least_memory, tune
+from lcjax.plan.compiling.memory import Memory
+from lcjax.plan.compiling.run import Run
 
 
 def choose(

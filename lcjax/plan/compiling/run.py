@@ -14,11 +14,11 @@ from lcjax.config.training import TrainingArguments
 from lcjax.model import ModelSettings
 from lcjax.ops.nf4 import is_quantized
 from lcjax.parallel.memories import is_on_host
-from lcjax.plan.aot import abstract
-from lcjax.plan.cost import step_seconds
-from lcjax.plan.offload import HostArray, host_arrays, pinned_bytes
-from lcjax.plan.parameters import abstract_params
-from lcjax.plan.search import LENGTH_STEP
+from lcjax.plan.choosing.cost import step_seconds
+from lcjax.plan.choosing.search import LENGTH_STEP
+from lcjax.plan.compiling.aot import abstract
+from lcjax.plan.compiling.offload import HostArray, host_arrays, pinned_bytes
+from lcjax.plan.compiling.parameters import abstract_params
 from lcjax.plan.workload import Workload
 from lcjax.step.program import Program, build_program
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from lcjax.plan.hlo import Instruction, Program
+from lcjax.plan.compiling.hlo import Instruction, Program
 
 _PEAK = re.compile(r"^  Live ranges at \d+ \(peak\):\n((?:    .*\n)*)", re.M)
 _HOST_SPACE = "S(5)"  # of a layout: pinned host memory

@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from lcjax.plan.candidates import Candidate
-from lcjax.plan.memory import Memory
+from lcjax.plan.choosing.candidates import Candidate
+from lcjax.plan.compiling.memory import Memory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,10 @@ import dataclasses
 from typing import Any
 
 from lcjax.model import ModelSettings
-from lcjax.plan.buffers import Buffer, largest_buffers
-from lcjax.plan.compile import CompiledStep, compile_step
-from lcjax.plan.compile_cache import cached_answer
-from lcjax.plan.memory import Memory
+from lcjax.plan.compiling.buffers import Buffer, largest_buffers
+from lcjax.plan.compiling.compile import CompiledStep, compile_step
+from lcjax.plan.compiling.compile_cache import cached_answer
+from lcjax.plan.compiling.memory import Memory
 from lcjax.plan.workload import Workload
 
 _BUFFERS = 12

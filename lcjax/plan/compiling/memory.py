@@ -13,8 +13,8 @@ from lcjax.model import ModelSettings
 from lcjax.ops.attention.registry import backend_of
 from lcjax.optim.layerwise import host_bytes
 from lcjax.parallel.memories import is_on_host
-from lcjax.plan.aot import gpu_memory_bytes
-from lcjax.plan.parameters import tree_bytes
+from lcjax.plan.compiling.aot import gpu_memory_bytes
+from lcjax.plan.compiling.parameters import tree_bytes
 
 GIB = 2**30
 MARGIN_BYTES = GIB

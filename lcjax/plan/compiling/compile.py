@@ -15,12 +15,12 @@ from jax.sharding import Sharding
 from lcjax import step
 from lcjax.model import ModelSettings
 from lcjax.parallel.placement import abstract_like
-from lcjax.plan.aot import compile_lowered, gpu_sharding, lowering_for
-from lcjax.plan.compile_cache import cached_answer
-from lcjax.plan.hlo import Program
-from lcjax.plan.memory import Memory, measure, scratch_of
-from lcjax.plan.offload import check_offload
-from lcjax.plan.run import Run, Tree
+from lcjax.plan.compiling.aot import compile_lowered, gpu_sharding, lowering_for
+from lcjax.plan.compiling.compile_cache import cached_answer
+from lcjax.plan.compiling.hlo import Program
+from lcjax.plan.compiling.memory import Memory, measure, scratch_of
+from lcjax.plan.compiling.offload import check_offload
+from lcjax.plan.compiling.run import Run, Tree
 from lcjax.plan.workload import Workload
 
 

@@ -63,7 +63,7 @@ def _version(name: str) -> str | None:
 @functools.cache
 def source_digest() -> str:
     """Of every file of this package: whatever is edited, no answer of before is believed."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     files = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".txtpb"))
     digest = hashlib.sha256()
     for path in files:

@@ -13,7 +13,7 @@ from lcjax.config import LlamaConfig, MemorySettings
 from lcjax.config.policies import OFFLOADING
 from lcjax.model import ModelSettings
 from lcjax.ops.cross_entropy import chunk_tokens
-from lcjax.plan.flops import PEAK_BF16_TFLOPS, step_flops
+from lcjax.plan.choosing.flops import PEAK_BF16_TFLOPS, step_flops
 
 # What the products of a step reach of the peak, and attention's kernels: 8B in NF4 on an H200, where the estimates are within a
 # tenth of docs/measured/h200-2026-11-24-steps.csv.

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parents[2]
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%([\w.-]+) \(")
 # %name = type opcode(operands), attributes; the type of a tuple is in parentheses and holds none itself.

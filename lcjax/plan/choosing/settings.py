@@ -1,4 +1,4 @@
-"""What a run is asked to be computed with; where that is "auto", `lcjax.plan.tuner` chooses."""
+"""What a run is asked to be computed with; where that is "auto", `lcjax.plan.choosing.tuner` chooses."""
 
 from __future__ import annotations
 

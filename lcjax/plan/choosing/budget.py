@@ -6,7 +6,7 @@ import dataclasses
 
 from lcjax.memory.allocators import host_limit_bytes
 from lcjax.parallel.placement import this_device
-from lcjax.plan.memory import GIB, Memory, device_limit_bytes
+from lcjax.plan.compiling.memory import GIB, Memory, device_limit_bytes
 
 
 @dataclasses.dataclass(frozen=True)
