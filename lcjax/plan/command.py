@@ -19,7 +19,7 @@ from lcjax.plan.planner import Plan, Planner
 from lcjax.plan.plot import draw, lengths
 from lcjax.plan.progress import CompilationProgress
 from lcjax.plan.remedies import remedies_of_plan
-from lcjax.plan.report import buffer_table, headline, ladder_table, plan_table, trial_table
+from lcjax.plan.report import buffer_table, gpu_table, headline, plan_table, trial_table
 from lcjax.plan.workload import Workload
 
 
@@ -67,7 +67,7 @@ class Command:
         """Plans, writes and prints; returns the exit code."""
         gpu_sharding(self.workload.gpu, self.workload.gpus, self.workload.hosts)
         if self.arguments.table:
-            return self._ladder()
+            return self._every_gpu()
         planner = self.planner(self.workload)
         plan = self._chosen(planner)
         if self.arguments.plot:
@@ -95,7 +95,7 @@ class Command:
             return planner.plan(self.arguments.max_seq_length or self.workload.config.max_position_embeddings)
         return planner.longest() or planner.plan(LENGTH_STEP)
 
-    def _ladder(self) -> int:
+    def _every_gpu(self) -> int:
         rows: list[tuple[str, Plan | str]] = []
         smaller: Plan | None = None
         for gpu in sorted(gpu_names(), key=gpu_memory_bytes):
@@ -108,7 +108,7 @@ class Command:
                 continue
             rows.append((gpu, plan or "not even 1,024 tokens fit"))
             smaller = plan or smaller
-        ladder = {"model": self.workload.model, "rows": [row.as_json() for _, row in rows if isinstance(row, Plan)]}
-        write_json(ladder, self.arguments.json)
-        self.console.print(ladder_table(rows, title=f"the longest context for {self.workload.describe()}"))
+        table = {"model": self.workload.model, "rows": [row.as_json() for _, row in rows if isinstance(row, Plan)]}
+        write_json(table, self.arguments.json)
+        self.console.print(gpu_table(rows, title=f"the longest context for {self.workload.describe()}"))
         return 0

@@ -12,7 +12,7 @@ from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
 from lcjax.model import ModelSettings
 from lcjax.plan.choosing.budget import Budget
-from lcjax.plan.choosing.choose import choose, possible
+from lcjax.plan.choosing.choose import choose, possible_candidates
 from lcjax.plan.choosing.tuner import Trial, Tuning
 from lcjax.plan.compiling.compile import step_memory
 from lcjax.plan.compiling.memory import Memory, gib
@@ -67,7 +67,7 @@ def fit(
     tuning = choose(run, settings, budget, measure)
     [chosen] = [trial for trial in tuning.trials if trial.candidate == tuning.chosen]
     if chosen.memory is None or not chosen.fits:
-        raise _refused(run, settings, budget, chosen)
+        raise _refusal(run, settings, budget, chosen)
     return Fit(tuning.chosen.applied(settings), chosen.memory, tuning)
 
 
@@ -77,13 +77,13 @@ def pinned_at_most(config: LlamaConfig, settings: ModelSettings, arguments: Trai
     0 where all of them take more than that: `fit` refuses the run.
     """
     params = abstract_params(config, settings.lora, None)
-    run = Run(config, params, arguments, settings.lora, embeddings_may_leave=settings.lora is not None)
-    found = possible(run, settings, Budget(device=0, host=limit))
+    run = Run(config, params, arguments, settings.lora, embeddings_may_be_on_host=settings.lora is not None)
+    found = possible_candidates(run, settings, Budget(device=0, host=limit))
     sizes = [run.pinned_bytes(candidate.applied(settings)) for candidate in found]
     return max((size for size in sizes if size <= limit), default=0)
 
 
-def _refused(run: Run, settings: ModelSettings, budget: Budget, trial: Trial) -> InputError:
+def _refusal(run: Run, settings: ModelSettings, budget: Budget, trial: Trial) -> InputError:
     """With the three cheapest remedies."""
     tokens, memory = settings.max_seq_length, trial.memory
     if memory is None:

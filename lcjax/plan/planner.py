@@ -76,9 +76,9 @@ class Plan:
         return self.budget.holds(self.memory)
 
     @property
-    def utilisation(self) -> float:
+    def utilization(self) -> float:
         """The share of the GPU's dense bfloat16 peak that the estimated time comes to."""
-        return self.flops.seconds(self.workload.gpu, utilisation=1.0) / self.seconds
+        return self.flops.seconds(self.workload.gpu, utilization=1.0) / self.seconds
 
     def length_within(self, limit_bytes: int) -> int:
         """About how many tokens would fill another limit: temporaries in proportion to them."""
@@ -111,7 +111,7 @@ class Plan:
             "weights_bytes": memory.weights_bytes,
             "state_bytes": memory.state_bytes,
             "model_flops": self.flops.total,
-            "utilisation": self.utilisation,
+            "utilization": self.utilization,
             "step_seconds": self.seconds,
             "kernels": self.kernels,
             "largest_buffers": [dataclasses.asdict(buffer) for buffer in self.buffers],

@@ -42,7 +42,7 @@ def plan_table(plan: Plan) -> Table:
         ("margin", gib(MARGIN_BYTES), "not counted as the GPU's: CUDA context, allocator"),
         ("pinned host", gib(memory.host_bytes), host),
         ("model FLOPs", f"{flops.total / 1e15:,.2f} P", f"attention {flops.attention / flops.total:.0%}"),
-        ("step", duration(plan.seconds), f"estimated: {plan.utilisation:.0%} of the GPU's dense bfloat16 peak"),
+        ("step", duration(plan.seconds), f"estimated: {plan.utilization:.0%} of the GPU's dense bfloat16 peak"),
         ("kernels", str(sum(plan.kernels.values())), ", ".join(f"{n} x {name}" for name, n in plan.kernels.items())),
     ):  # fmt: skip
         table.add_row(name, figure, Text(note))
@@ -59,7 +59,7 @@ def trial_table(tuning: Tuning) -> Table:
         memory = trial.memory
         chosen = trial.candidate == tuning.chosen
         if memory is None:
-            verdict = f"needs no less than {trial.needs}"
+            verdict = f"needs no less than {trial.ruled_out_by}"
         elif chosen:
             verdict = "chosen" if trial.fits else "needs least"
         else:
@@ -84,7 +84,7 @@ def buffer_table(plan: Plan) -> Table:
     return table
 
 
-def ladder_table(rows: Iterable[tuple[str, Plan | str]], title: str) -> Table:
+def gpu_table(rows: Iterable[tuple[str, Plan | str]], title: str) -> Table:
     """The longest context that fits each GPU; a row without a plan says why."""
     table = Table(title=title, title_justify="left")
     table.add_column("GPU", no_wrap=True)

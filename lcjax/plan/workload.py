@@ -24,7 +24,7 @@ class Workload:
       use_gradient_checkpointing, memory, loss_chunk, attention, optimizer_memory: as in `lcjax.train`.
 
     Raises:
-      InputError: an unknown name, a value out of range, or quantised weights that are to be trained.
+      InputError: an unknown name, a value out of range, or quantized weights that are to be trained.
     """
 
     model: str
@@ -47,7 +47,7 @@ class Workload:
         parse_memory(self.memory)
         if self.quantize is not None and not self.lora_r:
             raise InputError(
-                f"--quantize {self.quantize} and --lora-r 0 contradict each other: quantised weights cannot be trained"
+                f"--quantize {self.quantize} and --lora-r 0 contradict each other: quantized weights cannot be trained"
             )
         if self.gpus < 1 or self.hosts < 1:
             raise InputError(f"--gpus {self.gpus} and --hosts {self.hosts} must both be at least 1")

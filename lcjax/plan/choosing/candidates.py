@@ -13,7 +13,7 @@ from lcjax.ops.attention.passes import has_passes
 
 # Tokens whose logits exist at a time: from the least time to the least memory. Beyond 1,024 nothing is gained (docs/log.md).
 _LOSS_CHUNKS = (1024, 256, 64)
-# Tokens of a tile: from those that keep a GPU busy and seldom dequantise the weights to those that need next to no memory.
+# Tokens of a tile: from those that keep a GPU busy and seldom dequantize the weights to those that need next to no memory.
 _TILES = (8192, 2048, 1024)
 
 
@@ -25,7 +25,7 @@ class Candidate:
     memory: MemorySettings | None
     loss_chunk: int | None = None
 
-    def needs_no_less_than(self, other: Candidate) -> bool:
+    def needs_at_least(self, other: Candidate) -> bool:
         """Whether each choice takes at least as much device memory as the other's."""
         return all(a >= b for a, b in zip(self.device_memory(), other.device_memory(), strict=True))
 
@@ -67,7 +67,7 @@ def candidates(
     settings: ModelSettings,
     host_fits: Callable[[ModelSettings], bool] = lambda settings: True,
     *,
-    embeddings_may_leave: bool = False,
+    embeddings_may_be_on_host: bool = False,
 ) -> list[Candidate]:
     """All that are worth trying, in no order.
 
@@ -79,7 +79,7 @@ def candidates(
       settings: the length, and the implementation of attention.
       host_fits: whether the host has the memory for a candidate. As many layers' inputs are saved as it takes; where even the
         fewest are too many, the fewest.
-      embeddings_may_leave: whether embedding and head may be in host memory.
+      embeddings_may_be_on_host: whether embedding and head may be in host memory.
     """
     requested, tokens = settings.use_gradient_checkpointing, settings.max_seq_length
     if settings.memory != "auto":
@@ -89,7 +89,7 @@ def candidates(
     policies = [settings.policy_for(tokens)]
     if requested == "auto":
         policies = [policy for policy in allowed if with_passes or policy != "offload_attn"]
-    forms = list(_forms(config.num_key_value_heads, tokens, embeddings_may_leave)) if with_passes else []
+    forms = list(_forms(config.num_key_value_heads, tokens, embeddings_may_be_on_host)) if with_passes else []
     found = [Candidate(policy, None) for policy in policies]
     for policy in policies:
         for form in forms:
@@ -108,9 +108,9 @@ def _loss_chunks(tokens: int) -> list[int]:
     return [*(chunk for chunk in larger if chunk <= tokens), least]
 
 
-def _forms(kv_heads: int, tokens: int, embeddings_may_leave: bool) -> Iterator[MemorySettings]:
+def _forms(kv_heads: int, tokens: int, embeddings_may_be_on_host: bool) -> Iterator[MemorySettings]:
     tiles = [tile for tile in _TILES if tokens % tile == 0]
-    places = (False, True) if embeddings_may_leave else (False,)
+    places = (False, True) if embeddings_may_be_on_host else (False,)
     for tile, groups, ahead, on_host in itertools.product(tiles, _divisors(kv_heads), (True, False), places):
         yield MemorySettings(tile=tile, head_groups=groups, fetch_ahead=ahead, embeddings_on_host=on_host)
 

@@ -31,18 +31,18 @@ def choose(
     def seconds(candidate: Candidate) -> float:
         return run.seconds(candidate.applied(settings))
 
-    return tune(possible(run, settings, budget), seconds, attempt)
+    return tune(possible_candidates(run, settings, budget), seconds, attempt)
 
 
 def settings_of_least_memory(run: Run, settings: ModelSettings, budget: Budget) -> ModelSettings:
     """The settings that need least device memory, of those that `settings` leave open; nothing is compiled."""
-    return least_memory(possible(run, settings, budget)).applied(settings)
+    return least_memory(possible_candidates(run, settings, budget)).applied(settings)
 
 
-def possible(run: Run, settings: ModelSettings, budget: Budget) -> list[Candidate]:
+def possible_candidates(run: Run, settings: ModelSettings, budget: Budget) -> list[Candidate]:
     """The candidates, each with as many saved inputs as the host takes."""
 
     def host_fits(settings: ModelSettings) -> bool:
         return budget.host is None or budget.holds_on_host(run.pinned_bytes(settings))
 
-    return candidates(run.config, settings, host_fits, embeddings_may_leave=run.embeddings_may_leave)
+    return candidates(run.config, settings, host_fits, embeddings_may_be_on_host=run.embeddings_may_be_on_host)

@@ -1,4 +1,4 @@
-"""The arithmetic of a training step, and the time that a GPU takes for it at a stated utilisation.
+"""The arithmetic of a training step, and the time that a GPU takes for it at a stated utilization.
 
 Model FLOPs: what the mathematics asks for, each multiply-add counted as two. What a policy computes again, norms, RoPE and the
 optimizer are not counted.
@@ -24,7 +24,7 @@ PEAK_BF16_TFLOPS = {
     "rtx4090": 165.2,
 }
 
-UTILISATION = 0.25
+UTILIZATION = 0.25
 """Model FLOPs a second in parts of the peak: 249 of 989 TFLOP/s, which a QLoRA step of 8B at 344,064 tokens reached on an H100."""
 
 
@@ -41,9 +41,9 @@ class StepFlops:
     def total(self) -> int:
         return self.linear + self.adapter + self.attention + self.head
 
-    def seconds(self, gpu: str, utilisation: float = UTILISATION) -> float:
-        """The time of a step on one GPU that spends `utilisation` of its peak on them."""
-        return self.total / (PEAK_BF16_TFLOPS[gpu] * 1e12 * utilisation)
+    def seconds(self, gpu: str, utilization: float = UTILIZATION) -> float:
+        """The time of a step on one GPU that spends `utilization` of its peak on them."""
+        return self.total / (PEAK_BF16_TFLOPS[gpu] * 1e12 * utilization)
 
 
 def step_flops(config: LlamaConfig, tokens: int, lora_r: int) -> StepFlops:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 LENGTH_STEP = 1024
 """Tokens; lengths are searched in multiples of it."""
 
-_PATIENCE = 10  # Loads that are asked for before the interval is halved instead; lines take five.
+_MAX_INTERPOLATIONS = 10  # Loads that are asked for before the interval is halved instead; lines take five.
 
 
 def largest_fitting(load: Callable[[int], float], low: int, high: int, guess: int | None = None) -> int | None:
@@ -28,7 +28,7 @@ def largest_fitting(load: Callable[[int], float], low: int, high: int, guess: in
         else:
             both = fits in known and fails in known
             ends = (fits, fails) if both else sorted(known, key=lambda n: abs(known[n] - 1))[:2]
-            candidate = _crossing(known, *ends) if len(known) < _PATIENCE else (fits + fails) // 2
+            candidate = _crossing(known, *ends) if len(known) < _MAX_INTERPOLATIONS else (fits + fails) // 2
         candidate = min(max(candidate, fits + 1), fails - 1)
         known[candidate] = load(candidate)
         if known[candidate] <= 1:

@@ -22,7 +22,7 @@ class Trial:
     """Estimated, of one step."""
     memory: Memory | None
     fits: bool
-    needs: Candidate | None = None
+    ruled_out_by: Candidate | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +47,9 @@ def tune(
     search = _Search(sorted(candidates, key=lambda candidate: (seconds(candidate), str(candidate))), compiled)
     chosen = search.run()
     trials = (
-        Trial(c, seconds(c), *search.tried.get(c, (None, False)), search.passed_over.get(c))
+        Trial(c, seconds(c), *search.tried.get(c, (None, False)), search.ruled_out.get(c))
         for c in search.ordered
-        if c in search.tried or c in search.passed_over
+        if c in search.tried or c in search.ruled_out
     )
     return Tuning(chosen, tuple(trials))
 
@@ -60,7 +60,7 @@ class _Search:
     def __init__(self, ordered: list[Candidate], compiled: Callable[[Candidate], tuple[Memory | None, bool]]):
         self.ordered = ordered
         self.tried: dict[Candidate, tuple[Memory | None, bool]] = {}
-        self.passed_over: dict[Candidate, Candidate] = {}
+        self.ruled_out: dict[Candidate, Candidate] = {}
         self._compiled = compiled
 
     def run(self) -> Candidate:
@@ -69,8 +69,8 @@ class _Search:
         if not self._fits(self.ordered[0]) and not self._fits(least):
             return least
         for candidate in self.ordered:
-            if candidate not in self.tried and (smaller := self._one_too_large(candidate)):
-                self.passed_over[candidate] = smaller
+            if candidate not in self.tried and (smaller := self._smaller_failure(candidate)):
+                self.ruled_out[candidate] = smaller
             elif self._fits(candidate):
                 return candidate
         return least
@@ -80,13 +80,13 @@ class _Search:
             self.tried[candidate] = self._compiled(candidate)
         return self.tried[candidate][1]
 
-    def _one_too_large(self, candidate: Candidate) -> Candidate | None:
+    def _smaller_failure(self, candidate: Candidate) -> Candidate | None:
         """One that does not fit and needs no more memory.
 
         Tries the one of its kind, and then of its form, that needs least: it speaks for all of them.
         """
         for other in [c for c, (_, fits) in self.tried.items() if not fits]:
-            if candidate.needs_no_less_than(other):
+            if candidate.needs_at_least(other):
                 return other
         for alike in ("kind", "form"):
             least = least_memory([c for c in self.ordered if getattr(c, alike) == getattr(candidate, alike)])

@@ -35,19 +35,19 @@ def _buffer(program: Program, name: str, index: str, size: int) -> Buffer:
     held, part = program.instructions[name].arrays, int(index or 0)
     # A tuple's own buffer is its table of addresses.
     shape, layout = held[part] if index or len(held) == 1 else ("table", "")
-    maker = program.maker(name, part if index else None)
-    return Buffer(_readable(maker), size, shape, _HOST_SPACE in layout, program.source(maker))
+    producer = program.producer(name, part if index else None)
+    return Buffer(_readable(producer), size, shape, _HOST_SPACE in layout, program.source(producer))
 
 
-def _readable(maker: Instruction) -> str:
+def _readable(producer: Instruction) -> str:
     """frozen['layers']['mlp']['up_proj']['weight'] as layers.mlp.up_proj.weight; an operation by its kind and its pass."""
-    path = maker.op_name
-    if maker.opcode == "parameter":
+    path = producer.op_name
+    if producer.opcode == "parameter":
         keys = re.findall(r"\['(\w+)'\]", path)
         moment = re.search(r"\.(mu|nu)\[", path)
         return ".".join(keys) + (f" ({moment.group(1)})" if moment else "") if keys else path
     if not path:
-        return maker.opcode
+        return producer.opcode
     kernel = re.search(r"/(\w+)/pallas_call", path)
     operation = kernel.group(1) if kernel else path.rsplit("/", 1)[-1]
     if "rematted_computation" in path:

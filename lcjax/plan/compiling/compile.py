@@ -16,9 +16,9 @@ from lcjax import step
 from lcjax.model import ModelSettings
 from lcjax.parallel.placement import abstract_like
 from lcjax.plan.compiling.aot import compile_lowered, gpu_sharding, lowering_for
-from lcjax.plan.compiling.compile_cache import cached_answer
+from lcjax.plan.compiling.compile_cache import cached_result
 from lcjax.plan.compiling.hlo import Program
-from lcjax.plan.compiling.memory import Memory, measure, scratch_of
+from lcjax.plan.compiling.memory import Memory, attention_scratch_bytes, measure
 from lcjax.plan.compiling.offload import check_offload
 from lcjax.plan.compiling.run import Run, Tree
 from lcjax.plan.workload import Workload
@@ -43,7 +43,7 @@ class LoweredStep:
         Raises:
           InputError: an array that was to be in host memory is not.
         """
-        scratch_bytes = scratch_of(self.run.config, self.settings, self.run.sequences)
+        scratch_bytes = attention_scratch_bytes(self.run.config, self.settings, self.run.sequences)
         memory = measure(executable, self.state, self.frozen, scratch_bytes)
         if platform_of(self.sharding) != "cpu":  # whose memory is all the host's
             check_offload(self.run.host_arrays(self.settings), memory, text or (lambda: executable.as_text() or ""))
@@ -75,7 +75,7 @@ def step_memory(
     lowered_step = lower_step(run, settings)
     [kind] = {device.device_kind for device in lowered_step.sharding.device_set}
     digest = hashlib.sha256(lowered_step.lowered.as_text().encode()).hexdigest()
-    return cached_answer(
+    return cached_result(
         {"device": kind, "program": digest},
         lambda content: Memory(**content),
         lambda: lowered_step.memory(compiler(lowered_step.lowered)),

@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 
 _COMPILERS = ("jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc")
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-def cached_answer(question: Any, read: Callable[[dict[str, Any]], Answer], ask: Callable[[], Answer]) -> Answer:
+def cached_result(inputs: Any, parse: Callable[[dict[str, Any]], Result], compute: Callable[[], Result]) -> Result:
     """The answer to a question: found in `cache_folder()`, or asked now and written there.
 
     Args:
@@ -30,13 +30,13 @@ def cached_answer(question: Any, read: Callable[[dict[str, Any]], Answer], ask: 
         what is none.
       ask: the expensive way; what it raises is not cached.
     """
-    path = cache_folder() / f"{_key(question)}.json"
+    path = cache_folder() / f"{_key(inputs)}.json"
     try:
-        return read(json.loads(path.read_text(encoding="utf-8")))
+        return parse(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
-        answer = ask()
-    _write(path, json.dumps(dataclasses.asdict(answer)))  # pyright: ignore[reportArgumentType]
-    return answer
+        result = compute()
+    _write(path, json.dumps(dataclasses.asdict(result)))  # pyright: ignore[reportArgumentType]
+    return result
 
 
 def cache_folder() -> Path:
@@ -44,9 +44,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lcjax" / "plan"
 
 
-def _key(question: Any) -> str:
+def _key(inputs: Any) -> str:
     facts = {
-        "question": question,
+        "inputs": inputs,
         "compilers": {name: _version(name) for name in _COMPILERS},
         "source": source_digest(),
     }

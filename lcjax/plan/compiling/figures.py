@@ -8,7 +8,7 @@ from typing import Any
 from lcjax.model import ModelSettings
 from lcjax.plan.compiling.buffers import Buffer, largest_buffers
 from lcjax.plan.compiling.compile import CompiledStep, compile_step
-from lcjax.plan.compiling.compile_cache import cached_answer
+from lcjax.plan.compiling.compile_cache import cached_result
 from lcjax.plan.compiling.memory import Memory
 from lcjax.plan.workload import Workload
 
@@ -42,12 +42,12 @@ def compiled_figures(workload: Workload, settings: ModelSettings) -> Figures:
     Raises:
       InputError: as `compile_step`.
     """
-    return cached_answer(
-        _question(workload, settings), Figures.from_json, lambda: Figures.of(compile_step(workload, settings))
+    return cached_result(
+        _cache_inputs(workload, settings), Figures.from_json, lambda: Figures.of(compile_step(workload, settings))
     )
 
 
-def _question(workload: Workload, settings: ModelSettings) -> dict[str, Any]:
+def _cache_inputs(workload: Workload, settings: ModelSettings) -> dict[str, Any]:
     tokens = settings.max_seq_length
     return {
         "workload": [

@@ -66,7 +66,7 @@ class Program:
         """The Pallas kernels of the program and how often each stands in it; a loop's body counts once."""
         return Counter(_KERNEL.findall(self._text))
 
-    def maker(self, name: str, index: int | None) -> Instruction:
+    def producer(self, name: str, index: int | None) -> Instruction:
         """The instruction that computes what `name` (its part `index`, where it is a tuple) holds: loops, which hand tuples of
         arrays on, are looked through."""
         seen: set[tuple[str, int | None]] = set()

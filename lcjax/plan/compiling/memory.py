@@ -49,7 +49,7 @@ class Memory:
 def measure(compiled: jax.stages.Compiled, state: Any, frozen: Any, scratch_bytes: int = 0) -> Memory:
     """The compiler's figures. Outputs that take the memory of a donated argument are counted there.
 
-    `scratch_bytes` is what libraries allocate for themselves while the step runs (see `scratch_of`); temporaries, too.
+    `scratch_bytes` is what libraries allocate for themselves while the step runs (see `attention_scratch_bytes`); temporaries, too.
     """
     on_host, weights_on_host = host_bytes(state), tree_bytes(list(filter(is_on_host, jax.tree.leaves(frozen))))
     analysis = compiled.memory_analysis()
@@ -69,7 +69,7 @@ def measure(compiled: jax.stages.Compiled, state: Any, frozen: Any, scratch_byte
     )
 
 
-def scratch_of(config: LlamaConfig, settings: ModelSettings, sequences: int = 1) -> int:
+def attention_scratch_bytes(config: LlamaConfig, settings: ModelSettings, sequences: int = 1) -> int:
     """Bytes beside the compiler's that attention takes in a step of so many sequences of `settings.max_seq_length` tokens."""
     heads = config.num_attention_heads, config.num_key_value_heads
     scratch_bytes = backend_of(settings.attention).scratch_bytes

@@ -30,7 +30,7 @@ from lcjax.plan.compiling.hlo import Instruction, Program
 from lcjax.plan.compiling.memory import Memory
 
 # How XLA spells the dtypes of activations and of sums.
-_SPELLED = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
+_XLA_DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 _ON_HOST = "S(5)"  # of a layout
 
 
@@ -47,7 +47,7 @@ class HostArray:
         return math.prod(self.shape) * jnp.dtype(self.dtype).itemsize
 
     def __str__(self) -> str:
-        return f"{_SPELLED[self.dtype]}[{','.join(map(str, self.shape))}]"
+        return f"{_XLA_DTYPES[self.dtype]}[{','.join(map(str, self.shape))}]"
 
 
 def host_arrays(config: LlamaConfig, settings: ModelSettings, dtype: DTypeLike, sequences: int = 1) -> list[HostArray]:
@@ -105,8 +105,8 @@ def _of_attention(config: LlamaConfig, settings: ModelSettings, dtype: str, sequ
         out, lse = backend.residual_shapes(
             functools.partial(layer_call, sees=config.sees), queries, keys, keys, segments
         )
-    for name, kept in (("attention's outputs", [out]), ("attention's log-sum-exps", jax.tree.leaves(lse))):
-        for array in kept:
+    for name, arrays in (("attention's outputs", [out]), ("attention's log-sum-exps", jax.tree.leaves(lse))):
+        for array in arrays:
             yield HostArray(name, (config.num_hidden_layers, *array.shape), array.dtype.name)
 
 
@@ -128,43 +128,43 @@ def check_offload(expected: list[HostArray], memory: Memory, text: Callable[[], 
     if memory.host_bytes == wanted:
         return
     program = Program(text())
-    missed = [line for array in expected if (line := _whereabouts(array, program))]
-    if memory.host_state_bytes and memory.host_bytes > wanted and not missed:
+    missing = [line for array in expected if (line := _misplacement(array, program))]
+    if memory.host_state_bytes and memory.host_bytes > wanted and not missing:
         return
     raise InputError(
         f"offload: {memory.host_bytes:,} bytes are in host memory instead of {wanted:,}: "
-        + ("; ".join(missed) or "every array is there, and others with them")
+        + ("; ".join(missing) or "every array is there, and others with them")
         + ". This version of JAX does not run the policy; use --use-gradient-checkpointing full, or another version"
     )
 
 
-def _whereabouts(array: HostArray, program: Program) -> str | None:
+def _misplacement(array: HostArray, program: Program) -> str | None:
     """Where the array is that ought to be on the host, in words; None where it is there."""
     on_device = None
     for name, instruction in program.instructions.items():
         for index, (shape, layout) in enumerate(instruction.arrays):
-            if not _same(shape, array):
+            if not _same_shape(shape, array):
                 continue
             if _ON_HOST in layout:
                 return None
             if on_device is None or instruction.opcode == "while":
-                on_device = program.maker(name, index if len(instruction.arrays) > 1 else None)
+                on_device = program.producer(name, index if len(instruction.arrays) > 1 else None)
     size = f"{array.name} {array} ({array.bytes:,} bytes)"
     if on_device is None:
         return f"{size} are kept nowhere"
     return f"{size} stayed on the device, {_origin(on_device, program)}"
 
 
-def _same(shape: str, array: HostArray) -> bool:
+def _same_shape(shape: str, array: HostArray) -> bool:
     """Whether XLA's spelling is that of the array's shape, but for axes of size 1."""
     dtype, _, sizes = shape.removesuffix("]").partition("[")
     spelled = [size for size in re.findall(r"\d+", sizes) if size != "1"]
-    return dtype == _SPELLED[array.dtype] and spelled == [str(size) for size in array.shape if size != 1]
+    return dtype == _XLA_DTYPES[array.dtype] and spelled == [str(size) for size in array.shape if size != 1]
 
 
-def _origin(maker: Instruction, program: Program) -> str:
-    if maker.opcode == "parameter":
+def _origin(producer: Instruction, program: Program) -> str:
+    if producer.opcode == "parameter":
         return "an argument of the step"
-    operation = maker.op_name.rsplit("/", 1)[-1] or maker.opcode
-    source = program.source(maker)
+    operation = producer.op_name.rsplit("/", 1)[-1] or producer.opcode
+    source = program.source(producer)
     return f"made by {operation} in {source}" if source else f"made by {operation}"

@@ -32,7 +32,7 @@ class Run:
     Attributes:
       params: the model's weights, or ShapeDtypeStructs; where they have shardings, the step is compiled for those devices.
       lora: the adapter, the only part that learns; None where every weight does.
-      embeddings_may_leave: whether embedding and head may be in host memory.
+      embeddings_may_be_on_host: whether embedding and head may be in host memory.
       gpu: the name by which the step's time is estimated.
     """
 
@@ -40,7 +40,7 @@ class Run:
     params: Tree
     arguments: TrainingArguments
     lora: LoraConfig | None
-    embeddings_may_leave: bool
+    embeddings_may_be_on_host: bool
     gpu: str = "h100-80gb"
 
     @classmethod
@@ -50,7 +50,7 @@ class Run:
         Embedding and head stay where they are: elsewhere, the caller's model would be a second copy on the device.
         """
         on_host = is_on_host(params["embed_tokens"]["weight"])
-        return cls(config, params, arguments, lora, embeddings_may_leave=lora is not None and on_host)
+        return cls(config, params, arguments, lora, embeddings_may_be_on_host=lora is not None and on_host)
 
     @classmethod
     def of(cls, workload: Workload, sharding: Sharding | None = None) -> Run:
@@ -77,7 +77,7 @@ class Run:
     def seconds(self, settings: ModelSettings) -> float:
         """The estimated time of a step over one sequence."""
         rank = self.lora.r if self.lora else 0
-        return step_seconds(self.config, settings, lora_r=rank, quantised=self.quantized, gpu=self.gpu)
+        return step_seconds(self.config, settings, lora_r=rank, quantized=self.quantized, gpu=self.gpu)
 
     def host_arrays(self, settings: ModelSettings) -> list[HostArray]:
         """What a step keeps in host memory from its forward to its backward pass, or throughout."""

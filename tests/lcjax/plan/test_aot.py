@@ -131,9 +131,9 @@ def test_an_unknown_gpu_is_refused(name, nearest):
 
 
 @pytest.mark.parametrize(
-    ("installed", "mend"), [(False, "pip install --no-deps jax-cuda13-plugin=="), (True, "JAX_PLATFORMS=cpu")]
+    ("installed", "remedy"), [(False, "pip install --no-deps jax-cuda13-plugin=="), (True, "JAX_PLATFORMS=cpu")]
 )
-def test_what_is_missing_is_named(installed, mend, monkeypatch):
+def test_what_is_missing_is_named(installed, remedy, monkeypatch):
     def unknown_platform(**_):
         raise NotImplementedError("topology not implemented for cuda")
 
@@ -141,7 +141,7 @@ def test_what_is_missing_is_named(installed, mend, monkeypatch):
     monkeypatch.setattr(
         "lcjax.plan.compiling.aot.find_spec", lambda name: importlib.util.find_spec("jax") if installed else None
     )
-    with pytest.raises(InputError, match=mend) as caught:
+    with pytest.raises(InputError, match=remedy) as caught:
         gpu_sharding("h100-80gb")
     assert "\n" not in str(caught.value)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lcjax.config.presets import PRESETS
-from lcjax.plan.choosing.flops import PEAK_BF16_TFLOPS, UTILISATION, step_flops
+from lcjax.plan.choosing.flops import PEAK_BF16_TFLOPS, UTILIZATION, step_flops
 from lcjax.plan.compiling.aot import gpu_names
 
 
@@ -34,4 +34,4 @@ def test_time_at_the_measured_utilisation():
     flops = step_flops(PRESETS["llama-3.1-8b"], 344_064, 32)
     assert flops.total / 477 / 1e12 == pytest.approx(249, rel=0.01)
     assert flops.seconds("h100-80gb") == pytest.approx(477, rel=0.02)
-    assert flops.seconds("h100-80gb", 1.0) == flops.seconds("h100-80gb") * UTILISATION
+    assert flops.seconds("h100-80gb", 1.0) == flops.seconds("h100-80gb") * UTILIZATION

@@ -11,7 +11,7 @@ import pytest
 from lcjax.config.presets import resolve_config
 from lcjax.errors import InputError
 from lcjax.model import ModelSettings
-from lcjax.plan.compiling.memory import device_limit_bytes, scratch_of
+from lcjax.plan.compiling.memory import attention_scratch_bytes, device_limit_bytes
 from tests.support.tiny_model import TINY, TOKENS, compiled
 
 MEASURED = Path(__file__).parents[3] / "docs" / "measured"
@@ -37,8 +37,8 @@ def test_arguments_of_nf4():
     memory = compiled("offload", quantize="nf4").memory
     shapes = TINY.linear_shapes().values()
     blocks = [out_features * in_features // 64 for out_features, in_features in shapes]
-    quantised = sum(32 * n + n + 4 * -(-n // 256) + 4 for n in blocks)
-    assert memory.weights_bytes == 3 * quantised + 2 * (3 * NORMS + OUTSIDE)
+    quantized = sum(32 * n + n + 4 * -(-n // 256) + 4 for n in blocks)
+    assert memory.weights_bytes == 3 * quantized + 2 * (3 * NORMS + OUTSIDE)
     assert memory.argument_bytes == memory.weights_bytes + memory.state_bytes + BATCH
 
 
@@ -80,6 +80,6 @@ def test_what_flash_attention_3_takes_beside_the_compiler():
     for row in rows:
         settings = ModelSettings(int(row["tokens"]), attention="fa3", use_gradient_checkpointing=row["policy"])
         compilers, peak = int(row["planned_bytes"]), int(row["peak_bytes"])
-        assert compilers + scratch_of(config, settings) == pytest.approx(peak, rel=0.02)
+        assert compilers + attention_scratch_bytes(config, settings) == pytest.approx(peak, rel=0.02)
         assert compilers != pytest.approx(peak, rel=0.017)
-    assert scratch_of(config, dataclasses.replace(settings, attention="pallas")) == 0
+    assert attention_scratch_bytes(config, dataclasses.replace(settings, attention="pallas")) == 0

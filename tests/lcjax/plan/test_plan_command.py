@@ -93,7 +93,7 @@ def test_what_does_not_fit_says_what_would(plan, tiny_json, asked):
     assert out.splitlines()[-1] == "it would fit with --max-seq-length 338944, or --gpu h200"
 
 
-def test_another_policy_and_quantised_weights_are_offered(plan, tiny_json, asked):
+def test_another_policy_and_quantized_weights_are_offered(plan, tiny_json, asked):
     flags = ("--model", tiny_json, "--max-seq-length", 32_768, "--use-gradient-checkpointing", "full")
     code, out, _ = plan(*flags, "--vram-gb", 24)
     assert code == 1

@@ -116,7 +116,7 @@ def test_one_policy_holds_over_each_range(policy, ranges):
     [
         ({"lora_r": -1}, "--lora-r -1 is out of range"),
         ({"quantize": "fp4"}, "quantize='fp4' is not supported; use nf4"),
-        ({"quantize": "nf4", "lora_r": 0}, "quantised weights cannot be trained"),
+        ({"quantize": "nf4", "lora_r": 0}, "quantized weights cannot be trained"),
         ({"gpus": 0}, "--gpus 0 and --hosts 1 must both be at least 1"),
         ({"attention": "flash"}, "attention='flash' is unknown"),
     ],

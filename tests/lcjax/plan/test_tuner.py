@@ -26,12 +26,12 @@ from tests.support.tiny_model import TINY
 
 LLAMA_8B = PRESETS["llama-3.1-8b"]
 SETTINGS = ModelSettings(131_072, attention="pallas")
-CANDIDATES = candidates(LLAMA_8B, SETTINGS, embeddings_may_leave=True)
+CANDIDATES = candidates(LLAMA_8B, SETTINGS, embeddings_may_be_on_host=True)
 SMALL = Workload("tiny", TINY, "h100-80gb", lora_r=4)
 
 
 def seconds(candidate: Candidate) -> float:
-    return step_seconds(LLAMA_8B, candidate.applied(SETTINGS), lora_r=32, quantised=True)
+    return step_seconds(LLAMA_8B, candidate.applied(SETTINGS), lora_r=32, quantized=True)
 
 
 def device_bytes(candidate: Candidate) -> int:
@@ -72,11 +72,11 @@ def test_where_nothing_fits_two_compilations_say_so():
 
 def test_what_needs_no_less_than_a_failure_is_passed_over():
     tuning, asked = tuned(150)
-    passed_over = [trial for trial in tuning.trials if trial.memory is None]
-    assert passed_over
-    for trial in passed_over:
+    ruled_out = [trial for trial in tuning.trials if trial.memory is None]
+    assert ruled_out
+    for trial in ruled_out:
         assert trial.candidate not in asked
-        assert trial.needs in asked
+        assert trial.ruled_out_by in asked
         assert device_bytes(trial.candidate) > 150
 
 
@@ -101,20 +101,20 @@ def test_the_candidates_of_a_length():
 
 
 def test_chunks_of_the_loss():
-    """A choice beside all others, unless it is told; larger ones take less time and more memory."""
+    """A choice beside all others, unless it is given; larger ones take less time and more memory."""
     assert {c.loss_chunk for c in CANDIDATES} == {1024, 256, 64}
     assert len({c.form for c in CANDIDATES}) * 3 == len(CANDIDATES)
-    told = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, loss_chunk=100), embeddings_may_leave=True)
-    assert {c.loss_chunk for c in told} == {100}
-    assert {c.form for c in told} == {c.form for c in CANDIDATES}
+    given = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, loss_chunk=100), embeddings_may_be_on_host=True)
+    assert {c.loss_chunk for c in given} == {100}
+    assert {c.form for c in given} == {c.form for c in CANDIDATES}
     short = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, max_seq_length=512))
     assert {c.loss_chunk for c in short} == {256, 64}
     for candidate in CANDIDATES:
         if candidate.loss_chunk != 64:
             twin = dataclasses.replace(candidate, loss_chunk=64)
             assert seconds(twin) > seconds(candidate)
-            assert candidate.needs_no_less_than(twin)
-            assert not twin.needs_no_less_than(candidate)
+            assert candidate.needs_at_least(twin)
+            assert not twin.needs_at_least(candidate)
         assert candidate.applied(SETTINGS).loss_chunk == candidate.loss_chunk
 
 
@@ -137,7 +137,7 @@ def test_embeddings_go_to_the_host_where_that_is_asked_for():
         memory = dataclasses.replace(candidate.memory, embeddings_on_host=False)
         twin = dataclasses.replace(candidate, memory=memory)
         assert twin in CANDIDATES
-        assert twin.needs_no_less_than(candidate)
+        assert twin.needs_at_least(candidate)
         assert seconds(candidate) - seconds(twin) == pytest.approx(2 * 128_256 * 4096 * 2 / 5.0e10)
 
 
@@ -170,7 +170,7 @@ def test_costs_are_in_the_order_that_was_measured():
         settings = ModelSettings(
             tokens, use_gradient_checkpointing=policy, memory=parse_memory(memory), attention="pallas"
         )
-        estimate = step_seconds(LLAMA_8B, settings, lora_r=32, quantised=True, gpu="h200")
+        estimate = step_seconds(LLAMA_8B, settings, lora_r=32, quantized=True, gpu="h200")
         assert 0.9 < estimate / took < 1.1, (tokens, policy, memory)
 
 
@@ -209,9 +209,9 @@ def test_an_edited_package_has_other_figures(asked, monkeypatch):
 def test_the_real_compiler_chooses_for_a_small_gpu():
     """The tiny model under a cap between its forms: what is chosen fits, and every faster one that was tried does not."""
     free = Planner(dataclasses.replace(SMALL, memory="none", use_gradient_checkpointing="none")).plan(8192)
-    frugal = Planner(dataclasses.replace(SMALL, memory=str(MemorySettings(1024)), use_gradient_checkpointing="full"))
+    smallest = Planner(dataclasses.replace(SMALL, memory=str(MemorySettings(1024)), use_gradient_checkpointing="full"))
     planner = Planner(SMALL)
-    planner.budget = Budget((free.memory.device_bytes + frugal.plan(8192).memory.device_bytes) // 2)
+    planner.budget = Budget((free.memory.device_bytes + smallest.plan(8192).memory.device_bytes) // 2)
     plan = planner.plan(8192)
     assert plan.fits
     assert plan.tuning is not None
