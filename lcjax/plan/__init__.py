@@ -1,1 +1,1 @@
-"""python -m lcjax.plan: whether a run fits a GPU, asked of the compiler before anybody owns the GPU."""
+"""`python -m lcjax.plan`: finds out whether a run fits a GPU by compiling it; no GPU is needed."""

@@ -13,9 +13,10 @@ from lcjax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class PlanArguments:
-    """Whether a fine-tuning run fits a GPU, without the GPU: compiles the step that lcjax.train runs and reads its memory off.
+    """Finds out whether a fine-tuning run fits a GPU, on a machine without one.
 
-    Exits with 0 where it fits, 1 where it does not, 2 where the question is wrong. Examples:
+    Compiles the step that lcjax.train runs and reports its memory. The exit code is 0 if the step
+    fits, 1 if it does not, and 2 if the arguments are invalid. Examples:
 
       python -m lcjax.plan --model llama-3.1-8b --gpu h100-80gb --max-seq-length 131072 --quantize nf4 --lora-r 32
       python -m lcjax.plan --model llama-3.1-8b --gpu rtx4090 --quantize nf4 --find-max
@@ -23,41 +24,42 @@ class PlanArguments:
     """
 
     model: str
-    """A preset such as llama-3.1-8b, a config.json, or a directory that has one."""
+    """A preset such as llama-3.1-8b, a config.json, or a directory that contains one."""
     gpu: str = "h100-80gb"
     """A name in lcjax/plan/targets, e.g. rtx4090, a100-40gb, h100-80gb, h200."""
     max_seq_length: int | None = None
-    """Tokens of context; the model's trained context when not given."""
+    """Tokens of context. Default: the model's trained context."""
     quantize: str | None = None
-    """nf4 keeps the frozen weights in four bits; bfloat16 when not given."""
+    """nf4 stores the frozen weights in four bits. Default: bfloat16."""
     lora_r: int = LoraConfig.r
     """Rank of the adapter; 0 trains every weight."""
     use_gradient_checkpointing: str = "auto"
     """auto, none, full, offload (or unsloth), offload_attn."""
     memory: str = "auto"
-    """As in lcjax.train: auto (tiles above 32,768 tokens), none, or by hand, e.g. head_groups=8,fetch_ahead=false,save_every=2."""
+    """As in lcjax.train: auto (tiles above 32,768 tokens), none, or settings such as
+    head_groups=8,fetch_ahead=false,save_every=2."""
     loss_chunk: int | None = None
-    """As in lcjax.train: tokens whose logits exist at a time."""
+    """As in lcjax.train: the number of tokens whose logits are computed at a time."""
     attention: str = "auto"
     """Implementation of attention: auto (pallas), pallas, cudnn, fa3 or xla."""
     optimizer_memory: str = "auto"
-    """As in lcjax.train: auto (host where every weight learns), device or host."""
+    """As in lcjax.train: auto (host if every weight is trained), device or host."""
     vram_gb: float | None = None
-    """Plan for a GPU of that kind sold with so many GB."""
+    """Plan for a GPU of the same kind that is sold with this many GB of memory."""
     host_gb: float | None = None
-    """GiB of host memory that may be pinned; any amount when not given."""
+    """GiB of host memory that may be pinned. Default: no limit."""
     find_max: bool = False
-    """Search the longest context that fits, in multiples of 1,024."""
+    """Search for the longest context that fits, in multiples of 1,024 tokens."""
     table: bool = False
-    """The longest context on every GPU."""
+    """Find the longest context for every GPU."""
     json: str | None = None
-    """Write the plan as JSON to this file, or to standard output for -."""
+    """Write the plan as JSON to this file, or to standard output if it is -."""
     plot: Path | None = None
-    """Draw memory over context length to this .png."""
+    """Plot memory against context length in this .png file."""
     gpus: int = 1
-    """GPUs a host; each holds the whole run, sharding is to come."""
+    """GPUs per host. Each GPU holds the whole run; sharding is not supported yet."""
     hosts: int = 1
-    """Hosts."""
+    """Number of hosts."""
 
     def __post_init__(self):
         for flag, value in (("--vram-gb", self.vram_gb), ("--host-gb", self.host_gb)):
@@ -69,7 +71,7 @@ class PlanArguments:
             )
         if (self.find_max or self.table) and self.max_seq_length is not None:
             searching = "--find-max" if self.find_max else "--table"
-            raise InputError(f"{searching} searches the length and --max-seq-length gives one; drop one of them")
+            raise InputError(f"{searching} searches for the length and --max-seq-length sets it; remove one of them")
         if self.table and (self.find_max or self.vram_gb or self.plot):
-            raise InputError("--table searches every GPU as it is; drop --find-max, --vram-gb and --plot")
+            raise InputError("--table searches every GPU; remove --find-max, --vram-gb and --plot")
         check_outputs([self.model], json=self.json, plot=self.plot)

@@ -1,4 +1,4 @@
-"""`python -m lcjax.plan` after its flags: compile, search, report."""
+"""What `python -m lcjax.plan` does once its flags are parsed: compile, search, report."""
 
 from __future__ import annotations
 
@@ -24,20 +24,28 @@ from lcjax.plan.workload import Workload
 
 
 def run(arguments: PlanArguments) -> int:
-    """Plans, writes and prints; returns the exit code: 0 it fits, 1 it does not, 2 bad input."""
+    """Plans, writes files and prints tables.
+
+    Returns the exit code: 0 if the step fits, 1 if it does not, 2 for invalid input.
+    """
     start_quietly()
     with NativeLog(), CompilationProgress() as progress:
         return Command(arguments, progress).run()
 
 
 def start_quietly() -> None:
-    """Makes JAX use the CPU alone and silences XLA's log of its passes; call it before the first compilation."""
-    jax.config.update("jax_platforms", "cpu")  # the variable JAX_PLATFORMS was read when JAX was imported
+    """Makes JAX use only the CPU and silences XLA's log; call it before the first compilation."""
+    # JAX_PLATFORMS would have no effect any more, since JAX has been imported.
+    jax.config.update("jax_platforms", "cpu")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
 def workload_of(arguments: PlanArguments) -> Workload:
-    """The run to plan; raises InputError for an unknown model or a value out of range."""
+    """The run to plan.
+
+    Raises:
+      InputError: an unknown model or a value out of range.
+    """
     return Workload(
         model=arguments.model,
         config=resolve_config(arguments.model),
@@ -64,7 +72,7 @@ class Command:
         self.console = tables_console(arguments.json)
 
     def run(self) -> int:
-        """Plans, writes and prints; returns the exit code."""
+        """Plans, writes files and prints tables; returns the exit code."""
         gpu_sharding(self.workload.gpu, self.workload.gpus, self.workload.hosts)
         if self.arguments.table:
             return self._every_gpu()
@@ -81,12 +89,14 @@ class Command:
             found = list(remedies_of_plan(plan, self.planner))
             say(
                 self.console,
-                "it would fit with " + ", or ".join(found) if found else "no change that was tried makes it fit",
+                "it would fit with " + ", or ".join(found)
+                if found
+                else "none of the changes that were tried makes it fit",
             )
         return 0 if plan.fits else 1
 
     def planner(self, workload: Workload) -> Planner:
-        """A planner within the budget of the command line; --vram-gb is of --gpu alone."""
+        """A planner with the budget of the command line; --vram-gb applies only to --gpu."""
         vram_gb = self.arguments.vram_gb if workload.gpu == self.arguments.gpu else None
         return Planner(workload, vram_gb, self.arguments.host_gb, self.progress.compiling, self.progress.compiled)
 

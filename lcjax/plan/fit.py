@@ -1,4 +1,7 @@
-"""Before the first step: settings with which it fits the GPU that is here, or a refusal that says what would help."""
+"""Before the first step: chooses settings with which it fits this GPU, or raises an error.
+
+The error says what would help.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,14 @@ from lcjax.plan.remedies import FOUR_BITS, Estimated, remedies
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """The settings with which a run fits, what its step takes, and what was tried."""
+    """The settings with which a run fits, the memory of its step, and all settings tried."""
 
     settings: ModelSettings
     memory: Memory
     tuning: Tuning
 
     def describe(self, budget: Budget) -> str:
-        """In one line, for the user."""
+        """One line for the user."""
         tried = sum(trial.memory is not None for trial in self.tuning.trials)
         host = f" and {gib(self.memory.host_bytes)} of pinned host memory" if self.memory.host_bytes else ""
         return (
@@ -46,14 +49,20 @@ def fit(
     *,
     compiler: Callable[[jax.stages.Lowered], jax.stages.Compiled] = jax.stages.Lowered.compile,
 ) -> Fit:
-    """The fastest settings with which the training step fits: of all where `settings.memory` is "auto", else as requested.
+    """The fastest settings with which the training step fits.
+
+    All settings are tried if `settings.memory` is "auto". Otherwise only the requested ones are.
 
     Args:
-      run: its weights are where the step will have them.
-      compiler: called only for a program that it has not compiled before (see `lcjax.plan.compiling.compile_cache`).
+      run: the run, its weights already placed as the step needs them.
+      settings: the requested settings.
+      budget: the memory that is available.
+      compiler: called only for a program whose memory is not in the cache yet (see
+        `lcjax.plan.compiling.compile_cache`).
 
     Raises:
-      InputError: the step does not fit with any settings that may be tried; the message says what it takes and what would help.
+      InputError: the step does not fit with any of these settings. The message gives its memory and
+        what would help.
     """
 
     def measure(settings: ModelSettings) -> Memory | None:
@@ -62,7 +71,8 @@ def fit(
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            return None  # XLA tries kernels out while it compiles, and there was no memory for one's arguments
+            # XLA runs kernels while it compiles; there was not enough memory for their arguments.
+            return None
 
     tuning = choose(run, settings, budget, measure)
     [chosen] = [trial for trial in tuning.trials if trial.candidate == tuning.chosen]
@@ -72,9 +82,9 @@ def fit(
 
 
 def pinned_at_most(config: LlamaConfig, settings: ModelSettings, arguments: TrainingArguments, limit: int) -> int:
-    """Bytes that a run pins in host memory, of the settings that pin most within `limit` bytes; does not start JAX's devices.
+    """The most bytes that a run may pin in host memory, over all settings that pin at most `limit`.
 
-    0 where all of them take more than that: `fit` refuses the run.
+    0 if all settings need more; `fit` then raises an error. Does not start JAX's devices.
     """
     params = abstract_params(config, settings.lora, None)
     run = Run(config, params, arguments, settings.lora, embeddings_may_be_on_host=settings.lora is not None)
@@ -84,7 +94,7 @@ def pinned_at_most(config: LlamaConfig, settings: ModelSettings, arguments: Trai
 
 
 def _refusal(run: Run, settings: ModelSettings, budget: Budget, trial: Trial) -> InputError:
-    """With the three cheapest remedies."""
+    """The error for a step that does not fit, with the three cheapest remedies."""
     tokens, memory = settings.max_seq_length, trial.memory
     if memory is None:
         return InputError(

@@ -1,4 +1,4 @@
-"""Plans: the step of a workload at some length, compiled, compared with what its GPU and host have."""
+"""Plans: compiles a workload's step and compares its memory with that of GPU and host."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from lcjax.plan.workload import Workload
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What one step at one length takes, and whether it is there.
+    """The memory and the time of one step at one length, and the memory that is available.
 
-    `seconds` is the estimated time of the step (see `lcjax.plan.choosing.cost`). `tuning` is None
-    where the settings were not chosen.
+    Attributes:
+      seconds: the estimated time of the step (see `lcjax.plan.choosing.cost`).
+      tuning: how the settings were chosen; None if they were given.
     """
 
     workload: Workload
@@ -43,32 +44,32 @@ class Plan:
 
     @property
     def max_seq_length(self) -> int:
-        """Tokens."""
+        """The length of the sequence in tokens."""
         return self.settings.max_seq_length
 
     @property
     def policy(self) -> str:
-        """The gradient checkpointing."""
+        """The gradient checkpointing policy."""
         return self.settings.policy_for(self.max_seq_length)
 
     @property
     def layers(self) -> str:
-        """The form of the layers, as --memory takes it."""
+        """The memory settings of the layers, in the syntax of --memory."""
         return str(self.settings.memory_for(self.max_seq_length) or "none")
 
     @property
     def loss_chunk(self) -> int:
-        """Tokens whose logits exist at a time, at most."""
+        """The largest number of tokens whose logits are computed at a time."""
         return self.settings.loss_chunk or chunk_tokens(self.workload.config.vocab_size)
 
     @property
     def device_load(self) -> float:
-        """The GPU's share in use; more than 1 does not fit."""
+        """The fraction of the GPU's memory that is used; above 1 the step does not fit."""
         return self.budget.device_load(self.memory)
 
     @property
     def host_load(self) -> float:
-        """The share in use of the host's memory; 0 where the host was not stated."""
+        """The fraction of the host's memory that is used; 0 if that memory is unlimited."""
         return self.budget.host_load(self.memory)
 
     @property
@@ -77,15 +78,15 @@ class Plan:
 
     @property
     def utilization(self) -> float:
-        """The share of the GPU's dense bfloat16 peak that the estimated time comes to."""
+        """Model FLOP/s in the estimated time, as a fraction of the GPU's dense bfloat16 peak."""
         return self.flops.seconds(self.workload.gpu, utilization=1.0) / self.seconds
 
     def length_within(self, limit_bytes: int) -> int:
-        """About how many tokens would fill another limit: temporaries in proportion to them."""
+        """Estimates the tokens that fill another limit; temporaries are proportional to tokens."""
         return self.max_seq_length * max(0, limit_bytes - self.memory.argument_bytes) // max(1, self.memory.temp_bytes)
 
     def as_json(self) -> dict[str, Any]:
-        """One object for machines; bytes, seconds and tokens."""
+        """The plan as a dictionary for JSON, in bytes, seconds and tokens."""
         workload, memory = self.workload, self.memory
         return {
             "model": workload.model,
@@ -119,14 +120,14 @@ class Plan:
 
 
 class Planner:
-    """Plans of one workload within one budget; nothing is compiled twice.
+    """Plans one workload within one budget; compiles nothing twice.
 
     Args:
-      workload: what is planned.
-      vram_gb: plans for a GPU sold with so much memory, where that is less than the workload's GPU has.
-      host_gb: GiB of host memory that may be pinned; any amount when None.
-      compiling: called with every length before it is compiled.
-      compiled: called with every plan afterwards.
+      workload: the run to plan.
+      vram_gb: plans for a GPU that is sold with so many GB, if the workload's GPU has more.
+      host_gb: GiB of host memory that may be pinned; None means no limit.
+      compiling: called with the workload and the number of tokens before each compilation.
+      compiled: called with the plan after each compilation.
     """
 
     def __init__(
@@ -143,10 +144,11 @@ class Planner:
         self._plans: dict[ModelSettings, Plan] = {}
 
     def plan(self, tokens: int) -> Plan:
-        """The plan at a length, by the fastest settings that fit where the workload leaves them open.
+        """The plan at a length, with the fastest settings that fit if the workload says "auto".
 
         Raises:
-          InputError: a policy that is not for this length, or a step that cannot be compiled for this GPU.
+          InputError: a policy that is not allowed at this length, or a step that cannot be compiled
+            for this GPU.
         """
         settings = requested_settings(self.workload, tokens)
         if settings.memory != "auto":
@@ -155,14 +157,16 @@ class Planner:
         return dataclasses.replace(self._plan_with(tuning.chosen.applied(settings)), tuning=tuning)
 
     def longest(self, below: int = LONGEST + 1, guess: int | None = None) -> Plan | None:
-        """The plan of the longest context under `below` tokens that fits, in multiples of 1,024; None where none does.
+        """The plan of the longest context below `below` tokens that fits, in multiples of 1,024.
 
-        Where the workload leaves the settings open they are those that need least. `guess`, in tokens, is tried first.
+        None if no length fits. If the workload says "auto", the settings are those that need the
+        least memory. `guess`, in tokens, is tried first.
         """
 
         def load(steps: int) -> float:
             plan = self._of_least_memory(steps * LENGTH_STEP)
-            # As few inputs are saved as the host asks for: its share at one length says nothing of the next.
+            # The number of saved inputs is chosen so that they fit the host. The host's load at one
+            # length therefore does not predict its load at the next.
             chosen = self.workload.memory == "auto"
             return plan.device_load if chosen and plan.host_load <= 1 else max(plan.device_load, plan.host_load)
 

@@ -1,4 +1,4 @@
-"""Memory over context length, as a picture."""
+"""Plots memory against context length."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ _POINTS = 5
 
 
 def lengths(last: int) -> list[int]:
-    """A few lengths up to `last` tokens, at which memory is asked for."""
+    """A few lengths up to `last` tokens at which to compute memory."""
     steps = (last * i // _POINTS // LENGTH_STEP for i in range(1, _POINTS))
     return sorted({max(1, step) * LENGTH_STEP for step in steps if step * LENGTH_STEP < last} | {last})
 
 
 def draw(plans: Sequence[Plan], path: Path) -> None:
-    """Stacked device memory over the lengths of `plans`, the GPU's limit, and pinned host memory as a broken line."""
+    """Plots the device memory of `plans` as stacked areas over their lengths.
+
+    A line shows the GPU's limit, and a dashed line the pinned host memory.
+    """
     tokens = [plan.max_seq_length for plan in plans]
     memories = [plan.memory for plan in plans]
     parts = {
@@ -42,7 +45,8 @@ def draw(plans: Sequence[Plan], path: Path) -> None:
     if any(memory.host_bytes for memory in memories):
         axes.plot(tokens, [memory.host_bytes / GIB for memory in memories], "k--", label="pinned host memory")
     axes.set(xlabel="tokens", ylabel="GiB", ylim=(0, None))
-    axes.set_title(f"{workload.model} on {workload.gpu}", parse_math=False)  # a path may hold a dollar sign
+    # A path may contain a dollar sign.
+    axes.set_title(f"{workload.model} on {workload.gpu}", parse_math=False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=150)

@@ -1,4 +1,4 @@
-"""What is being compiled, shown on standard error while it takes its seconds."""
+"""Shows on standard error what is being compiled."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from lcjax.plan.workload import Workload
 
 
 class CompilationProgress:
-    """A context with a line that goes when it ends, and lines that stay where standard error is no terminal.
+    """A context manager that shows one line on a terminal, and removes it at the end.
 
-    How many compilations there will be nobody knows, so there is no bar.
+    If standard error is not a terminal, it prints a line for each compilation instead. The number
+    of compilations is not known in advance, so there is no progress bar.
     """
 
     def __init__(self) -> None:
@@ -39,7 +40,7 @@ class CompilationProgress:
         self._line.stop()
 
     def compiling(self, workload: Workload, tokens: int) -> None:
-        """Shows the next compilation, and what is known of the longest context by then."""
+        """Shows which compilation starts, and the longest context known so far."""
         self._count += 1
         line = f"compilation {self._count}: {tokens:,} tokens on {workload.gpu}{self._bounds(workload.gpu)}"
         if self._console.is_terminal:
@@ -48,7 +49,7 @@ class CompilationProgress:
             say(self._console, line)
 
     def compiled(self, plan: Plan) -> None:
-        """Takes a result into what `compiling` shows."""
+        """Records a result, for what `compiling` shows."""
         gpu, tokens = plan.workload.gpu, plan.max_seq_length
         if plan.fits:
             self._fits[gpu] = max(tokens, self._fits.get(gpu, 0))

@@ -1,4 +1,4 @@
-"""What would make a step fit that does not: one list of flags, for a run on a GPU that is here and for a plan."""
+"""Changes that make a step fit, for a run on this machine's GPU and for a plan."""
 
 from __future__ import annotations
 
@@ -25,23 +25,26 @@ Replan = Callable[[Workload], Planner]
 
 
 class Evidence(Protocol):
-    """What is known of the step after a change."""
+    """Predicts whether the step fits after a change."""
 
     def helps(self, flag: str) -> bool:
-        """Whether one of the flags above makes it fit, or is worth trying where only a compilation could tell."""
+        """Whether one of the flags above makes it fit, or may do so where this is not known."""
         ...
 
     def shorter(self) -> int | None:
-        """A smaller number of tokens that fits."""
+        """A smaller number of tokens that fits; None if there is none."""
         ...
 
     def larger(self) -> str | None:
-        """A GPU or a host on which it fits."""
+        """A GPU or a host on which it fits; None if there is none."""
         ...
 
 
 def remedies(run: Run, settings: ModelSettings, evidence: Evidence) -> Iterator[str]:
-    """Flags that make a step fit, the cheapest change first; the last may be a machine instead."""
+    """Flags that make a step fit, the cheapest change first.
+
+    The last item may name a machine instead of a flag.
+    """
     flags = {
         ANY_MEMORY: settings.memory != "auto",
         ONE_SEQUENCE: run.sequences > 1,
@@ -57,7 +60,7 @@ def remedies(run: Run, settings: ModelSettings, evidence: Evidence) -> Iterator[
 
 @dataclasses.dataclass(frozen=True)
 class Estimated:
-    """Of a run that waits for its first step: from the bytes of the step that was tried, without a compilation."""
+    """Evidence before a run's first step, estimated from the compiled step's memory."""
 
     tokens: int
     memory: Memory
@@ -80,17 +83,20 @@ class Estimated:
     def larger(self) -> str:
         if self.memory.device_bytes > self.budget.device:
             return f"a GPU with {gib(self.memory.device_bytes)} free"
-        return f"a host with {gib(self.memory.host_bytes)} to pin"
+        return f"a host that can pin {gib(self.memory.host_bytes)}"
 
 
 def remedies_of_plan(plan: Plan, replan: Replan) -> Iterator[str]:
-    """The remedies of a plan, each proven by a compilation; `replan` plans a changed workload within the same budget."""
+    """The remedies of a plan, each confirmed by a compilation.
+
+    `replan` makes a planner for a changed workload within the same budget.
+    """
     return remedies(Run.of(plan.workload), plan.settings, Compiled(plan, replan))
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """Of a plan: what the compiler says of the changed step."""
+    """Evidence for a plan: compiles the changed step."""
 
     plan: Plan
     replan: Replan
@@ -105,14 +111,15 @@ class Compiled:
 
     def larger(self) -> str | None:
         for gpu in sorted(gpu_names(), key=gpu_memory_bytes):
-            # Kernels, and so memory, differ little between GPUs: smaller ones need no compilation.
+            # Kernels and therefore memory differ little between GPUs. A GPU with less memory than
+            # the step takes need not be compiled for.
             is_larger = gpu_memory_bytes(gpu) > self.plan.memory.device_bytes and gpu != self.plan.workload.gpu
             if is_larger and self._fits(gpu=gpu):
                 return f"--gpu {gpu}"
         return None
 
     def _fits(self, **changes: Any) -> bool:
-        """Whether the plan's length fits with the changes; not where they cannot be had."""
+        """Whether the plan's length fits with the changes; False if they are not possible."""
         try:
             planner = self.replan(dataclasses.replace(self.plan.workload, **changes))
             return planner.plan(self.plan.max_seq_length).fits

@@ -1,4 +1,4 @@
-"""Plans as tables that a person reads in ten seconds."""
+"""Plans as tables for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lcjax.plan.planner import Plan
 
 
 def headline(plan: Plan) -> str:
-    """Whether it fits, in one line."""
+    """One line that says whether the step fits."""
     workload, memory = plan.workload, plan.memory
     needs = f"{gib(memory.device_bytes)} of {gib(plan.budget.device)} on the GPU"
     if memory.host_bytes:
@@ -36,10 +36,10 @@ def plan_table(plan: Plan) -> Table:
         ("trained weights, optimizer", gib(memory.state_bytes), _trained(plan)),
         ("batch, outputs", gib(batch + memory.output_bytes), ""),
         ("temporaries", gib(memory.temp_bytes), f"gradient checkpointing {plan.policy}, attention {plan.settings.attention}"),
-        ("layers", "", "whole" if plan.layers == "none" else f"in tiles: {plan.layers}"),
-        ("loss", "", f"of {plan.loss_chunk:,} tokens at a time"),
+        ("layers", "", "without tiles" if plan.layers == "none" else f"in tiles: {plan.layers}"),
+        ("loss", "", f"{plan.loss_chunk:,} tokens at a time"),
         ("device", gib(memory.device_bytes), f"{plan.device_load:.0%} of {gib(limit)}; {gib(limit - memory.device_bytes)} left"),
-        ("margin", gib(MARGIN_BYTES), "not counted as the GPU's: CUDA context, allocator"),
+        ("margin", gib(MARGIN_BYTES), "reserved for the CUDA context and the allocator"),
         ("pinned host", gib(memory.host_bytes), host),
         ("model FLOPs", f"{flops.total / 1e15:,.2f} P", f"attention {flops.attention / flops.total:.0%}"),
         ("step", duration(plan.seconds), f"estimated: {plan.utilization:.0%} of the GPU's dense bfloat16 peak"),
@@ -50,8 +50,8 @@ def plan_table(plan: Plan) -> Table:
 
 
 def trial_table(tuning: Tuning) -> Table:
-    """What was compiled to choose the settings, the fastest first."""
-    table = Table(title="settings, the fastest first, by their estimated time", title_justify="left")
+    """The settings that were compiled to choose from, the fastest first."""
+    table = Table(title="settings in the order of their estimated time, fastest first", title_justify="left")
     for name in ("gradient checkpointing, layers", "step", "device", "host"):
         table.add_column(name, justify="left" if name.startswith("gradient") else "right", no_wrap=True)
     table.add_column("")
@@ -59,9 +59,9 @@ def trial_table(tuning: Tuning) -> Table:
         memory = trial.memory
         chosen = trial.candidate == tuning.chosen
         if memory is None:
-            verdict = f"needs no less than {trial.ruled_out_by}"
+            verdict = f"needs at least as much memory as {trial.ruled_out_by}"
         elif chosen:
-            verdict = "chosen" if trial.fits else "needs least"
+            verdict = "chosen" if trial.fits else "needs the least memory"
         else:
             verdict = "fits" if trial.fits else "does not fit"
         figures = ("", "") if memory is None else (gib(memory.device_bytes), gib(memory.host_bytes))
@@ -73,7 +73,7 @@ def trial_table(tuning: Tuning) -> Table:
 
 def buffer_table(plan: Plan) -> Table:
     """The largest buffers of one plan."""
-    table = Table(title="largest buffers at the fullest moment of the step", title_justify="left")
+    table = Table(title="largest buffers at the step's peak of memory", title_justify="left")
     table.add_column("buffer")
     table.add_column("GiB", justify="right", no_wrap=True)
     table.add_column("shape", no_wrap=True)
@@ -85,7 +85,7 @@ def buffer_table(plan: Plan) -> Table:
 
 
 def gpu_table(rows: Iterable[tuple[str, Plan | str]], title: str) -> Table:
-    """The longest context that fits each GPU; a row without a plan says why."""
+    """The longest context that fits on each GPU; a row without a plan gives the reason."""
     table = Table(title=title, title_justify="left")
     table.add_column("GPU", no_wrap=True)
     for name in ("limit", "longest context", "device", "host", "step"):
@@ -109,19 +109,18 @@ def gpu_table(rows: Iterable[tuple[str, Plan | str]], title: str) -> Table:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Seconds, with a unit that suits their number."""
     if seconds < 100:
         return f"{seconds:.2g} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _frozen(plan: Plan) -> str:
-    left = (
-        f", {gib(on_host)} of embedding and head in host memory" if (on_host := plan.memory.host_weights_bytes) else ""
-    )
-    return f"{plan.workload.quantize or 'bfloat16'}{left}"
+    on_host = plan.memory.host_weights_bytes
+    elsewhere = f", {gib(on_host)} of embedding and head in host memory" if on_host else ""
+    return f"{plan.workload.quantize or 'bfloat16'}{elsewhere}"
 
 
 def _trained(plan: Plan) -> str:
-    learns = f"LoRA r={plan.workload.lora_r}" if plan.workload.lora_r else "every weight"
-    return f"{learns}, AdamW{' with its state in host memory' if plan.memory.host_state_bytes else ''}"
+    trained = f"LoRA r={plan.workload.lora_r}" if plan.workload.lora_r else "every weight"
+    return f"{trained}, AdamW{' with its state in host memory' if plan.memory.host_state_bytes else ''}"

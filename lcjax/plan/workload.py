@@ -1,4 +1,4 @@
-"""What is planned: a run, but for its length."""
+"""A run to plan, without its sequence length."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from lcjax.ops.attention.registry import resolve_implementation
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """One sequence a step of bfloat16 weights, as `lcjax.train` runs it on a GPU.
+    """A run with one sequence per step and bfloat16 weights, as `lcjax.train` does it on a GPU.
 
     Args:
-      model: what the user calls it.
-      config: its shape.
-      gpu: a name of `lcjax.plan.compiling.aot.gpu_names`, `gpus` of it in each of `hosts` machines.
+      model: the model's name as the user wrote it.
+      config: the model's configuration.
+      gpu: one of `lcjax.plan.compiling.aot.gpu_names()`.
       lora_r: rank of the adapter on all seven linear maps of a layer; 0 trains every weight.
       quantize: None or "nf4".
-      use_gradient_checkpointing, memory, loss_chunk, attention, optimizer_memory: as in `lcjax.train`.
+      use_gradient_checkpointing, memory, loss_chunk, attention, optimizer_memory: as in
+        `lcjax.train`.
+      gpus: number of GPUs in each host.
+      hosts: number of hosts.
 
     Raises:
-      InputError: an unknown name, a value out of range, or quantized weights that are to be trained.
+      InputError: an unknown name, a value out of range, or `quantize` without an adapter.
     """
 
     model: str
@@ -56,15 +59,15 @@ class Workload:
 
     @property
     def training(self) -> TrainingArguments:
-        """The arguments of the run."""
+        """The run's arguments."""
         return TrainingArguments(optimizer_memory=self.optimizer_memory)
 
     @property
     def lora(self) -> LoraConfig | None:
-        """The adapter, as `lcjax.train` makes it."""
+        """The adapter's configuration, as `lcjax.train` makes it; None to train every weight."""
         return LoraConfig(self.lora_r) if self.lora_r else None
 
     def describe(self) -> str:
-        """Model, weights and adapter in words."""
-        learns = f"LoRA r={self.lora_r}" if self.lora_r else "full fine-tuning"
-        return f"{self.model}, {self.quantize or 'bfloat16'}, {learns}"
+        """Model, weights and adapter, for a title."""
+        trained = f"LoRA r={self.lora_r}" if self.lora_r else "full fine-tuning"
+        return f"{self.model}, {self.quantize or 'bfloat16'}, {trained}"

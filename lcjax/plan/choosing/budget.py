@@ -1,4 +1,4 @@
-"""The memory that a step may take: of the GPU that is here, or of one to plan for."""
+"""The memory that a step may use: on this machine's GPU, or on one to plan for."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from lcjax.plan.compiling.memory import GIB, Memory, device_limit_bytes
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """Bytes on the device and of pinned host memory; `host` None: any amount."""
+    """Bytes of device memory and of pinned host memory; `host` None means no limit."""
 
     device: int
     host: int | None = None
 
     def device_load(self, memory: Memory) -> float:
-        """The share of the device that a step uses; more than 1 does not fit."""
+        """The fraction of the device's memory that a step uses; above 1 it does not fit."""
         return memory.device_bytes / self.device
 
     def host_load(self, memory: Memory) -> float:
-        """The share of the host memory that a step uses; 0 where any amount may be pinned."""
+        """The fraction of the host memory that a step uses; 0 if that memory is unlimited."""
         return memory.host_bytes / self.host if self.host else 0.0
 
     def holds(self, memory: Memory) -> bool:
@@ -29,21 +29,23 @@ class Budget:
         return memory.device_bytes <= self.device and self.holds_on_host(memory.host_bytes)
 
     def holds_on_host(self, pinned_bytes: int) -> bool:
-        """Whether so many bytes may be pinned."""
+        """Whether `pinned_bytes` bytes of host memory may be pinned."""
         return self.host is None or pinned_bytes <= self.host
 
 
 def budget_here() -> Budget | None:
-    """What this process may take; None without a GPU, where memory is the operating system's to give."""
+    """The memory that this process may use; None without a GPU, where there is no fixed limit."""
     device = this_device()
     statistics = device.memory_stats() if device.platform == "gpu" else None
     return Budget(statistics["bytes_limit"], host_limit_bytes()) if statistics else None
 
 
 def budget_of(gpu: str, vram_gb: float | None = None, host_gb: float | None = None) -> Budget:
-    """What a GPU of that name has, or one sold with `vram_gb` GB, on a host where `host_gb` GiB may be pinned.
+    """The memory of a GPU of that name, on a host where `host_gb` GiB may be pinned.
+
+    If `vram_gb` is given, the GPU is one of the same kind that is sold with so many GB.
 
     Raises:
-      InputError: an unknown GPU, or a `vram_gb` that leaves nothing.
+      InputError: an unknown GPU, or a `vram_gb` no larger than the margin.
     """
     return Budget(device_limit_bytes(gpu, vram_gb), None if host_gb is None else int(host_gb * GIB))

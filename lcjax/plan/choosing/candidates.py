@@ -1,4 +1,7 @@
-"""The settings that a step can run with: gradient checkpointing, layers, loss; each a choice between time and memory."""
+"""The settings with which a step can run.
+
+Gradient checkpointing, tiles of the layers and chunks of the loss each exchange time for memory.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,35 @@ from lcjax.config.policies import OFFLOAD_ABOVE_TOKENS, OFFLOADING, POLICIES
 from lcjax.model import ModelSettings
 from lcjax.ops.attention.passes import has_passes
 
-# Tokens whose logits exist at a time: from the least time to the least memory. Beyond 1,024 nothing is gained (docs/log.md).
+# Tokens whose logits are computed at a time, from the least time to the least memory. More than
+# 1,024 bring no gain (docs/log.md).
 _LOSS_CHUNKS = (1024, 256, 64)
-# Tokens of a tile: from those that keep a GPU busy and seldom dequantize the weights to those that need next to no memory.
+# Tokens per tile. Large tiles keep a GPU busy and dequantize the weights less often; small tiles
+# need very little memory.
 _TILES = (8192, 2048, 1024)
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One choice. `memory` None: plain layers; `loss_chunk` None: as many tokens as `lcjax.ops.cross_entropy.chunk_tokens` says."""
+    """One combination of settings.
+
+    Attributes:
+      policy: the gradient checkpointing policy.
+      memory: the memory settings of the layers; None means without tiles.
+      loss_chunk: tokens whose logits are computed at a time; None means
+        `lcjax.ops.cross_entropy.chunk_tokens`.
+    """
 
     policy: str
     memory: MemorySettings | None
     loss_chunk: int | None = None
 
     def needs_at_least(self, other: Candidate) -> bool:
-        """Whether each choice takes at least as much device memory as the other's."""
+        """Whether every setting takes at least as much device memory as the other candidate's."""
         return all(a >= b for a, b in zip(self.device_memory(), other.device_memory(), strict=True))
 
     def device_memory(self) -> tuple[float, ...]:
-        """A number for each choice, which grows with the device memory that it takes; the first ones weigh most."""
+        """A number for each setting that grows with its memory, the largest effects first."""
         policy, loss = ("offload", "offload_attn", "full", "none").index(self.policy), self.loss_chunk or 0
         if self.memory is None:
             return policy, 1, 0, 1, 1, float("inf"), loss
@@ -39,16 +51,19 @@ class Candidate:
 
     @property
     def kind(self) -> tuple[str, int]:
-        """What it is but for the sizes of its tiles and its buffers: the policy, and the groups of heads, 0 for plain layers."""
+        """The policy and the number of head groups, 0 without tiles.
+
+        Candidates of one kind differ in the sizes of their tiles and buffers.
+        """
         return self.policy, self.memory.head_groups if self.memory else 0
 
     @property
     def form(self) -> tuple[str, MemorySettings | None]:
-        """What it is but for the loss."""
+        """All settings but that of the loss."""
         return self.policy, self.memory
 
     def applied(self, settings: ModelSettings) -> ModelSettings:
-        """The settings of a model that runs so."""
+        """A model's settings, changed to those of this candidate."""
         return dataclasses.replace(
             settings,
             use_gradient_checkpointing=self.policy,
@@ -57,7 +72,7 @@ class Candidate:
         )
 
     def __str__(self) -> str:
-        """As --use-gradient-checkpointing, --memory and --loss-chunk take it."""
+        """The values of --use-gradient-checkpointing, --memory and --loss-chunk."""
         chunk = "" if self.loss_chunk is None else f", loss chunk {self.loss_chunk}"
         return f"{self.policy} {self.memory or 'none'}{chunk}"
 
@@ -69,16 +84,18 @@ def candidates(
     *,
     embeddings_may_be_on_host: bool = False,
 ) -> list[Candidate]:
-    """All that are worth trying, in no order.
+    """All candidates that are worth trying, in no particular order.
 
-    The one that was asked for where `settings.memory` is not "auto". Else only those of
-    `settings.use_gradient_checkpointing` where that is not "auto", and of `settings.loss_chunk`
-    where that is given.
+    If `settings.memory` is not "auto", this is the requested one alone. Otherwise
+    `settings.use_gradient_checkpointing` and `settings.loss_chunk` restrict the candidates, unless
+    they are "auto" and None.
 
     Args:
-      settings: the length, and the implementation of attention.
-      host_fits: whether the host has the memory for a candidate. As many layers' inputs are saved as it takes; where even the
-        fewest are too many, the fewest.
+      config: the model's configuration.
+      settings: the requested settings, the length, and the implementation of attention.
+      host_fits: whether the host has enough memory for some settings. Each candidate saves the
+        inputs of as many layers as the host can hold, and of the fewest possible if even those are
+        too many.
       embeddings_may_be_on_host: whether embedding and head may be in host memory.
     """
     requested, tokens = settings.use_gradient_checkpointing, settings.max_seq_length
@@ -103,7 +120,7 @@ def candidates(
 
 
 def _loss_chunks(tokens: int) -> list[int]:
-    """Without those that are the same, since a sequence is no longer."""
+    """The chunk sizes to try; those longer than the sequence would change nothing."""
     *larger, least = _LOSS_CHUNKS
     return [*(chunk for chunk in larger if chunk <= tokens), least]
 
@@ -116,7 +133,7 @@ def _forms(kv_heads: int, tokens: int, embeddings_may_be_on_host: bool) -> Itera
 
 
 def _within_host(candidate: Candidate, layers: int, settings: ModelSettings, host_fits) -> Candidate:
-    """With as many saved inputs as the host takes."""
+    """The candidate with as many saved inputs as the host can hold."""
     assert candidate.memory is not None
     numbers = _divisors(layers) if candidate.policy in OFFLOADING else [1]
     memories = (dataclasses.replace(candidate.memory, save_every=every) for every in numbers)

@@ -1,4 +1,4 @@
-"""Settings for a memory budget: chosen in the same way for a GPU that is here and for one that is not."""
+"""Chooses settings for a memory budget, that of this machine's GPU or of an absent one."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ def choose(
     budget: Budget,
     measure: Callable[[ModelSettings], Memory | None],
 ) -> Tuning:
-    """The fastest settings with which the step fits the budget, of those that `settings` leave open.
+    """The fastest settings with which the step fits the budget, among those that `settings` allow.
 
     Args:
-      measure: what a step takes, None where it is too large even to be compiled; the expensive part.
+      run: the run whose step is measured.
+      settings: the requested settings; "auto" allows any.
+      budget: the memory that is available.
+      measure: the memory of a step; None if it is even too large to be compiled. This is the
+        expensive part.
     """
 
     def attempt(candidate: Candidate) -> tuple[Memory | None, bool]:
@@ -35,12 +39,15 @@ def choose(
 
 
 def settings_of_least_memory(run: Run, settings: ModelSettings, budget: Budget) -> ModelSettings:
-    """The settings that need least device memory, of those that `settings` leave open; nothing is compiled."""
+    """The settings that need the least device memory, among those that `settings` allow.
+
+    Compiles nothing.
+    """
     return least_memory(possible_candidates(run, settings, budget)).applied(settings)
 
 
 def possible_candidates(run: Run, settings: ModelSettings, budget: Budget) -> list[Candidate]:
-    """The candidates, each with as many saved inputs as the host takes."""
+    """The candidates, each with as many saved inputs as the host can hold."""
 
     def host_fits(settings: ModelSettings) -> bool:
         return budget.host is None or budget.holds_on_host(run.pinned_bytes(settings))

@@ -1,7 +1,7 @@
-"""How long a step takes, near enough to order the ways in which it can run: what it computes, what it computes again, what it
-dequantizes, and the copies to and from the host that nothing hides.
+"""Estimates the time of a step, precisely enough to sort the settings with which it can run.
 
-Symbols: L layers, T tokens, D hidden size.
+The estimate adds up what a step computes, what it recomputes and dequantizes, and the copies to and
+from the host that do not overlap with computation.
 """
 
 from __future__ import annotations
@@ -15,27 +15,36 @@ from lcjax.model import ModelSettings
 from lcjax.ops.cross_entropy import chunk_tokens
 from lcjax.plan.choosing.flops import PEAK_BF16_TFLOPS, step_flops
 
-# What the products of a step reach of the peak, and attention's kernels: 8B in NF4 on an H200, where the estimates are within a
-# tenth of docs/measured/h200-2026-11-24-steps.csv.
+# The fractions of the peak that a step's matrix products and its attention kernels reach, measured
+# for 8B in NF4 on an H200. The estimates are within 10% of docs/measured/h200-2026-11-24-steps.csv.
 _PRODUCTS, _ATTENTION = 0.62, 0.45
-# Bytes a second: an H100's memory, and a pinned copy over PCI Express 5.
+# Bytes per second: an H100's memory, and a copy from pinned memory over PCI Express 5.
 _MEMORY, _HOST_LINK = 3.0e12, 5.0e10
-# A dequantized weight is written and read in bfloat16, from half a byte.
+# Bytes that dequantizing one weight moves: half a byte is read, and bfloat16 written and read.
 _DEQUANTIZED_BYTES = 4.5
-# A tile of a layer costs this many seconds by itself.
+# The fixed cost of one tile of a layer.
 _SECONDS_PER_TILE = 1e-4
-# In groups of heads: norms and narrow projections once a group, in parts of all products of a layer.
+# With groups of heads, norms and narrow projections run once per group. This is their cost as a
+# multiple of all products of a layer.
 _REPEATED_IN_GROUPS = 1.5
-# A chunk of the loss costs this share of the time that reading the head takes: 8,192 tokens by 128,256 words on an H200 take 41.1
-# ms in 64 chunks, 30.4 in 32, 29.0 in 16 and 28.2 in 8.
+# The fixed cost of one chunk of the loss, as a fraction of the time to read the head once. Measured
+# on an H200 with 8,192 tokens and 128,256 words: 41.1 ms in 64 chunks, 30.4 in 32, 29.0 in 16 and
+# 28.2 in 8.
 _LOSS_CHUNK = 0.5
-# Of the copies that plain layers ask for where they need them, and tiles without fetching ahead: what is waited for.
+# The fraction of the copies from the host for which the GPU waits: in layers without tiles, and in
+# tiles without `fetch_ahead`.
 _WAIT_SHARE, _WAIT_SHARE_IN_TILES = 0.3, 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Passes:
-    """Of a layer, in one step: forward passes beyond the first, of its products and of attention; and turns over all weights."""
+    """What a layer repeats in one step.
+
+    Attributes:
+      products: forward passes of its matrix products after the first.
+      attention: forward passes of its attention after the first.
+      weight_reads: how often all its weights are read.
+    """
 
     products: float
     attention: float
@@ -45,10 +54,10 @@ class Passes:
 def step_seconds(
     config: LlamaConfig, settings: ModelSettings, *, lora_r: int, quantized: bool, gpu: str = "h100-80gb"
 ) -> float:
-    """The time of one step over one sequence of `settings.max_seq_length` tokens with its policy and memory; a GPU that is in no
-    table counts as an H100.
+    """The estimated seconds of one step over one sequence of `settings.max_seq_length` tokens.
 
-    Passes over frozen weights cost as much backward as forward, attention 2.5 times as much.
+    A GPU that is not in `PEAK_BF16_TFLOPS` counts as an H100. The backward pass of frozen weights
+    costs as much as their forward pass, that of attention 2.5 times as much.
     """
     tokens = settings.max_seq_length
     policy, memory = settings.policy_for(tokens), settings.memory_for(tokens)
@@ -72,7 +81,8 @@ def _passes(policy: str, memory: MemorySettings | None, tokens: int) -> Passes:
     attention = 0.0 if policy in ("none", "offload_attn") else 1.0
     if memory is None:
         return Passes(recomputed, attention, 2 + recomputed)
-    # In groups, attention and the projections before it run again for the residual stream and then for each group.
+    # With groups of heads, attention and the projections before it run twice in the backward pass:
+    # once for the residual stream, and once for each group.
     again = 1.0 if memory.head_groups > 1 else 0.0
     skipped = (memory.save_every - 1) / 2
     tiles = math.ceil(tokens / memory.tile)
@@ -81,7 +91,10 @@ def _passes(policy: str, memory: MemorySettings | None, tokens: int) -> Passes:
 
 
 def _waiting(config: LlamaConfig, policy: str, memory: MemorySettings | None, tokens: int, computing: float) -> float:
-    """Seconds in which the GPU waits for copies: what takes longer than the computation, or is not hidden beside it."""
+    """Seconds for which the GPU waits for copies between host and device.
+
+    A copy makes it wait if it takes longer than the computation or does not overlap with it.
+    """
     if policy not in OFFLOADING:
         return 0.0
     arrays = 2 if policy == "offload_attn" else 1
@@ -90,6 +103,6 @@ def _waiting(config: LlamaConfig, policy: str, memory: MemorySettings | None, to
     longer = max(0.0, 2 * one_way - computing)
     if memory is None:
         return longer + _WAIT_SHARE * one_way
-    # Once as embedding and once as head, with nothing to compute beside.
+    # Copied once as embedding and once as head; neither copy overlaps with computation.
     embeddings = 2 * config.vocab_size * config.hidden_size * 2 / _HOST_LINK if memory.embeddings_on_host else 0.0
     return longer + embeddings + (0.0 if memory.fetch_ahead else _WAIT_SHARE_IN_TILES * one_way)

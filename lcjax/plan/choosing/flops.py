@@ -1,7 +1,7 @@
-"""The arithmetic of a training step, and the time that a GPU takes for it at a stated utilization.
+"""The FLOPs of a training step, and the time that a GPU takes for them at a given utilization.
 
-Model FLOPs: what the mathematics asks for, each multiply-add counted as two. What a policy computes again, norms, RoPE and the
-optimizer are not counted.
+Model FLOPs are those that the mathematics needs; each multiply-add counts as two. Recomputation,
+norms, RoPE and the optimizer are not counted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import math
 
 from lcjax.config import LlamaConfig
 
-# TFLOP/s of dense bfloat16 products with float32 sums, from NVIDIA's data sheets and architecture white papers.
+# TFLOP/s of dense bfloat16 products with float32 sums, from NVIDIA's data sheets and architecture
+# white papers.
 PEAK_BF16_TFLOPS = {
     "a100-40gb": 312.0,
     "a100-80gb": 312.0,
@@ -25,12 +26,15 @@ PEAK_BF16_TFLOPS = {
 }
 
 UTILIZATION = 0.25
-"""Model FLOPs a second in parts of the peak: 249 of 989 TFLOP/s, which a QLoRA step of 8B at 344,064 tokens reached on an H100."""
+"""Model FLOP/s as a fraction of the peak.
+
+A QLoRA step of 8B at 344,064 tokens reached 249 of 989 TFLOP/s on an H100.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class StepFlops:
-    """FLOPs of forward and backward pass over one sequence, by what asks for them."""
+    """FLOPs of the forward and backward pass over one sequence, by the part of the model."""
 
     linear: int
     adapter: int
@@ -42,18 +46,21 @@ class StepFlops:
         return self.linear + self.adapter + self.attention + self.head
 
     def seconds(self, gpu: str, utilization: float = UTILIZATION) -> float:
-        """The time of a step on one GPU that spends `utilization` of its peak on them."""
+        """The seconds of a step on one GPU at `utilization`, a fraction of its peak."""
         return self.total / (PEAK_BF16_TFLOPS[gpu] * 1e12 * utilization)
 
 
 def step_flops(config: LlamaConfig, tokens: int, lora_r: int) -> StepFlops:
-    """Of one document of `tokens` tokens.
+    """The FLOPs of one document of `tokens` tokens; `lora_r` 0 means that every weight is trained.
 
-    A product with a weight of n elements takes 2 n a token, and as much again for each gradient: always with respect to its input,
-    and to the weight where it learns. Causal attention sees half of all pairs of tokens: `4 T^2 H d / 2` a layer, and 2.5 times
-    that backward (five products for two). In a window of w tokens the pairs further apart, `(T - w)^2 / 2`, are not seen.
+    A product with a weight of n elements takes 2 n FLOPs per token, and as many again for each
+    gradient: always with respect to its input, and also to the weight if it is trained. Causal
+    attention computes half of all pairs of tokens: `4 T^2 H d / 2` per layer, and 2.5 times that in
+    the backward pass (five products instead of two). With a window of w tokens the pairs further
+    apart, `(T - w)^2 / 2`, are not computed.
 
-    Source: Narayanan et al., arXiv 2104.04473, appendix; attention's factor: Dao, arXiv 2307.08691, section 4.1.
+    Source: Narayanan et al., arXiv 2104.04473, appendix; attention's factor: Dao, arXiv 2307.08691,
+    section 4.1.
     """
     layers, products = config.num_hidden_layers, [row for row in config.family.parameters if row.matmul]
     passes = 2 if lora_r else 3

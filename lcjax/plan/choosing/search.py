@@ -1,4 +1,7 @@
-"""The longest context that fits, by few compilations: memory is close to a line in tokens."""
+"""Finds the longest context that fits.
+
+Memory grows almost linearly with the number of tokens, so few compilations are enough.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,19 @@ import math
 from collections.abc import Callable
 
 LENGTH_STEP = 1024
-"""Tokens; lengths are searched in multiples of it."""
+"""Tokens; the search tries multiples of it."""
 
-_MAX_INTERPOLATIONS = 10  # Loads that are asked for before the interval is halved instead; lines take five.
+# After so many steps the interval is halved instead. A straight line takes five steps.
+_MAX_INTERPOLATIONS = 10
 
 
 def largest_fitting(load: Callable[[int], float], low: int, high: int, guess: int | None = None) -> int | None:
-    """The largest n from `low` to `high` with `load(n) <= 1`, for a load that grows with n; None where `low` does not fit.
+    """The largest n from `low` to `high` with `load(n) <= 1`; None if `low` does not fit.
 
-    Follows the line through the nearest n that fits and the nearest that does not, or through the two nearest that there are. It
-    ends when some n fits and n + 1 does not (or is above `high`), so both have been asked for. `guess` is asked for first.
+    `load` must grow with n. Each step interpolates linearly between the nearest n that fits and the
+    nearest that does not, or extrapolates from the two nearest known ones. The search ends when
+    some n fits and n + 1 does not (or is above `high`), so `load` has been called with both.
+    `guess` is tried first.
     """
     known: dict[int, float] = {}
     fits, fails = low - 1, high + 1
@@ -39,6 +45,9 @@ def largest_fitting(load: Callable[[int], float], low: int, high: int, guess: in
 
 
 def _crossing(known: dict[int, float], a: int, b: int) -> int:
-    """Where the line through two points crosses 1, rounded down; beyond the larger where it does not rise."""
+    """The point, rounded down, where the line through two points reaches 1.
+
+    If the line does not rise, twice the larger of them.
+    """
     slope = (known[b] - known[a]) / (b - a)
     return math.floor(a + (1 - known[a]) / slope) if slope > 0 else 2 * max(a, b)

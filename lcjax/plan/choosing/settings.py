@@ -1,4 +1,7 @@
-"""What a run is asked to be computed with; where that is "auto", `lcjax.plan.choosing.tuner` chooses."""
+"""The settings that a workload requests.
+
+Where they are "auto", `lcjax.plan.choosing.tuner` chooses.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ def requested_settings(workload: Workload, tokens: int) -> ModelSettings:
     """The settings of `lcjax.train` for sequences of `tokens` tokens on the workload's GPU.
 
     Raises:
-      InputError: a policy that is unknown or not for this length.
+      InputError: a policy that is unknown or not allowed at this length.
     """
     resolve_policy(workload.use_gradient_checkpointing, tokens)
-    # What "auto" means where the step will run, which is not here.
+    # What "auto" means on the GPU where the step will run.
     attention = "pallas" if workload.attention == "auto" else workload.attention
     return ModelSettings(
         max_seq_length=tokens,
@@ -32,14 +35,14 @@ def requested_settings(workload: Workload, tokens: int) -> ModelSettings:
 
 
 def policy_lengths(workload: Workload, longest: int) -> list[tuple[int, int]]:
-    """The ranges of lengths (first, last) over which memory grows with the length, the longest lengths first.
+    """The ranges of lengths (first, last) in which memory grows with length, the longest first.
 
-    From one to the next it may shrink, where a policy holds for some lengths only.
+    Memory may drop from one range to the next, because a policy may apply only to some lengths.
     """
     requested = workload.use_gradient_checkpointing
     policy = resolve_policy(requested, 1)
     if requested == "auto" and workload.memory == "auto":
-        edges = [0, longest]  # what needs least may be chosen at any length
+        edges = [0, longest]  # the settings of the least memory are allowed at every length
     elif requested == "auto":
         edges = [0, KEEP_UP_TO_TOKENS, OFFLOAD_ABOVE_TOKENS, longest]
     elif policy in ("none", "full"):

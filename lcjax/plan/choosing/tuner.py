@@ -1,7 +1,7 @@
-"""The fastest settings with which a step fits, found by compiling candidates in the order of their estimated time.
+"""Finds the fastest settings with which a step fits by compiling candidates, the fastest first.
 
-A candidate that needs no less memory than one that did not fit is passed over, so a handful of compilations is enough. The same
-question always has the same answer.
+Time is estimated. A candidate is not compiled if it needs at least as much memory as one that did
+not fit, so a few compilations are enough. The result is deterministic.
 """
 
 from __future__ import annotations
@@ -15,11 +15,19 @@ from lcjax.plan.compiling.memory import Memory
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A candidate and what became of it; `memory` None: passed over, since `needs` did not fit, or too large to be compiled."""
+    """A candidate and the result of trying it.
+
+    Attributes:
+      candidate: the settings.
+      seconds: the estimated time of one step.
+      memory: the memory of the step; None if it was not compiled or is too large to be compiled.
+      fits: whether the step fits.
+      ruled_out_by: a candidate that needs no more memory and did not fit, so that this one was not
+        compiled; None if it was.
+    """
 
     candidate: Candidate
     seconds: float
-    """Estimated, of one step."""
     memory: Memory | None
     fits: bool
     ruled_out_by: Candidate | None = None
@@ -27,7 +35,10 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """The trials, fastest first, and the one that is chosen: the fastest that fits, or else the one that needs least."""
+    """The trials, fastest first, and the chosen candidate.
+
+    That is the fastest one that fits, or else the one that needs the least memory.
+    """
 
     chosen: Candidate
     trials: tuple[Trial, ...]
@@ -38,11 +49,13 @@ def tune(
     seconds: Callable[[Candidate], float],
     compiled: Callable[[Candidate], tuple[Memory | None, bool]],
 ) -> Tuning:
-    """The tuning of candidates.
+    """Chooses among candidates.
 
     Args:
-      seconds: the estimated time of a candidate's step.
-      compiled: what a candidate takes, None where it is too large even to be compiled, and whether that fits; the expensive one.
+      candidates: the settings to choose from.
+      seconds: estimates the time of a candidate's step.
+      compiled: compiles a candidate's step; returns its memory, None if it is too large to be
+        compiled, and whether it fits. This is the expensive part.
     """
     search = _Search(sorted(candidates, key=lambda candidate: (seconds(candidate), str(candidate))), compiled)
     chosen = search.run()
@@ -55,7 +68,7 @@ def tune(
 
 
 class _Search:
-    """`ordered` are the candidates, fastest first."""
+    """The state of a search among `ordered`, the candidates sorted with the fastest first."""
 
     def __init__(self, ordered: list[Candidate], compiled: Callable[[Candidate], tuple[Memory | None, bool]]):
         self.ordered = ordered
@@ -65,7 +78,8 @@ class _Search:
 
     def run(self) -> Candidate:
         least = least_memory(self.ordered)
-        # The fastest usually fits. Where it does not, the one that needs least says whether anything can.
+        # The fastest usually fits. If it does not, the one that needs the least memory shows
+        # whether any can.
         if not self._fits(self.ordered[0]) and not self._fits(least):
             return least
         for candidate in self.ordered:
@@ -81,9 +95,10 @@ class _Search:
         return self.tried[candidate][1]
 
     def _smaller_failure(self, candidate: Candidate) -> Candidate | None:
-        """One that does not fit and needs no more memory.
+        """A candidate that does not fit although it needs no more memory; None if there is none.
 
-        Tries the one of its kind, and then of its form, that needs least: it speaks for all of them.
+        Compiles the one of the same kind, and then of the same form, that needs the least memory.
+        If it does not fit, none of them does.
         """
         for other in [c for c, (_, fits) in self.tried.items() if not fits]:
             if candidate.needs_at_least(other):
@@ -96,5 +111,5 @@ class _Search:
 
 
 def least_memory(candidates: Sequence[Candidate]) -> Candidate:
-    """The one than which none needs less device memory, by its choices."""
+    """The candidate that needs the least device memory, judged by its settings alone."""
     return min(candidates, key=Candidate.device_memory)

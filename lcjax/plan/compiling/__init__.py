@@ -1,1 +1,1 @@
-"""Compiling the training step, for a GPU that need not be present, and reading its memory from the compiler's output."""
+"""Compiles the training step for a GPU, which may be absent, and measures its memory."""

@@ -1,12 +1,13 @@
-"""Compiling for a GPU that is not there: exact memory figures and real machine code on a machine without one.
+"""Compiles for a GPU on a machine without one; gives exact memory figures and real machine code.
 
     gpu = gpu_sharding("h100-80gb")
     compiled = compile_lowered(jax.jit(step).lower(*abstract(arguments, gpu)))
     compiled.memory_analysis()  # the bytes that the step would take on that GPU
 
-Nothing can be run: the devices only tell the compiler what to compile for. They stand beside the real devices of the process,
-so JAX may already be running on the CPU. Each GPU is a file `targets/NAME.txtpb`, a GpuTargetConfigProto in text form, whose
-figures are what the CUDA driver reports for it.
+Nothing can be run: the devices only describe to the compiler what to compile for. They exist in
+addition to the real devices of the process, so JAX may already be running on the CPU. Each GPU is a
+file `targets/NAME.txtpb`, a GpuTargetConfigProto in text form with the values that the CUDA driver
+reports.
 
 Source: `jax.experimental.topologies` and OpenXLA's ahead-of-time compilation.
 """
@@ -40,9 +41,10 @@ _SUFFIX = ".txtpb"
 
 
 class GpuSharding(NamedSharding):
-    """A sharding that knows a memory of GPUs that are not there, as one of real GPUs does: "device" or "pinned_host".
+    """A sharding over absent GPUs that has a memory kind, "device" or "pinned_host".
 
-    JAX asks a device whether it has a memory of that kind and takes the answer of one that is not there for a no.
+    A `NamedSharding` cannot have one here: JAX asks the devices which kinds they have, and absent
+    devices have none.
     """
 
     def __init__(self, mesh: Mesh | AbstractMesh, spec: PartitionSpec, kind: str = "device"):
@@ -64,55 +66,66 @@ class GpuSharding(NamedSharding):
 
 
 def gpu_names() -> tuple[str, ...]:
-    """The GPUs that can be compiled for, in alphabetical order."""
+    """The names of the GPUs that can be compiled for, in alphabetical order."""
     files = (file.name for file in _TARGETS.iterdir())
     return tuple(sorted(name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX)))
 
 
 def gpu_memory_bytes(gpu: str) -> int:
-    """The memory of one GPU of that name as the CUDA driver reports it. Raises InputError for an unknown name."""
+    """The bytes of memory of one GPU, as the CUDA driver reports them.
+
+    Raises:
+      InputError: an unknown name.
+    """
     [size] = re.findall(r"^\s*device_memory_size: (\d+)", _target(gpu), re.MULTILINE)
     return int(size)
 
 
 def gpu_sharding(gpu: str, gpus: int = 1, hosts: int = 1) -> NamedSharding:
-    """Places an array, whole, on every GPU of `hosts` machines with `gpus` GPUs of that name each.
+    """A sharding that replicates an array on every GPU of several hosts.
 
     Args:
       gpu: one of `gpu_names()`.
+      gpus: number of GPUs in each host.
+      hosts: number of hosts.
 
     Raises:
-      InputError: an unknown name, or a JAX that cannot compile for a GPU; the message says what to install or to set.
+      InputError: an unknown name, or a JAX that cannot compile for a GPU. The message says what to
+        install or to set.
     """
     target = _target(gpu)
     try:
-        # Partitions x hosts x GPUs of a host.
+        # Partitions x hosts x GPUs per host.
         topology = topologies.get_topology_desc(platform="cuda", target_config=target, topology=f"1x{hosts}x{gpus}")
     except NotImplementedError as error:
-        raise InputError(f"gpu={gpu!r} cannot be compiled for: {_remedy()}") from error
+        raise InputError(f"gpu={gpu!r} cannot be compiled for on this machine: {_remedy()}") from error
     return GpuSharding(topologies.make_mesh(topology, (hosts * gpus,), ("gpu",)), PartitionSpec())
 
 
 def abstract(tree: Any, sharding: Sharding) -> Any:
-    """The shapes and dtypes of a tree of arrays (or of ShapeDtypeStructs), placed by `sharding`; values are not looked at."""
+    """The shapes and dtypes of a tree's leaves as ShapeDtypeStructs that `sharding` places."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 @contextlib.contextmanager
 def lowering_for(sharding: Sharding) -> Iterator[None]:
-    """What a step for the devices of `sharding` is lowered in; it changes nothing for devices of this process."""
+    """A context in which a step for the devices of `sharding` must be lowered.
+
+    It does nothing if they are devices of this process.
+    """
     if not isinstance(sharding, GpuSharding):
         yield
         return
-    # From 0.11 on, Pallas asks the mesh around it what GPU it lowers for.
+    # Since JAX 0.11, Pallas reads from the surrounding mesh which GPU it lowers for.
     with traced_for(next(iter(sharding.device_set))), use_abstract_mesh(sharding.mesh.abstract_mesh):
         yield
 
 
 def compile_lowered(lowered: jax.stages.Lowered, options: dict[str, Any] | None = None) -> jax.stages.Compiled:
-    """The program of a GPU that is not there. `options` are XLA's, e.g. {"xla_dump_to": folder}.
+    """Compiles a lowered function for an absent GPU.
 
-    It stays out of the folder in which JAX may keep compiled programs: from there it could not be loaded without its GPU.
+    `options` are XLA's, e.g. {"xla_dump_to": folder}. The result is not written to JAX's persistent
+    compilation cache, because it could not be loaded from there without its GPU.
     """
     shortest = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, shortest)
@@ -130,9 +143,9 @@ def _target(gpu: str) -> str:
 
 
 def _remedy() -> str:
-    """What a user does when JAX knows no CUDA compiler."""
+    """What the user can do if JAX has no CUDA compiler."""
     if find_spec("jax_cuda13_plugin") is None:
-        # --no-deps: the compiler alone, a tenth of what a machine with a GPU needs.
+        # --no-deps installs only the compiler, a tenth of what a machine with a GPU needs.
         return (
             f"run `pip install --no-deps jax-cuda13-plugin=={jax.__version__} jax-cuda13-pjrt=={jax.__version__} "
             "nvidia-cuda-nvcc nvidia-nvvm nvidia-nvjitlink`"

@@ -1,4 +1,7 @@
-"""What lies on the GPU at the fullest moment of a step: XLA's live ranges, joined with the lines of code that made each buffer."""
+"""The buffers that are alive at a step's peak of memory, and the code that made each of them.
+
+The buffers come from XLA's report of live ranges, the lines of code from the optimized program.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,16 @@ import re
 from lcjax.plan.compiling.hlo import Instruction, Program
 
 _PEAK = re.compile(r"^  Live ranges at \d+ \(peak\):\n((?:    .*\n)*)", re.M)
-_HOST_SPACE = "S(5)"  # of a layout: pinned host memory
+_HOST_SPACE = "S(5)"  # in a layout: pinned host memory
 _LIVE = re.compile(r"^    ([\w.-]+)\{(\d*)[\d,]*\}: (\d+) bytes", re.M)
 
 
 @dataclasses.dataclass(frozen=True)
 class Buffer:
-    """An array that is alive at the peak. `source` is a line of Python: file:line function; "" for an argument."""
+    """An array that is alive at the peak.
+
+    `source` is the Python code that made it, as "file:line function"; "" for an argument.
+    """
 
     name: str
     bytes: int
@@ -24,7 +30,10 @@ class Buffer:
 
 
 def largest_buffers(live_ranges: str, program: Program, count: int) -> list[Buffer]:
-    """The `count` largest arrays at the peak, largest first; one that is written over another appears beside it."""
+    """The `count` largest arrays at the peak, largest first.
+
+    An array that reuses the memory of another is listed as well as that one.
+    """
     peak = _PEAK.search(live_ranges)
     found = _LIVE.findall(peak.group(1)) if peak else []
     largest = sorted(found, key=lambda entry: -int(entry[2]))[:count]
@@ -40,7 +49,11 @@ def _buffer(program: Program, name: str, index: str, size: int) -> Buffer:
 
 
 def _readable(producer: Instruction) -> str:
-    """frozen['layers']['mlp']['up_proj']['weight'] as layers.mlp.up_proj.weight; an operation by its kind and its pass."""
+    """A name for people.
+
+    An argument such as frozen['layers']['mlp']['up_proj']['weight'] becomes
+    layers.mlp.up_proj.weight; an operation is named by its kind and its pass.
+    """
     path = producer.op_name
     if producer.opcode == "parameter":
         keys = re.findall(r"\['(\w+)'\]", path)
@@ -51,5 +64,5 @@ def _readable(producer: Instruction) -> str:
     kernel = re.search(r"/(\w+)/pallas_call", path)
     operation = kernel.group(1) if kernel else path.rsplit("/", 1)[-1]
     if "rematted_computation" in path:
-        return f"{operation}, computed again"
+        return f"{operation}, recomputed"
     return f"{operation}, {'backward' if 'transpose(' in path else 'forward'}"

@@ -1,4 +1,7 @@
-"""The training step of a run, compiled and measured: for the devices that are here, and for a GPU that is not."""
+"""Compiles a run's training step and measures its memory.
+
+The step is for this machine's devices or for an absent GPU.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from lcjax.plan.workload import Workload
 
 @dataclasses.dataclass(frozen=True)
 class LoweredStep:
-    """A step for the devices on which its run's weights are; only its compilation is missing."""
+    """A step that is lowered, but not compiled, for the devices of its run's weights."""
 
     run: Run
     settings: ModelSettings
@@ -36,22 +39,22 @@ class LoweredStep:
     lowered: jax.stages.Lowered
 
     def memory(self, executable: jax.stages.Compiled, text: Callable[[], str] | None = None) -> Memory:
-        """What the compiled step takes, its arguments included.
+        """The memory of the compiled step, including its arguments.
 
-        `text` gives the optimized program, where it is known otherwise than from the executable.
+        `text` returns the optimized program; None reads it from the executable.
 
         Raises:
-          InputError: an array that was to be in host memory is not.
+          InputError: an array is not in host memory although it should be.
         """
         scratch_bytes = attention_scratch_bytes(self.run.config, self.settings, self.run.sequences)
         memory = measure(executable, self.state, self.frozen, scratch_bytes)
-        if platform_of(self.sharding) != "cpu":  # whose memory is all the host's
+        if platform_of(self.sharding) != "cpu":  # a CPU has only host memory
             check_offload(self.run.host_arrays(self.settings), memory, text or (lambda: executable.as_text() or ""))
         return memory
 
 
 def lower_step(run: Run, settings: ModelSettings, max_steps: int = 1) -> LoweredStep:
-    """The very step that `lcjax.train` runs, on sequences of `settings.max_seq_length` tokens."""
+    """The same step that `lcjax.train` runs, for sequences of `settings.max_seq_length` tokens."""
     params = jax.tree.map(abstract_like, run.params)
     sharding = params["norm"]["weight"].sharding
     program = run.program(params, settings, max_steps)
@@ -67,7 +70,7 @@ def lower_step(run: Run, settings: ModelSettings, max_steps: int = 1) -> Lowered
 def step_memory(
     run: Run, settings: ModelSettings, compiler: Callable[[jax.stages.Lowered], jax.stages.Compiled]
 ) -> Memory:
-    """What one step takes. The compiler is asked only for a program that it was not asked for before.
+    """The memory of one step; calls `compiler` only if the cache does not have the result.
 
     Raises:
       InputError: as `LoweredStep.memory`.
@@ -84,7 +87,7 @@ def step_memory(
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """What the compiler says of one step: its memory, its optimized program, and when which buffer is alive (XLA's report)."""
+    """The results for one step: memory, optimized program, and XLA's report of live ranges."""
 
     memory: Memory
     program: Program
@@ -92,22 +95,24 @@ class CompiledStep:
 
 
 def compile_step(workload: Workload, settings: ModelSettings) -> CompiledStep:
-    """The step of a workload, one sequence long, compiled for its GPU.
+    """Compiles the step of a workload, with one sequence, for its GPU.
 
     Raises:
-      InputError: an unknown GPU, no compiler for it, or an array that was to be in host memory and is not.
+      InputError: an unknown GPU, no compiler for it, or an array that is not in host memory
+        although it should be.
     """
     sharding = gpu_sharding(workload.gpu, workload.gpus, workload.hosts)
     lowered_step = lower_step(Run.of(workload, sharding), settings)
     with tempfile.TemporaryDirectory() as folder:
         executable = compile_lowered(lowered_step.lowered, {"xla_dump_to": folder})
-        # Both are of one moment: names change between it and `executable.as_text()`.
+        # Both files are from the same point of the compilation. In `executable.as_text()`, which is
+        # later, some names differ.
         text, live_ranges = (_dumped(folder, f"*gpu_after_optimizations{end}.txt") for end in ("", "-live-range"))
     return CompiledStep(lowered_step.memory(executable, lambda: text), Program(text), live_ranges)
 
 
 def platform_of(sharding: Sharding) -> str:
-    """What the devices of a sharding are: "cpu", or a name of GPUs."""
+    """The platform of a sharding's devices: "cpu", or a name of GPUs."""
     return next(iter(sharding.device_set)).platform
 
 

@@ -1,6 +1,7 @@
-"""Answers of the compiler that stay on disk: the same question is not compiled twice.
+"""Caches the compiler's results on disk, so that the same step is not compiled twice.
 
-An answer is filed under its question, the versions of JAX and its compiler, and the source of this package.
+The key of a result consists of its inputs, the versions of JAX and its compiler, and the source of
+lcjax.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ Result = TypeVar("Result")
 
 
 def cached_result(inputs: Any, parse: Callable[[dict[str, Any]], Result], compute: Callable[[], Result]) -> Result:
-    """The answer to a question: found in `cache_folder()`, or asked now and written there.
+    """The result for some inputs: read from `cache_folder()`, or computed and written there.
 
     Args:
-      question: JSON of everything that the answer depends on, but for compiler and source.
-      read: makes an answer, a dataclass, of the JSON of its `dataclasses.asdict`; raises ValueError, KeyError or TypeError for
-        what is none.
-      ask: the expensive way; what it raises is not cached.
+      inputs: JSON of everything that the result depends on, except for compiler and source.
+      parse: makes the result, a dataclass, from the JSON of its `dataclasses.asdict`; raises
+        ValueError, KeyError or TypeError if the JSON is not that of a result.
+      compute: computes the result, which takes long. An error that it raises is not cached.
     """
     path = cache_folder() / f"{_key(inputs)}.json"
     try:
@@ -40,7 +41,7 @@ def cached_result(inputs: Any, parse: Callable[[dict[str, Any]], Result], comput
 
 
 def cache_folder() -> Path:
-    """Where answers are cached: lcjax/plan under $XDG_CACHE_HOME, or under ~/.cache."""
+    """The folder of the cache: lcjax/plan in $XDG_CACHE_HOME, or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lcjax" / "plan"
 
 
@@ -62,7 +63,7 @@ def _version(name: str) -> str | None:
 
 @functools.cache
 def source_digest() -> str:
-    """Of every file of this package: whatever is edited, no answer of before is believed."""
+    """A digest of every file of lcjax: after any change of the source, old results are not used."""
     package = Path(__file__).parents[2]
     files = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".txtpb"))
     digest = hashlib.sha256()
@@ -72,7 +73,7 @@ def source_digest() -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all; where the folder cannot be written, the question is asked again another time."""
+    """Writes the file atomically. If the folder cannot be written, nothing is cached."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:

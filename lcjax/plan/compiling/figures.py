@@ -1,4 +1,4 @@
-"""What a plan reports of a compiled step."""
+"""The figures of a compiled step that a plan reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BUFFERS = 12
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """Memory, the largest buffers at the fullest moment, and the kernels by name."""
+    """Memory, the largest buffers at the peak, and the number of kernels by name."""
 
     memory: Memory
     buffers: tuple[Buffer, ...]
@@ -25,7 +25,7 @@ class Figures:
 
     @classmethod
     def of(cls, step: CompiledStep) -> Figures:
-        """Of a compiled step."""
+        """The figures of a compiled step."""
         buffers = largest_buffers(step.live_ranges, step.program, _BUFFERS)
         return cls(step.memory, tuple(buffers), dict(step.program.kernels()))
 
@@ -37,7 +37,7 @@ class Figures:
 
 
 def compiled_figures(workload: Workload, settings: ModelSettings) -> Figures:
-    """The figures of a step, compiled now or before.
+    """The figures of a step, from the cache or from a compilation.
 
     Raises:
       InputError: as `compile_step`.

@@ -1,4 +1,4 @@
-"""Reading an optimized program as XLA prints it: its instructions, and the line of Python that each came from."""
+"""Parses the text of an optimized program: its instructions and the Python code behind them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parents[2]
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%([\w.-]+) \(")
-# %name = type opcode(operands), attributes; the type of a tuple is in parentheses and holds none itself.
+# %name = type opcode(operands), attributes. The type of a tuple is in parentheses; tuples are not
+# nested.
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%([\w.-]+) = (\(.*?\)|\S+) ([a-z][\w-]*)\((.*?)\)(?:, (.*))?$")
 _NAME = re.compile(r"%([\w.-]+)")
 _ARRAY = re.compile(r"(\w+\[[\d,]*\])(?:\{([^}]*)\})?")
@@ -19,7 +20,11 @@ _KERNEL = re.compile(r'custom_call_target="__gpu\$xla\.gpu\.triton".*?name = "(\
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a program. `arrays` are (shape, layout) of its result, e.g. ("bf16[8,128]", "1,0"); one, unless it is a tuple."""
+    """One line of a program.
+
+    `arrays` are the (shape, layout) of its result, e.g. ("bf16[8,128]", "1,0"): several if the
+    result is a tuple, else one.
+    """
 
     computation: str
     arrays: tuple[tuple[str, str], ...]
@@ -28,13 +33,13 @@ class Instruction:
     attributes: str
 
     def attribute(self, pattern: str) -> str | None:
-        """The first group of a pattern in the attributes."""
+        """The first group of the pattern's first match in the attributes; None without a match."""
         match = re.search(pattern, self.attributes)
         return match.group(1) if match else None
 
     @property
     def op_name(self) -> str:
-        """The path of the JAX operation, e.g. jit(step)/while/body/dot_general, or the argument's name."""
+        """The JAX operation, e.g. jit(step)/while/body/dot_general, or an argument's name."""
         return (self.attribute(r'op_name="((?:[^"\\]|\\.)*)"') or "").replace("\\'", "'")
 
 
@@ -63,12 +68,14 @@ class Program:
         self._text = text
 
     def kernels(self) -> Counter[str]:
-        """The Pallas kernels of the program and how often each stands in it; a loop's body counts once."""
+        """The number of calls of each Pallas kernel in the program; a loop's body counts once."""
         return Counter(_KERNEL.findall(self._text))
 
     def producer(self, name: str, index: int | None) -> Instruction:
-        """The instruction that computes what `name` (its part `index`, where it is a tuple) holds: loops, which hand tuples of
-        arrays on, are looked through."""
+        """The instruction that computes the value of `name`, or its element `index` if a tuple.
+
+        Follows values through copies, tuples and loops.
+        """
         seen: set[tuple[str, int | None]] = set()
         while (name, index) not in seen:
             seen.add((name, index))
@@ -86,12 +93,18 @@ class Program:
         return self.instructions[name]
 
     def source(self, instruction: Instruction) -> str:
-        """file:line and function, the innermost in lcjax where there is one; "" where the compiler kept none."""
+        """The Python code of an instruction, as "file:line function"; "" if that is not known.
+
+        It is the innermost stack frame in lcjax if there is one.
+        """
         frame = instruction.attribute(r"stack_frame_id=(\d+)")
         return self._frames.describe(int(frame)) if frame else ""
 
     def _loop_value(self, name: str, index: int, seen: set[tuple[str, int | None]]) -> str | None:
-        """What the body of a loop leaves at `index`; where it hands its input on, what the loop starts from."""
+        """The value that the body of a loop returns at `index`.
+
+        If the body returns its input there unchanged, the loop's initial value instead.
+        """
         instruction = self.instructions[name]
         if instruction.opcode == "while":
             body = instruction.attribute(r"body=%([\w.-]+)") or ""
@@ -102,16 +115,16 @@ class Program:
         loop, root = self.loop_of_body.get(body), self.root_of.get(body)
         if loop is None or root is None or root.opcode != "tuple":
             return None
-        left = root.operands[index]
-        handed_on = self.instructions[left].opcode == "get-tuple-element" and (left, None) in seen
-        if not handed_on:
-            return left
+        returned = root.operands[index]
+        is_the_input = self.instructions[returned].opcode == "get-tuple-element" and (returned, None) in seen
+        if not is_the_input:
+            return returned
         start = self.instructions[loop.operands[0]]
         return start.operands[index] if start.opcode == "tuple" else None
 
 
 class _Frames:
-    """The tables of Python frames in a module's header; a frame's parent is printed as its number plus one."""
+    """The tables of Python stack frames in a module's header; parents are numbered from one."""
 
     def __init__(self, text: str):
         head = text[: text.find("\n%")]

@@ -1,9 +1,11 @@
-"""What a step sends to pinned host memory, and the proof that the compiler sent it there.
+"""The arrays that a step offloads to pinned host memory, and a check that they really are there.
 
-Whether an array is offloaded is a wish that a compiler may drop without a word: the array then stays on the device, and what was
-to be the host's share of memory is the device's. So the bytes of the compiled step are held against those that were asked for.
+A compiler may ignore a request to offload without any message. The array then stays on the device
+and takes memory there. The host memory of the compiled step is therefore compared with what was
+requested.
 
-Shapes: L layers, g layers of which one input is saved, B batch, T tokens, D hidden size, H query heads, d head_dim.
+Shapes: L layers, g layers that share one saved input, B batch, T tokens, D hidden size,
+H query heads, d head_dim.
 """
 
 from __future__ import annotations
@@ -29,14 +31,14 @@ from lcjax.pallas.triton.block_sizes import traced_with
 from lcjax.plan.compiling.hlo import Instruction, Program
 from lcjax.plan.compiling.memory import Memory
 
-# How XLA spells the dtypes of activations and of sums.
+# XLA's names for the dtypes of activations and of sums.
 _XLA_DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
-_ON_HOST = "S(5)"  # of a layout
+_ON_HOST = "S(5)"  # in a layout
 
 
 @dataclasses.dataclass(frozen=True)
 class HostArray:
-    """An array that is in host memory: from the forward to the backward pass, of all layers in one, or throughout."""
+    """An array in host memory: activations of all layers until the backward pass, or weights."""
 
     name: str
     shape: tuple[int, ...]
@@ -51,14 +53,16 @@ class HostArray:
 
 
 def host_arrays(config: LlamaConfig, settings: ModelSettings, dtype: DTypeLike, sequences: int = 1) -> list[HostArray]:
-    """What a step over `sequences` sequences of `settings.max_seq_length` tokens keeps in host memory; nothing is compiled.
+    """The arrays in host memory of a step over `sequences` sequences; compiles nothing.
 
-    Under `offload` every g-th layer's input, `L/g B T D` elements of `dtype`; under `offload_attn` every layer's attention output
-    too, `L B T H d`, and its log-sum-exp as the implementation keeps it: float32 [L, B, H, T], twice where `dtype` is float32.
-    Embedding and head where the memory settings say so.
+    Each sequence has `settings.max_seq_length` tokens. Under `offload` the arrays are every g-th
+    layer's input, `L/g B T D` elements of `dtype`. Under `offload_attn` there are also every
+    layer's attention output, `L B T H d`, and its log-sum-exp in the form that the implementation
+    saves: float32 [L, B, H, T], two of them if `dtype` is float32. The memory settings may add
+    embedding and head.
 
     Raises:
-      InputError: an implementation of attention whose output and log-sum-exp cannot be kept.
+      InputError: an implementation of attention that cannot save its output and log-sum-exp.
     """
     tokens, layers = settings.max_seq_length, config.num_hidden_layers
     memory = settings.memory_for(tokens)
@@ -80,9 +84,11 @@ def _embeddings(config: LlamaConfig, dtype: str) -> Iterator[HostArray]:
 
 
 def pinned_bytes(arrays: list[HostArray], state_bytes: int) -> int:
-    """Host memory that a step takes at most with these arrays and an optimizer state of that size.
+    """An upper bound of the bytes of host memory that a step pins.
 
-    The update writes the state anew, beside them or, as the compiler sees fit, in the memory of arrays that are needed no more.
+    These are the arrays and an optimizer state of `state_bytes` bytes. The update writes a new copy
+    of the state. The compiler may put it into the memory of arrays that are no longer needed, or
+    into additional memory.
     """
     return sum(array.bytes for array in arrays) + 2 * state_bytes
 
@@ -91,8 +97,8 @@ def _of_attention(config: LlamaConfig, settings: ModelSettings, dtype: str, sequ
     backend = backend_of(settings.attention)
     if not backend.has_passes:
         raise InputError(
-            f"use_gradient_checkpointing='offload_attn' keeps attention's log-sum-exp, which attention={backend.name!r} does not "
-            "give; use 'offload', or attention='pallas' or attention='xla'"
+            f"use_gradient_checkpointing='offload_attn' saves attention's log-sum-exp, which attention={backend.name!r} does not "
+            "return; use 'offload', or attention='pallas' or attention='xla'"
         )
 
     def shape(*heads: int) -> jax.ShapeDtypeStruct:
@@ -101,7 +107,7 @@ def _of_attention(config: LlamaConfig, settings: ModelSettings, dtype: str, sequ
     queries = shape(config.num_attention_heads, config.head_dim)
     keys = shape(config.num_key_value_heads, config.head_dim)
     segments = jax.ShapeDtypeStruct((sequences, settings.max_seq_length), jnp.int32)
-    with traced_with():  # tiles do not change these shapes, and JAX need not start
+    with traced_with():  # block sizes do not change these shapes, and JAX need not start
         out, lse = backend.residual_shapes(
             functools.partial(layer_call, sees=config.sees), queries, keys, keys, segments
         )
@@ -111,18 +117,20 @@ def _of_attention(config: LlamaConfig, settings: ModelSettings, dtype: str, sequ
 
 
 def check_offload(expected: list[HostArray], memory: Memory, text: Callable[[], str]) -> None:
-    """Holds the host bytes of a compiled step against `expected` and what the optimizer keeps there; they must be equal.
+    """Checks that a compiled step's host memory has `expected` and the optimizer's state.
 
-    Where the optimizer keeps its state there, the update's buffers are there besides, once the backward pass has no more use for
-    the arrays: in their memory, and if it needs more than theirs, every array is looked for by name instead.
+    If the optimizer's state is in host memory, so are the buffers of its update. They reuse the
+    memory of the offloaded arrays, which the update no longer needs, but may take more than that.
+    In that case the program is searched for every array instead.
 
     Args:
-      expected: of `host_arrays`.
-      memory: of the compiled step; see `lcjax.plan.compiling.memory.measure`.
-      text: gives the optimized program, e.g. `compiled.as_text`; it is asked for where the bytes differ.
+      expected: the arrays of `host_arrays`.
+      memory: the memory of the compiled step (see `lcjax.plan.compiling.memory.measure`).
+      text: returns the optimized program, e.g. `compiled.as_text`; called only if the bytes differ.
 
     Raises:
-      InputError: they differ; named are the arrays that stayed on the device, with the line of code that made each.
+      InputError: the bytes differ. The message names the arrays that stayed on the device, with the
+        line of code that made each.
     """
     wanted = memory.host_state_bytes + sum(array.bytes for array in expected)
     if memory.host_bytes == wanted:
@@ -133,13 +141,13 @@ def check_offload(expected: list[HostArray], memory: Memory, text: Callable[[], 
         return
     raise InputError(
         f"offload: {memory.host_bytes:,} bytes are in host memory instead of {wanted:,}: "
-        + ("; ".join(missing) or "every array is there, and others with them")
-        + ". This version of JAX does not run the policy; use --use-gradient-checkpointing full, or another version"
+        + ("; ".join(missing) or "every expected array is there, and so are others")
+        + ". This version of JAX does not support the policy; use --use-gradient-checkpointing full, or another version"
     )
 
 
 def _misplacement(array: HostArray, program: Program) -> str | None:
-    """Where the array is that ought to be on the host, in words; None where it is there."""
+    """A message that says where an array is instead of in host memory; None if it is there."""
     on_device = None
     for name, instruction in program.instructions.items():
         for index, (shape, layout) in enumerate(instruction.arrays):
@@ -151,15 +159,15 @@ def _misplacement(array: HostArray, program: Program) -> str | None:
                 on_device = program.producer(name, index if len(instruction.arrays) > 1 else None)
     size = f"{array.name} {array} ({array.bytes:,} bytes)"
     if on_device is None:
-        return f"{size} are kept nowhere"
+        return f"{size} are not in the program"
     return f"{size} stayed on the device, {_origin(on_device, program)}"
 
 
 def _same_shape(shape: str, array: HostArray) -> bool:
-    """Whether XLA's spelling is that of the array's shape, but for axes of size 1."""
+    """Whether a shape in XLA's syntax is that of the array, ignoring axes of size 1."""
     dtype, _, sizes = shape.removesuffix("]").partition("[")
-    spelled = [size for size in re.findall(r"\d+", sizes) if size != "1"]
-    return dtype == _XLA_DTYPES[array.dtype] and spelled == [str(size) for size in array.shape if size != 1]
+    found = [size for size in re.findall(r"\d+", sizes) if size != "1"]
+    return dtype == _XLA_DTYPES[array.dtype] and found == [str(size) for size in array.shape if size != 1]
 
 
 def _origin(producer: Instruction, program: Program) -> str:

@@ -1,4 +1,4 @@
-"""The parameter tree of a model that nobody has downloaded: shapes and dtypes."""
+"""The shapes and dtypes of a model's parameters, without its weights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Tree = dict[str, Any]
 
 
 def abstract_params(config: LlamaConfig, adapter: LoraConfig | None, quantize: str | None) -> Tree:
-    """The tree of `lcjax.model.params` in bfloat16; with `quantize` the layers' linear maps are quantized. Adapters are float32.
+    """The tree of `lcjax.model.params` with ShapeDtypeStructs as leaves.
 
-    Every leaf is a ShapeDtypeStruct.
+    Weights are bfloat16, adapters float32. With `quantize`, the layers' linear maps are quantized.
 
     Raises:
-      InputError: a shape that cannot be quantized.
+      InputError: a weight whose shape cannot be quantized.
     """
     params: Tree = {}
     for row in config.family.stored(config):
@@ -42,5 +42,5 @@ def _quantized(shape_LOI: tuple[int, ...]) -> Tree:
 
 
 def tree_bytes(tree: Any) -> int:
-    """The bytes of all leaves."""
+    """The number of bytes of all leaves."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,4 +1,4 @@
-"""What is compiled and measured: everything of a run but its settings, which are what is chosen."""
+"""What is compiled and measured: a run without its memory settings, which are chosen for it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ Tree = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """A run on a GPU, which need not be here.
+    """A run on a GPU, which this machine need not have.
 
     Attributes:
-      params: the model's weights, or ShapeDtypeStructs; where they have shardings, the step is compiled for those devices.
-      lora: the adapter, the only part that learns; None where every weight does.
+      config: the model's configuration.
+      params: the model's weights, or ShapeDtypeStructs. If they have shardings, the step is
+        compiled for those devices.
+      arguments: the arguments of training.
+      lora: the adapter, the only part that is trained; None if every weight is trained.
       embeddings_may_be_on_host: whether embedding and head may be in host memory.
-      gpu: the name by which the step's time is estimated.
+      gpu: the GPU for which the step's time is estimated.
     """
 
     config: LlamaConfig
@@ -47,14 +50,15 @@ class Run:
     def here(cls, config: LlamaConfig, params: Tree, arguments: TrainingArguments, lora: LoraConfig | None) -> Run:
         """The run of a model whose weights are loaded.
 
-        Embedding and head stay where they are: elsewhere, the caller's model would be a second copy on the device.
+        Embedding and head stay where they are. If they moved to host memory, the caller's model
+        would still have them on the device.
         """
         on_host = is_on_host(params["embed_tokens"]["weight"])
         return cls(config, params, arguments, lora, embeddings_may_be_on_host=lora is not None and on_host)
 
     @classmethod
     def of(cls, workload: Workload, sharding: Sharding | None = None) -> Run:
-        """The run of a workload, its weights placed by `sharding`; without one it cannot be compiled."""
+        """The run of a workload, its weights placed by `sharding`; None if it is not compiled."""
         params = abstract_params(workload.config, workload.lora, workload.quantize)
         if sharding is not None:
             params = abstract(params, sharding)
@@ -63,7 +67,7 @@ class Run:
 
     @property
     def sequences(self) -> int:
-        """Rows that are on the device at once."""
+        """The number of rows in a micro-batch on one device."""
         return self.arguments.per_device_train_batch_size
 
     @property
@@ -71,26 +75,30 @@ class Run:
         return is_quantized(self.params["layers"]["mlp"]["up_proj"]["weight"])
 
     def program(self, params: Tree, settings: ModelSettings, max_steps: int = 1) -> Program:
-        """What the trainer computes with `params`. The number of steps is in the schedule's constants alone."""
+        """The program that the trainer runs with `params`.
+
+        `max_steps` affects only the constants of the learning rate's schedule.
+        """
         return build_program(self.config, params, settings, self.arguments, max_steps)
 
     def seconds(self, settings: ModelSettings) -> float:
-        """The estimated time of a step over one sequence."""
+        """The estimated seconds of a step over one sequence."""
         rank = self.lora.r if self.lora else 0
         return step_seconds(self.config, settings, lora_r=rank, quantized=self.quantized, gpu=self.gpu)
 
     def host_arrays(self, settings: ModelSettings) -> list[HostArray]:
-        """What a step keeps in host memory from its forward to its backward pass, or throughout."""
+        """The arrays in host memory: until the backward pass, or for the whole step."""
         dtype = self.params["embed_tokens"]["weight"].dtype
         return host_arrays(self.config, settings, dtype, self.sequences)
 
     def pinned_bytes(self, settings: ModelSettings) -> int:
-        """Host memory that a step takes at most; nothing is compiled."""
+        """An upper bound of the bytes of host memory that a step pins; compiles nothing."""
         return pinned_bytes(self.host_arrays(settings), self._host_state_bytes)
 
     @functools.cached_property
     def _host_state_bytes(self) -> int:
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.params)
-        # Any settings do; what "auto" stands for would be asked of JAX's devices, which must not start yet.
+        # The settings do not matter, but "auto" would ask JAX for its devices, which must not start
+        # yet.
         settings = ModelSettings(LENGTH_STEP, lora=self.lora, attention="xla", memory="none")
         return self.program(shapes, settings).host_state_bytes

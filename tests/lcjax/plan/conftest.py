@@ -1,4 +1,4 @@
-"""The tiny model as a file, and a compiler that does nothing."""
+"""The tiny model as a file, and a substitute for the compiler."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ def _empty_cache(empty_cache):
 
 
 @pytest.fixture
-def asked(monkeypatch) -> list[tuple[str, int]]:
-    """Replaces the compiler by a line in tokens, for plain layers; returns the (gpu, tokens) that it is asked for."""
+def compilations(monkeypatch) -> list[tuple[str, int]]:
+    """Replaces the compiler by a model of memory that is linear in tokens.
+
+    Returns the (gpu, tokens) of each compilation so far.
+    """
     calls: list[tuple[str, int]] = []
 
     def compile_line(workload: Workload, settings) -> CompiledStep:

@@ -1,4 +1,4 @@
-"""lcjax.plan.compiling.aot: real machine code and exact memory figures for GPUs that are not here."""
+"""lcjax.plan.compiling.aot: machine code and exact memory figures for absent GPUs."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_cpu_stays_the_default():
 
 
 def test_a_folder_of_compiled_programs_is_left_alone(tmp_path):
-    """JAX could write such a program there, but not load it."""
+    """JAX could write such a program to its cache, but not load it from there."""
     compilation_cache.reset_cache()
     options = {"jax_compilation_cache_dir": str(tmp_path), "jax_persistent_cache_min_compile_time_secs": 0.0}
     before = {name: getattr(jax.config, name) for name in options}
@@ -150,7 +150,10 @@ TOKENS, WIDTH, HEADS, KEY_VALUE_HEADS, HEAD_DIM = 2048, 512, 8, 2, 64
 
 
 def projected_attention(x_BTW, weights, positions_BT, inverse_frequencies_F):
-    """What a layer does with RoPE: between projections and attention. Returns the rotated q and k too."""
+    """A layer's use of RoPE, between projections and attention.
+
+    Returns attention's output, and q and k before the rotation.
+    """
     q_BTHD, k_BTKD, v_BTKD = (
         (x_BTW @ weight).reshape(1, TOKENS, heads, HEAD_DIM)
         for weight, heads in zip(weights, (HEADS, KEY_VALUE_HEADS, KEY_VALUE_HEADS), strict=True)
@@ -175,7 +178,7 @@ def compile_step(step) -> Program:
 
 
 def test_rope_is_in_place_in_a_step():
-    """Forward and backward: no copy of q, k or their cotangents is made for it."""
+    """Forward and backward: q, k and their cotangents are not copied for it."""
 
     def step(x_BTW, weights, *rest):
         def loss(weights):
@@ -193,7 +196,7 @@ def test_rope_is_in_place_in_a_step():
 
 
 def test_a_copy_is_found():
-    """Mutants: who still needs q, or q and k, as they were makes XLA copy them."""
+    """Mutants: if q, or q and k, are needed later without rotation, XLA must copy them."""
     for needed, copied in ((lambda q, k: q, [0]), (lambda q, k: (q, k), [0, 1])):
 
         def step(*arguments, needed=needed):

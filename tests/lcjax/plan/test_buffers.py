@@ -1,4 +1,4 @@
-"""lcjax.plan.compiling.buffers: what is alive at the peak, by name, with the line of code that made it."""
+"""lcjax.plan.compiling.buffers: names and origins of the arrays that are alive at the peak."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EVERYTHING = 10_000
 
 
 def lines_of(path: Path, qualified_name: str) -> range:
-    """The lines of a function, by its name within the module."""
+    """The line numbers of a function with that qualified name."""
     tree: ast.AST = ast.parse(path.read_text(encoding="utf-8"))
     for name in qualified_name.split("."):
         [tree] = [node for node in ast.walk(tree) if getattr(node, "name", None) == name]
@@ -38,8 +38,11 @@ def test_every_source_is_a_line_of_its_function(policy):
         assert int(line) in lines_of(Path(lcjax.__file__).parents[1] / path, function)
 
 
-def test_the_saved_inputs_are_where_the_policy_keeps_them():
-    """One [L, B, T, D] array, made by the scan over layers: in host memory under `offload`, on the device under `full`."""
+def test_the_saved_inputs_are_where_the_policy_puts_them():
+    """One array [L, B, T, D] from the scan over layers.
+
+    It is in host memory under `offload` and on the device under `full`.
+    """
     for policy, on_host in (("full", False), ("offload", True)):
         [saved] = [buffer for buffer in buffers(policy) if buffer.shape == f"bf16[3,1,{TOKENS},128]"]
         assert (saved.bytes, saved.on_host) == (3 * TOKENS * 128 * 2, on_host)
@@ -65,7 +68,10 @@ def test_only_the_largest_are_named():
 
 
 def test_the_kernels_are_counted():
-    """The layer runs again in the backward pass, but for what the policy keeps; RoPE's own backward pass makes it three."""
+    """The backward pass recomputes the layer, except for what the policy saves.
+
+    RoPE also has a backward pass of its own, so it runs three times.
+    """
     once = {"attention_dq": 1, "attention_dkv": 1, "rope": 3}
     assert compiled("offload").program.kernels() == {**once, "attention_forward": 2}
     assert compiled("offload_attn").program.kernels() == {**once, "attention_forward": 1}

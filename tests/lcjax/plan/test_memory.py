@@ -1,4 +1,4 @@
-"""lcjax.plan.compiling.memory: the compiler's figures against sums by hand, and what a GPU has."""
+"""lcjax.plan.compiling.memory: the compiler's figures equal sums by hand; the memory of a GPU."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.support.tiny_model import TINY, TOKENS, compiled
 
 MEASURED = Path(__file__).parents[3] / "docs" / "measured"
 
-# Elements a layer: four maps of attention, three of the MLP; two norms.
+# Elements per layer: four linear maps of attention and three of the MLP; two norms.
 LINEAR = 128 * (256 + 128 + 128) + 256 * 128 + 3 * 384 * 128
 NORMS = 2 * 128
 OUTSIDE = 2 * 1000 * 128 + 128
 ADAPTER = 8 * ((256 + 128) + 2 * (128 + 128) + (128 + 256) + 3 * (384 + 128))
-SCALARS = 4 + 8 + 8  # the step, AdamW's and the schedule's counts, the key of dropout
+SCALARS = 4 + 8 + 8  # the step, the counts of AdamW and the schedule, the random key of dropout
 BATCH = 4 * 4 * TOKENS
 
 
@@ -33,7 +33,10 @@ def test_arguments_of_lora():
 
 
 def test_arguments_of_nf4():
-    """Half a byte a value, a byte for 64, four bytes for 256 of those, rounded up, and four a stacked map."""
+    """Half a byte per weight, a byte per block of 64 weights, and four bytes per 256 blocks.
+
+    Each linear map has four bytes more.
+    """
     memory = compiled("offload", quantize="nf4").memory
     shapes = TINY.linear_shapes().values()
     blocks = [out_features * in_features // 64 for out_features, in_features in shapes]
@@ -43,11 +46,14 @@ def test_arguments_of_nf4():
 
 
 def test_arguments_of_full_fine_tuning():
-    """The weights, in bfloat16. Their float32 masters and moments are in host memory, beside buffers for the update."""
+    """The device has the weights in bfloat16.
+
+    Host memory has their float32 copies and moments, and buffers for the update.
+    """
     memory = compiled("full", lora_r=0).memory
     weights = 3 * (LINEAR + NORMS) + OUTSIDE
     assert memory.weights_bytes == 0
-    assert memory.state_bytes == 2 * weights + SCALARS - 4  # AdamW counts its steps once
+    assert memory.state_bytes == 2 * weights + SCALARS - 4  # there is one AdamW count less
     assert memory.argument_bytes == memory.state_bytes + BATCH
     assert 3 * 4 * weights <= memory.host_bytes <= 2 * 3 * 4 * weights
 
@@ -56,8 +62,11 @@ def test_arguments_of_full_fine_tuning():
     ("policy", "a_token"),
     [("full", 0), ("offload", 2 * 128), ("offload_attn", 2 * 128 + 2 * 4 * 64 + 4 * 4)],
 )
-def test_host_bytes_are_what_the_policy_keeps(policy, a_token):
-    """Layer inputs in bfloat16; with `offload_attn` also attention's output and its log-sum-exp, a float32 a head."""
+def test_host_bytes_are_what_the_policy_saves(policy, a_token):
+    """Layer inputs in bfloat16; with `offload_attn` also attention's output and log-sum-exp.
+
+    The log-sum-exp is one float32 per token and head.
+    """
     assert compiled(policy).memory.host_bytes == 3 * TOKENS * a_token
 
 
@@ -67,12 +76,12 @@ def test_the_limit_leaves_a_margin():
     assert device_limit_bytes("h100-80gb", 12) == int(12 * 2**30 * 0.98) - 2**30
     assert device_limit_bytes("rtx4090", 24) == device_limit_bytes("rtx4090") == 25_250_627_584 - 2**30
     assert device_limit_bytes("rtx4090", 80) == device_limit_bytes("rtx4090")
-    with pytest.raises(InputError, match=r"--vram-gb 1 leaves nothing beside the margin of 1.0 GiB"):
+    with pytest.raises(InputError, match=r"--vram-gb 1 leaves no memory after the margin of 1.0 GiB"):
         device_limit_bytes("rtx4090", 1)
 
 
-def test_what_flash_attention_3_takes_beside_the_compiler():
-    """Peaks of steps on an H100, where it ran: with its scratch, what was planned is within 2% of each."""
+def test_memory_that_flash_attention_3_allocates_itself():
+    """With this scratch memory, the plan is within 2% of each peak measured on an H100."""
     config = resolve_config("llama-3.1-8b")
     with (MEASURED / "h100-2026-11-26-step-matrix.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["attention"] == "fa3"]

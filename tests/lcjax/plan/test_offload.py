@@ -1,4 +1,4 @@
-"""lcjax.plan.compiling.offload: what goes to host memory, to the byte, and the error that names what did not go."""
+"""lcjax.plan.compiling.offload: the exact bytes in host memory, and the error if they differ."""
 
 from __future__ import annotations
 
@@ -41,16 +41,19 @@ def test_the_bytes_by_hand():
 
 
 @pytest.mark.parametrize("policy", ["none", "full", "offload", "offload_attn"])
-def test_a_compiled_step_is_held_to_them(policy):
-    """`compile_step` raises where they differ."""
+def test_a_compiled_step_has_exactly_these_bytes(policy):
+    """`compile_step` raises an error if they differ."""
     settings = ModelSettings(TOKENS, use_gradient_checkpointing=policy, memory="none", attention="pallas")
     expected = sum(array.bytes for array in host_arrays(TINY, settings, "bfloat16"))
     assert compiled(policy).memory.host_bytes == expected
     assert (expected > 0) == policy.startswith("offload")
 
 
-def weights_at_foreseen_places(policy: str, memory: str = "none") -> set[str]:
-    """Shapes of the weights that XLA takes out of their stack at places it knows, and so may copy by the copy engine."""
+def weights_at_known_offsets(policy: str, memory: str = "none") -> set[str]:
+    """Shapes of the weights that XLA slices out of their stack at offsets it knows.
+
+    XLA may copy such slices with the copy engine.
+    """
     workload = Workload("tiny", TINY, "h100-80gb", 8, None, policy, memory)
     step = compile_step(workload, requested_settings(workload, TOKENS))
     slices = [x for x in step.program.instructions.values() if x.attribute(r'"dynamic_slice_config":\{"(\w+)"')]
@@ -63,15 +66,15 @@ def weights_at_foreseen_places(policy: str, memory: str = "none") -> set[str]:
     thinned([("offload", "none"), ("offload_attn", "none"), ("offload", "tile=1024")], lambda case: "tile" in case[1]),
 )
 def test_weights_do_not_wait_behind_copies_from_the_host(policy, memory):
-    assert not weights_at_foreseen_places(policy, memory)
+    assert not weights_at_known_offsets(policy, memory)
 
 
-def test_where_no_input_is_offloaded_they_need_not():
-    assert weights_at_foreseen_places("full")
+def test_without_offload_the_offsets_are_known():
+    assert weights_at_known_offsets("full")
 
 
 def test_what_stayed_on_the_device_is_named(monkeypatch):
-    """A stack that forgets to send its inputs to the host."""
+    """Mutant: a stack that does not move its inputs to the host."""
     monkeypatch.setattr(memory_stack.jax, "device_put", lambda tree, *args, **kwargs: tree)
     settings = ModelSettings(
         TOKENS, lora=None, use_gradient_checkpointing="offload", memory=MemorySettings(1024), attention="pallas"
@@ -88,7 +91,7 @@ def test_what_stayed_on_the_device_is_named(monkeypatch):
 
 
 def test_a_table_that_is_embedding_and_head_is_fetched_for_each():
-    """Once for both, it would be on the device through all layers."""
+    """Fetched only once for both, it would be on the device during all layers."""
     config = dataclasses.replace(TINY, tie_word_embeddings=True)
     workload = Workload("tiny", config, "h100-80gb", 8, None, "offload", "tile=1024,embeddings_on_host=true")
     program = compile_step(workload, requested_settings(workload, TOKENS)).program
@@ -99,7 +102,7 @@ def test_a_table_that_is_embedding_and_head_is_fetched_for_each():
 
 
 def test_embeddings_that_stayed_on_the_device_are_named(monkeypatch):
-    """A program that forgets to place them."""
+    """Mutant: a program that does not place them."""
     monkeypatch.setattr(program, "place_embeddings", lambda params, on_host: params)
     workload = Workload("tiny", TINY, "h100-80gb", 8, None, "offload", "tile=1024,embeddings_on_host=true")
     message = (
@@ -112,6 +115,6 @@ def test_embeddings_that_stayed_on_the_device_are_named(monkeypatch):
 
 def test_attention_that_hides_its_log_sum_exp_is_refused():
     settings = ModelSettings(131_072, use_gradient_checkpointing="offload_attn", memory="none", attention="cudnn")
-    with pytest.raises(InputError, match="keeps attention's log-sum-exp, which attention='cudnn' does not give"):
+    with pytest.raises(InputError, match="saves attention's log-sum-exp, which attention='cudnn' does not return"):
         host_arrays(LLAMA_8B, settings, jnp.bfloat16)
     assert jax.default_backend() == "cpu"

@@ -1,4 +1,4 @@
-"""`python -m lcjax.plan` as a user runs it."""
+"""The command line of `python -m lcjax.plan`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_real_step_end_to_end(plan, tiny_json):
 
 
 def test_several_gpus_and_hosts(plan, tiny_json):
-    """Compiled for all of them; each GPU holds the whole run."""
+    """The step is compiled for all of them; each GPU holds the whole run."""
     flags = ("--model", tiny_json, "--max-seq-length", 1024, "--lora-r", 4, "--memory", "none", "--json", "-")
     code, out, _ = plan(*flags, "--gpus", 8, "--hosts", 4)
     found = json.loads(out)
@@ -57,7 +57,7 @@ def test_several_gpus_and_hosts(plan, tiny_json):
     assert found["device_argument_bytes"] == found["weights_bytes"] + found["state_bytes"] + batch
 
 
-def test_json_into_a_file(plan, tiny_json, tmp_path, asked):
+def test_json_into_a_file(plan, tiny_json, tmp_path, compilations):
     path = tmp_path / "plan.json"
     code, out, err = plan("--model", tiny_json, "--max-seq-length", 65_536, "--json", path)
     assert (code, err) == (0, "compilation 1: 65,536 tokens on h100-80gb\n")
@@ -65,35 +65,35 @@ def test_json_into_a_file(plan, tiny_json, tmp_path, asked):
     assert "65,536 tokens, h100-80gb: fits (27.1 GiB of 78.1 GiB on the GPU, 16.0 GiB of pinned host memory)" in out
 
 
-def test_the_trained_context_is_the_default(plan, tiny_json, asked):
+def test_the_trained_context_is_the_default(plan, tiny_json, compilations):
     assert plan("--model", tiny_json)[0] == 0
-    assert asked == [("h100-80gb", 2048)]
+    assert compilations == [("h100-80gb", 2048)]
 
 
-def test_a_terminal_says_what_is_being_compiled(plan, tiny_json, asked, monkeypatch):
+def test_a_terminal_shows_what_is_being_compiled(plan, tiny_json, compilations, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # to rich, a terminal
     _, _, err = plan("--model", tiny_json, *OFFLOAD, "--max-seq-length", 65_536, "--json", "-")
     assert re.search(r"compilation 1: 65,536 tokens on h100-80gb", err)
 
 
-def test_find_max(plan, tiny_json, asked):
+def test_find_max(plan, tiny_json, compilations):
     code, out, err = plan("--model", tiny_json, *OFFLOAD, "--find-max", "--json", "-")
     found = json.loads(out)
-    said = [line for line in err.splitlines() if line.startswith("compilation ")]
+    shown = [line for line in err.splitlines() if line.startswith("compilation ")]
     assert re.fullmatch(
-        r"compilation \d+: [\d,]+ tokens on h100-80gb \([\d,]+ tokens fit(, [\d,]+ did not)?\)", said[-1]
+        r"compilation \d+: [\d,]+ tokens on h100-80gb \([\d,]+ tokens fit(, [\d,]+ did not)?\)", shown[-1]
     )
     assert (code, found["fits"]) == (0, True)
     assert found["max_seq_length"] == (found["device_limit_bytes"] - 16_000_000_000) // 200_000 // 1024 * 1024
 
 
-def test_what_does_not_fit_says_what_would(plan, tiny_json, asked):
+def test_a_plan_that_does_not_fit_lists_remedies(plan, tiny_json, compilations):
     code, out, _ = plan("--model", tiny_json, *OFFLOAD, "--max-seq-length", 500_000)
     assert code == 1
     assert out.splitlines()[-1] == "it would fit with --max-seq-length 338944, or --gpu h200"
 
 
-def test_another_policy_and_quantized_weights_are_offered(plan, tiny_json, asked):
+def test_another_policy_and_quantized_weights_are_offered(plan, tiny_json, compilations):
     flags = ("--model", tiny_json, "--max-seq-length", 32_768, "--use-gradient-checkpointing", "full")
     code, out, _ = plan(*flags, "--vram-gb", 24)
     assert code == 1
@@ -101,20 +101,20 @@ def test_another_policy_and_quantized_weights_are_offered(plan, tiny_json, asked
     assert out.splitlines()[-1] == f"it would fit with {wanted}"
 
 
-def test_what_fits_nowhere(plan, tiny_json, asked):
+def test_a_plan_without_remedies(plan, tiny_json, compilations):
     code, out, _ = plan("--model", tiny_json, *OFFLOAD, "--max-seq-length", 9000, "--vram-gb", 8, "--host-gb", 0.1)
     assert code == 1
-    assert out.splitlines()[-1] == "no change that was tried makes it fit"
+    assert out.splitlines()[-1] == "none of the changes that were tried makes it fit"
 
 
-def test_too_little_host_memory(plan, tiny_json, asked):
+def test_too_little_host_memory(plan, tiny_json, compilations):
     code, out, _ = plan("--model", tiny_json, *OFFLOAD, "--max-seq-length", 262_144, "--host-gb", 32)
     assert code == 1
     assert "64.0 GiB of pinned host memory" in out
     assert out.splitlines()[-1] == "it would fit with --max-seq-length 131072"
 
 
-def test_the_ladder_over_gpus(plan, tiny_json, asked):
+def test_the_table_of_gpus(plan, tiny_json, compilations):
     code, out, _ = plan("--model", tiny_json, *OFFLOAD, "--table", "--json", "-")
     rows = json.loads(out)["rows"]
     assert code == 0
@@ -122,11 +122,11 @@ def test_the_ladder_over_gpus(plan, tiny_json, asked):
     lengths = [row["max_seq_length"] for row in rows]
     assert lengths == sorted(lengths)
     assert all(row.keys() >= KEYS for row in rows)
-    assert len(asked) <= 4 * len(rows)
+    assert len(compilations) <= 4 * len(rows)
 
 
-def test_a_picture(plan, tiny_json, tmp_path, asked, monkeypatch):
-    """Stacked up to what a step takes, below the GPU's limit."""
+def test_the_plot_shows_the_memory_and_its_limit(plan, tiny_json, tmp_path, compilations, monkeypatch):
+    """The areas add up to the step's memory."""
     drawn = []
     monkeypatch.setattr(plot.pyplot, "close", drawn.append)
     path = tmp_path / "memory.png"
@@ -134,7 +134,7 @@ def test_a_picture(plan, tiny_json, tmp_path, asked, monkeypatch):
     found = json.loads(out)
     assert code == 0
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert len(asked) == 5
+    assert len(compilations) == 5
     [axes] = drawn[0].axes
     highest = max(area.get_paths()[0].vertices[:, 1].max() for area in axes.collections)
     assert highest * GIB == pytest.approx(found["device_bytes"])
@@ -150,9 +150,12 @@ def test_a_picture(plan, tiny_json, tmp_path, asked, monkeypatch):
         (("--model", "llama-3.1-9b"), r"--model llama-3.1-9b is unknown; did you mean llama-3.1-8b .*"),
         (("--max-seq-length", "1"), "--max-seq-length 1 is out of range; it must be from 2 to 16,777,216"),
         (("--host-gb", "0"), "--host-gb 0.0 is out of range; it must be positive"),
-        (("--vram-gb", "0.5"), "--vram-gb 0.5 leaves nothing beside the margin of 1.0 GiB"),
-        (("--find-max", "--max-seq-length", "9"), "--find-max searches the length and --max-seq-length gives one; .*"),
-        (("--table", "--find-max"), "--table searches every GPU as it is; drop .*"),
+        (("--vram-gb", "0.5"), "--vram-gb 0.5 leaves no memory after the margin of 1.0 GiB"),
+        (
+            ("--find-max", "--max-seq-length", "9"),
+            "--find-max searches for the length and --max-seq-length sets it; .*",
+        ),
+        (("--table", "--find-max"), "--table searches every GPU; remove .*"),
         (("--json", "no/such/folder.json"), ".*the directory .* does not exist"),
         (
             ("--use-gradient-checkpointing", "full", "--max-seq-length", "40000"),
@@ -160,14 +163,14 @@ def test_a_picture(plan, tiny_json, tmp_path, asked, monkeypatch):
         ),
     ],
 )
-def test_bad_input_is_one_line(plan, tiny_json, asked, flags, message):
+def test_bad_input_is_one_line(plan, tiny_json, compilations, flags, message):
     code, out, err = plan("--model", tiny_json, *flags)
     assert (code, out) == (2, "")
     [line] = err.splitlines()
     assert re.fullmatch(f"error: {message}", line)
 
 
-def test_without_the_extra_it_says_how_to_install_it(plan, tiny_json, monkeypatch):
+def test_an_error_says_how_to_install_the_compiler(plan, tiny_json, monkeypatch):
     def unknown_platform(**_):
         raise NotImplementedError("topology not implemented for cuda")
 
@@ -180,12 +183,12 @@ def test_without_the_extra_it_says_how_to_install_it(plan, tiny_json, monkeypatc
 
 
 def test_an_8b_at_131072_tokens_in_a_process_of_its_own(tmp_path):
-    """Whole and quiet: XLA's log, which warns of such lengths, stays away."""
+    """A real plan; XLA's log, which warns of such lengths, is not shown."""
     command = "-m lcjax.plan --model llama-3.1-8b --max-seq-length 131072 --lora-r 32 --json".split()
     done = subprocess.run([sys.executable, *command, "-"], capture_output=True, text=True, cwd=tmp_path, check=False)
     found = json.loads(done.stdout)
     assert (done.returncode, found["fits"]) == (0, True)
-    # Every layer's input and its attention's output, and float32 log-sum-exps.
+    # Every layer's input and attention output, and float32 log-sum-exps.
     assert found["policy"] == "offload_attn"
     assert found["host_bytes"] == 32 * 131_072 * (2 * 4096 * 2 + 32 * 4)
     adapter = 3 * 4 * 83_886_080 + 20
@@ -194,7 +197,7 @@ def test_an_8b_at_131072_tokens_in_a_process_of_its_own(tmp_path):
     assert not re.search(r"\.cc:\d+\]", done.stderr)
 
 
-def test_one_estimate_of_the_step_is_shown(plan, tiny_json, asked):
+def test_one_estimate_of_the_step_is_shown(plan, tiny_json, compilations):
     code, out, _ = plan("--model", tiny_json, "--max-seq-length", 32_768)
     [step] = [line for line in out.splitlines() if re.search(r"\bstep\b.*estimated", line)]
     [chosen] = [line for line in out.splitlines() if "chosen" in line]

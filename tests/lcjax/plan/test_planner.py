@@ -1,4 +1,4 @@
-"""lcjax.plan.planner: plans, and the longest context by search; the real compiler agrees with brute force."""
+"""lcjax.plan.planner: plans, and the search for the longest context."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_trainer_and_the_planner_build_one_program():
 
 @pytest.mark.slow
 def test_the_longest_context_against_brute_force_of_the_real_compiler():
-    """Under a cap that lies between 2,048 and 3,072 tokens of the tiny model."""
+    """The limit of memory lies between 2,048 and 3,072 tokens of the tiny model."""
     workload = dataclasses.replace(BIG, lora_r=8)
     free = Planner(workload)
     sizes = {tokens: free.plan(tokens).memory.device_bytes for tokens in range(1024, 4097, 1024)}
@@ -37,16 +37,16 @@ def test_the_longest_context_against_brute_force_of_the_real_compiler():
     assert longest.max_seq_length == brute_force == 2048
 
 
-def test_the_longest_context_takes_few_compilations(asked):
+def test_the_longest_context_takes_few_compilations(compilations):
     longest = Planner(BIG).longest()
     assert longest is not None
     assert longest.fits
     assert longest.max_seq_length == (LIMIT - 16_000_000_000) // 200_000 // 1024 * 1024
-    assert ("h100-80gb", longest.max_seq_length + 1024) in asked
-    assert len(asked) == len(set(asked)) <= 6
+    assert ("h100-80gb", longest.max_seq_length + 1024) in compilations
+    assert len(compilations) == len(set(compilations)) <= 6
 
 
-def test_host_memory_is_a_limit_too(asked):
+def test_host_memory_is_a_limit_too(compilations):
     longest = Planner(BIG, host_gb=16).longest()
     assert longest is not None
     assert longest.max_seq_length == 65_536
@@ -55,22 +55,22 @@ def test_host_memory_is_a_limit_too(asked):
     assert (short.fits, short.device_load < 1, short.host_load > 1) == (False, True, True)
 
 
-def test_auto_prefers_the_longest_lengths(asked):
-    """Where 33,792 tokens fit, what shorter ones would take under another policy does not matter."""
+def test_auto_prefers_the_longest_lengths(compilations):
+    """If 33,792 tokens fit, shorter lengths with other policies are not tried."""
     auto = dataclasses.replace(BIG, use_gradient_checkpointing="auto")
     longest, shorter = Planner(auto).longest(), Planner(auto, vram_gb=23).longest()
     assert longest is not None
     assert longest.policy == "offload"
-    assert min(tokens for _, tokens in asked) > 4096
+    assert min(tokens for _, tokens in compilations) > 4096
     assert shorter is not None
     assert (shorter.policy, shorter.max_seq_length % 1024) == ("offload", 0)
-    fewest = Planner(auto, vram_gb=20).longest()
-    assert fewest is not None
-    assert fewest.policy == "full"
+    shortest = Planner(auto, vram_gb=20).longest()
+    assert shortest is not None
+    assert shortest.policy == "full"
 
 
-def test_a_host_that_asks_for_fewer_inputs_does_not_stop_the_search(asked, monkeypatch):
-    """Its share goes up to all of it and falls again, from one grouping to the next."""
+def test_saving_fewer_inputs_does_not_stop_the_search(compilations, monkeypatch):
+    """The host's load rises to 1 and drops again when fewer layers save their input."""
     planner = Planner(dataclasses.replace(BIG, memory="auto"), host_gb=16)
     some, lengths = Planner(BIG, host_gb=16).plan(1024), []
 
@@ -90,9 +90,9 @@ def test_a_host_that_asks_for_fewer_inputs_does_not_stop_the_search(asked, monke
     assert len(lengths) <= 7
 
 
-def test_nothing_fits(asked):
+def test_nothing_fits(compilations):
     assert Planner(BIG, vram_gb=12).longest() is None
-    assert asked == [("h100-80gb", 1024)]
+    assert compilations == [("h100-80gb", 1024)]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""lcjax.plan.choosing.search: the longest that fits, asked of few lengths."""
+"""lcjax.plan.choosing.search: finds the longest length that fits with few evaluations."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from lcjax.plan.choosing.search import largest_fitting
 
 
 class Load:
-    """A load that counts how often it is asked for, and never twice for the same."""
+    """A load that records its arguments and fails if one of them is repeated."""
 
     def __init__(self, function):
-        self.function, self.asked = function, []
+        self.function, self.called_with = function, []
 
     def __call__(self, n: int) -> float:
-        assert n not in self.asked
-        self.asked.append(n)
+        assert n not in self.called_with
+        self.called_with.append(n)
         return self.function(n)
 
 
@@ -26,11 +26,11 @@ def brute_force(function, low: int, high: int) -> int | None:
 
 @pytest.mark.parametrize("limit", [1, 2, 17, 33, 100, 999, 5000, 16_384])
 @pytest.mark.parametrize("low", [1, 33])
-def test_a_line_takes_few_questions(limit, low):
+def test_a_line_takes_few_evaluations(limit, low):
     load = Load(lambda n: 0.2 + 0.8 * n / (limit + 0.5))
     found = largest_fitting(load, low, 16_384)
     assert found == brute_force(load.function, low, 16_384)
-    assert len(load.asked) <= 6
+    assert len(load.called_with) <= 6
 
 
 def test_random_rising_loads_against_brute_force():
@@ -40,28 +40,28 @@ def test_random_rising_loads_against_brute_force():
         limit = generator.uniform(rises[0], rises[-1])
         load = Load(lambda n, rises=rises / limit: float(rises[n]))
         assert largest_fitting(load, 1, 199) == brute_force(load.function, 1, 199)
-        assert len(load.asked) <= 20
+        assert len(load.called_with) <= 20
 
 
 def test_a_kinked_load():
-    """Host memory runs out where the GPU's does not yet."""
+    """Host memory is exhausted before the GPU's."""
     load = Load(lambda n: max(0.5 + n / 5000, n / 700))
     assert largest_fitting(load, 1, 16_384) == 700
-    assert len(load.asked) <= 8
+    assert len(load.called_with) <= 8
 
 
-def test_the_neighbours_are_asked_for():
+def test_the_result_and_its_successor_are_evaluated():
     load = Load(lambda n: n / 321.5)
     assert largest_fitting(load, 1, 1000) == 321
-    assert {321, 322} <= set(load.asked)
+    assert {321, 322} <= set(load.called_with)
 
 
-@pytest.mark.parametrize(("guess", "questions"), [(321, 2), (322, 2), (310, 4), (600, 5)])
-def test_a_guess_saves_questions(guess, questions):
+@pytest.mark.parametrize(("guess", "evaluations"), [(321, 2), (322, 2), (310, 4), (600, 5)])
+def test_a_guess_saves_evaluations(guess, evaluations):
     load = Load(lambda n: 0.1 + 0.9 * n / 321.5)
     assert largest_fitting(load, 1, 1000, guess) == 321
-    assert load.asked[0] == guess
-    assert len(load.asked) <= questions
+    assert load.called_with[0] == guess
+    assert len(load.called_with) <= evaluations
 
 
 def test_the_ends():

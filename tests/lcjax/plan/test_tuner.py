@@ -35,7 +35,7 @@ def seconds(candidate: Candidate) -> float:
 
 
 def device_bytes(candidate: Candidate) -> int:
-    """A model of memory in which every choice counts, by candidate."""
+    """A model of a candidate's memory in which every setting matters."""
     policy, plain, minus_groups, embeddings, ahead, tile, chunk = candidate.device_memory()
     own = (
         400 * plain + 20 * (8 + minus_groups) + 100 * embeddings + 40 * ahead + min(tile, 8192) / 1024 * 10 + chunk / 64
@@ -44,39 +44,39 @@ def device_bytes(candidate: Candidate) -> int:
 
 
 def tuned(limit: int):
-    asked: list[Candidate] = []
+    compilations: list[Candidate] = []
 
     def compiled(candidate: Candidate) -> tuple[Memory, bool]:
-        asked.append(candidate)
+        compilations.append(candidate)
         size = device_bytes(candidate)
         return Memory(0, 0, size, 0, 0, 0), size <= limit
 
-    return tune(CANDIDATES, seconds, compiled), asked
+    return tune(CANDIDATES, seconds, compiled), compilations
 
 
 @pytest.mark.parametrize("limit", [20, 40, 75, 90, 150, 200, 310, 500, 700])
-def test_the_fastest_that_fits_against_brute_force(limit):
-    tuning, asked = tuned(limit)
+def test_the_fastest_candidate_that_fits_against_brute_force(limit):
+    tuning, compilations = tuned(limit)
     fitting = [c for c in CANDIDATES if device_bytes(c) <= limit]
     assert tuning.chosen == min(fitting, key=lambda c: (seconds(c), str(c)))
-    assert len(asked) == len(set(asked)) <= 22
+    assert len(compilations) == len(set(compilations)) <= 22
     assert tuning == tuned(limit)[0]
 
 
-def test_where_nothing_fits_two_compilations_say_so():
-    tuning, asked = tuned(5)
+def test_two_compilations_show_that_nothing_fits():
+    tuning, compilations = tuned(5)
     assert tuning.chosen == least_memory(CANDIDATES)
-    assert len(asked) == 2
+    assert len(compilations) == 2
     assert not any(trial.fits for trial in tuning.trials)
 
 
-def test_what_needs_no_less_than_a_failure_is_passed_over():
-    tuning, asked = tuned(150)
+def test_a_candidate_is_ruled_out_by_a_failure_that_needs_no_more():
+    tuning, compilations = tuned(150)
     ruled_out = [trial for trial in tuning.trials if trial.memory is None]
     assert ruled_out
     for trial in ruled_out:
-        assert trial.candidate not in asked
-        assert trial.ruled_out_by in asked
+        assert trial.candidate not in compilations
+        assert trial.ruled_out_by in compilations
         assert device_bytes(trial.candidate) > 150
 
 
@@ -90,10 +90,10 @@ def test_the_candidates_of_a_length():
     assert {c.memory.head_groups for c in long if c.memory} == {1, 2, 4, 8}
     odd = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, max_seq_length=40_001))
     assert all(c.memory is None for c in odd)
-    asked_for = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, use_gradient_checkpointing="unsloth"))
-    assert {c.policy for c in asked_for} == {"offload"}
+    requested = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, use_gradient_checkpointing="unsloth"))
+    assert {c.policy for c in requested} == {"offload"}
     hidden = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, attention="cudnn"))
-    assert {c.form for c in hidden} == {("offload", None)}  # it hides its log-sum-exp
+    assert {c.form for c in hidden} == {("offload", None)}  # it does not return its log-sum-exp
     assert {str(c) for c in hidden} == {f"offload none, loss chunk {chunk}" for chunk in (1024, 256, 64)}
     for candidate in (*long, *short):
         settings = candidate.applied(SETTINGS)
@@ -101,7 +101,10 @@ def test_the_candidates_of_a_length():
 
 
 def test_chunks_of_the_loss():
-    """A choice beside all others, unless it is given; larger ones take less time and more memory."""
+    """Each form is tried with every size, unless one is given.
+
+    Larger ones take less time and more memory.
+    """
     assert {c.loss_chunk for c in CANDIDATES} == {1024, 256, 64}
     assert len({c.form for c in CANDIDATES}) * 3 == len(CANDIDATES)
     given = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, loss_chunk=100), embeddings_may_be_on_host=True)
@@ -127,8 +130,8 @@ def test_the_loss_has_the_chunk_that_is_planned():
         assert max(int(found[1]) for found in logits if found) == chunk
 
 
-def test_embeddings_go_to_the_host_where_that_is_asked_for():
-    """With policies that use host memory, for the seconds of two copies of 1 GiB."""
+def test_embeddings_are_on_the_host_if_that_is_requested():
+    """Only with policies that use host memory. It costs the time of two copies of 1 GiB."""
     on_host = [c for c in CANDIDATES if c.memory and c.memory.embeddings_on_host]
     assert {c.policy for c in on_host} == {"offload", "offload_attn"}
     assert not any(c.memory and c.memory.embeddings_on_host for c in candidates(LLAMA_8B, SETTINGS))
@@ -141,7 +144,7 @@ def test_embeddings_go_to_the_host_where_that_is_asked_for():
         assert seconds(candidate) - seconds(twin) == pytest.approx(2 * 128_256 * 4096 * 2 / 5.0e10)
 
 
-def test_as_few_inputs_are_saved_as_the_host_takes():
+def test_as_many_inputs_are_saved_as_the_host_can_hold():
     def bytes_of(settings: ModelSettings) -> int:
         return sum(array.bytes for array in host_arrays(LLAMA_8B, settings, "bfloat16"))
 
@@ -152,7 +155,10 @@ def test_as_few_inputs_are_saved_as_the_host_takes():
 
 
 def test_costs_are_in_the_order_that_was_measured():
-    """docs/measured/h200-2026-11-24-steps.csv, seconds of a step of 8B in NF4; estimates within a tenth."""
+    """Seconds of a step of 8B in NF4 (docs/measured/h200-2026-11-24-steps.csv).
+
+    Estimates are within 10%.
+    """
     measured = {
         (16_384, "none", "none"): 1.51,
         (16_384, "full", "none"): 1.88,
@@ -174,40 +180,43 @@ def test_costs_are_in_the_order_that_was_measured():
         assert 0.9 < estimate / took < 1.1, (tokens, policy, memory)
 
 
-def test_figures_are_compiled_once_and_cached(asked):
+def test_figures_are_compiled_once_and_cached(compilations):
     first = Planner(SMALL).plan(2048)
-    count = len(asked)
+    count = len(compilations)
     again = Planner(SMALL).plan(2048)
-    assert len(asked) == count > 0
+    assert len(compilations) == count > 0
     assert again == first
     [file, *_] = compile_cache.cache_folder().glob("*.json")
     for broken in ("", "{}", json.dumps({"memory": {}, "buffers": [], "kernels": {}})):
         file.write_text(broken)
         assert Planner(SMALL).plan(2048) == first
-    assert len(asked) == count + 3
+    assert len(compilations) == count + 3
 
 
 @pytest.mark.parametrize(
     "change", [{"gpu": "h200"}, {"lora_r": 8}, {"quantize": "nf4"}, {"attention": "xla"}, {"memory": "tile=1024"}]
 )
-def test_other_questions_have_other_figures(asked, change):
+def test_a_changed_workload_is_compiled_again(compilations, change):
     Planner(SMALL).plan(2048)
-    count = len(asked)
+    count = len(compilations)
     Planner(dataclasses.replace(SMALL, **change)).plan(2048)
-    assert len(asked) > count
+    assert len(compilations) > count
 
 
-def test_an_edited_package_has_other_figures(asked, monkeypatch):
+def test_a_changed_source_is_compiled_again(compilations, monkeypatch):
     Planner(SMALL).plan(2048)
-    count = len(asked)
+    count = len(compilations)
     monkeypatch.setattr(compile_cache, "source_digest", lambda: "another")
     Planner(SMALL).plan(2048)
-    assert len(asked) > count
+    assert len(compilations) > count
 
 
 @pytest.mark.slow
 def test_the_real_compiler_chooses_for_a_small_gpu():
-    """The tiny model under a cap between its forms: what is chosen fits, and every faster one that was tried does not."""
+    """The limit lies between the least and the most memory of the tiny model.
+
+    The chosen settings fit; every faster trial does not.
+    """
     free = Planner(dataclasses.replace(SMALL, memory="none", use_gradient_checkpointing="none")).plan(8192)
     smallest = Planner(dataclasses.replace(SMALL, memory=str(MemorySettings(1024)), use_gradient_checkpointing="full"))
     planner = Planner(SMALL)

@@ -40,6 +40,6 @@ trace_step({of_rank!r}, 64, "offload", "none")
 def test_what_training_refuses_is_not_timed(shape):
     """cuDNN does not keep what `offload_attn` is to keep, and would be timed as `offload`."""
     with pytest.raises(
-        InputError, match="'offload_attn' keeps attention's log-sum-exp, which attention='cudnn' does not"
+        InputError, match="'offload_attn' saves attention's log-sum-exp, which attention='cudnn' does not"
     ):
         trace_step(dataclasses.replace(shape, attention="cudnn"), 64, "offload_attn", "none")
