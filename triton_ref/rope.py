@@ -107,7 +107,7 @@ def rope_kernel(
     PAIRS: tl.constexpr, PADDED_PAIRS: tl.constexpr, PADDED_REST: tl.constexpr,
     ATTENTION_FACTOR: tl.constexpr, TRANSPOSED: tl.constexpr, IN_PLACE: tl.constexpr,
 ):  # fmt: skip
-    """Rotates a token per program; q [B, T, H, D], k [B, T, K, D]. IN_PLACE: in and out are equal."""
+    """Rotates a token per program; q [B, T, H, D], k [B, T, K, D]; IN_PLACE: in is out."""
     token = tl.program_id(0).to(tl.int64)
     pair = tl.arange(0, PADDED_PAIRS)
     frequency = tl.load(inverse_frequencies + pair, mask=pair < PAIRS, other=0.0)

@@ -120,7 +120,7 @@ def print_table(experiment: Experiment, found: Found) -> None:
     starts = {bucket.label: str(bucket.start) for bucket in totals["before"].buckets()}
     rows = [(label, [total.means()[start] for total in totals.values()]) for label, start in starts.items()]
     rows.append((f"{experiment.window:,} and beyond", [total.beyond(experiment.window) for total in totals.values()]))
-    print(f"| positions | {' | '.join(found)} | whole less cut |", "|" + " --- |" * (len(found) + 2), sep="\n")
+    print(f"| positions | {' | '.join(found)} | whole minus cut |", "|" + " --- |" * (len(found) + 2), sep="\n")
     for label, losses in rows:
         print(f"| {label} | {' | '.join(f'{loss:.4f}' for loss in losses)} | {losses[1] - losses[2]:+.4f} |")
     _, whole, cut = found.values()
