@@ -1,4 +1,4 @@
-"""JAX on the CPU and strict about ranks; compiled programs shared; the one real pretrained model, and a tiny one with some text."""
+"""JAX on the CPU with strict ranks, a shared compilation cache, and fixtures of models and text."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# No test reads or fills the user's cache of tokens; those of the cache have one of their own.
+# No test uses the user's token cache. The tests of the cache use their own folder.
 os.environ["LCJAX_TOKEN_CACHE_GB"] = "0"
-# Where other processes have the cores, torch's threads would spend most of the time waiting for each other, awake.
+# On a busy machine, torch's threads would otherwise spend most of the time in active waiting.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import jax
@@ -27,11 +27,11 @@ LARGEST_CACHE = 2 * 2**30  # bytes
 
 
 def pytest_configure(config):
-    """Shares what XLA compiles between tests, workers, the processes that tests start, and runs of the suite.
+    """Shares compiled programs between tests, workers, subprocesses, and runs of the test suite.
 
-    Nine tenths of the time of most tests is the compiler's. JAX's key of a program covers its code, the options and the
-    version of the compiler, so a change of the code compiles again. Programs for GPUs are never stored. `make clean` and
-    pytest's --cache-clear remove the folder.
+    Nine tenths of the time of most tests is the compiler's. JAX's key of a program covers its code,
+    the options and the version of the compiler, so a change of the code compiles again. Programs
+    for GPUs are never stored. `make clean` and pytest's --cache-clear remove the folder.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or not hasattr(config, "cache"):
         return
@@ -52,13 +52,16 @@ def pytest_configure(config):
 
 @pytest.fixture
 def empty_cache(monkeypatch, tmp_path):
-    """No answer of another test's compiler, or of the user's, is believed."""
+    """Uses an empty cache, without the results of other tests and of the user."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct, found without importing its package, which needs llama.cpp."""
+    """The GGUF file of SmolLM2-135M-Instruct.
+
+    It is found without importing its package, which needs llama.cpp.
+    """
     return demo_model()
 
 
@@ -70,7 +73,7 @@ def texts() -> list[str]:
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory, texts) -> Path:
-    """A Hugging Face directory of a random float32 Llama with grouped queries: 2 layers, hidden size 32."""
+    """A Hugging Face directory with a random float32 Llama: 2 layers, hidden size 32, GQA."""
     directory = tmp_path_factory.mktemp("model") / "tiny"
     save_tiny_llama(directory, texts)
     return directory

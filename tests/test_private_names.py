@@ -1,4 +1,4 @@
-"""No file of scripts/ or tests/ reaches for a private name of another module of this project."""
+"""No file of scripts/ or tests/ uses a private name of another module of this project."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILES = sorted([*(ROOT / "scripts").rglob("*.py"), *(ROOT / "tests").rglob("*.py
 
 
 def private_uses(source: str) -> list[str]:
-    """The private names of other modules of ours that a file imports, reads or replaces (`monkeypatch.setattr`)."""
+    """Returns the private names of our other modules that a file imports, reads or replaces."""
     nodes = list(ast.walk(ast.parse(source)))
     ours: set[str] = set()
     found = []
@@ -36,7 +36,7 @@ def private_uses(source: str) -> list[str]:
 
 
 def imported(node: ast.AST) -> Iterator[tuple[str, str]]:
-    """(module, name) of everything that a statement imports; of `import a.b` the module and its own name."""
+    """Yields (module, name) of every import; for `import a.b`, the module and its name."""
     if isinstance(node, ast.ImportFrom):
         yield from ((node.module or "", alias.name) for alias in node.names)
     elif isinstance(node, ast.Import):
@@ -44,7 +44,10 @@ def imported(node: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def replaces_private(call: ast.Call, ours: set[str]) -> bool:
-    """Whether a `setattr(owner, name, ...)` or `setattr("module.name", ...)` is of a private name of ours."""
+    """Returns whether a `setattr` call replaces a private name of ours.
+
+    The call is `setattr(owner, name, ...)` or `setattr("module.name", ...)`.
+    """
     texts = [x.value for x in call.args[:2] if isinstance(x, ast.Constant) and isinstance(x.value, str)]
     if not texts or not is_private(texts[0]):
         return False

@@ -1,4 +1,7 @@
-"""Every command and every Python block of README.md, CONTRIBUTING.md and docs/ is run, or where it needs a GPU, parsed."""
+"""Runs every command and Python block of README.md, CONTRIBUTING.md and docs/.
+
+Commands that need a GPU are only parsed.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ RUN = (
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory, model_dir, texts):
-    """The folder of a reader of the documents: a model, texts, a finished run and one that was stopped after a step."""
+    """A folder with what the documents assume: a model, texts and a finished run."""
     folder = tmp_path_factory.mktemp("reader")
     shutil.copytree(model_dir, folder / "smollm2")
     (folder / "smollm2" / "chat_template.jinja").write_text(chats.PLAIN)
@@ -57,7 +60,7 @@ def reader(tmp_path_factory, model_dir, texts):
 
 @pytest.fixture
 def here(reader, tmp_path, monkeypatch) -> Path:
-    """A copy of that folder, for a command to leave its results in."""
+    """A copy of that folder, in which a command may write its results."""
     shutil.copytree(reader, tmp_path / "reader")
     monkeypatch.chdir(tmp_path / "reader")
     return tmp_path / "reader"
@@ -65,7 +68,7 @@ def here(reader, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def tables_as_before():
-    """What a recipe adds to lcjax's tables is gone after its test."""
+    """Removes what a code block adds to lcjax's tables."""
     tables = rope.KEYS, frequencies.KINDS, registry.BACKENDS, FAMILIES
     before = [dict(table) for table in tables]
     yield
@@ -75,7 +78,7 @@ def tables_as_before():
 
 
 def prepare(command: Command, folder: Path) -> None:
-    """A run that begins has no folder yet, and one that is to be resumed was stopped."""
+    """Removes the folder for a new run, or the last step for a run to be resumed."""
     if command.program == "lcjax.train" and "--resume-from-checkpoint" not in command.words:
         shutil.rmtree(folder / "runs")
     elif command.program == "lcjax.train":
@@ -146,7 +149,7 @@ def test_commands_are_found():
     ],
 )
 def test_a_wrong_flag_is_found(right, wrong, here):
-    """In a copy of the README, by the parsers alone."""
+    """Uses a copy of the README, and only the parsers."""
     text = TEXTS["README.md"]
     assert right in text
     changed = [c for c in commands(text.replace(right, wrong), "copy") if c not in commands(text, "copy")]

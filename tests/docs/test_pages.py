@@ -1,4 +1,4 @@
-"""What holds for the text of README.md, CONTRIBUTING.md and docs/*.md, besides its commands."""
+"""Checks the text of README.md, CONTRIBUTING.md and docs/*.md, except its commands."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import context_picture
 from tests.support.document_commands import DOCUMENTS, ROOT
 
 NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
-# Cannot be broken: tables, pictures, the lines on a measurement, formulas and figures made of text.
+# Lines that cannot be wrapped: tables, pictures, provenance of measurements, formulas and diagrams.
 _UNBREAKABLE = ("|", "![", "- raw:", "- command:", "- machine:", "- versions:", "    ")
 
 
 def prose(name: str) -> list[tuple[int, str]]:
-    """The numbered lines of a document that are outside of fenced blocks and can be broken."""
+    """Returns the numbered lines of a document that are not in fenced blocks and can be wrapped."""
     lines, fenced = [], False
     for number, line in enumerate((ROOT / name).read_text(encoding="utf-8").splitlines(), 1):
         fenced ^= line.startswith("```")
@@ -32,7 +32,7 @@ def test_prose_is_at_most_100_characters_wide(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_sentence_has_six_figures(name):
-    """A list item ends a sentence as a full stop does; dates, versions, links and code are no figures."""
+    """A list item ends a sentence, as a period does. Dates, versions and code do not count."""
     text = "\n".join(line for _, line in prose(name))
     text = re.sub(r"`[^`]*`|\]\([^)]*\)|\d{4}-\d\d-\d\d|arXiv [\d.]+", "", text)
     for sentence in re.split(r"[.:;?!]\s|\n\s*\n|\n\s*[-*#]|\n\d+\. ", text):
@@ -52,7 +52,7 @@ def test_the_readme_quotes_the_figures_of_the_picture():
 
 
 def test_links_lead_somewhere():
-    """Relative links of the documents, to files that there are."""
+    """Relative links lead to existing files."""
     for name in NAMES:
         for target in re.findall(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)", (ROOT / name).read_text(encoding="utf-8")):
             assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"
@@ -67,7 +67,7 @@ def test_the_map_has_every_file_and_folder(folder):
 
 
 def test_files_named_in_the_architecture_exist():
-    """Those of its lists that begin with a folder of lcjax, such as `data/files.py`."""
+    """Checks names that start with a folder of lcjax, such as `data/files.py`."""
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     named = re.findall(r"`([a-z_0-9]+/[a-z_0-9/]*(?:\.py|/))`", text)
     assert len(named) > 20

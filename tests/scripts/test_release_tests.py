@@ -1,4 +1,4 @@
-"""The record of a whole run of the suite."""
+"""The record of a complete run of the test suite."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_run_is_recorded_with_date_commit_and_counts(failing, code, tmp_path):
     assert {"date", "uncommitted_changes", "python", "packages", "cores"} < record.keys()
 
 
-def test_a_run_that_never_began_leaves_the_last_record(tmp_path):
+def test_a_run_that_never_starts_does_not_change_the_record(tmp_path):
     path = tmp_path / "record.json"
     path.write_text("the last one")
     assert release_tests.main(["--record", str(path), "--no-such-flag"]) == 4

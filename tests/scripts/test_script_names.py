@@ -1,7 +1,7 @@
 """The packages and modules of scripts/ do not hide what other projects import.
 
-`python scripts/NAME.py` puts scripts/ first on the path, and libraries look for optional packages by name: transformers and
-bitsandbytes, for one, ask for `kernels`.
+`python scripts/NAME.py` puts scripts/ first on the path, and libraries look for optional packages
+by name. For example, transformers and bitsandbytes look for `kernels`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ NAMES = sorted(path.stem for path in SCRIPTS.iterdir() if path.suffix == ".py" o
 
 @pytest.mark.parametrize("name", ["kernels", "steps"])
 def test_the_name_of_another_package_finds_nothing_of_ours(name):
-    assert str(SCRIPTS) in map(str, map(Path, sys.path))  # as pytest's `pythonpath` and `python scripts/X.py` put it
+    assert str(SCRIPTS) in map(str, map(Path, sys.path))  # by pytest's `pythonpath`
     found = importlib.util.find_spec(name)
     assert found is None or SCRIPTS not in Path(str(found.origin)).parents
 
 
-def test_packages_of_scripts_carry_our_name():
+def test_packages_of_scripts_have_our_name():
     packages = [name for name in NAMES if (SCRIPTS / name).is_dir()]
     assert packages == ["lcjax_scripts"]
 

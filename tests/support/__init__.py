@@ -1,1 +1,1 @@
-"""What tests share: oracles, shapes, small models, processes, readers of programs. No test is here."""
+"""Helpers that tests share: oracles, shapes, small models, processes, and readers of programs."""

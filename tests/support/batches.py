@@ -1,4 +1,4 @@
-"""Batches of rows, compared."""
+"""Comparison of batches."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import numpy as np
 
 
 def equal(first, second) -> bool:
-    """Whether two batches hold the same arrays."""
+    """Returns whether two batches have the same arrays."""
     return first.keys() == second.keys() and all(np.array_equal(first[key], second[key]) for key in first)

@@ -1,4 +1,4 @@
-"""bitsandbytes on the CPU, in numpy arrays and under the names of `lcjax.ops.nf4.format`."""
+"""Calls bitsandbytes on the CPU, with numpy arrays and the names of `lcjax.ops.nf4.format`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from bitsandbytes.functional import QuantState
 
 
 def quantize(weight: torch.Tensor, *, double: bool = True) -> tuple[torch.Tensor, QuantState]:
-    # On more threads torch splits the sum of many scales by threads, and so rounds it otherwise on another machine.
+    # With several threads, torch splits the sum of the scales, so rounding would depend on the
+    # machine.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -19,7 +20,7 @@ def quantize(weight: torch.Tensor, *, double: bool = True) -> tuple[torch.Tensor
 
 
 def leaves(codes: torch.Tensor, state: QuantState) -> dict[str, np.ndarray]:
-    """Codes and scales in the shapes that they have in a parameter tree."""
+    """Returns codes and scales with the shapes of a parameter tree."""
     out_features, in_features = state.shape
     found = {"codes": codes.reshape(out_features, in_features // 2), "absmax": state.absmax.reshape(out_features, -1)}
     if state.nested:
@@ -28,6 +29,6 @@ def leaves(codes: torch.Tensor, state: QuantState) -> dict[str, np.ndarray]:
 
 
 def values(codes: torch.Tensor, state: QuantState, dtype: torch.dtype) -> torch.Tensor:
-    """The weight [O, I] in another dtype than it was quantized from."""
+    """Returns the weight [O, I] in another dtype than that of the original."""
     state.dtype = dtype
     return bnb.dequantize_4bit(codes, state)

@@ -1,4 +1,4 @@
-"""Chat templates, and conversations written and read."""
+"""Chat templates, and functions that write and read conversations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Corpora whose reuse is known."""
+"""Corpora with known reuse."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ def corpus_of(documents) -> TokenizedCorpus:
 
 
 def planted(documents=20, length=16_384, passage=64, distance=6_000, seed=0) -> TokenizedCorpus:
-    """Random tokens; in the second half of each document ten passages come back that stood `distance` tokens before."""
+    """Returns random tokens with ten passages per document repeated after `distance` tokens.
+
+    The repetitions are in the second half of the document.
+    """
     rng = np.random.default_rng(seed)
     texts = rng.integers(0, VOCABULARY, (documents, length))
     for text in texts:
@@ -26,7 +29,7 @@ def planted(documents=20, length=16_384, passage=64, distance=6_000, seed=0) -> 
 
 
 def shuffled(corpus: TokenizedCorpus, block: int = 256, seed: int = 0) -> TokenizedCorpus:
-    """The same text in blocks that are shuffled across documents, so that nothing far apart belongs together."""
+    """Returns the text in blocks shuffled across documents, without long-range dependencies."""
     starts = np.arange(0, len(corpus.tokens), block)
     order = np.random.default_rng(seed).permutation(starts)
     tokens = np.concatenate([corpus.tokens[start : start + block] for start in order])

@@ -1,7 +1,8 @@
-"""The commands and Python blocks of the documents: found, shrunk to a size that a test can run, and run or parsed.
+"""Finds the commands and Python blocks of the documents, and runs or parses them at small size.
 
-A command is a line of a fenced block, or inline code, that begins with one of STARTS. One that needs a GPU says so in the text,
-`# needs a GPU` on its line or (GPU) after its inline code, and is parsed only.
+A command is a line of a fenced block, or inline code, that starts with one of STARTS. A command
+that needs a GPU is marked in the text, with `# needs a GPU` on its line or (GPU) after its inline
+code. It is only parsed.
 """
 
 from __future__ import annotations
@@ -24,21 +25,22 @@ STARTS = ("python ", "make ", "pip ", ".venv/bin/", "lcjax")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`(python (?:-m lcjax|scripts/)[^`]*)`( \(GPU\))?")
 
-# What a document calls its reader's own files, and what the sandbox has.
+# Placeholders in the documents for the reader's files, and their values in the tests.
 PLACEHOLDERS = {
     **dict.fromkeys(("DIR_OR_HUB_ID", "M", "SOURCE", "llama-3.1-8b"), "smollm2"),
     **{"PATH...": "docs", "DESTINATION": "converted", "N": "256", "D": "saved"},
 }
-# Lengths of the documents are for GPUs.
+# Replaces the lengths in the documents, which are for GPUs.
 LENGTH = "256"
-# Flags that make a command a matter of seconds; where a flag is given twice the last one counts.
+# Flags that make a command take seconds. If a flag is given twice, the last one counts.
 SHORTER = {
     "lcjax.train": "--max-steps 2 --eval-batches 1 --save-steps 1 --lora-r 2",
     "lcjax.evaluate": "--eval-batches 1 --num-documents 1 --samples 1 --depths 1",
     "lcjax.generate": "--max-new-tokens 2",
     "scripts/bench_train.py": "--model smollm2 --tokens 32 --steps 1 --rounds 1",
 }
-# Commands of minutes and hours; the suite runs their `main` at small size there, and here they are parsed.
+# Commands that take minutes or hours. They are only parsed here. The tests named here run their
+# `main` at small size.
 RUN_BY = {
     "scripts/kernel_report.py": "tests/scripts/codegen/test_kernel_report.py",
     "scripts/long_context_gain.py": "tests/scripts/studies/test_long_context_gain.py",
@@ -52,7 +54,7 @@ CODE = {"max_steps=100": "max_steps=2, eval_batches=1", "max_seq_length=8192": "
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command line at a place of a document; `needs_gpu` as the text has it."""
+    """A command line in a document. `needs_gpu` is whether the text marks it so."""
 
     document: str
     line: int
@@ -65,7 +67,7 @@ class Command:
 
     @property
     def program(self) -> str:
-        """lcjax.train or scripts/parity.py of a Python command; else the first word."""
+        """The first word or, for Python, a name such as lcjax.train or scripts/parity.py."""
         words = self.words
         if words[0] != "python":
             return words[0]
@@ -73,7 +75,7 @@ class Command:
 
     @property
     def argv(self) -> list[str]:
-        """What follows the program, with the sandbox's names and lengths in place of the document's, and made shorter."""
+        """The arguments, with placeholders and lengths replaced, and with the flags of SHORTER."""
         words = self.words[3 if self.words[1] == "-m" else 2 :]
         for number, word in enumerate(words[:-1]):
             if word == "--max-seq-length":
@@ -83,12 +85,12 @@ class Command:
 
     @property
     def is_a_name(self) -> bool:
-        """Whether it only names a program, in the middle of a sentence."""
+        """Whether the command only names a program, within a sentence."""
         return len(self.words) == (3 if self.words[1] == "-m" else 2)
 
 
 def commands(text: str, document: str) -> list[Command]:
-    """Those of a document, in order."""
+    """Returns the commands of a document, in order."""
     return sorted([*_fenced(text, document), *_inline(text, document)], key=lambda command: command.line)
 
 
@@ -96,7 +98,7 @@ def _fenced(text: str, document: str) -> Iterator[Command]:
     for block in _FENCE.finditer(text):
         lines = block.group(2).splitlines()
         if block.group(1) or not lines or not lines[0].startswith(STARTS):
-            continue  # another language, or what a command prints
+            continue  # another language, or the output of a command
         for number, line in enumerate(lines):
             if line.strip():
                 yield Command(document, _line(text, block.start()) + 1 + number, line, "# needs a GPU" in line)
@@ -109,12 +111,12 @@ def _inline(text: str, document: str) -> Iterator[Command]:
 
 
 def python_blocks(text: str) -> list[tuple[int, str]]:
-    """(line, code) of the Python blocks of a document."""
+    """Returns (line, code) of the Python blocks of a document."""
     return [(_line(text, b.start()), b.group(2)) for b in _FENCE.finditer(text) if b.group(1) == "python"]
 
 
 def json_block(text: str) -> str:
-    """The first block of records of a document."""
+    """Returns the first JSON block of a document."""
     return next(block.group(2) for block in _FENCE.finditer(text) if block.group(1) == "json")
 
 
@@ -123,7 +125,7 @@ def _line(text: str, at: int) -> int:
 
 
 class Parsed(BaseException):
-    """A command's own parser has taken its flags, and refused no value."""
+    """Raised when a command's parser has accepted all flags."""
 
 
 def run(command: Command, argv: list[str]) -> int:
@@ -132,7 +134,7 @@ def run(command: Command, argv: list[str]) -> int:
 
 
 def parse(command: Command, argv: list[str]) -> int:
-    """Has the command's own parser read the flags, and stops there; returns 0, or the code with which it refused them."""
+    """Parses the flags with the command's parser; returns 0 or the parser's exit code."""
     read = tyro.cli
 
     def read_and_stop(*args, **kwargs):
@@ -157,7 +159,10 @@ def _main(command: Command):
 
 
 def unknown_names(command: Command) -> list[str]:
-    """Of `make`, `pip install` and `.venv/bin/`: the targets, extras, packages and programs that there are not."""
+    """Returns the nonexistent targets, extras, packages and programs that a command names.
+
+    The command starts with `make`, `pip install` or `.venv/bin/`.
+    """
     words = command.words
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     required = [requirement for group in project["optional-dependencies"].values() for requirement in group]

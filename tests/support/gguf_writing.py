@@ -1,4 +1,4 @@
-"""Writes small GGUF files for the tests, as llama.cpp's converter lays a Llama out."""
+"""Writes small GGUF files with the layout of llama.cpp's converter for Llama."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def plain(array: np.ndarray) -> tuple[np.ndarray, Type]:
 
 
 def add_model(writer: gguf.GGUFWriter, model: transformers.LlamaForCausalLM, encode: Encode = plain) -> None:
-    """The model's metadata and tensors, matrices through `encode`, vectors in float32."""
+    """Adds the model's metadata and tensors: matrices through `encode`, vectors in float32."""
     config = model.config
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -75,7 +75,7 @@ def add_model(writer: gguf.GGUFWriter, model: transformers.LlamaForCausalLM, enc
 
 
 def write(path: Path, fill: Callable[[gguf.GGUFWriter], None]) -> Path:
-    """Writes a file of architecture llama that `fill` has filled."""
+    """Writes a file of architecture llama with the content that `fill` adds."""
     writer = gguf.GGUFWriter(path, "llama")
     fill(writer)
     writer.write_header_to_file()
@@ -86,7 +86,7 @@ def write(path: Path, fill: Callable[[gguf.GGUFWriter], None]) -> Path:
 
 
 def llama3_factors(head_dim: int, theta: float, factor: float, low: float = 1.0, high: float = 4.0) -> np.ndarray:
-    """The values of rope_freqs.weight as llama.cpp's converter computes them, in torch's float32, case by case."""
+    """Returns rope_freqs.weight as llama.cpp's converter computes it, in torch's float32."""
     frequencies = 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim))
     factors = []
     for frequency in frequencies:

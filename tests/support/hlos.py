@@ -1,4 +1,4 @@
-"""Reading XLA's optimized programs: what feeds a Triton kernel, and whether it writes where it reads."""
+"""Reads XLA's optimized programs: operands of a Triton kernel, and whether it works in place."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Program:
                     self.root_of[computation] = instruction
 
     def kernel_calls(self, kernel: str) -> list[Instruction]:
-        """Every launch of the Triton kernel of that name."""
+        """Returns every launch of the named Triton kernel."""
         marks = ('custom_call_target="__gpu$xla.gpu.triton"', f'name = "{kernel}"')
         return [call for call in self.instructions.values() if all(mark in call.attributes for mark in marks)]
 
     def copied_operands(self, call: Instruction) -> list[int]:
-        """Numbers of the operands that are copies made just for the call."""
+        """Returns the numbers of the operands that are copies made for the call."""
         return [number for number, name in enumerate(call.operands) if self._is_copy(name)]
 
     def _is_copy(self, name: str) -> bool:
@@ -56,7 +56,7 @@ class Program:
 
 
 def aliases(call: Instruction) -> dict[int, int]:
-    """Number of an output -> number of the operand whose memory it takes."""
+    """Returns a map from the number of an output to the operand whose memory it uses."""
     match = re.search(r"output_to_operand_aliasing=\{(.*?\))\}", call.attributes)
     pairs = re.findall(r"\{(\d+)\}: \((\d+), \{\}\)", match.group(1)) if match else []
     return {int(output): int(operand) for output, operand in pairs}

@@ -1,4 +1,4 @@
-"""The memory limits that a program has set by the time that JAX starts; later ones have no effect."""
+"""The memory limits that a program sets before JAX starts. Later ones have no effect."""
 
 from __future__ import annotations
 
@@ -29,12 +29,18 @@ except RuntimeError as error:
 
 
 def limits_of_a_small_run() -> tuple[str, str]:
-    """What `limits_at_start` is to give where a step takes some megabytes: 8 GiB more, for weights on their way."""
+    """Returns the expected `limits_at_start` of a step of a few megabytes.
+
+    The limits have 8 GiB more, for weights that are being loaded.
+    """
     return "0.97", str(min(9, math.ceil(pinnable_bytes() / 2**30)))
 
 
 def limits_at_start(program: str) -> tuple[str, str]:
-    """(share of the GPU, GiB of the host) of a process that runs these lines until they ask for a device, and there is none."""
+    """Returns (fraction of the GPU, GiB of the host) that a program sets.
+
+    The program runs in a separate process until it requests a device, which does not exist.
+    """
     names = (SHARE, HOST)
     environment = {name: value for name, value in os.environ.items() if name not in (*names, SHARE_OF_OLD)}
     environment |= {"JAX_PLATFORMS": _NO_PLATFORM, "PYTHONPATH": os.pathsep.join([str(_ROOT), str(_ROOT / "scripts")])}

@@ -1,4 +1,4 @@
-"""Looking into jaxprs: what a traced function computes, nested jaxprs included."""
+"""Inspects jaxprs, including nested ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
 def equations(jaxpr: ClosedJaxpr | Jaxpr) -> Iterator:
-    """Every equation of a jaxpr and of the jaxprs in its equations' parameters."""
+    """Yields every equation of a jaxpr and of the jaxprs in its equations' parameters."""
     for equation in (jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr).eqns:
         yield equation
         for parameter in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
@@ -18,12 +18,12 @@ def equations(jaxpr: ClosedJaxpr | Jaxpr) -> Iterator:
 
 
 def count(jaxpr: ClosedJaxpr, primitive: str) -> int:
-    """How many equations of that primitive there are; a loop's body counts once."""
+    """Returns the number of equations of a primitive. The body of a loop counts once."""
     return sum(equation.primitive.name == primitive for equation in equations(jaxpr))
 
 
 def output_shapes(jaxpr: ClosedJaxpr) -> set[tuple[int, ...]]:
-    """The shapes of all arrays that are computed anywhere."""
+    """Returns the shapes of all computed arrays."""
     return {tuple(v.aval.shape) for equation in equations(jaxpr) for v in equation.outvars if hasattr(v.aval, "shape")}
 
 

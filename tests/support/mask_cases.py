@@ -1,4 +1,4 @@
-"""Masks of every kind on a small grid, and what they say of every pair."""
+"""Masks of every kind on a small grid, and their values for every pair."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ids(length: int, *, ascending: bool):
 
 ASCENDING = Documents(ids(TOKENS, ascending=True), ids(KEYS, ascending=True))
 STEPS = jnp.asarray([2, 3, 40], jnp.int32)
-# Those whose bounds are exact, and those that may err on the side of work.
+# Masks with exact bounds, and masks whose bounds may include hidden blocks.
 EXACT: dict[str, Mask] = {
     "causal": Band(after=0, static_offset=20),
     "causal from the start": Band(after=0),
@@ -54,7 +54,7 @@ def every_pair(mask: Mask) -> np.ndarray:
 
 
 def true_bounds(mask: Mask) -> tuple[np.ndarray, np.ndarray]:
-    """(some, every) [B, H, N, M], pair by pair."""
+    """Returns (some, every) [B, H, N, M], computed pair by pair."""
     pairs = every_pair(mask)
     starts = range(0, TOKENS, BLOCKS.query_block), range(0, KEYS, BLOCKS.key_block)
     cut = [

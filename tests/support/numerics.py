@@ -12,13 +12,17 @@ __all__ = ["error_ratio", "error_ratios", "tree_error_ratio"]
 
 
 def error_ratios(actual: Any, plain: Any, exact: Any, dtype: Any = None) -> list[float]:
-    """`error_ratio` of every leaf of three trees of one structure."""
+    """Returns `error_ratio` of every leaf of three trees with the same structure."""
     ratios = jax.tree.map(lambda *leaves: error_ratio(*leaves, dtype=dtype), actual, plain, exact)
     return jax.tree.leaves(ratios)
 
 
 def tree_error_ratio(actual: Any, plain: Any, exact: Any, dtype: Any = None) -> float:
-    """`error_ratio` of a tree of gradients: root-mean-square leaf by leaf, largest over all leaves, each in parts of its size."""
+    """Returns `error_ratio` of a tree of gradients.
+
+    The root-mean-square error is computed for each leaf. The largest error is taken over all
+    leaves, each relative to its root mean square.
+    """
     structure = jax.tree.structure(actual)
     leaves = zip(*(structure.flatten_up_to(tree) for tree in (actual, plain, exact)), strict=True)
     return max(leaves_ratios(leaves, dtype))

@@ -1,4 +1,4 @@
-"""The same Llama three times: lcjax's, transformers' and PEFT's in the same dtype as the yardstick, and theirs in float64."""
+"""One Llama in three versions: lcjax, and transformers + PEFT in the same dtype and in float64."""
 
 from __future__ import annotations
 
@@ -26,42 +26,42 @@ from tests.support.shapes import MODEL_COMMON
 
 JAX_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Batch = dict[str, np.ndarray]
-# Half the time, and the libraries' matrix products all the same.
+# Halves the compile time, and still uses the libraries' matrix products.
 QUICK_TO_COMPILE = {"xla_backend_optimization_level": 1}
 
 
 @dataclasses.dataclass(frozen=True)
 class Oracle:
-    """A checkpoint on disk, and perhaps an adapter, that all three read."""
+    """A checkpoint on disk, optionally with an adapter, that all three versions read."""
 
     directory: Path
     adapter: Path | None = None
     dtype: str = "float32"
 
     def model(self, **settings: Any) -> lcjax.Llama:
-        """lcjax's."""
+        """The model in lcjax."""
         config, params, _ = weights.load_model_files(self.directory, JAX_DTYPES[self.dtype])
         model = lcjax.Llama(config, params, ModelSettings(max_seq_length=1024, **settings))
         return model if self.adapter is None else lcjax.load_adapter(model, self.adapter)
 
     @functools.cached_property
     def plain(self):
-        """transformers' in the checkpoint's dtype."""
+        """The model in transformers, in the checkpoint's dtype."""
         return self._with_adapter(getattr(torch, self.dtype))
 
     @functools.cached_property
     def exact(self):
-        """transformers' in float64."""
+        """The model in transformers, in float64."""
         model = self._with_adapter(torch.float32).double()
         for module in model.modules():
-            if isinstance(module, LlamaRMSNorm):  # transformers computes it in float32 whatever the model's dtype
+            if isinstance(module, LlamaRMSNorm):  # transformers always computes it in float32
                 module.forward = functools.partial(_exact_norm, module)
         return model
 
     def _with_adapter(self, dtype: torch.dtype):
         model = transformers.AutoModelForCausalLM.from_pretrained(self.directory, dtype=dtype)
         if self.adapter is not None:
-            # No autocast: "plain in that dtype" includes the adapter's products.
+            # No autocast, because the adapter's products must have that dtype too.
             model = peft.PeftModel.from_pretrained(
                 model, str(self.adapter), is_trainable=True, autocast_adapter_dtype=False
             )
@@ -69,7 +69,10 @@ class Oracle:
 
 
 def make_oracle(directory: Path, *, adapter: bool = True, seed: int = 0, **fields: Any) -> Oracle:
-    """A random model, sharp enough that attention attends, with random norms, biases and a random adapter (A and B)."""
+    """Makes a random model with large attention scores, random norms and biases, and an adapter.
+
+    Both A and B of the adapter are random.
+    """
     torch.manual_seed(seed)
     dtype = fields.pop("dtype", "float32")
     config = transformers.LlamaConfig(**{**MODEL_COMMON, **fields}, initializer_range=0.15)
@@ -84,7 +87,7 @@ def make_oracle(directory: Path, *, adapter: bool = True, seed: int = 0, **field
 
 
 def with_random_adapter(oracle: Oracle, directory: Path, scale: float = 0.05, **fields: Any) -> Oracle:
-    """The oracle with an adapter of PEFT's whose B is not zero."""
+    """Returns the oracle with a PEFT adapter whose B is not zero."""
     options = {"r": 5, "lora_alpha": 7, "target_modules": list(lcjax.config.TARGET_MODULES), **fields}
     model = transformers.AutoModelForCausalLM.from_pretrained(oracle.directory, dtype=torch.float32)
     model = peft.get_peft_model(model, peft.LoraConfig(**options, task_type="CAUSAL_LM"))
@@ -99,7 +102,10 @@ def with_random_adapter(oracle: Oracle, directory: Path, scale: float = 0.05, **
 def make_batch(
     vocabulary: int, rows: int, tokens: int, *, positions: Any = None, documents: int = 1, seed: int = 0
 ) -> Batch:
-    """Random tokens with labels, some IGNORE; `documents` of them packed into each row, or else the positions given."""
+    """Makes random tokens with labels, some of them IGNORE.
+
+    Each row has `documents` packed documents, or the given positions.
+    """
     rng = np.random.default_rng(seed)
     segments = np.sort(rng.integers(1, documents + 1, (rows, tokens)), axis=1)
     if positions is None:
@@ -116,14 +122,14 @@ def make_batch(
 
 
 def torch_logits(model, batch: Batch) -> torch.Tensor:
-    """transformers' logits; the mask is spelled out, so that positions can be anything."""
+    """Returns transformers' logits. The mask is explicit, so that positions can be arbitrary."""
     tokens, positions, segments = (torch.from_numpy(batch[k]).long() for k in ("tokens", "positions", "segment_ids"))
     mask = (segments[:, :, None] == segments[:, None, :]).tril()[:, None]
     return model(input_ids=tokens, position_ids=positions, attention_mask=mask, use_cache=False).logits
 
 
 def torch_loss(model, batch: Batch) -> torch.Tensor:
-    """The mean over labels that count."""
+    """Returns the mean loss over labels that are not IGNORE."""
     logits = torch_logits(model, batch)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     labels = torch.from_numpy(batch["labels"]).long()
@@ -131,7 +137,7 @@ def torch_loss(model, batch: Batch) -> torch.Tensor:
 
 
 def torch_gradients(model, batch: Batch, names: list[TensorName]) -> lora.Tree:
-    """Gradients of `torch_loss`, as the stacked tree that lcjax has."""
+    """Returns the gradients of `torch_loss` as lcjax's stacked tree."""
     parameters = {name.replace(".default.", "."): p for name, p in model.named_parameters()}
     wanted = [parameters[name.name].requires_grad_() for name in names]
     gradients = torch.autograd.grad(torch_loss(model, batch), wanted)
@@ -139,7 +145,7 @@ def torch_gradients(model, batch: Batch, names: list[TensorName]) -> lora.Tree:
 
 
 def stacked(arrays: dict[str, np.ndarray], names: list[TensorName]) -> lora.Tree:
-    """A checkpoint's tensors as the tree of `lcjax.model.params`."""
+    """Returns a checkpoint's tensors as the tree of `lcjax.model.params`."""
     collected: dict[tuple[str, ...], Any] = {}
     for name in names:
         array = arrays[name.name]
@@ -157,7 +163,7 @@ def stacked(arrays: dict[str, np.ndarray], names: list[TensorName]) -> lora.Tree
 
 
 def names_of(model: lcjax.Llama) -> list[TensorName]:
-    """What of `model` learns, by its name in Hugging Face's or PEFT's files."""
+    """Returns the trainable tensors by their names in Hugging Face's or PEFT's files."""
     adapter = model.settings.lora
     if adapter is None:
         return list(tensor_names(model.config))
@@ -165,18 +171,18 @@ def names_of(model: lcjax.Llama) -> list[TensorName]:
 
 
 def split(model: lcjax.Llama) -> tuple[lora.Tree, lora.Tree, lora.Tree]:
-    """(trainable, frozen, mask): the adapter learns, or everything where there is none."""
+    """Returns (trainable, frozen, mask). Without an adapter, everything is trainable."""
     mask = lora.trainable_mask(model.params, lora.everything if model.settings.lora is None else lora.adapters_only)
     return *lora.partition(model.params, mask), mask
 
 
 def micro_batches(batch: Batch, count: int = 1) -> step.Batch:
-    """[B, T] as [A, B / A, T]."""
+    """Reshapes [B, T] to [A, B / A, T]."""
     return {name: jnp.asarray(value).reshape(count, -1, value.shape[-1]) for name, value in batch.items()}
 
 
 def jax_gradients(model: lcjax.Llama, batch: Batch, count: int = 1) -> tuple[float, lora.Tree]:
-    """(mean loss, gradients of what learns) by lcjax's public step, in `count` micro-batches."""
+    """Returns (mean loss, gradients) of lcjax's public step with `count` micro-batches."""
     trainable, frozen, _ = split(model)
     objective = step.Objective(model.config, model.settings)
     loss, _, gradients = _gradients(objective, trainable, frozen, micro_batches(batch, count), None)
@@ -187,13 +193,13 @@ _gradients = jax.jit(step.gradients, static_argnums=0, compiler_options=QUICK_TO
 
 
 def without_masked(tree: lora.Tree) -> lora.Tree:
-    """The tree without the places that `lora.partition` emptied."""
+    """Returns the tree without the leaves that `lora.partition` masked."""
     unmasked = {name: without_masked(value) if isinstance(value, dict) else value for name, value in tree.items()}
     return {name: value for name, value in unmasked.items() if jax.tree.leaves(value)}
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """A copy in the tensor's dtype, bfloat16 included."""
+    """Returns a copy with the tensor's dtype, which may be bfloat16."""
     tensor = tensor.detach()
     if tensor.dtype == torch.bfloat16:
         return tensor.float().numpy().astype(ml_dtypes.bfloat16)

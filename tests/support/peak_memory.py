@@ -1,7 +1,8 @@
-"""Measures, in a process of its own, how much resident memory loading a model takes at most, and saving it.
+"""Measures the peak resident memory of loading and saving a model, in a separate process.
 
-Usage: python peak_memory.py LOADED DTYPE SAVED, or LOADED DTYPE --quantize KIND, which saves nothing. Prints JSON: bytes of the
-model, of its largest tensor, of the largest linear map of a layer in float32, and the two peaks above what was resident before.
+Usage: python peak_memory.py LOADED DTYPE SAVED, or LOADED DTYPE --quantize KIND, which does not
+save. Prints JSON with the bytes of the model, of its largest tensor, of the largest linear layer in
+float32, and both peaks relative to the resident memory at the start.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ def resident(key: str) -> int:
 
 
 def reset_peak() -> int:
-    """Returns what is resident now. The kernel's high-water mark counts mapped file pages too, as ru_maxrss does."""
+    """Resets the peak and returns the resident bytes. The peak includes mapped files."""
     Path("/proc/self/clear_refs").write_text("5")
     return resident("VmRSS")
 
 
 def main() -> None:
     loaded, dtype, saved, *kind = sys.argv[1:]
-    jax.numpy.zeros(1).block_until_ready()  # the backend's own memory is no part of the measurement
+    jax.numpy.zeros(1).block_until_ready()  # excludes the memory of the backend
     before = reset_peak()
     config, params, _ = weights.load_model_files(loaded, dtype, *kind)
     measured = {

@@ -1,4 +1,4 @@
-"""`python -m lcjax.train` as a user runs it: a process of its own, watched through the files that it writes."""
+"""Runs `python -m lcjax.train` in a separate process, and watches the files that it writes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from pathlib import Path
 
 DEADLINE_S = 600
 
-# Flags of a run of 4 steps that saves and evaluates after every second; model, data and folder are wanting.
+# Flags of a run of 4 steps that saves and evaluates after every second one. Model, data and folder
+# must be added.
 SHORT = (
     "--max-seq-length 48 --max-steps 4 --save-steps 2 --eval-steps 2 --eval-fraction 0.2 --lora-r 2 --seed 7".split()
 )
 
 
 def start(arguments: Sequence[str | Path], cwd: Path, cache: Path, **variables: str) -> subprocess.Popen[str]:
-    """Starts a run; `cache` is the user's cache folder, whose compiled steps make one start faster than the first."""
+    """Starts a run. `cache` is the user's cache folder, which has compiled steps."""
     return launch([sys.executable, "-m", "lcjax.train", *map(str, arguments)], cwd, cache, **variables)
 
 
 def launch(command: list[str] | str, cwd: Path, cache: Path, **variables: str) -> subprocess.Popen[str]:
-    """Starts a command; a string goes through the shell, where `python` is the one that runs the tests."""
+    """Starts a command. A string runs in the shell, where `python` is that of the tests."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
@@ -46,17 +47,17 @@ def launch(command: list[str] | str, cwd: Path, cache: Path, **variables: str) -
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """(exit code, everything printed)."""
+    """Returns (exit code, all output)."""
     output, _ = process.communicate(timeout=DEADLINE_S)
     return process.returncode, output
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Returns as soon as the condition holds while the process runs."""
+    """Waits until the condition holds. Fails if the process ends before."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert process.poll() is None, f"ended too early: {process.communicate()[0]}"
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.0005)
 
 
@@ -67,7 +68,10 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 def kill_during_save(process: subprocess.Popen[str], checkpoints: Path) -> Path:
-    """SIGKILL while a checkpoint is half written; returns the torn save, which was checked with the process frozen."""
+    """Kills the process while a checkpoint is partly written; returns the incomplete save.
+
+    The process is stopped first, to check that the save is incomplete.
+    """
     while True:
         wait_until(lambda: bool(torn_saves(checkpoints)), process)
         process.send_signal(signal.SIGSTOP)
@@ -76,7 +80,7 @@ def kill_during_save(process: subprocess.Popen[str], checkpoints: Path) -> Path:
             kill(process)
             assert torn_saves(checkpoints) == torn
             return torn[0]
-        process.send_signal(signal.SIGCONT)  # the save was done before the process stopped: catch the next
+        process.send_signal(signal.SIGCONT)  # the save was complete; try the next one
 
 
 def torn_saves(checkpoints: Path) -> list[Path]:
@@ -92,7 +96,7 @@ def lines(path: Path) -> int:
 
 
 def metrics_of(run: Path) -> list[dict]:
-    """A run's metrics without what a clock measured."""
+    """Returns a run's metrics without measured times."""
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for row in metrics:
         assert row.pop("tokens_per_second") > 0
@@ -100,7 +104,10 @@ def metrics_of(run: Path) -> list[dict]:
 
 
 def records(run: Path) -> dict[str, object]:
-    """What two runs of the same arguments must share, bit for bit; tokens_per_second alone is a measurement of a clock."""
+    """Returns what two runs with the same arguments must have in common, bit for bit.
+
+    Only tokens_per_second is excluded, because it is measured.
+    """
     return {
         "metrics": metrics_of(run),
         "evaluation": (run / "evaluation.jsonl").read_text().splitlines(),
@@ -109,7 +116,7 @@ def records(run: Path) -> dict[str, object]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Of every file below a folder, the digest."""
+    """Returns the digest of every file below a folder."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")

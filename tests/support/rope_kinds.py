@@ -1,4 +1,4 @@
-"""Named RoPE settings, awkward on purpose, as transformers' Llama takes them, and their frequencies in float64."""
+"""Named RoPE settings for transformers' Llama, difficult on purpose, with float64 frequencies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from lcjax.config import LlamaConfig
 
 CONTEXT = 4096
-# On both sides of the original context of each, and far above.
+# On both sides of the original context of each kind, and far above it.
 LENGTHS = (1, 4095, 4096, 4097, 8192, 8193, 32_768, 131_072, 1_000_000)
 PAIRS = 32
 
@@ -56,7 +56,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def hugging_face(name: str, head_dim: int = 2 * PAIRS, **changes: Any) -> transformers.LlamaConfig:
-    """transformers' config of that kind; dynamic has its original context where others have the extended one."""
+    """Returns transformers' config of a kind. For dynamic, the context is the original one."""
     rope = KINDS[name] | changes
     extended = {"default": 1, "dynamic": 1, "linear": 3}.get(rope["rope_type"], 32)
     return transformers.LlamaConfig(
@@ -73,23 +73,23 @@ def hugging_face(name: str, head_dim: int = 2 * PAIRS, **changes: Any) -> transf
 
 
 def ours(name: str, **changes: Any) -> LlamaConfig:
-    """The same config, read from transformers' own config.json."""
+    """Returns the same config, read from the config.json that transformers writes."""
     return LlamaConfig.from_dict(hugging_face(name, **changes).to_dict())
 
 
 def transformers_frequencies(config: transformers.LlamaConfig, tokens: int) -> tuple[np.ndarray, float]:
-    """(float32 frequencies, attention factor) for a sequence of that length."""
+    """Returns (float32 frequencies, attention factor) for a sequence length."""
     rope_type = config.rope_parameters["rope_type"]
     if rope_type == "default":
         return LlamaRotaryEmbedding.compute_default_rope_parameters(config)[0].numpy(), 1.0
-    # A tensor, as transformers' own forward pass hands it over.
+    # A tensor, as in transformers' forward pass.
     length: Any = torch.tensor(tokens) if rope_type == "dynamic" else tokens
     frequencies, factor = ROPE_INIT_FUNCTIONS[rope_type](config, torch.device("cpu"), length)
     return frequencies.numpy(), factor
 
 
 def exact_frequencies(config: LlamaConfig, tokens: int) -> np.ndarray:
-    """float64, by the papers' formulas and not by the code's."""
+    """Returns float64 frequencies by the formulas of the papers, independent of the code."""
     scaling, dimensions = config.rope_scaling, config.rotary_dim
     pairs = np.arange(0, dimensions, 2)
     base, context, factor = config.rope_theta, scaling.original_max_position_embeddings, scaling.factor
@@ -121,7 +121,7 @@ def exact_frequencies(config: LlamaConfig, tokens: int) -> np.ndarray:
 
 
 def exact_attention_factor(config: LlamaConfig) -> float:
-    """float64, by the papers' formulas."""
+    """Returns the float64 factor by the formulas of the papers."""
     scaling = config.rope_scaling
     if scaling.rope_type not in ("yarn", "longrope"):
         return 1.0
@@ -136,7 +136,7 @@ def exact_attention_factor(config: LlamaConfig) -> float:
 
 
 def with_exact_angles(model, config: LlamaConfig):
-    """A float64 model of transformers whose angles are float64 too, by the papers' formulas."""
+    """Changes a float64 model of transformers to use float64 angles by the papers' formulas."""
 
     def forward(x, position_ids):
         frequencies = torch.from_numpy(exact_frequencies(config, int(position_ids.max()) + 1))

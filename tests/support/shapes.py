@@ -1,4 +1,7 @@
-"""Named shapes for the tests: those of operations from `lcjax_scripts.verify.cases`, and models, awkward on purpose."""
+"""Named shapes for the tests, difficult on purpose: operations and models.
+
+The shapes of operations are from `lcjax_scripts.verify.cases`.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,13 @@ from lcjax_scripts.verify.cases import ATTENTION, AttentionShape
 
 __all__ = ["ATTENTION", "ATTENTION_BFLOAT16", "MODELS", "MODEL_COMMON", "AttentionShape"]
 
-# Once more in bfloat16: the extremes of head counts, segments of both kinds, blind queries.
+# Shapes that are repeated in bfloat16: extreme head counts, both kinds of segments, queries without
+# keys.
 ATTENTION_BFLOAT16 = ("gqa 1", "gqa 3", "gqa 8", "packed", "arbitrary segments", "fewer keys")
 
 
-# Fields of transformers' LlamaConfig. No two axes of a model have the same size, so that a mix-up changes a shape or a value.
+# Fields of transformers' LlamaConfig. All axes of a model have different sizes, so that confusing
+# two axes changes a shape or a value.
 MODELS: dict[str, dict[str, Any]] = {
     "tied gqa 1": {"num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 18, "tie_word_embeddings": True},
     "untied gqa 3, odd head_dim": {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 20},

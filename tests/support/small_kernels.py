@@ -1,4 +1,4 @@
-"""A small matrix product in Pallas, compiled for an H100, good or spoilt: what the checks of generated code are tried on."""
+"""A small Pallas matrix product for an H100, to test the checks of generated code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _product(
 
 @functools.cache
 def product_ptx(tile: int) -> str:
-    """The PTX of `product`: [1024, 4096] times [4096, 1024] in bfloat16, in square tiles by 4 warps."""
+    """Returns the PTX of [1024, 4096] times [4096, 1024] in bfloat16 by 4 warps."""
 
     def multiply(a, b):
         return pl.pallas_call(

@@ -1,4 +1,4 @@
-"""Our parameter trees as the state dictionaries of transformers."""
+"""Converts our parameter trees to state dictionaries of transformers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def to_torch(array) -> torch.Tensor:
-    """Bit for bit, by way of float32, which holds both dtypes exactly."""
+    """Converts bit for bit, through float32, which represents both dtypes exactly."""
     return torch.from_numpy(np.asarray(array).astype(np.float32)).to(TORCH_DTYPES[array.dtype.name])
 
 
 def state_dict_of(params) -> dict[str, torch.Tensor]:
-    """The tree under Hugging Face's names, spelled here a second time, without lcjax's table."""
+    """Returns the tree with Hugging Face's names, independent of lcjax's table."""
     states = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         keys = [key.key for key in path]

@@ -1,4 +1,4 @@
-"""Parametrizations of which `make test` runs a representative part, and `make test-all` everything."""
+"""Parametrizations: `make test` runs a representative part, and `make test-all` runs everything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def thinned(cases: Iterable[Any], in_every_run: Callable[[Any], bool]) -> list[Any]:
-    """The cases, of which all but those that `in_every_run` names are marked slow."""
+    """Returns the cases, with all marked slow except those that `in_every_run` selects."""
     return [case if in_every_run(case) else _slow(case) for case in cases]
 
 

@@ -1,4 +1,4 @@
-"""A tiny random Llama with a tokenizer of its own, as a Hugging Face directory."""
+"""A tiny random Llama with its own tokenizer, as a Hugging Face directory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from lcjax.model.params import tensor_names
 
 
 def save_tiny_llama(directory: Path, texts: list[str]) -> None:
-    """float32, 2 layers, hidden size 32, grouped queries; the tokenizer is of the bytes and of what `texts` repeat."""
+    """Saves a float32 model with 2 layers, hidden size 32 and grouped queries.
+
+    The tokenizer has all bytes, and merges learned from `texts`.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -42,7 +45,7 @@ def save_tiny_llama(directory: Path, texts: list[str]) -> None:
 
 
 def random_params(config: lcjax.LlamaConfig, seed: int = 0) -> dict:
-    """Norms of ones with a little noise, maps and embedding with standard deviation 0.1."""
+    """Returns norms close to 1, and other weights with standard deviation 0.1."""
     params: dict = {}
     names = {name.path: name for name in tensor_names(config)}
     for number, (path, name) in enumerate(names.items()):

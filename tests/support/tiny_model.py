@@ -1,4 +1,4 @@
-"""A model that compiles in seconds, and its real steps."""
+"""A model that compiles in seconds, and its training steps."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ TOKENS = 2048
 
 @functools.cache
 def compiled(policy: str, lora_r: int = 8, quantize: str | None = None) -> CompiledStep:
-    """The real step of the tiny model."""
+    """Compiles the training step of the tiny model."""
     workload = Workload("tiny", TINY, "h100-80gb", lora_r, quantize, policy)
     return compile_step(workload, requested_settings(workload, TOKENS))

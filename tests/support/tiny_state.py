@@ -1,4 +1,4 @@
-"""The state of a run, as small as one can be."""
+"""The smallest possible training state."""
 
 from __future__ import annotations
 

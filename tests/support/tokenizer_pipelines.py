@@ -1,4 +1,4 @@
-"""Small tokenizers of every kind of pipeline that a tokenizer.json can spell, and the directories that hold them."""
+"""Small tokenizers with every kind of pipeline of tokenizer.json, and directories with them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DECODERS = {
 
 
 def pipeline(normalizer="none", pre_tokenizer="none", *, decoder="byte fallback", bos=False) -> Tokenizer:
-    """A BPE over letters, their byte-level spellings and all bytes, with a few merges."""
+    """Returns a BPE tokenizer with letters, their byte-level forms, all bytes and a few merges."""
     letters = sorted({*pre_tokenizers.ByteLevel.alphabet(), *"abcdeéABC 1,\n", SPACE})
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
     merges = [(SPACE, "a"), ("a", "b"), (SPACE + "a", "b"), ("Ġ", "a"), (" ", "a"), ("e", "\u0301")]
@@ -60,12 +60,12 @@ def pipeline(normalizer="none", pre_tokenizer="none", *, decoder="byte fallback"
 
 
 def write(directory: Path, tokenizer: Tokenizer, label: str | None, **config) -> Path:
-    """tokenizer.json as the library writes it, and a tokenizer_config.json with that `tokenizer_class`."""
+    """Writes tokenizer.json, and a tokenizer_config.json with the given `tokenizer_class`."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"))
     named = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", **config}
     if label is not None:
         named["tokenizer_class"] = label
-    # Not as json.dumps would lay it out: what is copied must be the bytes.
+    # The layout differs from that of json.dumps, because copying must preserve the bytes.
     (directory / "tokenizer_config.json").write_text(json.dumps(named, separators=(" ,", ":")) + "\r\n", newline="")
     return directory

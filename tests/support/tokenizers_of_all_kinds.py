@@ -1,4 +1,4 @@
-"""Small tokenizers of published models' kinds, and texts that tokenizers stumble over."""
+"""Small tokenizers of the kinds of published models, and difficult texts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FRAGMENTS = [
 
 
 def text(draw: random.Random, fragments: int) -> str:
-    """Mixed fragments, in which runs of one kind occur."""
+    """Returns mixed fragments that include runs of one kind."""
     parts: list[str] = []
     while len(parts) < fragments:
         parts += [draw.choice(FRAGMENTS)] * (draw.choice([1, 1, 1, 1, 7]))
@@ -99,7 +99,10 @@ def _split(pattern: str, *others, prefix=False):
 
 
 def _llama2(pre_tokenizer, normalizer) -> Tokenizer:
-    """Its tokens have spaces only at their beginning, as SentencePiece's; nothing divides a text."""
+    """Returns a tokenizer with spaces only at the start of tokens, as in SentencePiece.
+
+    It does not split the text.
+    """
     tokenizer = _bpe(pre_tokenizers.Metaspace(), byte_fallback=True, template="<s> $A")
     tokenizer.pre_tokenizer, tokenizer.normalizer = pre_tokenizer, normalizer
     return tokenizer
@@ -170,7 +173,7 @@ _BUILDERS = {
     ),
     "bert": _word_piece,
     "words": _word_level,
-    # Those of which it is not known, or known not to be so, that a text can be cut.
+    # Kinds for which a text cannot be split, or for which this is unknown.
     "unigram of one word": lambda: _unigram(pre_tokenizers.Metaspace(split=False)),
     "quotations": lambda: _bpe(_split(r'"[^"]*"|\w+|\s+|.'), byte_level=True, more=['"word and word and"'] * 99),
     "look-behind": lambda: _bpe(_split(r"(?<=[a\s])\w|\w+|\s+|[^\w\s]"), byte_level=True),
@@ -183,5 +186,5 @@ KINDS = tuple(_BUILDERS)
 
 @functools.cache
 def tokenizer_of(kind: str) -> PreTrainedTokenizerFast:
-    """The tokenizer of a kind; tests must leave it as it is."""
+    """Returns the tokenizer of a kind. Tests must not change it."""
     return PreTrainedTokenizerFast(tokenizer_object=_BUILDERS[kind](), bos_token="<s>", eos_token="</s>")

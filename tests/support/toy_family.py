@@ -1,4 +1,4 @@
-"""A family that nobody has published: Llama's table with norms on queries and keys, a sliding window, a cap and a scale."""
+"""An artificial family: Llama with query and key norms, a window, a soft cap and a scale."""
 
 from __future__ import annotations
 

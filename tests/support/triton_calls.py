@@ -1,4 +1,4 @@
-"""Calls of the Triton attention with random inputs and cotangents, and how far off their results are."""
+"""Calls of the Triton attention with random inputs and cotangents, and their errors."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from tests.support.numerics import error_ratio, tree_error_ratio
 from triton_ref import reference
 from triton_ref.block_sizes import BlockSizes
 
-# Small, so that short inputs have full, partly visible and hidden blocks on every side; but not 32 x 32, which numpy's BLAS
-# sums in another order: where weights saturate, the scores of the backward pass must be the forward's to the bit.
+# Small, so that short inputs have full, partly visible and hidden blocks on every side. Not 32 x
+# 32, because numpy's BLAS sums such blocks in another order: where weights saturate, the scores of
+# the backward pass must have the bits of the forward pass.
 SMALL_BLOCK_SIZES = {
     "forward": BlockSizes(32, 64, 4, 2),
     "dq": BlockSizes(64, 32, 4, 2),
@@ -28,7 +29,7 @@ SMALL_BLOCK_SIZES = {
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """The inputs of one call and a random cotangent of each of its results."""
+    """The inputs of a call, and random cotangents of its results."""
 
     shape: AttentionShape
     inputs: dict[str, torch.Tensor]
@@ -41,7 +42,7 @@ class Call:
         return self.dout.dtype
 
     def run(self, attention: Callable, dtype: torch.dtype | None = None, **overrides: Any) -> dict[str, np.ndarray]:
-        """out, lse and the gradients of the inputs by name, all computed in `dtype` or else in that of the inputs."""
+        """Returns out, lse and the gradients by name, computed in `dtype` or that of the inputs."""
         inputs = {
             name: x.to(torch.float32 if dtype is None and name == "sinks_H" else dtype or x.dtype)
             .detach()
@@ -60,7 +61,7 @@ class Call:
 
     @functools.cached_property
     def plain(self) -> dict[str, np.ndarray]:
-        """In the dtype of the inputs, but for the log-sum-exp, which is float32 in every implementation."""
+        """Computed in the dtype of the inputs, except the log-sum-exp, which is always float32."""
         return self.run(reference.attention) | {"lse": self.run(reference.attention, scores_dtype=torch.float32)["lse"]}
 
     def results(self, **overrides: Any) -> dict[str, np.ndarray]:
@@ -68,7 +69,7 @@ class Call:
         return self.run(attention, **({"block_sizes": SMALL_BLOCK_SIZES} | overrides))
 
     def ratios(self, results: dict[str, np.ndarray]) -> dict[str, float]:
-        """How far each result is off, in parts of what the tolerance rule allows."""
+        """Returns the error of each result, divided by the allowed error."""
         finite = np.isfinite(self.exact["lse"])
         np.testing.assert_array_equal(results["lse"][~finite], self.exact["lse"][~finite])
         return {
@@ -80,7 +81,7 @@ class Call:
         }
 
     def ratio(self, **overrides: Any) -> float:
-        """The same for all results together (see `numerics.tree_error_ratio` on why not the largest of `ratios`)."""
+        """Returns the error ratio of all results together (see `numerics.tree_error_ratio`)."""
         results = self.results(**overrides)
         ratios = self.ratios(results)
         tensors = [name for name in self.exact if name not in ("lse", "dsinks_H")]
@@ -90,7 +91,7 @@ class Call:
 
 
 def make_call(shape: AttentionShape, dtype: torch.dtype | None = None, **options: Any) -> Call:
-    """Inputs of a shape, in its dtype or another; `options` are further arguments of the call."""
+    """Makes inputs of a shape, in its dtype or another. `options` are further arguments."""
     dtype = dtype or getattr(torch, shape.dtype)
     arrays, own = make_inputs("a Triton call", dataclasses.replace(shape, dtype="float32", lse_cotangent=True))
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -1,4 +1,4 @@
-"""Triton's kernels on the CPU: interpreted, whatever was imported before."""
+"""Interprets Triton's kernels on the CPU, even if Triton was imported before."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import pytest
 
 
 def import_interpreted() -> None:
-    """Imports triton and triton_ref such that `triton.jit` interprets.
+    """Imports triton and triton_ref so that `triton.jit` interprets.
 
-    Triton decides that at import, and a test file collected earlier may have imported it to compile (PEFT does, by way of
-    bitsandbytes, and uses nothing of it here). The variable is set for these tests only: others start processes of their own.
+    Triton decides this at import, and a test file that was collected earlier may have imported it
+    in compiling mode (PEFT does so through bitsandbytes, without using it). The variable is set
+    only for these tests, because others start subprocesses.
     """
     compiling = [name for name in sys.modules if name.startswith("triton.") and not name.startswith("triton._C")]
     for name in ["triton", *compiling]:
@@ -26,5 +27,5 @@ import_interpreted()
 
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch):
-    """Parts of triton that are imported on first use look at the variable then."""
+    """Some parts of triton are imported on first use, and read the variable then."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")

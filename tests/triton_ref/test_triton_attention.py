@@ -1,4 +1,4 @@
-"""The Triton attention, interpreted, against the plain reference in float64, backward pass first."""
+"""Compares the interpreted Triton attention with the plain float64 reference."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from triton_ref.segment_ranges import segment_ranges
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Each mask of the matrix by itself, over several blocks, and the small ones of the named shapes; the parity harness has all.
+# Each mask of the matrix alone, over several blocks, and the small named shapes. The parity harness
+# has all shapes.
 SHAPES = {
     name: AttentionShape(150, 8 if "sinks" in name else 2, 1, 16, **fields(150)) for name, fields in MASKS.items()
 }
 SHAPES |= {n: shape for n, shape in (ATTENTION | ATTENTION_FEATURES).items() if shape.tokens * shape.key_count < 30_000}
 CASES = [(shape.dtype, name) for name, shape in SHAPES.items()]
 CASES += [("bfloat16", name) for name in MASKS] + [("float16", name) for name in ("causal", "packed", "sinks")]
-# Every shape in one dtype, but for the largest; every dtype in some shapes.
+# Every shape except the largest runs in one dtype, and some shapes run in every dtype.
 NARROW = {("bfloat16", "causal"), ("bfloat16", "packed"), ("float16", "packed")}
 CASES = thinned(CASES, lambda case: case in NARROW or (case[0] == "float32" and case[1] not in ("decoding", "sinks")))
 
@@ -40,8 +41,8 @@ def test_scale():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_own_block_sizes(dtype):
-    """Without `block_sizes`: those of the table, and several blocks of each."""
+def test_default_block_sizes(dtype):
+    """Uses the block sizes of the table, and several blocks."""
     shape = AttentionShape(1000, 1, 1, 64) if dtype == "bfloat16" else AttentionShape(128, 1, 1, 128)
     assert make_call(shape, DTYPES[dtype]).ratio(block_sizes=None) <= 1
 
@@ -56,7 +57,7 @@ def test_queries_without_keys_give_zero():
     assert np.abs(results["out"][:, blind:]).max(axis=-1).min() > 0
 
 
-def test_queries_without_keys_see_their_sink():
+def test_queries_without_keys_see_the_sink():
     call = make_call(AttentionShape(100, 2, 1, 16, keys=50, sinks=True))
     results = call.results()
     np.testing.assert_array_equal(results["out"][:, :50], 0)
@@ -80,7 +81,7 @@ def test_only_the_log_sum_exp_is_used():
         np.testing.assert_array_equal(actual.double().numpy(), expected, err_msg=name)
 
 
-def test_layout_and_repetition_change_nothing():
+def test_layout_and_repetition_do_not_change_the_bits():
     """Non-contiguous inputs and cotangents give the same bits, and so does a second run."""
     call = make_call(AttentionShape(70, 2, 1, 16, batch=2, sinks=True), torch.bfloat16)
     transposed = {name: x.transpose(0, -1).contiguous().transpose(0, -1) for name, x in call.inputs.items()}
@@ -102,14 +103,15 @@ def test_distances_beyond_int32_do_not_wrap(offset, window):
 
 
 def test_beyond_2_to_the_31_elements():
-    """The last keys of 131,200 x 64 x 256 elements; the pages before them are never touched."""
+    """Uses the last keys of 131,200 x 64 x 256 elements; the pages before them are not touched."""
     keys = 131_200
     k, v = (torch.empty(1, keys, 64, 256, dtype=torch.bfloat16) for _ in range(2))
     assert k.numel() > 2**31
     call = make_call(AttentionShape(1, 64, 64, 256, keys=32), torch.bfloat16)
     k[:, -32:], v[:, -32:] = call.inputs["k_BSKD"], call.inputs["v_BSKD"]
     q = call.inputs["q_BTHD"]
-    # The small call's one block is the large one's last, key by key: a processor's products may add up in any order.
+    # The single block of the small call has the same keys as the last block of the large call,
+    # because the order of sums depends on the block.
     tile = {"forward": BlockSizes(16, 32, 4, 2)}
     out = triton_ref.attention(q, k, v, window=16, block_sizes=tile)
     torch.testing.assert_close(out, triton_ref.attention(**call.inputs, window=16, block_sizes=tile), rtol=0, atol=0)
@@ -161,11 +163,11 @@ def test_mutants_of_heads_and_sinks_fail():
 
 
 def test_mutants_of_the_backward_pass_fail():
-    """Their value is right: only the gradients give them away."""
+    """The output is correct; only the gradients are wrong."""
     call = make_call(AttentionShape(40, 8, 1, 16, sinks=True))
 
     def incomplete_group_sum(q_BTHD, k_BSKD, v_BSKD, **options):
-        """dk and dv lack the last of eight query heads."""
+        """Computes dk and dv without the last of eight query heads."""
         most = triton_ref.attention(q_BTHD, k_BSKD, v_BSKD, **options)
         last = triton_ref.attention(q_BTHD, k_BSKD.detach(), v_BSKD.detach(), **options)
         return tuple(
@@ -194,7 +196,7 @@ def test_mutants_of_the_backward_pass_fail():
 
 
 def poisoned(call, first, last):
-    """The call with nan in every input and cotangent of tokens [first, last)."""
+    """Returns the call with nan in every input and cotangent of tokens [first, last)."""
 
     def poison(x, dim):
         x = x.clone()
@@ -208,7 +210,7 @@ def poisoned(call, first, last):
 @pytest.mark.filterwarnings("ignore:All-NaN:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("with_segments", [True, False])
 def test_hidden_blocks_are_never_touched(with_segments):
-    """nan in a block that no query of the others sees, and that sees none of them, changes not one bit."""
+    """nan in a block that is not visible to others, and does not see them, changes no bits."""
     call = make_call(AttentionShape(256, 2, 1, 16))
     segments = torch.arange(256, dtype=torch.int32)[None] // 128
     given = {"query_segments_BT": segments, "key_segments_BS": segments} if with_segments else {}
@@ -224,7 +226,10 @@ def test_hidden_blocks_are_never_touched(with_segments):
 
 @pytest.mark.parametrize("order", ["packed", "arbitrary"])
 def test_segment_ranges(order):
-    """Every pair that shares an id lies in the ranges, full blocks share one id throughout, and ascending ids leave no slack."""
+    """The ranges contain every pair with a common id, and full blocks have a single id.
+
+    For ascending ids, the ranges are exact.
+    """
     rng = np.random.default_rng(0)
     rows, columns = rng.integers(0, 6, (2, 100)), rng.integers(0, 6, (2, 75))
     if order == "packed":
@@ -245,13 +250,13 @@ def test_segment_ranges(order):
 
 
 def test_the_reference_on_a_case_by_hand():
-    """Two keys: weights 1/4 and 3/4 by scores 0 and log 3; a sink of log 4 halves them; the cap and the window apply."""
+    """Keys with scores 0 and log 3 have weights 1/4 and 3/4, and a sink of log 4 halves them."""
 
     def float64(*values: float) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float64)
 
     def equal(actual: torch.Tensor, *expected: float) -> None:
-        """But for a few roundings of float64."""
+        """Compares up to a few roundings of float64."""
         np.testing.assert_allclose(actual.flatten(), expected, rtol=2**-50, atol=0)
 
     q, k, v = (float64(*x).reshape(1, 2, 1, 1) for x in ((1, 1), (0, np.log(3)), (4, 8)))
@@ -269,7 +274,7 @@ def test_the_reference_on_a_case_by_hand():
     equal(out, 4, (4 + 8 * weight) / (1 + weight))
 
 
-def test_scores_of_the_reference_may_be_wider_than_its_inputs():
+def test_the_reference_supports_scores_wider_than_its_inputs():
     q, k, v = torch.randn(3, 2, 5, 2, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     out, lse = reference.attention(q, k, v, scores_dtype=torch.float32)
     assert (out.dtype, lse.dtype) == (torch.bfloat16, torch.float32)

@@ -1,4 +1,4 @@
-"""The Triton kernels compiled for an H100 without one, in a process of its own: this one interprets them."""
+"""Compiles the Triton kernels for an H100, in a separate process, because this one interprets."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def report():
 
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("kernel", ["forward", "dq", "dkv"])
-def test_attention_uses_the_tensor_cores_of_hopper_and_spills_nothing(report, kernel, head_dim):
+def test_attention_uses_hoppers_tensor_cores_without_spills(report, kernel, head_dim):
     figures = report[f"{kernel} {head_dim}"]
     assert figures["wgmma"] > 0
     assert figures["spills"]

@@ -1,4 +1,4 @@
-"""The truth about some rows of a long shape, which `scripts/parity.py --long` judges by."""
+"""The references for sampled rows of a long shape, used by `scripts/parity.py --long`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from lcjax_scripts.verify.parity.long import torch_side
 from triton_ref import reference
 
 
-def test_the_truth_about_some_rows_is_that_about_all():
-    """The sweep over blocks against the specification, in float64."""
+def test_sampled_rows_equal_those_of_the_full_reference():
+    """Compares the loop over blocks with the specification, in float64."""
     for shape in (cases.LongShape(300, 4, 2, 16), cases.LongShape(300, 2, 2, 16, window=70)):
         inputs = {name: torch_side.values(shape, name) for name in long_inputs.tensors(shape)}
         found = torch_side.attention_rows(shape, inputs, torch.float64)

@@ -1,4 +1,4 @@
-"""The Triton RoPE, interpreted, against the plain reference in float64, backward pass first."""
+"""Compares the interpreted Triton RoPE with the plain float64 reference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHAPES = {"gqa 1": (2, 2, 64, 32), "gqa 3": (6, 2, 20, 10), "many heads": (40, 5
 
 
 class Call:
-    """Random inputs and cotangents for 2 rows of 21 tokens, at positions around 1,000,000 but for the first few."""
+    """Random inputs and cotangents for 2 rows of 21 tokens, mostly at positions near 1,000,000."""
 
     def __init__(self, shape, dtype, seed=0):
         heads, kv_heads, head_dim, pairs = shape
@@ -31,7 +31,7 @@ class Call:
         self.dtype = dtype
 
     def run(self, rope, dtype=None, attention_factor=1.0, **overrides):
-        """[q, k, dq, dk], all computed in `dtype` or else in that of the inputs."""
+        """Returns [q, k, dq, dk], computed in `dtype` or that of the inputs."""
         q, k, dq, dk = (x.to(dtype or self.dtype).clone() for x in (self.q, self.k, self.dq, self.dk))
         q.requires_grad_(), k.requires_grad_()
         arguments = {"positions_BT": self.positions, "inverse_frequencies_F": self.frequencies} | overrides
@@ -58,7 +58,7 @@ def test_the_attention_factor():
 
 
 def test_it_works_in_place_and_on_views():
-    """A projection's output is a view: its history must be that of the rotated values all the same."""
+    """The output of a projection is a view. Its autograd history must include the rotation."""
     call = Call(SHAPES["gqa 3"], torch.float32)
     flat_q, flat_k = (x.flatten(2).requires_grad_() for x in (call.q.clone(), call.k.clone()))
     q, k = (1 * flat_q).view(2, 21, 6, 20), (1 * flat_k).view(2, 21, 2, 20)
@@ -81,7 +81,7 @@ def test_what_was_saved_before_the_rotation_is_protected():
         square.backward()
 
 
-def test_the_cotangents_are_left_alone():
+def test_the_cotangents_are_not_modified():
     call = Call(SHAPES["partial"], torch.float32)
     q, k = call.q.clone().requires_grad_(), call.k.clone().requires_grad_()
     out = triton_ref.rope(1 * q, 1 * k, call.positions, call.frequencies)

@@ -1,4 +1,4 @@
-"""The kernels' benchmark: its arithmetic, and a small run end to end."""
+"""The benchmark of kernels: its arithmetic, and a small run."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_every_repetition_stays_in_the_compiled_program(operation, part, kernels
     assert text.count('custom_call_target="__gpu$xla.gpu.triton"') == kernels * jax_side.REPETITIONS
 
 
-def test_a_side_that_dies_takes_one_job_with_it(monkeypatch):
+def test_a_side_that_dies_fails_only_one_job(monkeypatch):
     jobs = [Job("attention", FORWARD, "xla", tokens, 2, 1, 16, "float32") for tokens in (32, 64)]
     measure = runs.Worker.measure
 

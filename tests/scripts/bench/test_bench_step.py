@@ -1,4 +1,4 @@
-"""scripts/bench_step.py: the step that is timed is run as lcjax.train would run it."""
+"""scripts/bench_step.py: the timed step runs as in lcjax.train."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SMALL = dataclasses.replace(PRESETS["smollm2-135m"], num_hidden_layers=2, vocab_
 def shape(tmp_path, monkeypatch) -> Shape:
     for name in (SHARE, SHARE_OF_OLD, HOST):
         monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)  # twice, so that whatever a step sets is undone
+        monkeypatch.delenv(name)  # twice, so that what a step sets is undone
     (tmp_path / "config.json").write_text(json.dumps(SMALL.to_dict()))
     return Shape(str(tmp_path), quantize="none", attention="auto", lora_r=4)
 
 
 @pytest.mark.parametrize("lora_r", [4, 0])
-def test_jax_may_have_the_memory_that_it_has_in_training(shape, lora_r):
-    """Left to itself it would have three quarters of the GPU."""
+def test_jax_has_the_memory_limits_of_training(shape, lora_r):
+    """By default, JAX would use 75% of the GPU."""
     of_rank = dataclasses.replace(shape, lora_r=lora_r)
     program = f"""
 from lcjax_scripts.bench.steps.lcjax_side import trace_step
@@ -38,7 +38,7 @@ trace_step({of_rank!r}, 64, "offload", "none")
 
 
 def test_what_training_refuses_is_not_timed(shape):
-    """cuDNN does not keep what `offload_attn` is to keep, and would be timed as `offload`."""
+    """cuDNN cannot save what `offload_attn` saves, and would be timed as `offload`."""
     with pytest.raises(
         InputError, match="'offload_attn' saves attention's log-sum-exp, which attention='cudnn' does not"
     ):

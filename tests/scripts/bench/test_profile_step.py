@@ -1,4 +1,4 @@
-"""Where a step's time goes, read off what a GPU did."""
+"""The time of a step by kind of work, from a trace of the GPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def event(name: str, start: float, stop: float) -> Event:
     return Event(name, start * SECOND, stop * SECOND)
 
 
-# 0 to 10: attention, a product that begins under it, two copies of which the second one is waited for, a pause, a norm.
+# From 0 to 10: attention, a product that overlaps with it, two copies (the second one does not
+# overlap), a pause, and a norm.
 EVENTS = [
     event("attention_forward", 0, 3),
     event("MemcpyD2H", 0.5, 2),
@@ -37,12 +38,12 @@ def test_every_instant_counts_once():
     assert sum(seconds.values()) == 10
 
 
-def test_copies_beside_kernels_are_not_waited_for():
+def test_copies_that_overlap_kernels_are_not_exposed():
     hidden = [event("nvjet", 0, 10), event("MemcpyH2D", 1, 9), event("MemcpyD2H", 2, 9)]
     assert trace.seconds_by_kind(hidden) == {"products": 10, EXPOSED: 0, IDLE: 0}
 
 
-def test_two_copies_at_once_are_waited_for_once():
+def test_simultaneous_copies_count_once():
     events = [event("nvjet", 0, 1), event("MemcpyH2D", 1, 3), event("MemcpyD2H", 2, 5), event("nvjet", 6, 7)]
     assert trace.seconds_by_kind(events) == {"products": 2, EXPOSED: 4, IDLE: 1}
 

@@ -1,4 +1,4 @@
-"""Processes measured one after another, while the next ones get ready."""
+"""Processes that are measured one at a time, while the next ones prepare."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from lcjax_scripts import paths
 from lcjax_scripts.bench.steps.sequential import measured
 
-# Notes when it starts, when it may continue, and when it ends.
+# Records when it starts, when it may continue, and when it ends.
 PROGRAM = """
 import json, sys, time
 sys.path.insert(0, {scripts!r})
@@ -69,7 +69,7 @@ def test_a_row_that_dies_gives_the_last_line_of_its_stderr(run):
     assert results == [{"error": "no memory for early1"}, {"error": "no memory for late1"}, {"name": "c1"}]
 
 
-def test_a_row_that_fails_gives_its_error_and_not_what_is_said_below_it():
+def test_a_row_that_fails_gives_its_error_and_not_the_lines_after_it():
     program = "import sys; sys.exit('Traceback:\\n  a line\\njax.errors.JaxRuntimeError: NO: E1200\\nlibrary.cc:425')"
     [(_, result)] = measured([{"row": "a"}], lambda row: [sys.executable, "-c", program], os.environ, ahead=0)
     assert result == {"error": "jax.errors.JaxRuntimeError: NO: E1200"}

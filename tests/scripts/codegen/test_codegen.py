@@ -1,4 +1,4 @@
-"""The kernels as an H100 would run them: tensor cores, no spills, within budget; and the reading of PTX and SASS itself."""
+"""The kernels' code for an H100: tensor cores, spills and budgets; readers of PTX and SASS."""
 
 from __future__ import annotations
 
@@ -66,30 +66,30 @@ def test_pallas_attention_of_other_widths_keeps_its_budget(head_dim):
         check_budget(compiled, codegen_of(compiled))
 
 
-def test_float32_attention_adds_up_in_short_chains_and_spills_nothing():
+def test_float32_attention_has_short_sums_and_no_spills():
     for kernel in compile_attention(GPU, 128, "float32"):
         codegen = codegen_of(kernel)
         assert (codegen.spill_stores, codegen.spill_loads) == (0, 0)
         assert LONGEST_SUM - 2 <= longest_chain(kernel.ptx) <= LONGEST_SUM
-    # One that the compiler is left alone with: a product over 128 columns, added to a sum.
+    # What the compiler makes of a product over 128 columns that is added to a sum.
     assert longest_chain("fma.rn.f32 %r1, %r5, %r6, 0f00000000;" + "fma.rn.f32 %r1, %r5, %r6, %r1;" * 127) == 128
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])
-def test_a_step_of_the_forward_kernel_ends_its_last_product_before_its_fence(head_dim):
+def test_the_forward_kernel_waits_for_products_before_each_fence(head_dim):
     kernels = pallas_kernels(head_dim)
     assert set(waits_before_fences(kernels["attention_forward"].ptx)) == {True}
     assert set(waits_before_fences(kernels["attention_dq"].ptx)) == {False}
 
 
 def waits_before_fences(text: str) -> list[bool]:
-    """Of every fence in a loop, whether the products before it are waited for between it and the copies."""
+    """Returns, for every fence in a loop, whether there is a wait between it and the copies."""
     pieces = re.findall(r"cp\.async\.wait_group\s+[1-9]\d*;(.*?)fence\.proxy\.async", text, re.DOTALL)
     return ["wgmma.wait_group.sync.aligned 0" in piece for piece in pieces]
 
 
 def longest_chain(text: str) -> int:
-    """How many fused multiply-adds of PTX at most add to one another's results."""
+    """Returns the length of the longest chain of dependent fused multiply-adds in PTX."""
     lengths: dict[str, int] = {}
     for result, addend in re.findall(r"fma\.rn\.f32 \s*(%\w+), [%\w]+, [%\w]+, ([%\w]+);", text):
         lengths[result] = lengths.get(addend, 0) + 1
@@ -111,7 +111,7 @@ def test_triton_attention(kernel, head_dim, triton_kernels):
     check_attention(triton_kernels[kernel, head_dim])
 
 
-# A budget that the good product meets exactly, and the ways of breaking it.
+# A budget that the good product meets exactly, and ways to exceed it.
 
 GOOD = {"tile": 64}
 SPOILT = {
@@ -126,8 +126,8 @@ def product(**options) -> Codegen:
 
 def test_a_good_kernel_is_within_its_budget():
     codegen = product(**GOOD)
-    # Tiles of 64 x 64 elements of 2 bytes: 16 bytes four times for each of 128 threads. Copied are two arrays, twice ahead and
-    # once in the loop; stored is the result.
+    # A tile of 64 x 64 elements of 2 bytes is four times 16 bytes for each of 128 threads. Two
+    # arrays are copied twice before the loop and once in it, and the result is stored.
     copies = 4 * 2 * 3
     assert codegen.counts == ptx.PtxCounts(wgmma=4, mma=0, tcgen05=0, cp_async=copies, tma=0, wide=copies + 4, narrow=0)
     assert codegen.loops == (codegen.main_loop,)
@@ -137,7 +137,7 @@ def test_a_good_kernel_is_within_its_budget():
 
 
 @pytest.mark.parametrize("mutant", SPOILT)
-def test_a_spoilt_kernel_is_flagged(mutant):
+def test_a_bad_kernel_is_flagged(mutant):
     options, expected = SPOILT[mutant]
     budget = budgets.with_slack(budgets.measured(product(**GOOD)))
     found = budgets.excesses(product(**options), budget)
@@ -192,7 +192,7 @@ def test_bulk_copies_are_counted():
 
 
 def test_loops_of_real_code(tmp_path):
-    """Every loop body that is found ends with the branch to its first instruction."""
+    """Every loop body ends with the branch to its first instruction."""
     source, cubin = tmp_path / "product.ptx", tmp_path / "product.cubin"
     source.write_text(product_ptx(**GOOD))
     toolchain.assemble(source, cubin, architecture="sm_90a")
@@ -208,9 +208,9 @@ def test_the_main_loop_is_the_innermost_that_multiplies():
         return f"        /*{16 * number:04x}*/                   {instruction} ;"
 
     code = [
-        ".L_x_0:",  # over the heads
+        ".L_x_0:",  # over heads
         line(0, "MOV R0, R1"),
-        ".L_x_1:",  # over whole blocks
+        ".L_x_1:",  # over fully visible blocks
         line(1, "HGMMA.64x64x16.F32.BF16 R24, gdesc[UR4], R24"),
         ".L_x_2:",  # waits for a barrier
         line(2, "SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [R2], R3"),

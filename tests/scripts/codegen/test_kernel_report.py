@@ -1,4 +1,4 @@
-"""The command of the codegen report: what it writes, and how it ends."""
+"""The command of the codegen report: its output and exit codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lcjax_scripts.codegen.triton_process import triton_process
 
 @pytest.fixture
 def budget_file(tmp_path, monkeypatch):
-    """The checked-in budgets in a file that a test may change."""
+    """A copy of the checked-in budgets that a test may change."""
     path = tmp_path / "budgets.json"
     path.write_text(budgets.PATH.read_text())
     monkeypatch.setattr(budgets, "PATH", path)
@@ -31,7 +31,7 @@ def spoil(path, key: str, **limits) -> None:
 ROPE = ["--gpu", "h100-80gb", "--kernel", "rope", "--head-dim", "64"]
 
 
-def test_pallas_is_reported_next_to_triton(tmp_path, capsys):
+def test_pallas_and_triton_are_reported(tmp_path, capsys):
     figures = tmp_path / "figures.json"
     assert kernel_report.main([*ROPE, "--json", str(figures)]) == 0
     written = json.loads(figures.read_text())
@@ -44,7 +44,7 @@ def test_pallas_is_reported_next_to_triton(tmp_path, capsys):
     assert all(row["registers"] > 0 and row["wide"] > 0 for row in written["kernels"])
     assert written["over_budget"] == {}
     printed = capsys.readouterr().out
-    assert printed.count("rope") == 1  # a kernel is named once, above its rows
+    assert printed.count("rope") == 1  # a kernel is named once, in its first row
     assert "kernels 2, with a budget 2, over it 0" in printed
 
 
@@ -99,13 +99,13 @@ def test_new_budgets_are_those_of_what_is_compiled_now(budget_file, monkeypatch,
         (["--head-dim", "72"], "72"),
     ],
 )
-def test_what_is_wrong_is_refused_at_once(argv, message, capsys, monkeypatch):
+def test_invalid_arguments_are_refused_at_once(argv, message, capsys, monkeypatch):
     monkeypatch.setattr(kernel_report, "compile_all", None)
     assert kernel_report.main(argv) == 2
     assert message in capsys.readouterr().err
 
 
-def test_without_triton_its_rows_are_missing_and_it_is_said(capsys, monkeypatch):
+def test_without_triton_its_rows_are_missing_with_a_message(capsys, monkeypatch):
     monkeypatch.setattr("lcjax_scripts.codegen.triton_process.find_spec", lambda name: None)
     assert kernel_report.main(ROPE) == 0
     printed = capsys.readouterr().out

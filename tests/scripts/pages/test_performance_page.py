@@ -1,4 +1,4 @@
-"""docs/performance.md and docs/context.png are made from docs/measured and docs/context.json, and nothing there is unused."""
+"""docs/performance.md and docs/context.png match their sources, and no source is unused."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_raw_file_is_linked_from_a_page():
     assert unused == []
 
 
-def test_every_question_says_where_its_figures_are_from():
+def test_every_question_states_the_source_of_its_figures():
     sections = performance_page.page().split("\n## ")[1:]
     assert len(sections) >= 12
     for section in sections:

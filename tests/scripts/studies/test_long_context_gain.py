@@ -1,4 +1,4 @@
-"""scripts/long_context_gain.py on the tiny model: that both runs see the same tokens, and that figures and picture come out."""
+"""scripts/long_context_gain.py on the tiny model: both runs see the same tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The study of RoPE beyond the trained context, end to end on a tiny model, and its table."""
+"""The study of RoPE beyond the trained context, on a tiny model, and its table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.shapes import MODELS
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory, smollm2) -> list[str]:
-    """The flags of a study of a random model, trained for 64 tokens."""
+    """The flags of a study of a random model with a trained context of 64 tokens."""
     folder = tmp_path_factory.mktemp("study")
     fields = {**MODELS["tied gqa 1"], "vocab_size": 49_152, "num_hidden_layers": 1, "max_position_embeddings": 64}
     oracle = make_oracle(folder, adapter=False, **fields)

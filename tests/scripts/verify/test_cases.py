@@ -1,4 +1,4 @@
-"""The one table of shapes: what meets in it, and how a shape is repeated."""
+"""The table of shapes: the combinations that it covers, and the repetition of shapes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from lcjax_scripts.verify import cases
 
 
-def test_every_two_values_of_two_axes_meet():
+def test_the_matrix_covers_every_pair_of_values():
     rows = [name.split(maxsplit=5)[1:] for name in cases.default_matrix() if name.startswith("attention ")]
     axes = [{row[n] for row in rows} for n in range(5)]
     assert [len(axis) for axis in axes] == [3, 5, 4, 5, len(cases.MASKS)]
@@ -24,7 +24,7 @@ def test_every_two_values_of_two_axes_meet():
         assert len(pairs) == len({x for x, _ in pairs}) * len({y for _, y in pairs})
 
 
-def test_every_three_values_of_three_axes_meet_in_the_full_matrix():
+def test_the_full_matrix_covers_every_triple_of_values():
     full = cases.full_matrix()
     attention = {tuple(name.split(maxsplit=5)[1:]) for name in full if name.startswith("attention ")}
     longest = f"x{cases.LENGTHS[-1]}"
@@ -51,7 +51,7 @@ def test_the_matrix_is_large_and_the_full_one_larger():
     assert {shape.tokens for shape in default.values()} >= set(cases.LENGTHS)
 
 
-def test_a_covering_is_small_and_always_the_same():
+def test_a_covering_is_small_and_deterministic():
     rows = cases.covering(2, "abc", range(4), (True, False))
     assert rows == cases.covering(2, "abc", range(4), (True, False))
     assert 12 <= len(rows) < 18

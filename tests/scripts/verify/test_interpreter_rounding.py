@@ -1,4 +1,4 @@
-"""Triton's interpreter, as the parity harness changes it."""
+"""The rounding of Triton's interpreter, as changed by the parity harness."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lcjax_scripts.verify.tolerance import error_ratio, ratios_of
 
 def test_the_interpreter_rounds_as_a_gpu(monkeypatch):
     for owner, name in ((interpreter, "_convert_float"), (interpreter.InterpreterBuilder, "create_dot")):
-        monkeypatch.setattr(owner, name, getattr(owner, name))  # to be put back afterwards
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # restored afterwards
     round_as_a_gpu()
     rng = np.random.default_rng(0)
     x = np.append(rng.normal(size=1000), [np.inf, 0.0, 1e-40]).astype(np.float32)
@@ -36,6 +36,6 @@ def test_the_interpreter_rounds_as_a_gpu(monkeypatch):
     a, b = (rng.normal(size=size).astype(np.float16).astype(np.float32) for size in ((64, 256), (256, 32)))
     exact = a.astype(np.float64) @ b
     in_one_chain = np.cumsum(a[:, :, None] * b, axis=1)[:, -1]
-    assert ratios_of(product(a, b), in_one_chain, exact).root_mean_square < 0.25  # of twice the chain's: of it, a half
+    assert ratios_of(product(a, b), in_one_chain, exact).root_mean_square < 0.25  # half the error
     stack = product(np.stack([a, -a]), np.stack([b, b]))
     np.testing.assert_array_equal(stack, np.stack([product(a, b), product(-a, b)]))

@@ -1,4 +1,4 @@
-"""Triton's interpreter as the parity harness makes it fast: what is left out changes no result."""
+"""The speed-up of Triton's interpreter by the parity harness does not change any result."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def kernel(x, counts, out, N: tl.constexpr):
 
 def run_kernel() -> torch.Tensor:
     x = torch.linspace(-3, 5, 48 * 32, dtype=torch.float32).reshape(48, 32).bfloat16()
-    counts = torch.tensor([4, 2**31 - 1, 9], dtype=torch.int32)  # sums and products of the second overflow
+    counts = torch.tensor([4, 2**31 - 1, 9], dtype=torch.int32)  # the second one overflows
     out = torch.zeros(48, 16)
     interpreter.InterpretedFunction(kernel)[(3,)](x, counts, out, N=32)
     return out
@@ -52,7 +52,7 @@ def test_no_result_changes():
     slow = run_kernel()
     assert len(slow.unique()) > 50
     make_fast()
-    for _ in range(2):  # with nothing remembered, and with everything
+    for _ in range(2):  # with an empty and with a filled cache
         assert torch.equal(run_kernel(), slow)
 
 
@@ -81,7 +81,7 @@ def test_a_call_within_a_kernel_patches_nothing(monkeypatch):
     assert looked_through
 
 
-def test_types_are_remembered_by_dtype_shape_and_address_space():
+def test_types_are_cached_by_dtype_shape_and_address_space():
     pointers = [tl.pointer_type(tl.float32), tl.pointer_type(tl.float32, "shared")]
     cases = [
         (element, shape)
@@ -110,7 +110,7 @@ def test_types_are_remembered_by_dtype_shape_and_address_space():
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_a_check_that_is_read_stays(monkeypatch, debug):
+def test_the_overflow_check_remains_if_it_is_used(monkeypatch, debug):
     builder = interpreter.interpreter_builder
     monkeypatch.setattr(builder, "options", interpreter.InterpreterOptions(debug=debug))
     leave_unread_checks_out()

@@ -1,4 +1,4 @@
-"""The parity harness: its verdicts, a slice of the matrix end to end, and bugs that it has to find."""
+"""The parity harness: its verdicts, a slice of the matrix, and bugs that it must find."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_repeated_shape_is_what_is_run():
     assert all(not case.failed and {"pallas", "xla", "triton"} <= case.verdicts.keys() for case in judged)
 
 
-def test_the_longest_shapes_are_begun_first():
+def test_the_longest_shapes_start_first():
     jobs = [Job(f"shape{n}", name, shape) for n, (name, shape) in enumerate(cases.full_matrix().items())]
     ordered = longest_first(jobs)
     assert sorted(ordered, key=jobs.index) == jobs
@@ -103,7 +103,7 @@ def test_an_interrupted_run_reports_what_it_has_judged(tmp_path, capsys, monkeyp
 
 
 def test_the_sides_end_with_their_parent():
-    """A parent that is killed has no time to stop them."""
+    """A parent that is killed cannot stop them."""
     command = [sys.executable, parity.__file__, "--shapes", "attention float32"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -114,7 +114,7 @@ def test_the_sides_end_with_their_parent():
 
 
 def becomes(true: Callable[[], bool], seconds: float = 60) -> bool:
-    """Whether it does within that time."""
+    """Returns whether the condition becomes true within the given time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if true():
@@ -152,7 +152,7 @@ def test_parts_are_the_whole():
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_lengths_that_only_some_rows_of_are_judged(capsys, monkeypatch):
+def test_long_shapes_are_judged_on_samples_of_rows(capsys, monkeypatch):
     small = {
         "full attention": cases.LongShape(700, 4, 2, 64),
         "a window": cases.LongShape(700, 2, 2, 64, window=100),
@@ -184,7 +184,7 @@ def test_bad_arguments_are_refused(flags, words, capsys):
     assert error.count("\n") == 1
 
 
-def test_mutants_change_what_they_are_planted_in():
+def test_mutants_change_their_inputs():
     for mutant in MUTANTS.values():
         for name, shape in mutant.shapes.items():
             arrays, options = make_inputs(name, shape)
@@ -201,7 +201,7 @@ def exact_outcome(job: Job) -> dict[str, np.ndarray]:
 
 
 def sides(job: Job, error: float = 1e-6, **others) -> list[SideResult]:
-    """Both sides of a job, of whose plain reference every element is off by `error`."""
+    """Returns both sides of a job. Every element of its plain reference is off by `error`."""
     exact = exact_outcome(job)
     plain = {name: x + error for name, x in exact.items()}
     torch_side = {"exact": exact, "plain": plain, "triton": plain}
@@ -238,7 +238,7 @@ def test_sides_with_different_inputs_are_no_case():
 
 
 def test_the_lse_of_a_query_without_keys():
-    """It is -inf in every implementation, and nothing else is."""
+    """It must be -inf in every implementation, and no other lse may be -inf."""
     job = Job("job", "an attention", cases.AttentionShape(5, 2, 1, 8))
     exact = exact_outcome(job) | {"lse": np.array([[[-np.inf, 1.0], [2.0, 3.0]]])}
     references = SideResult("same", {"exact": exact, "plain": exact}, {})
@@ -290,10 +290,10 @@ def test_results_survive_their_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
 
 
-def test_a_matrix_in_which_pallas_is_behind_fails(monkeypatch, capsys):
+def test_a_matrix_in_which_pallas_is_less_accurate_fails(monkeypatch, capsys):
     monkeypatch.setattr(harness, "run", lambda jobs, *, alone: [(job, [case_of(0.6, 0.5)]) for job in jobs])
     assert parity.main([]) == 1
     assert "Pallas is less accurate than Triton, 1.20: rope float32" in capsys.readouterr().out
-    assert parity.main(["--shapes", "rope"]) == 0  # a part of the matrix says nothing
+    assert parity.main(["--shapes", "rope"]) == 0  # not checked for a part of the matrix
     monkeypatch.setattr(harness, "run", lambda jobs, *, alone: [(job, [case_of(0.5, 0.5)]) for job in jobs])
     assert parity.main([]) == 0

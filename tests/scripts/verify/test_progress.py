@@ -1,4 +1,4 @@
-"""lcjax_scripts/verify/parity/progress.py: a run of hours says how far it is, on a terminal and in a log."""
+"""lcjax_scripts/verify/parity/report/progress.py: progress on a terminal and in a log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lcjax_scripts.verify.parity.report.progress import MatrixProgress
 
 @pytest.fixture
 def shown():
-    """What a run of four shapes shows, 40 seconds each, of which the third has a case above the rule."""
+    """The output of a run of four shapes, 40 seconds each. The third one has a failed case."""
 
     def show(*, terminal: bool) -> str:
         seconds = iter(range(0, 400, 40))
@@ -26,7 +26,7 @@ def shown():
     return show
 
 
-def test_a_log_gets_a_line_a_minute_at_the_most(shown):
+def test_a_log_gets_at_most_one_line_per_minute(shown):
     assert shown(terminal=False).splitlines() == ["2/4 shapes, 0 failed, 1 min", "4/4 shapes, 1 failed, 3 min"]
 
 

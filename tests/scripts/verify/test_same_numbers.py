@@ -1,4 +1,4 @@
-"""The comparison of commits: what it ignores in a compiled program, and what it does not."""
+"""The comparison of commits: what it ignores in a compiled program, and what it compares."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ORIGINAL = {
 
 
 def program(**changes) -> str:
-    """A program with one Triton kernel, its bytecode escaped as XLA prints it."""
+    """Returns a program with one Triton kernel, whose bytecode is escaped as in XLA's output."""
     fields = ORIGINAL | changes
     with ir.Context() as context:
         dialect.register_dialect(context)

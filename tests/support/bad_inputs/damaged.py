@@ -1,4 +1,4 @@
-"""What can be wrong with a model and with data, and how to make it so."""
+"""Ways to damage a model and data."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def pickled(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
 
 
-# What is wrong with the whole model, and what only with its weights or its tokenizer.
+# Damage to the config, to the weights, and to the tokenizer.
 CONFIGS = {
     "no-config": without("config.json"),
     "empty": without("*"),
