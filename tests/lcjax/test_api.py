@@ -1,4 +1,4 @@
-"""The library as its users call it: models and adapters to disk and back, read by transformers and PEFT."""
+"""The public API: saving and loading models and adapters, also by transformers and PEFT."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VOCABULARY = 49_152
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, smollm2) -> Oracle:
-    """A tiny random model with SmolLM2's tokenizer next to it."""
+    """A tiny random model with SmolLM2's tokenizer."""
     fields = {**MODELS["untied gqa 3, odd head_dim"], "vocab_size": VOCABULARY, "num_hidden_layers": 2}
     oracle = make_oracle(tmp_path_factory.mktemp("model"), adapter=False, **fields)
     load_tokenizer(smollm2).save_pretrained(oracle.directory)
@@ -47,7 +47,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def trained(pretrained, tmp_path_factory):
-    """A model whose adapter has learned a little, by the public `train`."""
+    """A model whose adapter was trained for a few steps by the public `train`."""
     directory = tmp_path_factory.mktemp("run")
     (directory / "text.txt").write_text("The quick brown fox jumps over the lazy dog, again and again. " * 40)
     model, tokenizer = pretrained
@@ -76,7 +76,7 @@ def logits(model, batch):
 
 
 def ratio(actual, oracle: Oracle, batch) -> float:
-    """Against the oracle's model with the oracle's adapter, in transformers and PEFT."""
+    """Returns the error ratio relative to the oracle's model and adapter."""
     with torch.no_grad():
         return error_ratio(actual, *(to_numpy(torch_logits(m, batch)) for m in (oracle.plain, oracle.exact)))
 
@@ -117,9 +117,10 @@ def test_an_adapter_of_peft_means_the_same_here(base, pretrained, batch, tmp_pat
     assert ratio(logits(pretrained[0], batch), oracle, batch) > 1
 
 
-def test_rslora_forgotten_fails(base, pretrained, batch, tmp_path):
+def test_ignoring_rslora_fails(base, pretrained, batch, tmp_path):
     oracle = with_random_adapter(base, tmp_path / "adapter", use_rslora=True)
-    ratio(logits(pretrained[0], batch), oracle, batch)  # builds the references before the file changes
+    # Computes the references before the file changes.
+    ratio(logits(pretrained[0], batch), oracle, batch)
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config | {"use_rslora": False}))
     assert ratio(logits(lcjax.load_adapter(pretrained[0], tmp_path / "adapter"), batch), oracle, batch) > 1
@@ -160,7 +161,7 @@ def test_a_fresh_adapter_changes_no_logit(pretrained, batch):
     assert (a != b).all()
 
 
-def test_get_peft_model_takes_peft_s_words(pretrained):
+def test_get_peft_model_accepts_the_arguments_of_peft(pretrained):
     model = lcjax.get_peft_model(
         pretrained[0],
         r=8,

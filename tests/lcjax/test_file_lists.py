@@ -1,4 +1,4 @@
-"""The number of modules in each folder of lcjax, so that a reader sees at a glance what a folder holds."""
+"""The number of modules in each folder of lcjax is limited."""
 
 from __future__ import annotations
 

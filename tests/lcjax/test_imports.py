@@ -1,4 +1,4 @@
-"""Who may import whom: the order of the packages, and the libraries of each, read off the source of every file."""
+"""The import rule: the order of the packages, and the libraries that each may import."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import lcjax
 
 PACKAGE = Path(lcjax.__file__).parent
 
-# Lowest first. What stands on one line does not import each other, only what stands above.
+# Lowest first. Packages on one line do not import each other, only packages on lines above.
 ORDER = """
 errors | lazy
 config | parallel
@@ -36,13 +36,14 @@ doctor
 LEVELS = [line.split(" | ") for line in ORDER.split("\n") if line]
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
 
-# Kernels are built of what operations define, masks above all; RoPE reaches its kernel where an implementation is chosen.
+# Kernels use what operations define, especially masks. RoPE imports its kernel when it chooses an
+# implementation.
 UPWARD = {
     "ops/rope/api.py": "pallas",
-    "__init__.py": "cli.startup",  # before everything else, and of the standard library alone
+    "__init__.py": "cli.startup",  # imported first; uses only the standard library
 }
 
-# In addition to the standard library and JAX's own.
+# In addition to the standard library and JAX.
 LIBRARIES = {
     "errors": "",
     "lazy": "",
@@ -73,7 +74,7 @@ LIBRARIES = {
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it; `from lcjax import api` counts as lcjax.api."""
+    """Yields every module that a file imports anywhere; `from lcjax import api` means lcjax.api."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -94,14 +95,14 @@ def is_below(module: str, allowed: list[str]) -> bool:
 
 
 def may_import(package: str) -> list[str]:
-    """The modules of lcjax that a package may import: itself, and what stands above it in the order."""
+    """Returns the modules of lcjax that a package may import: itself, and all on lines above."""
     if package in ("", "__main__"):
         return [f"lcjax.{name}" for name in LEVEL]
     return [f"lcjax.{name}" for name, level in LEVEL.items() if level < LEVEL[package] or name == package]
 
 
 def violations(path: Path, package: str, exception: str = "") -> list[str]:
-    """The imports of a file that its package may not make."""
+    """Returns the imports of a file that violate the rule."""
     allowed = [*may_import(package), *LIBRARIES[package].split(), *([f"lcjax.{exception}"] if exception else [])]
     return [
         module
@@ -114,9 +115,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_package_imports_what_stands_before_it(path):
+def test_a_package_imports_only_packages_before_it(path):
     package = package_of(path)
-    assert package in LIBRARIES, "a new package: give it a place in ORDER and its libraries"
+    assert package in LIBRARIES, "a new package: add it to ORDER and to LIBRARIES"
     assert violations(path, package, UPWARD.get(str(path.relative_to(PACKAGE)), "")) == []
 
 
@@ -139,16 +140,16 @@ def test_a_violation_is_found(tmp_path):
 
 
 def modules_of(package: str) -> list[str]:
-    """Every module of a package but its command, which is a program."""
+    """Returns every module of a package except its command, which is a program."""
     paths = [path for path in FILES if package_of(path) == package and path.stem != "__main__"]
     dotted = (path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".") for path in paths)
     return [name.removesuffix(".__init__") for name in dotted]
 
 
 def loaded_alone(package: str) -> set[str]:
-    """The packages of lcjax that are there once all modules of one are imported under an empty `lcjax/__init__.py`.
+    """Returns the packages of lcjax that are loaded by importing all modules of one package.
 
-    In a process of its own, in which the libraries are loaded already.
+    `lcjax/__init__.py` is empty. This runs in a separate process in which the libraries are loaded.
     """
     reader, writer = os.pipe()
     if (child := os.fork()) == 0:
@@ -198,6 +199,6 @@ REFERENCE = sorted((PACKAGE.parent / "triton_ref").rglob("*.py"))
     [(FILES, ["torch", "triton", "triton_ref"]), (REFERENCE, ["jax", "jaxlib", "flax", "lcjax"])],
     ids=["lcjax", "triton_ref"],
 )
-def test_the_package_and_its_opponent_stay_apart(files, strangers):
+def test_lcjax_and_triton_ref_do_not_import_each_other(files, strangers):
     assert files
     assert [p for p in files if any(is_below(module, strangers) for module in imports(p))] == []

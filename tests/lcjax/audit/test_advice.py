@@ -14,7 +14,7 @@ def words_of(corpus, max_seq_length, rows_a_step=4, max_tokens=10**9):
 
 
 def times(figures, factor):
-    """The figures of so many times as many tokens, in windows like these."""
+    """Returns the figures for `factor` times as many tokens, in the same windows."""
     windows = dataclasses.replace(figures.corpus.windows, count=factor * figures.corpus.windows.count)
     corpus = dataclasses.replace(figures.corpus, windows=windows, learned=factor * figures.corpus.learned)
     return dataclasses.replace(figures, corpus=corpus)
@@ -65,8 +65,8 @@ def test_few_tokens_a_step(good, every, needed, reached):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 19, 20, 39, 40, 100, 10_000])
-def test_a_step_takes_no_more_than_leaves_an_epoch_its_steps(good, rows):
-    """Little text is not one step: a schedule needs some."""
+def test_a_step_is_small_enough_for_several_steps_per_epoch(good, rows):
+    """A small text is not a single step, because a schedule needs several."""
     figures = audit(good, 8192, 10**9)
     windows = dataclasses.replace(figures.corpus.windows, count=rows)
     figures = dataclasses.replace(
@@ -92,7 +92,7 @@ def test_little_text_is_reported(good):
 
 @pytest.mark.parametrize("length", [64, 512, 1024, 2048])
 def test_a_short_context_gets_no_advice_on_distances(length):
-    """The advice was to train at 2,048 tokens, because nothing comes back beyond 1K."""
+    """Once, the advice was to train at 2,048 tokens because nothing is repeated beyond 1K."""
     random = corpus_of(list(np.random.default_rng(0).integers(0, 30_000, (9, 5000))))
     words = words_of(random, length, rows_a_step=1)
     assert "max-seq-length" not in words
@@ -118,7 +118,7 @@ def test_a_sample_is_whole_documents_and_reports_its_size(good):
     ("length", "long", "headline_says"),
     [(2048, 1024, "1K"), (8192, 4096, "4K"), (65_536, LONG, "32K"), (2**20, LONG, "32K")],
 )
-def test_what_is_long_follows_the_question(length, long, headline_says):
+def test_what_counts_as_long_depends_on_the_length(length, long, headline_says):
     figures = audit(corpus_of([np.arange(900), np.arange(3000), np.arange(40_000)]), length, 10**9)
     assert figures.long == figures.as_json()["long"] == long
     share = {1024: "66.7%", 4096: "33.3%", LONG: "33.3%"}[long]

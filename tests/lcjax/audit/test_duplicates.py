@@ -8,7 +8,7 @@ STANDARD_ERROR = (SIMILAR * (1 - SIMILAR) / SKETCH) ** 0.5
 
 
 def changed(rng, text, share):
-    """The text with that share of its tokens replaced, in one stretch."""
+    """Returns the text with a contiguous share of its tokens replaced."""
     copy, count = text.copy(), round(share * len(text))
     start = int(rng.integers(0, len(text) - count + 1))
     copy[start : start + count] = rng.integers(0, 30_000, count)
@@ -16,7 +16,7 @@ def changed(rng, text, share):
 
 
 def similarity(first, second):
-    """By the definition, of the sets of n-grams."""
+    """Returns the similarity of the sets of n-grams, by definition."""
     sets = [
         {tuple(text[i : i + NGRAM]) for i in range(len(text) - NGRAM + 1)} for text in (first.tolist(), second.tolist())
     ]
@@ -45,7 +45,7 @@ def test_the_verdict_is_that_of_the_whole_sets(share):
         assert bool(near_duplicates(corpus_of([text, copy])).groups) == (value >= SIMILAR)
 
 
-def test_many_copies_are_one_group_and_a_common_header_is_none():
+def test_copies_form_one_group_and_a_common_header_forms_none():
     rng = np.random.default_rng(2)
     header, text = rng.integers(0, 30_000, 200), rng.integers(0, 30_000, 400)
     others = [np.concatenate([header, rng.integers(0, 30_000, 800)]) for _ in range(200)]

@@ -1,4 +1,4 @@
-"""The measure of long-range reuse: by definition on small corpora, high where it was planted, nothing where text was shuffled."""
+"""The measure of long-range reuse: equal to its definition, high if planted, zero if shuffled."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ from tests.support.corpora import corpus_of, planted, shuffled
 
 
 def by_definition(documents, edges, length, n):
-    """(tokens, observed, expected) of each bucket, by loops."""
+    """Returns (tokens, observed, expected) of each bucket, computed with loops."""
     total = sum(len(document) for document in documents)
     grams = [[tuple(document[i - n + 1 : i + 1]) for i in range(n - 1, len(document))] for document in documents]
     buckets = []
@@ -39,7 +39,7 @@ def by_definition(documents, edges, length, n):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_it_is_as_the_definition_states(monkeypatch, seed, n):
+def test_it_equals_the_definition(monkeypatch, seed, n):
     monkeypatch.setattr(reuse, "NEAREST", 4)
     rng = np.random.default_rng(seed)
     documents = [rng.integers(0, 12, length).tolist() for length in (1, 2, 40, 25, 60)]
@@ -71,16 +71,17 @@ def test_the_bucket_is_that_of_the_distance():
 
 
 def test_chance_is_subtracted():
-    """Of words drawn independently, as often as in a language, many come back by chance and none because of the distance."""
+    """Independent words with the frequencies of a language are repeated only by chance."""
     rng = np.random.default_rng(0)
     words = np.minimum(rng.zipf(1.2, (200, 16_384)), 10**6)
     buckets = reuse_by_distance(corpus_of(list(words)), 16_384, n=1)
     for bucket in buckets:
         assert bucket.observed > 4000
-        assert abs(bucket.excess) < 4 * bucket.observed**0.5  # four standard deviations of such a count
+        # Four standard deviations of the count.
+        assert abs(bucket.excess) < 4 * bucket.observed**0.5
 
 
-def test_real_text_reuses_and_shuffled_text_hardly(smollm2):
+def test_real_text_has_reuse_and_shuffled_text_hardly(smollm2):
     sources = [path for path in stdlib_sources() if path.stat().st_size > 60_000]
     corpus = tokenize(read_documents(sources), load_tokenizer(smollm2))
     real, dealt = (reuse_by_distance(each, 16_384) for each in (corpus, shuffled(corpus)))
@@ -89,13 +90,13 @@ def test_real_text_reuses_and_shuffled_text_hardly(smollm2):
         assert abs(control.share) < 0.1 * bucket.share
 
 
-def test_what_is_repeated_near_does_not_count_as_far():
+def test_a_near_repetition_does_not_count_as_distant():
     text = np.random.default_rng(0).integers(0, 30_000, 8192)
     every_500 = np.tile(text[:500], 16)
     assert all(bucket.observed == 0 for bucket in reuse_by_distance(corpus_of([every_500, text]), 8192))
 
 
-def test_hashes_tell_ngrams_apart():
+def test_hashes_distinguish_ngrams():
     tokens = np.random.default_rng(0).integers(0, 4, 5000).astype(np.int32)
     hashes = ngram_hashes(tokens, 5)
     grams = np.lib.stride_tricks.sliding_window_view(tokens, 5)

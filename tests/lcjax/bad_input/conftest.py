@@ -1,4 +1,4 @@
-"""A folder of things that a user can name by mistake; every table of bad inputs writes it as {w}."""
+"""A folder of invalid files. The tables of invalid inputs refer to it as {w}."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a user can get wrong, command by command: one line that names the thing, exit code 2, and nothing is written or changed.
+"""Invalid inputs of every command give one line with the cause, exit code 2, and no written files.
 
-The tables are in `tests/support/bad_inputs`. A line of a phase or a warning may come before.
+The tables are in `tests/support/bad_inputs`. Progress lines and warnings may come before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What compiled libraries print goes to a file, and Python's messages to the terminal (`lcjax.cli.native_log`)."""
+"""Output of compiled libraries goes to a file, and Python's to the terminal (`native_log`)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_what_a_library_prints_is_in_the_file_and_not_on_the_terminal(tmp_path):
     assert (tmp_path / "xla.log").read_text() == "early\nlate\n"
 
 
-def test_a_process_that_a_library_aborts_leaves_its_last_lines(tmp_path):
+def test_the_last_lines_of_an_aborting_library_are_shown(tmp_path):
     done = run(tmp_path, "abort")
     assert done.returncode < 0
     assert done.stderr == "the terminal\n"
@@ -61,7 +61,7 @@ def test_a_log_is_appended_to_and_removed_when_empty(tmp_path):
 
 
 def test_a_pause_gives_libraries_the_terminal(tmp_path, capfd):
-    """An unknown flag in XLA_FLAGS ended a run without a word: XLA's own was in a temporary file."""
+    """An unknown flag in XLA_FLAGS used to end a run without a visible message."""
     with NativeLog() as log:
         with log.paused():
             os.write(2, b"seen\n")

@@ -1,4 +1,4 @@
-"""Where a command writes its figures (`lcjax.cli.outputs.check_outputs`)."""
+"""Checks of a command's output files (`lcjax.cli.outputs.check_outputs`)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def text(tmp_path):
 
 
 @pytest.mark.parametrize("read", ["books/a.txt", "books", "link"])
-def test_no_output_replaces_what_is_read(text, monkeypatch, read):
-    """`lcjax.tokens a.txt --json a.txt` wrote its figures over the text."""
+def test_an_output_cannot_replace_an_input(text, monkeypatch, read):
+    """`lcjax.tokens a.txt --json a.txt` used to overwrite the text."""
     monkeypatch.chdir(text.parent.parent)
     text.parent.joinpath("../link").symlink_to("books/a.txt")
     with pytest.raises(InputError, match=r"--json books/a.txt would replace a file that is read"):
         check_outputs([read], json="books/a.txt")
 
 
-def test_other_outputs_may_be_written_again(text, tmp_path):
+def test_other_outputs_may_be_overwritten(text, tmp_path):
     (tmp_path / "figures.json").write_text("{}")
     check_outputs([text, text.parent, "", "no/such/folder"], json=str(tmp_path / "figures.json"))
     check_outputs([text.parent], json=str(text.parent / "new.json"), plot=None)

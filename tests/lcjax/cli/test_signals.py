@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, closed pipes, full disks and odd terminals, on real processes: quiet, with the documented code."""
+"""Ctrl-C, SIGTERM, closed pipes, full disks and terminals: exit codes and output of processes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def module_of(name: str) -> str:
 
 
 def shell(line: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A line of bash, in which `python` is the one that runs the tests."""
+    """Runs a line of bash, in which `python` is the interpreter of the tests."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, **variables}
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, timeout=600)
 
 
-# Each command reads its flags with the first of the two libraries, and imports the second one then.
+# Each command parses its flags with the first of the two libraries, and then imports the second.
 FLAGS = {"train": "", "plan": "--model llama-3.1-8b"}
 IMPORTS = [(command, "tyro", "") for command in COMMANDS] + [
     (command, "jax", flags) for command, flags in FLAGS.items()
@@ -39,7 +39,7 @@ IMPORTS = [(command, "tyro", "") for command in COMMANDS] + [
 @pytest.mark.parametrize("number", CODES)
 @pytest.mark.parametrize(("command", "library", "flags"), IMPORTS)
 def test_a_signal_while_libraries_are_imported_is_one_line(command, library, flags, number, tmp_path):
-    """A library that blocks stands for a slow disk: the process is surely importing when the signal comes."""
+    """The library blocks during its import, so that the process is importing at the signal."""
     slow = "import sys, time; sys.modules[__name__].__path__ = []\nprint('importing', flush=True)\ntime.sleep(60)\n"
     (tmp_path / f"{library}.py").write_text(slow)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
@@ -59,7 +59,7 @@ def test_a_signal_while_libraries_are_imported_is_one_line(command, library, fla
 
 @pytest.mark.parametrize("delay", [0.15, 0.4, 0.8, 1.5])
 def test_a_signal_at_any_moment_is_one_line(delay, tmp_path):
-    """Wherever the interpreter is then: among the imports, or in the command, which waits for a pipe that nobody writes to."""
+    """The signal may come during imports, or in the command, which waits for an empty pipe."""
     pipe = tmp_path / "prompt"
     os.mkfifo(pipe)
     command = [sys.executable, "-m", "lcjax.tokens", str(pipe)]
@@ -83,7 +83,7 @@ def test_a_signal_at_any_moment_is_one_line(delay, tmp_path):
         ("| cat > /dev/null", "0"),
     ],
 )
-def test_help_where_it_cannot_go(redirection, codes):
+def test_help_with_a_closed_or_full_output(redirection, codes):
     done = shell(f"exec 9>&1; (python -m lcjax train --help {redirection}; echo ${{PIPESTATUS[0]}} >&9)")
     assert done.stdout.splitlines()[-1] == codes
     said = [line for line in done.stderr.splitlines() if line != IMPORTING]

@@ -1,4 +1,4 @@
-"""config.json means what it means to transformers, gaps included; what it cannot mean is named in one line, at once."""
+"""config.json is read as transformers reads it; invalid values give one line, immediately."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SHARED_FIELDS = [
 
 
 def theirs(config: dict) -> dict:
-    """transformers' reading, field by field under lcjax's names."""
+    """Returns transformers' values of the fields, by lcjax's names."""
     read = transformers.AutoConfig.for_model(**config)
     eos = read.eos_token_id
     fields = {name: getattr(read, name, None) for name in SHARED_FIELDS}
@@ -52,7 +52,7 @@ def ours(config: dict) -> dict:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("given", [(), ("vocab_size",), ("hidden_size", "num_attention_heads"), tuple(SIZES)])
-def test_gaps_are_filled_with_the_family_s_defaults(family, given):
+def test_missing_keys_have_the_defaults_of_the_family(family, given):
     config = {"model_type": family} | {name: SIZES[name] for name in given}
     expected = theirs(config)
     expected["partial_rotary_factor"] = 1.0
@@ -70,7 +70,7 @@ def test_each_key_may_be_missing(family, absent):
     assert ours(config) == expected
 
 
-# transformers' Mistral takes no null for num_key_value_heads.
+# transformers' Mistral does not accept null for num_key_value_heads.
 NULLS = [(family, key) for family in FAMILIES for key in ("head_dim", "bos_token_id", "eos_token_id", "sliding_window")]
 
 
@@ -83,7 +83,7 @@ def test_null_is_not_the_same_as_missing(family, key):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_written_reads_back_as_the_same_here_and_there(family):
+def test_a_written_config_is_read_back_here_and_by_transformers(family):
     for change in ({}, {"bos_token_id": None, "eos_token_id": None}, {"sliding_window": None}):
         config = LlamaConfig.from_dict({"model_type": family} | SIZES | change)
         assert LlamaConfig.from_dict(config.to_dict()) == config
@@ -132,7 +132,7 @@ FAULTS = [
 
 @pytest.fixture
 def folder(tmp_path, model_dir):
-    """The tiny model's directory with another config.json and with a tokenizer that would be refused."""
+    """The tiny model's directory with another config.json, and with an invalid tokenizer."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "model.safetensors").symlink_to(model_dir / "model.safetensors")
@@ -182,7 +182,7 @@ def test_a_broken_file_is_named(folder, tmp_path, capsys, content, named):
     assert named in refusal(folder, tmp_path, capsys)
 
 
-def test_more_layers_than_tensors_is_refused_by_the_first_names(folder, tmp_path, capsys):
+def test_too_few_tensors_are_refused_with_the_first_missing_names(folder, tmp_path, capsys):
     config = {"model_type": "llama", **SIZES, "head_dim": None, "num_hidden_layers": 10_000}
     (folder / "config.json").write_text(json.dumps(config))
     assert "tensors do not match the config" in refusal(folder, tmp_path, capsys)
@@ -211,7 +211,7 @@ def test_all_linear_is_every_module(modules):
         ),
     ],
 )
-def test_a_target_module_that_is_none_is_named_with_the_nearest(modules, message):
+def test_an_unknown_target_module_is_named_with_the_nearest(modules, message):
     with pytest.raises(InputError) as caught:
         LoraConfig(target_modules=modules)
     assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""lcjax.config.presets: the models by name are the published ones."""
+"""lcjax.config.presets: the named models equal the published ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lcjax.errors import InputError
 from lcjax.model.params import tensor_names
 from lcjax.weights import gguf
 
-# The parameter counts that the hub shows for each checkpoint's safetensors, tied heads counted once.
+# The parameter counts that the hub shows for each checkpoint, with tied heads counted once.
 PARAMETERS = {
     "llama-3.1-8b": 8_030_261_248,
     "llama-3.2-1b": 1_235_814_400,
@@ -31,8 +31,8 @@ def test_a_preset_has_the_published_number_of_parameters(name):
     assert sum(math.prod(tensor.shape) for tensor in tensor_names(PRESETS[name])) == PARAMETERS[name]
 
 
-def test_smollm2_is_that_of_its_file(smollm2):
-    """But for the tokens: the file is of the model that was trained on instructions."""
+def test_smollm2_equals_the_config_of_its_file(smollm2):
+    """The special tokens differ, because the file has the instruction-tuned model."""
     stored, preset = gguf.open_gguf(smollm2).config, resolve_config("SmolLM2-135M")
     different = {name for name in vars(stored) if getattr(stored, name) != getattr(preset, name)}
     assert different <= {"bos_token_id", "eos_token_id"}

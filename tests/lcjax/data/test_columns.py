@@ -1,4 +1,4 @@
-"""Tables of columns: what is null, what is no UTF-8, what is damaged, and what unfolds."""
+"""Columnar tables: nulls, invalid UTF-8, damaged files, and nested columns."""
 
 import datetime
 import json
@@ -35,7 +35,7 @@ CHATS = [
 
 @pytest.fixture(scope="module")
 def showing(smol_tokenizer):
-    """A chat template that writes whatever of tools and calls it is given."""
+    """A chat template that writes all tools and calls."""
     tokenizer = type(smol_tokenizer)(tokenizer_object=smol_tokenizer.backend_tokenizer, chat_template=SHOWING)
     return ChatTemplate(tokenizer)
 
@@ -50,7 +50,7 @@ def write_stream(path, table):
 
 
 def not_utf8(values):
-    """A column of strings that are not checked."""
+    """Returns a column of unchecked strings."""
     column = pyarrow.array([value if isinstance(value, bytes) else value.encode() for value in values])
     return pyarrow.Array.from_buffers(pyarrow.string(), len(column), column.buffers())
 
@@ -69,7 +69,7 @@ def test_nulls_that_a_table_fills_in_are_not_learned(tmp_path, showing, name, wr
     assert json.dumps(TOOLS[1]) in texts[1]
 
 
-def test_nulls_that_a_line_has_stay(tmp_path, showing):
+def test_nulls_in_lines_of_json_are_preserved(tmp_path, showing):
     call = {"function": {"name": "weather", "arguments": {"city": "Paris", "unit": None}}}
     chat = [{"role": "user", "content": "u"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": chat}))
@@ -77,7 +77,7 @@ def test_nulls_that_a_line_has_stay(tmp_path, showing):
     assert '"arguments": {"city": "Paris", "unit": null}' in document.text
 
 
-def test_entries_of_a_map_and_items_of_a_list_stay_although_null(tmp_path, showing):
+def test_null_entries_of_maps_and_items_of_lists_are_preserved(tmp_path, showing):
     arguments = pyarrow.map_(pyarrow.string(), pyarrow.list_(pyarrow.int64()))
     call = pyarrow.struct([("name", pyarrow.string()), ("arguments", arguments)])
     message = pyarrow.struct(
@@ -118,7 +118,7 @@ def test_text_that_is_not_utf8_is_a_bad_record(tmp_path, showing, caplog, name, 
     assert f"skipped 1 bad records of 4 of {path}: {path}:2 is not UTF-8" in caplog.text
 
 
-def test_values_that_json_has_not_are_a_bad_record(tmp_path, showing, caplog):
+def test_values_without_a_json_form_are_a_bad_record(tmp_path, showing, caplog):
     chats = [
         [{"role": "user", "content": "u", "at": at}, {"role": "assistant", "content": "a"}]
         for at in (None, datetime.date.today())
@@ -148,7 +148,8 @@ def test_a_text_in_many_rows_is_in_memory_once(tmp_path, caplog):
     path = tmp_path / "a.parquet"
     parquet.write_table(pyarrow.table({"text": rows}), path, compression="zstd", store_schema=False)
     documents = read_documents([path])
-    assert len({id(document.text) for document in documents}) <= 4  # once for some rows that are read together
+    # Once per group of rows that are read together.
+    assert len({id(document.text) for document in documents}) <= 4
     assert (
         f"{path} has 100,000,000 characters of text in {path.stat().st_size:,} bytes: it repeats itself" in caplog.text
     )

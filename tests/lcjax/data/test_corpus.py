@@ -1,4 +1,4 @@
-"""The commands that look at data, `python -m lcjax.tokens` and `python -m lcjax.audit`, as a user runs them."""
+"""The commands `python -m lcjax.tokens` and `python -m lcjax.audit`."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Parts of a text, encoded apart, give the ids of the whole, for every kind of tokenizer."""
+"""Encoding a text in parts gives the ids of the whole text, for every kind of tokenizer."""
 
 import random
 
@@ -38,20 +38,20 @@ def whole(tokenizer, content):
 
 
 def in_parts(tokenizer, content, length):
-    """The ids of the parts, and how many there are."""
+    """Returns the ids of the parts, and the number of parts."""
     parts = list(Cuts(tokenizer.backend_tokenizer).parts(content, length))
     return [i for start, stop in parts for i in whole(tokenizer, content[start:stop])], len(parts)
 
 
 def differing(tokenizer, contents, length):
-    """How many of the texts have other ids in parts, and the number of all parts."""
+    """Returns how many texts have different ids in parts, and the total number of parts."""
     found = [(in_parts(tokenizer, content, length), whole(tokenizer, content)) for content in contents]
     return sum(ids != expected for (ids, _), expected in found), sum(count for (_, count), _ in found)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_give_the_ids_of_the_whole(kind, monkeypatch):
-    monkeypatch.setattr(cuts, "TRIED_CHARACTERS", 0)  # what is known of the tokenizer has to do without the trial
+    monkeypatch.setattr(cuts, "TRIED_CHARACTERS", 0)  # no trial, only the analysis of the tokenizer
     contents = texts(60)
     wrong, parts = differing(tokenizer_of(kind), contents, 8)
     assert wrong == 0
@@ -69,8 +69,8 @@ def test_cutting_anywhere_changes_ids():
         assert any(found), kind
 
 
-def test_text_around_a_cut_does_not_show_what_its_ends_do():
-    # A quotation that begins long before the cut and ends long after it is one word.
+def test_a_match_may_extend_far_beyond_a_cut():
+    # A quotation that starts long before the cut and ends long after it is one word.
     tokenizer, content = tokenizer_of("quotations"), 'he said "' + "word and " * 200 + 'so" and left'
     cut = content.index(" and", 900)
     near = content[cut - 256 : cut], content[cut : cut + 256]
@@ -79,7 +79,7 @@ def test_text_around_a_cut_does_not_show_what_its_ends_do():
     assert in_parts(tokenizer, content, 600) == (whole(tokenizer, content), 1)
 
 
-def test_a_tokenizer_that_does_more_than_its_definition_states_is_not_cut(monkeypatch):
+def test_a_tokenizer_that_deviates_from_its_definition_is_not_cut(monkeypatch):
     monkeypatch.setattr(Cuts, "cut_is_safe", lambda self, *characters: True)
     for kind in ("llama 3", "llama 2", "unigram", "bert"):
         wrong, parts = differing(tokenizer_of(kind), ["the boat of the seven rivers, " * 20], 7)

@@ -1,4 +1,4 @@
-"""Every kind of file that holds records, by its suffix; what holds none is named, and never learned as it stands."""
+"""File formats with records, by suffix. A file without records is named, and not trained on."""
 
 import bz2
 import gzip
@@ -72,7 +72,7 @@ def test_files_of_records_give_a_document_a_record(tmp_path, name, content):
     assert documents[1].name == f"{path}:2"
 
 
-def test_a_packed_text_is_unpacked(tmp_path):
+def test_a_compressed_text_is_decompressed(tmp_path):
     path = write(tmp_path / "a.txt.gz", gzip.compress("a\r\nb é".encode()))
     assert read_documents([path]) == [Document(str(path), "a\r\nb é")]
     torn = write(tmp_path / "b.txt.gz", gzip.compress(b"some text " * 1000)[:40])
@@ -81,7 +81,7 @@ def test_a_packed_text_is_unpacked(tmp_path):
         assert "cannot be unpacked" in refusal([write(tmp_path / name, b"not packed at all")])
 
 
-def test_alpaca_s_form_is_its_own_prompt_and_a_completion(tmp_path):
+def test_the_alpaca_format_has_its_own_prompt(tmp_path):
     records = [
         {"instruction": "Add {them}.", "input": "2, 2", "output": "4"},
         {"instruction": "Say 5.", "input": "", "output": "5", "text": "not this"},
@@ -91,7 +91,7 @@ def test_alpaca_s_form_is_its_own_prompt_and_a_completion(tmp_path):
     assert [[document.text[slice(*span)] for span in document.learned] for document in documents] == [["4"], ["5"]]
 
 
-def test_what_alpaca_s_form_has_no_place_for_is_a_bad_record(tmp_path, caplog):
+def test_fields_that_the_alpaca_format_cannot_have_are_a_bad_record(tmp_path, caplog):
     good = {"instruction": "a", "output": "b", "history": [], "system": ""}
     bad = good | {"history": [["earlier", "turn"]]}
     assert len(read_documents([write(tmp_path / "a.json", json.dumps([good, bad]))])) == 1

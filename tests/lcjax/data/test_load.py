@@ -34,7 +34,7 @@ def test_batches_decode_to_the_documents(data, paths, smol_tokenizer):
             for segment in range(1, segments.max() + 1)
         ]
         named = "".join(texts[name] + smol_tokenizer.eos_token for name in data.documents_of(batch))
-        # A window may be cut inside a character, whose parts decode to U+FFFD.
+        # A window may be cut within a character, whose parts decode to U+FFFD.
         assert all(part.strip("\ufffd") in named for part in decoded)
 
 
@@ -61,7 +61,7 @@ def test_counts_and_summary(data, paths, smol_tokenizer):
     assert list(nothing_held_out.evaluation_batches(batch_size=1)) == []
 
 
-def test_fingerprint_tells_runs_apart(data, paths, smol_tokenizer):
+def test_the_fingerprint_distinguishes_runs(data, paths, smol_tokenizer):
     same = load_corpus(paths, smol_tokenizer, T, held_out_fraction=0.1, seed=0)
     assert same.fingerprint() == data.fingerprint()
     tokens = data.corpus.tokens.copy()
@@ -90,7 +90,7 @@ def test_refusals_reach_the_user(tmp_path, smol_tokenizer):
 
 
 def write_pairs(path, lengths):
-    """Records whose prompts have about so many tokens."""
+    """Writes records whose prompts have about the given numbers of tokens."""
     pairs = [{"prompt": "one " * length, "completion": "two"} for length in lengths]
     path.write_text("\n".join(map(json.dumps, pairs)))
     return path
@@ -141,25 +141,25 @@ def test_the_end_of_one_text_is_held_out(tmp_path, smol_tokenizer, text):
     path.write_text(text)
     data = load_corpus([path], smol_tokenizer, 64, held_out_fraction=0.1, seed=0)
     whole = load_corpus([path], smol_tokenizer, 64, held_out_fraction=0, seed=0).corpus
-    assert np.array_equal(data.corpus.tokens, whole.tokens)  # and so no token was put in at the cut
+    assert np.array_equal(data.corpus.tokens, whole.tokens)  # so no token was inserted at the cut
     positions = [positions_of(data, plan) for plan in (data.train_plan, data.held_out_plan)]
     assert not set(positions[0]) & set(positions[1])
     assert sorted([*positions[0], *positions[1]]) == list(range(len(whole.tokens)))
     assert max(positions[0]) < min(positions[1])
     assert round(0.1 * len(whole.tokens)) <= len(positions[1]) < 0.15 * len(whole.tokens)
     cut = len(positions[0])
-    # No label of training is a held-out token, the one at the cut included.
+    # No training label is a held-out token, including the one at the cut.
     labels = lay_out(data.corpus, data.train_plan, np.arange(len(data.train_plan)))["labels"]
     assert (labels != IGNORE).sum() == cut - 1
     before, after = smol_tokenizer.decode(whole.tokens[:cut]), smol_tokenizer.decode(whole.tokens[cut:-1])
-    assert before + after == text  # and so no character was cut
+    assert before + after == text  # so no character was cut
     assert before.endswith("\n\n") == ("\n\n" in text)
     assert f"1 document, {len(whole.tokens):,} tokens: {cut:,} to train on" in data.summary()
     assert f"held out in {len(data.held_out_plan):,} rows (the end of {path})" in data.summary()
 
 
 def positions_of(data, plan):
-    """Where in the corpus the tokens of a plan lie."""
+    """Returns the positions of a plan's tokens in the corpus."""
     offsets = data.corpus.offsets
     return [offsets[document] + i for document, start, stop in plan.pieces.tolist() for i in range(start, stop)]
 

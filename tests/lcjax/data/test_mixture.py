@@ -21,7 +21,7 @@ def mixture_of(weights, lengths=LENGTHS, sources=SOURCES):
 
 
 def drawn(weights, rows, seed=0):
-    """[rows] (source, row) that a run takes."""
+    """Returns (source, row) for each of the rows that a run uses."""
     corpus, plan, mixture = mixture_of(weights)
     batch = make_dataset(corpus, plan, batch_size=rows, seed=seed, mixture=mixture)[0]
     return np.searchsorted(mixture.row_bounds, batch["rows"][0], side="right") - 1, batch["rows"][0]
@@ -31,20 +31,20 @@ def drawn(weights, rows, seed=0):
 def test_tokens_come_in_the_proportions_of_the_weights(weights):
     _, plan, mixture = mixture_of(weights)
     taken = np.array([mixture.selection()[index] for index in range(20_000)])
-    # At every moment: a source has its share of the rows to within one for each source before it, and one.
+    # After any number of rows, the count of the k-th source differs from its share by at most k.
     counts = np.cumsum(taken[:, :1] == np.arange(3), axis=0)
     shares = np.array(mixture.turns) / sum(mixture.turns)
     assert np.all(np.abs(counts - np.arange(1, 20_001)[:, None] * shares) <= 1 + np.arange(3))
-    for source in range(3):  # and takes its rows one after another
+    for source in range(3):  # rows are used in order
         assert np.array_equal(taken[taken[:, 0] == source, 1], np.arange(counts[-1, source]))
     rows = np.diff(mixture.row_bounds)
     tokens = [plan.pieces[plan.row_offsets[a] : plan.row_offsets[b]] for a, b in itertools.pairwise(mixture.row_bounds)]
     per_row = np.array([(pieces[:, 2] - pieces[:, 1]).sum() for pieces in tokens]) / rows
     assert shares * per_row / (shares * per_row).sum() == pytest.approx(np.array(weights) / sum(weights), rel=1e-6)
-    assert len(set(per_row)) == 3  # or the weights would be the rows' shares
+    assert len(set(per_row)) == 3  # otherwise the weights would be shares of rows
 
 
-def test_a_run_takes_rows_in_these_turns():
+def test_the_order_of_sources_is_fixed():
     sources, _ = drawn((0.7, 0.2, 0.1), 300)
     _, _, mixture = mixture_of((0.7, 0.2, 0.1))
     assert sources.tolist() == [mixture.selection()[index][0] for index in range(300)]
@@ -75,7 +75,7 @@ def test_the_order_is_a_function_of_seed_and_index():
     first, again, other = (
         make_dataset(corpus, plan, batch_size=2, accumulation=2, seed=seed, mixture=mixture) for seed in (0, 0, 1)
     )
-    for step in (5, 0, 1_000_000):  # in any order: so a run resumes by the index alone
+    for step in (5, 0, 1_000_000):  # in any order, so that the index is enough to resume
         assert equal(first[step], again[step])
     assert not all(equal(first[step], other[step]) for step in range(5))
 

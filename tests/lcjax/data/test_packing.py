@@ -7,7 +7,7 @@ from lcjax.errors import InputError
 
 
 def random_lengths(rng, max_seq_length):
-    """Lengths of all kinds, those around multiples of the context always among them."""
+    """Returns random lengths, always including some near multiples of the context."""
     T = max_seq_length
     edges = [0, 1, T - 1, T, T + 1, 2 * T - 1, 2 * T, 2 * T + 1, 7 * T]
     lengths = np.concatenate([edges, rng.integers(0, 3 * T + 2, 40), rng.integers(0, T // 4 + 2, 60)])
@@ -19,7 +19,7 @@ def fill(plan):
 
 
 def naive_best_fit(sizes, capacity):
-    """The space left in each row, by trying every row for every piece."""
+    """Returns the free space of each row, computed by trying every row for every piece."""
     spaces = []
     for size in sorted(sizes, reverse=True):
         fitting = [space for space in spaces if space >= size]
@@ -91,7 +91,7 @@ def test_many_pieces_and_a_long_context():
     lengths = np.minimum(rng.lognormal(7, 2, 200_000).astype(np.int64) + 1, 3 * T)
     plan = pack(lengths, T)
     assert plan.num_tokens == lengths.sum()
-    assert len(plan) == -(-lengths.sum() // T)  # as few rows as there can be
+    assert len(plan) == -(-lengths.sum() // T)  # the smallest possible number of rows
 
 
 def test_a_context_of_no_tokens_is_refused():

@@ -10,7 +10,7 @@ from lcjax.data import IGNORE, NO_ROW, TokenizedCorpus, evaluation_batches, iter
 from lcjax.errors import InputError
 from tests.support.batches import equal
 
-# Run here and in another process, which must arrive at the same batches.
+# Run here and in another process, which must produce the same batches.
 SET_UP = """
 import numpy as np
 from lcjax.data import TokenizedCorpus, iterate, make_dataset, pack
@@ -42,27 +42,28 @@ def small_plan(rows):
 def test_every_row_comes_once_an_epoch(rows, batch_size, accumulation):
     corpus, plan = small_plan(rows)
     dataset = make_dataset(corpus, plan, batch_size=batch_size, accumulation=accumulation, seed=5)
-    order = rows_of(dataset, steps=rows * 4)  # a whole number of epochs, whatever the sizes
+    order = rows_of(dataset, steps=rows * 4)  # a whole number of epochs for any sizes
     epochs = order.reshape(-1, rows)
     assert len(epochs) == 4 * batch_size * accumulation
     assert np.array_equal(np.sort(epochs, axis=1), np.broadcast_to(np.arange(rows), epochs.shape))
 
 
-def test_epochs_and_seeds_have_orders_of_their_own():
+def test_epochs_and_seeds_have_different_orders():
     corpus, plan = small_plan(100)
     epochs = [
         tuple(order)
         for seed in range(5)
         for order in rows_of(make_dataset(corpus, plan, batch_size=4, seed=seed), steps=125).reshape(5, 100)
     ]
-    assert len(set(epochs)) == 25  # with the plain seed, grain's epoch 1 of seed 0 is its epoch 0 of seed 1
+    assert len(set(epochs)) == 25  # grain's epoch 1 of seed 0 is its epoch 0 of seed 1
     assert tuple(range(100)) not in epochs
     again = rows_of(make_dataset(corpus, plan, batch_size=4, seed=2), steps=125)
     assert tuple(again[:100]) == epochs[10]
 
 
 def test_the_order_of_a_seed_is_fixed():
-    # The numbers themselves: a run resumed with another version of grain or numpy must not see another order.
+    # Explicit numbers, because a run that is resumed with another version of grain or numpy must
+    # see the same order.
     corpus, plan = small_plan(8)
     order = rows_of(make_dataset(corpus, plan, batch_size=8, seed=0), steps=2)
     assert order.tolist() == [5, 3, 6, 7, 4, 2, 1, 0, 6, 5, 4, 1, 0, 7, 3, 2]
@@ -136,7 +137,7 @@ def test_another_process_restores_the_same_stream():
     assert run(first[0]) == first
 
 
-def test_importing_and_using_the_package_touches_nothing_else():
+def test_using_the_package_has_no_side_effects():
     script = SET_UP + textwrap.dedent("""
         import multiprocessing, sys
         iterator = iterate(make_dataset(corpus, plan, batch_size=3, seed=9))
@@ -175,7 +176,7 @@ def test_evaluation_sees_every_row_once_in_order():
     assert {batch["tokens"].shape for batch in batches} == {(4, 32)}
     rows = np.concatenate([batch["rows"] for batch in batches])
     filled_up = -len(PLAN) % 4
-    assert filled_up  # or the test would not see any
+    assert filled_up  # otherwise the test covers no padding
     assert rows.tolist() == [*range(len(PLAN)), *[NO_ROW] * filled_up]
     last = batches[-1]
     assert np.all(last["labels"][-filled_up:] == IGNORE)

@@ -120,7 +120,8 @@ def test_a_path_with_more_bad_records_than_good_ones_is_refused(tmp_path):
     assert refusal([path]).endswith(f"2 of 3 records of {path} are bad, more than half; correct them")
     for name in "abc":
         write(tmp_path / f"{name}.txt", "text")
-    assert len(read_documents([tmp_path])) == 4  # the folder holds two bad records and four good documents
+    # The folder holds two bad records and four good documents.
+    assert len(read_documents([tmp_path])) == 4
 
 
 def test_refusals_name_the_path_and_the_remedy(tmp_path):

@@ -46,7 +46,7 @@ z = 3
 """
 
 
-def test_a_repository_is_one_document_its_files_in_order_after_their_paths(checkouts, caplog):
+def test_a_repository_is_one_document_of_paths_and_files(checkouts, caplog):
     documents = read_documents([checkouts], documents="repository")
     assert [(os.path.relpath(document.name, checkouts), document.text) for document in documents] == [
         ("first", FIRST),
@@ -65,7 +65,8 @@ def test_a_folder_without_any_repository_is_one(checkouts):
     (plain / "sub/e.py").symlink_to(checkouts / "group/second/e.py")
     first, second = read_documents([checkouts / "group/second", plain], documents="repository")
     assert "e = 5" in first.text
-    assert (second.name, second.text) == (str(plain), "=== c.py ===\ny = 2\n")  # e.py was read with the first
+    # e.py was read with the first.
+    assert (second.name, second.text) == (str(plain), "=== c.py ===\ny = 2\n")
 
 
 def test_by_default_a_file_is_a_document(checkouts):

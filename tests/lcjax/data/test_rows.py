@@ -8,7 +8,7 @@ from lcjax.data import IGNORE, NO_ROW, PAD_ID, PackingPlan, TokenizedCorpus, doc
 
 
 def corpus_of(lengths, tokens=None):
-    """Documents whose tokens are 1, 2, 3, ... throughout, so that a token tells where it comes from."""
+    """Returns documents with tokens 1, 2, 3, ..., so that each token identifies its place."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     tokens = np.arange(1, offsets[-1] + 1, dtype=np.int32) if tokens is None else tokens
     return TokenizedCorpus(tokens, offsets, [f"d{i}" for i in range(len(lengths))])
@@ -71,7 +71,7 @@ def test_a_piece_is_learned_if_it_gets_a_label(max_seq_length, with_mask):
     rng = np.random.default_rng(max_seq_length)
     corpus = corpus_of(rng.integers(1, 3 * max_seq_length, 60))
     if with_mask:
-        # Whole stretches without a loss, as long prompts are.
+        # Long stretches without a loss, as in long prompts.
         mask = np.repeat(rng.integers(0, 2, len(corpus.tokens)).astype(bool), 7)[: len(corpus.tokens)]
         corpus = dataclasses.replace(corpus, learned=mask)
     pieces = pack(corpus.lengths, max_seq_length).pieces

@@ -19,7 +19,8 @@ def test_two_parts_of_the_right_size(n_documents, fraction, expected):
 
 
 def test_the_draw_depends_on_the_seed_alone():
-    # The numbers themselves: a resumed run must find the same documents held out, in every version of numpy.
+    # Explicit numbers, because a resumed run must hold out the same documents in every version of
+    # numpy.
     assert split_held_out(100, 0.05, seed=0)[1].tolist() == [2, 26, 55, 75, 86]
     assert split_held_out(100, 0.05, seed=1)[1].tolist() != [2, 26, 55, 75, 86]
 

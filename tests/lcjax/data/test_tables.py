@@ -24,7 +24,7 @@ def write_parquet(path, records):
 
 
 def write_stream(path, records):
-    """As `datasets` does."""
+    """Writes a stream as `datasets` does."""
     table = pyarrow.Table.from_pylist(records)
     with ipc.new_stream(path, table.schema) as writer:
         writer.write_table(table, max_chunksize=2)
@@ -37,7 +37,7 @@ def write_file(path, records):
 
 
 def save_to_disk(folder, records, shards=2):
-    """What `Dataset.save_to_disk` leaves."""
+    """Writes what `Dataset.save_to_disk` writes."""
     folder.mkdir(parents=True)
     size = -(-len(records) // shards)
     names = [f"data-{i:05}-of-{shards:05}.arrow" for i in range(shards)]

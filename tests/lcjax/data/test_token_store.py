@@ -1,4 +1,4 @@
-"""Token ids on disk: equal to fresh ones, checked, whole or absent, and bounded."""
+"""Stored token ids: equal to new ones, verified, complete or absent, and limited in size."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ def tokenizer():
 
 @pytest.fixture
 def encodings(monkeypatch):
-    """How often documents were encoded and not read."""
+    """Counts how often documents were encoded instead of read."""
     found, encode = [], Encoder.encode
     monkeypatch.setattr(Encoder, "encode", lambda self, documents: found.append(1) or encode(self, documents))
     return found
@@ -51,7 +51,7 @@ def equal(first, second):
 
 
 def replace(path, content):
-    """Another file in the place of one that may be mapped."""
+    """Replaces a file that may be memory-mapped."""
     path.unlink()
     path.write_bytes(content)
 
@@ -109,7 +109,7 @@ def test_a_tokenizer_that_is_loaded_again_is_the_same_one(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("place", [3, 40, 300, -30, -3])
-def test_a_flipped_bit_is_found_and_the_file_made_again(tokenizer, caplog, place):
+def test_a_flipped_bit_is_found_and_the_file_is_rewritten(tokenizer, caplog, place):
     expected = tokenize(documents(40), tokenizer, stored=True)
     [path] = store.folder().iterdir()
     whole = path.read_bytes()
@@ -146,7 +146,7 @@ def test_a_header_of_huge_numbers_is_no_file(tokenizer):
 def test_a_cache_that_cannot_be_written_is_one_warning(tokenizer, tmp_path, monkeypatch, caplog):
     expected = tokenize(documents(), tokenizer)
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # holds against root, too
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # also fails for root
     assert equal(tokenize(documents(), tokenizer, stored=True), expected)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "the tokens are not stored for the next run" in caplog.text
@@ -155,7 +155,7 @@ def test_a_cache_that_cannot_be_written_is_one_warning(tokenizer, tmp_path, monk
 
 @contextlib.contextmanager
 def files_of_at_most(size):
-    """What a full disk does to the writer of a file."""
+    """Limits the size of files, which has the effect of a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
@@ -195,7 +195,7 @@ def test_ids_that_are_read_are_checked_as_well(tokenizer):
         tokenize(documents(), tokenizer, stored=True, vocab_size=largest)
 
 
-def test_the_oldest_files_go_where_all_take_too_much(tokenizer, monkeypatch):
+def test_the_oldest_files_are_removed_above_the_limit(tokenizer, monkeypatch):
     def is_stored(count):
         return tokenize(documents(count), tokenizer, stored=True).was_stored
 
@@ -203,7 +203,7 @@ def test_the_oldest_files_go_where_all_take_too_much(tokenizer, monkeypatch):
         assert not is_stored(count)
         newest = max(store.folder().iterdir(), key=lambda path: path.stat().st_mtime)
         os.utime(newest, (time.time() - age, time.time() - age))
-    assert is_stored(5)  # asked for: now the youngest
+    assert is_stored(5)  # a read makes it the most recent
     size = sum(path.stat().st_size for path in store.folder().iterdir())
     monkeypatch.setenv(store.LIMIT_VARIABLE, str(size / 1e9))
     assert not is_stored(4)
@@ -222,13 +222,13 @@ def test_a_corpus_beyond_the_limit_is_used_and_not_stored(tokenizer, monkeypatch
 
 
 @pytest.mark.parametrize("given", ["many", "-1", "nan", "inf"])
-def test_a_limit_that_is_no_number_is_refused(tokenizer, monkeypatch, given):
+def test_a_limit_that_is_not_a_number_is_refused(tokenizer, monkeypatch, given):
     monkeypatch.setenv(store.LIMIT_VARIABLE, given)
     with pytest.raises(InputError, match=f"LCJAX_TOKEN_CACHE_GB={given} is not a number of gigabytes; set it to"):
         tokenize(documents(), tokenizer, stored=True)
 
 
-def test_files_of_dead_processes_go_and_those_of_living_ones_stay(tokenizer, monkeypatch):
+def test_only_files_of_dead_processes_are_removed(tokenizer, monkeypatch):
     monkeypatch.setattr(store, "UNLOCKED_SECONDS", -1)
     living = store.UnfinishedFile("0" * 32)
     dead = store.folder() / f"{'1' * 32}.x.unfinished"
@@ -242,7 +242,7 @@ def test_files_of_dead_processes_go_and_those_of_living_ones_stay(tokenizer, mon
     assert len(files()) == 2
 
 
-def test_two_processes_that_store_the_same_do_no_harm(tokenizer):
+def test_two_processes_can_store_the_same_tokens(tokenizer):
     expected = tokenize(documents(), tokenizer, append_eos=False)
     key = "2" * 32
     with growing.GrowingTokens(key) as first, growing.GrowingTokens(key) as second:

@@ -19,7 +19,7 @@ WORDS = {"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4, "c": 5}
 
 
 def word_tokenizer(template="$A", **kwargs):
-    """A tokenizer of six words which adds special tokens by the template."""
+    """Returns a tokenizer with six words that adds special tokens by the template."""
     backend = Tokenizer(models.WordLevel(WORDS, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("<s>", 1), ("</s>", 2)])
@@ -32,7 +32,7 @@ def documents(*texts):
 
 @pytest.fixture(scope="module")
 def sources():
-    """Every tenth file of the standard library, argparse, and texts that tokenizers stumble over."""
+    """Every tenth file of the standard library, argparse, and difficult texts."""
     paths = [path for i, path in enumerate(stdlib_sources()) if i % 10 == 0 or path.name == "argparse.py"]
     awkward = [
         "x",
@@ -79,7 +79,7 @@ def test_special_tokens_are_those_that_the_tokenizer_adds():
         assert tokenize(documents("a b"), word_tokenizer(template)).tokens.tolist() == expected
 
 
-def test_split_special_tokens_is_honoured():
+def test_split_special_tokens_is_respected():
     for split in (False, True):
         tokenizer = word_tokenizer(split_special_tokens=split)
         ids = tokenize(documents("</s>x a"), tokenizer, append_eos=False).tokens.tolist()
@@ -87,7 +87,7 @@ def test_split_special_tokens_is_honoured():
         assert ids == ([0, 3] if split else [2, 0, 3])
 
 
-def test_tokenizer_settings_neither_matter_nor_change():
+def test_tokenizer_settings_have_no_effect_and_are_not_changed():
     tokenizer = word_tokenizer()
     tokenizer.backend_tokenizer.enable_truncation(2)
     tokenizer.backend_tokenizer.enable_padding(length=8)
@@ -148,7 +148,7 @@ def test_refusals():
 
 
 def test_a_long_document_takes_little_memory(smollm2):
-    # Of its own process, since the peak of one never falls. 4 MB in one encoding take 500 MB.
+    # In a separate process, because the peak never decreases. Encoding 4 MB at once takes 500 MB.
     script = textwrap.dedent("""
         import resource, sys
         from lcjax.data import Document, tokenize

@@ -1,4 +1,4 @@
-"""Tools in a row: their definitions reach the template, and a call that it does not mark is one bad record."""
+"""Tools: definitions are passed to the template, and an unmarked call is an invalid record."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_tools_reach_the_template(with_template, tmp_path, caplog, tools):
     assert not caplog.messages
 
 
-def test_a_template_of_its_own_for_tools_is_taken(with_template, tmp_path):
+def test_a_separate_template_for_tools_is_used(with_template, tmp_path):
     tokenizer = with_template({"default": PLAIN, "tool_use": CALLING})
     chat = [USER, {"role": "assistant", "content": "done"}]
     corpus = read(write(tmp_path / "a.jsonl", [{"messages": chat, "tools": TOOLS}, {"messages": chat}]), tokenizer)
