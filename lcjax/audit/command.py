@@ -9,7 +9,7 @@ from lcjax.audit.arguments import AuditArguments
 from lcjax.audit.figures import audit
 from lcjax.audit.plot import draw
 from lcjax.audit.report import duplicates_table, headline, reuse_table
-from lcjax.cli.outputs import replacing, write_json
+from lcjax.cli.outputs import output_file, write_json
 from lcjax.cli.terminal import say, tables_console
 from lcjax.data.corpus import load
 from lcjax.tokens.report import windows_table
@@ -23,7 +23,7 @@ def run(arguments: AuditArguments) -> int:
     figures = audit(corpus, arguments.max_seq_length, arguments.max_tokens)
     lines = advice(figures, arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps)
     if arguments.plot:
-        with replacing(arguments.plot) as temporary:
+        with output_file(arguments.plot) as temporary:
             draw(figures, temporary)
     write_json(figures.as_json() | {"advice": lines}, arguments.json)
     tables = tables_console(arguments.json)

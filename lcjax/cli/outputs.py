@@ -78,29 +78,20 @@ def write_json(content: Any, path: str | None) -> None:
     if path == "-":
         sys.stdout.write(text)
     elif path is not None:
-        with replacing(Path(path)) as temporary:
+        with output_file(Path(path)) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A context that gives a temporary path; at its end the file there replaces `path`, unless an error occurred.
-
-    A path that is not a regular file, such as /dev/stdout or a pipe, is written directly.
+def output_file(path: Path) -> Iterator[Path]:
+    """`written_atomically`, for a file that the user named.
 
     Raises:
-      InputError: it cannot be written.
+      InputError: the file cannot be written; the message says what to do.
     """
     try:
-        if path.exists() and not path.is_file():
-            yield path
-            return
-        temporary = path.with_name(f".{os.getpid()}.tmp{path.suffix}")
-        try:
+        with written_atomically(path) as temporary:
             yield temporary
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -108,6 +99,27 @@ def replacing(path: Path) -> Iterator[Path]:
             raise
         remedy = ENVIRONMENT[error.errno]
         raise InputError(f"{path} cannot be written ({os.strerror(error.errno)}); {remedy}") from error
+
+
+@contextlib.contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """A context that yields a temporary path. At its end, the file there replaces `path`.
+
+    After an error, `path` is unchanged and the temporary file is deleted. A path that is not a
+    regular file, such as /dev/stdout or a pipe, is yielded itself.
+
+    Raises:
+      OSError: the file cannot be replaced.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _check_output(name: str, path: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import jax
 
 from lcjax.cli.native_log import NativeLog
-from lcjax.cli.outputs import replacing, write_json
+from lcjax.cli.outputs import output_file, write_json
 from lcjax.cli.terminal import say, tables_console
 from lcjax.config.presets import resolve_config
 from lcjax.errors import InputError
@@ -80,7 +80,7 @@ class Command:
         plan = self._chosen(planner)
         if self.arguments.plot:
             plans = [planner.plan(tokens) for tokens in lengths(plan.max_seq_length)]
-            with replacing(self.arguments.plot) as temporary:
+            with output_file(self.arguments.plot) as temporary:
                 draw(plans, temporary)
         write_json(plan.as_json(), self.arguments.json)
         say(self.console, headline(plan))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from lcjax.cli.outputs import replacing, write_json
+from lcjax.cli.outputs import output_file, write_json
 from lcjax.cli.terminal import tables_console
 from lcjax.data.corpus import load
 from lcjax.tokens.arguments import TokenArguments
@@ -17,7 +17,7 @@ def run(arguments: TokenArguments) -> int:
     """Writes and prints the figures; returns the exit code, 0."""
     figures = token_figures(load(arguments, Console(stderr=True)), arguments.max_seq_length)
     if arguments.plot:
-        with replacing(arguments.plot) as temporary:
+        with output_file(arguments.plot) as temporary:
             draw(figures, temporary)
     write_json(figures.as_json(), arguments.json)
     tables_console(arguments.json).print(

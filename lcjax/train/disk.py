@@ -35,17 +35,6 @@ def writing(path: Path) -> Iterator[None]:
         raise _refusal(path, int(code[1]), os.strerror(int(code[1]))) from error
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A context that gives a temporary path; at its end the file there replaces `path`, unless an error occurred."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def require_space(directory: Path, num_bytes: int) -> None:
     """Raises OSError (ENOSPC) where the file system of `directory` has less than `num_bytes` free."""
     if shutil.disk_usage(directory).free < num_bytes:

@@ -6,16 +6,18 @@ lcjax.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
+
+from lcjax.cli.outputs import written_atomically
 
 _COMPILERS = ("jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc")
 
@@ -73,11 +75,8 @@ def source_digest() -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes the file atomically. If the folder cannot be written, nothing is cached."""
-    try:
+    """Writes the file. If that is not possible, nothing is cached."""
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            file.write(text)
-        os.replace(file.name, path)
-    except OSError:
-        pass
+        with written_atomically(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")

@@ -27,7 +27,7 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from lcjax.train.disk import replacing
+from lcjax.cli.outputs import written_atomically
 
 _INVENTORY = "programs.json"
 _RUN_ID = re.compile(r"[0-9a-f]{16}")
@@ -143,7 +143,7 @@ class Programs:
         added = {path.name: checksum for path in new if (checksum := _checksum(path))}
         self.listed |= added
         inventory = {"builder": self.builder, "shape": self.shape, "files": self.listed}
-        with contextlib.suppress(OSError), replacing(self.folder / _INVENTORY) as temporary:
+        with contextlib.suppress(OSError), written_atomically(self.folder / _INVENTORY) as temporary:
             temporary.write_text(json.dumps(inventory, indent=1) + "\n", encoding="utf-8")
         return [name for name in added if name.startswith(_NUMERICAL)]
 

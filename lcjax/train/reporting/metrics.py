@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lcjax.train.disk import replacing, writing
+from lcjax.cli.outputs import written_atomically
+from lcjax.train.disk import writing
 from lcjax.train.reporting.picture import draw_losses
 from lcjax.train.reporting.tensorboard import EventFile
 
@@ -28,7 +29,7 @@ class JsonLines:
         self.path = path
         self.rows = parse_rows(content)
         with writing(path):
-            with replacing(path) as temporary:
+            with written_atomically(path) as temporary:
                 temporary.write_bytes(content)
             # Unbuffered, so that a line which the full disk refused is not tried again on closing.
             self._file = path.open("ab", buffering=0)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from lcjax.cli.outputs import written_atomically
 from lcjax.evaluate.titles import STYLE, subject, wrapped
 from lcjax.model import ModelSettings
-from lcjax.train.disk import replacing
 
 # From so many steps on the training loss is also drawn as a running mean, over this share of the steps.
 SMOOTHED_FROM = 40
@@ -61,7 +61,7 @@ def draw_losses(
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(wrapped(title), loc="left", **STYLE)
-    with replacing(path) as temporary:
+    with written_atomically(path) as temporary:
         FigureCanvasAgg(figure).print_png(str(temporary))
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import jax
 
+from lcjax.cli.outputs import written_atomically
 from lcjax.config.run_record import FORMAT, RECORD, as_json, now, read_run_record
 from lcjax.data import Data
 from lcjax.errors import InputError
 from lcjax.model import Llama
-from lcjax.train.disk import replacing, writing
+from lcjax.train.disk import writing
 
 _PACKAGES = ("lcjax", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "tokenizers", "transformers")
 
@@ -74,7 +75,7 @@ def write_run_record(
         "sessions": sessions,
     }
     path = output_dir / RECORD
-    with writing(path), replacing(path) as temporary:
+    with writing(path), written_atomically(path) as temporary:
         temporary.write_text(json.dumps(as_json(content), indent=2) + "\n", encoding="utf-8")
 
 
