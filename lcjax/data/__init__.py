@@ -1,4 +1,7 @@
-"""Reading, splitting, packing: from files to packed, resumable batches. Names are loaded on first use."""
+"""Reads, splits and packs data: from files to packed, resumable batches.
+
+Names are loaded on first use.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -19,21 +19,25 @@ class CorpusArguments:
     """Data, a tokenizer and a length.
 
     Raises:
-      InputError: a value out of range.
+      InputError: a value is out of range.
     """
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH...")]
-    """The data, as lcjax.train takes them: files, tables of records, folders."""
+    """The data, as lcjax.train takes it: files, tables of records, folders."""
     model: str | None = None
-    """Whose tokenizer: a Hugging Face directory or hub id, or a .gguf file; SmolLM2's when not given. No weights are loaded."""
+    """Model whose tokenizer is used: a Hugging Face directory or hub id, or a .gguf file; SmolLM2
+    if not given. No weights are loaded.
+    """
     max_seq_length: int = DEFAULT_MAX_SEQ_LENGTH
-    """Tokens of context that you mean to train at; lcjax.train's default when not given."""
+    """Context length, in tokens, that you want to train with; if not given, the default of
+    lcjax.train.
+    """
     documents: str = "file"
-    """What is a document where a path is a folder: file or repository."""
+    """What counts as a document if a path is a folder: file or repository."""
     json: str | None = None
-    """Write the figures as JSON to this file, or to standard output for -."""
+    """Write the numbers as JSON to this file, or to standard output for -."""
     plot: Path | None = None
-    """Draw a picture to this .png."""
+    """Draw a picture to this .png file."""
 
     def __post_init__(self):
         if not 2 <= self.max_seq_length <= LONGEST:

@@ -1,4 +1,4 @@
-"""Tables of columns: parquet, arrow, and the folders that Hugging Face's `datasets` saves."""
+"""Reads column tables: parquet, arrow, and folders saved by Hugging Face's `datasets`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from lcjax.data.records import FIELDS, NEEDED, READ_FIELDS, BadRecord, NotRecord
 from lcjax.errors import InputError
 
 COLUMN_SUFFIXES = (".parquet", ".arrow", ".feather")
-# Rows are converted in batches of about so many bytes, by the mean of the first ones: a file of some
-# hundred bytes may hold gigabytes when decoded.
+# Rows are converted in batches of about this many bytes, by the mean size of the first rows: a file
+# of a few hundred bytes may decode to gigabytes.
 _FIRST_ROWS, _MOST_ROWS, _BATCH_BYTES = 64, 1024, 2**26
-# A column is repetitive if, by the mean of its first rows, it is so many times as large as it is uncompressed in the file.
+# A column is repetitive if it is this many times as large as its uncompressed size in the file, by
+# the mean of its first rows.
 _REPETITIVE = 4
 
-# What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` leave next to the data.
+# Files that `Dataset.save_to_disk` and `DatasetDict.save_to_disk` write in addition to the data.
 _DATASET, _SPLITS = "state.json", "dataset_dict.json"
 
 
@@ -31,18 +32,20 @@ def is_saved_dataset(folder: Path) -> bool:
 
 
 def read_columns(path: Path, unread: Counter[str]) -> Iterator[tuple[int, Any]]:
-    """The records of a table, each with its number from 1, or a BadRecord where a row cannot be read.
+    """The records of a table, each numbered from 1; a BadRecord for a row that cannot be read.
 
-    A table has every column, and every field of a structure, in every row. A field of a structure that is null therefore counts as
-    absent; so do columns. Entries of a map, and items of a list, stay. Rows are converted to Python objects in batches.
+    Every row of a table has every column and every field of a structure. So a null column or a null
+    field of a structure counts as absent. Entries of a map and items of a list stay. Rows are
+    converted to Python objects in batches.
 
     Args:
-      path: a file, or a folder for which `is_saved_dataset` holds. Of a saved DatasetDict the split `train` is read, or the only
-        one.
+      path: a file, or a folder for which `is_saved_dataset` is true. Of a saved DatasetDict the
+        split `train` is read, or the only split.
       unread: counts the rows of columns that are not read.
 
     Raises:
-      InputError: a file that is not of the format that its suffix states, or several splits of which none is `train`.
+      InputError: a file does not have the format of its suffix, or there are several splits and
+        none is `train`.
       NotRecords: none of the columns is read.
     """
     number = 0
@@ -55,11 +58,11 @@ def read_columns(path: Path, unread: Counter[str]) -> Iterator[tuple[int, Any]]:
                     number += 1
                     yield number, record
         except (pyarrow.ArrowException, MemoryError, OSError, UnicodeDecodeError) as error:
-            # Of pyarrow's own errors some are OSErrors, without a number.
+            # Some of pyarrow's own errors are OSErrors without a number.
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise InputError(f"{file} cannot be read as a table ({reason}); write it again, or leave it out") from None
+            raise InputError(f"{file} cannot be read as a table ({reason}); write it again, or omit it") from None
 
 
 def _known(schema: pyarrow.Schema) -> list[str]:
@@ -77,15 +80,15 @@ def _parquet_batches(path: Path, unread: Counter[str]) -> Iterator[pyarrow.Recor
         if first is None or not first.num_rows:
             return
         repetitive = [name for name in known if _is_repetitive(first.column(name), name, file.metadata)]
-    # A text that is in many rows is then in memory once, as it is in the file. Of texts that differ, the dictionary would grow
-    # to the size of a row group.
+    # A text in many rows is then in memory only once, as in the file. For texts that differ, the
+    # dictionary would grow to the size of a row group.
     with parquet.ParquetFile(path, read_dictionary=repetitive) as file:
         others = [name for name in known if name not in repetitive]
         yield from file.iter_batches(_rows_at_a_time(first.select(others)), columns=known)
 
 
 def _is_repetitive(first: pyarrow.Array, name: str, metadata: parquet.FileMetaData) -> bool:
-    """Whether few texts make up many rows of a column, by its first rows and its size in the file."""
+    """Whether few texts fill many rows of a column, by its first rows and its size in the file."""
     if not types.is_string(first.type):
         return False
     groups = (metadata.row_group(group) for group in range(metadata.num_row_groups))
@@ -100,7 +103,7 @@ def _rows_at_a_time(first: pyarrow.RecordBatch) -> int:
 
 
 def _arrow_batches(path: Path, unread: Counter[str]) -> Iterator[pyarrow.RecordBatch]:
-    """Both of arrow's formats: `datasets` writes streams, others files."""
+    """Reads both arrow formats: `datasets` writes streams, other programs write files."""
     with pyarrow.memory_map(str(path)) as source:
         try:
             stream: Any = ipc.open_stream(source)
@@ -118,7 +121,9 @@ def _arrow_batches(path: Path, unread: Counter[str]) -> Iterator[pyarrow.RecordB
 
 
 def _records(batch: pyarrow.RecordBatch) -> Iterator[Any]:
-    """The rows of a batch; where a text in it is not UTF-8 or a value none of JSON's, row by row.
+    """The rows of a batch.
+
+    They are converted one by one if a text is not UTF-8 or a value cannot be represented in JSON.
 
     Raises:
       ArrowInvalid: the batch is damaged as a whole.
@@ -131,7 +136,7 @@ def _records(batch: pyarrow.RecordBatch) -> Iterator[Any]:
             raise
         if batch.num_rows > 1:
             for row in range(batch.num_rows):
-                # Copied: a slice has the texts of all other rows still.
+                # Copied, because a slice still contains the texts of all other rows.
                 yield from _records(batch.slice(row, 1).take(pyarrow.array([0])))
         else:
             yield fault if isinstance(fault, BadRecord) else _unreadable(fault)
@@ -141,9 +146,9 @@ def _records(batch: pyarrow.RecordBatch) -> Iterator[Any]:
 
 
 def _validate(batch: pyarrow.RecordBatch) -> None:
-    """Raises ArrowInvalid where an offset leads out of the batch or a text is not UTF-8."""
+    """Raises ArrowInvalid if an offset is outside the batch or a text is not UTF-8."""
     for column in batch.columns:
-        # The texts of a dictionary are those of other rows, too; those of a row are decoded one by one.
+        # A dictionary also has the texts of other rows; those of this row are decoded one by one.
         column.validate(full=not types.is_dictionary(column.type))
 
 
@@ -154,7 +159,7 @@ def _unreadable(fault: Exception) -> BadRecord:
 
 
 def _values(column: pyarrow.Array) -> list[Any]:
-    """The values of a column as Python's; a text that several rows share is one object."""
+    """The values of a column as Python objects; a text in several rows is one object."""
     if types.is_dictionary(column.type):
         used = column.indices.unique().drop_null()
         texts = dict(zip(used.to_pylist(), column.dictionary.take(used).to_pylist(), strict=True))
@@ -163,10 +168,10 @@ def _values(column: pyarrow.Array) -> list[Any]:
 
 
 def _without_nulls(value: Any, kind: pyarrow.DataType) -> Any:
-    """A value as JSON has it, without the fields of structures that are null.
+    """A value as in JSON, without null fields of structures.
 
     Raises:
-      BadRecord: a value that JSON has not, such as bytes or a date.
+      BadRecord: a value is not representable in JSON, such as bytes or a date.
     """
     if isinstance(kind, pyarrow.BaseExtensionType):
         kind = kind.storage_type
@@ -177,25 +182,25 @@ def _without_nulls(value: Any, kind: pyarrow.DataType) -> Any:
         return {name: _without_nulls(item, fields[name]) for name, item in value.items() if item is not None}
     if types.is_map(kind):
         if len({key for key, _ in value}) < len(value):
-            raise BadRecord("has a map with one key twice")
+            raise BadRecord("has a map with a duplicate key")
         return {key: _without_nulls(item, kind.item_type) for key, item in value}
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return [_without_nulls(item, kind.value_type) for item in value]
-    raise BadRecord(f"has a value of type {kind}, which no text can be made of")
+    raise BadRecord(f"has a value of type {kind}, which cannot become text")
 
 
 def _dataset_files(folder: Path) -> list[Path]:
-    """The arrow files of a saved dataset in their order."""
+    """The arrow files of a saved dataset, in order."""
     if (folder / _SPLITS).is_file():
         splits = _json(folder / _SPLITS).get("splits")
         if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
             raise InputError(f"{folder / _SPLITS} lists no splits; save the dataset again")
         if "train" not in splits and len(splits) != 1:
-            raise InputError(f"{folder} holds the splits {', '.join(splits)} and no train; name one of these folders")
+            raise InputError(f"{folder} has the splits {', '.join(splits)} and no train; give one of these folders")
         return _dataset_files(folder / ("train" if "train" in splits else splits[0]))
     entries = _json(folder / _DATASET).get("_data_files")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and "filename" in entry for entry in entries):
-        raise InputError(f"{folder / _DATASET} lists no files of data; save the dataset again")
+        raise InputError(f"{folder / _DATASET} lists no data files; save the dataset again")
     return [folder / str(entry["filename"]) for entry in entries]
 
 

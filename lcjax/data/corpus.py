@@ -1,4 +1,4 @@
-"""The corpus that a command examines: its data, read and encoded."""
+"""Reads and encodes the data that a command examines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load(arguments: CorpusArguments, console: Console) -> TokenizedCorpus:
     """Reads and encodes the data, with progress on `console`.
 
     Raises:
-      InputError: a model without a tokenizer, or data that cannot be read.
+      InputError: the model has no tokenizer, or the data cannot be read.
     """
     check_data_paths(arguments.paths)
     with show_warnings(console):

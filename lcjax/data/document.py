@@ -7,14 +7,15 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One text to learn from; no attention and no prediction crosses its ends.
+    """One text to learn from; attention and prediction do not cross its ends.
 
     Attributes:
-      name: its path as the user spelled it, with `:line` for a record of a file (records count from 1).
-      text: all of it.
-      learned: spans of the characters on which the loss is taken, ascending; None means all.
-      is_rendered: whether the text has its special tokens written out, as a chat template writes them; then it is encoded as it
-        is, and else the tokenizer adds its own.
+      name: its path as the user gave it, with `:line` for a record of a file (records count from
+        1).
+      text: the whole text.
+      learned: spans of the characters that have a loss, ascending; None means all.
+      is_rendered: whether the text already contains its special tokens, as a chat template writes
+        them. Such a text is encoded as it is; for others the tokenizer adds its own.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Which files and folders lie below a path, and what is in them; in an order that does not change."""
+"""Finds the files and folders below a path, in a fixed order, and reads files."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ import pyarrow
 
 from lcjax.errors import InputError
 
-# Folders that hold other people's or generated files, wherever they lie below a folder that the user named.
+# Folders with other people's or generated files, skipped everywhere below a folder that the user
+# gave.
 SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "dist-packages", "node_modules"})
-# Of the standard library, what is not a library: its tests, their data, and the bundle of an installer.
+# Parts of the standard library that are not a library: tests, their data, and an installer's
+# bundle.
 _NOT_LIBRARY = SKIPPED_FOLDERS | {"test", "tests", "idle_test", "lib2to3", "_bundled"}
-# Text files hold no NUL byte, binary ones nearly always hold one early (git's rule, too).
+# Text files contain no NUL byte; binary files nearly always have one early (also git's rule).
 _SNIFFED_BYTES = 8192
 _BLOCK_BYTES = 2**20
 # Functions that open compressed files, by suffix.
@@ -38,7 +40,7 @@ _logger = logging.getLogger(__name__)
 
 
 class NotText(Exception):
-    """The file is binary or not UTF-8; the message states which."""
+    """The file is binary or not UTF-8; the message says which."""
 
 
 def walk(
@@ -46,16 +48,18 @@ def walk(
     skipped: frozenset[str] = SKIPPED_FOLDERS,
     is_whole: Callable[[Path, list[str]], bool] = lambda folder, names: False,
 ) -> Iterator[Path]:
-    """The files below a folder, each folder's own before its subfolders', both sorted; hidden ones left out.
+    """The files below a folder, without hidden ones.
 
-    Links to folders are followed, each folder is walked once, and a link to a folder that it lies in is left out.
+    The files of a folder come before those of its subfolders; both are sorted. Links to folders are
+    followed. Each folder is visited once, and a link to a folder that contains the link is skipped.
 
     Args:
-      skipped: names of folders that are left out.
-      is_whole: from a folder and the names of all its entries, whether to yield the folder instead of its content.
+      skipped: names of folders that are skipped.
+      is_whole: given a folder and the names of all its entries, whether to yield the folder instead
+        of its content.
 
     Raises:
-      OSError: a folder that cannot be listed.
+      OSError: a folder cannot be listed.
     """
     seen = {folder.resolve()}
     for root, folders, files in os.walk(folder, onerror=_reraise, followlinks=True):
@@ -69,10 +73,10 @@ def walk(
 
 
 def _is_to_walk(folder: Path, seen: set[Path]) -> bool:
-    """Whether a folder was not walked yet, and leads to no folder above itself."""
+    """Whether a folder was not visited yet and does not link to a folder above itself."""
     real = folder.resolve()
     if folder.is_symlink() and real in (folder.parent.resolve(), *folder.parent.resolve().parents):
-        _logger.warning("%s links to a folder that it lies in, and is not followed", folder)
+        _logger.warning("%s links to a folder that contains it, and is not followed", folder)
         return False
     if real in seen:
         _logger.info("%s is reached twice and read once", folder)
@@ -82,16 +86,17 @@ def _is_to_walk(folder: Path, seen: set[Path]) -> bool:
 
 
 def suffix_of(path: Path) -> str:
-    """The last suffix in lower case, that of a packed file without the packing's: `.jsonl` of `a.JSONL.gz`."""
+    """The last suffix in lower case, without that of compression: `.jsonl` for `a.JSONL.gz`."""
     packed = path.suffix.lower() in _PACKINGS
     return (Path(path.stem) if packed else path).suffix.lower()
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Opens a file to read what is in it, unpacked where its suffix is .gz, .bz2, .xz or .zst.
+    """Opens a file for reading; decompresses it if its suffix is .gz, .bz2, .xz or .zst.
 
     Raises:
-      NotText: it is not compressed as its suffix states. This may also show later, see `unpacking`.
+      NotText: it is not compressed as its suffix says. This may be detected only later, see
+        `unpacking`.
     """
     with unpacking():
         opened: Any = _PACKINGS.get(path.suffix.lower(), open)(path, "rb")
@@ -100,30 +105,31 @@ def open_file(path: Path) -> BinaryIO:
 
 @contextlib.contextmanager
 def unpacking() -> Iterator[None]:
-    """Turns what reading a damaged packed file raises into NotText."""
+    """Converts the errors of reading a damaged compressed file to NotText."""
     try:
         yield
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise NotText(f"cannot be unpacked ({error})") from None
+        raise NotText(f"cannot be decompressed ({error})") from None
     except OSError as error:
         if error.errno is not None:
             raise
-        raise NotText(f"cannot be unpacked ({error})") from None
+        raise NotText(f"cannot be decompressed ({error})") from None
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file that looks like text, without a byte order mark, each without its line end.
+    """The lines of a text file, without a byte order mark and without line ends.
 
-    Lines end at newlines alone: U+2028 and others, at which `splitlines` splits, may lie in strings of JSON.
+    Only newlines end lines. U+2028 and others, at which `splitlines` splits, may occur in JSON
+    strings.
 
     Raises:
-      NotText: it holds a NUL byte early.
+      NotText: it has a NUL byte early.
     """
     with unpacking(), open_file(path) as file:
         head = file.read(_SNIFFED_BYTES)
         _refuse_binary(head)
         blocks = itertools.chain([head.removeprefix(b"\xef\xbb\xbf")], iter(lambda: file.read(_BLOCK_BYTES), b""))
-        # A line may be longer than many blocks: its parts are joined once.
+        # A line may span many blocks; its parts are joined once.
         parts: list[bytes] = []
         for block in blocks:
             first, *others = block.split(b"\n")
@@ -136,10 +142,10 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file that looks like text.
+    """The content of a text file.
 
     Raises:
-      NotText: it holds a NUL byte early.
+      NotText: it has a NUL byte early.
     """
     with unpacking(), open_file(path) as file:
         head = file.read(_SNIFFED_BYTES)
@@ -153,24 +159,26 @@ def _refuse_binary(head: bytes) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file: a byte order mark is dropped, line ends stay.
+    """The text of a UTF-8 file, without a byte order mark and with its line ends unchanged.
 
     Raises:
       NotText: it is binary or not UTF-8.
     """
     content = read_bytes(path)
     try:
-        # Not path.read_text(): it would translate line ends.
+        # Not path.read_text(), which would convert line ends.
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise NotText(f"is not UTF-8 (byte {error.start})") from None
 
 
 def stdlib_sources() -> list[Path]:
-    """The Python sources of the running interpreter's standard library, without tests: about 10 MB of text for a demo.
+    """The Python sources of the running interpreter's standard library, without tests.
+
+    They are about 10 MB of text for a demo.
 
     Raises:
-      InputError: this Python has no sources of its library on disk.
+      InputError: this Python has no library sources on disk.
     """
     folder = Path(sysconfig.get_path("stdlib"))
     try:
@@ -178,13 +186,13 @@ def stdlib_sources() -> list[Path]:
     except OSError as error:
         raise unreadable(error) from None
     if not sources:
-        raise InputError(f"{folder} holds no *.py files; name your own files or folders as data")
+        raise InputError(f"{folder} has no *.py files; give your own files or folders as data")
     return sources
 
 
 def unreadable(error: OSError) -> InputError:
-    """The one line for a file or folder that cannot be opened."""
-    return InputError(f"{error.filename} cannot be read ({error.strerror}); check its permissions or leave it out")
+    """The one-line error for a file or folder that cannot be opened."""
+    return InputError(f"{error.filename} cannot be read ({error.strerror}); check its permissions or omit it")
 
 
 def _reraise(error: OSError) -> None:

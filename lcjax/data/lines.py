@@ -1,4 +1,4 @@
-"""Files of records that are text: .jsonl, .json, .csv and .tsv."""
+"""Reads records from text files: .jsonl, .json, .csv and .tsv."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ LINE_SUFFIXES = (*_LINES, _JSON, *_DELIMITERS)
 _NO_UTF8 = re.compile("[\udc80-\udcff]")
 
 Numbered = tuple[int, Any]
-"""A record with its number, or a BadRecord with it."""
+"""A number with a record or a BadRecord."""
 
 
 def read_line_file(path: Path) -> Iterator[Numbered]:
-    """The records of a file with one of LINE_SUFFIXES, each with the number of its line, item or row, from 1.
+    """The records of a file, each with the number of its line, item or row, from 1.
+
+    The suffix of the file is one of LINE_SUFFIXES.
 
     Raises:
-      NotText: the file is binary, or damaged where it is packed.
-      NotRecords: it holds something else.
+      NotText: the file is binary, or is compressed and damaged.
+      NotRecords: it contains something else.
     """
     suffix = suffix_of(path)
     if suffix in _LINES:
@@ -47,7 +49,7 @@ def _lines(path: Path) -> Iterator[Numbered]:
 
 
 def _items(path: Path) -> Iterator[Numbered]:
-    """Of a .json file: the items of an array, the objects of its lines, or the one object that is a record."""
+    """The items of a .json file's array, the objects on its lines, or its single object."""
     content = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
     first, _, rest = content.strip().partition(b"\n")
     if rest and _is_object(first) and _is_object(rest.partition(b"\n")[0] or first):
@@ -59,13 +61,13 @@ def _items(path: Path) -> Iterator[Numbered]:
     except json.JSONDecodeError as error:
         raise NotRecords(f"is not JSON ({error.msg} at line {error.lineno}, column {error.colno})") from None
     except (ValueError, RecursionError) as error:
-        raise NotRecords(f"is not JSON that can be read ({error})") from None
+        raise NotRecords(f"is not readable JSON ({error})") from None
     items = value if isinstance(value, list) else [value]
     fields = dict.fromkeys(str(field) for item in items if isinstance(item, dict) for field in item)
     if fields and fields.keys().isdisjoint(FIELDS):
-        raise NotRecords(f"holds the fields {_abridged(fields)}, none of which is read; {NEEDED}")
+        raise NotRecords(f"has the fields {_abridged(fields)}, none of which is read; {NEEDED}")
     if not fields:
-        raise NotRecords(f"holds no records; {NEEDED}")
+        raise NotRecords(f"has no records; {NEEDED}")
     return enumerate(items, start=1)
 
 
@@ -77,8 +79,8 @@ def _is_object(line: bytes) -> bool:
 
 
 def _rows(path: Path, delimiter: str) -> Iterator[Numbered]:
-    """Of a table of text: its rows after the first, which names the columns; what is empty counts as absent."""
-    # Bytes that are not UTF-8 become lone surrogates, so that the row that holds them can be named.
+    """The rows of a .csv or .tsv file after the header; empty values count as absent."""
+    # Bytes that are not UTF-8 become lone surrogates, so that the row with them can be named.
     text = read_bytes(path).decode("utf-8-sig", errors="surrogateescape")
     with _long_fields():
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -87,7 +89,7 @@ def _rows(path: Path, delimiter: str) -> Iterator[Numbered]:
         except csv.Error as error:
             raise NotRecords(f"has no first line with the names of its columns ({error})") from None
     if len(set(columns)) < len(columns):
-        raise NotRecords(f"has two columns of one name among {_abridged(columns)}")
+        raise NotRecords(f"has a duplicate column name among {_abridged(columns)}")
     if set(columns).isdisjoint(FIELDS):
         raise NotRecords(f"has the columns {_abridged(columns)}, none of which is read; {NEEDED}")
     return _records(reader, columns)
@@ -99,7 +101,7 @@ def _records(reader: Any, columns: list[str]) -> Iterator[Numbered]:
             with _long_fields():
                 row = next(reader, None)
         except csv.Error as error:
-            yield number, BadRecord(f"is no row of a table ({error} at line {reader.line_num})")
+            yield number, BadRecord(f"is not a row of a table ({error} at line {reader.line_num})")
             continue
         if row is None:
             return
@@ -115,7 +117,7 @@ def _records(reader: Any, columns: list[str]) -> Iterator[Numbered]:
 
 @contextlib.contextmanager
 def _long_fields() -> Iterator[None]:
-    """Lets the csv module, whose limit is one for the process, read fields of more than 128 KiB."""
+    """Allows the csv module to read fields of more than 128 KiB; its limit is process-wide."""
     former = csv.field_size_limit(2**31 - 1)
     try:
         yield

@@ -1,4 +1,4 @@
-"""From paths to all that a training run needs of its data."""
+"""Loads everything that a training run needs of its data."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ class Data:
     Attributes:
       corpus: all documents, of both parts.
       train_plan: rows of the documents to train on.
-      held_out_plan: rows of those held out; it has no rows where none are.
-      seed: of the split and of the order in training.
-      mixture: how the rows of sources with weights alternate in training.
-      ends: names of the documents that are in both parts: their ends, documents of their own in the corpus, are held out.
+      held_out_plan: rows of the held-out documents; no rows if there are none.
+      seed: seed of the split and of the training order.
+      mixture: how the rows of weighted sources alternate in training.
+      ends: names of the documents that are in both parts. Their ends are separate documents of the
+        corpus and are held out.
       paths: where the documents were read from.
       date: the date that the chat template wrote as today's.
     """
@@ -55,7 +56,7 @@ class Data:
     date: datetime.datetime | None = None
 
     def train_dataset(self, batch_size: int, accumulation: int = 1) -> grain.MapDataset[Batch]:
-        """Endless batches [A, B, T] to train on; see `lcjax.data.pipeline.make_dataset` and `iterate`."""
+        """Endless training batches [A, B, T]; see `lcjax.data.pipeline.make_dataset`."""
         return make_dataset(
             self.corpus,
             self.train_plan,
@@ -66,32 +67,32 @@ class Data:
         )
 
     def evaluation_batches(self, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
-        """The held-out rows once, as batches [B, T]; see `lcjax.data.pipeline.evaluation_batches`."""
+        """The held-out rows once, in batches [B, T]; see `pipeline.evaluation_batches`."""
         return evaluation_batches(self.corpus, self.held_out_plan, batch_size, limit)
 
     def documents_of(self, batch: Batch, *, held_out: bool = False) -> list[str]:
-        """The names of the documents in a batch of `train_dataset`, or with held_out of `evaluation_batches`."""
+        """The documents' names in a batch of `train_dataset` or (held_out) `evaluation_batches`."""
         return documents_of(batch, self.corpus, self.held_out_plan if held_out else self.train_plan)
 
     @property
     def num_documents(self) -> int:
-        """Documents that were read; one whose end is held out is two of the corpus."""
+        """The number of documents read; one whose end is held out is two in the corpus."""
         return len(self.corpus) - len(self.ends)
 
     def check_fit(self, vocab_size: int, max_seq_length: int) -> None:
-        """Raises InputError where the rows are longer or shorter than a model's, or hold tokens that it does not have."""
+        """Raises InputError if the rows do not fit the model's length or vocabulary."""
         if self.train_plan.max_seq_length != max_seq_length:
             raise InputError(
-                f"the data were packed into rows of {self.train_plan.max_seq_length:,} tokens, and the model takes "
-                f"max_seq_length={max_seq_length:,}; use the same for both"
+                f"the data was packed into rows of {self.train_plan.max_seq_length:,} tokens, "
+                f"but the model takes max_seq_length={max_seq_length:,}; use the same for both"
             )
         self.corpus.check_ids(vocab_size)
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that change with any token or mask, with the plan or mixture of training, or with the seed.
+        """32 hexadecimal digits that depend on tokens, masks, training plan or mixture, and seed.
 
-        The state of an iterator is an index. It means the same batch only where this and the batch's shape are the
-        same: store it next to the state, compare it on resuming.
+        The state of an iterator is an index. It means the same batch only if this and the batch's
+        shape are the same. Store it next to the state and compare it on resuming.
         """
         digest = hashlib.blake2b(f"{self.train_plan.max_seq_length} {self.seed}".encode(), digest_size=16)
         for array in (self.corpus.offsets, self.corpus.tokens, self.train_plan.row_offsets, self.train_plan.pieces):
@@ -103,12 +104,13 @@ class Data:
         return digest.hexdigest()
 
     def summary(self) -> str:
-        """One line for people: documents, tokens, rows, the shares of padding and of tokens with a loss, what is left out."""
+        """One line about documents, tokens, rows, padding, loss and omitted windows."""
         train, held_out = self.train_plan, self.held_out_plan
         documents = "1 document" if self.num_documents == 1 else f"{self.num_documents:,} documents"
         line = (
-            f"{documents}, {len(self.corpus.tokens):,} tokens: {train.num_tokens:,} to train "
-            f"on in {len(train):,} rows of {train.max_seq_length:,} ({train.padding_share:.1%} padding)"
+            f"{documents}, {len(self.corpus.tokens):,} tokens: {train.num_tokens:,} to train on "
+            f"in {len(train):,} rows of {train.max_seq_length:,} ({train.padding_share:.1%} "
+            "padding)"
         )
         if len(held_out):
             line += f", {held_out.num_tokens:,} held out in {len(held_out):,} rows"
@@ -117,7 +119,7 @@ class Data:
         if self.corpus.learned is not None:
             line += f"; the loss is on {np.mean(self.corpus.learned):.1%} of the tokens"
         if unlearned := train.num_unlearned + held_out.num_unlearned:
-            line += f"; left out: {unlearned:,} windows without a token to learn"
+            line += f"; omitted: {unlearned:,} windows without a token to learn"
         if self.corpus.was_stored:
             line += "; tokenized by an earlier run, read from the cache"
         return line
@@ -140,19 +142,21 @@ def load_corpus(
 
     Args:
       paths: text files, tables of records, folders; see `read_sources`.
-      tokenizer: a fast tokenizer; every document gets its EOS token at the end.
+      tokenizer: a fast tokenizer; every document ends with its EOS token.
       max_seq_length: T, tokens in a row.
-      held_out_fraction: share of the documents held out, in [0, 1); where there is one text alone, or a source of a mixture is one,
-        the share of its tokens that is held out at its end.
-      seed: of the split and of the order in training, 0, ..., 2^32 - 1.
+      held_out_fraction: share of the documents held out, in [0, 1). If there is only one text, or a
+        source of a mixture is one text, the share of its tokens that is held out at its end.
+      seed: seed of the split and of the training order, 0, ..., 2^32 - 1.
       documents: "file" or "repository"; see `read_sources`.
-      weights: a share of the tokens for each path; see `Mixture`. None at all takes every document once an epoch.
-      vocab_size: the model's; ids beyond are refused. None does not check.
-      date: what a chat template writes as today's date; the present one when None.
+      weights: a share of the tokens for each path; see `Mixture`. Without weights every document
+        occurs once per epoch.
+      vocab_size: the model's; larger ids are rejected. None does not check.
+      date: what a chat template writes as today's date; the current date if None.
       progress: where to show progress: a bar on a terminal, otherwise lines; None shows nothing.
 
     Raises:
-      InputError: anything in the paths, the tokenizer or the numbers that the user can correct.
+      InputError: the paths, the tokenizer or a number is invalid in a way that the user can
+        correct.
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     date = date or datetime.datetime.now()

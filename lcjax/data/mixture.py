@@ -1,4 +1,4 @@
-"""Sources that are mixed by weight: which row comes next from which."""
+"""Sources mixed by weight: the source of each next row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lcjax.config.training import check_weights
 from lcjax.data.packing import PackingPlan, nothing_learned, pack
 from lcjax.errors import InputError
 
-# Weights are compared as whole numbers, so that the proportions are exact on every machine.
+# Weights are compared as integers, so that the proportions are exact on every machine.
 _SCALE = 2**32
 
 
@@ -22,16 +22,17 @@ _SCALE = 2**32
 class Mixture:
     """S sources of rows and how they alternate.
 
-    A weight is a share of the tokens. Sources differ in how full their rows are, so source s gives the share
-    `(w_s / f_s) / sum_r (w_r / f_r)` of the rows, where f is the mean number of tokens in a row of the source. Of any first n rows
-    each source has given its share of n to within one row for every source before it and one. A source whose rows are used up
-    begins again, in another order; none runs out. One pass over as many rows as the plan has is an epoch.
+    A weight is a share of the tokens. Sources differ in how full their rows are. So the share of
+    source s in the rows is `(w_s / f_s) / sum_r (w_r / f_r)`, where f is the mean number of tokens
+    in a row of the source. Among any first n rows, the number from source s differs from its share
+    by at most 1 + the number of sources before it. A source whose rows are used up starts again, in
+    another order, so none runs out. An epoch is one pass over as many rows as the plan has.
 
     Attributes:
       names: of the sources, for messages.
       row_bounds: [S + 1]; source s has the plan's rows row_bounds[s], ..., row_bounds[s + 1] - 1.
-      weights: [S], adding up to 1.
-      turns: [S], the sources' shares of the rows, as whole numbers.
+      weights: [S], with sum 1.
+      turns: [S], the sources' shares of the rows, as integers.
     """
 
     names: tuple[str, ...]
@@ -40,15 +41,15 @@ class Mixture:
     turns: tuple[int, ...]
 
     def selection(self) -> grain.transforms.DatasetSelectionMap:
-        """For grain: from the index of a row to (source, index within the source)."""
+        """A grain selection: from the index of a row to (source, index within the source)."""
         return _Selection(self.turns)
 
     def summary(self) -> list[str]:
-        """A line a source, for people: its weight, its rows, and how often an epoch passes over them."""
+        """One line for each source: its weight, rows, and passes over them per epoch."""
         epoch, turns = self.row_bounds[-1], sum(self.turns)
         return [
             f"{name}: {weight:.1%} of the tokens, {stop - start:,} rows, "
-            f"{epoch * turn / turns / (stop - start):.2f} passes an epoch"
+            f"{epoch * turn / turns / (stop - start):.2f} passes per epoch"
             for name, weight, turn, (start, stop) in zip(
                 self.names, self.weights, self.turns, itertools.pairwise(self.row_bounds), strict=True
             )
@@ -63,7 +64,7 @@ def pack_mixture(
     names: Sequence[str],
     is_learned: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[PackingPlan, Mixture]:
-    """Packs each source's documents into rows of its own.
+    """Packs each source's documents into separate rows.
 
     Args:
       lengths: [N] tokens of each document.
@@ -71,10 +72,11 @@ def pack_mixture(
       sources: the indices of each source's documents.
       weights: one for each source, in any unit.
       names: of the sources.
-      is_learned: which windows to take; see `pack`.
+      is_learned: which windows to use; see `pack`.
 
     Raises:
-      InputError: a source without documents to learn from, or weights that are not one positive number for each source.
+      InputError: a source has no documents to learn from, or there is not one positive weight for
+        each source.
     """
     check_weights(weights, len(sources))
     plans = [pack(lengths, max_seq_length, documents, is_learned) for documents in sources]
@@ -83,8 +85,8 @@ def pack_mixture(
             raise InputError(f"{name}: {nothing_learned(plan)}")
         if not len(plan):
             raise InputError(
-                f"{name} has no document to train on for its weight in --data-weights; add documents, or hold none out "
-                "(--eval-fraction 0)"
+                f"{name} has no document to train on for its weight in --data-weights; add "
+                "documents, or hold none out (--eval-fraction 0)"
             )
     row_offsets = [np.zeros(1, dtype=np.int64)]
     for plan in plans:
@@ -100,7 +102,7 @@ def pack_mixture(
 
 
 class _Selection(grain.transforms.DatasetSelectionMap):
-    """The first source takes its turns as evenly as whole rows allow; the second does so among the turns that are left; and on."""
+    """Spreads the first source's rows as evenly as possible, then recursively the others."""
 
     def __init__(self, turns: tuple[int, ...]):
         self._turns = turns
@@ -109,7 +111,8 @@ class _Selection(grain.transforms.DatasetSelectionMap):
         return sys.maxsize
 
     def __getitem__(self, index: int) -> tuple[int, int]:
-        # Of the rows before the index, and up to it, those that this source and the later ones have.
+        # The numbers of rows, before the index and including it, from this source and the later
+        # ones.
         before, after = index, index + 1
         left = sum(self._turns)
         for source, turns in enumerate(self._turns[:-1]):

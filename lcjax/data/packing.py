@@ -1,7 +1,7 @@
-"""Which tokens share a row: a plan made from the documents' lengths alone.
+"""Decides which tokens share a row: a plan made from the documents' lengths alone.
 
-Best-fit decreasing (Johnson, Near-optimal bin packing algorithms, 1973): pieces in order of falling length, each into
-the fullest row that still has space for it.
+Best-fit decreasing (Johnson, Near-optimal bin packing algorithms, 1973): pieces in order of
+decreasing length, each into the fullest row that still has space for it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ class Piece(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PackingPlan:
-    """R rows of at most `max_seq_length` tokens, made of P pieces; compact, since there may be millions.
+    """R rows of at most `max_seq_length` tokens, made of P pieces, as compact arrays.
 
     Attributes:
       max_seq_length: T, the tokens of a full row.
-      row_offsets: [R + 1] int64; row r is made of the pieces row_offsets[r], ..., row_offsets[r + 1] - 1.
+      row_offsets: [R + 1] int64; row r consists of the pieces row_offsets[r], ..., row_offsets[r +
+        1] - 1.
       pieces: [P, 3] int64: document, start, stop.
-      num_unlearned: windows that were left out because nothing in them is learned.
+      num_unlearned: number of windows that were omitted because nothing in them is learned.
     """
 
     max_seq_length: int
@@ -44,28 +45,28 @@ class PackingPlan:
         return len(self.row_offsets) - 1
 
     def row(self, index: int) -> tuple[Piece, ...]:
-        """The pieces of one row, in the order in which they lie there."""
+        """The pieces of one row, in order."""
         pieces = self.pieces[self.row_offsets[index] : self.row_offsets[index + 1]]
         return tuple(Piece(*piece) for piece in pieces.tolist())
 
     @property
     def packed_rows(self) -> np.ndarray:
-        """The indices of the rows that hold two pieces or more."""
+        """The indices of the rows with two or more pieces."""
         return np.flatnonzero(np.diff(self.row_offsets) > 1)
 
     @property
     def one_document_a_row(self) -> bool:
-        """Whether no row holds pieces of two documents."""
+        """Whether no row has pieces of two documents."""
         return not len(self.packed_rows)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in all rows, padding not counted."""
+        """Tokens in all rows, without padding."""
         return int((self.pieces[:, 2] - self.pieces[:, 1]).sum())
 
     @property
     def padding_share(self) -> float:
-        """The part of all positions that is padding, in [0, 1); 0 for no rows."""
+        """The fraction of all positions that is padding, in [0, 1); 0 for no rows."""
         return 1 - self.num_tokens / (len(self) * self.max_seq_length) if len(self) else 0.0
 
 
@@ -75,17 +76,19 @@ def pack(
     documents: np.ndarray | None = None,
     is_learned: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> PackingPlan:
-    """Lays every token of every document into exactly one row.
+    """Puts every token of every document into exactly one row.
 
-    A document longer than T = max_seq_length is cut into consecutive windows of exactly T tokens, each a row of its
-    own, and a shorter rest; rests and short documents are packed by best-fit decreasing. Deterministic; O(n log n) in
-    the number of pieces (a million takes about three seconds).
+    A document longer than T = max_seq_length is cut into consecutive windows of exactly T tokens,
+    each in a separate row, and a shorter remainder. Remainders and short documents are packed by
+    best-fit decreasing. The result is deterministic. The time is O(n log n) in the number of pieces
+    (a million takes about three seconds).
 
     Args:
-      lengths: [N] integers, tokens of each document; a document of 0 tokens takes no place.
+      lengths: [N] integers, tokens of each document; a document of 0 tokens is in no row.
       max_seq_length: T, tokens in a row.
       documents: the indices of the documents to pack, each at most once; None means all.
-      is_learned: from pieces [P, 3] to [P] bool; a window for which it is false is left out and counted. None takes all.
+      is_learned: from pieces [P, 3] to [P] bool; a window for which it is false is omitted and
+        counted. None uses all.
 
     Raises:
       InputError: max_seq_length is not a positive integer.
@@ -108,8 +111,8 @@ def pack(
 def nothing_learned(plan: PackingPlan) -> str:
     """Why a plan has no rows although there are documents, and what to do."""
     return (
-        f"in none of the {plan.num_unlearned:,} windows of {plan.max_seq_length:,} tokens is there a token to learn; raise "
-        "--max-seq-length, or shorten the prompts"
+        f"none of the {plan.num_unlearned:,} windows of {plan.max_seq_length:,} tokens has a "
+        "token to learn; raise --max-seq-length, or shorten the prompts"
     )
 
 
@@ -123,7 +126,7 @@ def _cut(documents: np.ndarray, lengths: np.ndarray, max_seq_length: int) -> np.
 
 
 def _best_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
-    """The row of each piece, [P] int64; the sizes must fall, and lie in 1, ..., capacity."""
+    """The row of each piece, [P] int64; sizes must be in 1, ..., capacity, in decreasing order."""
     rows_by_space: dict[int, list[int]] = collections.defaultdict(list)
     spaces = IntegerSet(capacity)
     num_rows = 0
@@ -145,9 +148,10 @@ def _best_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
 
 
 class IntegerSet:
-    """A set of integers 0, ..., limit with a fast successor: a bitmap of big integers, and one of its non-empty words.
+    """A set of integers 0, ..., limit with a fast successor.
 
-    Every operation touches a few words of about sqrt(limit) bits, which for a limit of 16M is 64 machine words.
+    It is a bitmap of large words, and a bitmap of its non-empty words. Every operation accesses a
+    few words of about sqrt(limit) bits; for a limit of 16M these are 64 machine words.
     """
 
     def __init__(self, limit: int):

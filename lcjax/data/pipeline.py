@@ -1,7 +1,7 @@
-"""Batches in an order that is shuffled, endless and resumable, by grain.
+"""Batches in a shuffled, endless and resumable order, made with grain.
 
-Every batch is a function of its index, so that the state of an iterator is the next index and nothing else.
-Legend: A = accumulation, B = batch_size, T = max_seq_length.
+Every batch is a function of its index. So the state of an iterator is the next index and nothing
+else. Legend: A = accumulation, B = batch_size, T = max_seq_length.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from lcjax.data.rows import NO_ROW, Batch, lay_out
 from lcjax.data.tokens import TokenizedCorpus
 from lcjax.errors import InputError
 
-# One thread lays out the next batches while the device computes. grain's default, 500 of them, would be gigabytes here.
+# One thread prepares the next batches while the device computes. grain's default of 500 threads
+# would need gigabytes here.
 _READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
 
 
@@ -33,16 +34,16 @@ def make_dataset(
 ) -> grain.MapDataset[Batch]:
     """An endless dataset of batches with random access: `dataset[i]` belongs to optimizer step i.
 
-    Every epoch visits all rows once, in an order of its own drawn from the seed. A batch that the
-    last rows of an epoch do not fill is completed with rows of the next epoch, so no row is
-    dropped. In a mixture every source has epochs of its own, and the weights decide which source
-    the next row comes from.
+    Every epoch visits all rows once, in a new order drawn from the seed. A batch that the last rows
+    of an epoch do not fill is completed with rows of the next epoch, so no row is dropped. In a
+    mixture every source has its own epochs, and the weights decide which source the next row comes
+    from.
 
     Args:
       batch_size: B, rows that are on the device at once.
       accumulation: A, batches that make one optimizer step.
       seed: 0, ..., 2^32 - 1.
-      mixture: sources and their weights; None takes all rows as one source.
+      mixture: sources and their weights; None treats all rows as one source.
 
     Returns:
       a dataset of `Batch` with arrays of shape [A, B, T] (rows: [A, B]).
@@ -58,24 +59,26 @@ def make_dataset(
     if not len(plan):
         raise InputError("no tokens are left to train on; add documents")
     bounds = (0, len(plan)) if mixture is None else mixture.row_bounds
-    # grain shuffles epoch e by seed + e: with the plain seed, epoch 1 of seed 0 would be epoch 0 of seed 1.
+    # grain shuffles epoch e by seed + e. With the seed itself, epoch 1 of seed 0 would equal epoch
+    # 0 of seed 1.
     seeds = np.random.SeedSequence(seed).generate_state(len(bounds) - 1).tolist()
     sources = [
         grain.MapDataset.range(start, stop).shuffle(seed=mixed_seed).repeat()
         for (start, stop), mixed_seed in zip(itertools.pairwise(bounds), seeds, strict=True)
     ]
     rows = sources[0] if mixture is None else grain.MapDataset.select_from_datasets(sources, mixture.selection())
-    # Endless means sys.maxsize rows to grain, which rounds up past the largest length for batches of one row.
+    # To grain, endless means sys.maxsize rows. It rounds up, and for batches of one row the result
+    # exceeds the maximum length.
     steps = rows.batch(accumulation * batch_size, drop_remainder=True)
     return steps.map(lambda flat: lay_out(corpus, plan, np.reshape(flat, (accumulation, batch_size))))
 
 
 def iterate(dataset: grain.MapDataset[Batch]) -> grain.DatasetIterator[Batch]:
-    """Iterates over a dataset; a thread lays out the next batches meanwhile.
+    """Iterates over a dataset while a thread prepares the next batches.
 
-    `get_state()` gives a small dictionary fit for JSON. After `set_state()` of it, an iterator over a dataset made in
-    the same way continues with exactly the batch that would have come next; batches prefetched but not
-    taken do not count.
+    `get_state()` returns a small dictionary that JSON can represent. After `set_state()` with it,
+    an iterator over a dataset made in the same way continues with exactly the next batch. Batches
+    that were prefetched but not taken do not count.
     """
     return iter(dataset.to_iter_dataset(_READ_OPTIONS))
 
@@ -86,12 +89,12 @@ def evaluation_batches(
     """The rows of a plan once, in its order, in batches of one shape.
 
     Args:
-      batch_size: B; the last batch is filled up with rows of padding, all of whose labels are IGNORE.
-      limit: at most so many batches, their rows spread evenly over the plan (which begins with the longest documents);
-        None for all.
+      batch_size: B; the last batch is filled with rows of padding, whose labels are all IGNORE.
+      limit: the most batches, with rows spread evenly over the plan (which begins with the longest
+        documents); None for all.
 
     Returns:
-      an iterator of `Batch` with arrays of shape [B, T] (rows: [B], NO_ROW where filled up).
+      an iterator of `Batch` with arrays of shape [B, T] (rows: [B], NO_ROW for padding).
 
     Raises:
       InputError: batch_size or limit is less than 1.

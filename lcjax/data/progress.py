@@ -1,4 +1,4 @@
-"""Progress of reading and encoding data, for people who wait."""
+"""Shows the progress of reading and encoding data."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-# Work that takes less than some half a second needs no line of its own.
+# Work that takes less than about half a second needs no separate line.
 SHORT_CHARACTERS = 1_000_000
 SECONDS_BETWEEN_LINES = 60.0
 
 
 def say(console: Console | None, line: str) -> None:
-    """Prints a line where there is a console, without markup."""
+    """Prints a line without markup if there is a console."""
     if console is not None:
         console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
 def progress_of(console: Console | None, what: str, characters: int) -> Iterator[Callable[[int], None]]:
-    """Shows the progress of work on a text; call the yielded function with the number of characters done.
+    """Shows the progress of work on a text; call the yielded function with the characters done.
 
-    On a terminal it is a bar. Elsewhere it is a line at the beginning of work that takes long, and
-    one a minute.
+    On a terminal it is a bar. Elsewhere it is one line at the start of long work, and one each
+    minute.
     """
     if console is None:
         yield lambda done: None
@@ -39,7 +39,7 @@ def progress_of(console: Console | None, what: str, characters: int) -> Iterator
 
 
 class _Lines:
-    """A line at the beginning, and one a minute."""
+    """One line at the start, and one each minute."""
 
     def __init__(self, console: Console, what: str, characters: int):
         self._console, self._what, self._characters = console, what, characters

@@ -1,4 +1,4 @@
-"""From paths to documents: names and texts, in a stable order."""
+"""Reads paths into documents (names and texts) in a stable order."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from lcjax.data.repositories import holds_repositories, is_repository, repositor
 from lcjax.data.tables import is_table, read_table
 from lcjax.errors import InputError, unknown
 
-# The share of a path's records that may be bad: with more, the path or its format is probably wrong.
+# The largest share of bad records of a path; with more, the path or its format is probably wrong.
 _BAD_SHARE = 0.5
 _LISTED_RECORDS = 3
 _LISTED_FIELDS = 8
-# From so many characters, and so many per byte of the file, a file is reported as repetitive.
+# A file is reported as repetitive above both this many characters and this many per byte of the
+# file.
 _MUCH_TEXT, _EXPANSION = 2**26, 100
 
 _logger = logging.getLogger(__name__)
 
 
 def check_data_paths(paths: Sequence[str | Path]) -> None:
-    """Raises InputError where no path is given, or one is empty or leads nowhere; reads nothing."""
+    """Raises InputError if no path is given, or one is empty or does not exist; reads nothing."""
     if not paths:
-        raise InputError("no data is named; give at least one text file, .jsonl file or folder")
+        raise InputError("no data is given; give at least one text file, .jsonl file or folder")
     for path in paths:
         # Path("") would be the current directory.
         if not str(path).strip():
-            raise InputError(f"--data {str(path)!r} is an empty path; name a file or folder, or . for the current one")
+            raise InputError(f"--data {str(path)!r} is an empty path; give a file or folder, or . for the current one")
         try:
             exists = Path(path).exists()
         except OSError as error:
@@ -45,7 +46,10 @@ def check_data_paths(paths: Sequence[str | Path]) -> None:
 def read_documents(
     paths: Sequence[str | Path], template: ChatTemplate | None = None, documents: str = "file"
 ) -> list[Document]:
-    """Reads every document below the given paths, in the order given, folders sorted by name; see `read_sources`."""
+    """Reads every document below the paths, in the given order, folders sorted by name.
+
+    See `read_sources`.
+    """
     return [document for source in read_sources(paths, template, documents) for document in source]
 
 
@@ -56,28 +60,28 @@ def read_sources(
 
     A path is
     - a UTF-8 text file: one document; a byte order mark is dropped, line ends stay;
-    - a file of records (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`, `.arrow`), or a folder
-      that `datasets` saved: one document a record, see `document_of_record`;
-    - one of these text files packed: `.gz`, `.bz2`, `.xz` or `.zst`;
-    - a folder of such things, read recursively without hidden entries and SKIPPED_FOLDERS.
+    - a file of records (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`, `.arrow`), or a folder that
+      `datasets` saved: one document per record, see `document_of_record`;
+    - one of these text files compressed: `.gz`, `.bz2`, `.xz` or `.zst`;
+    - a folder of such files, read recursively without hidden entries and SKIPPED_FOLDERS.
 
-    A file reached twice is read once, so that no document is both trained on and held out. What is left out
-    is logged with its number: files of a folder that are not text, or data without records (.json
-    and .yaml among source code); documents of nothing but white space; bad records, the first of
-    them with their line (row) numbers; and fields of records that are not read.
+    A file that is reached twice is read once, so no document is both trained on and held out.
+    Omitted data is logged with its number: files of a folder that are not text, or data without
+    records (.json and .yaml among source code); documents of white space only; bad records, the
+    first of them with their line (row) numbers; and fields of records that are not read.
 
     Args:
-      template: how `messages` become text; None refuses them.
+      template: how `messages` become text; None rejects them.
       documents: "file", or "repository": each folder with a `.git` (`.hg`, `.svn`) below a path is
-        one document, or where there is none, each folder that is a path.
+        one document; if there is none, each folder that is a path.
 
     Returns:
-      the documents of each path, one at least in all.
+      the documents of each path, at least one in total.
 
     Raises:
-      InputError: a path that is empty, missing or cannot be read, a folder without text, a named
-        file that is not UTF-8 text or has no records although its suffix states so, nothing but bad
-        records below a path or more than half, or nothing but empty documents.
+      InputError: a path is empty, missing or cannot be read; a folder has no text; a named file is
+        not UTF-8 text, or has no records although its suffix says so; more than half of a path's
+        records are bad; or all documents are empty.
     """
     if documents not in UNITS:
         raise InputError(unknown("documents", documents, UNITS))
@@ -91,7 +95,7 @@ def read_sources(
     sources = [[document for document in source if document.text.strip()] for source in sources]
     with_text = sum(map(len, sources))
     if not with_text:
-        raise InputError(f"all documents in {', '.join(map(str, paths))} are empty; name files that hold text")
+        raise InputError(f"all documents in {', '.join(map(str, paths))} are empty; give files that have text")
     if with_text < count:
         _logger.info("skipped %d empty documents of %d", count - with_text, count)
     return sources
@@ -118,7 +122,7 @@ class _Source:
             try:
                 self._read_file(self._path)
             except NotText as fault:
-                raise InputError(f"{self._path} {fault}; name UTF-8 text files, tables of records or folders") from None
+                raise InputError(f"{self._path} {fault}; give UTF-8 text files, tables of records or folders") from None
             except NotRecords as fault:
                 raise InputError(f"{self._path} {fault} (to train on it as plain text, rename it to .txt)") from None
         self._judge_records()
@@ -143,7 +147,7 @@ class _Source:
             count = len(self._not_text) + len(self._not_records)
             what = f"no text among its {count} files" if count else "no files"
             raise InputError(
-                f"the folder {self._path} holds {what} (hidden ones are not read); name one that holds UTF-8 text"
+                f"the folder {self._path} has {what} (hidden ones are not read); give one that has UTF-8 text"
             )
 
     def _report_left_out(self) -> None:
@@ -156,12 +160,13 @@ class _Source:
             counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items()))
             first, reason = next(iter(self._not_records.items()))
             _logger.warning(
-                "left out data files of %s that hold no records: %s; %s %s (to train on it as plain text, rename it to .txt)",
+                "omitted data files of %s that have no records: %s; %s %s (to train on it as "
+                "plain text, rename it to .txt)",
                 self._path, counts, first, reason,
             )  # fmt: skip
 
     def _entries(self) -> Iterable[Path]:
-        """Files, and folders that are a whole: saved datasets, repositories where these are documents."""
+        """Files, and folders that are one unit: saved datasets and, if requested, repositories."""
         if self._by_repository and not holds_repositories(self._path):
             return [self._path]
 
@@ -207,11 +212,11 @@ class _Source:
         return True
 
     def _judge_records(self) -> None:
-        """Logs the fields that were not read and the bad records, or refuses the path for them."""
+        """Logs unread fields and bad records, or rejects the path because of them."""
         if self._unread:
             fields = ", ".join(f"{field} (of {count:,})" for field, count in self._unread.most_common(_LISTED_FIELDS))
             more = f" and {len(self._unread) - _LISTED_FIELDS} more" if len(self._unread) > _LISTED_FIELDS else ""
-            tools = "; the chat template writes no tools" if "tools" in self._unread else ""
+            tools = "; the chat template does not write tools" if "tools" in self._unread else ""
             _logger.warning("fields of records of %s that are not read: %s%s%s", self._path, fields, more, tools)
         if not self._bad:
             return
@@ -227,6 +232,6 @@ class _Source:
 
 
 def _refuse_special(path: Path) -> None:
-    """Raises NotText for what a walk meets and cannot read: a broken link, a socket, or a pipe, which would block."""
+    """Raises NotText for special files: a broken link, a socket, or a pipe, which would block."""
     if not (path.is_file() or path.is_dir()):
         raise NotText

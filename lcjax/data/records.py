@@ -1,4 +1,4 @@
-"""From a record, a line of a .jsonl file or a row of a table, to a document."""
+"""Converts a record, a line of a .jsonl file or a row of a table, to a document."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from lcjax.data.chat import CannotRender, ChatTemplate, Tools
 from lcjax.data.document import Document
 
-# In the order in which they are looked for; the fields of one form are read together.
+# In the order of precedence; the fields of one form are read together.
 _FORMS = (("messages",), ("prompt", "completion"), ("instruction", "output"), ("text",))
 FIELDS = tuple(field for form in _FORMS for field in form)
 """The fields that identify a record."""
@@ -18,10 +18,11 @@ READ_FIELDS = (*FIELDS, "input", "tools", "system", "history")
 """All fields that affect the document."""
 NEEDED = "a record needs text, or messages, or prompt and completion, or instruction and output"
 
-# The prompts of Stanford Alpaca (https://github.com/tatsu-lab/stanford_alpaca), with an input and without.
+# The prompts of Stanford Alpaca (https://github.com/tatsu-lab/stanford_alpaca), with and without an
+# input.
 _ALPACA_WITH_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request.\n\n"
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 )
 _ALPACA = (
@@ -32,15 +33,15 @@ _ALPACA = (
 
 
 class BadRecord(Exception):
-    """The record gives no document; the message gives the reason."""
+    """The record does not yield a document; the message gives the reason."""
 
 
 class NotRecords(Exception):
-    """The file holds no records although its suffix is one of data; the message states what it holds."""
+    """The suffix is one of data, but the file has no records; the message says what it contains."""
 
 
 def record_of_line(line: bytes) -> Any:
-    """What one line of a .jsonl file holds.
+    """The value on one line of a .jsonl file.
 
     Raises:
       BadRecord: it is not UTF-8 or not JSON.
@@ -52,22 +53,26 @@ def record_of_line(line: bytes) -> Any:
     except json.JSONDecodeError as error:
         raise BadRecord(f"is not JSON ({error.msg} at column {error.colno})") from None
     except (ValueError, RecursionError) as error:
-        raise BadRecord(f"is not JSON that can be read ({error})") from None
+        raise BadRecord(f"is not readable JSON ({error})") from None
 
 
 def document_of_record(
     record: Any, name: str, template: ChatTemplate | None, unread: Counter[str] | None = None
 ) -> Document:
-    """The document that the first of these gives: `messages`, `prompt` with `completion`, `instruction` with `output`, `text`.
+    """The document of a record.
+
+    It is made from the first of these: `messages`, `prompt` with `completion`, `instruction` with
+    `output`, `text`.
 
     Args:
       record: a mapping.
       name: of the document.
-      template: how conversations are written; None refuses them.
-      unread: counts the fields that are filled and were not read.
+      template: how conversations are written; None rejects them.
+      unread: counts the fields that are filled and not read.
 
     Raises:
-      BadRecord: no mapping, a field of another type, nothing to learn from, or a conversation that the template refuses.
+      BadRecord: it is not a mapping, a field has the wrong type, there is nothing to learn from, or
+        the template rejects the conversation.
     """
     if not isinstance(record, Mapping):
         raise BadRecord(f"is a JSON {type(record).__name__}, not an object; {NEEDED}")
@@ -79,7 +84,7 @@ def document_of_record(
     _refuse_half_characters(document.text)
     learned = [(0, len(document.text))] if document.learned is None else document.learned
     if not any(document.text[start:stop].strip() for start, stop in learned):
-        raise BadRecord("holds nothing to learn from")
+        raise BadRecord("has nothing to learn from")
     if unread is not None:
         unread.update(str(field) for field in given - read if record[field] not in ("", [], {}))
     return document
@@ -88,7 +93,7 @@ def document_of_record(
 def _read(
     record: Mapping[str, Any], given: set[str], name: str, template: ChatTemplate | None
 ) -> tuple[Document, set[str]]:
-    """The document, and the fields that it was made of."""
+    """The document, and the fields that it was made from."""
     form = next((set(form) for form in _FORMS if given.issuperset(form)), None)
     if form is None:
         filled = [str(field) for field in record if field in given]
@@ -101,7 +106,7 @@ def _read(
         return _completed(name, record["prompt"], record["completion"]), form
     parts = [_messages(record, field) for field in ("messages", "prompt", "completion") if field in form]
     if template is None:
-        raise BadRecord("is a conversation, which needs a tokenizer with a chat template; name a --model")
+        raise BadRecord("is a conversation, which needs a tokenizer with a chat template; give a --model")
     tools = _tools(record.get("tools"))
     if tools is not None and template.writes_tools:
         form = form | {"tools"}
@@ -122,7 +127,7 @@ def _alpaca(record: Mapping[str, Any], name: str) -> Document:
             )
     instruction, output = _string(record, "instruction"), _string(record, "output")
     given = _string(record, "input") if record.get("input") is not None else ""
-    # format() would take braces in an instruction for fields of its own only in the template, which has none but these.
+    # format() replaces only the fields of the template; braces in an instruction stay.
     prompt = (_ALPACA_WITH_INPUT if given else _ALPACA).format(instruction=instruction, input=given)
     return _completed(name, prompt, output)
 
@@ -144,29 +149,29 @@ def _string(record: Mapping[str, Any], field: str) -> str:
 
 
 def _messages(record: Mapping[str, Any], field: str) -> list[dict[str, Any]]:
-    """The messages without fields of their own that are null, which equal absent ones."""
+    """The messages without null fields, which are the same as absent ones."""
     messages = record[field]
     if not isinstance(messages, list) or not messages:
-        raise BadRecord(f"has a {field} that is no list of messages")
+        raise BadRecord(f"has a {field} that is not a list of messages")
     for number, message in enumerate(messages, start=1):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise BadRecord(f'has a message {number} in {field} that is not like {{"role": "user", "content": "..."}}')
         if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
-            raise BadRecord(f"has a message {number} in {field} whose content is no string")
+            raise BadRecord(f"has a message {number} in {field} whose content is not a string")
     return [{key: value for key, value in message.items() if value is not None} for message in messages]
 
 
 def _tools(tools: Any) -> Tools | None:
-    """The definitions of functions: a list of objects, or the same as a string of JSON. None where there are none."""
+    """The definitions of functions, from a list of objects or its JSON string; None if empty."""
     if isinstance(tools, str) and tools.strip():
         try:
             tools = json.loads(tools)
         except (ValueError, RecursionError) as error:
-            raise BadRecord(f"has tools that are no JSON ({error})") from None
+            raise BadRecord(f"has tools that are not JSON ({error})") from None
     if not tools:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise BadRecord("has tools that are no list of objects")
+        raise BadRecord("has tools that are not a list of objects")
     return tools
 
 

@@ -1,4 +1,4 @@
-"""Repositories of code as one document each: what a file depends on lies in the others."""
+"""Repositories of code as one document each, because files depend on each other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from lcjax.data.document import Document
 from lcjax.data.files import walk
 
-# What version control leaves in a repository's root; a file for a git worktree or submodule.
+# Entries of version control in a repository's root; a file for a git worktree or submodule.
 _ROOT_MARKS = frozenset({".git", ".hg", ".svn"})
 
 
@@ -18,15 +18,15 @@ def is_repository(folder: Path, names: list[str]) -> bool:
 
 
 def holds_repositories(folder: Path) -> bool:
-    """Whether the folder or one below is the root of a repository; if not, the folder counts as one itself."""
+    """Whether the folder or one below is a repository's root; otherwise it counts as one itself."""
     return any(path.is_dir() for path in walk(folder, is_whole=is_repository))
 
 
 def repository_document(folder: Path, read: Callable[[Path], str | None]) -> Document:
-    """All text of a repository, the files in the order of `walk`, each after a line with its path from the root.
+    """All text of a repository: files in the order of `walk`, each after a line with its path.
 
     Args:
-      read: the text of a file; None leaves it out.
+      read: returns the text of a file; None omits the file.
     """
     parts = []
     for path in walk(folder):

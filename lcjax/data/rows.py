@@ -1,4 +1,4 @@
-"""From a plan's rows to the arrays that the loss takes; T = max_seq_length."""
+"""Converts a plan's rows to the arrays of the loss; T = max_seq_length."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import numpy as np
 from lcjax.data.packing import PackingPlan
 from lcjax.data.tokens import TokenizedCorpus
 
-# A label that is not a token: the loss ignores the position (the convention of PyTorch and Hugging Face).
+# A label that is not a token: the loss ignores the position (convention of PyTorch and Hugging
+# Face).
 IGNORE = -100
-# The token at padding. Any that every model has will do: no token and no label sees it.
+# The token at padding. Any valid id is fine, because no token and no label sees it.
 PAD_ID = 0
-# An index of no row: it stands for a row of nothing but padding.
+# The index of no row; it stands for a row of padding only.
 NO_ROW = -1
 
 
 class Batch(TypedDict):
-    """What `lay_out` makes: int32 arrays of shape [..., T], `rows` of shape [...]."""
+    """The result of `lay_out`: int32 arrays of shape [..., T], `rows` of shape [...]."""
 
     tokens: np.ndarray
     labels: np.ndarray
@@ -31,11 +32,12 @@ def lay_out(corpus: TokenizedCorpus, plan: PackingPlan, rows: np.ndarray) -> Bat
     """Fills arrays with the given rows of a plan.
 
     - `tokens`: the pieces of the row one after another, then PAD_ID.
-    - `labels`: the next token of the same document, also where a window was cut off before it, so that of every
-      document only the first token is never predicted. IGNORE at a document's last token, at padding, and where the next token is
-      not learned.
-    - `positions`: 0, 1, 2, ... from 0 again in each piece and in the padding.
-    - `segment_ids`: 1, 2, 3, ... by piece, 0 for padding; tokens of unequal segments must not see each other.
+    - `labels`: the next token of the same document, even if it is in the next window. So only the
+      first token of a document is never predicted. IGNORE at a document's last token, at padding,
+      and if the next token is not learned.
+    - `positions`: 0, 1, 2, ..., starting at 0 in each piece and in the padding.
+    - `segment_ids`: 1, 2, 3, ... by piece, 0 for padding; tokens of different segments must not see
+      each other.
     - `rows`: the argument.
 
     Args:
@@ -58,8 +60,8 @@ def lay_out(corpus: TokenizedCorpus, plan: PackingPlan, rows: np.ndarray) -> Bat
 def is_learned(corpus: TokenizedCorpus, pieces: np.ndarray) -> np.ndarray:
     """Whether `lay_out` gives any token of a piece a label, [P] bool for pieces [P, 3].
 
-    A window without labels costs a row's time and changes nothing: a prompt longer than the row makes such windows, and so does
-    a document's last token where it is alone in its window.
+    A window without labels takes the time of a row and changes nothing. Such windows come from a
+    prompt that is longer than a row, or from a document's last token alone in its window.
     """
     documents, starts, stops = pieces.T
     lengths = corpus.lengths[documents]
@@ -81,7 +83,7 @@ def _fill_row(batch: Batch, index: tuple[int, ...], corpus: TokenizedCorpus, pla
     for segment, (document, start, stop) in enumerate(() if row == NO_ROW else plan.row(row), start=1):
         ids, length = corpus.document(document), stop - start
         tokens_T[at : at + length] = ids[start:stop]
-        following = ids[start + 1 : stop + 1]  # one short where the piece ends the document
+        following = ids[start + 1 : stop + 1]  # one shorter if the piece ends the document
         if corpus.learned is not None:
             learned = corpus.learned[corpus.offsets[document] :][start + 1 : stop + 1][: len(following)]
             following = np.where(learned, following, IGNORE)
@@ -93,7 +95,10 @@ def _fill_row(batch: Batch, index: tuple[int, ...], corpus: TokenizedCorpus, pla
 
 
 def documents_of(batch: Batch, corpus: TokenizedCorpus, plan: PackingPlan) -> list[str]:
-    """The names of the documents in a batch of this plan, each once, in order: for messages about a bad step."""
+    """The names of the documents in a batch of this plan, each once, in order.
+
+    They are for messages about a bad step.
+    """
     rows = (int(row) for row in batch["rows"].flat if row != NO_ROW)
     documents = dict.fromkeys(piece.document for row in rows for piece in plan.row(row))
     return [corpus.names[document] for document in documents]

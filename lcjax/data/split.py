@@ -1,4 +1,4 @@
-"""What is held out for evaluation: whole documents, or the end of the only one."""
+"""Chooses what is held out for evaluation: whole documents, or the end of the only one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Split:
     Attributes:
       corpus: its documents; those whose ends are held out are cut in two.
       train: indices of the documents to train on, source by source, each sorted.
-      held_out: indices of those held out, sorted.
+      held_out: indices of the held-out documents, sorted.
       ends: names of the documents whose ends are held out.
     """
 
@@ -43,14 +43,16 @@ def split_corpus(
     *,
     by_source: bool,
 ) -> Split:
-    """Holds out whole documents; of a source that is one text, its end.
+    """Holds out whole documents; if a source is a single text, its end.
 
     Args:
       corpus: the documents of all sources, one after another.
-      by_source: whether each source needs something to train on, as in a mixture; else all together are one source.
+      by_source: whether each source needs something to train on, as in a mixture; otherwise all
+        sources count as one.
 
     Raises:
-      InputError: the fraction or the seed is out of range, or the only document is not a text that can be cut.
+      InputError: the fraction or the seed is out of range, or the only document is not a text that
+        can be cut.
     """
     check_fraction(fraction, seed)
     counts = [len(source) for source in sources] if by_source else [sum(map(len, sources))]
@@ -58,7 +60,7 @@ def split_corpus(
     documents = [document for source in sources for document in source]
     alone = [start for start, count in zip(first[:-1].tolist(), counts, strict=True) if count == 1 and fraction > 0]
     cuts = _cuts(corpus, {document: documents[document] for document in alone}, fraction, tokenizer)
-    # What is alone in its source is not drawn: it is cut, or else, a record, trained on.
+    # A document alone in its source is not drawn. It is cut; if it is a record, it is trained on.
     drawn = np.setdiff1d(np.arange(len(documents)), alone)
     _, held_out = split_held_out(len(drawn), 0 if cuts and not len(drawn) else fraction, seed)
     train = np.setdiff1d(np.arange(len(documents)), drawn[held_out])
@@ -75,7 +77,7 @@ def split_corpus(
 def _cuts(
     corpus: TokenizedCorpus, documents: Mapping[int, Document], fraction: float, tokenizer: PreTrainedTokenizerFast
 ) -> dict[int, int]:
-    """For each of these documents that is text of some length, where the end begins that is held out."""
+    """For each of these documents that is a long enough text, where its held-out end begins."""
     ends = {
         index: end_to_hold_out(corpus.document(index), fraction, tokenizer)
         for index, document in documents.items()
@@ -85,7 +87,7 @@ def _cuts(
 
 
 def check_fraction(fraction: float, seed: int) -> None:
-    """Raises InputError where a fraction to hold out, or a seed, is out of range."""
+    """Raises InputError if a fraction to hold out, or a seed, is out of range."""
     if not 0 <= fraction < 1:
         raise InputError(f"--eval-fraction {fraction} is out of range; it must be at least 0 and below 1")
     if not 0 <= seed < 2**32:
@@ -93,26 +95,29 @@ def check_fraction(fraction: float, seed: int) -> None:
 
 
 def split_held_out(n_documents: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws whole documents, so that no held-out text was trained on.
+    """Draws whole documents, so that no held-out text is trained on.
 
     Args:
       n_documents: N, at least 1.
-      fraction: share of the documents to hold out, in [0, 1); 0 holds out none, anything more at least one.
-      seed: 0, ..., 2^32 - 1; the same seed draws the same documents, with every version of numpy.
+      fraction: share of the documents to hold out, in [0, 1); 0 holds out none, any more at least
+        one.
+      seed: 0, ..., 2^32 - 1; the same seed draws the same documents, with every version of NumPy.
 
     Returns:
-      the indices of the documents to train on (never none) and of those held out, each sorted, int64.
+      the indices of the documents to train on (at least one) and of those held out, each sorted,
+      int64.
 
     Raises:
-      InputError: the fraction or the seed is out of range, or there is but one document to divide.
+      InputError: the fraction or the seed is out of range, or there is only one document to split.
     """
     check_fraction(fraction, seed)
     if fraction > 0 and n_documents < 2:
         raise InputError(
-            f"--eval-fraction {fraction} needs two documents or more, or one text of some length; add more, or give "
-            "--eval-fraction 0"
+            f"--eval-fraction {fraction} needs two documents or more, or one long enough text; "
+            "add more, or give --eval-fraction 0"
         )
     held_out = min(max(1, round(fraction * n_documents)), n_documents - 1) if fraction > 0 else 0
-    # RandomState rather than default_rng: its stream is frozen (NEP 19), and a resumed run must not swap its parts.
+    # RandomState rather than default_rng, because its stream is frozen (NEP 19): a resumed run must
+    # draw the same parts.
     order = np.random.RandomState(seed).permutation(n_documents).astype(np.int64)
     return np.sort(order[held_out:]), np.sort(order[:held_out])

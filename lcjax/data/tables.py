@@ -1,4 +1,4 @@
-"""Files of records of every kind, by their suffix."""
+"""Reads record files of every kind, by suffix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lcjax.data.files import suffix_of
 from lcjax.data.lines import LINE_SUFFIXES, read_line_file
 from lcjax.data.records import BadRecord, NotRecords, document_of_record
 
-# Formats of data without a known form of record, which are not meant to be learned as plain text either.
+# Data formats without a known form of record; they should not be learned as plain text either.
 _UNREAD = {
     ".yaml": "is YAML; write its records as .jsonl",
     ".yml": "is YAML; write its records as .jsonl",
@@ -22,22 +22,22 @@ _UNREAD = {
 
 
 def is_table(path: Path) -> bool:
-    """Whether the path is a file of records or a folder of `datasets`, or a file with a suffix of data."""
+    """Whether the path is a file of records, a folder of `datasets`, or another data format."""
     if path.is_dir():
         return is_saved_dataset(path)
     return path.suffix.lower() in COLUMN_SUFFIXES or suffix_of(path) in (*LINE_SUFFIXES, *_UNREAD)
 
 
 def read_table(path: Path, template: ChatTemplate | None, unread: Counter[str]) -> Iterator[Document | BadRecord]:
-    """The document of every record, or a `BadRecord` that names it; blank lines are none.
+    """The document of every record, or a `BadRecord` that names it; blank lines are skipped.
 
     Args:
-      unread: counts the fields that were filled and not read.
+      unread: counts the fields that are filled and not read.
 
     Raises:
-      InputError: a file that is not of the format that its suffix states.
-      NotText: a text file that is binary.
-      NotRecords: a file with a suffix of data that holds no records.
+      InputError: a file does not have the format of its suffix.
+      NotText: a text file is binary.
+      NotRecords: a file with a suffix of data has no records.
     """
     if path.is_dir() or path.suffix.lower() in COLUMN_SUFFIXES:
         records = read_columns(path, unread)

@@ -1,4 +1,4 @@
-"""From documents to one flat array of token ids."""
+"""Encodes documents into one flat array of token ids."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lcjax.data.tokenizing.growing import GrowingTokens
 from lcjax.data.tokenizing.store import StoredTokens
 from lcjax.errors import InputError
 
-if TYPE_CHECKING:  # transformers takes seconds to import, and torch with it where that is installed
+if TYPE_CHECKING:  # transformers, and torch if installed, take seconds to import
     from transformers import PreTrainedTokenizerFast
 
 
@@ -26,8 +26,7 @@ class TokenizedCorpus:
     """N documents as one array: document i is `tokens[offsets[i]:offsets[i + 1]]`.
 
     Attributes:
-      tokens: [total] int32 token ids; any array that slices like numpy's will do, also an
-        np.memmap.
+      tokens: [total] int32 token ids; any array that slices like NumPy's, such as an np.memmap.
       offsets: [N + 1] int64, from 0 to total.
       names: N names, for messages.
       learned: [total] bool, the tokens that the model learns to predict; None means all, and takes
@@ -54,7 +53,7 @@ class TokenizedCorpus:
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
     def check_ids(self, vocab_size: int) -> None:
-        """Raises InputError, with the document's name, where a token is outside a model's vocabulary."""
+        """Raises InputError, with the document's name, if an id is outside the vocabulary."""
         if len(self.tokens):
             at = int(np.argmax(self.tokens))
             document = int(np.searchsorted(self.offsets, at, side="right")) - 1
@@ -70,30 +69,30 @@ def tokenize(
     progress: Console | None = None,
     stored: bool = False,
 ) -> TokenizedCorpus:
-    """Encodes every document, by all cores: `tokenizer(text)["input_ids"]`, then the EOS token.
+    """Encodes every document on all cores: `tokenizer(text)["input_ids"]`, then the EOS token.
 
-    A long document is encoded in parts, and the tokenizer reads nothing across their boundaries. Where a
-    tokenizer or a text allows no cut it is encoded whole, which takes some 150 bytes of memory a
-    byte of text.
+    A long document is encoded in parts, at boundaries that do not change the result. If a tokenizer
+    or a text allows no cut, it is encoded whole, which takes about 150 bytes of memory per byte of
+    text.
 
-    A rendered conversation is encoded as `apply_chat_template` does it: no token is added. Of a
-    document that is learned in parts, a token is learned if its last character is in one of them,
-    and the end-of-sequence token if the text's is.
+    A rendered conversation is encoded as by `apply_chat_template`: no token is added. In a document
+    with learned spans, a token is learned if its last character is in a span, and the EOS token if
+    the text's last character is.
 
     Args:
       documents: what to encode; the order is preserved.
-      tokenizer: a fast tokenizer; it is not changed. A beginning-of-sequence token is added if it
-        adds one itself.
-      append_eos: whether every document that is not rendered shall end in the EOS token; one that
-        does already gets no second.
-      vocab_size: rows of the model's embedding; every id must lie below. None does not check.
+      tokenizer: a fast tokenizer; it is not changed. A BOS token is added if the tokenizer adds one
+        itself.
+      append_eos: whether every document that is not rendered ends with the EOS token; one that
+        already does gets no second one.
+      vocab_size: rows of the model's embedding; every id must be smaller. None does not check.
       progress: where to show progress: a bar on a terminal, otherwise lines; None shows nothing.
-      stored: whether to take the tokens from disk where an earlier call stored them, and else to
-        store them; see `lcjax.data.tokenizing.store`. The arrays are mapped from the file, and
+      stored: whether to read the tokens from disk if an earlier call stored them, and otherwise to
+        store them; see `lcjax.data.tokenizing.store`. The arrays are mapped from the file and
         read-only.
 
     Raises:
-      InputError: the tokenizer is not a fast one, has no EOS token, or makes ids that the model
+      InputError: the tokenizer is not a fast one, has no EOS token, or produces ids that the model
         does not have.
     """
     if not getattr(tokenizer, "is_fast", False):
@@ -131,6 +130,6 @@ def _eos_id(tokenizer: PreTrainedTokenizerFast) -> int:
 def _refuse_large_id(largest: int, vocab_size: int, document: str) -> None:
     if largest >= vocab_size:
         raise InputError(
-            f"the tokenizer makes id {largest} in {document}, the model's vocab_size is {vocab_size}; "
-            "use the tokenizer that came with the model"
+            f"the tokenizer produces id {largest} in {document}, but the model's vocab_size is "
+            f"{vocab_size}; use the tokenizer that came with the model"
         )

@@ -1,1 +1,1 @@
-"""From texts to token ids: encoded in parts, exactly, and stored for the next run."""
+"""Encodes texts as token ids: in parts, exactly, and stored for the next run."""

@@ -1,9 +1,8 @@
 r"""Which characters a regular expression can read one after the other.
 
-A match, or an attempt at one, that has read c can read d next only where the expression has an
-atom for d that may follow an atom for c. Where it has none, the text can be cut between c and d:
-neither part is searched otherwise than it would be in the whole. `\p{L}+|\s+` reads "ab" and never
-"b ".
+A match, or an attempt at one, that has read c can read d next only if the expression has an atom
+for d that may follow an atom for c. If it has none, the text can be cut between c and d: each part
+is searched as it would be in the whole text. `\p{L}+|\s+` reads "ab" and never "b ".
 
 The construction is Glushkov's (The abstract theory of automata, 1961): an atom is a position of the
 automaton, and `_follow` is his relation. It ignores how often a quantifier repeats and which
@@ -25,18 +24,18 @@ _QUANTIFIER = re.compile(r"[*+?]|\{(\d+)(?:,\d*)?\}|\{,\d+\}")
 
 
 class NotUnderstood(Exception):
-    """The tokenizer has a part of which it is not known where a text can be cut."""
+    """The tokenizer has a part for which it is unknown where a text can be cut."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """A part of the expression, by its atoms' numbers.
+    """A part of the expression, described by the numbers of its atoms.
 
     Attributes:
       is_optional: whether it can match without reading anything; an assertion reads nothing.
-      is_skippable: whether it surely matches without reading anything.
+      is_skippable: whether it certainly matches without reading anything.
       first, last: atoms that can read its first and its last character.
-      single: atoms of which one reads a whole match, whatever comes before and after.
+      single: atoms that can each read a whole match, regardless of the context.
     """
 
     is_optional: bool
@@ -52,8 +51,8 @@ class Adjacency:
     The syntax is Oniguruma's.
 
     Raises:
-      NotUnderstood: it looks behind, at the ends of lines, words or texts, or back at groups, or it
-        can match nothing at all.
+      NotUnderstood: the expression uses a lookbehind, an anchor of a line, word or text, or a
+        back-reference, or it can match the empty string.
     """
 
     def __init__(self, pattern: str):
@@ -75,13 +74,13 @@ class Adjacency:
         """Whether an attempt that has read `left` can read `right` next."""
         if (
             len(left.casefold()) > 1 or len(right.casefold()) > 1
-        ):  # without regard to case, "ss" may match one such character
+        ):  # case-insensitively, "ss" may match one such character
             return True
         rights = self._atoms_of(right)
         return any(not rights.isdisjoint(self._follow[atom]) for atom in self._atoms_of(left))
 
     def surely_matches(self, character: str) -> bool:
-        """Whether a match covers the character wherever it stands."""
+        """Whether a match always covers the character, regardless of the context."""
         return not self._single.isdisjoint(self._atoms_of(character))
 
     def _find_atoms(self, character: str) -> frozenset[int]:
@@ -118,7 +117,7 @@ class Adjacency:
             self._at = quantifier.end()
             self._connect(part.last, part.first)
             least = int(quantifier[1] or 0) if quantifier[0].startswith("{") else int(quantifier[0] == "+")
-            # One that gives nothing back, as in `a?+a`, may leave nothing to what follows.
+            # A possessive quantifier, as in `a?+a`, may leave nothing for what follows.
             gives_back = not self._takes("+")
             self._takes("?")
             part = dataclasses.replace(
@@ -141,14 +140,15 @@ class Adjacency:
         part = self._alternatives(flags)
         if not self._takes(")"):
             raise NotUnderstood(self._pattern)
-        if opening in ("(?=", "(?!"):  # a lookahead: it is read and given back, so nothing follows it
+        if opening in ("(?=", "(?!"):  # a lookahead consumes nothing, so nothing follows it
             return _Part(True, False, part.first)
         return dataclasses.replace(part, is_skippable=False, single=frozenset()) if opening == "(?>" else part
 
     def _atom(self, flags: str) -> _Part:
         source = self._source_of_atom()
         if flags and (not source.isascii() or re.search(r"\\[a-zA-Z]|\[\^", source)):
-            raise NotUnderstood(self._pattern)  # without regard to case, a class with "ß" matches "ss" as well
+            # case-insensitively, a class with "ß" matches "ss" as well
+            raise NotUnderstood(self._pattern)
         try:
             atom = pre_tokenizers.Split(Regex(flags + source), "removed")
         except Exception:  # the library's own class, which it does not export

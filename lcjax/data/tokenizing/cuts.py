@@ -1,8 +1,8 @@
-"""Where a text can be cut so that its parts, encoded one by one, give the ids of the whole.
+"""Where a text can be cut so that its parts, encoded separately, give the ids of the whole.
 
 Three characters decide: the one before the cut and the two after it. None of the tokenizer's steps
-(added tokens, normalizers, pre-tokenizers, the model) may read across the cut, for any text around
-it. A step of which that is not known forbids every cut.
+(added tokens, normalizers, pre-tokenizers, the model) may read across the cut, regardless of the
+text around it. A step for which this is unknown forbids every cut.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lcjax.data.tokenizing.normalizing import Normalizing
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# Characters on either side that are encoded to test a kind of cut.
+# Number of characters on either side that are encoded to test a kind of cut.
 TRIED_CHARACTERS = 256
 
 
@@ -43,8 +43,8 @@ class Cuts:
     def parts(self, text: str, length: int) -> Iterator[tuple[int, int]]:
         """The text's parts (start, stop), of about `length` characters each.
 
-        A part is longer where there is no cut.
-        A space that the tokenizer puts before every text may be left out between two parts.
+        A part is longer if there is no earlier cut. A space that the tokenizer puts before every
+        text may be omitted between two parts.
         """
         start, last = 0, len(text.rstrip()) - 2
         while self._levels is not None and len(text) - start > length:
@@ -57,20 +57,20 @@ class Cuts:
 
     @property
     def leave_out(self) -> bool:
-        """Whether the space after a cut is left out: the tokenizer puts one before every text."""
+        """Whether the space after a cut is omitted because the tokenizer puts one there itself."""
         return self._levels is not None and self._normalizing.prepends
 
     def _find(self, text: str, least: int, most: int, last: int) -> int | None:
-        """The last cut from `least` to `most`; else the first one after, up to `last`."""
+        """The last cut from `least` to `most`, otherwise the first one after, up to `last`."""
         for cut in itertools.chain(range(min(most, last), least - 1, -1), range(most + 1, last + 1)):
             if self._allows(text[cut - 1], text[cut], text[cut + 1]) and self._is_right(text, cut):
                 return cut
         return None
 
     def _is_right(self, text: str, cut: int) -> bool:
-        """Whether a cut is really harmless, tested where its kind first occurs.
+        """Whether a cut is really harmless, tested when its kind first occurs.
 
-        A tokenizer may do more than its definition states.
+        A tokenizer may do more than its definition says.
         """
         kind = text[cut - 1], text[cut], text[cut + 1]
         if kind not in self._is_tried:
@@ -86,10 +86,10 @@ class Cuts:
     def cut_is_safe(self, left: str, right: str, following: str) -> bool:
         assert self._levels is not None
         if self._levels.needs_space or self._normalizing.prepends:
-            # Before anything else, and before nothing, the tokenizer would put a space, or not.
+            # The tokenizer adds a space before some text beginnings and not before others.
             if right != " " or following.isspace():
                 return False
-            # Nor is the space between two added tokens, or after one, that which is put before a
+            # The space next to an added token may be treated differently from the one put before a
             # text.
             if self._normalizing.prepends and (self._added.end_with(left) or self._added.begin_with(following)):
                 return False
@@ -103,12 +103,12 @@ class Cuts:
 
 
 class _Merging:
-    """Which characters of one word the model may make one token of.
+    """Which characters of one word the model may merge into one token.
 
-    Byte-pair encoding makes tokens of its vocabulary by merging neighbors. Where no token holds
-    both characters, neither side has to do with the other. A unigram model adds scores up over the
-    whole word, and their rounding can decide. Only what is needed of
-    the vocabulary is held: it can have 100 MB.
+    Byte-pair encoding makes tokens of its vocabulary by merging neighbors. If no token contains
+    both characters, the two sides are independent. A unigram model adds scores over the whole word,
+    and rounding can decide. Only the necessary part of the vocabulary is stored, because it can
+    have 100 MB.
     """
 
     def __init__(self, model: dict[str, Any]):
@@ -128,7 +128,7 @@ class _Merging:
         )
 
     def may_join(self, left: str, right: str) -> bool:
-        """Whether one token may hold both; two unknown characters may become one such token."""
+        """Whether one token may contain both; two unknown characters may become one such token."""
         if not self._is_understood:
             return True
         are_known = self._knows_all or (left in self._characters and right in self._characters)
@@ -136,11 +136,11 @@ class _Merging:
 
 
 class _AddedTokens:
-    """The tokens that are found in a text before anything else is done with it."""
+    """The tokens that are searched for in a text before any other step."""
 
     def __init__(self, tokens: list[dict[str, Any]], backend: Tokenizer):
         contents = {token["content"] for token in tokens}
-        if backend.normalizer is not None:  # some are looked for in the normalized text
+        if backend.normalizer is not None:  # some are searched for in the normalized text
             contents |= {backend.normalizer.normalize_str(content) for content in contents}
         self._firsts = {content[:1] for content in contents}
         self._lasts = {content[-1:] for content in contents}
@@ -157,7 +157,7 @@ class _AddedTokens:
         return character in self._lasts
 
     def allow(self, left: str, right: str) -> bool:
-        """Whether none of them reads both characters."""
+        """Whether no added token reads both characters."""
         if self._are_words and (_is_of_word(right) or right in self._firsts):
             return False
         if (self._strips_before and left.isspace()) or (self._strips_after and right.isspace()):

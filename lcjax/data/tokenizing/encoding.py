@@ -1,4 +1,4 @@
-"""Ids and masks of documents, a part at a time, by all cores and in little memory."""
+"""Encodes documents to ids and masks, part by part, on all cores and in little memory."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from lcjax.data.document import Document
 from lcjax.data.tokenizing.cuts import Cuts
 from lcjax.errors import InputError
 
-if TYPE_CHECKING:  # transformers takes seconds to import, and torch with it where that is installed
+if TYPE_CHECKING:  # transformers, and torch if installed, take seconds to import
     from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-# A part is encoded by one core. What the library holds of it takes some 150 bytes a character until
-# its ids are read, and of two batches at a time: one is encoded while the ids of the other are
-# read.
+# One core encodes a part. Until its ids are read, the library needs about 150 bytes per character
+# of it. Two batches exist at a time: one is encoded while the ids of the other are read.
 PART_CHARACTERS = 1 << 14
 BATCH_CHARACTERS = max(1 << 19, 4 * PART_CHARACTERS * (os.cpu_count() or 1))
 
 
 class Part(NamedTuple):
-    """Some of a document to encode."""
+    """A part of a document to encode."""
 
     document: Document
     start: int
@@ -58,11 +57,11 @@ class Encoder:
 
     Args:
       tokenizer: a fast tokenizer; it is not changed.
-      eos: the id that every document that is not rendered shall end in; None appends none.
+      eos: the id with which every document that is not rendered must end; None appends none.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, eos: int | None):
-        # The backend knows no model_max_length, so that it warns of no long document. What
+        # The backend does not know model_max_length, so it does not warn of long documents. What
         # transformers sets on it before each call is set on a copy, since the backend remembers it.
         self._backend: Tokenizer = copy.deepcopy(tokenizer.backend_tokenizer)
         self._backend.no_truncation()
@@ -71,7 +70,7 @@ class Encoder:
         self._eos = eos
 
     def definition(self) -> str:
-        """All that decides which ids a text becomes."""
+        """Everything that determines the ids of a text."""
         return f"{tokenizers.__version__} {self._eos} {self._backend.encode_special_tokens} {self._backend.to_str()}"
 
     def encode(self, documents: Sequence[Document]) -> Iterator[Encoded]:
@@ -93,7 +92,7 @@ class Encoder:
                 yield Encoded(part, array, None if ends is None else self._learned(part, array, ends))
 
     def _encoded_batches(self, documents: Sequence[Document]) -> Iterator[tuple[bool, list[Part], list[Encoding]]]:
-        """The batches with what they become, each made while the one before is used."""
+        """The batches with their encodings; one batch is encoded while the previous one is used."""
         with concurrent.futures.ThreadPoolExecutor(1) as worker:
             made: collections.deque[tuple[bool, list[Part], concurrent.futures.Future[list[Encoding]]]]
             made = collections.deque()
@@ -106,7 +105,7 @@ class Encoder:
                 yield adds_special, batch, encodings.result()
 
     def _batches(self, documents: Sequence[Document]) -> Iterator[tuple[bool, list[Part]]]:
-        """Some parts at a time that are encoded alike, and whether special tokens are added."""
+        """Groups of parts that are encoded alike, and whether special tokens are added."""
         for kind, alike in itertools.groupby(self._parts(documents), self._kind):
             batch, characters = [], 0
             for part in alike:
@@ -129,14 +128,14 @@ class Encoder:
             yield from (Part(document, start, stop) for start, stop in parts)
 
     def _divided(self, document: Document) -> Iterable[tuple[int, int]]:
-        # Without the space that is left out, a token of nothing else would have another end.
+        # If the omitted space is a separate token, the ends of tokens would change.
         moves_ends = document.learned is not None and self._cuts.leave_out
         if moves_ends or (self._around is None and not document.is_rendered):
             return [(0, len(document.text))]
         return self._cuts.parts(document.text, PART_CHARACTERS)
 
     def _encodings(self, batch: list[Part], adds_special: bool) -> list[Encoding]:
-        # The fast form does not say which characters a token stands for.
+        # The fast form does not return which characters a token stands for.
         in_parts = batch[0].document.learned is not None
         encode = self._backend.encode_batch if in_parts else self._backend.encode_batch_fast
         texts = [part.document.text[part.start : part.stop] for part in batch]
@@ -153,7 +152,7 @@ class Encoder:
 
     @functools.cached_property
     def _around(self) -> tuple[list[int], list[int]] | None:
-        """The ids that the tokenizer puts before and after every text; None where it does more."""
+        """The ids that the tokenizer puts before and after every text; None if it does more."""
         bare, encoding = self._backend.encode("a", add_special_tokens=False).ids, self._backend.encode("a")
         is_special = np.array([0, *encoding.special_tokens_mask, 0])
         inner = np.flatnonzero(is_special == 0)[1:-1] - 1
@@ -163,7 +162,7 @@ class Encoder:
 
     @staticmethod
     def _ends(encoding: Encoding, part: Part) -> np.ndarray:
-        """The end of each token in the document; 0 for those that the tokenizer added."""
+        """The end of each token in the document; 0 for tokens that the tokenizer added."""
         ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 1]
         return np.where(ends > 0, ends + part.start, 0)
 
@@ -180,10 +179,11 @@ class Encoder:
 
 
 def refuse_surrogates(document: Document) -> None:
-    """Raises InputError for a text that UTF-8 cannot hold, as JSON's "\\ud800" makes it."""
+    """Raises InputError for a text that UTF-8 cannot represent, such as JSON's "\\ud800"."""
     try:
         document.text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"character {error.start + 1:,} of {document.name} is half of a surrogate pair, which no tokenizer takes; remove it"
+            f"character {error.start + 1:,} of {document.name} is half of a surrogate pair, "
+            "which no tokenizer accepts; remove it"
         ) from None

@@ -14,7 +14,7 @@ _logger = logging.getLogger(__name__)
 
 
 class GrowingTokens:
-    """Documents' ids and masks: in a file under a key, else in memory, 4 bytes a token.
+    """Documents' ids and masks: in a file if there is a key, otherwise in memory, 4 bytes a token.
 
     Args:
       key: of the file; None stores nothing.
@@ -55,7 +55,7 @@ class GrowingTokens:
         self._ids.append(ids)
 
     def finish(self) -> StoredTokens:
-        """All of them; nothing can be added any more."""
+        """All tokens; nothing can be added afterwards."""
         offsets = np.array(self._offsets, dtype=np.int64)
         has_masks = any(mask is not None for mask in self._masks)
         if self._file is not None and self._total:
@@ -64,7 +64,7 @@ class GrowingTokens:
             except OSError as error:
                 self._continue_in_memory(error)
         tokens, stop = np.empty(self._total, dtype=np.int32), self._total
-        while self._ids:  # from the end, so that each array is freed once it is copied
+        while self._ids:  # backwards, so that each array is freed once it is copied
             ids = self._ids.pop()
             tokens[stop - len(ids) : stop] = ids
             stop -= len(ids)

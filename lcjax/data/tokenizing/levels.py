@@ -9,18 +9,18 @@ from typing import Any
 
 from lcjax.data.tokenizing.adjacency import Adjacency, NotUnderstood
 
-# GPT-2's, which the byte-level pre-tokenizer has built in.
+# GPT-2's pattern, which the byte-level pre-tokenizer has built in.
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _SPACES = " \t\n\r"
-# Characters that every definition of punctuation has.
+# Characters that every definition of punctuation includes.
 _PUNCTUATION = frozenset("!\"#%&'()*,-./:;?@[\\]_{}")
 
 
 class Between(enum.Enum):
     """What happens between two characters.
 
-    BOUNDARY: one word ends and another begins there, whatever the text before and after.
-    OPEN: either that, or both are of one word; each side is read without the other.
+    BOUNDARY: one word ends and another begins there, regardless of the text before and after.
+    OPEN: either that, or both belong to one word; each side is read independently.
     READ: how one side is read may depend on the other.
     """
 
@@ -33,15 +33,15 @@ Judge = Callable[[str, str], Between]
 
 
 class Levels:
-    """The pre-tokenizers in their order, each of which divides the words of the one before.
+    """The pre-tokenizers in order; each divides the words of the previous one.
 
     Attributes:
-      needs_space: whether what follows a cut must begin with a space, since a prefix would be put
-        before anything else.
+      needs_space: whether the text after a cut must begin with a space, because a prefix would be
+        put before anything else.
       is_bytes: whether the model reads bytes instead of characters.
 
     Raises:
-      NotUnderstood: one of a kind for which it is not known where a text can be cut.
+      NotUnderstood: for one of them it is unknown where a text can be cut.
     """
 
     def __init__(self, definition: dict[str, Any] | None):
@@ -55,7 +55,7 @@ class Levels:
             self._add(level)
 
     def between(self, left: str, right: str) -> Between:
-        """What they do together between two characters of a normalized text."""
+        """Their joint effect between two characters of a normalized text."""
         for judge in self._judges:
             found = judge(left, right)
             if found is not Between.OPEN:
@@ -89,7 +89,7 @@ class Levels:
             self._judges.append(lambda left, right: Between.BOUNDARY if right in (" ", space) else Between.OPEN)
 
     def _reading(self, judge: Judge) -> Judge:
-        """The judge of the next level, as the levels before let it see the text."""
+        """The judge of the next level, with the text as the previous levels present it."""
         if self._space == " ":
             return judge
         return lambda left, right: judge(self.as_read(left), self.as_read(right))
@@ -104,7 +104,7 @@ def _flat(definition: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _matches(pattern: str) -> Judge:
-    """Each match of an expression is a word, and so is what lies between two of them."""
+    """Each match of an expression is a word, and so is the text between two matches."""
     adjacency = Adjacency(pattern)
 
     def judge(left: str, right: str) -> Between:
@@ -137,10 +137,10 @@ def _whitespace(level: dict[str, Any]) -> Judge:
 
 
 def _by_character(is_matched: Callable[[str], bool | None], behavior: str) -> Judge:
-    """Each matched character is a word, or is put to what is before or after it.
+    """Each matched character is a word, or is joined to the text before or after it.
 
     Args:
-      is_matched: None where it is not known.
+      is_matched: returns None if it is unknown.
     """
     if behavior not in ("Isolated", "Removed", "Contiguous", "MergedWithPrevious", "MergedWithNext"):
         raise NotUnderstood(behavior)
@@ -162,7 +162,7 @@ def _by_character(is_matched: Callable[[str], bool | None], behavior: str) -> Ju
 def _is_digit(character: str) -> bool | None:
     if character.isascii():
         return character.isdigit()
-    # Numbers, and what a later version of Unicode may make one.
+    # Numbers, and code points that a later version of Unicode may define as numbers.
     return None if unicodedata.category(character).startswith(("N", "C")) else False
 
 

@@ -1,4 +1,4 @@
-"""What a tokenizer's normalizers make of three characters, whatever is before and after."""
+"""The effect of a tokenizer's normalizers on three characters, regardless of the context."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tokenizers import Tokenizer, models
 from lcjax.data.tokenizing.adjacency import Adjacency, NotUnderstood
 from lcjax.data.tokenizing.levels import literally
 
-# These look at a character with its marks alone.
+# These depend only on a character and its combining marks.
 _BY_CHARACTER = frozenset(
     ("NFC", "NFD", "NFKC", "NFKD", "Nmt", "StripAccents", "BertNormalizer", "Precompiled", "Lowercase")
 )
-# Letters and signs that neither change nor are changed by the character before, in any of Unicode's
-# forms: ASCII, Greek, Cyrillic, Japanese, Chinese, Korean, wide forms.
+# Letters and signs that neither change nor are changed by the character before, in any Unicode
+# normal form: ASCII, Greek, Cyrillic, Japanese, Chinese, Korean, wide forms.
 _PLAIN = (
     (0x20, 0x7F),
     (0x391, 0x3CA),
@@ -33,10 +33,10 @@ class Normalizing:
     """The normalizers of a tokenizer.
 
     Attributes:
-      prepends: whether they put what they make of a space before every text.
+      prepends: whether they put a normalized space before every text.
 
     Raises:
-      NotUnderstood: one of a kind for which it is not known where a text can be cut.
+      NotUnderstood: for one of them it is unknown where a text can be cut.
     """
 
     def __init__(self, definition: dict[str, Any] | None):
@@ -58,7 +58,7 @@ class Normalizing:
             raise NotUnderstood("Prepend")
 
     def between(self, left: str, right: str, following: str) -> tuple[str, str] | None:
-        """What becomes of `left` and `right`; None where that may depend on any neighbor."""
+        """The normalized `left` and `right`; None if the result may depend on any neighbor."""
         characters = left, right, following
         if self._strips and (left.isspace() or right.isspace()):
             return None
@@ -67,7 +67,7 @@ class Normalizing:
         if any(pattern.reads(left) or pattern.reads(following) for pattern in self._patterns):
             return None
         normalized = [self._normalized(character) for character in characters]
-        # Each must stay one character, and be the same among the others.
+        # Each must stay one character and be the same among the others.
         if [*map(len, normalized)] != [1, 1, 1] or self._normalized("".join(characters)) != "".join(normalized):
             return None
         return normalized[0], normalized[1]
@@ -85,7 +85,7 @@ def _flat(definition: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _pattern(normalizer: dict[str, Any]) -> Adjacency | None:
-    """What a replacement reads where that is more than one character."""
+    """The pattern of a replacement, if it can read more than one character."""
     if normalizer["type"] != "Replace":
         raise NotUnderstood(normalizer["type"])
     kind, pattern = next(iter(normalizer["pattern"].items()))

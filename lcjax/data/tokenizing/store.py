@@ -1,10 +1,10 @@
-"""Token ids that stay on disk: the same documents are not encoded twice.
+"""Stores token ids on disk, so that the same documents are not encoded twice.
 
-One file holds the ids of all documents that were encoded together, under a name that is a digest of
-the tokenizer, of the documents and of this format. It is written under another name and renamed
-when it is whole. Layout, little-endian: a header line of 256 bytes (JSON), the ids [total] int32,
-the masks [total] bool where there are any, zeros up to a multiple of 8, the offsets [documents + 1]
-int64. A checksum covers all of it.
+One file has the ids of all documents that were encoded together. Its name is a digest of the
+tokenizer, of the documents and of this format. It is written under another name and renamed when it
+is complete. Layout, little-endian: a header line of 256 bytes (JSON), the ids [total] int32, the
+masks [total] bool if there are any, zeros up to a multiple of 8, the offsets [documents + 1] int64.
+A checksum covers the whole file.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _FORMAT = "lcjax tokens 1"
 _SUFFIX, _UNFINISHED = ".tokens", ".unfinished"
 HEADER_BYTES = 256
 _BLOCK_BYTES = 1 << 24
-# Of a text at a time, so that its bytes do not exist a second time.
+# Number of characters hashed at a time, so that the text is not duplicated as bytes.
 _HASHED_CHARACTERS = 1 << 20
-# For so long a file may be there before its process locks it.
+# A file may exist for this long before its process locks it.
 UNLOCKED_SECONDS = 60
 
 _logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class StoredTokens:
-    """Ids [total] int32, offsets [N + 1] int64, masks [total] bool or None; of a file, mapped."""
+    """Ids [total] int32, offsets [N + 1] int64, masks [total] bool or None; mapped from a file."""
 
     tokens: np.ndarray
     offsets: np.ndarray
@@ -57,7 +57,7 @@ def folder() -> Path:
 
 
 def limit_bytes() -> int:
-    """How much the files may take together; 0 stores nothing.
+    """The limit on the total size of the files; 0 stores nothing.
 
     Raises:
       InputError: the environment variable is not a number of gigabytes.
@@ -84,7 +84,7 @@ def digest(definition: str, documents: Sequence[Document]) -> str:
 
 
 def find(key: str) -> StoredTokens | None:
-    """The tokens under a key, checked; None where there are no valid ones."""
+    """The tokens under a key, checked; None if there are no valid ones."""
     path = folder() / f"{key}{_SUFFIX}"
     try:
         with path.open("rb") as file:
@@ -93,7 +93,7 @@ def find(key: str) -> StoredTokens | None:
                 _logger.warning("the stored tokens %s are damaged; the text is encoded again", path)
                 return None
             with contextlib.suppress(OSError):
-                os.utime(path)  # the files used least recently are removed first
+                os.utime(path)  # the least recently used files are removed first
             return _mapped(file, header)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -103,7 +103,7 @@ def find(key: str) -> StoredTokens | None:
 
 
 def _checked_header(file: IO[bytes], key: str) -> dict[str, Any] | None:
-    """The header of a whole and undamaged file, else None."""
+    """The header of a complete and undamaged file, otherwise None."""
     line = file.read(HEADER_BYTES)
     try:
         header = json.loads(line)
@@ -138,7 +138,7 @@ def _mapped(file: IO[bytes], header: dict[str, Any]) -> StoredTokens:
 
 
 def _layout(header: dict[str, Any]) -> tuple[int, int, int]:
-    """Where in the file the masks and the offsets begin, and where it ends."""
+    """Where in the file the masks and the offsets begin, and where the file ends."""
     masks = HEADER_BYTES + 4 * header["tokens"]
     stop = masks + (header["tokens"] if header["has_masks"] else 0)
     offsets = stop + -stop % 8
@@ -154,7 +154,7 @@ def _header_line(header: dict[str, Any], checksum: int) -> bytes:
 
 
 class UnfinishedFile:
-    """A file of tokens that is being written; nothing of it is left unless it is finished.
+    """A token file that is being written; it is removed unless it is finished.
 
     Raises, in every method:
       OSError: the folder cannot be written, or the disk is full.
@@ -166,7 +166,7 @@ class UnfinishedFile:
         self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115 (`discard` closes it)
             dir=folder(), prefix=f"{key}.", suffix=_UNFINISHED, delete=False, buffering=0
         )
-        # A dead process holds no lock, which tells its files from those that are being written.
+        # A dead process holds no lock. This distinguishes its files from those being written.
         with contextlib.suppress(OSError):
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.total = 0
@@ -182,11 +182,11 @@ class UnfinishedFile:
         self.total += len(ids)
 
     def read_back(self) -> np.ndarray:
-        """All the ids that were appended."""
+        """All ids that were appended."""
         return np.fromfile(self._file.name, "<i4", self.total, offset=HEADER_BYTES).astype(np.int32, copy=False)
 
     def finish(self, offsets: np.ndarray, masks: Iterator[np.ndarray] | None) -> StoredTokens:
-        """Completes the file, names it and maps it; removes the oldest files where all together exceed the limit."""
+        """Completes, renames and maps the file, and removes the oldest files above the limit."""
         header = {"format": _FORMAT, "key": self._key, "documents": len(offsets) - 1, "tokens": self.total}
         header["has_masks"] = masks is not None
         for mask in masks or ():
@@ -207,7 +207,7 @@ class UnfinishedFile:
         return stored
 
     def discard(self) -> None:
-        """Closes the file, and removes it where it is not finished."""
+        """Closes the file, and removes it if it is not finished."""
         with contextlib.suppress(OSError):
             os.unlink(self._file.name)
         self._file.close()
@@ -219,7 +219,7 @@ class UnfinishedFile:
 
 
 def _remove_oldest(newest: Path, limit: int) -> None:
-    """Removes what dead processes left, and the files longest unused until the rest fits."""
+    """Removes files of dead processes, and the least recently used files above the limit."""
     for path in folder().glob(f"*{_UNFINISHED}"):
         with contextlib.suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -227,7 +227,7 @@ def _remove_oldest(newest: Path, limit: int) -> None:
                 path.unlink()
     found = []
     for path in folder().glob(f"*{_SUFFIX}"):
-        with contextlib.suppress(OSError):  # another process removes some, too
+        with contextlib.suppress(OSError):  # another process may remove files, too
             status = path.stat()
             found.append((path != newest, -status.st_mtime_ns, status.st_size, path))
     total = 0

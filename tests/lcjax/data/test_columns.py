@@ -125,7 +125,7 @@ def test_values_without_a_json_form_are_a_bad_record(tmp_path, showing, caplog):
     ]
     write_parquet(tmp_path / "a.parquet", pyarrow.Table.from_pylist([{"messages": chat} for chat in chats]))
     assert len(read_documents([tmp_path / "a.parquet"], showing)) == 1
-    assert "a.parquet:2 has a value of type date32[day], which no text can be made of" in caplog.text
+    assert "a.parquet:2 has a value of type date32[day], which cannot become text" in caplog.text
 
 
 def test_columns_that_are_not_read_are_counted(tmp_path, caplog):

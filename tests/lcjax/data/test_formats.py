@@ -76,9 +76,9 @@ def test_a_compressed_text_is_decompressed(tmp_path):
     path = write(tmp_path / "a.txt.gz", gzip.compress("a\r\nb é".encode()))
     assert read_documents([path]) == [Document(str(path), "a\r\nb é")]
     torn = write(tmp_path / "b.txt.gz", gzip.compress(b"some text " * 1000)[:40])
-    assert refusal([torn]).startswith(f"{torn} cannot be unpacked (")
+    assert refusal([torn]).startswith(f"{torn} cannot be decompressed (")
     for name in ("c.jsonl.gz", "c.txt.zst", "c.csv.xz"):
-        assert "cannot be unpacked" in refusal([write(tmp_path / name, b"not packed at all")])
+        assert "cannot be decompressed" in refusal([write(tmp_path / name, b"not packed at all")])
 
 
 def test_the_alpaca_format_has_its_own_prompt(tmp_path):
@@ -114,16 +114,16 @@ def test_bad_rows_of_a_table_are_named(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("package.json", '{"name": "x", "version": "1"}', "holds the fields name, version, none of which is read"),
-        ("a.json", '[{"question": "a", "answer": "b"}]', "holds the fields question, answer, none of which is read"),
-        ("a.json", '{"data": [{"text": "a"}]}', "holds the fields data, none of which is read"),
-        ("a.json", "[1, 2]", "holds no records"),
+        ("package.json", '{"name": "x", "version": "1"}', "has the fields name, version, none of which is read"),
+        ("a.json", '[{"question": "a", "answer": "b"}]', "has the fields question, answer, none of which is read"),
+        ("a.json", '{"data": [{"text": "a"}]}', "has the fields data, none of which is read"),
+        ("a.json", "[1, 2]", "has no records"),
         ("a.json", "// a comment\n{}", "is not JSON (Expecting value at line 1, column 1)"),
         ("a.json", b'{"text": "caf\xe9"}', "is not UTF-8"),
-        ("a.json", "[" * 100_000, "is not JSON that can be read"),
+        ("a.json", "[" * 100_000, "is not readable JSON"),
         ("a.csv", "question,answer\na,b\n", "has the columns question, answer, none of which is read"),
         ("a.tsv", "text,completion\na,b\n", "has the columns text,completion, none of which is read"),
-        ("a.csv", "text,text\na,b\n", "has two columns of one name"),
+        ("a.csv", "text,text\na,b\n", "has a duplicate column name"),
         ("a.csv", "", "has the columns none, none of which is read"),
         ("a.yaml", "- text: a\n", "is YAML; write its records as .jsonl"),
         ("a.YML.gz", gzip.compress(b"text: a", mtime=0), "is YAML; write its records as .jsonl"),
@@ -135,12 +135,12 @@ def test_data_without_records_are_refused_by_name_and_left_out_of_folders(tmp_pa
     line = refusal([path])
     assert line.startswith(f"{path} {said}")
     assert line.endswith("(to train on it as plain text, rename it to .txt)")
-    assert "holds no text among its 1 files" in refusal([tmp_path / "folder"])
+    assert "has no text among its 1 files" in refusal([tmp_path / "folder"])
     write(tmp_path / "folder/b.py", "code")
     caplog.clear()
     assert [document.text for document in read_documents([tmp_path / "folder"])] == ["code"]
     assert (
-        f"left out data files of {tmp_path / 'folder'} that hold no records: 1 .{name.split('.')[1].lower()}; "
+        f"omitted data files of {tmp_path / 'folder'} that have no records: 1 .{name.split('.')[1].lower()}; "
         in caplog.text
     )
 
@@ -151,7 +151,7 @@ def test_files_left_out_of_a_folder_are_counted_by_suffix_in_one_line(tmp_path, 
     write(tmp_path / "e.json", '[{"text": "read"}]')
     assert [document.text for document in read_documents([tmp_path])] == ["read"]
     [warning] = caplog.messages
-    assert "that hold no records: 1 .csv, 2 .json, 1 .yaml; " in warning
+    assert "that have no records: 1 .csv, 2 .json, 1 .yaml; " in warning
 
 
 def test_a_repository_s_data_files_are_its_text(tmp_path):
@@ -185,10 +185,10 @@ def test_links_to_folders_are_followed_once(tmp_path, caplog):
     (tmp_path / "elsewhere/back").symlink_to(folder, target_is_directory=True)
     caplog.set_level("INFO", logger="lcjax.data")
     assert [document.text for document in read_documents([folder])] == ["c", "a", "b"]
-    assert f"{folder / 'itself'} links to a folder that it lies in, and is not followed" in caplog.text
+    assert f"{folder / 'itself'} links to a folder that contains it, and is not followed" in caplog.text
     assert f"{folder / 'linked'} is reached twice and read once" in caplog.text
 
 
 @pytest.mark.parametrize("path", ["", " "])
 def test_an_empty_path_is_refused(path):
-    assert refusal([path]) == f"--data {path!r} is an empty path; name a file or folder, or . for the current one"
+    assert refusal([path]) == f"--data {path!r} is an empty path; give a file or folder, or . for the current one"

@@ -78,7 +78,7 @@ def test_the_fingerprint_distinguishes_runs(data, paths, smol_tokenizer):
 
 def test_refusals_reach_the_user(tmp_path, smol_tokenizer):
     (tmp_path / "only.txt").write_text("only")
-    with pytest.raises(InputError, match="needs two documents or more, or one text of some length"):
+    with pytest.raises(InputError, match="needs two documents or more, or one long enough text"):
         load_corpus([tmp_path], smol_tokenizer, T, held_out_fraction=0.1, seed=0)
     (tmp_path / "only.txt").write_text("the only document")
     with pytest.raises(InputError, match="vocab_size is 10"):
@@ -110,8 +110,8 @@ def test_rows_without_a_label_are_left_out_of_both_parts(tmp_path, smol_tokenize
     # Every token with a loss is still there: "two" and the end of sequence.
     assert sum((part != IGNORE).sum() for part in labels) == data.corpus.learned.sum() == 2 * len(lengths)
     unlearned = data.train_plan.num_unlearned + data.held_out_plan.num_unlearned
-    assert f"; left out: {unlearned:,} windows without a token to learn" in data.summary()
-    assert "left out" not in load_corpus([path], smol_tokenizer, 512, held_out_fraction=0.3, seed=0).summary()
+    assert f"; omitted: {unlearned:,} windows without a token to learn" in data.summary()
+    assert "omitted" not in load_corpus([path], smol_tokenizer, 512, held_out_fraction=0.3, seed=0).summary()
 
 
 @pytest.mark.parametrize(("weights", "fraction"), [((), 0), ((1,), 0), ((), 0.5)])
@@ -125,7 +125,7 @@ def test_data_in_which_nothing_can_be_learned_are_refused(tmp_path, smol_tokeniz
     record = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "x"}]}
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join([json.dumps(record)] * 2))
-    with pytest.raises(InputError, match="windows of 32 tokens is there a token to learn") as caught:
+    with pytest.raises(InputError, match="windows of 32 tokens has a token to learn") as caught:
         load_corpus([path], tokenizer, 32, held_out_fraction=fraction, seed=0, weights=weights)
     message = str(caught.value)
     assert ("--eval-fraction 0" if fraction else str(path)) in message

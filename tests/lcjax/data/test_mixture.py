@@ -118,6 +118,6 @@ def test_a_source_without_documents_is_refused():
 def test_a_mixture_reports_how_often_it_passes_over_a_source():
     mixture = Mixture(("a", "b"), (0, 10, 40), (0.5, 0.5), (1, 1))
     assert mixture.summary() == [
-        "a: 50.0% of the tokens, 10 rows, 2.00 passes an epoch",
-        "b: 50.0% of the tokens, 30 rows, 0.67 passes an epoch",
+        "a: 50.0% of the tokens, 10 rows, 2.00 passes per epoch",
+        "b: 50.0% of the tokens, 30 rows, 0.67 passes per epoch",
     ]

@@ -78,21 +78,21 @@ def refusal(paths):
     ("content", "expected"),
     [
         ("{not json}", "is not JSON (Expecting property name enclosed in double quotes at column 2)"),
-        ("[" * 100_000, "is not JSON that can be read"),
-        ("9" * 5000, "is not JSON that can be read"),
+        ("[" * 100_000, "is not readable JSON"),
+        ("9" * 5000, "is not readable JSON"),
         (b'{"text": "caf\xe9"}', "is not UTF-8 (byte 13 of the line)"),
         ('["text"]', "is a JSON list, not an object"),
         ('{"content": "x", "id": 1}', "has no field that is read (it has content, id)"),
         ("{}", "has no field that is read (it has none)"),
         ('{"text": 5}', "has a text of type int, not a string"),
         ('{"text": null}', "has no field that is read (it has none)"),
-        ('{"text": " \\n"}', "holds nothing to learn from"),
+        ('{"text": " \\n"}', "has nothing to learn from"),
         (r'{"text": "ab\ud800"}', "has half a surrogate pair at character 2"),
         ('{"prompt": "x"}', "has no completion (it has prompt)"),
-        ('{"prompt": "x", "completion": " "}', "holds nothing to learn from"),
-        ('{"prompt": "x", "completion": 3}', "has a prompt that is no list of messages"),
-        ('{"messages": []}', "has a messages that is no list of messages"),
-        ('{"messages": [{"role": "user"}]}', "has a message 1 in messages whose content is no string"),
+        ('{"prompt": "x", "completion": " "}', "has nothing to learn from"),
+        ('{"prompt": "x", "completion": 3}', "has a prompt that is not a list of messages"),
+        ('{"messages": []}', "has a messages that is not a list of messages"),
+        ('{"messages": [{"role": "user"}]}', "has a message 1 in messages whose content is not a string"),
         ('{"messages": ["hello"]}', "has a message 1 in messages that is not like"),
         ('{"messages": [{"role": "user", "content": "x"}]}', "is a conversation, which needs a tokenizer"),
     ],
@@ -128,17 +128,17 @@ def test_refusals_name_the_path_and_the_remedy(tmp_path):
     missing = tmp_path / "missing.txt"
     assert refusal([missing]) == f"{missing} does not exist; check the path of the data"
     binary = write(tmp_path / "binary", b"ab\0cd")
-    assert refusal([binary]).startswith(f"{binary} is a binary file; name UTF-8 text files")
+    assert refusal([binary]).startswith(f"{binary} is a binary file; give UTF-8 text files")
     latin = write(tmp_path / "latin.txt", b"caf\xe9 au lait")
-    assert refusal([latin]).startswith(f"{latin} is not UTF-8 (byte 3); name UTF-8 text files")
+    assert refusal([latin]).startswith(f"{latin} is not UTF-8 (byte 3); give UTF-8 text files")
     (tmp_path / "empty").mkdir()
-    assert refusal([tmp_path / "empty"]).startswith(f"the folder {tmp_path / 'empty'} holds no files")
+    assert refusal([tmp_path / "empty"]).startswith(f"the folder {tmp_path / 'empty'} has no files")
     write(tmp_path / "images/a.png", b"\0")
-    assert "holds no text among its 1 files" in refusal([tmp_path / "images"])
+    assert "has no text among its 1 files" in refusal([tmp_path / "images"])
     blank = write(tmp_path / "blank.txt", " \n")
     assert refusal([blank]).startswith(f"all documents in {blank} are empty")
     assert refusal([write(tmp_path / "none.jsonl", "\n")]).startswith("all documents in")
-    assert refusal([]).startswith("no data is named")
+    assert refusal([]).startswith("no data is given")
 
 
 def test_a_path_that_cannot_be_opened_is_refused(tmp_path):

@@ -33,7 +33,7 @@ def test_the_draw_depends_on_the_seed_alone():
         ((5, float("nan"), 0), "--eval-fraction nan is"),
         ((5, 0.1, -1), "--seed -1 is"),
         ((5, 0.1, 2**32), "--seed 4294967296 is"),
-        ((1, 0.1, 0), "--eval-fraction 0.1 needs two documents or more, or one text of some length"),
+        ((1, 0.1, 0), "--eval-fraction 0.1 needs two documents or more, or one long enough text"),
     ],
 )
 def test_refusals(arguments, message):

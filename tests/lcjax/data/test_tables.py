@@ -81,7 +81,7 @@ def test_of_splits_train_is_read(tmp_path):
     described.write_text('{"splits": ["test"]}')
     assert [document.text for document in read_documents([tmp_path / "saved"])] == ["test"] * 2
     described.write_text('{"splits": ["a", "b"]}')
-    with pytest.raises(InputError, match="holds the splits a, b and no train; name one of these folders"):
+    with pytest.raises(InputError, match="has the splits a, b and no train; give one of these folders"):
         read_documents([tmp_path / "saved"])
 
 
@@ -96,7 +96,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, name):
 def test_a_saved_dataset_without_its_list_of_files_is_refused(tmp_path, content):
     save_to_disk(tmp_path / "saved", [{"text": "row"}] * 2)
     (tmp_path / "saved/state.json").write_text(content)
-    with pytest.raises(InputError, match=r"state.json (lists no files of data|is not JSON)"):
+    with pytest.raises(InputError, match=r"state.json (lists no data files|is not JSON)"):
         read_documents([tmp_path / "saved"])
     save_to_disk(tmp_path / "more/train", [{"text": "row"}])
     (tmp_path / "more/dataset_dict.json").write_text(content)

@@ -191,7 +191,7 @@ def test_ids_that_are_read_are_checked_as_well(tokenizer):
     corpus = tokenize(documents(), tokenizer, stored=True)
     largest = int(corpus.tokens.max())
     assert tokenize(documents(), tokenizer, stored=True, vocab_size=largest + 1).was_stored
-    with pytest.raises(InputError, match=f"makes id {largest} in d0, the model's vocab_size is {largest}; use"):
+    with pytest.raises(InputError, match=f"produces id {largest} in d0, but the model's vocab_size is {largest}; use"):
         tokenize(documents(), tokenizer, stored=True, vocab_size=largest)
 
 

@@ -132,7 +132,9 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(capfd, monkeypatch)
 
 
 def test_refusals():
-    with pytest.raises(InputError, match="makes id 5 in d1, the model's vocab_size is 5; use the tokenizer that came"):
+    with pytest.raises(
+        InputError, match="produces id 5 in d1, but the model's vocab_size is 5; use the tokenizer that came"
+    ):
         tokenize(documents("a b", "c a"), word_tokenizer(), vocab_size=5)
     assert len(tokenize(documents("a b", "c a"), word_tokenizer(), vocab_size=6)) == 2
     with pytest.raises(InputError, match="vocab_size is 2"):  # the appended EOS counts

@@ -57,15 +57,15 @@ def test_tools_that_a_template_does_not_write_are_counted(with_template, tmp_pat
     path = write(tmp_path / "a.jsonl", [{"messages": chat, "tools": TOOLS}, {"messages": chat, "tools": []}])
     read(path, with_template(PLAIN))
     assert caplog.messages == [
-        f"fields of records of {path} that are not read: tools (of 1); the chat template writes no tools"
+        f"fields of records of {path} that are not read: tools (of 1); the chat template does not write tools"
     ]
 
 
 @pytest.mark.parametrize(
     ("tools", "said"),
     [
-        ("{", "has tools that are no JSON ("),
-        ({"a": 1}, "has tools that are no list of objects"),
+        ("{", "has tools that are not JSON ("),
+        ({"a": 1}, "has tools that are not a list of objects"),
         (["f"], "has tools that"),
     ],
 )

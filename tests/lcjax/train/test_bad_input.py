@@ -127,14 +127,14 @@ def test_a_hub_id_without_a_network(refused, data_dir, tmp_path, monkeypatch):
     ("name", "content", "said"),
     [
         ("missing.txt", None, "does not exist; check the path of the data"),
-        ("binary.txt", b"\x7fELF\0\0\1", "is a binary file; name UTF-8 text files"),
+        ("binary.txt", b"\x7fELF\0\0\1", "is a binary file; give UTF-8 text files"),
         ("latin1.txt", "Müller".encode("latin-1"), "is not UTF-8"),
-        ("empty.txt", b" \n", "are empty; name files that hold text"),
-        ("alone.txt", b"a", "needs two documents or more, or one text of some length"),
+        ("empty.txt", b" \n", "are empty; give files that have text"),
+        ("alone.txt", b"a", "needs two documents or more, or one long enough text"),
         ("torn.jsonl", b'{"text": ', "torn.jsonl:1 is not JSON"),
         ("other.jsonl", b'{"prompt": "a"}\n', "has no completion (it has prompt)"),
-        ("folder", {}, "holds no files"),
-        ("folder", {"a.bin": b"\0\1\2"}, "holds no text among its 1 files"),
+        ("folder", {}, "has no files"),
+        ("folder", {"a.bin": b"\0\1\2"}, "has no text among its 1 files"),
     ],
 )
 def test_bad_data(name, content, said, refused, model_dir, tmp_path):

@@ -87,7 +87,7 @@ def test_a_program_is_given_the_date_with_which_to_load_its_data_again(dated_mod
     [
         ("torn.jsonl", "torn", "torn.jsonl:1 is not JSON"),
         ("one.txt", "a", "--eval-fraction 0.25 needs two documents or more, or one text of some length"),
-        ("empty.txt", " ", "are empty; name files that hold text"),
+        ("empty.txt", " ", "are empty; give files that have text"),
     ],
 )
 def test_bad_data_are_refused_before_weights_are_loaded(model_dir, tmp_path, monkeypatch, capsys, name, content, said):

@@ -11,5 +11,5 @@ CASES: list[Case] = [
     ("{w}/data --model {w}/model --plot x.doc", "--plot x.doc"),
     ("{w}/data --model {w}/model --documents chapter", "--documents"),
     ("{w}/data --no-such-flag", "--no-such-flag"),
-    ("--model {w}/model", "no data is named"),
+    ("--model {w}/model", "no data is given"),
 ]
