@@ -1,6 +1,6 @@
 """Training: `lcjax.train(model, tokenizer, data, ...)` and `python -m lcjax.train`.
 
-The package can be called: it is the function `lcjax.train.loop.train`.
+The package itself is callable: calling it calls `lcjax.train.loop.train`.
 """
 
 import sys
@@ -31,7 +31,10 @@ __getattr__ = lazily(
 
 
 class _CallablePackage(types.ModuleType):
-    """`lcjax.train` is this package wherever a module of it was imported before; it is called like the function all the same."""
+    """A package that can be called like the function `train`.
+
+    Once any of its modules is imported, the name `lcjax.train` refers to this package.
+    """
 
     def __call__(self, *args: Any, **kwargs: Any) -> "TrainingResult":
         from lcjax.train.loop import train

@@ -1,4 +1,4 @@
-"""`python -m lcjax.train`: its flags, over the arguments of the run that it resumes, or over the demo's."""
+"""`python -m lcjax.train`: flags that override a resumed run's, the demo's or the defaults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ with importing(__name__ == "__main__"):
 
 
 def parse(argv: list[str] | None = None) -> RunArguments:
-    """The arguments of a run: flags over the resumed run's arguments, over the demo's, or over the defaults."""
+    """The arguments of a run: flags that override the resumed run's, the demo's or the defaults."""
     given = _parse(argv, RunArguments())
     if given.resume_from_checkpoint is not None:
         with importing(argv is None):
@@ -24,7 +24,7 @@ def parse(argv: list[str] | None = None) -> RunArguments:
 
 
 def _demo_for(given: RunArguments, argv: list[str] | None) -> RunArguments:
-    """The demo's arguments, adjusted to the given flags, so that no default of the demo conflicts with a flag."""
+    """The demo's arguments, adjusted so that none of its defaults conflicts with a given flag."""
     from lcjax.train.demo import demo
 
     words = sys.argv[1:] if argv is None else argv

@@ -1,4 +1,4 @@
-"""The flags of `python -m lcjax.train`, with the names of the Hugging Face trainer where it has them."""
+"""The flags of `python -m lcjax.train`, named as in the Hugging Face trainer where possible."""
 
 from __future__ import annotations
 
@@ -22,37 +22,47 @@ _ADAPTER_FLAGS = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_
 class RunArguments(TrainingArguments):
     """Fine-tune a Llama-family model on long documents.
 
-    Without --model and --data it trains SmolLM2-135M-Instruct on the source of Python's standard library, in a few minutes on a
-    CPU. Examples:
+    Without --model and --data it trains SmolLM2-135M-Instruct on the source of Python's standard
+    library, in a few minutes on a CPU. Examples:
 
       python -m lcjax.train
-      python -m lcjax.train --model DIR_OR_HUB_ID --data book.txt docs/ rows.jsonl --max-seq-length 8192 --output-dir runs/x
+      python -m lcjax.train --model DIR_OR_HUB_ID --data book.txt docs/ rows.jsonl --output-dir
+      runs/x
       python -m lcjax.train --output-dir runs/x --resume-from-checkpoint latest
     """
 
     model: str | None = None
     """A Hugging Face directory or hub id, or a .gguf file."""
     data: tuple[str, ...] = ()
-    """Text or code files; .jsonl, .json, .csv and parquet files with text, messages, or prompt and completion;
-    saved datasets; folders of all."""
+    """Text or code files; .jsonl, .json, .csv and parquet files with text, messages, or prompt and
+    completion; saved datasets; folders of any of these.
+    """
     max_seq_length: int = DEFAULT_MAX_SEQ_LENGTH
-    """Tokens of context to train at. Above 32,768 layer inputs are offloaded to host memory; above what the model was trained for,
-    its RoPE is scaled."""
+    """Context length for training, in tokens. Above 32,768, layer inputs are offloaded to host
+    memory; above the length that the model was trained for, its RoPE is scaled.
+    """
     rope_scaling: str = "auto"
-    """How RoPE reaches beyond the trained context: auto (the model's own scaling extended, or else yarn), none, base, linear,
-    dynamic, yarn or llama3 (see docs/rope.md)."""
+    """How RoPE is extended beyond the trained context: auto (the model's own scaling extended,
+    otherwise yarn), none, base, linear, dynamic, yarn or llama3 (see docs/rope.md).
+    """
     rope_theta: float | None = None
-    """RoPE's base, if not the model's; with --rope-scaling auto or base it is all that changes."""
+    """RoPE's base, if different from the model's; with --rope-scaling auto or base it is the only
+    change.
+    """
     dtype: str = "auto"
-    """Of the base weights: float32, bfloat16, or auto (float32 on a CPU, bfloat16 on a GPU). Adapters are float32."""
+    """dtype of the base weights: float32, bfloat16, or auto (float32 on a CPU, bfloat16 on a GPU).
+    Adapters are float32.
+    """
     quantize: str | None = None
-    """nf4: the layers' linear maps in four bits, as bitsandbytes has them, under an adapter; dequantized a layer at a time."""
+    """nf4: the layers' linear maps in 4 bits, as in bitsandbytes, under an adapter; dequantized one
+    layer at a time.
+    """
     lora_r: int = LoraConfig.r
     """Rank of the adapter."""
     lora_alpha: float = LoraConfig.lora_alpha
     """The adapter's output is scaled by lora_alpha / lora_r."""
     lora_dropout: float = 0.0
-    """Share of the adapter's inputs that is dropped while training."""
+    """Fraction of the adapter's inputs that is dropped during training."""
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(lora_r) instead."""
     target_modules: tuple[str, ...] = TARGET_MODULES
@@ -60,15 +70,20 @@ class RunArguments(TrainingArguments):
     full_finetuning: bool = False
     """Train every weight instead of an adapter."""
     use_gradient_checkpointing: str = "auto"
-    """auto, none, full, offload (or unsloth), offload_attn: what the backward pass saves, recomputes, or sends to host memory."""
+    """What the backward pass saves, recomputes or offloads to host memory: auto, none, full,
+    offload (or unsloth), offload_attn.
+    """
     memory: str = "auto"
-    """How layers run in tiles of the sequence to save memory: auto (on a GPU the fastest settings that fit, found by
-    compiling; otherwise tiles above 32,768 tokens), none, or explicit, e.g. tile=4096,head_groups=8,save_every=2 (see
-    lcjax.config.MemorySettings)."""
+    """How layers run in tiles of the sequence to save memory: auto (on a GPU the fastest settings
+    that fit, found by compiling; otherwise tiles above 32,768 tokens), none, or explicit, e.g.
+    tile=4096,head_groups=8,save_every=2 (see lcjax.config.MemorySettings).
+    """
     loss_chunk: int | None = None
-    """Tokens whose logits exist at a time; chosen together with --memory auto on a GPU, else what fills 32 to 128 MiB."""
+    """Number of tokens whose logits exist at a time; by default chosen together with --memory auto
+    on a GPU, otherwise to fill 32 to 128 MiB.
+    """
     attention: str = "auto"
-    """Implementation of attention: auto, pallas, cudnn, fa3 or xla (see lcjax.ops.attention.registry)."""
+    """Implementation of attention: auto, pallas, cudnn, fa3 or xla (see lcjax.ops.attention)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -79,30 +94,34 @@ class RunArguments(TrainingArguments):
         tokens = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.max_seq_length
         if tokens > _MOST_TOKENS:
             raise InputError(
-                f"--per-device-train-batch-size {self.per_device_train_batch_size} and --gradient-accumulation-steps "
-                f"{self.gradient_accumulation_steps} make {tokens:,} tokens a step; lower them to {_MOST_TOKENS:,} tokens at most"
+                f"--per-device-train-batch-size {self.per_device_train_batch_size} and "
+                f"--gradient-accumulation-steps {self.gradient_accumulation_steps} make "
+                f"{tokens:,} tokens per step; lower them to at most {_MOST_TOKENS:,} tokens"
             )
         if (self.model is None) != (not self.data) and self.resume_from_checkpoint is None:
             given, missing = ("--model", "--data") if self.model else ("--data", "--model")
             raise InputError(f"{given} is given without {missing}; give both, or neither for the demo")
-        if self.data_weights and self.data:  # the data of a resumed run are not known yet
+        if self.data_weights and self.data:  # the data of a resumed run is not known yet
             check_weights(self.data_weights, len(self.data))
         if not self.full_finetuning:
             LoraConfig(self.lora_r, self.lora_alpha, self.target_modules, self.use_rslora, self.lora_dropout)
         elif changed := [name for name in _ADAPTER_FLAGS if getattr(self, name) != _default(name)]:
-            raise InputError(f"--full-finetuning and {flag(changed[0])} contradict each other; drop one of them")
+            raise InputError(f"--full-finetuning and {flag(changed[0])} contradict each other; omit one of them")
         if self.full_finetuning and self.quantize:
             raise InputError(
-                f"--full-finetuning and --quantize {self.quantize} contradict each other: quantized weights cannot learn; drop one"
+                f"--full-finetuning and --quantize {self.quantize} contradict each other: "
+                "quantized weights cannot be trained; omit one"
             )
-        # Values that loading the model would refuse minutes later.
+        # Check values now that loading the model would reject minutes later.
         check_loss_chunk(self.loss_chunk)
         check_quantize(self.quantize)
         check_choice(self.rope_scaling, self.rope_theta)
         parse_memory(self.memory)
         resolve_policy(self.use_gradient_checkpointing, self.max_seq_length)
-        if self.attention != "auto":  # to resolve it would start the GPU, before `prepare_devices` has set JAX's limits
-            from lcjax.ops.attention.registry import resolve_implementation  # JAX, which --help does without
+        # "auto" would start the GPU before `prepare_devices` has set JAX's limits
+        if self.attention != "auto":
+            # imports JAX, which --help does not need
+            from lcjax.ops.attention.registry import resolve_implementation
 
             resolve_implementation(self.attention)
         check_dtype(self.dtype)
@@ -127,7 +146,7 @@ SECTIONS = {
         "rope_scaling", "rope_theta", "use_gradient_checkpointing", "memory", "loss_chunk", "attention",
     ),
 }  # fmt: skip
-"""The sections of the help, those that most runs need first."""
+"""The sections of the help; the flags that most runs need come first."""
 
 
 def _default(name: str):

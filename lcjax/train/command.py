@@ -1,4 +1,4 @@
-"""`python -m lcjax.train` after its flags: read the data, load the model, train."""
+"""Runs `python -m lcjax.train` after its flags are parsed: reads data, loads the model, trains."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ from lcjax.train.result import default_output_dir
 def run(arguments: RunArguments) -> int:
     """Trains; returns the exit code.
 
-    0 done, or stopped by a signal and saved; 130 or 143 where it came before the first step; 1 diverged or leaking; 2 bad input.
+    0: finished, or stopped by a signal and saved. 130 or 143: a signal came before the first step.
+    1: diverged, or leaking. 2: bad input.
     """
     console = Console(stderr=True)
     mute_libraries()
@@ -50,7 +51,8 @@ def run(arguments: RunArguments) -> int:
                 say(console, f"loading {arguments.model}")
                 prepare_devices(weights.open_model_files(weights.resolve_model(str(arguments.model))).config, arguments)
                 if os.environ.get("XLA_FLAGS"):
-                    with native_log.paused():  # a flag that XLA does not know ends the process in a line of XLA's
+                    # XLA prints a line about an unknown flag and ends the process
+                    with native_log.paused():
                         jax.local_devices()
                 model, tokenizer = load(arguments)
                 result = train(
@@ -76,10 +78,10 @@ def run(arguments: RunArguments) -> int:
 
 
 def read_data(arguments: RunArguments, folder: RunFolder, console: Console) -> Data:
-    """The data, before any weights are loaded; of a model on the hub not even downloaded."""
+    """The data, before any weights are loaded, and for a hub model before they are downloaded."""
     assert arguments.model is not None
     if Path(arguments.model).expanduser().exists():
-        # A broken model is reported before the data are read.
+        # Report a broken model before reading the data.
         weights.open_model_files(weights.resolve_model(arguments.model))
     tokenizer = weights.load_tokenizer(weights.resolve_model(arguments.model, with_weights=False))
     data = load_run_data(arguments.data, tokenizer, arguments.max_seq_length, arguments, folder.started, console)
@@ -88,7 +90,7 @@ def read_data(arguments: RunArguments, folder: RunFolder, console: Console) -> D
 
 
 def load(arguments: RunArguments):
-    """(model, tokenizer) with a fresh adapter, unless every weight is to be trained."""
+    """(model, tokenizer), with a new adapter unless every weight is trained."""
     assert arguments.model is not None
     model, tokenizer = api.from_pretrained(
         arguments.model,

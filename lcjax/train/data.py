@@ -1,4 +1,4 @@
-"""The data of a run, read before its weights are loaded, and the summary that is printed."""
+"""Reads a run's data before the weights are loaded, and prints the summary."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def load_run_data(
       tokenizer: the model's.
       max_seq_length: T, tokens in a row.
       arguments: of the run.
-      date: when the run was first started, which its chat template writes.
+      date: when the run was first started; a chat template writes it.
       console: for the progress and the summary.
 
     Raises:
-      InputError: anything in the data that the user can correct.
+      InputError: the data has an error that the user can correct.
     """
     data = load_corpus(
         paths,
@@ -54,7 +54,7 @@ def load_run_data(
     if not arguments.eval_fraction:
         say(
             console,
-            "nothing is held out (--eval-fraction 0): the loss is measured on the text that is trained on alone",
+            "nothing is held out (--eval-fraction 0): the loss is measured only on the text that is trained on",
         )
     for line in data.mixture.summary() if data.mixture else ():
         say(console, line)

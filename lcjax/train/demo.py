@@ -1,4 +1,4 @@
-"""What `python -m lcjax.train` does without a model and data."""
+"""The run of `python -m lcjax.train` without a model and data."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from lcjax.weights.demo import demo_model
 
 
 def demo() -> RunArguments:
-    """The default preset: SmolLM2-135M-Instruct on Python's standard library, for about two minutes on two CPU cores.
+    """The default preset: SmolLM2-135M-Instruct on Python's standard library.
 
-    Held-out loss is measured on 4 rows of text, half of the default of a run: each row takes two seconds, and
-    there are three evaluations.
+    It takes about two minutes on two CPU cores. Held-out loss is measured on 4 rows of text, half
+    of the default: each row takes two seconds, and there are three evaluations.
 
     Raises:
       InputError: the model's package is not installed.

@@ -1,4 +1,4 @@
-"""Errors of the file system as messages that the user can act on."""
+"""Reports file system errors as messages that the user can act on."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from pathlib import Path
 from lcjax.errors import InputError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# How tensorstore, which writes orbax's arrays, spells an OSError.
+# The format of an OSError in messages of tensorstore, which writes orbax's arrays.
 _OS_ERROR_CODE = re.compile(r"os_error_code='(\d+)'")
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A context that turns the refusal to write `path` into an InputError; every other exception passes.
+    """A context that converts a failure to write `path` to an InputError.
+
+    Other exceptions pass through.
 
     Raises:
-      InputError: an OSError, or a ValueError of tensorstore that stands for one.
+      InputError: an OSError occurred, or a ValueError of tensorstore that stands for one.
     """
     try:
         yield
@@ -36,7 +38,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def require_space(directory: Path, num_bytes: int) -> None:
-    """Raises OSError (ENOSPC) where the file system of `directory` has less than `num_bytes` free."""
+    """Raises OSError (ENOSPC) if the file system of `directory` has less than `num_bytes` free."""
     if shutil.disk_usage(directory).free < num_bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -44,6 +46,6 @@ def require_space(directory: Path, num_bytes: int) -> None:
 def _refusal(path: Path, code: int | None, reason: str) -> InputError:
     remedy = "free disk space" if code in _FULL else "check the path and its permissions"
     return InputError(
-        f"{path} cannot be written ({reason}); {remedy}, then resume with --resume-from-checkpoint latest, or without it where "
-        "no checkpoint was saved yet"
+        f"{path} cannot be written ({reason}); {remedy}, then resume with "
+        "--resume-from-checkpoint latest, or without it if no checkpoint was saved yet"
     )

@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite ends the run before it is used."""
+"""Ends the run before a loss or gradient that is not finite is used."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss or the gradient became NaN or infinite; the message names the step, its documents and the last good checkpoint."""
+    """The loss or the gradient became NaN or infinite.
+
+    The message names the step, its documents and the last good checkpoint.
+    """
 
     @classmethod
     def at(
@@ -15,15 +18,15 @@ class TrainingDiverged(RuntimeError):
         """The error of one step.
 
         Args:
-          step: the step at hand, 0 before the first.
+          step: the current step, 0 before the first.
           what: the value, e.g. "the loss is nan".
           documents: the names of those in the batch.
-          last_good: the newest checkpoint from which a step was taken that was finite.
-          untrained: whether the weights are still those that the run began with.
+          last_good: the newest checkpoint from which a finite step was taken.
+          untrained: whether the weights are still the initial ones.
         """
         named = ", ".join(documents[:5]) + (f" and {len(documents) - 5} more" if len(documents) > 5 else "")
         remedy = "check the model's weights" if untrained else "lower --learning-rate"
         return cls(
-            f"{what} at step {step}, in a batch of {named}; last good checkpoint: {last_good or 'none'}; "
-            f"{remedy}, or leave that text out"
+            f"{what} at step {step}, in a batch of {named}; last good checkpoint: "
+            f"{last_good or 'none'}; {remedy}, or omit that text"
         )

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: immediate while there is nothing to save, after the current step from then on."""
+"""SIGTERM and SIGINT: they stop at once until training starts, then after the current step."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from lcjax.cli.signals import Signals
 
 
 class StopRequest(Signals):
-    """A context in which SIGTERM and SIGINT raise `Interrupted`; after `defer()` the first one only sets `requested`.
+    """A context in which SIGTERM and SIGINT raise `Interrupted`.
 
-    A second SIGINT then raises KeyboardInterrupt.
+    After `defer()` the first signal only sets `requested`, and a second SIGINT raises
+    KeyboardInterrupt.
     """
 
     def __init__(self):
@@ -21,7 +22,7 @@ class StopRequest(Signals):
         self._deferred = False
 
     def defer(self) -> None:
-        """From now on a signal only sets `requested`; the training loop polls it, saves and stops."""
+        """From now on a signal only sets `requested`; the loop polls it, saves and stops."""
         self._deferred = True
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""The training run: batches in, checkpoints and an adapter out, exactly resumable."""
+"""The training run: from batches to checkpoints and an adapter, exactly resumable."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-_COMPILED_AGAIN = "on a GPU the numbers continue within rounding of what they would have been, not bit for bit"
+_COMPILED_AGAIN = "on a GPU the numbers then agree up to rounding, not bit for bit"
 
 
 def train(
@@ -68,28 +68,32 @@ def train(
     folder: RunFolder | None = None,
     **overrides: Any,
 ) -> TrainingResult:
-    """Fine-tunes the adapter of `model`, or every weight where it has none, on the documents in `data`.
+    """Fine-tunes the adapter of `model`, or every weight if it has none, on documents.
 
     Args:
-      model: from `lcjax.get_peft_model` (LoRA) or `lcjax.from_pretrained` (full fine-tuning); unchanged by the run.
+      model: from `lcjax.get_peft_model` (LoRA) or `lcjax.from_pretrained` (full fine-tuning); the
+        run does not change it.
       tokenizer: the model's.
-      data: text files, tables of records, folders, one or several, see `lcjax.data.read_sources`; or what `load_corpus` made of
-        them.
-      arguments: or single fields of `TrainingArguments` by keyword, e.g. `max_steps=100, learning_rate=1e-4`.
-      console: for progress; standard error when None.
-      stop: when its `requested` is set the run saves and returns; by default SIGTERM and SIGINT set it.
-      native_log: moved to xla.log in the output directory as soon as there is one; None leaves XLA's output on the terminal.
-      folder: the output directory, where the caller has opened it; opened here by default.
+      data: one or several text files, tables of records or folders, see `lcjax.data.read_sources`;
+        or the result of `load_corpus`.
+      arguments: or single fields of `TrainingArguments` by keyword, e.g. `max_steps=100,
+        learning_rate=1e-4`.
+      console: for progress; standard error if None.
+      stop: when its `requested` is set the run saves and returns; by default SIGTERM and SIGINT set
+        it.
+      native_log: moved to xla.log in the output directory as soon as that exists; None leaves XLA's
+        output on the terminal.
+      folder: the output directory, if the caller has opened it; opened here by default.
 
     Returns:
-      a `TrainingResult`; its output_dir holds adapter/ (or model/), metrics.jsonl, evaluation.jsonl, loss.png, tensorboard/ and
-      checkpoints/.
+      a `TrainingResult`; its output_dir contains adapter/ (or model/), metrics.jsonl,
+      evaluation.jsonl, loss.png, tensorboard/ and checkpoints/.
 
     Raises:
-      InputError: data, arguments or output directory that the user can correct, or a full disk.
+      InputError: the data, an argument or the output directory is invalid, or the disk is full.
       TrainingDiverged: the loss is no longer finite.
       PackingLeak: a packed document's logits depend on another document.
-      KeyboardInterrupt: one of the signals came before the first step was begun.
+      KeyboardInterrupt: a signal came before the first step.
     """
     arguments = dataclasses.replace(arguments or TrainingArguments(), **overrides)
     with contextlib.ExitStack() as resources:
@@ -105,7 +109,7 @@ def train(
 
 
 class _Run:
-    """One run: `__init__` builds all that computes, `open` all that is on disk, `execute` trains."""
+    """One run: `__init__` prepares the computation, `open` the files; `execute` trains."""
 
     def __init__(self, model, tokenizer, data, arguments, console, stop, native_log, folder, resources):
         self.model: Llama = model
@@ -135,7 +139,7 @@ class _Run:
         write_run_record(self.output_dir, self.started, self.start, arguments, self.model, self.data, self.max_steps)
 
     def _open_programs(self, resources: contextlib.ExitStack) -> None:
-        """Lets JAX compile into the run's own folder of programs, and take up what is there."""
+        """Makes JAX compile into the run's own folder of programs and reuse the programs in it."""
         self.saved_execution = Execution.of_json(self.folder.saved.get("execution"))
         self.programs = open_programs(self.model, self.arguments, self.saved_execution)
         resources.enter_context(self.programs.compiling())
@@ -157,7 +161,8 @@ class _Run:
         evaluated = self._settings_for(self.data.held_out_plan, "held-out")
         self.settings = dataclasses.replace(settings, one_document_a_row=evaluated.one_document_a_row)
         state = step.init_state(program.optimizer, program.trainable, arguments.seed)
-        # Bound to its devices, as a restored state is: else JAX would compile a step of its own for each of the two.
+        # Committed to its devices, as a restored state is. Otherwise JAX would compile a separate
+        # step for each of the two.
         self.state = committed(state)
         self.batches = iterate(
             self.data.train_dataset(arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps)
@@ -170,27 +175,33 @@ class _Run:
         attention = self.model.settings.attention
         if not plan.one_document_a_row and not takes_segments(attention):
             raise InputError(
-                f"attention={attention!r} takes one document a row, and rows of the {part} data hold several; use "
-                "attention='pallas' or attention='xla', or longer documents"
+                f"attention={attention!r} takes one document per row, but rows of the {part} "
+                "data have several; use attention='pallas' or attention='xla', or longer "
+                "documents"
             )
         return dataclasses.replace(self.model.settings, one_document_a_row=plan.one_document_a_row)
 
     def _fitting_settings(self, settings: ModelSettings) -> ModelSettings | None:
-        """The settings with what makes the step fit this GPU: those of the resumed run, or chosen now. None on a CPU."""
+        """The settings with which the step fits this GPU, from the resumed run or chosen now.
+
+        None on a CPU.
+        """
         budget, model = budget_here(), self.model
         if budget is None:
             return None
         as_before = settings if self.saved_execution is None else self.saved_execution.applied(settings)
         run = Run.here(model.config, model.params, self.arguments, model.settings.lora)
         log = self._move_native_log()
-        self._say(f"compiling the candidate forms of the step{log and f'; what XLA prints goes to {log}'}")
+        self._say(f"compiling the candidate forms of the step{log and f'; output of XLA goes to {log}'}")
         with self.console.status("compiling"):
             try:
                 found = fit(run, as_before, budget)
             except InputError as error:
                 if as_before == settings:
                     raise
-                self._say(f"warning: the step no longer fits as the run began with it ({error}); {_COMPILED_AGAIN}")
+                self._say(
+                    f"warning: the step no longer fits in the form that the run began with ({error}); {_COMPILED_AGAIN}"
+                )
                 found = fit(run, settings, budget)
         self._say(found.describe(budget))
         if len(found.tuning.trials) > 1:
@@ -198,7 +209,10 @@ class _Run:
         return found.settings
 
     def _move_native_log(self) -> str:
-        """Sends XLA's output to a file in the output directory; returns its path, or "" where it stays on the terminal."""
+        """Sends XLA's output to a file in the output directory.
+
+        Returns its path, or "" if the output stays on the terminal.
+        """
         with writing(self.output_dir):
             path = self.output_dir / "xla.log"
             if self.native_log is not None and self.native_log.path != path:
@@ -206,7 +220,7 @@ class _Run:
         return "" if self.native_log is None else str(path)
 
     def open(self, resources: contextlib.ExitStack) -> None:
-        """Opens checkpoints and logs, to be closed with `resources`, and restores the state of a resumed run."""
+        """Opens checkpoints and logs, to be closed with `resources`; restores a resumed state."""
         folder, resume = self.folder, self.folder.resume
         if resume is not None:
             self.state, iterator = Checkpoints(resume.directory).restore(resume.step, self.state)
@@ -224,7 +238,7 @@ class _Run:
 
     def execute(self) -> TrainingResult:
         self.stop.defer()
-        self._evaluate_if_due(self.start)  # also one that a signal cut short before the checkpoint was saved
+        self._evaluate_if_due(self.start)  # also one that a signal cut short before its checkpoint
         with TrainingProgress(self.console, self.start, self.max_steps, self.arguments.logging_steps) as progress:
             for number in range(self.start + 1, self.max_steps + 1):
                 if self.stop.requested:
@@ -279,20 +293,23 @@ class _Run:
             self._say(f"held-out loss {losses.mean:.4f} at step {number} ({losses.tokens:,} tokens)")
 
     def _trained(self, settings: ModelSettings) -> Llama:
-        """The model with the weights that it has now."""
+        """The model with its current weights."""
         return Llama(self.model.config, lora.combine(self.state.trainable, self.frozen), settings)
 
     def _save(self, number: int) -> None:
         self.log.sync()
         compiled = self.programs.publish()
         if compiled and self.saved_execution is not None and not self.programs.lost:
-            self._say(f"warning: the step is another program than the run began with; {_COMPILED_AGAIN}")
+            self._say(
+                f"warning: the step is compiled to another program than at the start of the run; {_COMPILED_AGAIN}"
+            )
         description = self.description | {"execution": dataclasses.asdict(self.execution)}
         self.checkpoints.save(number, self.state, self.batches.get_state(), description, self.log.files)
         self.log.draw()
 
     def _diverged(self, number: int, what: str, documents: list[str], *, untrained: bool) -> TrainingDiverged:
-        # A checkpoint is good if a finite step followed it; the state that step `number` started from may be the culprit.
+        # A checkpoint is good if a finite step followed it. The state from which step `number`
+        # started may itself be the cause.
         good = self.checkpoints.latest(before=number - 1)
         last_good = None if good is None else self.checkpoints.directory / str(good)
         return TrainingDiverged.at(number, what, documents, last_good=last_good, untrained=untrained)

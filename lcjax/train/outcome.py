@@ -1,4 +1,4 @@
-"""The end of a run: what is saved, and what is printed."""
+"""The end of a run: saves and prints the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def save_results(model: Llama, output_dir: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """Saves the adapter, or every weight where there is none, with the tokenizer; returns the folder.
+    """Saves the adapter, or every weight if there is none, with the tokenizer; returns the folder.
 
     Raises:
       InputError: the files cannot be written.
@@ -31,13 +31,13 @@ def save_results(model: Llama, output_dir: Path, tokenizer: PreTrainedTokenizerF
 
 
 def losses_before_and_after(evaluations: list[dict]) -> tuple[float | None, float | None]:
-    """The first and the last held-out loss of the rows of evaluation.jsonl."""
+    """The first and the last held-out loss in the rows of evaluation.jsonl."""
     losses = [row["eval_loss"] for row in evaluations]
     return (losses[0], losses[-1]) if losses else (None, None)
 
 
 def say_results(console: Console, output_dir: Path, results: Path, evaluations: list[dict]) -> None:
-    """Prints what the run achieved and where everything is."""
+    """Prints the results of the run and where its files are."""
     before, after = losses_before_and_after(evaluations)
     if before is not None and after is not None:
         say(console, f"held-out loss {before:.4f} before, {after:.4f} after")
@@ -55,5 +55,8 @@ def say_finished(console: Console, folder: RunFolder) -> None:
     """Prints that the run in the folder had nothing left to do."""
     results = folder.results()
     assert results is not None
-    say(console, f"{folder.path} is finished: its {folder.first_step} steps were taken before; nothing is trained")
+    say(
+        console,
+        f"{folder.path} is finished: all of its {folder.first_step} steps were already taken; nothing is trained",
+    )
     say_results(console, folder.path, results, parse_rows(folder.records["evaluation.jsonl"]))

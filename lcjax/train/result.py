@@ -1,4 +1,4 @@
-"""What a run leaves, and where."""
+"""The results of a run and their location."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from lcjax.model import Llama
 
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
-    """What a run leaves. Losses are held-out, in nats a token, None without held-out documents.
+    """The results of a run. Losses are held-out, in nats per token; None if nothing is held out.
 
-    `model` carries the trained weights. `stopped_by` names the signal that ended the run early, else it is None.
+    `model` has the trained weights. `stopped_by` is the name of the signal that ended the run
+    early, otherwise None.
     """
 
     model: Llama
@@ -24,7 +25,7 @@ class TrainingResult:
     stopped_by: str | None = None
 
 
-# Of a folder's name; file systems take 255 bytes, of which a character has 4 at most.
+# The longest name in a folder's name. File systems allow 255 bytes, and a character has up to 4.
 _LONGEST_NAME = 50
 
 

@@ -1,1 +1,1 @@
-"""Exact resume: checkpoints, verified, and the output folder, which one run uses at a time."""
+"""Exact resume: verified checkpoints, and the output folder, used by one run at a time."""

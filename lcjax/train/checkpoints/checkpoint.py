@@ -1,4 +1,7 @@
-"""Everything a run needs to resume exactly: adapters, optimizer, RNG, data iterator, records and the resolved config."""
+"""Saves and restores everything that a run needs to resume exactly.
+
+This is the adapter, optimizer, random key, data iterator, records and resolved config.
+"""
 
 from __future__ import annotations
 
@@ -21,27 +24,33 @@ if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
 FORMAT = 2
-"""Of what `Checkpoints.save` writes; 1 had no checksums, and one column of each matrix stood for the base weights."""
+"""The format that `Checkpoints.save` writes.
 
-# What a checkpoint takes beyond its arrays and records: metadata, the iterator and the config, in blocks of the file system.
+Format 1 had no checksums, and one column of each matrix represented the base weights.
+"""
+
+# Space of a checkpoint beyond its arrays and records: metadata, the iterator and the config, in
+# blocks of the file system.
 _OVERHEAD_BYTES = 256 * 1024
 
 
 class Checkpoints:
-    """The numbered checkpoints of a run: folders `N` with orbax's items state, iterator and run, the run's records, and checksums.
+    """The numbered checkpoints of a run.
 
-    A save is complete, with its checksums, or absent: it is written to a hidden folder `.N.partial-*` and renamed. Reading what
-    is not an array starts neither orbax nor JAX's devices.
+    A checkpoint is a folder `N` with orbax's items state, iterator and run, the run's records, and
+    checksums. A save is either complete, with its checksums, or absent: it is written to a hidden
+    folder `.N.partial-*` and renamed. Reading anything but arrays starts neither orbax nor JAX's
+    devices.
     """
 
     def __init__(self, directory: Path, keep: int | None = None):
-        """Opens `directory`, to save when `keep` is given: then it is made, and torn saves in it are removed.
+        """Opens `directory`; with `keep`, for saving: creates it and removes torn saves in it.
 
         Args:
-          keep: the newest checkpoints that survive a save.
+          keep: the number of newest checkpoints that survive a save.
 
         Raises:
-          InputError: the directory cannot be made.
+          InputError: the directory cannot be created.
         """
         self.directory = directory.absolute()
         self._keep = keep
@@ -52,13 +61,13 @@ class Checkpoints:
                     shutil.rmtree(torn)
 
     def steps(self) -> list[int]:
-        """The steps of the complete checkpoints, ascending; their contents are not looked at."""
+        """The steps of the complete checkpoints, ascending; their contents are not read."""
         if not self.directory.is_dir():
             return []
         return sorted(int(path.name) for path in self.directory.iterdir() if _is_step(path.name) and path.is_dir())
 
     def latest(self, before: int | None = None) -> int | None:
-        """The step of the newest complete checkpoint, or of the newest before a step, or None."""
+        """The step of the newest complete checkpoint, optionally before a step, or None."""
         return max((step for step in self.steps() if before is None or step < before), default=None)
 
     def save(
@@ -69,10 +78,12 @@ class Checkpoints:
         run: dict[str, Any],
         records: Sequence[Path] = (),
     ) -> None:
-        """Saves after `step` steps, with copies of the files `records`, and removes the oldest checkpoints beyond `keep`.
+        """Saves after `step` steps, with copies of the files `records`.
+
+        The oldest checkpoints beyond `keep` are removed.
 
         Raises:
-          InputError: the disk refused; the older checkpoints are still there.
+          InputError: the disk cannot be written; the older checkpoints still exist.
         """
         import orbax.checkpoint as ocp
 
@@ -83,7 +94,7 @@ class Checkpoints:
         )
         final = self.directory / str(step)
         with writing(final):
-            # tensorstore's own refusal leaves a torn save; this one nothing.
+            # A failure in tensorstore would leave a torn save; this check leaves nothing.
             arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
             copied = sum(path.stat().st_size for path in records)
             require_space(self.directory, arrays + copied + _OVERHEAD_BYTES)
@@ -102,7 +113,7 @@ class Checkpoints:
             self._remove_old()
 
     def run(self, step: int) -> dict[str, Any]:
-        """The description of the run that was saved with a checkpoint; looks at no other file than that.
+        """The description of the run that was saved with a checkpoint; reads no other file.
 
         Raises:
           InputError: the checkpoint is missing, damaged, or of another format.
@@ -114,29 +125,30 @@ class Checkpoints:
             raise self._unreadable(step, error) from error
         if number != FORMAT:
             raise InputError(
-                f"checkpoint {self.directory / str(step)} has format {number!r}, and this lcjax reads {FORMAT}; resume with the "
-                "lcjax that wrote it, or start again with another --output-dir"
+                f"checkpoint {self.directory / str(step)} has format {number!r}, but this lcjax "
+                f"reads format {FORMAT}; resume with the lcjax that wrote it, or start again "
+                "with another --output-dir"
             )
         return run
 
     def damage(self, step: int) -> str | None:
-        """What is wrong with the files of a checkpoint, for people, or None; reads all of them."""
+        """What is wrong with the files of a checkpoint, in words, or None; reads all of them."""
         folder = self.directory / str(step)
         if not (folder / CHECKSUMS).exists():
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 if "format" not in json.loads((folder / "run" / "metadata").read_bytes()):
-                    return None  # an older format, which had none; `run` refuses it
+                    return None  # an older format without checksums; `run` rejects it
         return find_damage(folder)
 
     def newest_sound(self) -> int | None:
-        """The step of the newest checkpoint whose files are as they were saved, or None."""
+        """The step of the newest checkpoint whose files are undamaged, or None."""
         return next((step for step in reversed(self.steps()) if self.damage(step) is None), None)
 
     def set_aside(self, step: int) -> Path:
-        """Renames a checkpoint, so that it counts no more, and returns its new path.
+        """Renames a checkpoint so that it no longer counts, and returns its new path.
 
         Raises:
-          InputError: the disk refused.
+          InputError: the checkpoint cannot be renamed.
         """
         path = self.directory / str(step)
         target = free_name(path.with_name(f"{step}.damaged"))
@@ -176,7 +188,7 @@ class Checkpoints:
         assert self._keep is not None
         for step in self.steps()[: -self._keep]:
             hidden = self._hidden(step)
-            # First by one rename: a process killed half-way through leaves nothing that looks like a checkpoint.
+            # Rename first: a process killed halfway leaves nothing that looks like a checkpoint.
             (self.directory / str(step)).rename(hidden)
             shutil.rmtree(hidden)
 
@@ -189,7 +201,7 @@ class Checkpoints:
 
 
 def free_name(path: Path) -> Path:
-    """The path, or with the first number after it where nothing is."""
+    """The path, with the smallest number appended that makes it unused, if it exists."""
     number, candidate = 1, path
     while candidate.exists():
         number += 1
@@ -210,7 +222,7 @@ def _is_step(name: str) -> bool:
 
 
 def _flatten(state: TrainState) -> dict[str, jax.Array]:
-    """The state's leaves by path; a plain dictionary outlives changes of optax's and our own containers."""
+    """The state's leaves by path; a plain dictionary does not depend on container classes."""
     leaves, _ = jax.tree.flatten_with_path(state)
     # The leading number preserves the order of the leaves, which would otherwise be sorted.
     return {f"{i:04d}{jax.tree_util.keystr(path)}": leaf for i, (path, leaf) in enumerate(leaves)}

@@ -1,4 +1,4 @@
-"""Checksums of every file in a folder: written when it is complete, verified before it is believed."""
+"""Checksums of every file in a folder: written when it is complete, verified before use."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ CHECKSUMS = "checksums.json"
 
 
 def write_checksums(directory: Path) -> None:
-    """Writes the size and the SHA-256 of every file below `directory` into it, and waits until all of it is on the disk.
+    """Writes size and SHA-256 of every file below `directory`, and syncs everything to disk.
 
     Raises:
-      OSError: a file cannot be read, or the disk refuses.
+      OSError: a file cannot be read or written.
     """
     names = [name for name in _files(directory) if name != CHECKSUMS]
     with hashing_threads() as threads:
@@ -29,9 +29,10 @@ def write_checksums(directory: Path) -> None:
 
 
 def find_damage(directory: Path) -> str | None:
-    """The first file that is not as `write_checksums` found it, and how it differs; None where all are.
+    """The first file that differs from what `write_checksums` recorded, and how; None if all match.
 
-    Files that are missing, unexpected, of another size or with other contents count, and so does the list of checksums itself.
+    Missing and unexpected files, and files of another size or content, count as damage, and so does
+    a changed list of checksums.
     """
     try:
         content = (directory / CHECKSUMS).read_bytes()
@@ -44,7 +45,7 @@ def find_damage(directory: Path) -> str | None:
     if missing := sorted(expected.keys() - found):
         return f"{missing[0]}: missing"
     if unexpected := sorted(found - expected.keys()):
-        return f"{unexpected[0]}: does not belong to it"
+        return f"{unexpected[0]}: unexpected file"
     with hashing_threads() as threads:
         compared = threads.map(lambda name: _compare(directory / name, expected[name]), sorted(expected))
         for name, difference in zip(sorted(expected), compared, strict=True):
@@ -54,13 +55,13 @@ def find_damage(directory: Path) -> str | None:
 
 
 def hashing_threads() -> concurrent.futures.ThreadPoolExecutor:
-    """A thread for each processor that this process may use, 16 at most: hashlib and the disk need no lock of Python's."""
+    """One thread for each available processor, at most 16; hashlib and disk I/O release the GIL."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return concurrent.futures.ThreadPoolExecutor(min(16, processors))
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, would survive a loss of power."""
+    """Waits until a file, or the names in a folder, would survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -92,7 +93,7 @@ def _encode(files: dict[str, Any]) -> bytes:
 
 
 def _decode(content: bytes) -> dict[str, Any] | None:
-    """What `_encode` was given, or None where it did not make every byte of this."""
+    """The argument of `_encode`, or None unless `_encode` produces exactly these bytes."""
     try:
         files = json.loads(content)["files"]
         return files if content == _encode(files) else None

@@ -13,16 +13,17 @@ from jax import lax
 
 from lcjax.train.checkpoints.checksums import hashing_threads
 
-# The bytes that are hashed at a time; it is part of what a fingerprint is.
+# The number of bytes hashed at a time; it is part of the definition of a fingerprint.
 BLOCK_BYTES = 32 * 2**20
 
 
 def fingerprint(params: Any) -> str:
-    """32 hexadecimal digits that change with any bit, path, shape or dtype of a tree of arrays.
+    """32 hexadecimal digits that depend on every bit, path, shape and dtype of a tree of arrays.
 
-    The arrays may be in device or host memory. Each is read in blocks along its first axis, and threads read and hash them; the
-    blocks' digests are joined in a fixed order. On a GPU no thread holds more than one block, there and in host memory; an array in
-    pinned host memory is copied whole.
+    The arrays may be in device or host memory. Each is read in blocks along its first axis, which
+    threads read and hash; the blocks' digests are joined in a fixed order. On a GPU no thread needs
+    more than one block of memory, on the device and on the host. An array in pinned host memory is
+    copied as a whole.
     """
     with hashing_threads() as threads:
         digests = [
@@ -39,7 +40,7 @@ def _heading(path: Any, leaf: jax.Array) -> Callable[[], bytes]:
 
 
 def _blocks(leaf: jax.Array) -> Iterator[Callable[[], bytes]]:
-    """What gives the digest of each piece of the array's first axis, of about BLOCK_BYTES."""
+    """Functions that return the digest of each piece, about BLOCK_BYTES, of the first axis."""
     if leaf.ndim == 0:
         yield lambda: _digest(np.asarray(leaf)[None])
         return

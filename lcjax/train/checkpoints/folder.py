@@ -1,4 +1,4 @@
-"""The output directory that a process works in: locked, checked, and with the checkpoint to resume from."""
+"""The output directory of a process: locked, checked, with the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ _FOLDERS = ("checkpoints", "tensorboard", *RESULTS)
 class RunFolder:
     """An output directory that no other run uses.
 
-    `started` is when the run was started first. For a resumed run, `resume` is the checkpoint, `saved` its description
-    of the run, and `records` its copies of metrics.jsonl and evaluation.jsonl; all files are verified.
+    `started` is when the run was first started. For a resumed run, `resume` is the checkpoint,
+    `saved` its description of the run, and `records` its copies of metrics.jsonl and
+    evaluation.jsonl; all files are verified.
     """
 
     path: Path
@@ -48,20 +49,20 @@ class RunFolder:
 
     @property
     def first_step(self) -> int:
-        """The steps that were taken."""
+        """The number of steps taken."""
         return self.resume.step if self.resume else 0
 
     @property
     def resumes_here(self) -> bool:
-        """Whether the checkpoint is in this folder, and not another run's."""
+        """Whether the checkpoint is in this folder, not in another run's."""
         return self.resume is not None and self.resume.directory.resolve() == (self.path / "checkpoints").resolve()
 
     def results(self) -> Path | None:
-        """The adapter or the weights that a finished run has left here."""
+        """The adapter or the weights that a finished run has saved here."""
         return next((self.path / name for name in RESULTS if (self.path / name).exists()), None)
 
     def is_finished(self, max_steps: int | None) -> bool:
-        """Whether a run of so many steps has nothing left to do, and all that it leaves is here."""
+        """Whether a run of this many steps has nothing left to do and all its results are here."""
         left = self.results() is not None and (self.path / "loss.png").exists()
         return (
             self.resumes_here
@@ -74,7 +75,7 @@ class RunFolder:
         )
 
     def has_nothing_to_do(self, arguments: TrainingArguments) -> bool:
-        """`is_finished`, as far as it can be seen without the model and the data."""
+        """`is_finished`, as far as it can be decided without the model and the data."""
         return (
             self.resume is not None
             and is_same_command(self.saved, arguments)
@@ -82,26 +83,31 @@ class RunFolder:
         )
 
     def refuse_other_run(self, description: dict[str, Any]) -> None:
-        """Raises InputError where the resumed run differs from what is known so far of this one."""
+        """Raises InputError if the resumed run differs from what is known so far of this one."""
         if self.resume is not None:
             refuse_other_run(self.saved, description, self.resume)
 
     def refuse_other_data(self, data: Data, arguments: TrainingArguments) -> None:
-        """Raises InputError where the resumed run had different data, or another number of steps that matters."""
+        """Raises InputError if the resumed run had other data, or another relevant length."""
         if self.resume is not None:
             max_steps = arguments.number_of_steps(len(data.train_plan))
             refuse_other_run(self.saved, describe_data(data, max_steps), self.resume, self._date_wanted(data))
             refuse_other_length(self.saved, arguments, max_steps, self.resume)
 
     def _date_wanted(self, data: Data) -> str:
-        """The hint for data that a program loaded on another day than the run's, which a chat template may have written."""
+        """The hint for data that a program loaded on another day than the run's.
+
+        A chat template may have written that date.
+        """
         if data.date is None or data.date.astimezone() == self.started:
             return ""
         call = f"load_corpus(..., date=datetime.datetime.fromisoformat({self.started.isoformat()!r}))"
-        return f", with the run's date where the chat template writes it: {call}"
+        return f", with the run's date if the chat template writes it: {call}"
 
     def set_aside_what_resuming_overwrites(self, max_steps: int) -> list[str]:
-        """Sets aside what resuming to `max_steps` would overwrite, and lost or changed records; returns a line for each.
+        """Renames what resuming to `max_steps` would overwrite, and lost or changed records.
+
+        Returns a line for each.
 
         Raises:
           InputError: the files cannot be written.
@@ -114,11 +120,11 @@ class RunFolder:
             target = free_name(results.with_name(f"{results.name}.step-{self.saved['max_steps']}"))
             with writing(target):
                 results.rename(target)
-            lines.append(f"the {results.name} of step {self.saved['max_steps']} is {target} now")
+            lines.append(f"the {results.name} of step {self.saved['max_steps']} is now {target}")
         return lines + [line for name in RECORDS for line in self._restore(name)]
 
     def _restore(self, name: str) -> list[str]:
-        """The file itself is written where it is opened."""
+        """Renames a damaged record; the file itself is written when it is opened."""
         path, content = self.path / name, self.records[name]
         damage = damage_of_record(path, content)
         if damage is None:
@@ -128,19 +134,21 @@ class RunFolder:
             target = free_name(path.with_name(f"{name}.damaged"))
             with writing(target):
                 path.rename(target)
-            line += f", and what was there is {target.name}"
+            line += f", and its former content is in {target.name}"
         return [line]
 
 
 @contextlib.contextmanager
 def open_run_folder(output_dir: Path, arguments: TrainingArguments) -> Iterator[RunFolder]:
-    """Locks the output directory, makes it if need be, and refuses what can be seen before a model is loaded.
+    """Locks the output directory, creates it if needed, and checks what needs no model.
 
-    Until the context is left no other process can open it. A folder that was made and stayed empty is removed.
+    Until the context is left no other process can open it. A folder that was created and stayed
+    empty is removed.
 
     Raises:
-      InputError: another run is in it; a fresh run would overwrite one; the checkpoint to resume from does not exist, is
-        damaged or has other arguments; a file is where a folder belongs, or the reverse; it cannot be written.
+      InputError: another run uses it; a fresh run would overwrite one; the checkpoint to resume
+        from does not exist, is damaged or has other arguments; a file is in the place of a folder,
+        or the reverse; or it cannot be written.
     """
     made: list[Path] = []
     with contextlib.ExitStack() as removal:
@@ -148,19 +156,25 @@ def open_run_folder(output_dir: Path, arguments: TrainingArguments) -> Iterator[
         try:
             made += [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
             if made:
-                find_resume_point(arguments.resume_from_checkpoint, output_dir)  # what it refuses makes no folder
-                # Another run may make it at this moment, too. Then the lock decides.
+                # an invalid request must not create a folder
+                find_resume_point(arguments.resume_from_checkpoint, output_dir)
+                # Another run may create it at the same moment. Then the lock decides.
                 output_dir.mkdir(parents=True, exist_ok=True)
             elif not output_dir.is_dir():
-                raise InputError(f"--output-dir {output_dir} is a file; name a folder")
+                raise InputError(f"--output-dir {output_dir} is a file; give a folder")
         except OSError as error:
-            raise InputError(f"--output-dir {output_dir} cannot be made ({error.strerror}); choose another") from None
+            raise InputError(
+                f"--output-dir {output_dir} cannot be created ({error.strerror}); choose another"
+            ) from None
         with locked(output_dir):
             yield _open(output_dir, arguments)
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    """Removes the innermost first, up to one that has something in it; one that could not be made is passed over."""
+    """Removes empty folders, innermost first, up to one that is not empty.
+
+    A folder that could not be created is skipped.
+    """
     for folder in folders:
         try:
             folder.rmdir()

@@ -1,4 +1,4 @@
-"""One run per output directory at a time."""
+"""Allows one run per output directory at a time."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def locked(output_dir: Path) -> Iterator[None]:
-    """A context in which this process alone works in `output_dir`.
+    """A context in which only this process works in `output_dir`.
 
-    The lock is the operating system's, on a file there: it is released when the process ends, in whatever manner. The file
-    names the holder. Where the file system has no locks, a warning is logged.
+    The lock is the operating system's, on a file in the directory. It is released whenever the
+    process ends. The file names the holder. If the file system has no locks, a warning is logged.
 
     Raises:
-      InputError: another run holds it, or the folder cannot be written.
+      InputError: another run holds the lock, or the folder cannot be written.
     """
     path = output_dir / LOCK
     with writing(path):
@@ -46,7 +46,8 @@ def locked(output_dir: Path) -> Iterator[None]:
                 file.flush()
             yield
         finally:
-            path.unlink(missing_ok=True)  # before it is unlocked: another process may already wait for it
+            # before unlocking, because another process may wait for it
+            path.unlink(missing_ok=True)
 
 
 def _open_and_lock(path: Path) -> IO[str]:
@@ -67,7 +68,8 @@ def _open_and_lock(path: Path) -> IO[str]:
                 error.strerror,
             )
             return file
-        # The former holder may have removed the file between the two calls; its lock would mean nothing.
+        # The former holder may have removed the file between the two calls; a lock on it would be
+        # useless.
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                 return file
@@ -81,4 +83,4 @@ def _in_use(output_dir: Path, file: IO[str]) -> str:
         who = f"process {holder['pid']} on {holder['host']} since {holder['started']}"
     except (ValueError, KeyError, TypeError):
         who = "it has not identified itself"
-    return f"{output_dir} is in use by another run ({who}); wait for its end, or choose another --output-dir"
+    return f"{output_dir} is in use by another run ({who}); wait until it ends, or choose another --output-dir"

@@ -1,4 +1,4 @@
-"""Where to resume: the checkpoint that a run's arguments select, after all its files have been verified."""
+"""Finds the checkpoint that a run's arguments select, and verifies all its files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from lcjax.errors import InputError
 from lcjax.train.checkpoints.checkpoint import Checkpoints
 
-# What a finished run leaves.
+# The folders of a finished run's results.
 RESULTS = ("adapter", "model")
 
 
@@ -29,10 +29,10 @@ def find_resume_point(requested: str | None, output_dir: Path | None) -> ResumeP
 
     Args:
       requested: None, "latest", a checkpoint's folder, or the folder of a run.
-      output_dir: that of the resumed or new run; None where it gets a new folder.
+      output_dir: that of the resumed or new run; None if it gets a new folder.
 
     Raises:
-      InputError: there is no such checkpoint; or resuming would overwrite another run.
+      InputError: there is no such checkpoint, or resuming would overwrite another run.
     """
     if output_dir is not None:
         _check_output_dir(output_dir)
@@ -53,18 +53,18 @@ def find_resume_point(requested: str | None, output_dir: Path | None) -> ResumeP
 
 
 def refuse_damage(point: ResumePoint) -> None:
-    """Reads all files; raises InputError if one is not as it was saved, and names the newest undamaged checkpoint."""
+    """Reads all files; raises InputError, with the newest undamaged checkpoint, on damage."""
     checkpoints = Checkpoints(point.directory)
     if point.step not in checkpoints.steps():
-        raise InputError(f"checkpoint {point} does not exist; those there are: {checkpoints.steps() or 'none'}")
+        raise InputError(f"checkpoint {point} does not exist; existing checkpoints: {checkpoints.steps() or 'none'}")
     damage = checkpoints.damage(point.step)
     if damage is None:
         return
     sound = checkpoints.newest_sound()
-    remedy = "no sound one is left; start again with another --output-dir"
+    remedy = "no undamaged one is left; start again with another --output-dir"
     if sound is not None:
         path = shlex.quote(str(point.directory / str(sound)))
-        remedy = f"the newest sound one is {sound}: --resume-from-checkpoint {path}"
+        remedy = f"the newest undamaged one is {sound}: --resume-from-checkpoint {path}"
     raise InputError(f"checkpoint {point.step} in {point.directory.parent} is damaged ({damage}); {remedy}")
 
 
@@ -72,32 +72,32 @@ def set_newer_aside(point: ResumePoint) -> list[str]:
     """Renames the damaged checkpoints after the one to resume from; returns a line for each."""
     checkpoints = Checkpoints(point.directory)
     newer = [step for step in checkpoints.steps() if step > point.step]
-    return [f"checkpoint {step} is damaged; it is {checkpoints.set_aside(step)} now" for step in newer]
+    return [f"checkpoint {step} is damaged; it is now {checkpoints.set_aside(step)}" for step in newer]
 
 
 def _check_output_dir(output_dir: Path) -> None:
     if output_dir.exists() and not output_dir.is_dir():
-        raise InputError(f"--output-dir {output_dir} is a file; name a folder")
-    # orbax takes the first for a pattern and the second for a slash, and writes what it then does not find.
+        raise InputError(f"--output-dir {output_dir} is a file; give a folder")
+    # orbax treats the first as a pattern and the second as a slash, and cannot find what it wrote.
     if unfit := sorted(set("[\\") & set(str(output_dir.absolute()))):
         raise InputError(
-            f"--output-dir {output_dir.absolute()} holds the character {unfit[0]}, where checkpoints cannot be read back; choose "
-            "another"
+            f"--output-dir {output_dir.absolute()} has the character {unfit[0]}, with which "
+            "checkpoints cannot be read back; choose another"
         )
 
 
 def _refuse_to_overwrite(output_dir: Path | None, newest: int | None) -> None:
     if newest is not None:
         raise InputError(
-            f"{output_dir} holds a run with checkpoints; resume it with --resume-from-checkpoint latest, or choose another "
-            "--output-dir"
+            f"{output_dir} has a run with checkpoints; resume it with --resume-from-checkpoint "
+            "latest, or choose another --output-dir"
         )
     if output_dir is not None and (found := [name for name in RESULTS if (output_dir / name).exists()]):
-        raise InputError(f"{output_dir} holds the {found[0]} of a finished run; choose another --output-dir")
+        raise InputError(f"{output_dir} has the {found[0]} of a finished run; choose another --output-dir")
 
 
 def _refuse_to_overwrite_newer(point: ResumePoint, own: Path, newest: int, output_dir: Path | None) -> None:
-    """Allows resuming from the newest of the run's own checkpoints, or from one after which all are damaged."""
+    """Allows resuming from the run's newest checkpoint, or from one after which all are damaged."""
     checkpoints, occupied = Checkpoints(own), newest
     if own.resolve() == point.directory.resolve():
         later = [step for step in checkpoints.steps() if step > point.step]
@@ -106,15 +106,15 @@ def _refuse_to_overwrite_newer(point: ResumePoint, own: Path, newest: int, outpu
             return
         occupied = sound[-1]
     raise InputError(
-        f"{output_dir} holds checkpoint {occupied}, which resuming from {point} would overwrite; give another --output-dir "
-        "for the new run"
+        f"{output_dir} has checkpoint {occupied}, which resuming from {point} would overwrite; "
+        "give another --output-dir for the new run"
     )
 
 
 def _newest_of(directory: Path, run_directory: Path | None) -> ResumePoint:
     newest = Checkpoints(directory).latest()
     if newest is None:
-        raise InputError(f"{run_directory} holds no checkpoint to resume from; start without --resume-from-checkpoint")
+        raise InputError(f"{run_directory} has no checkpoint to resume from; start without --resume-from-checkpoint")
     return ResumePoint(directory, newest)
 
 

@@ -1,4 +1,4 @@
-"""The arguments of a run that is resumed by command line."""
+"""The arguments of a run that is resumed on the command line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from lcjax.train.checkpoints.resume import find_resume_point, refuse_damage
 
 
 def arguments_of_resumed_run(given: RunArguments) -> RunArguments:
-    """The run's original arguments, with relative paths resolved against its working directory; given flags override them.
+    """The run's original arguments, overridden by the given flags.
+
+    Relative paths are resolved against the run's working directory.
 
     Raises:
-      InputError: there is no such run, it was not started by the command, or its checkpoint is damaged.
+      InputError: there is no such run, it was not started by the command, or its checkpoint is
+        damaged.
     """
     requested = given.resume_from_checkpoint
     output_dir = given.output_dir
@@ -31,7 +34,8 @@ def arguments_of_resumed_run(given: RunArguments) -> RunArguments:
         if "model" not in saved:
             raise InputError(f"{point} was written by lcjax.train() in a program; resume from that program")
         saved |= {"output_dir": output_dir, "resume_from_checkpoint": requested}
-        saved.pop("programs_dir", None)  # machine code is never loaded from a folder that a file names
+        # machine code is never loaded from a folder named in a file
+        saved.pop("programs_dir", None)
         saved |= {name: tuple(saved[name]) for name in ("data", "data_weights", "target_modules") if name in saved}
         if "working_directory" in description:
             there = functools.partial(path_from, description["working_directory"])
@@ -39,12 +43,12 @@ def arguments_of_resumed_run(given: RunArguments) -> RunArguments:
         known = {field.name for field in dataclasses.fields(RunArguments)}
         return RunArguments(**{name: value for name, value in saved.items() if name in known})
     except (InputError, TypeError, ValueError, KeyError):
-        refuse_damage(point)  # the better message, if damage is the cause
+        refuse_damage(point)  # a better message, if damage is the cause
         raise
 
 
 def _run_directory(checkpoint: Path) -> Path:
-    """runs/x of runs/x, runs/x/checkpoints and runs/x/checkpoints/100."""
+    """The run's folder, from runs/x, runs/x/checkpoints or runs/x/checkpoints/100."""
     if checkpoint.name.isdigit():
         checkpoint = checkpoint.parent
     return checkpoint.parent if checkpoint.name == "checkpoints" else checkpoint

@@ -1,4 +1,7 @@
-"""Whether a checkpoint belongs to this run: compared as early as each part is known; the first difference is named."""
+"""Decides whether a checkpoint belongs to this run, and names the first difference.
+
+Each part is compared as soon as it is known.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +23,24 @@ from lcjax.train.checkpoints.resume import ResumePoint
 
 Description = dict[str, Any]
 
-# Arguments that are compared by what they led to: the number of steps, the fingerprints of weights and data, the dtype.
+# Arguments that are compared by their results: the number of steps, the fingerprints of weights and
+# data, the dtype.
 _COMPARED_BY_RESULT = {"max_steps", "num_train_epochs", "model", "data", "documents", "data_weights", "dtype"}
 # In addition, those that change neither a step's arithmetic nor the order of the data.
 _FREE_ARGUMENTS = _COMPARED_BY_RESULT | {
     "output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "eval_steps", "eval_batches", "logging_steps",
     "use_gradient_checkpointing", "attention", "skip_leak_check", "programs_dir",
 }  # fmt: skip
-# Where the files lie and how the step is scheduled may change between two sessions; the numbers do not.
+# The location of files and the scheduling of a step may change between two sessions; the numbers do
+# not.
 _FREE_SETTINGS = {"name_or_path", "use_gradient_checkpointing", "attention", "generation_config"}
-# Fields of LlamaConfig that checkpoints of earlier versions lack; the weights' names and bytes tell the families apart.
+# Fields of LlamaConfig that checkpoints of earlier versions lack; the weights' names and bytes
+# distinguish the families.
 _ADDED_FIELDS = ("model_type", "own_values")
 
 
 def describe_arguments(arguments: TrainingArguments) -> Description:
-    """The part of a checkpoint's description that is known before the model is loaded; equals its JSON.
+    """The part of a checkpoint's description known before the model is loaded, as in its JSON.
 
     Paths in the arguments are relative to the working directory. It is not compared.
     """
@@ -51,12 +57,15 @@ def describe_model(model: Llama) -> Description:
 
 
 def describe_data(data: Data, max_steps: int) -> Description:
-    """The data and the number of steps that they led to."""
+    """The data and the resulting number of steps."""
     return {"data": data.fingerprint(), "max_steps": max_steps}
 
 
 def known_steps(saved: Description, arguments: TrainingArguments) -> int | None:
-    """The number of optimizer steps, where it is known before the data are read: given, or from the same epochs as before."""
+    """The number of optimizer steps, if it is known before the data is read.
+
+    It is known if it is given, or if the number of epochs is the same as before.
+    """
     if arguments.max_steps > 0:
         return arguments.max_steps
     before = saved["arguments"]
@@ -65,16 +74,16 @@ def known_steps(saved: Description, arguments: TrainingArguments) -> int | None:
 
 
 def is_same_command(saved: Description, arguments: TrainingArguments) -> bool:
-    """Whether no argument that has a part in the numbers differs, so that the data and weights need not be compared."""
+    """Whether no argument that affects the numbers differs; data and weights need no check."""
     now, named = as_json(dataclasses.asdict(arguments)), _FREE_ARGUMENTS - _COMPARED_BY_RESULT
     return all(saved["arguments"].get(name) == now[name] for name in now.keys() - named)
 
 
 def refuse_other_run(saved: Description, current: Description, point: ResumePoint, date_wanted: str = "") -> None:
-    """Raises InputError, naming the first difference, when a checkpoint is not of the run that `current` describes.
+    """Raises InputError if a checkpoint is not of the run `current`; names the first difference.
 
-    `current` may be a part of a description: what is not in it is not compared, and so with single arguments. `date_wanted` is
-    added to the message about different data.
+    `current` may be a part of a description: missing parts and missing arguments are not compared.
+    `date_wanted` is added to the message about different data.
     """
     if "model" in saved and "model" in current:
         saved = saved | {"model": {name: current["model"][name] for name in _ADDED_FIELDS} | saved["model"]}
@@ -91,23 +100,26 @@ def refuse_other_run(saved: Description, current: Description, point: ResumePoin
                 case ("weights",):
                     what = "the base weights were different; give the same --model"
                 case ("data",):
-                    what = f"the data were different; give the same --data files, unchanged{date_wanted}"
+                    what = f"the data was different; give the same --data files, unchanged{date_wanted}"
                 case _:
                     what = f"{'.'.join(path)} was {before!r} and is {now!r}; give the same"
             raise _other(point, what)
 
 
 def refuse_other_length(saved: Description, arguments: TrainingArguments, max_steps: int, point: ResumePoint) -> None:
-    """Raises InputError where a run of `max_steps` would have had other learning rates than the saved one up to `point`."""
+    """Raises InputError if a run of `max_steps` has other learning rates than the saved one.
+
+    Only the steps up to `point` matter.
+    """
     before = saved["max_steps"]
     if max_steps == before:
         return
     if max_steps < point.step:
         raise _other(
-            point, f"it has taken {point.step} steps, and --max-steps is {max_steps} now; give as many or more"
+            point, f"it has taken {point.step} steps, but --max-steps is now {max_steps}; give at least as many"
         )
     kind = arguments.lr_scheduler_type
-    rate_falls = f"it was to take {before} steps, not {max_steps}, by which its learning rate falls ({kind})"
+    rate_falls = f"its learning rate falls ({kind}) over {before} steps, not {max_steps}"
     if kind not in LEVEL_SCHEDULES:
         levels = " and ".join(LEVEL_SCHEDULES)
         raise _other(point, f"{rate_falls}; give the same number (only {levels} runs can be extended)")
@@ -117,8 +129,9 @@ def refuse_other_length(saved: Description, arguments: TrainingArguments, max_st
     if warmups[0] != warmups[1]:
         raise _other(
             point,
-            f"it was to take {before} steps, not {max_steps}, by which --warmup-ratio {arguments.warmup_ratio} makes its "
-            f"warm-up {warmups[1]} steps instead of {warmups[0]}; give the same number",
+            f"with {max_steps} steps instead of {before}, --warmup-ratio "
+            f"{arguments.warmup_ratio} gives a warm-up of {warmups[1]} steps instead of "
+            f"{warmups[0]}; give the same number",
         )
 
 

@@ -1,1 +1,1 @@
-"""The compiled programs of a run, which a resumed run uses again."""
+"""The compiled programs of a run, which a resumed run reuses."""

@@ -1,4 +1,4 @@
-"""What programs are compiled with and for: the software and the processor on which a run computes."""
+"""What programs are compiled with and for: the software and the processor of a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _version(name: str) -> str | None:
 
 
 def _processor() -> str:
-    """Name and vector instructions of the CPU, which machine code is made for."""
+    """Name and vector instructions of the CPU, for which machine code is generated."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             lines = dict(line.split(":", 1) for line in file.read().split("\n\n")[0].splitlines() if ":" in line)

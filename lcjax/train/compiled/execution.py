@@ -1,4 +1,7 @@
-"""How a run computes, chosen at its start and saved in checkpoints: its compiled programs and the form of its step."""
+"""How a run computes: its compiled programs and the form of its step.
+
+Both are chosen at the start of the run and saved in checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ from lcjax.train.compiled.programs import Programs, digest_of, programs_folder
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """What does not change the mathematics of a step, and changes the last bits of its numbers on a GPU.
+    """What changes only the last bits of a step's numbers on a GPU, not its mathematics.
 
     Attributes:
       programs: the id of the run's folder of compiled programs.
       builder: what they were compiled with and for.
-      policy, memory, loss_chunk: the form of the step that was chosen where the arguments said "auto", as in `ModelSettings`;
-        None on a CPU, where nothing is chosen.
+      policy, memory, loss_chunk: the form of the step that was chosen if the arguments said "auto",
+      as in `ModelSettings`; None on a CPU, where nothing is chosen.
     """
 
     programs: str
@@ -40,7 +43,7 @@ class Execution:
         return cls(programs.run, programs.builder, policy, str(memory or "none"), fitted.loss_chunk)
 
     def applied(self, settings: ModelSettings) -> ModelSettings:
-        """The settings with the form of the step that the run began with, unless the user requests another."""
+        """The settings with the run's original form of the step, unless the user set another."""
         if self.policy is None or self.memory is None or settings.memory != "auto":
             return settings
         if settings.use_gradient_checkpointing not in ("auto", self.policy):
@@ -50,14 +53,15 @@ class Execution:
 
     @classmethod
     def of_json(cls, value: Any) -> Execution | None:
-        """What `dataclasses.asdict` gave; None for a checkpoint that has none."""
+        """An Execution from its JSON; None for a checkpoint that has none."""
         return cls(**value) if value else None
 
 
 def open_programs(model: Llama, arguments: TrainingArguments, saved: Execution | None) -> Programs:
-    """The compiled programs of a new run, or of the resumed one whose execution is `saved`.
+    """The compiled programs of a new run, or of the resumed run whose execution is `saved`.
 
-    Without `programs_dir`, a cache folder that cannot be written does not stop the run; `Programs.lost` reports it.
+    Without `programs_dir`, a cache folder that cannot be written does not stop the run;
+    `Programs.lost` reports it.
 
     Raises:
       InputError: `programs_dir` cannot be written.
@@ -72,6 +76,8 @@ def open_programs(model: Llama, arguments: TrainingArguments, saved: Execution |
         return Programs.of_run(base, saved.programs, builder(), shape)
     except OSError as error:
         if arguments.programs_dir:
-            raise InputError(f"--programs-dir {base} cannot be used ({error.strerror}); name another folder") from None
-        reason = f"compiled programs cannot be stored in {base} ({error.strerror}), name a folder with --programs-dir"
+            raise InputError(
+                f"--programs-dir {base} cannot be used ({error.strerror}); choose another folder"
+            ) from None
+        reason = f"compiled programs cannot be stored in {base} ({error.strerror}), choose a folder with --programs-dir"
         return Programs.not_stored(base, builder(), shape, reason)

@@ -1,11 +1,14 @@
-"""The compiled programs of a run, so that a resumed run computes with exactly the same ones.
+"""The compiled programs of a run, so that a resumed run uses exactly the same ones.
 
-A compiler for GPUs times several algorithms for every product and takes the fastest, and two processes can choose differently.
-The sums then run in another order, and the last bits differ. So a run owns a folder of compiled programs, filled through JAX's
-persistent compilation cache; a resumed run loads them from there, and a new run of the same shape starts from copies of them.
+A compiler for GPUs times several algorithms for every product and selects the fastest, and two
+processes can choose differently. The sums are then computed in another order, and the last bits
+differ. So a run has a folder of compiled programs, filled through JAX's persistent compilation
+cache. A resumed run loads them from there, and a new run of the same shape starts with copies of
+them.
 
-A compiled program is machine code. The folders therefore lie in the user's own cache and never in the run's output directory:
-resuming a run that came from somebody else must not execute what is in its files.
+A compiled program is machine code. So the folders are in the user's own cache and never in the
+run's output directory: resuming a run that came from somebody else must not execute code from its
+files.
 
 Source: https://docs.jax.dev/en/latest/persistent_compilation_cache.html
 """
@@ -31,27 +34,29 @@ from lcjax.cli.outputs import written_atomically
 
 _INVENTORY = "programs.json"
 _RUN_ID = re.compile(r"[0-9a-f]{16}")
-# The programs whose sums make the run's numbers, by the names that JAX gives their files.
+# The programs whose sums determine the run's numbers, by the names that JAX gives their files.
 _NUMERICAL = ("jit_train_step-", "jit_token_scores-")
-# Folders beyond this many bytes are removed at the start of a run, the least recently used first.
+# If the folders exceed this many bytes at the start of a run, the least recently used are removed.
 LARGEST_CACHE = 10 * 2**30
 
 
 @dataclasses.dataclass
 class Programs:
-    """The folder of one run's compiled programs; a context, within which JAX compiles into it.
+    """The folder of one run's compiled programs, and a context in which JAX compiles into it.
 
-    What is in the folder counts once `publish` has listed it with its checksum. A process that is killed leaves torn or unlisted
-    files, which the next one removes: no state that was saved was computed with them.
+    A file in the folder counts once `publish` has listed it with its checksum. A killed process
+    leaves torn or unlisted files, which the next one removes: no saved state was computed with
+    them.
 
     Attributes:
       run: the run's id, 16 hexadecimal digits.
       folder: where the programs are.
       builder: what they were compiled with and for; see `lcjax.train.compiled.builder.builder`.
-      shape: of the run, a digest; runs of one shape start from each other's programs.
+      shape: a digest of the run's shape; runs of one shape start from each other's programs.
       listed: the published files and their checksums.
-      lost: why a resumed run does not have all of its programs, for the user; None where it has.
-      is_stored: False where the folder cannot be written, and each process compiles for itself.
+      lost: the reason, for the user, why a resumed run lacks some of its programs; None if it has
+        all.
+      is_stored: False if the folder cannot be written, so each process compiles separately.
     """
 
     run: str
@@ -64,7 +69,7 @@ class Programs:
 
     @classmethod
     def new(cls, base: Path, builder: dict[str, str], shape: str) -> Programs:
-        """The folder of a run that begins, with copies of what a run of the same shape compiled last."""
+        """The folder of a new run, with copies of what a run of the same shape compiled last."""
         _remove_the_oldest(base)
         run = secrets.token_hex(8)
         folder = base / run
@@ -81,8 +86,8 @@ class Programs:
 
     @classmethod
     def of_run(cls, base: Path, run: str, builder: dict[str, str], shape: str) -> Programs:
-        """The folder of a resumed run; `lost` states what is missing from it, or cannot be used here."""
-        if not _RUN_ID.fullmatch(run):  # it comes from a file of the run, and becomes part of a path
+        """The folder of a resumed run; `lost` says what is missing from it or unusable here."""
+        if not _RUN_ID.fullmatch(run):  # it comes from a file and becomes part of a path
             return dataclasses.replace(cls.new(base, builder, shape), lost="the run does not name its programs")
         folder = base / run
         inventory = _read(folder)
@@ -94,25 +99,26 @@ class Programs:
         files = inventory.get("files", {})
         listed = {name: files[name] for name in _sound(folder, files)}
         for path in folder.iterdir():
-            # The inventory stays: a process that is killed before it publishes must leave the next one all that there was.
+            # Keep the inventory: a process that is killed before it publishes must leave everything
+            # for the next one.
             if path.name not in listed and path.name != _INVENTORY:
                 path.unlink(missing_ok=True)
         lost = None
         if not files:
-            lost = f"the programs that it was compiled to are not in {folder}"
+            lost = f"the run's compiled programs are not in {folder}"
         elif missing := len(files) - len(listed):
-            lost = f"{missing} of the {len(files)} programs that it was compiled to are missing or damaged in {folder}"
+            lost = f"{missing} of the run's {len(files)} compiled programs are missing or damaged in {folder}"
         return cls(run, folder, builder, shape, listed, lost)
 
     @classmethod
     def not_stored(cls, base: Path, builder: dict[str, str], shape: str, reason: str) -> Programs:
-        """Of a run that can store none in `base`, for that reason."""
+        """Programs of a run that cannot store them in `base`, for the given reason."""
         run = secrets.token_hex(8)
         return cls(run, base / run, builder, shape, {}, lost=reason, is_stored=False)
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
-        """A context in which JAX takes programs from the folder, and adds those that it compiles."""
+        """A context in which JAX reads programs from the folder and adds those that it compiles."""
         if not self.is_stored:
             yield
             return
@@ -121,7 +127,8 @@ class Programs:
             "jax_enable_compilation_cache": True,
             "jax_persistent_cache_min_compile_time_secs": 0.0,
             "jax_persistent_cache_min_entry_size_bytes": -1,
-            # Of its own caches XLA would put the folder's name into the program, which then is another one in every run.
+            # XLA's own caches would put the folder's name into the program, which would then differ
+            # in every run.
             "jax_persistent_cache_enable_xla_caches": "none",
         }
         before = {name: getattr(jax.config, name) for name in values}
@@ -132,10 +139,10 @@ class Programs:
             _set(before)
 
     def publish(self) -> list[str]:
-        """Lists what was compiled since; returns the programs among it whose sums make the run's numbers.
+        """Lists the new programs; returns those whose sums determine the run's numbers.
 
-        Called before a checkpoint is written, so that what a checkpoint was computed with is listed. A full disk does not
-        stop the run; a later resume reports what is missing.
+        It is called before a checkpoint is written, so every program that a checkpoint was computed
+        with is listed. A full disk does not stop the run; a later resume reports what is missing.
         """
         if not self.is_stored:
             return []
@@ -149,23 +156,23 @@ class Programs:
 
 
 def programs_folder() -> Path:
-    """Where the programs of runs are: lcjax/programs under $XDG_CACHE_HOME, or under ~/.cache."""
+    """The folder of all runs' programs: lcjax/programs under $XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lcjax" / "programs"
 
 
 def digest_of(shape: Any) -> str:
-    """32 hexadecimal digits of a value that JSON can hold."""
+    """32 hexadecimal digits for a value that JSON can represent."""
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _set(values: dict[str, Any]) -> None:
     for name, value in values.items():
         jax.config.update(name, value)
-    compilation_cache.reset_cache()  # it remembers the folder that it was first used with
+    compilation_cache.reset_cache()  # it remembers the first folder that it used
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """The inventory of a folder; {} where there is none that can be read."""
+    """The inventory of a folder; {} if it is missing or unreadable."""
     try:
         inventory = json.loads((folder / _INVENTORY).read_text(encoding="utf-8"))
         files = inventory["files"]
@@ -176,7 +183,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _sound(folder: Path, files: dict[str, str]) -> list[str]:
-    """Those of the listed files that have their checksums."""
+    """The listed files whose checksums match."""
     return [name for name, checksum in files.items() if _checksum(folder / name) == checksum]
 
 
@@ -188,7 +195,7 @@ def _checksum(path: Path) -> str | None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """By a second name for the same file where the file system has that; JAX never writes into a file that is there."""
+    """Hard-links a file, or copies it if that fails; JAX never changes existing files."""
     try:
         os.link(source, target)
     except OSError:

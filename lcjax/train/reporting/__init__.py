@@ -1,1 +1,1 @@
-"""What a run reports: on the terminal, in its records and in pictures."""
+"""The reports of a run: on the terminal, in its records and in pictures."""

@@ -1,4 +1,4 @@
-"""How to resume a run that a signal has stopped: a command, or a call, to copy."""
+"""A command or a call that resumes a run that a signal has stopped."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from lcjax.train.arguments import RunArguments
 
 
 def how_to_resume(arguments: TrainingArguments, data: Sequence[str | Path], output_dir: Path, step: int) -> str:
-    """A shell command for a run of the command line; else the call of `lcjax.train`, with the caller's `model` and `tokenizer`.
+    """A shell command for a run of the command line, otherwise a call of `lcjax.train`.
+
+    The call uses the caller's `model` and `tokenizer`.
 
     Args:
-      step: the last step that was saved; 0 for none, from which a run starts over.
+      step: the last saved step; 0 if there is none, and the run starts over.
     """
     if not (isinstance(arguments, RunArguments) and arguments.model):
         return _call(arguments, data, output_dir, step)

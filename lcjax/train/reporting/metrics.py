@@ -1,4 +1,4 @@
-"""What a run writes about itself: metrics.jsonl, evaluation.jsonl, TensorBoard events and loss.png."""
+"""Records of a run: metrics.jsonl, evaluation.jsonl, TensorBoard events and loss.png."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from lcjax.train.reporting.picture import draw_losses
 from lcjax.train.reporting.tensorboard import EventFile
 
 RECORDS = ("metrics.jsonl", "evaluation.jsonl")
-"""The files that a checkpoint carries a copy of."""
+"""The files that a checkpoint has copies of."""
 
 
 class JsonLines:
-    """A file of one JSON object a line, keyed by `step`; every line is written out before the next step begins."""
+    """A file with one JSON object per line, keyed by `step`.
+
+    Every line is written before the next step begins.
+    """
 
     def __init__(self, path: Path, content: bytes = b""):
-        """Sets the file to `content`, whole lines: what a resumed run has recorded so far.
+        """Sets the file to `content`, complete lines that a resumed run has recorded so far.
 
         Raises:
           InputError: the file cannot be written; `write` and `sync` raise it, too.
@@ -31,18 +34,18 @@ class JsonLines:
         with writing(path):
             with written_atomically(path) as temporary:
                 temporary.write_bytes(content)
-            # Unbuffered, so that a line which the full disk refused is not tried again on closing.
+            # Unbuffered, so that a line rejected by a full disk is not written again on closing.
             self._file = path.open("ab", buffering=0)
 
     def write(self, row: dict[str, Any]) -> None:
         line = json.dumps(row).encode() + b"\n"
         with writing(self.path):
-            while line:  # an almost full disk takes a part first
+            while line:  # an almost full disk accepts only part of it
                 line = line[self._file.write(line) :]
         self.rows.append(row)
 
     def sync(self) -> None:
-        """Waits until all lines would survive a loss of power."""
+        """Waits until all lines would survive a power failure."""
         with writing(self.path):
             os.fsync(self._file.fileno())
 
@@ -51,18 +54,18 @@ class JsonLines:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of such a file, in order; [] when there is none."""
+    """The complete lines of such a file, in order; [] if it does not exist."""
     return parse_rows(path.read_bytes()) if path.exists() else []
 
 
 def parse_rows(content: bytes) -> list[dict[str, Any]]:
-    """The rows of such a file's whole lines, up to the first that is none."""
+    """The rows of such a file's complete lines, up to the first invalid line."""
     rows = []
     for line in content.split(b"\n"):
         try:
             row = json.loads(line)
         except ValueError:
-            break  # torn by a kill; whatever follows is of no step that was finished
+            break  # cut short by a kill; later lines belong to no finished step
         if not isinstance(row, dict) or "step" not in row:
             break
         rows.append(row)
@@ -70,7 +73,10 @@ def parse_rows(content: bytes) -> list[dict[str, Any]]:
 
 
 def damage_of_record(path: Path, content: bytes) -> str | None:
-    """How the file lacks what is known to have been in it, for people, or None; more rows after that are no damage."""
+    """How the file differs from its known content, in words, or None.
+
+    Rows after the known content are not damage.
+    """
     try:
         found = path.read_bytes()
     except FileNotFoundError:
@@ -83,7 +89,7 @@ def damage_of_record(path: Path, content: bytes) -> str | None:
 
 
 class RunLog:
-    """All the records of a run in its output directory."""
+    """All records of a run in its output directory."""
 
     def __init__(
         self,
@@ -97,9 +103,9 @@ class RunLog:
 
         Args:
           output_dir: of the run.
-          after_step: the steps that were taken.
-          logging_steps: between TensorBoard's points.
-          records: the contents of the files of `RECORDS` up to that step; empty when not given.
+          after_step: the number of steps taken.
+          logging_steps: steps between TensorBoard's points.
+          records: the contents of the files of `RECORDS` up to that step; by default empty.
 
         Raises:
           InputError: a file cannot be written; the methods raise it, too.
@@ -132,7 +138,7 @@ class RunLog:
         return any(row["step"] == step for row in self.evaluations.rows)
 
     def sync(self) -> None:
-        """Lets everything recorded reach the disk, before a checkpoint that counts on it."""
+        """Flushes everything recorded to the disk, before a checkpoint that relies on it."""
         self.metrics.sync()
         self.evaluations.sync()
         self._events.flush()

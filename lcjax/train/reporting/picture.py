@@ -12,13 +12,14 @@ from lcjax.cli.outputs import written_atomically
 from lcjax.evaluate.titles import STYLE, subject, wrapped
 from lcjax.model import ModelSettings
 
-# From so many steps on the training loss is also drawn as a running mean, over this share of the steps.
+# From this many steps on, the training loss is also drawn as a running mean over this fraction of
+# the steps.
 SMOOTHED_FROM = 40
 _WINDOW_SHARE = 0.05
 
 
 def run_title(settings: ModelSettings, data: Sequence[str | Path]) -> str:
-    """Model, data, rank of the adapter and length of a run."""
+    """Model, data, adapter rank and sequence length of a run."""
     trained = f"LoRA rank {settings.lora.r}" if settings.lora else "every weight"
     return subject(settings.name_or_path, data, trained, f"{settings.max_seq_length:,} tokens")
 
@@ -26,18 +27,18 @@ def run_title(settings: ModelSettings, data: Sequence[str | Path]) -> str:
 def draw_losses(
     steps: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]], path: Path, title: str = ""
 ) -> None:
-    """A PNG of both losses (nats a token) over steps, replaced in one go.
+    """Draws a PNG of both losses (nats per token) over steps; replaces the file atomically.
 
     Args:
-      steps: rows of metrics.jsonl; those without a loss are left out.
+      steps: rows of metrics.jsonl; those without a loss are skipped.
       evaluations: rows of evaluation.jsonl.
       path: of the picture.
-      title: what the run is, see `lcjax.evaluate.titles.subject`.
+      title: a description of the run, see `lcjax.evaluate.titles.subject`.
 
     Raises:
-      OSError: the picture cannot be written; a former one is still there.
+      OSError: the picture cannot be written; a former one still exists.
     """
-    # Imported here: the first step does not wait for them.
+    # Imported here so that the first step does not wait for them.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -56,7 +57,7 @@ def draw_losses(
     )
     for row in [*evaluations[:1], *evaluations[1:][-1:]]:
         axes.annotate(f"{row['eval_loss']:.3f}", (row["step"], row["eval_loss"]), (0, 7), textcoords="offset points")
-    axes.set(xlabel="step", ylabel="loss (nats a token)")
+    axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
@@ -66,12 +67,15 @@ def draw_losses(
 
 
 def odd_window(steps: int) -> int:
-    """Steps that a running mean of so many is taken over: an odd number, so that it has a middle."""
+    """Window of the running mean over this many steps; an odd number, so that it has a middle."""
     return int(_WINDOW_SHARE * steps) // 2 * 2 + 1
 
 
 def smoothed(values: Sequence[float], window: int) -> np.ndarray:
-    """The mean of each value's `window` neighbors, itself in the middle; at the ends of those that there are. float64 [N]."""
+    """The mean over a window of `window` values centered at each value, float64 [N].
+
+    At the ends, the mean is over the values that exist.
+    """
     ones = np.ones(window)
     counts = np.convolve(np.ones(len(values)), ones, mode="same")
     return np.convolve(np.asarray(values, np.float64), ones, mode="same") / counts

@@ -1,4 +1,4 @@
-"""The progress of a run: a live bar on a terminal, plain lines elsewhere."""
+"""Shows the progress of a run: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from lcjax.parallel.placement import this_device
 
 
 class TrainingProgress:
-    """A context that shows step, loss, tokens a second, time left and peak device memory where the device reports it."""
+    """A context that shows step, loss, tokens per second, time left and peak device memory.
+
+    The peak is omitted if the device does not report it.
+    """
 
     def __init__(self, console: Console, start: int, max_steps: int, logging_steps: int):
         self._console = console
@@ -39,7 +42,7 @@ class TrainingProgress:
         self._bar.stop()
 
     def update(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """Shows the figures of a finished step."""
+        """Shows the numbers of a finished step."""
         figures = f"loss {loss:.4f}  {tokens_per_second:,.0f} tok/s{peak_device_memory()}"
         self._bar.update(self._task, completed=step, figures=figures)
         if not self._console.is_terminal and step % self._logging_steps == 0:
@@ -47,11 +50,11 @@ class TrainingProgress:
 
 
 def peak_device_memory() -> str:
-    """ "  peak 12.3 GiB" of the first device, or nothing where the backend does not count."""
+    """Peak memory of the first device as "  peak 12.3 GiB", or "" if it is unknown."""
     return memory_column(this_device().memory_stats())
 
 
 def memory_column(statistics: dict[str, int] | None) -> str:
-    """The column of what `jax.Device.memory_stats` returned."""
+    """The text for a result of `jax.Device.memory_stats`."""
     peak = (statistics or {}).get("peak_bytes_in_use")
     return f"  peak {peak / 2**30:.1f} GiB" if peak else ""

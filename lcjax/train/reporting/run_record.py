@@ -1,4 +1,4 @@
-"""run.json: what a run was started with, for people and for the commands that read it."""
+"""Writes run.json, the arguments and circumstances of a run, for people and for commands."""
 
 from __future__ import annotations
 
@@ -37,22 +37,23 @@ def write_run_record(
 
     Its content:
       format: 1.
-      started: when the run was first started, ISO 8601 with the offset from UTC; the same in every resumed run.
-      arguments: every argument of the run, defaults included, by the names of the flags. `model`, `data` and
-        `max_seq_length` are always there, also where `lcjax.train` was called from a program.
+      started: when the run was first started, ISO 8601 with the offset from UTC; the same in every
+        resumed run.
+      arguments: every argument of the run, including defaults, by the names of the flags. `model`,
+        `data` and `max_seq_length` are always present, even if a program called `lcjax.train`.
       model: the resolved config and settings, and the dtype.
       data: its fingerprint, documents, tokens and rows.
       max_steps: the number of optimizer steps.
-      sessions: for each process that trained, its time, its command, its working directory (paths are relative to it), the
-        first step, versions and device.
+      sessions: for each process that trained: its time, its command, its working directory (paths
+        are relative to it), the first step, versions and device.
 
     Args:
       output_dir: of the run.
       started: when the run was first started.
       first_step: the steps taken before this process.
       arguments: of the run; those that belong to the model are added.
-      model: that is trained.
-      data: that it is trained on.
+      model: the model that is trained.
+      data: the data that it is trained on.
       max_steps: the number of optimizer steps.
 
     Raises:
@@ -60,7 +61,7 @@ def write_run_record(
     """
     try:
         former = read_run_record(output_dir)
-    except InputError:  # there is none, or it is damaged; all else that was in it is known
+    except InputError:  # missing or damaged; its other content is known
         former = {}
     same_run = former.get("started") == started.isoformat()
     sessions = [*(former["sessions"] if same_run else ()), _session(first_step)]
@@ -80,7 +81,7 @@ def write_run_record(
 
 
 def _describe(data: Data) -> dict[str, Any]:
-    """The entry on the data in run.json."""
+    """The entry about the data in run.json."""
     return {
         "fingerprint": data.fingerprint(),
         "documents": data.num_documents,
@@ -103,7 +104,10 @@ def _session(first_step: int) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """Python's, and of the packages that decide a run's numbers and files; JAX's plugins for GPUs where they are installed."""
+    """Versions of Python and of the packages that determine a run's numbers and files.
+
+    JAX's GPU plugins are included if they are installed.
+    """
     names = {distribution.name for distribution in importlib.metadata.distributions()}
     plugins = sorted(name for name in names if name and name.startswith("jax-cuda"))
     found = {name: importlib.metadata.version(name) for name in (*_PACKAGES, *plugins) if name in names}

@@ -1,4 +1,4 @@
-"""What a run is about to do, in one line."""
+"""Describes in one line what a run is about to do."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lcjax.plan.compiling.parameters import abstract_params
 def start_line(
     model: Llama, settings: ModelSettings, data: Data, arguments: TrainingArguments, trainable: int, max_steps: int
 ) -> str:
-    """Model, parameters, dtype, quantization, rows, tokens a step, steps, epochs, rank, learning rate, and how the step runs.
+    """Model, precision, rows, steps, epochs, rank, learning rate, and how the step runs.
 
     Args:
-      settings: with which the step is compiled.
-      trainable: how many parameters learn.
+      settings: the settings with which the step is compiled.
+      trainable: the number of trainable parameters.
     """
     rows, length = len(data.train_plan), settings.max_seq_length
     rows_a_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
@@ -32,7 +32,7 @@ def start_line(
         [
             f"start: {settings.name_or_path or 'the model'}, {_parameters(model):,} parameters ({weights})",
             f"{learns}, {trainable:,} trainable parameters",
-            f"{rows:,} rows of {length:,}, {rows_a_step * length:,} tokens a step",
+            f"{rows:,} rows of {length:,}, {rows_a_step * length:,} tokens per step",
             f"{max_steps:,} steps, {max_steps * rows_a_step / max(rows, 1):.3g} epochs",
             f"learning rate {arguments.learning_rate:g} ({arguments.lr_scheduler_type})",
             f"gradient checkpointing {settings.policy_for(length)}",
@@ -42,12 +42,12 @@ def start_line(
 
 
 def _attention(requested: str) -> str:
-    """The implementation, and what it means for a run that is to be resumed exactly (docs/resume.md)."""
+    """The implementation, and what it implies for an exact resume (docs/resume.md)."""
     backend = backend_of(requested)
     differs = ", whose sums differ from run to run in the last bits" if backend.order_of_sums == "any" else ""
     return f"{backend.name}{differs}"
 
 
 def _parameters(model: Llama) -> int:
-    """Of the base model, however they are stored."""
+    """The number of the base model's parameters, regardless of how they are stored."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(model.config, None, None)))

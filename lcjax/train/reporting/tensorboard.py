@@ -13,13 +13,13 @@ from lcjax.train.disk import writing
 class EventFile:
     """Scalars for TensorBoard.
 
-    Written by this thread: the one behind tensorboardX's SummaryWriter dies of a full disk, and the next `add_scalar` would wait
-    for it for ever.
+    They are written by this thread. The thread behind tensorboardX's SummaryWriter dies if the disk
+    is full, and the next `add_scalar` would wait for it forever.
     """
 
     def __init__(self, directory: Path, first_step: int):
-        """A new file of events; TensorBoard forgets those of former files from `first_step` on."""
-        # Imported here: a second of start-up that only training needs.
+        """Opens a new event file; TensorBoard drops older files' events from `first_step` on."""
+        # Imported here: it adds a second of start-up time that only training needs.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboardX.summary import scalar
@@ -28,13 +28,14 @@ class EventFile:
         self._event, self._scalar = Event, scalar
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
-            # tensorboardX's own names tell files apart by the second, and a new one would empty the old.
+            # tensorboardX's own names distinguish files by the second, and a new file would
+            # overwrite the old one.
             self._writer = EventsWriter(str(directory / "events"), f".{time.time_ns()}")
         start = SessionLog(status=SessionLog.START)
         self._write(Event(wall_time=time.time(), step=first_step, session_log=start))
 
     def add(self, group: str, row: dict[str, Any]) -> None:
-        """Adds all values of a row under `group/name`, those of a dictionary in it under `group/name/key`.
+        """Adds all values of a row under `group/name`, nested ones under `group/name/key`.
 
         Raises:
           InputError: the file cannot be written.
@@ -51,7 +52,8 @@ class EventFile:
             self._writer.flush()
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # the run has ended: well, and flushed before, or for this very reason
+        # the run has ended, either flushed or because of this error
+        with contextlib.suppress(OSError):
             self._writer.close()
 
     def _write(self, event) -> None:

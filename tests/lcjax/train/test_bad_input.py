@@ -187,12 +187,12 @@ def test_bad_data(name, content, said, refused, model_dir, tmp_path):
         ("--lora-alpha -2", "--lora-alpha -2.0 must be positive"),
         ("--lora-dropout 1", "--lora-dropout 1.0 must be at least 0 and below 1"),
         ("--target-modules q_proj lm_head", "--target-modules lm_head cannot be adapted, only the linear maps"),
-        ("--full-finetuning --lora-r 8", "--full-finetuning and --lora-r contradict each other; drop one"),
+        ("--full-finetuning --lora-r 8", "--full-finetuning and --lora-r contradict each other; omit one"),
         ("--model somewhere", "--model is given without --data; give both, or neither for the demo"),
         ("--data somewhere", "--data is given without --model; give both, or neither for the demo"),
         ("--resume-from-checkpoint latest", "needs the --output-dir of the run to resume"),
         ("--resume-from-checkpoint nowhere", "nowhere does not exist; give a folder such as runs/x/checkpoints/100"),
-        ("--output-dir nowhere --resume-from-checkpoint latest", "nowhere holds no checkpoint to resume from; start"),
+        ("--output-dir nowhere --resume-from-checkpoint latest", "nowhere has no checkpoint to resume from; start"),
     ],
 )
 def test_bad_flags(flags, said, refused, tmp_path, monkeypatch):
@@ -213,11 +213,13 @@ def test_bad_places_for_the_output(refused, model_dir, data_dir, tmp_path):
     given = ["--model", model_dir, "--data", data_dir, *SHORT, "--output-dir"]
     file = tmp_path / "file"
     file.write_text("here before")
-    assert refused(*given, file) == f"--output-dir {file} is a file; name a folder"
-    assert refused(*given, file / "run").startswith(f"--output-dir {file}/run cannot be made (Not a directory); choose")
-    assert refused(*given, "/proc/run").startswith("--output-dir /proc/run cannot be made (")
+    assert refused(*given, file) == f"--output-dir {file} is a file; give a folder"
+    assert refused(*given, file / "run").startswith(
+        f"--output-dir {file}/run cannot be created (Not a directory); choose"
+    )
+    assert refused(*given, "/proc/run").startswith("--output-dir /proc/run cannot be created (")
     # orbax would write checkpoints there that it cannot read.
-    assert "holds the character [, where checkpoints cannot be read back" in refused(*given, tmp_path / "run[1]")
+    assert "has the character [, with which checkpoints cannot be read back" in refused(*given, tmp_path / "run[1]")
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     (blocked / "checkpoints").write_text("here before")
@@ -254,12 +256,12 @@ def others(model_dir, data_dir, tmp_path_factory):
         ("--learning-rate 1", "--learning-rate was 0.0002 and is 1.0; give the same"),
         ("--gradient-accumulation-steps 2", "--gradient-accumulation-steps was 1 and is 2"),
         ("--max-seq-length 32", "--max-seq-length was 48 and is 32"),
-        ("--max-steps 9", "it was to take 4 steps, not 9"),
+        ("--max-steps 9", "its learning rate falls (linear) over 4 steps, not 9"),
         ("--dtype bfloat16", "dtype was 'float32' and is 'bfloat16'"),
         ("--full-finetuning --lora-r 16", "--full-finetuning was False and is True"),
         ("--model OTHERS/weights", "the base weights were different; give the same --model"),
         ("--model OTHERS/layers", "model.num_hidden_layers was 2 and is 3"),
-        ("--data OTHERS/data", "the data were different; give the same --data files, unchanged"),
+        ("--data OTHERS/data", "the data was different; give the same --data files, unchanged"),
     ],
 )
 def test_going_on_as_another_run(flags, said, refused, finished, others):
@@ -276,14 +278,14 @@ def test_going_on_as_another_run(flags, said, refused, finished, others):
 def test_no_run_is_written_over(refused, finished, model_dir, data_dir, tmp_path):
     before = contents(finished)
     fresh = ["--model", model_dir, "--data", data_dir, *SHORT, "--output-dir"]
-    assert "holds a run with checkpoints; resume it with --resume-from-checkpoint latest" in refused(*fresh, finished)
+    assert "has a run with checkpoints; resume it with --resume-from-checkpoint latest" in refused(*fresh, finished)
     older = ["--resume-from-checkpoint", finished / "checkpoints" / "2"]
-    assert "holds checkpoint 4, which resuming from" in refused(*older, "--output-dir", finished)
+    assert "has checkpoint 4, which resuming from" in refused(*older, "--output-dir", finished)
     other = tmp_path / "other"
     shutil.copytree(finished, other)
-    assert "holds checkpoint 4, which resuming from" in refused(*older, "--output-dir", other)
+    assert "has checkpoint 4, which resuming from" in refused(*older, "--output-dir", other)
     shutil.rmtree(other / "checkpoints")
-    assert refused(*fresh, other) == f"{other} holds the adapter of a finished run; choose another --output-dir"
+    assert refused(*fresh, other) == f"{other} has the adapter of a finished run; choose another --output-dir"
     assert contents(finished) == before
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint is believed only where every byte of it is as it was saved; else the newest sound one is offered."""
+"""A checkpoint is believed only where every byte of it is as it was saved; else the newest undamaged one is offered."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_damage_to_any_file_is_named_and_the_newest_sound_checkpoint_offered(dam
         inflict(folder / name)
         said_of_it = OF_THE_LIST if name == CHECKSUMS else said
         line = rf"checkpoint 4 in {run} is damaged \({re.escape(name)}: ({said_of_it})\); "
-        line += rf"the newest sound one is 2: --resume-from-checkpoint {run}/checkpoints/2"
+        line += rf"the newest undamaged one is 2: --resume-from-checkpoint {run}/checkpoints/2"
         with pytest.raises(InputError) as caught:
             refuse_damage(point)
         assert re.fullmatch(line, str(caught.value))
@@ -104,7 +104,7 @@ def test_every_bit_of_the_list_of_checksums_counts(tmp_path):
 
 def test_a_file_that_does_not_belong_there_is_damage(run):
     (run / "checkpoints" / "4" / "state" / "d" / "more").write_text("")
-    with pytest.raises(InputError, match=r"is damaged \(state/d/more: does not belong to it\)"):
+    with pytest.raises(InputError, match=r"is damaged \(state/d/more: unexpected file\)"):
         refuse_damage(ResumePoint(run / "checkpoints", 4))
 
 
@@ -123,7 +123,7 @@ def test_the_offered_command_resumes_and_nothing_is_lost(spoil, run, finished, c
         shutil.rmtree(run / "adapter")
     assert main(offered) == 0
     output = capsys.readouterr().err
-    assert f"checkpoint 4 is damaged; it is {run}/checkpoints/4.damaged now\n" in output
+    assert f"checkpoint 4 is damaged; it is now {run}/checkpoints/4.damaged\n" in output
     assert contents(run / "checkpoints" / "4.damaged") == damaged
     assert complete_saves(run / "checkpoints") == [2, 4]
     assert records(run) == records(finished)
@@ -132,7 +132,7 @@ def test_the_offered_command_resumes_and_nothing_is_lost(spoil, run, finished, c
 
 def test_a_sound_newer_checkpoint_is_not_passed_over(run, capsys):
     assert main(["--resume-from-checkpoint", str(run / "checkpoints" / "2")]) == 2
-    assert "holds checkpoint 4, which resuming from" in capsys.readouterr().err
+    assert "has checkpoint 4, which resuming from" in capsys.readouterr().err
 
 
 def test_no_sound_checkpoint(run, capsys):
@@ -141,7 +141,7 @@ def test_no_sound_checkpoint(run, capsys):
     before = contents(run)
     assert main([*LATEST, "--output-dir", str(run)]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert line.endswith("no sound one is left; start again with another --output-dir")
+    assert line.endswith("no undamaged one is left; start again with another --output-dir")
     assert contents(run) == before
 
 
@@ -155,8 +155,8 @@ def test_an_older_format_is_refused(run, capsys):
     assert main([*LATEST, "--output-dir", str(run)]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line == (
-        f"error: checkpoint {run}/checkpoints/4 has format 1, and this lcjax reads {FORMAT}; resume with the lcjax that wrote "
-        "it, or start again with another --output-dir"
+        f"error: checkpoint {run}/checkpoints/4 has format 1, but this lcjax reads format {FORMAT}; resume with the "
+        "lcjax that wrote it, or start again with another --output-dir"
     )
 
 

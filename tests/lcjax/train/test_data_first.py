@@ -62,7 +62,7 @@ def test_a_run_whose_template_writes_the_date_resumes_on_another_day(dated_model
     write_checksums(run / "checkpoints/1")
     capsys.readouterr()
     assert main(resumed) == 2
-    assert "the data were different" in capsys.readouterr().err
+    assert "the data was different" in capsys.readouterr().err
 
 
 def test_a_program_is_given_the_date_with_which_to_load_its_data_again(dated_model, chats, tmp_path):
@@ -73,7 +73,7 @@ def test_a_program_is_given_the_date_with_which_to_load_its_data_again(dated_mod
     first = load_corpus([chats], tokenizer, 48, **split, date=datetime.datetime(2001, 2, 3, 4, 5, 6))
     lcjax.train(model, tokenizer, first, max_steps=1, lr_scheduler_type="constant", **flags)
     flags |= {"resume_from_checkpoint": "latest", "max_steps": 2, "lr_scheduler_type": "constant"}
-    with pytest.raises(InputError, match="the data were different") as refusal:
+    with pytest.raises(InputError, match="the data was different") as refusal:
         lcjax.train(model, tokenizer, load_corpus([chats], tokenizer, 48, **split), **flags)
     wanted = re.search(r"date=datetime\.datetime\.fromisoformat\('(\S+)'\)", str(refusal.value))
     assert wanted is not None
@@ -86,7 +86,7 @@ def test_a_program_is_given_the_date_with_which_to_load_its_data_again(dated_mod
     ("name", "content", "said"),
     [
         ("torn.jsonl", "torn", "torn.jsonl:1 is not JSON"),
-        ("one.txt", "a", "--eval-fraction 0.25 needs two documents or more, or one text of some length"),
+        ("one.txt", "a", "--eval-fraction 0.25 needs two documents or more, or one long enough text"),
         ("empty.txt", " ", "are empty; give files that have text"),
     ],
 )

@@ -44,7 +44,7 @@ def test_a_learning_rate_out_of_bounds(diverge, data_dir):
     last, folder = diverge("--learning-rate", "1e30", "--save-steps", "1", "--eval-fraction", "0")
     said = re.fullmatch(
         r"error: the loss is (\S+) and the norm of its gradient (\S+) at step (\d+), in a batch of (.*); last good "
-        r"checkpoint: none; lower --learning-rate, or leave that text out",
+        r"checkpoint: none; lower --learning-rate, or omit that text",
         last,
     )
     assert said, last
@@ -84,7 +84,7 @@ def test_weights_whose_logits_overflow(fraction, what, diverge, model_dir, tmp_p
     weights.save_checkpoint(broken, params, config, weights.load_tokenizer(model_dir))
     last, folder = diverge("--learning-rate", "1e30", "--eval-fraction", fraction, model=broken)
     assert what in last
-    assert last.endswith("last good checkpoint: none; check the model's weights, or leave that text out")
+    assert last.endswith("last good checkpoint: none; check the model's weights, or omit that text")
     assert complete_saves(folder / "checkpoints") == []
 
 

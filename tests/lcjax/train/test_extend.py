@@ -31,7 +31,7 @@ def test_resuming_a_finished_run_reports_it_and_changes_nothing(finished, capsys
     before = contents(finished)
     assert main(resume_flags(finished)) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == f"{finished} is finished: its 4 steps were taken before; nothing is trained"
+    assert lines[0] == f"{finished} is finished: all of its 4 steps were already taken; nothing is trained"
     losses = [row["eval_loss"] for row in read_rows(finished / "evaluation.jsonl")]
     assert lines[1] == f"held-out loss {losses[0]:.4f} before, {losses[-1]:.4f} after"
     assert [line.split()[0] for line in lines[2:]] == ["adapter", "metrics", "picture", "checkpoints", "tensorboard"]
@@ -44,7 +44,7 @@ def test_resuming_a_finished_run_from_python_returns_its_result(finished, model_
     model = lcjax.get_peft_model(model, r=2, random_state=7)
     flags = {"max_steps": 4, "eval_fraction": 0.2, "eval_steps": 2, "seed": 7}
     result = lcjax.train(model, tokenizer, [data_dir], output_dir=run, resume_from_checkpoint="latest", **flags)
-    assert "is finished: its 4 steps were taken before; nothing is trained" in capsys.readouterr().err
+    assert "is finished: all of its 4 steps were already taken; nothing is trained" in capsys.readouterr().err
     losses = [row["eval_loss"] for row in read_rows(run / "evaluation.jsonl")]
     assert (result.steps, result.loss_before, result.loss_after) == (4, losses[0], losses[-1])
     assert records(run) == records(finished)
@@ -54,7 +54,7 @@ def test_an_extended_run_equals_an_undisturbed_longer_one(short_level_run, model
     extended, whole = tmp_path / "extended", tmp_path / "whole"
     shutil.copytree(short_level_run, extended)
     assert main(resume_flags(extended, "--max-steps", "8")) == 0
-    assert f"the adapter of step 4 is {extended}/adapter.step-4 now" in capsys.readouterr().err
+    assert f"the adapter of step 4 is now {extended}/adapter.step-4" in capsys.readouterr().err
     assert contents(extended / "adapter.step-4") == contents(short_level_run / "adapter")
     schedule = ["--lr-scheduler-type", "constant_with_warmup", "--warmup-steps", "2"]
     flags = ["--model", str(model_dir), "--data", str(data_dir), *SHORT, *schedule, "--max-steps", "8"]
@@ -66,7 +66,7 @@ def test_an_extended_run_equals_an_undisturbed_longer_one(short_level_run, model
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--max-steps 3", "it has taken 4 steps, and --max-steps is 3 now; give as many or more"),
+        ("--max-steps 3", "it has taken 4 steps, but --max-steps is now 3; give at least as many"),
         ("--max-steps 8 --warmup-steps 3", "--warmup-steps was 2 and is 3; give the same"),
         (
             "--max-steps 8 --lr-scheduler-type constant",
@@ -87,9 +87,9 @@ def test_a_falling_rate_is_not_extended(flags, finished, capsys):
     before = contents(finished)
     assert main(resume_flags(finished, *flags.split())) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "it was to take 4 steps, not " in line
+    assert "its learning rate falls (linear) over 4 steps, not " in line
     assert (
-        "by which its learning rate falls (linear); give the same number (only constant and constant_with_warmup"
+        "; give the same number (only constant and constant_with_warmup"
         in line
     )
     assert contents(finished) == before

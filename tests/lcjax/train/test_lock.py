@@ -27,7 +27,7 @@ def test_a_second_run_is_refused_and_changes_nothing(finished, short, capsys):
         before = contents(finished)
         for flags in (short, ["--resume-from-checkpoint", "latest"]):
             assert main([*flags, "--output-dir", str(finished)]) == 2
-            line = rf"error: {finished} is in use by another run \(process {os.getpid()} on \S+ since .*\); wait for its end, "
+            line = rf"error: {finished} is in use by another run \(process {os.getpid()} on \S+ since .*\); wait until it ends, "
             assert re.fullmatch(line + "or choose another --output-dir\n", capsys.readouterr().err)
         assert contents(finished) == before
     assert not (finished / LOCK).exists()

@@ -47,6 +47,6 @@ def test_other_weights_are_another_run(model_dir, paths, tmp_path, capsys):
     flags = [*FLAGS, "--max-steps", "1", "--save-steps", "1"]
     assert main(["--model", str(model_dir), "--data", *paths, *flags, "--output-dir", run]) == 0
     assert main(["--output-dir", run, "--resume-from-checkpoint", "latest", "--data-weights", "1", "2", "1"]) == 2
-    assert "the data were different" in capsys.readouterr().err.splitlines()[-1]
+    assert "the data was different" in capsys.readouterr().err.splitlines()[-1]
     assert main(["--model", str(model_dir), "--data", *paths, "--data-weights", "1", "2"]) == 2
     assert "error: --data-weights has 2 weights for 3 paths of --data" in capsys.readouterr().err

@@ -94,7 +94,7 @@ def test_a_plan_by_cudnn_is_of_rows_of_one_document():
 def test_named_cudnn_and_packed_documents_are_refused_before_anything_is_compiled(short, capsys, tmp_path):
     assert train([*short, "--attention", "cudnn", "--output-dir", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "error: --attention cudnn takes one document a row, and rows of the training data hold several; use "
+        "error: --attention cudnn takes one document per row, but rows of the training data have several; use "
         "--attention pallas or --attention xla, or longer documents"
     )
 

@@ -83,7 +83,7 @@ def test_a_damaged_program_is_removed_and_counted(base, first):
     path = add(first, "jit_add-2-cache", b"machine c0de")
     resumed = again(base, first.run)
     assert not path.exists()
-    assert resumed.lost == f"1 of the 2 programs that it was compiled to are missing or damaged in {first.folder}"
+    assert resumed.lost == f"1 of the run's 2 compiled programs are missing or damaged in {first.folder}"
 
 
 def test_a_program_that_no_checkpoint_was_made_with_is_removed(base, first):
@@ -96,7 +96,7 @@ def test_a_program_that_no_checkpoint_was_made_with_is_removed(base, first):
 
 def test_a_lost_folder_is_named(base, first):
     shutil.rmtree(first.folder)
-    assert again(base, first.run).lost == f"the programs that it was compiled to are not in {first.folder}"
+    assert again(base, first.run).lost == f"the run's compiled programs are not in {first.folder}"
 
 
 def test_other_software_is_named_and_the_programs_stay(base, first):
@@ -116,7 +116,7 @@ def test_a_file_of_the_run_cannot_name_another_folder(base, first, run):
 @pytest.mark.parametrize("content", ["", "[]", '{"files": 3}', '{"files": {"../../x": "0"}}', "\0\0"])
 def test_an_inventory_that_is_none_counts_as_lost(base, first, content):
     (first.folder / "programs.json").write_text(content)
-    assert again(base, first.run).lost == f"the programs that it was compiled to are not in {first.folder}"
+    assert again(base, first.run).lost == f"the run's compiled programs are not in {first.folder}"
 
 
 def test_only_programs_that_make_the_numbers_are_reported(first):
@@ -175,8 +175,8 @@ def test_a_real_run_whose_programs_are_gone_reports_what_that_means(run, capsys)
     shutil.rmtree(base)
     assert resume(output_dir, base) == 0
     said = capsys.readouterr().err
-    assert "warning: the programs that it was compiled to are not in" in said
-    assert "within rounding of what they would have been, not bit for bit" in said
+    assert "warning: the run's compiled programs are not in" in said
+    assert "agree up to rounding, not bit for bit" in said
 
 
 def test_programs_come_from_the_folder_that_this_user_names(run, capsys, tmp_path, monkeypatch):
@@ -217,7 +217,7 @@ def test_a_cache_folder_that_cannot_be_written_stops_no_run(short, finished, tmp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     run = tmp_path / "run"
     assert main([*short, "--output-dir", str(run)]) == 0
-    reason = f"warning: compiled programs cannot be stored in {tmp_path}/file/lcjax/programs (Not a directory), name a"
+    reason = f"warning: compiled programs cannot be stored in {tmp_path}/file/lcjax/programs (Not a directory), choose a"
     assert reason in capsys.readouterr().err
     assert records(run) == records(finished)
     shutil.rmtree(run / "checkpoints" / "4")

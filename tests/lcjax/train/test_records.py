@@ -45,7 +45,7 @@ def test_lost_records_are_restored_and_what_was_there_is_set_aside(damage, cut_r
     for name in RECORDS:
         line = f"{cut_run / name} {damage}; it is restored from checkpoint 2"
         if found[name] is not None:
-            line += f", and what was there is {name}.damaged"
+            line += f", and its former content is in {name}.damaged"
             assert (cut_run / f"{name}.damaged").read_bytes() == found[name]
         assert line in lines
         assert (cut_run / name).read_bytes().startswith(saved[name])

@@ -93,7 +93,7 @@ def test_five_kills_change_nothing(arguments, undisturbed, cache, tmp_path, caps
     kills.append(f"before the first checkpoint, after {lines(metrics)} steps")
     assert complete_saves(checkpoints) == []
     assert main(resume_flags(run)) == 2
-    assert "holds no checkpoint to resume from; start without --resume-from-checkpoint" in capsys.readouterr().err
+    assert "has no checkpoint to resume from; start without --resume-from-checkpoint" in capsys.readouterr().err
 
     # 2: in a fresh run in the same place.
     process = start([*arguments, "--output-dir", run], tmp_path, cache)
