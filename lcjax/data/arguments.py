@@ -25,13 +25,11 @@ class CorpusArguments:
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH...")]
     """The data, as lcjax.train takes it: files, tables of records, folders."""
     model: str | None = None
-    """Model whose tokenizer is used: a Hugging Face directory or hub id, or a .gguf file; SmolLM2
-    if not given. No weights are loaded.
+    """Whose tokenizer: a Hugging Face directory or hub id, or a .gguf file; SmolLM2's if not given.
+    Its weights are not loaded.
     """
     max_seq_length: int = DEFAULT_MAX_SEQ_LENGTH
-    """Context length, in tokens, that you want to train with; if not given, the default of
-    lcjax.train.
-    """
+    """Context length, in tokens, to train with; if not given, the default of lcjax.train."""
     documents: str = "file"
     """What counts as a document if a path is a folder: file or repository."""
     json: str | None = None
