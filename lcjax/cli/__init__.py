@@ -1,8 +1,12 @@
-"""What all commands share.
+"""Code shared by all commands.
 
-entry.py            exit codes, and an error in one line
-flags.py            reading flags; model_arguments.py those that name a model
-outputs.py          where results go
-terminal.py         what reaches the terminal; native_log.py what libraries in C++ write
-signals.py          Ctrl-C and SIGTERM; startup.py a program's first and last moments
+entry.py            exit codes, and one-line errors
+flags.py            parsing of flags
+model_arguments.py  flags that select a model
+model_loading.py    loading of that model
+outputs.py          checking and writing of output files
+terminal.py         what is printed on the terminal
+native_log.py       redirection of what C++ libraries print
+signals.py          Ctrl-C and SIGTERM
+startup.py          the start and the end of a program
 """

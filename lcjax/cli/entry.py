@@ -1,9 +1,9 @@
-"""How every command begins and ends: the exit code and the last line that an error leads to.
+"""How every command begins and ends: the exit code and the last line after an error.
 
-Exit codes: 0 done; 1 the command's own "no" (it does not fit, it leaks, it diverged); 2 an error
-that the user can correct, in one line on standard error; 130 and 143 after Ctrl-C and SIGTERM; 141
-where the reader of standard output has gone (`... | head`). A closed standard stream counts as the
-null device.
+Exit codes: 0 success; 1 a negative result of the command (it does not fit, it leaks, it diverged);
+2 an error that the user can correct, in one line on standard error; 130 and 143 after Ctrl-C and
+SIGTERM; 141 if the reader of standard output has exited (`... | head`). A closed standard stream
+acts as the null device.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from lcjax.cli.signals import Interrupted, Signals
 from lcjax.cli.startup import BROKEN_PIPE, EXIT_CODES, LAST_LINES, discard, importing, open_missing_streams
 from lcjax.errors import InputError
 
-NVIDIA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/nvidia0"), Path("/dev/dxg"))  # the last one under WSL
+# the last one under WSL
+NVIDIA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/nvidia0"), Path("/dev/dxg"))
 
 
 def entry_point(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
-    """Turns `main(argv) -> int` into a command's entry point, `main(argv=None) -> int`, that raises only for bugs in lcjax.
+    """Converts `main(argv) -> int` to an entry point that raises only for bugs in lcjax.
 
-    The exit codes are those of this module's docstring.
+    The entry point is `main(argv=None) -> int`. The exit codes are those in this module's
+    docstring.
     """
 
     @functools.wraps(main)
@@ -61,11 +63,11 @@ def entry_point(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
 
 
 def command(parse: Callable[[list[str] | None], Any], module: str) -> Callable[..., int]:
-    """A command's entry point that reads its flags before it imports what it runs with: `--help` needs no JAX.
+    """An entry point that parses its flags before it imports the rest: `--help` needs no JAX.
 
     Args:
-      parse: gives the command's arguments from `argv`.
-      module: has the function `run(arguments) -> int`.
+      parse: returns the command's arguments from `argv`.
+      module: the module with the function `run(arguments) -> int`.
     """
 
     @entry_point
@@ -83,10 +85,10 @@ def _finished(main: Callable[[list[str] | None], int], argv: list[str] | None) -
     try:
         os.getcwd()
     except FileNotFoundError:
-        raise InputError("the folder that the command runs in does not exist any more; change to another") from None
+        raise InputError("the current folder no longer exists; change to another") from None
     try:
         code = main(argv)
-    except SystemExit as stop:  # how tyro ends after --help
+    except SystemExit as stop:  # tyro's exit after --help
         code = 2 if stop.code else 0
     sys.stdout.flush()
     return code
@@ -99,23 +101,24 @@ def as_input_error(error: Exception) -> InputError | None:
     if isinstance(error, OSError) and error.errno in ENVIRONMENT:
         what = str(error.filename or "standard output, or a file,")
         return InputError(f"{shortened(what)} cannot be used ({os.strerror(error.errno)}); {ENVIRONMENT[error.errno]}")
-    # JAX's own error, named by its text: this module imports no JAX.
+    # JAX's own error, recognized by its text because this module does not import JAX.
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         reason = str(error).splitlines()[0] if str(error) else "no memory is left"
         return InputError(
-            f"not enough memory ({shortened(reason)}); use a smaller --max-seq-length, fewer sequences or a smaller model"
+            f"not enough memory ({shortened(reason)}); use a smaller --max-seq-length, fewer "
+            "sequences or a smaller model"
         )
     return None
 
 
 def _is_not_an_idle_plugin(record: logging.LogRecord) -> bool:
-    """False for the traceback that JAX logs where its GPU plugin, installed to plan with, finds no GPU."""
+    """False for JAX's traceback about a GPU plugin, installed for planning, without a GPU."""
     return not record.getMessage().startswith("Jax plugin configuration error")
 
 
 @contextlib.contextmanager
 def _robust_streams() -> Iterator[None]:
-    """Makes standard streams exist, and print a question mark for what the terminal cannot display."""
+    """Makes standard streams exist and print "?" for characters that they cannot encode."""
     open_missing_streams()
     changed = []
     for stream in (sys.stdout, sys.stderr):

@@ -1,4 +1,4 @@
-"""How flags are read, and how the library's errors are rephrased in flags: `--lora-r 0` for `r=0`."""
+"""Parses flags, and rewrites the library's errors in terms of flags: `--lora-r 0` for `r=0`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lcjax.errors import InputError, flag
 
 Arguments = TypeVar("Arguments")
 
-# The library's names of arguments that have other names as flags.
+# The library's argument names whose flags have other names.
 _FIELD_OF = {
     "r": "lora_r",
     "held_out_fraction": "eval_fraction",
@@ -31,7 +31,7 @@ _FIELD_OF = {
     "batch_size": "per_device_train_batch_size",
     "accumulation": "gradient_accumulation_steps",
 }
-# Flags whose empty value has a meaning.
+# Flags for which an empty value is meaningful.
 _MAY_BE_EMPTY = ("--system",)
 _PYTHON_REASONS = (
     (re.compile(r"invalid literal for int\(\) with base 10: ('.*')"), r"\1 is not a whole number"),
@@ -45,13 +45,14 @@ _parsed: contextvars.ContextVar[Any] = contextvars.ContextVar("parsed", default=
 def parse(
     kind: type[Arguments], argv: list[str] | None, program: str, default: Arguments | None = None, **options: Any
 ):
-    """Reads flags into a dataclass, over the values of `default` where it is given; for help and version, prints and exits.
+    """Parses flags into a dataclass; for --help and --version, prints and exits.
 
     Args:
+      default: values of flags that are not given.
       options: further arguments of `tyro.cli`.
 
     Raises:
-      InputError: flags that do not parse, and values that the dataclass refuses, in one line.
+      InputError: flags that do not parse, or values that the dataclass rejects, in one line.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     if "--version" in words:
@@ -81,13 +82,13 @@ def parse_in_sections(
     default: Arguments,
     sections: Mapping[str, Sequence[str]],
 ) -> Arguments:
-    """`parse` of a dataclass whose help shows its fields in sections.
+    """`parse` for a dataclass whose help shows its fields in sections.
 
     Args:
-      sections: titles, and the names of the fields under each; together they are all fields.
+      sections: titles, and the names of the fields under each; every field is in one section.
 
     Raises:
-      InputError: as `parse` does.
+      InputError: as in `parse`.
     """
     helps, types = _help_texts(kind), typing.get_type_hints(kind)
     groups: list[tuple[str, type, Any]] = []
@@ -116,7 +117,7 @@ def parse_in_sections(
 
 
 def _help_texts(kind: type) -> dict[str, str]:
-    """The docstring behind each field, of the class and of those that it extends."""
+    """The docstring after each field, of the class and of its base classes."""
     texts: dict[str, str] = {}
     for base in reversed([base for base in kind.__mro__ if dataclasses.is_dataclass(base)]):
         [tree] = ast.parse(textwrap.dedent(inspect.getsource(base))).body
@@ -129,12 +130,15 @@ def _help_texts(kind: type) -> dict[str, str]:
 
 
 def forget() -> None:
-    """Clears the parsed flags before the next command of this process; until then `in_flags` changes nothing."""
+    """Clears the parsed flags before this process's next command.
+
+    Until flags are parsed again, `in_flags` changes nothing.
+    """
     _parsed.set(None)
 
 
 def in_flags(message: str) -> str:
-    """The message with each `name=value` as `--flag value`, where this command has the flag and was given that value."""
+    """The message with `--flag value` for each `name=value` that this command was given."""
     arguments = _parsed.get()
     if arguments is None:
         return message
@@ -148,12 +152,13 @@ def in_flags(message: str) -> str:
             found = re.compile(rf"(?<![\w.-]){name}={re.escape(written)}(?![\w.])")
             if found.search(message):
                 message = found.sub(f"{flag(field)} {words}".replace("\\", "\\\\"), message)
-                message = re.sub(rf"(?<![\w.-]){name}='(\w+)'", rf"{flag(field)} \1", message)  # what to use instead
+                # the suggested value
+                message = re.sub(rf"(?<![\w.-]){name}='(\w+)'", rf"{flag(field)} \1", message)
     return message
 
 
 def _all_in_flags(message: str, kind: type) -> str:
-    """The same for messages of the arguments' own checks, in which every name is a flag's."""
+    """`in_flags` for messages of the arguments' own checks, in which every name is a flag's."""
     names = {field.name: field.name for field in dataclasses.fields(kind)}
     for name, field in (names | {k: v for k, v in _FIELD_OF.items() if v in names}).items():
         message = re.sub(rf"(?<![\w.-]){name}='([^']*)'", rf"{flag(field)} \1", message)
@@ -162,19 +167,19 @@ def _all_in_flags(message: str, kind: type) -> str:
 
 
 def refuse_empty(words: list[str]) -> None:
-    """Raises InputError for an empty value or a zero byte: Path("") is the current directory, which nobody means."""
+    """Raises InputError for an empty value or a zero byte; Path("") is the current directory."""
     before = ""
     for word in words:
         name, equals, value = word.partition("=") if word.startswith("--") else (before, "=", word)
         if equals and not value and name not in _MAY_BE_EMPTY:
-            raise InputError(f"{name or 'an argument'} is empty; give a value, or leave it out")
+            raise InputError(f"{name or 'an argument'} is empty; give a value, or omit it")
         if "\0" in value:
-            raise InputError(f"{name or 'an argument'} holds a zero byte, which no path or name can")
+            raise InputError(f"{name or 'an argument'} has a zero byte, which no path or name can have")
         before = name if word.startswith("--") else before
 
 
 def _in_one_line(box: str) -> str:
-    """The first paragraph of the box that tyro draws, and the flag that it suggests, in one line."""
+    """The first paragraph of tyro's error box, and the flag that it suggests, in one line."""
     framed = [line.strip("│").rstrip() for line in box.splitlines() if line.startswith("│")]
     lines = framed or [line[1:].rstrip() for line in box.splitlines() if line.strip()][2:]
     paragraphs, current = [], []

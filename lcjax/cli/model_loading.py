@@ -1,4 +1,4 @@
-"""Loading a model, perhaps with an adapter, for commands that do not train."""
+"""Loads a model, with an optional adapter, for commands that do not train."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def check_adapter(arguments: ModelArguments) -> None:
-    """Reads the adapter, which is small, before the slow loading of the model's weights.
+    """Reads the adapter, which is small, before the model's weights, which load slowly.
 
     Raises:
-      InputError: as `load_model` does.
+      InputError: as in `load_model`.
     """
     if arguments.adapter:
         weights.load_adapter(arguments.adapter, weights.open_model_files(weights.resolve_model(arguments.model)).config)
@@ -25,10 +25,10 @@ def check_adapter(arguments: ModelArguments) -> None:
 def load_model(
     arguments: ModelArguments, max_seq_length: int | None
 ) -> tuple[Llama, Llama | None, PreTrainedTokenizerFast]:
-    """(the base model, the same weights under the adapter or None, the tokenizer), for sequences up to that length.
+    """(base model, model with adapter or None, tokenizer), for sequences up to that length.
 
     Raises:
-      InputError: there is no such model or adapter, or they do not belong together.
+      InputError: there is no such model or adapter, or they do not match.
     """
     base, tokenizer = api.from_pretrained(
         arguments.model,

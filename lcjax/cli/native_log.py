@@ -1,4 +1,7 @@
-"""Sends what compiled libraries print to a file: XLA writes to file descriptor 2, bypassing Python and progress bars."""
+"""Sends the output of compiled libraries to a file.
+
+XLA writes to file descriptor 2, bypassing Python and progress bars.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from typing import TextIO
 
 
 class NativeLog:
-    """A context in which file descriptor 2 is a file, and `sys.stderr` still the terminal.
+    """A context in which file descriptor 2 is a file, and `sys.stderr` is still the terminal.
 
-    The file is temporary until `move_to` gives it a path. A process that a library aborts leaves
-    it behind, so print its path before that can happen. It is removed at the end if it is empty.
+    The file is temporary until `move_to` gives it a path. If a library aborts the process, the file
+    stays, so print its path before that can happen. At the end it is removed if it is empty.
     """
 
     def __init__(self) -> None:
@@ -40,7 +43,7 @@ class NativeLog:
         """Appends what was written so far to `path`, and writes there from now on.
 
         Raises:
-          OSError: it cannot be written.
+          OSError: the file cannot be written.
         """
         assert self.path is not None
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

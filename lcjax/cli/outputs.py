@@ -1,4 +1,4 @@
-"""Where a command's results are written: checked before work begins, and replaced atomically."""
+"""Checks where a command's results go before work begins, and replaces files atomically."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 # Errors of the file system, and the remedy for each.
 ENVIRONMENT = {
     errno.EACCES: "check its permissions",
-    errno.EDQUOT: "free disk space, or name another place",
-    errno.EFBIG: "free disk space, or name another place",
+    errno.EDQUOT: "free disk space, or choose another place",
+    errno.EFBIG: "free disk space, or choose another place",
     errno.EIO: "check the disk",
-    errno.EISDIR: "name a file",
+    errno.EISDIR: "give a file",
     errno.ELOOP: "check the links",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENAMETOOLONG: "give a shorter name",
     errno.ENOENT: "check the path",
-    errno.ENOSPC: "free disk space, or name another place",
+    errno.ENOSPC: "free disk space, or choose another place",
     errno.ENOTDIR: "check the path",
     errno.EPERM: "check its permissions",
-    errno.EROFS: "name another place",
+    errno.EROFS: "choose another place",
 }
 
 
 def check_outputs(reads: Sequence[str | Path] = (), **paths: str | Path | None) -> None:
-    """Raises InputError where an output, named as its flag is, cannot be written; "-" is standard output.
+    """Raises InputError if an output, named by its flag, cannot be written; "-" means stdout.
 
     Args:
       reads: the files and folders that the command reads, which no output may replace.
@@ -46,11 +46,13 @@ def check_outputs(reads: Sequence[str | Path] = (), **paths: str | Path | None) 
             _refuse_to_replace(f"--{name}", Path(path), reads)
     picture = paths.get("plot")
     if picture and Path(picture).suffix.lower() not in PICTURES:
-        raise InputError(f"--plot {picture} is not the name of a picture; end it in one of {', '.join(PICTURES)}")
+        raise InputError(f"--plot {picture} is not a supported picture name; end it with one of {', '.join(PICTURES)}")
 
 
 def check_output_dir(name: str, path: Path) -> None:
-    """Raises InputError where that directory is not there and cannot be made; directories made for the check are removed again.
+    """Raises InputError if the directory does not exist and cannot be created.
+
+    Directories created for the check are removed again.
 
     Args:
       name: its name for the user, such as --output-dir.
@@ -58,7 +60,7 @@ def check_output_dir(name: str, path: Path) -> None:
     made: list[Path] = []
     try:
         if path.exists() and not path.is_dir():
-            raise InputError(f"{name} {path} is a file; name a folder")
+            raise InputError(f"{name} {path} is a file; give a folder")
         for folder in [*reversed(path.absolute().parents), path.absolute()]:
             if not folder.is_dir():
                 folder.mkdir()
@@ -66,7 +68,9 @@ def check_output_dir(name: str, path: Path) -> None:
         if not os.access(path, os.W_OK | os.X_OK):
             raise InputError(f"{name} {path} cannot be written to (no permission); choose another")
     except OSError as error:
-        raise InputError(f"{name} {shortened(str(path))} cannot be made ({error.strerror}); choose another") from None
+        raise InputError(
+            f"{name} {shortened(str(path))} cannot be created ({error.strerror}); choose another"
+        ) from None
     finally:
         for folder in reversed(made):
             folder.rmdir()
@@ -126,17 +130,19 @@ def _check_output(name: str, path: Path) -> None:
     try:
         parent = path.absolute().parent
         if path.is_dir():
-            raise InputError(f"{name} {path} is a folder; name a file")
+            raise InputError(f"{name} {path} is a folder; give a file")
         if not parent.is_dir():
             raise InputError(f"{name} {path}: the directory {parent} does not exist")
         place = path if path.exists() else parent
         length = len(os.fsencode(path.name))
     except OSError as error:
-        raise InputError(f"{name} {shortened(str(path))} cannot be written ({error.strerror}); name another") from None
+        raise InputError(
+            f"{name} {shortened(str(path))} cannot be written ({error.strerror}); choose another"
+        ) from None
     if length > 230:  # the temporary file has a longer name
         raise InputError(f"{name} {shortened(str(path))} has a name of {length} bytes; give a shorter one")
     if not os.access(place, os.W_OK):
-        raise InputError(f"{name} {path} cannot be written (no permission for {place}); name another")
+        raise InputError(f"{name} {path} cannot be written (no permission for {place}); choose another")
 
 
 def _refuse_to_replace(name: str, path: Path, reads: Sequence[str | Path]) -> None:
@@ -146,9 +152,9 @@ def _refuse_to_replace(name: str, path: Path, reads: Sequence[str | Path]) -> No
     for source in filter(None, map(str, reads)):
         place = Path(os.path.realpath(source))
         if place == written or place in written.parents or (place.is_file() and place.samefile(written)):
-            raise InputError(f"{name} {path} would replace a file that is read, of {source}; name another file")
+            raise InputError(f"{name} {path} would replace an input file, of {source}; choose another file")
 
 
 def shortened(text: str) -> str:
-    """The text, or its beginning and end where it is too long for a line."""
+    """The text, or only its beginning and end if it is too long for a line."""
     return text if len(text) <= 160 else f"{text[:100]}...{text[-40:]}"

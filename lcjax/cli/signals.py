@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal came while there was nothing to save; the message is its name."""
+    """A signal came when there was nothing to save; the message is its name."""
 
     @property
     def signal(self) -> signal.Signals:
@@ -21,7 +21,7 @@ class Interrupted(KeyboardInterrupt):
 class Signals:
     """A context in which SIGTERM and SIGINT raise `Interrupted`.
 
-    Outside of the main thread, which alone gets signals, it does nothing.
+    It does nothing outside the main thread, because only that thread receives signals.
     """
 
     def __init__(self):
@@ -38,14 +38,17 @@ class Signals:
     def __exit__(self, *_) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if sys.unraisablehook == self._on_unraisable:  # a hook that was set since then calls this one
+        if sys.unraisablehook == self._on_unraisable:  # a hook set since then calls this one
             sys.unraisablehook = self._previous_hook
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         raise Interrupted(signal.Signals(number).name)
 
     def _on_unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
-        """Sends the signal again where a callback of the garbage collector (JAX has one) has swallowed what it raised."""
+        """Sends the signal again if a callback of the garbage collector swallowed its exception.
+
+        JAX has such a callback.
+        """
         if not isinstance(unraisable.exc_value, Interrupted):
             return self._previous_hook(unraisable)
         threading.Timer(0.01, os.kill, (os.getpid(), unraisable.exc_value.signal)).start()

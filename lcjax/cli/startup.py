@@ -1,6 +1,7 @@
-"""The start and the end of a program: before libraries are imported and after the command has ended.
+"""The start and the end of a program: before imports, and after the command has ended.
 
-Uses only the standard library, and little of it, because it is imported before everything else.
+This module uses only a small part of the standard library, because it is imported before everything
+else.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 """The shell's exit codes of the signals that end a command quietly."""
 
 BROKEN_PIPE = 141
-"""The shell's exit code where the reader of standard output has gone, as in `... | head`."""
+"""The shell's exit code if the reader of standard output has exited, as in `... | head`."""
 
 LAST_LINES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 """What a command prints about the signal that ended it."""
@@ -27,24 +28,28 @@ _SILENT_SECONDS = 2.0
 
 
 def end_quietly_on_signals() -> None:
-    """A signal ends the process in one line, until the command takes over: there is nothing to save yet."""
+    """Until the command takes over, a signal ends the process with one line.
+
+    There is nothing to save yet.
+    """
     for number in EXIT_CODES:
         signal.signal(number, _leave_at_once)
 
 
 @contextlib.contextmanager
 def importing(is_program: bool) -> Iterator[None]:
-    """A context in which a program imports its libraries: prints a line if that takes long, and exits at once on a signal.
+    """A context in which a program imports its libraries.
 
-    A signal's exception would pass through half-imported libraries, some of which print it or
-    continue. Where `is_program` is false, because another program imports the module, nothing
-    is changed.
+    It prints a line if that takes long, and exits at once on a signal. A signal's exception would
+    pass through half-imported libraries, some of which print it or continue. If `is_program` is
+    false, because another program imports the module, nothing is changed.
     """
     if not is_program or threading.current_thread() is not threading.main_thread():
         yield
         return
     open_missing_streams()
-    # Pictures are written to files. A notebook's backend, which its shell commands inherit, may not be installed here.
+    # Pictures are written to files. A notebook's backend, which its shell commands inherit, may not
+    # be installed here.
     os.environ["MPLBACKEND"] = "agg"
     timer = threading.Timer(_SILENT_SECONDS, _write, ["importing JAX and its libraries"])
     timer.daemon = True
@@ -59,12 +64,15 @@ def importing(is_program: bool) -> Iterator[None]:
             if handler not in (
                 signal.SIG_DFL,
                 signal.default_int_handler,
-            ):  # otherwise the command sets its own, a moment later
+            ):  # otherwise the command installs its own handlers soon
                 signal.signal(number, handler)
 
 
 def leave(code: int) -> None:
-    """Ends the process with an exit code; signals and closed pipes no longer disturb what libraries do at exit."""
+    """Ends the process with an exit code.
+
+    Signals and closed pipes no longer disturb what libraries do at exit.
+    """
     for number in EXIT_CODES:
         signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
@@ -76,9 +84,9 @@ def leave(code: int) -> None:
 
 
 def open_missing_streams() -> None:
-    """Gives a process that was started with closed standard streams (`<&-`, `>&-`) the null device in their place.
+    """Opens the null device for standard streams that were closed at the start (`<&-`, `>&-`).
 
-    Otherwise the next file opened would get the stream's number, and output would overwrite it.
+    Otherwise the next opened file would get the stream's number, and output would overwrite it.
     """
     while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -89,7 +97,7 @@ def open_missing_streams() -> None:
 
 
 def discard(descriptor: int) -> None:
-    """Sends what is written to a file descriptor to the null device from now on."""
+    """From now on, discards what is written to a file descriptor."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, descriptor)
     os.close(null)

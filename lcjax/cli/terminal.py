@@ -1,4 +1,4 @@
-"""What reaches the terminal in addition to progress: lcjax's warnings, but not those of other libraries."""
+"""What is printed on the terminal in addition to progress: warnings of lcjax only."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from lcjax.cli.flags import in_flags
 
 
 def say(console: Console, line: str) -> None:
-    """Prints a line literally: a path may contain [brackets] and :colons:, which are not markup."""
+    """Prints a line literally: [brackets] and :colons: in a path are not markup."""
     console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def tables_console(json_path: str | None) -> Console:
-    """A console for tables: not mixed with JSON on standard output, and 160 columns wide if it is not a terminal."""
+    """A console for tables: 160 columns wide if it is not a terminal.
+
+    It is standard error if JSON goes to standard output.
+    """
     to_stderr = json_path == "-"
     terminal = (sys.stderr if to_stderr else sys.stdout).isatty()
     return Console(stderr=to_stderr, width=None if terminal else 160)
 
 
 class _ConsoleHandler(logging.Handler):
-    """Prints records on a rich console, so that they appear above a live progress bar and not through it."""
+    """Prints records on a rich console, so that they appear above a live progress bar."""
 
     def __init__(self, console: Console):
         super().__init__(logging.WARNING)
@@ -43,7 +46,7 @@ def show_warnings(console: Console) -> Iterator[None]:
     logger, handler = logging.getLogger("lcjax"), _ConsoleHandler(console)
     propagates = logger.propagate
     logger.addHandler(handler)
-    logger.propagate = False  # a library may have given the root logger a handler, which would print it twice
+    logger.propagate = False  # otherwise a handler of the root logger could print it twice
     try:
         yield
     finally:
@@ -53,13 +56,13 @@ def show_warnings(console: Console) -> Iterator[None]:
 
 @functools.cache
 def mute_libraries() -> None:
-    """Silences, for the rest of the process, messages of libraries that the user cannot act on.
+    """Silences, for the rest of the process, library messages that the user cannot act on.
 
     orbax logs every phase of every save, its clean-up of incomplete saves and, with a traceback,
-    errors that it raises anyway. Where one array cannot be written, the writes of the others end
-    after orbax has closed the event loop that they report to, some of them while the interpreter
-    shuts down. matplotlib logs where its font cache is. JAX warns where a compiled program cannot
-    be cached; what that means for a run is reported when it is resumed.
+    errors that it raises anyway. If one array cannot be written, the writes of the others end after
+    orbax has closed their event loop, some of them during interpreter shutdown. matplotlib logs
+    where its font cache is. JAX warns if a compiled program cannot be cached; the consequence for a
+    run is reported when it is resumed.
     """
     for name in ("absl", "asyncio", "matplotlib"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -44,5 +44,5 @@ def test_a_missing_folder_is_named(tmp_path, monkeypatch, capsys):
     (tmp_path / "gone").rmdir()
     assert entry_point(lambda argv: 0)([]) == 2
     assert capsys.readouterr().err == (
-        "error: the folder that the command runs in does not exist any more; change to another\n"
+        "error: the current folder no longer exists; change to another\n"
     )

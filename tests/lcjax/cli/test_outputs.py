@@ -23,7 +23,7 @@ def test_an_output_cannot_replace_an_input(text, monkeypatch, read):
     """`lcjax.tokens a.txt --json a.txt` used to overwrite the text."""
     monkeypatch.chdir(text.parent.parent)
     text.parent.joinpath("../link").symlink_to("books/a.txt")
-    with pytest.raises(InputError, match=r"--json books/a.txt would replace a file that is read"):
+    with pytest.raises(InputError, match=r"--json books/a.txt would replace an input file, of"):
         check_outputs([read], json="books/a.txt")
 
 

@@ -90,5 +90,5 @@ def test_help_with_a_closed_or_full_output(redirection, codes):
     assert len(said) <= 1
     if codes == "2":
         assert said == [
-            "error: standard output, or a file, cannot be used (No space left on device); free disk space, or name another place"
+            "error: standard output, or a file, cannot be used (No space left on device); free disk space, or choose another place"
         ]

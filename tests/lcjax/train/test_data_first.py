@@ -119,7 +119,7 @@ def test_a_broken_model_is_refused_before_data_are_read(model_dir, data_dir, tmp
 
 def test_an_empty_path_is_refused(model_dir, tmp_path, capsys):
     assert main(["--model", str(model_dir), "--data", "", *SHORT, "--output-dir", str(tmp_path / "run")]) == 2
-    assert "--data is empty; give a value, or leave it out" in capsys.readouterr().err
+    assert "--data is empty; give a value, or omit it" in capsys.readouterr().err
 
 
 def test_one_text_is_trained_on_and_its_end_measured(model_dir, texts, tmp_path, capsys):

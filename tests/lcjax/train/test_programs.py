@@ -223,7 +223,7 @@ def test_a_cache_folder_that_cannot_be_written_stops_no_run(short, finished, tmp
     shutil.rmtree(run / "checkpoints" / "4")
     resuming = ["--output-dir", str(run), "--resume-from-checkpoint", "latest"]
     assert main([*resuming, "--programs-dir", str(tmp_path / "file" / "programs")]) == 2
-    assert f"error: --programs-dir {tmp_path}/file/programs cannot be made" in capsys.readouterr().err
+    assert f"error: --programs-dir {tmp_path}/file/programs cannot be created" in capsys.readouterr().err
     assert main(resuming) == 0
     assert reason in capsys.readouterr().err
     assert records(run) == records(finished)

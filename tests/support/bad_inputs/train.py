@@ -76,7 +76,7 @@ CASES: list[Case] = [
     ("--loss-chunk many", "--loss-chunk"),
     ("--loss-chunk 0", "--loss-chunk 0 is not a number of tokens"),
     ("--programs-dir {w}/file", "--programs-dir {w}/file is a file"),
-    ("--programs-dir /proc/no", "--programs-dir /proc/no cannot be made"),
+    ("--programs-dir /proc/no", "--programs-dir /proc/no cannot be created"),
     ("--data-weights many 1", "--data-weights: not all of 'many', '1' are numbers"),
     ("--model {w}/model", "--model is given without --data"),
     ("--data {w}/data", "--data is given without --model"),
