@@ -1,4 +1,4 @@
-"""Whether a model uses long context: held-out loss by position."""
+"""Measures whether a model uses long context: held-out loss by position."""
 
 from typing import TYPE_CHECKING
 

@@ -22,49 +22,51 @@ _NEEDLE_LENGTHS = 6
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateArguments(ModelArguments):
-    """How well a model uses long context, and what an adapter changed.
+    """Measure how well a model uses long context, and what an adapter changed.
 
-    position: loss by how far into its document a token is. context: loss of the same tokens given only the last 16, 32, ... tokens.
-    needle: how often a passkey, and one of four key-value pairs, is found in real text, by length and depth. Examples:
+    position: loss by a token's position in its document. context: loss of the same tokens given
+    only the last 16, 32, ... tokens. needle: how often a passkey, and one of four key-value pairs,
+    is found in real text, by length and depth. Examples:
 
       python -m lcjax.evaluate --run runs/x
       python -m lcjax.evaluate --model DIR_OR_HUB_ID --data new_text/ --max-seq-length 8192
-      python -m lcjax.evaluate --model DIR_OR_HUB_ID --adapter runs/x/adapter --data book.txt --max-seq-length 131072 --tasks needle
+      python -m lcjax.evaluate --model DIR_OR_HUB_ID --adapter runs/x/adapter --data book.txt
+      --tasks needle
     """
 
     run: Path | None = None
-    """A folder that lcjax.train wrote: what it trained, on what it held out. Other flags override what is taken from there; with
-    --data, the whole of those data is taken."""
+    """A folder written by lcjax.train: evaluates its model on the text that it held out.
+    Other flags override its settings; with --data, all of the given data is used.
+    """
     data: tuple[str, ...] = ()
-    """Text that was not trained on: as in lcjax.train, files, folders, .jsonl."""
+    """Text that was not trained on, as in lcjax.train: files, folders, .jsonl."""
     documents: str = "file"
-    """What is a document where a path is a folder, as in lcjax.train: file or repository."""
+    """What counts as a document if a path is a folder, as in lcjax.train: file or repository."""
     data_weights: tuple[float, ...] = ()
-    """The --data-weights of the run, where --eval-fraction is to take what it held out."""
+    """The --data-weights of the run, if --eval-fraction should select what it held out."""
     max_seq_length: int = 2048
     """The longest context, in tokens."""
     tasks: tuple[str, ...] = EVALUATIONS
-    """Some of position, context, needle; of a --run, those that its text is long enough for when not given."""
+    """Some of position, context, needle; by default for --run, those that its text allows."""
     eval_fraction: float = 0.0
-    """Take the share of the documents that lcjax.train held out with this --eval-fraction and the same --seed; 0 takes all."""
+    """Use the documents that lcjax.train held out with this value and the same --seed; 0: all."""
     seed: int = 42
     """Seed of that split and of the needles."""
     eval_batches: int = 8
-    """position: rows of max_seq_length tokens at most, spread evenly over the text."""
+    """position: the most rows of max_seq_length tokens, spread evenly over the text."""
     num_documents: int = 4
-    """context: documents at most, of those that are longer than the longest context."""
+    """context: the most documents, out of those longer than the longest context."""
     depths: int = 5
-    """needle: depths, evenly from the beginning of the text to its end."""
+    """needle: number of depths, evenly spaced from the beginning of the text to its end."""
     samples: int = 2
-    """needle: texts for each length and depth."""
+    """needle: number of texts for each length and depth."""
     output_dir: Path | None = None
-    """Where results.json and the pictures go; a new folder when not given: evaluation-TIME in that of --run, or else
-    runs/NAME-evaluation-TIME."""
+    """Folder for results.json and the pictures; if not given, a new one named by the time."""
 
     def __post_init__(self):
         super().__post_init__()
         if not self.data:
-            raise InputError("--data is not given; name text that the model was not trained on, or a run by --run")
+            raise InputError("--data is not given; give text that the model was not trained on, or a run with --run")
         if self.documents not in UNITS:
             raise InputError(unknown("--documents", self.documents, UNITS))
         if self.data_weights:
@@ -73,12 +75,13 @@ class EvaluateArguments(ModelArguments):
             if name not in EVALUATIONS:
                 raise InputError(unknown("--tasks", name, EVALUATIONS))
         if not self.tasks and self.run is None:
-            raise InputError(f"--tasks names none; give some of {', '.join(EVALUATIONS)}")
+            raise InputError(f"--tasks is empty; give some of {', '.join(EVALUATIONS)}")
         least = SHORTEST_NEEDLE if "needle" in self.tasks else SHORTEST_CONTEXT if self.tasks else SHORTEST_ROW
         if not least <= self.max_seq_length <= LONGEST:
             tasks = ", ".join(self.tasks or EVALUATIONS)
             raise InputError(
-                f"--max-seq-length {self.max_seq_length} is out of range; for {tasks} it must be from {least} to {LONGEST:,}"
+                f"--max-seq-length {self.max_seq_length} is out of range; for {tasks} it must be "
+                f"from {least} to {LONGEST:,}"
             )
         for flag, value in (
             ("--eval-batches", self.eval_batches),
@@ -91,33 +94,36 @@ class EvaluateArguments(ModelArguments):
 
     @property
     def text(self) -> TrainingText:
-        """The requested text, with the settings of a run."""
+        """The requested text, with the data settings of a run."""
         return TrainingText(self.data, self.documents, self.data_weights, self.eval_fraction, self.seed)
 
     def training_run(self) -> Run | None:
-        """That of --run, or the one in whose folder the adapter lies."""
+        """The run of --run, or the one whose folder contains the adapter."""
         return Run.read(self.run) if self.run is not None else Run.of_adapter(self.adapter)
 
     @property
     def name_of_model(self) -> str:
-        """Of the only model, in tables and files."""
+        """The name of the only model, in tables and files."""
         return "trained" if self.run is not None else "base"
 
     def needle_lengths(self) -> list[int]:
-        """The longest context, and its halves, quarters, ... down to 256 tokens, six lengths at most."""
+        """The longest context, and its halves, quarters, ...
+
+        down to 256 tokens; at most six lengths.
+        """
         lengths = [self.max_seq_length >> n for n in range(_NEEDLE_LENGTHS)]
         return [length for length in reversed(lengths) if length >= SHORTEST_NEEDLE]
 
     def needle_depths(self) -> list[float]:
-        """From 0, the beginning, to 1, the end."""
+        """Depths from 0, the beginning, to 1, the end."""
         return [n / max(self.depths - 1, 1) for n in range(self.depths)]
 
 
 def parse(argv: list[str] | None) -> EvaluateArguments:
-    """The arguments: flags over what --run gives, or over the defaults.
+    """The arguments: flags that override the defaults, or the settings of --run.
 
     Raises:
-      InputError: the folder of --run is no run's, or a value is refused.
+      InputError: the folder of --run does not belong to a run, or a value is invalid.
     """
     program = "python -m lcjax.evaluate"
     refuse_empty(sys.argv[1:] if argv is None else argv)

@@ -1,4 +1,4 @@
-"""`python -m lcjax.evaluate` after its flags: load, measure, report."""
+"""Runs `python -m lcjax.evaluate` after its flags are parsed: loads, measures, reports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RESULTS = "results.json"
 
 
 def run(arguments: EvaluateArguments) -> int:
-    """Evaluates, writes and prints; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    """Evaluates, writes and prints; returns the exit code: 0, 2 bad input, 130 interrupted."""
     console = Console(stderr=True)
     mute_libraries()
     with show_warnings(console):
@@ -47,14 +47,14 @@ def run(arguments: EvaluateArguments) -> int:
 
 
 def evaluate(arguments: EvaluateArguments, console: Console) -> tuple[Results, Provenance]:
-    """Runs the requested tasks on the base model and, if there is one, on the adapter; and finds where the text comes from.
+    """Runs the requested tasks on the base model and the adapter; determines the text's origin.
 
     Raises:
-      InputError: data, model or adapter that the user can correct.
+      InputError: the data, model or adapter is invalid.
     """
     check_data_paths(arguments.data)
     run = arguments.training_run()
-    # The data first, so that errors in them are reported before weights are downloaded or loaded.
+    # The data first, so that its errors are reported before weights are downloaded or loaded.
     tokenizer = weights.load_tokenizer(weights.resolve_model(arguments.model, with_weights=False))
     data = load_text(arguments.text, run, tokenizer, arguments.max_seq_length, console)
     check_adapter(arguments)
@@ -72,20 +72,20 @@ def evaluate(arguments: EvaluateArguments, console: Console) -> tuple[Results, P
 
 
 def new_folder(arguments: EvaluateArguments) -> Path:
-    """The folder for the results, which can be made; one that holds an evaluation already is not written into.
+    """The folder for the results; it can be created, and has no earlier evaluation.
 
     Raises:
-      InputError: it holds one, or cannot be made.
+      InputError: it has one, or cannot be created.
     """
     folder = arguments.output_dir or _unused(arguments)
     check_output_dir("--output-dir", folder)
     if former := [name for name in (RESULTS, *PICTURES) if (folder / name).exists()]:
-        raise InputError(f"--output-dir {folder} holds {former[0]} of another evaluation; choose another folder")
+        raise InputError(f"--output-dir {folder} has {former[0]} of another evaluation; choose another folder")
     return folder
 
 
 def _unused(arguments: EvaluateArguments) -> Path:
-    """evaluation-TIME in the run's folder, or runs/NAME-evaluation-TIME; with a number appended where that exists."""
+    """evaluation-TIME in the run's folder, or runs/NAME-evaluation-TIME; numbered if it exists."""
     name = f"evaluation-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     parent = arguments.run or Path("runs")
     if arguments.run is None:

@@ -1,6 +1,7 @@
-"""Loss by the length of context used: the same tokens predicted from the last c tokens before them, for growing c.
+"""Loss by context length: the same tokens, predicted from the last c tokens, for growing c.
 
-Loss by position compares the beginnings of documents with their ends; this compares the same targets with each other.
+Loss by position compares the beginnings of documents with their ends. This compares the same
+targets with each other.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from lcjax.evaluate.excerpts import Excerpt, score
 from lcjax.evaluate.lengths import contexts_up_to
 from lcjax.model import Llama
 
-# Targets of a document, at most.
+# The most targets in a document.
 _TARGETS = 256
 
 
 class ContextLoss(NamedTuple):
-    """The mean loss in nats of `tokens` targets that saw at most `context` tokens and at least three quarters of them."""
+    """The mean loss in nats of `tokens` targets, each given from 3/4 to all of `context` tokens."""
 
     context: int
     tokens: int
@@ -34,12 +35,14 @@ def loss_by_context(
     max_seq_length: int,
     on_row: Callable[[float], None] = lambda share: None,
 ) -> list[ContextLoss]:
-    """Scores the same targets, at most 256 a document, with every context that is a power of two from 16 to `max_seq_length`.
+    """Scores the same targets with every context that is a power of two from 16 up.
 
-    A context of c tokens predicts the c / 4 targets at its end, so that a row is read for many targets and not for one.
+    There are at most 256 targets in a document, and the largest context is at most
+    `max_seq_length`. A context of c tokens predicts the c / 4 targets at its end, so that one row
+    scores many targets.
 
     Args:
-      documents: int32 tokens, each more than the longest context.
+      documents: int32 tokens, each with more tokens than the longest context.
     """
     contexts = contexts_up_to(max_seq_length)
     longest = contexts[-1]

@@ -1,4 +1,4 @@
-"""Pieces of text of which only the last tokens are scored, several to a row.
+"""Pieces of text of which only the last tokens are scored, several in a row.
 
 Shapes: T tokens of a row, N excerpts.
 """
@@ -17,11 +17,12 @@ from lcjax.model import Llama
 
 @dataclasses.dataclass(frozen=True)
 class Excerpt:
-    """What is read, and what the last of it should predict.
+    """Tokens to read, and the targets that the last of them should predict.
 
     Attributes:
       tokens: int32 [n].
-      targets: int32 [s], s <= n: `targets[-1]` follows the last token, `targets[-2]` is the last token, and so on.
+      targets: int32 [s], s <= n: `targets[-1]` follows the last token, `targets[-2]` is the last
+        token, and so on.
     """
 
     tokens: np.ndarray
@@ -29,22 +30,26 @@ class Excerpt:
 
     @classmethod
     def ending(cls, document: np.ndarray, stop: int, read: int, scored: int) -> Excerpt:
-        """The tokens stop - read, ..., stop - 1 of a document; of what each one's next is, the last `scored`."""
+        """The tokens stop - read, ..., stop - 1 of a document, with the last `scored` targets."""
         return cls(document[stop - read : stop], document[stop - scored + 1 : stop + 1])
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Of each excerpt: the sum of its targets' losses in nats, float64 [N]; how many were the likeliest token, int64 [N]."""
+    """Scores of the excerpts: summed loss in nats, float64 [N], and correct tokens, int64 [N].
+
+    A token is correct if it is the most likely one.
+    """
 
     losses_N: np.ndarray
     hits_N: np.ndarray
 
 
 def rows_of(excerpts: Sequence[Excerpt], max_seq_length: int) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """Batches of one row [1, T] by the names in `lcjax.step.BATCH_KEYS`, with the index of each token's excerpt.
+    """Batches of one row [1, T], with the keys `lcjax.step.BATCH_KEYS`.
 
-    None of the excerpts may be longer than T; they do not see each other.
+    Each comes with the index of each token's excerpt. No excerpt may be longer than T; excerpts do
+    not see each other.
     """
     plan = pack(np.array([len(excerpt.tokens) for excerpt in excerpts]), max_seq_length)
     for row in range(len(plan)):
@@ -60,7 +65,7 @@ def rows_of(excerpts: Sequence[Excerpt], max_seq_length: int) -> Iterator[tuple[
             arrays["segment_ids"][0, at:stop] = segment
             arrays["excerpts"][0, at:stop] = piece.document
             at = stop
-        # Padding is a document of its own, after all others.
+        # Padding is a separate document after all others.
         arrays["positions"][0, at:] = np.arange(max_seq_length - at)
         arrays["segment_ids"][0, at:] = len(excerpts) + 1
         yield arrays, arrays.pop("excerpts")
@@ -69,7 +74,10 @@ def rows_of(excerpts: Sequence[Excerpt], max_seq_length: int) -> Iterator[tuple[
 def score(
     model: Llama, excerpts: Sequence[Excerpt], max_seq_length: int, on_row: Callable[[float], None] = lambda share: None
 ) -> Scores:
-    """Scores every excerpt, in rows of `max_seq_length` tokens; `on_row` is called with the share that is done."""
+    """Scores every excerpt in rows of `max_seq_length` tokens.
+
+    `on_row` is called with the completed share.
+    """
     losses_N, hits_N = np.zeros(len(excerpts)), np.zeros(len(excerpts), np.int64)
     token_scores = step.jit_token_scores()
     scored, total = 0, sum(len(excerpt.targets) for excerpt in excerpts)

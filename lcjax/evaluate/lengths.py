@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 SHORTEST_ROW = 2
-"""A token and the one that follows it."""
+"""A token and the next one."""
 SHORTEST_CONTEXT = 16
 SHORTEST_NEEDLE = 256
 """Needles, question and answer take about a hundred tokens."""

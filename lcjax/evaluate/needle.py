@@ -1,6 +1,7 @@
 """Needle retrieval: a fact hidden in real text, and a question about it at the end.
 
-Source: passkeys: Mohtashami & Jaggi, arXiv 2305.16300; key-value pairs: Liu et al., Lost in the Middle, arXiv 2307.03172.
+Source: passkeys: Mohtashami & Jaggi, arXiv 2305.16300; key-value pairs: Liu et al., Lost in the
+Middle, arXiv 2307.03172.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ _SECOND_WORDS = (
 class Cell(NamedTuple):
     """How often an answer was retrieved at one length and depth.
 
-    `retrieved` is the share of samples in which every token of the answer was the most likely, that is,
-    which greedy decoding answers correctly. `loss` is in nats per token of the answer. Depth 0 is the
-    beginning of the text, 1 its end.
+    `retrieved` is the share of samples in which every token of the answer was the most likely one,
+    that is, which greedy decoding answers correctly. `loss` is in nats per token of the answer.
+    Depth 0 is the beginning of the text, 1 its end.
     """
 
     task: str
@@ -63,16 +64,17 @@ def needles(
 ) -> list[Cell]:
     """Retrieval of both tasks at every length and depth.
 
-    An answer is scored after its question in one forward pass: greedy decoding would produce it exactly
-    if each of its tokens is the most likely one after those before it.
+    An answer is scored after its question in one forward pass: greedy decoding would produce it
+    exactly if each of its tokens is the most likely one after those before it.
 
     Args:
-      haystack: gives so many tokens of real text, int32, other ones for another state of the generator.
+      haystack: returns the given number of tokens of real text, int32, which depend on the
+        generator's state.
       lengths: tokens of text, needles, question and answer together.
-      samples: of each cell, each with a text and an answer of its own, which depend on the seed alone.
+      samples: of each cell, each with a different text and answer, which depend only on the seed.
 
     Raises:
-      InputError: a length that the needles do not fit.
+      InputError: the needles do not fit into a length.
     """
     cells = [(task, length, depth) for task in TASKS for length in lengths for depth in depths]
     excerpts = [
@@ -93,7 +95,7 @@ def needles(
 def check_needles(
     tokenizer, haystack: Callable[[int, np.random.Generator], np.ndarray], lengths: Sequence[int]
 ) -> None:
-    """Raises InputError where the text is too short for the longest, or the shortest too short for its needles."""
+    """Raises InputError if the text is too short for a length, or a length for its needles."""
     for task in TASKS:
         for length in (min(lengths), max(lengths)):
             excerpt_of(tokenizer, haystack, task, length, 0.0, np.random.default_rng(0))
@@ -125,7 +127,7 @@ def _key_value(depth: float, rng: np.random.Generator) -> _Hidden:
     # Drawn without replacement, so that no two keys share a word.
     words = zip(rng.permutation(_FIRST_WORDS)[:_PAIRS], rng.permutation(_SECOND_WORDS)[:_PAIRS], strict=True)
     keys, values = [f"{first}-{second}" for first, second in words], [_number(rng) for _ in range(_PAIRS)]
-    # The others are spread evenly over the text, whatever the depth of the pair in question.
+    # The others are spread evenly over the text, regardless of the depth of the pair in question.
     depths = [depth, *((n + 0.5) / (_PAIRS - 1) for n in range(_PAIRS - 1))]
     sentences = [f"\nThe value of {key} is {value}.\n" for key, value in zip(keys, values, strict=True)]
     return _Hidden(list(zip(depths, sentences, strict=True)), f"\nThe value of {keys[0]} is", f" {values[0]}")

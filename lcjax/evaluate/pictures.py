@@ -1,4 +1,4 @@
-"""Results as PNGs."""
+"""Draws results as PNG files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TICKS = 10
 
 
 def draw(results: Results, folder: Path, title: str = "") -> list[Path]:
-    """A picture of each evaluation that there is, under `title`; returns their paths."""
+    """Draws a picture of each evaluation, with `title`; returns their paths."""
     position, context, needle = PICTURES
     pictures = []
     if results.position:
@@ -35,9 +35,9 @@ def draw(results: Results, folder: Path, title: str = "") -> list[Path]:
 
 
 def buckets_figure(found: Mapping[str, Sequence[Bucket]], title: str = "") -> Figure:
-    """Loss by position, a line a model, level from where each bucket of positions begins to where it stops.
+    """Loss by position, one line per model, constant over each bucket of positions.
 
-    The axis is linear up to the first bucket's stop, and logarithmic beyond it.
+    The axis is linear up to the end of the first bucket, and logarithmic beyond it.
     """
     figure, axes = _figure("position in the document", title)
     for number, (name, buckets) in enumerate(found.items()):
@@ -58,7 +58,7 @@ def buckets_figure(found: Mapping[str, Sequence[Bucket]], title: str = "") -> Fi
 
 
 def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], label: str, title: str = "") -> Figure:
-    """Loss over tokens, a curve a model: [(tokens, nats), ...]."""
+    """Loss over tokens, one curve per model: [(tokens, nats), ...]."""
     figure, axes = _figure(label, title)
     for name, points in curves.items():
         axes.plot(*zip(*points, strict=True), "o-", label=name)
@@ -71,7 +71,7 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], label: str,
 def _figure(label: str, title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.set(xlabel=label, ylabel="loss (nats a token)")
+    axes.set(xlabel=label, ylabel="loss (nats per token)")
     axes.set_title(wrapped(title), loc="left", **STYLE)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -82,7 +82,7 @@ def _tokens(value: float, _: float) -> str:
 
 
 def needle_figure(found: dict[str, list[Cell]], title: str = "") -> Figure:
-    """Heat maps of the share retrieved: a row a task, a column a model; depth over length."""
+    """Heat maps of the share retrieved, depth over length; a row per task, a column per model."""
     figure = Figure(figsize=(1.5 + 4.5 * len(found), 1 + 3 * len(TASKS)), layout="constrained")
     figure.suptitle(wrapped(title), **STYLE)
     grid = figure.subplots(len(TASKS), len(found), squeeze=False)

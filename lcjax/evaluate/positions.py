@@ -1,7 +1,7 @@
-"""Held-out loss by position: how well a token is predicted, by how much of its document came before.
+"""Held-out loss by position: how well a token is predicted, by the length of text before it.
 
-A model that uses long context predicts later tokens better. Positions fall into buckets that end at powers of two, so that each
-holds about as many tokens as all before it.
+A model that uses long context predicts later tokens better. Positions are grouped into buckets that
+end at powers of two, so each contains about as many tokens as all before it.
 
 Shapes: B sequences, T tokens, N buckets.
 """
@@ -19,9 +19,9 @@ from lcjax.config.rope import LONGEST
 from lcjax.model import Llama
 from lcjax.ops.cross_entropy import IGNORE
 
-# The first positions of a document share a bucket: apart, each would be a mean of a few tokens.
+# The first positions of a document share a bucket; separate buckets would be means of few tokens.
 FIRST_STOP = 16
-# Where each bucket begins: 0, 16, 32, ... The last one takes all positions beyond.
+# The start of each bucket: 0, 16, 32, ... The last one contains all later positions.
 _STARTS_N = np.array([0] + [2**n for n in range(FIRST_STOP.bit_length() - 1, LONGEST.bit_length() - 1)])
 
 
@@ -35,13 +35,15 @@ class Bucket(NamedTuple):
 
     @property
     def label(self) -> str:
-        """For people."""
+        """The range of positions in words."""
         return f"{self.start:,} to {self.stop - 1:,}"
 
 
 @dataclasses.dataclass(frozen=True)
 class LossByPosition:
-    """Sums of losses by the position of the token that is read when the next one is predicted; two of them add up.
+    """Sums of losses by position; two objects can be added.
+
+    The position is that of the token that is read when the next one is predicted.
 
     Attributes:
       sums_N: float64, nats.
@@ -53,9 +55,9 @@ class LossByPosition:
 
     @classmethod
     def of(cls, losses_BT: np.ndarray, labels_BT: np.ndarray, positions_BT: np.ndarray) -> LossByPosition:
-        """What `lcjax.step.token_scores` gave of a batch, its labels, and its positions in their documents."""
+        """From losses as of `lcjax.step.token_scores`, and labels and positions of the batch."""
         counted = np.asarray(labels_BT) != IGNORE
-        # The position is the batch's own: a packed document's begin at 0.
+        # Positions are the batch's; those of a packed document begin at 0.
         bucket = np.searchsorted(_STARTS_N, np.asarray(positions_BT)[counted], side="right") - 1
         losses = np.asarray(losses_BT, np.float64)[counted]
         return cls(
@@ -64,7 +66,7 @@ class LossByPosition:
 
     @classmethod
     def none(cls) -> LossByPosition:
-        """Of no tokens."""
+        """The sums of no tokens."""
         return cls(np.zeros(len(_STARTS_N)), np.zeros(len(_STARTS_N), np.int64))
 
     def __add__(self, other: LossByPosition) -> LossByPosition:
@@ -72,27 +74,27 @@ class LossByPosition:
 
     @property
     def total(self) -> float:
-        """Nats of all tokens."""
+        """Total loss of all tokens, in nats."""
         return float(self.sums_N.sum())
 
     @property
     def tokens(self) -> int:
-        """All tokens with a label."""
+        """The number of tokens with a label."""
         return int(self.counts_N.sum())
 
     @property
     def mean(self) -> float:
-        """Nats a token; nan of no tokens."""
+        """Nats per token; nan if there are no tokens."""
         return self.beyond(0)
 
     def beyond(self, position: int) -> float:
-        """Nats a token in the buckets that begin at `position` or later; nan where there are no tokens."""
+        """Nats per token in the buckets that begin at `position` or later; nan if there is none."""
         later_N = position <= _STARTS_N
         tokens = int(self.counts_N[later_N].sum())
         return float(self.sums_N[later_N].sum()) / tokens if tokens else float("nan")
 
     def buckets(self) -> list[Bucket]:
-        """The buckets that hold a token, the first positions first."""
+        """The buckets that contain a token, the first positions first."""
         stops_N = np.append(_STARTS_N[1:], LONGEST)
         return [
             Bucket(int(start), int(stop), int(count), float(total / count))
@@ -101,7 +103,7 @@ class LossByPosition:
         ]
 
     def means(self) -> dict[str, float]:
-        """Nats a token by the position at which the bucket begins, for JSON."""
+        """Nats per token, by the position at which the bucket begins, for JSON."""
         return {str(bucket.start): bucket.loss for bucket in self.buckets()}
 
 
@@ -110,8 +112,8 @@ def loss_by_position(model: Llama, batches: Iterable[Mapping[str, Any]]) -> Loss
 
     Args:
       model: with or without an adapter.
-      batches: int32 arrays [B, T] by the names in `lcjax.step.BATCH_KEYS`, of one shape, else each shape is compiled; what
-        `lcjax.data.evaluation_batches` gives. Labels IGNORE do not count.
+      batches: int32 arrays [B, T] with the keys `lcjax.step.BATCH_KEYS`, as from
+        `lcjax.data.evaluation_batches`. Each new shape is compiled. Labels IGNORE do not count.
     """
     token_scores = step.jit_token_scores()
     result = LossByPosition.none()

@@ -1,4 +1,4 @@
-"""Whether the text of an evaluation was held out of training, trained on, or is unknown."""
+"""Determines whether the text of an evaluation was held out, trained on, or is unknown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from lcjax.evaluate.text import Text, documents_of_plan
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# The share of a document's text from which it counts as trained on: half a document is not a common phrase.
+# The share of a document's text from which it counts as trained on; half a document is not a common
+# phrase.
 _SHARE = 0.5
 _NAMED = 3
 
@@ -30,11 +31,11 @@ class Provenance:
 
     Attributes:
       documents, tokens: how much text there is.
-      held_out_of: a description of what it was held out of; None where it was not held out.
+      held_out_of: what it was held out of, in words; None if it was not held out.
       run: the run whose training text it was compared with, if one is known.
-      trained_on: names of the documents that are, for half or more, text that the run trained on; None where that is unknown.
-      trained_tokens: the tokens of those together.
-      warnings: for people.
+      trained_on: names of the documents of which the run trained on at least half; None if unknown.
+      trained_tokens: the number of tokens in those documents.
+      warnings: for the user.
     """
 
     documents: int
@@ -46,18 +47,18 @@ class Provenance:
     warnings: tuple[str, ...]
 
     def summary(self) -> str:
-        """One line on what the evaluation measures."""
+        """One line about what the evaluation measures."""
         size = f"{self.documents:,} document{'' if self.documents == 1 else 's'}, {self.tokens:,} tokens"
         if self.held_out_of is not None:
             return f"measured on text held out of {self.held_out_of}: {size}"
         if self.trained_on is None:
-            return f"measured on all of the data: {size}; whether the model was trained on them is not known here"
+            return f"measured on all of the data: {size}; it is unknown whether the model was trained on it"
         if self.trained_on:
             return f"measured on all of the data, not held out: {size}"
         return f"measured on all of the data, which {self.run} did not train on: {size}"
 
     def as_json(self) -> dict[str, Any]:
-        """The same as JSON."""
+        """The fields as JSON."""
         return dataclasses.asdict(self)
 
 
@@ -68,10 +69,10 @@ def load_text(
     max_seq_length: int,
     progress: Console | None,
 ) -> Data:
-    """Reads and divides text as a run does; a chat template that writes the date writes that of `run`.
+    """Reads and splits text as a run does; a chat template writes the date of `run`.
 
     Raises:
-      InputError: anything in the paths or numbers that the user can correct.
+      InputError: a path or number is invalid.
     """
     return load_corpus(
         settings.data,
@@ -100,7 +101,7 @@ def provenance(
       text: of the evaluation.
       data: the data that it was taken from, with these `settings`.
       settings: the evaluation's own paths, unit of documents, fraction and seed.
-      run: that trained the model or adapter; None where it is not known.
+      run: the run that trained the model or adapter; None if unknown.
       tokenizer: of the model.
       progress: where to show the encoding of the run's data; None shows nothing.
     """
@@ -114,7 +115,7 @@ def provenance(
             of_run = load_text(run.text, run, tokenizer, text.max_seq_length, progress)
             trained = documents_of_plan(of_run.corpus, of_run.train_plan)
         except InputError as error:
-            warnings.append(f"what {run.folder} trained on cannot be compared with this text: {error}")
+            warnings.append(f"the training text of {run.folder} cannot be compared with this text: {error}")
             trained = None
     elif run is not None:
         trained = documents_of_plan(data.corpus, data.train_plan)
@@ -140,12 +141,13 @@ def provenance(
 
 
 def _changed_data(data: Data, run: Run) -> Iterator[str]:
-    """A warning where the files are not those any more that the run read: then it may have held out others."""
+    """A warning if the files changed since the run read them, so it may have held out others."""
     recorded = run.record.get("data", {})
     if len(data.corpus.tokens) != recorded.get("tokens") or len(data.corpus) != recorded.get("documents"):
         yield (
-            f"the data have changed since {run.folder} read them ({recorded.get('tokens', 0):,} tokens then, "
-            f"{len(data.corpus.tokens):,} now): what is held out of them now may have been trained on"
+            f"the data has changed since {run.folder} read it ({recorded.get('tokens', 0):,} "
+            f"tokens then, {len(data.corpus.tokens):,} now): what is held out of it now may have "
+            "been trained on"
         )
 
 

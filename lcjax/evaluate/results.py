@@ -12,14 +12,14 @@ from lcjax.evaluate.positions import Bucket
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """Each evaluation by the model's name, "base" or "adapter"; empty where it was not requested."""
+    """Each evaluation by the model's name, "base" or "adapter"; empty if not requested."""
 
     position: dict[str, list[Bucket]] = dataclasses.field(default_factory=dict)
     context: dict[str, list[ContextLoss]] = dataclasses.field(default_factory=dict)
     needle: dict[str, list[Cell]] = dataclasses.field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """{evaluation: {model: [row, ...]}} of those that were requested."""
+        """{evaluation: {model: [row, ...]}} for the requested evaluations."""
         by_name = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {
             name: {model: [row._asdict() for row in rows] for model, rows in found.items()}

@@ -1,4 +1,4 @@
-"""What an evaluation takes from the run that trained the adapter, as its run.json has it."""
+"""The settings that an evaluation takes from a run's run.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OF_THE_DATA = ("documents", "eval_fraction", "data_weights")
 
 @dataclasses.dataclass(frozen=True)
 class TrainingText:
-    """The data settings of a run: paths that can be opened from here, and how it split the documents."""
+    """The data settings of a run: paths that can be opened from here, and the split."""
 
     data: tuple[str, ...]
     documents: str
@@ -27,19 +27,19 @@ class TrainingText:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A folder that lcjax.train wrote, and the content of its run.json."""
+    """A folder written by lcjax.train, and the content of its run.json."""
 
     folder: Path
     record: dict[str, Any]
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        """Raises InputError where there is no such record, or a damaged one."""
+        """Raises InputError if there is no such record, or it is damaged."""
         return cls(folder, read_run_record(folder))
 
     @classmethod
     def of_adapter(cls, adapter: Path | None) -> Run | None:
-        """The run in whose folder an adapter lies, if it lies in one."""
+        """The run whose folder contains an adapter, if there is one."""
         if adapter is None or not (adapter.parent / RECORD).is_file():
             return None
         return cls.read(adapter.parent)
@@ -53,7 +53,10 @@ class Run:
         return TrainingText(paths, arguments["documents"], weights, arguments["eval_fraction"], arguments["seed"])
 
     def defaults(self, *, own_data: bool) -> dict[str, Any]:
-        """Arguments of an evaluation of this run; with `own_data` False without what its data need, as other data are given.
+        """Arguments of an evaluation of this run.
+
+        If `own_data` is False, because other data is given, the settings of the run's data are
+        omitted.
 
         Raises:
           InputError: the run has left neither adapter nor model.
@@ -72,8 +75,9 @@ class Run:
         if model.is_dir():
             return {"model": str(model)}
         raise InputError(
-            f"{self.folder} has neither adapter/ nor model/, as a run has at its end; resume it: python -m lcjax.train "
-            f"--output-dir {self.folder} --resume-from-checkpoint latest"
+            f"{self.folder} has neither adapter/ nor model/, which a finished run has; resume "
+            f"it: python -m lcjax.train --output-dir {self.folder} --resume-from-checkpoint "
+            "latest"
         )
 
     def _here(self, path: str) -> str:

@@ -1,4 +1,4 @@
-"""Results as tables that a person reads in ten seconds."""
+"""Results as tables that can be read in seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lcjax.evaluate.results import Results
 
 
 def tables(results: Results) -> Iterator[Table]:
-    """Those of the evaluations that there are."""
+    """The tables of the evaluations that were made."""
     if results.position:
         yield position_table(results.position)
     if results.context:
@@ -23,8 +23,8 @@ def tables(results: Results) -> Iterator[Table]:
 
 
 def position_table(found: dict[str, list[Bucket]]) -> Table:
-    """Loss by position, a column a model."""
-    table = _table("loss by position in the document (nats a token)", "positions", "tokens", *_columns(found))
+    """Loss by position, one column per model."""
+    table = _table("loss by position in the document (nats per token)", "positions", "tokens", *_columns(found))
     for buckets in zip(*found.values(), strict=True):
         first = buckets[0]
         table.add_row(first.label, f"{first.tokens:,}", *_figures([b.loss for b in buckets]))
@@ -32,8 +32,8 @@ def position_table(found: dict[str, list[Bucket]]) -> Table:
 
 
 def context_table(found: dict[str, list[ContextLoss]]) -> Table:
-    """Loss and perplexity of the same tokens by the context they are given, columns for each model."""
-    title = "the same tokens, given only so much context before them (nats a token)"
+    """Loss and perplexity of the same tokens by context length, columns for each model."""
+    title = "the same tokens, given only this much context before them (nats per token)"
     table = _table(title, "context", "tokens", *_columns(found), *(f"perplexity, {model}" for model in found))
     for losses in zip(*found.values(), strict=True):
         perplexities = [f"{loss.perplexity:,.2f}" for loss in losses]

@@ -1,4 +1,4 @@
-"""The tasks of an evaluation: which its text allows, and their measures one after another."""
+"""The tasks of an evaluation: which its text allows, and their measurement."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 
 def possible_tasks(arguments: EvaluateArguments, tokenizer, text: Text, say_line: Callable[[str], None]) -> list[str]:
-    """The requested tasks, checked before the first one starts; for a run without --tasks, those that its text allows.
+    """The requested tasks, checked before the first one starts.
+
+    For a run without --tasks, those that its text allows.
 
     Raises:
-      InputError: a task that was requested by name needs longer text.
+      InputError: a task that was explicitly requested needs longer text.
     """
     possible = []
     for task in arguments.tasks or EVALUATIONS:
@@ -35,7 +37,7 @@ def possible_tasks(arguments: EvaluateArguments, tokenizer, text: Text, say_line
         except InputError as error:
             if arguments.tasks:
                 raise
-            say_line(f"{task} is left out: {error}")
+            say_line(f"{task} is omitted: {error}")
         else:
             possible.append(task)
     return possible
@@ -49,7 +51,7 @@ def measure(
     arguments: EvaluateArguments,
     console: Console,
 ) -> Results:
-    """Every task of every model, with a bar for each where `console` is a terminal."""
+    """Runs every task on every model, with a progress bar if `console` is a terminal."""
     results = Results()
     with _progress(console) as progress:
         for task in tasks:

@@ -1,4 +1,4 @@
-"""The text of an evaluation in the forms that its measures want."""
+"""The text of an evaluation in the forms that its tasks need."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """Documents to evaluate on; `plan` lays them into rows of the longest context."""
+    """Documents to evaluate on; `plan` packs them into rows of the longest context."""
 
     corpus: TokenizedCorpus
     plan: PackingPlan
@@ -25,7 +25,7 @@ class Text:
 
     @classmethod
     def of(cls, data: Data, tokenizer: PreTrainedTokenizerFast) -> Text:
-        """What is held out of the data; all of them where nothing is."""
+        """The held-out part of the data, or all of it if nothing is held out."""
         plan = data.held_out_plan if len(data.held_out_plan) else data.train_plan
         eos = tokenizer.eos_token_id
         return cls(data.corpus, plan, eos if isinstance(eos, int) else None)
@@ -36,7 +36,7 @@ class Text:
         return self.plan.max_seq_length
 
     def batches(self, limit: int) -> Iterator[Batch]:
-        """At most so many rows [1, T], spread evenly over the text."""
+        """At most `limit` rows [1, T], spread evenly over the text."""
         return evaluation_batches(self.corpus, self.plan, 1, limit)
 
     def documents(self) -> list[np.ndarray]:
@@ -44,12 +44,12 @@ class Text:
         return documents_of_plan(self.corpus, self.plan)
 
     def names(self) -> list[str]:
-        """Of the documents, in the same order."""
+        """The names of the documents, in the same order."""
         numbers: list[int] = np.unique(self.plan.pieces[:, 0]).tolist()
         return [self.corpus.names[i] for i in numbers]
 
     def long_documents(self, tokens: int, limit: int) -> list[np.ndarray]:
-        """At most `limit` documents of more than `tokens` tokens, spread evenly over those that there are.
+        """At most `limit` documents of more than `tokens` tokens, evenly spread over all of them.
 
         Raises:
           InputError: there is none.
@@ -59,14 +59,17 @@ class Text:
         if not long:
             longest = max(map(len, documents))
             raise InputError(
-                f"--max-seq-length {self.max_seq_length}: no document has more than {tokens:,} tokens (the longest {longest:,}); "
-                "lower it, add longer text, or leave context out of --tasks"
+                f"--max-seq-length {self.max_seq_length}: no document has more than {tokens:,} "
+                f"tokens (the longest has {longest:,}); lower it, add longer text, or omit "
+                "context from --tasks"
             )
         count = min(limit, len(long))
         return [long[i * len(long) // count] for i in range(count)]
 
     def haystack(self, tokens: int, rng: np.random.Generator) -> np.ndarray:
-        """So many tokens of text, int32, from a document drawn by `rng` on, without the tokens that end documents.
+        """The given number of tokens of text, int32, starting with a document drawn by `rng`.
+
+        Tokens that end documents are omitted.
 
         Raises:
           InputError: the documents together are shorter.
@@ -81,8 +84,8 @@ class Text:
             found += len(parts[-1])
         if found < tokens:
             raise InputError(
-                f"needles in {tokens:,} tokens of text, and the documents hold {found:,}; add text, or lower "
-                "--max-seq-length"
+                f"needles need {tokens:,} tokens of text, but the documents have {found:,}; add "
+                "text, or lower --max-seq-length"
             )
         return np.concatenate(parts)[:tokens]
 

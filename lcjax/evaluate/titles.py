@@ -1,4 +1,4 @@
-"""What a picture is of, in a line or two above it."""
+"""Titles of pictures, in one or two lines."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 _LISTED_SOURCES = 3
 _LONGEST_NAME = 40
 _LINE = 80
-# Of matplotlib's titles: a dollar sign in a name does not begin a formula.
+# Style of matplotlib's titles: a dollar sign in a name does not begin a formula.
 STYLE = {"fontsize": 10, "parse_math": False}
 
 
 def subject(model: str, data: Sequence[str | Path], *details: str) -> str:
-    """`MODEL on SOURCE, SOURCE and N more; DETAIL, DETAIL`: the last parts of paths, shortened where they are long.
+    """`MODEL on SOURCE, SOURCE and N more; DETAIL, DETAIL`, with the last parts of paths.
 
-    Many sources of one folder are `N files of FOLDER`.
+    Long names are shortened. Many sources in one folder are `N files of FOLDER`.
     """
     on = f" on {_listed(data)}" if data else ""
     return f"{_name(model) or 'a model'}{on}" + ("; " + ", ".join(details) if details else "")
@@ -31,7 +31,7 @@ def _listed(data: Sequence[str | Path]) -> str:
 
 
 def wrapped(text: str) -> str:
-    """In lines that fit above a picture."""
+    """Wraps the text into lines that fit above a picture."""
     return "\n".join(textwrap.wrap(text, _LINE))
 
 

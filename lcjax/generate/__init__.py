@@ -1,4 +1,4 @@
-"""Text from a model: KV-cached generation, and `python -m lcjax.generate`."""
+"""Text generation with a KV cache, and `python -m lcjax.generate`."""
 
 from typing import TYPE_CHECKING
 

@@ -13,34 +13,36 @@ from lcjax.generate.sampling import Sampling
 
 @dataclasses.dataclass(frozen=True)
 class GenerateArguments(ModelArguments):
-    """Continue a text, or hold a conversation, with a model and perhaps an adapter.
+    """Continue a text, or hold a conversation, with a model and an optional adapter.
 
-    Without --prompt and --prompt-file it is a conversation: one turn a line from standard input. Examples:
+    Without --prompt and --prompt-file it is a conversation: one turn per line of standard input.
+    Examples:
 
-      python -m lcjax.generate --model DIR_OR_HUB_ID --prompt "The capital of France is" --max-new-tokens 20
-      python -m lcjax.generate --model DIR_OR_HUB_ID --adapter runs/x/adapter --prompt-file book.txt --temperature 0.7 --top-p 0.9
+      python -m lcjax.generate --model DIR_OR_HUB_ID --prompt "The capital of France is"
+      python -m lcjax.generate --model DIR_OR_HUB_ID --adapter runs/x/adapter --prompt-file book.txt
       python -m lcjax.generate --model DIR_OR_HUB_ID
     """
 
     prompt: str | None = None
     """The text to continue."""
     prompt_file: Path | None = None
-    """A file that holds it; - is standard input."""
+    """A file with the text to continue; - is standard input."""
     chat: bool = False
     """Put the prompt into the tokenizer's chat template, as the user's turn."""
     system: str | None = None
-    """The system message that begins the chat; the template's own when not given."""
+    """The system message that begins the chat; if not given, the template's own."""
     max_new_tokens: int = 256
-    """Tokens to write at most; an end-of-sequence token ends the text before."""
+    """The most tokens to generate; an end-of-sequence token ends the text earlier."""
     temperature: float = 0.0
-    """0 takes the most likely token each time; above 0, tokens are sampled, more evenly the higher it is."""
+    """0 selects the most likely token each time; higher values sample more evenly."""
     top_p: float = 1.0
     """Sample from the smallest set of tokens whose probabilities sum to at least this much."""
     seed: int = 0
-    """The same seed draws the same tokens."""
+    """The same seed samples the same tokens."""
     max_seq_length: int | None = None
-    """The most tokens of prompt and continuation together. When not given: what the prompt needs, or in a
-    conversation the trained context, at most 8,192."""
+    """The most tokens of prompt and continuation together.
+    If not given, what the prompt needs; in a conversation the trained context, at most 8,192.
+    """
 
     def __post_init__(self):
         super().__post_init__()
@@ -48,12 +50,12 @@ class GenerateArguments(ModelArguments):
         if self.prompt is not None and self.prompt_file is not None:
             raise InputError("--prompt and --prompt-file contradict each other; give one")
         if self.prompt == "":
-            raise InputError("--prompt is empty; give the text to continue, or leave it out for a conversation")
+            raise InputError("--prompt is empty; give the text to continue, or omit it for a conversation")
         if self.system is not None and not self.chats:
-            raise InputError("--system needs a chat; add --chat, or leave it out")
+            raise InputError("--system needs a chat; add --chat, or omit it")
         for name, text in (("--prompt", self.prompt), ("--system", self.system)):
             if text is not None and not _is_unicode(text):
-                raise InputError(f"{name} is not UTF-8; give text, or a file by --prompt-file")
+                raise InputError(f"{name} is not UTF-8; give text, or a file with --prompt-file")
         if self.max_new_tokens < 1:
             raise InputError(f"--max-new-tokens {self.max_new_tokens} is out of range; it must be at least 1")
         if self.max_seq_length is not None and self.max_seq_length < 1:
@@ -76,10 +78,10 @@ class GenerateArguments(ModelArguments):
         return Sampling(self.temperature, self.top_p)
 
     def text(self) -> str:
-        """The prompt, from wherever it comes.
+        """The prompt, from the flag or its file.
 
         Raises:
-          InputError: its file cannot be read, or holds no text.
+          InputError: the file cannot be read, or has no text.
         """
         if self.prompt is not None:
             return self.prompt
@@ -92,7 +94,7 @@ class GenerateArguments(ModelArguments):
             ) from None
         except UnicodeDecodeError as error:
             raise InputError(
-                f"--prompt-file {self.prompt_file} is not UTF-8 (byte {error.start}); name a text file"
+                f"--prompt-file {self.prompt_file} is not UTF-8 (byte {error.start}); give a text file"
             ) from None
         if not content:
             raise InputError(f"--prompt-file {self.prompt_file} is empty; give the text to continue")
@@ -100,5 +102,5 @@ class GenerateArguments(ModelArguments):
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it contains no bytes that the shell passed on undecoded."""
+    """Whether the text has no bytes that the shell passed on undecoded."""
     return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,10 +1,11 @@
-"""Keys and values of the tokens so far, and the forward pass of the tokens that follow.
+"""Keys and values of the tokens so far, and the forward pass of the next tokens.
 
 The cache has a fixed size, so that one program serves every step. Entries beyond its `length` are
-ignored: no query sees a later key, and the next tokens overwrite them. A chunk may therefore be
-padded with any tokens, and setting `length` discards the rest.
+ignored: no query sees a later key, and the next tokens overwrite them. So a chunk may be padded
+with any tokens, and setting `length` discards the rest.
 
-Shapes: B batch, T new tokens, S the cache's size in tokens, D hidden size, H query heads, K key/value heads, d head_dim, L layers.
+Shapes: B batch, T new tokens, S the cache's size in tokens, D hidden size, H query heads, K
+key/value heads, d head_dim, L layers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from lcjax.model.attention import attend
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-    """Rotated keys and values [L, B, S, K, d] in the weights' dtype; the first `length` (int32 scalar) tokens count."""
+    """Rotated keys and values [L, B, S, K, d] in the weights' dtype.
+
+    Only the first `length` (int32 scalar) tokens are valid.
+    """
 
     keys_LBSKd: jax.Array
     values_LBSKd: jax.Array
@@ -45,15 +49,19 @@ def extend(
     count: int | jax.Array,
     sequence_length: jax.Array | None = None,
 ) -> tuple[jax.Array, KVCache]:
-    """(hidden states [B, T, D], the cache with `count` more tokens): the model's forward pass behind the tokens in the cache.
+    """The forward pass of tokens that follow those in the cache.
 
-    Memory in addition to the cache is O(T + S): a chunk, and one layer's keys and values. A donated cache is written in place.
+    Memory in addition to the cache is O(T + S): a chunk, and one layer's keys and values. A donated
+    cache is updated in place.
 
     Args:
       tokens_BT: int32; those from `count` on are padding, and their hidden states are meaningless.
       count: 1, ..., T; may be traced. cache.length + T must not exceed S.
-      sequence_length: tokens of the prompt that these are a chunk of, int32, for kinds of RoPE that depend on it; when None, those
-        up to the last that counts.
+      sequence_length: int32, the length of the prompt that these tokens are a chunk of, for kinds
+        of RoPE that depend on it; if None, the length up to the last valid token.
+
+    Returns:
+      (hidden states [B, T, D], the cache with `count` more tokens)
     """
     positions_T = cache.length + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
     positions_BT = jnp.broadcast_to(positions_T[None], tokens_BT.shape)
@@ -66,7 +74,8 @@ def extend(
         i, params = inputs
         layer = nnx.merge(structure, params)
         q_BTHd, k_BTKd, v_BTKd = layer.before_attention(x_BTD, context, None)
-        # Carried through the loop and updated in place: as results, all layers' caches would exist twice.
+        # The caches are carried through the loop and updated in place. As results of the scan, all
+        # layers' caches would exist twice.
         keys_LBSKd, values_LBSKd = (
             lax.dynamic_update_slice(whole, new[None], (i, 0, cache.length, 0, 0))
             for whole, new in ((keys_LBSKd, k_BTKd), (values_LBSKd, v_BTKd))

@@ -1,4 +1,4 @@
-"""Turns of a conversation as the tokens that the model was trained to see."""
+"""Encodes the turns of a conversation in the format that the model was trained on."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def message(role: str, content: str) -> Message:
 
 
 def chat_ids(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]) -> list[int]:
-    """The tokens of the messages in the tokenizer's chat template, up to where the assistant's next turn begins.
+    """The messages' tokens in the chat template, up to the start of the assistant's next turn.
 
     Raises:
-      InputError: the tokenizer has no template, or its template refuses the messages.
+      InputError: the tokenizer has no template, or the template rejects the messages.
     """
     if not tokenizer.chat_template:
         raise InputError("this model's tokenizer has no chat template; give --prompt without --chat")
@@ -32,10 +32,10 @@ def chat_ids(tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message]) ->
         return cast(
             list[int], tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
         )
-    except TemplateError as error:  # templates refuse what they do not know, such as a system's turn
-        raise InputError(f"the chat template refuses these messages ({error}); leave --system out") from None
+    except TemplateError as error:  # templates reject unsupported turns, such as a system turn
+        raise InputError(f"the chat template rejects these messages ({error}); omit --system") from None
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        # What the template's own expressions raise, such as the sum of a text and a number.
+        # Errors of the template's own expressions, such as adding a text and a number.
         reason = f"{type(error).__name__}: {error}"
         raise InputError(
             f"the chat template fails on these messages ({reason}); give --prompt without --chat"

@@ -1,4 +1,4 @@
-"""`python -m lcjax.generate` after its flags: load, write."""
+"""Runs `python -m lcjax.generate` after its flags are parsed: loads, generates."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from lcjax.generate.chat import chat_ids, message
 from lcjax.generate.generator import Generator, check_length
 from lcjax.generate.text import TextStream, stop_ids
 
-# The default length of a conversation: the cache of a large model's whole context would fill a GPU.
+# The default length of a conversation: a cache for a large model's whole context would fill a GPU.
 _CONVERSATION_TOKENS = 8192
 
 
 def run(arguments: GenerateArguments) -> int:
-    """Generates; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    """Generates; returns the exit code: 0 success, 2 bad input, 130 interrupted."""
     console = Console(stderr=True)
     mute_libraries()
     with show_warnings(console):
@@ -55,7 +55,8 @@ class Command:
         if self.arguments.chat:
             ids = chat_ids(self.tokenizer, [*self._system(), message("user", text)])
         else:
-            # Not verbose: it would warn of every prompt beyond the trained context.
+            # verbose=False, because otherwise it would warn of every prompt beyond the trained
+            # context.
             ids = self.tokenizer(text, verbose=False)["input_ids"]
         capacity = self.arguments.max_seq_length or len(ids) + self.arguments.max_new_tokens
         check_length(ids, capacity)  # before weights are loaded
@@ -66,7 +67,7 @@ class Command:
         """Answers line by line until standard input ends."""
         chat_ids(
             self.tokenizer, [*self._system(), message("user", "")]
-        )  # an error now rather than after the first turn
+        )  # report an error now, not after the first turn
         trained = self.config.max_position_embeddings
         usable = min(trained, self.config.longest_sequence or trained, _CONVERSATION_TOKENS)
         generator = self._generator(self.arguments.max_seq_length or usable)
@@ -85,9 +86,10 @@ class Command:
         return Generator(adapted or base, capacity)
 
     def _write(self, generator: Generator, ids: Sequence[int], *, stops_on_interrupt: bool = False) -> str:
-        """Prints the continuation of `ids` as it is generated, and returns it; then prints the speed to standard error.
+        """Prints the continuation of `ids` as it is generated, then the speed; returns the text.
 
-        With `stops_on_interrupt` Ctrl-C ends the text and not the command.
+        The speed goes to standard error. With `stops_on_interrupt`, Ctrl-C ends the text but not
+        the command.
         """
         pieces: list[str] = []
         try:
@@ -123,7 +125,7 @@ class Command:
         pieces.append(stream.finish())
         print(pieces[-1], flush=True)
         rate = (count - 1) / (time.perf_counter() - read) if count > 1 else 0.0
-        say(self.console, f"{len(ids):,} tokens read in {read - began:.1f} s, {count:,} written, {rate:.1f} a second")
+        say(self.console, f"{len(ids):,} tokens read in {read - began:.1f} s, {count:,} written, {rate:.1f} per second")
 
 
 def _reading(console: Console) -> Progress:
@@ -133,12 +135,12 @@ def _reading(console: Console) -> Progress:
 
 
 def _lines() -> Iterator[str]:
-    """The lines of standard input that hold something, until its end."""
+    """The nonempty lines of standard input, until its end."""
     prompt = "> " if sys.stdin.isatty() else ""
     while True:
         try:
             line = input(prompt)
-            line.encode()  # fails where Python took up bytes that are no UTF-8, as in the locale C
+            line.encode()  # fails for undecodable bytes, e.g. in the locale C
         except EOFError:
             return
         except (UnicodeDecodeError, UnicodeEncodeError) as error:

@@ -19,39 +19,40 @@ from lcjax.generate.sampling import Sampling
 from lcjax.model import Llama
 from lcjax.model.ids import check_ids
 
-# A prompt runs through the model in chunks of the first size, and its rest in chunks of the second, the last one filled up: two
-# programs for prompts of any length. Neither needs more memory than a chunk's, and a short prompt does not pay for a long one.
+# A prompt is processed in chunks of the first size, and its remainder in chunks of the second, the
+# last one padded. So two programs serve prompts of any length. They need no more memory than a
+# chunk's, and a short prompt does not pay for a long one.
 CHUNKS = (2048, 64)
 
 
 def check_length(prompt: Sequence[int], capacity: int) -> None:
-    """Raises InputError where a prompt has more tokens than the cache holds."""
+    """Raises InputError if a prompt has more tokens than the cache."""
     if len(prompt) > capacity:
         raise InputError(
-            f"a prompt of {len(prompt):,} tokens does not fit the {capacity:,} of --max-seq-length; raise it, or shorten the "
-            "prompt"
+            f"a prompt of {len(prompt):,} tokens does not fit into the {capacity:,} of "
+            "--max-seq-length; raise it, or shorten the prompt"
         )
 
 
 class Generator:
     """A model and the cache of one sequence.
 
-    What the cache holds already is not recomputed: for a prompt that begins like the last one, such as
-    a conversation that continues, only the new tokens are computed.
+    Tokens that are already in the cache are not recomputed: for a prompt that begins like the last
+    one, such as a continued conversation, only the new tokens are computed.
     """
 
     def __init__(self, model: Llama, capacity: int):
-        """`capacity`: tokens of prompt and continuation together. Takes 2 L K d numbers a token.
+        """`capacity`: tokens of prompt and continuation together; 2 L K d numbers per token.
 
         Raises:
           InputError: capacity is not positive, or beyond the model's sliding window.
         """
         if capacity < 1:
-            raise InputError(f"a capacity of {capacity} tokens holds nothing; use 1 or more")
+            raise InputError(f"a capacity of {capacity} tokens is too small; use 1 or more")
         model.config.check_length(capacity)
         self.capacity = capacity
         self._model = model
-        # A chunk is written whole, also what only fills it up; only the smallest are filled up.
+        # A chunk is written including its padding; only the smallest chunks are padded.
         self._cache = KVCache.empty(model, capacity + min(CHUNKS))
         self._logits_BV: jax.Array | None = None
         self._ids: list[int] = []
@@ -68,14 +69,15 @@ class Generator:
     ) -> Iterator[int]:
         """The tokens that follow `prompt`, yielded one by one.
 
-        Ends after a token in `stop` (which is yielded, too), after `max_new_tokens`, or when the cache is full. The same seed gives
-        the same tokens.
+        Ends after a token in `stop` (which is yielded, too), after `max_new_tokens`, or when the
+        cache is full. The same seed gives the same tokens.
 
         Args:
-          on_prefill: called after every chunk with the number of tokens of the prompt read so far.
+          on_prefill: called after every chunk with the number of prompt tokens processed so far.
 
         Raises:
-          InputError: an empty prompt, one longer than the cache, an id outside the vocabulary, or logits that are not finite.
+          InputError: the prompt is empty or longer than the cache, an id is outside the vocabulary,
+            or logits are not finite.
         """
         self._prefill(list(prompt), on_prefill)
         key = jax.random.key(seed)
@@ -87,8 +89,9 @@ class Generator:
             token = int(token_B[0])
             if token < 0:
                 raise InputError(
-                    f"the model's logits after {len(self._ids):,} tokens are NaN or infinite: its weights, the adapter or the "
-                    "range of bfloat16 are to blame; try --dtype float32, or the model without the adapter"
+                    f"the model's logits after {len(self._ids):,} tokens are NaN or infinite, "
+                    "because of its weights, the adapter or the range of bfloat16; try --dtype "
+                    "float32, or the model without the adapter"
                 )
             self._ids.append(token)
             yield token
@@ -101,7 +104,7 @@ class Generator:
             raise InputError("the prompt is empty; give at least one token of text")
         check_length(prompt, self.capacity)
         check_ids(np.asarray(prompt), self._model.config.vocab_size)
-        # The last token always runs again, because its logits are needed.
+        # The last token is always recomputed, because its logits are needed.
         done = min(_common(self._ids, prompt), len(prompt) - 1)
         self._cache = KVCache(self._cache.keys_LBSKd, self._cache.values_LBSKd, jnp.int32(done))
         self._ids = prompt[:done]
@@ -122,7 +125,10 @@ class Generator:
 def read_chunk(
     model: Llama, cache: KVCache, tokens_BC: jax.Array, count: jax.Array, sequence_length: jax.Array
 ) -> tuple[jax.Array, KVCache]:
-    """(logits after the last token that counts [B, V], cache), for a chunk of a prompt of `sequence_length` tokens."""
+    """(logits [B, V] after the last valid token, cache), for a chunk of a prompt.
+
+    The prompt has `sequence_length` tokens.
+    """
     hidden_BCD, cache = extend(model, cache, tokens_BC, count, sequence_length)
     return _logits_at(model, hidden_BCD, count - 1), cache
 
@@ -131,7 +137,7 @@ def read_chunk(
 def decode_token(
     sampling: Sampling, model: Llama, cache: KVCache, logits_BV: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, KVCache]:
-    """(the token that is chosen [B], -1 where logits are not finite, the logits after it [B, V], cache)."""
+    """(chosen token [B], -1 if logits are not finite; the logits after it [B, V]; cache)."""
     token_B = next_token(sampling, logits_BV, jax.random.fold_in(key, cache.length))
     token_B = jnp.where(jnp.isfinite(logits_BV).all(axis=-1), token_B, -1)
     hidden_B1D, cache = extend(model, cache, token_B[:, None], 1)
@@ -143,7 +149,7 @@ def _logits_at(model: Llama, hidden_BCD: jax.Array, index: int | jax.Array) -> j
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many leading tokens agree."""
+    """The number of equal leading tokens."""
     return next(
         (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
     )

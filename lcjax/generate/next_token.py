@@ -1,4 +1,4 @@
-"""Which token comes next, given logits.
+"""Selects the next token from logits.
 
 Shapes: B batch, V vocabulary.
 """
@@ -19,7 +19,7 @@ def next_token(sampling: Sampling, logits_BV: jax.Array, key: jax.Array) -> jax.
 
 
 def truncated_logits(sampling: Sampling, logits_BV: jax.Array) -> jax.Array:
-    """The logits that a token is drawn from, divided by the temperature; -inf outside the nucleus of top_p."""
+    """The logits to sample from, divided by the temperature; -inf outside the top_p nucleus."""
     scaled_BV = logits_BV / sampling.temperature
     if sampling.top_p == 1:
         return scaled_BV

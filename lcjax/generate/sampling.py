@@ -1,4 +1,4 @@
-"""How tokens are drawn: the settings, without JAX. `lcjax.generate.next_token` draws by them."""
+"""Settings of sampling, without JAX; `lcjax.generate.next_token` applies them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ class Sampling:
     """Greedy decoding, or sampling with a temperature and a nucleus (top-p).
 
     Attributes:
-      temperature: 0 takes the most likely token; otherwise logits are divided by it before sampling.
+      temperature: 0 selects the most likely token; otherwise logits are divided by it before
+        sampling.
       top_p: sample from the smallest set of tokens whose probabilities sum to at least this much.
 
     Raises:
-      InputError: a value out of range.
+      InputError: a value is out of range.
 
-    Source of top_p: Holtzman et al., The Curious Case of Neural Text Degeneration, arXiv 1904.09751.
+    Source of top_p: Holtzman et al., The Curious Case of Neural Text Degeneration, arXiv
+    1904.09751.
     """
 
     temperature: float = 0.0

@@ -1,4 +1,4 @@
-"""Decodes tokens to text as they arrive, and finds the tokens that end it."""
+"""Decodes tokens to text as they arrive, and finds the tokens that end a text."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from lcjax import weights
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_UNFINISHED = "\ufffd"  # what incomplete UTF-8 is decoded to
+_UNFINISHED = "\ufffd"  # the result of decoding incomplete UTF-8
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class TextStream:
-    """Text of tokens that come one by one; a character made of several tokens comes with its last.
+    """Decodes tokens that arrive one by one; a character of several tokens comes with its last.
 
-    All pieces together, `finish`'s included, are the text that the tokenizer decodes from all tokens at once, special tokens left
-    out.
+    All pieces together, including that of `finish`, equal the decoding of all tokens at once,
+    without special tokens.
 
-    Only a few tokens are decoded at a time: those not yet read, and before them enough that have been, since many decoders treat
-    the first token of a text unlike the others. (`tokenizers.decoders.DecodeStream` does the same and raises where bytes that have
-    been read turn out to belong to no character.)
+    Only a few tokens are decoded at a time: the pending ones, and enough earlier ones as context,
+    because many decoders treat the first token of a text differently.
+    (`tokenizers.decoders.DecodeStream` does the same, but raises an error if bytes that it has read
+    turn out not to form a character.)
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
@@ -32,16 +33,18 @@ class TextStream:
         added = self._backend.get_added_tokens_decoder()
         self._special = {token for token, content in added.items() if content.special}
         self._window: list[int] = []
-        # Where in the window tokens began whose text was given at once; the last is the first that has not been given.
+        # Positions in the window at which tokens begin whose text was returned at once. The last
+        # one is the first token whose text has not been returned.
         self._starts = [0]
 
     def add(self, token: int) -> str:
-        """What became readable with this token; "" where it is part of a character, or a special token."""
+        """The text that this token completes; "" for part of a character or a special token."""
         name = None if token in self._special else self._backend.id_to_token(token)
         if name is None:
             return ""
         self._window.append(token)
-        # A decoder with a fallback to bytes reads adjoining ones together: one that fits no character spoils all of them.
+        # A decoder with byte fallback decodes adjacent bytes together: one invalid byte spoils all
+        # of them.
         if _BYTE.fullmatch(name):
             return ""
         given, text = self._decoded(0, self._starts[-1]), self._decoded(0)
@@ -51,13 +54,13 @@ class TextStream:
         return text[len(given) :]
 
     def finish(self) -> str:
-        """The text that was still held back after the last token."""
+        """The text that is still pending after the last token."""
         given, text = self._decoded(0, self._starts[-1]), self._decoded(0)
         self._window, self._starts = [], [0]
         return text[len(given) :]
 
     def _slide(self) -> None:
-        """Forgets the tokens before those that now suffice as context."""
+        """Drops the tokens before those that suffice as context."""
         for start in reversed(self._starts):
             if self._decoded(start):
                 break
@@ -71,10 +74,11 @@ class TextStream:
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerFast, model_path: Path) -> frozenset[int]:
-    """The tokens that end a text: the tokenizer's EOS, and what the model's config and generation_config.json name.
+    """The tokens that end a text: the tokenizer's EOS, and those in the model's config files.
 
-    (Llama 3's instruct models end a turn with a token that is not the tokenizer's EOS in all of their releases.) Of a GGUF file,
-    those are the tokens that end a text, a turn and a message.
+    The files are config.json and generation_config.json. (Llama 3's instruct models end a turn with
+    a token that is not the tokenizer's EOS in all of their releases.) In a GGUF file they are the
+    tokens that end a text, a turn and a message.
 
     Raises:
       InputError: one of the files is corrupt.

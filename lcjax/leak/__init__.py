@@ -1,4 +1,7 @@
-"""Whether packed documents see each other: other tokens in one must change no logit in another."""
+"""Checks that packed documents do not see each other.
+
+Other tokens in one document must change no logit in another.
+"""
 
 from typing import TYPE_CHECKING
 

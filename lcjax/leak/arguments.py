@@ -10,9 +10,10 @@ from lcjax.errors import InputError, unknown
 
 @dataclasses.dataclass(frozen=True)
 class LeakArguments:
-    """Whether documents that share a row see each other: other tokens in one must change no logit in another, bit for bit.
+    """Check that documents in the same row do not see each other.
 
-    Exits with 0 where nothing leaks, 1 where something does, 2 where a flag is wrong. Example:
+    Other tokens in one document must change no logit in another, bit for bit. Exits with 0 if
+    nothing leaks, 1 if something does, 2 if a flag is invalid. Example:
 
       python -m lcjax.leak --model DIR_OR_HUB_ID --data PATH... --max-seq-length 8192
     """
@@ -24,7 +25,7 @@ class LeakArguments:
     max_seq_length: int = 2048
     """Tokens in a row."""
     rows: int = 4
-    """Rows to probe, spread over those that hold two documents or more; each takes a forward pass and one for each document."""
+    """Number of rows to probe; each takes one forward pass, plus one for each document."""
     documents: str = "file"
     """As in lcjax.train: file or repository."""
     dtype: str = "auto"
@@ -34,7 +35,7 @@ class LeakArguments:
     attention: str = "auto"
     """The implementation to probe: auto, pallas, cudnn, fa3 or xla."""
     memory: str = "auto"
-    """How layers run in tiles: as in lcjax.train."""
+    """How layers run in tiles, as in lcjax.train."""
 
     def __post_init__(self):
         for flag, value, least in (("--max-seq-length", self.max_seq_length, 2), ("--rows", self.rows, 1)):

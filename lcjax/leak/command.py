@@ -1,4 +1,4 @@
-"""`python -m lcjax.leak` after its flags: probes packed rows of the user's own data, document by document."""
+"""Runs `python -m lcjax.leak` after its flags are parsed: probes packed rows of user data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(arguments: LeakArguments) -> int:
 def load(arguments: LeakArguments, console: Console) -> tuple[Llama, Data]:
     """The model and the packed data, with progress on `console`."""
     check_data_paths(arguments.data)
-    # The data first, so that errors in them are reported before weights are downloaded or loaded.
+    # The data first, so that its errors are reported before weights are downloaded or loaded.
     tokenizer = weights.load_tokenizer(weights.resolve_model(arguments.model, with_weights=False))
     data = load_corpus(
         arguments.data,
@@ -42,7 +42,7 @@ def load(arguments: LeakArguments, console: Console) -> tuple[Llama, Data]:
         documents=arguments.documents,
         progress=console,
     )
-    _chosen(data, arguments.rows)  # raises where there is nothing to probe
+    _chosen(data, arguments.rows)  # raises InputError if there is nothing to probe
     say(console, f"loading {arguments.model}")
     model, _ = api.from_pretrained(
         arguments.model,
@@ -57,10 +57,10 @@ def load(arguments: LeakArguments, console: Console) -> tuple[Llama, Data]:
 
 
 def find_leaks(model: Llama, data: Data, rows: int, console: Console) -> list[str]:
-    """Changes every document of `rows` packed rows, one at a time, and names each that affects another.
+    """Changes every document of `rows` packed rows, one at a time; reports those affecting others.
 
     Raises:
-      InputError: no row holds two documents.
+      InputError: no row has two documents.
     """
     chosen = _chosen(data, rows)
     say(console, f"probing {len(chosen)} rows")
@@ -79,7 +79,7 @@ def _chosen(data: Data, rows: int) -> list[int]:
     packed = data.train_plan.packed_rows
     if not len(packed):
         raise InputError(
-            "no row holds two documents, so nothing can leak; give shorter documents or a longer --max-seq-length"
+            "no row has two documents, so nothing can leak; give shorter documents or a longer --max-seq-length"
         )
     return packed[np.arange(min(rows, len(packed))) * len(packed) // min(rows, len(packed))].tolist()
 
@@ -87,4 +87,6 @@ def _chosen(data: Data, rows: int) -> list[int]:
 def _probed(data: Data, rows: int) -> str:
     chosen = _chosen(data, rows)
     documents = sum(len(data.train_plan.row(index)) for index in chosen)
-    return f"{documents} documents in {len(chosen)} rows, each changed separately, left all others as they were, bit for bit"
+    return (
+        f"{documents} documents in {len(chosen)} rows, each changed separately, left all others unchanged, bit for bit"
+    )

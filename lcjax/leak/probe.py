@@ -19,7 +19,8 @@ from lcjax.config import LlamaConfig
 from lcjax.data import Data, lay_out
 from lcjax.model import Llama, ModelSettings
 
-# Tokens around the first boundary in the check before training: two tiles of attention, and little compared with a step.
+# Tokens around the first boundary in the check before training: two tiles of attention, cheap
+# compared with a step.
 _TOKENS = 256
 
 
@@ -28,10 +29,11 @@ class PackingLeak(RuntimeError):
 
 
 class LeakProbe:
-    """Rows of one length through one model, with its own attention and memory settings.
+    """Runs rows of one length through a model, with its own attention and memory settings.
 
-    The hidden states after the last norm are compared, of which each logit is a function of its position's alone. The same compiled
-    program computes both runs, so that without a leak they are equal bit for bit.
+    The hidden states after the last norm are compared; each logit depends only on the hidden state
+    at its position. The same compiled program computes both runs, so without a leak they are equal
+    bit for bit.
     """
 
     def __init__(self, model: Llama):
@@ -44,14 +46,16 @@ class LeakProbe:
 
         Args:
           row: int32 `tokens`, `positions` and `segment_ids`, each [T].
-          changed: segments of the row; the tokens of one after another are all replaced.
+          changed: segments of the row; the tokens of each are replaced, one segment at a time.
 
         Returns:
-          for each changed segment the others whose hidden states it changes; empty if nothing leaks.
+          for each changed segment, the other segments whose hidden states change; empty if nothing
+          leaks.
 
         Raises:
-          FloatingPointError: a hidden state is not finite, so that nothing can be compared.
-          AssertionError: a document's own hidden states do not change with its tokens, so that the probe is blind.
+          FloatingPointError: a hidden state is not finite, so nothing can be compared.
+          AssertionError: a document's own hidden states do not change with its tokens, so the probe
+            cannot detect anything.
         """
         before_TD = self._run(row, row["tokens"])
         return {segment: self._reached_from(row, segment, before_TD) for segment in changed}
@@ -82,7 +86,7 @@ def _hidden_states(
 
 @jax.jit
 def _compare(x_TD: jax.Array, y_TD: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Where the bits are not the same, [T] bool, and whether x is finite throughout."""
+    """Where the bits differ, [T] bool, and whether all of x is finite."""
     bits = jnp.uint16 if x_TD.dtype.itemsize == 2 else jnp.uint32
     differ_TD = lax.bitcast_convert_type(x_TD, bits) != lax.bitcast_convert_type(y_TD, bits)
     return jnp.any(differ_TD, axis=1), jnp.all(jnp.isfinite(x_TD))
@@ -91,7 +95,8 @@ def _compare(x_TD: jax.Array, y_TD: jax.Array) -> tuple[jax.Array, jax.Array]:
 def refuse_leak(model: Llama, data: Data) -> None:
     """Probes the first packed row around its first boundary, in a fraction of a step's time.
 
-    The first document there is changed, since what comes after it could see it; every other is looked at.
+    The first document there is changed, since what follows could see it; every other document is
+    checked.
 
     Raises:
       PackingLeak: another document depends on the first.
@@ -102,17 +107,18 @@ def refuse_leak(model: Llama, data: Data) -> None:
         start = max(0, min(boundary - _TOKENS // 2, data.train_plan.max_seq_length - _TOKENS))
         row: dict[str, Any] = {**lay_out(data.corpus, data.train_plan, np.array(index))}
         window = {name: row[name][start : start + _TOKENS] for name in ("tokens", "positions", "segment_ids")}
-        # Where numbers are not finite, the first step reports it and names the batch.
+        # If numbers are not finite, the first step reports it and names the batch.
         with contextlib.suppress(FloatingPointError):
             if reached := LeakProbe(model).reached(window, [1])[1]:
                 raise PackingLeak(leak_line(data, index, 1, reached))
 
 
 def leak_line(data: Data, row: int, changed: int, reached: list[int]) -> str:
-    """The message for a leak in a row of the training plan, by its segments, which count from 1."""
+    """The message for a leak in a row of the training plan; segments count from 1."""
     pieces = data.train_plan.row(row)
     cause, *effects = (data.corpus.names[pieces[segment - 1].document] for segment in (changed, *reached))
     return (
-        f"packed documents leak: other tokens in {cause} change the logits of {', '.join(effects[:3])}"
-        f"{' and more' if len(effects) > 3 else ''} in row {row}; choose another --attention, or report it"
+        f"packed documents leak: other tokens in {cause} change the logits of "
+        f"{', '.join(effects[:3])}{' and more' if len(effects) > 3 else ''} in row {row}; choose "
+        "another --attention, or report it"
     )

@@ -56,7 +56,7 @@ def test_a_model_and_its_adapter(evaluate, model_dir, adapter, texts, tmp_path):
     assert [row["context"] for row in found["context"]["base"]] == [16, 32, 64, 128, 256]
     cells = [(cell["task"], cell["length"], cell["depth"]) for cell in found["needle"]["base"]]
     assert cells == [(task, 256, depth) for task in ("passkey", "key-value") for depth in (0.0, 1.0)]
-    for title in ("loss by position", "given only so much context", "passkey retrieved, adapter", "change"):
+    for title in ("loss by position", "given only this much context", "passkey retrieved, adapter", "change"):
         assert title in out
     for picture in ("position.png", "context.png", "needle.png"):
         assert (tmp_path / "results" / picture).read_bytes().startswith(b"\x89PNG")
@@ -73,7 +73,7 @@ def test_what_a_run_held_out(evaluate, model_dir, data_dir, tmp_path):
         found = json.loads((tmp_path / f"{number}" / "results.json").read_text())
         assert "needle" not in found
         assert ("held out" in err) == bool(flags)
-        assert ("whether the model was trained on them is not known here" in err) == (not flags)
+        assert ("it is unknown whether the model was trained on it" in err) == (not flags)
         tokens.append([(row["tokens"], row["loss"]) for row in found["position"]["base"]])
     assert sum(count for count, _ in tokens[0]) > sum(count for count, _ in tokens[1])
     assert tokens[1] != tokens[2]
@@ -87,7 +87,7 @@ def test_nothing_of_another_evaluation_is_overwritten(left, evaluate, model_dir,
     code, out, err = evaluate("--model", tmp_path / "no-model", "--data", data_dir)
     assert (code, out) == (2, "")
     assert (
-        err == f"error: --output-dir {tmp_path / 'results'} holds {left} of another evaluation; choose another folder\n"
+        err == f"error: --output-dir {tmp_path / 'results'} has {left} of another evaluation; choose another folder\n"
     )
     assert [(path.name, path.read_text()) for path in (tmp_path / "results").iterdir()] == [(left, "another's")]
 

@@ -86,7 +86,7 @@ def test_a_run_is_measured_on_what_it_held_out(evaluate, work):
     assert found["text"]["trained_on"] == []
     # What the text is too short for is left out, and said.
     assert found.keys() >= {"position", "context"}
-    assert "needle is left out: --max-seq-length 64 is too short" in said
+    assert "needle is omitted: --max-seq-length 64 is too short" in said
 
 
 def test_from_another_folder_the_paths_are_still_the_runs(evaluate, work, tmp_path, monkeypatch):
@@ -148,15 +148,15 @@ def test_a_run_that_held_nothing_out_is_named_in_the_warning(evaluate, changed_r
 
 def test_data_that_are_not_there_any_more_are_no_fault(evaluate, changed_run):
     _, said = evaluate("--run", changed_run(data=["gone"]), "--data", "other.txt", *POSITION)
-    assert "trained on cannot be compared with this text: gone" in said
-    assert "whether the model was trained on them is not known here" in said
+    assert "cannot be compared with this text: gone" in said
+    assert "it is unknown whether the model was trained on it" in said
 
 
 def test_data_that_have_changed_are_named(evaluate, work, changed_run, tmp_path):
     shutil.copytree(work / "data", tmp_path / "data")
     (tmp_path / "data" / "0" / "new.txt").write_text("a new line of text")
     _, said = evaluate("--run", changed_run(data=[str(tmp_path / "data")]), *POSITION)
-    assert "warning: the data have changed since" in said
+    assert "warning: the data has changed since" in said
 
 
 def test_a_copy_of_a_trained_document_among_the_held_out_is_named(evaluate, work, changed_run, tmp_path):
@@ -183,7 +183,7 @@ def test_a_run_that_is_not_at_its_end_is_refused(changed_run, tmp_path, capsys):
     run = changed_run()
     shutil.rmtree(tmp_path / "run" / "adapter")
     assert main(["--run", run]) == 2
-    assert f"{run} has neither adapter/ nor model/, as a run has at its end" in capsys.readouterr().err
+    assert f"{run} has neither adapter/ nor model/, which a finished run has" in capsys.readouterr().err
 
 
 def test_every_evaluation_gets_a_folder_of_its_own(evaluate, work):

@@ -51,7 +51,7 @@ def test_a_prompt_from_the_command_line_and_from_a_file(generate, model_dir, tmp
     code, out, err = generate("--model", model_dir, "--prompt", PROMPT, *SHORT)
     assert code == 0, err
     assert out.strip()
-    assert re.search(r"\d+ tokens read in [\d.]+ s, 6 written, [\d.]+ a second", err)
+    assert re.search(r"\d+ tokens read in [\d.]+ s, 6 written, [\d.]+ per second", err)
     path = tmp_path / "prompt.txt"
     path.write_text(PROMPT)
     assert generate("--model", model_dir, "--prompt-file", path, *SHORT)[1] == out

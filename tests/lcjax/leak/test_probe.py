@@ -130,5 +130,5 @@ def test_data_without_packed_rows_are_refused_before_weights_are_loaded(model_di
     arguments = ["--model", str(model_dir), "--data", str(tmp_path / "a.txt"), "--max-seq-length", "64"]
     assert main(arguments) == 2
     said = capsys.readouterr().err
-    assert "no row holds two documents" in said
+    assert "no row has two documents" in said
     assert "loading" not in said

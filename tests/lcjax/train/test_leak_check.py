@@ -32,7 +32,7 @@ def test_the_command_finds_nothing(model_dir, data_dir, capsys):
     assert leak(flags) == 0
     out = capsys.readouterr().out
     assert out.startswith("nothing leaks: ")
-    assert "documents in 2 rows, each changed separately, left all others as they were, bit for bit" in out
+    assert "documents in 2 rows, each changed separately, left all others unchanged, bit for bit" in out
 
 
 def test_the_command_finds_a_leak(data_dir, capsys, leaking):
@@ -56,7 +56,7 @@ def test_the_command_refuses(model_dir, data_dir, capsys, flags, expected):
 
 def test_the_command_refuses_data_of_one_document(model_dir, data_dir, capsys):
     assert leak(["--model", str(model_dir), "--data", str(data_dir / "00.txt")]) == 2
-    assert "error: no row holds two documents, so nothing can leak" in capsys.readouterr().err
+    assert "error: no row has two documents, so nothing can leak" in capsys.readouterr().err
 
 
 def test_a_leak_stops_a_run_before_its_first_step(short, data_dir, tmp_path, capsys, leaking):

@@ -16,6 +16,6 @@ CASES: list[Case] = [
     (f"{_ALL} --attention flash", "--attention flash"),
     (f"{_ALL} --memory everything", "--memory everything"),
     (f"{_ALL} --no-such-flag", "--no-such-flag"),
-    ("--model {w}/model --data {w}/prompt.txt --max-seq-length 64", "no row holds two documents"),
+    ("--model {w}/model --data {w}/prompt.txt --max-seq-length 64", "no row has two documents"),
     ("--data {w}/data", "--model"),
 ]
