@@ -10,13 +10,13 @@ from lcjax.errors import InputError, flag
 
 @dataclasses.dataclass(frozen=True)
 class AuditArguments(CorpusArguments):
-    """Whether the data have anything long-range to learn, and what to change if not.
+    """Check whether the data has anything long-range to learn, and what to change if not.
 
-    Counts how much text comes back after 1K, 2K, ... tokens and no nearer, beyond what chance repeats (docs/data.md has the
-    equation), long documents, packing and near-duplicates. Examples:
+    Counts how much text repeats after 1K, 2K, ... tokens and no nearer, compared with chance
+    (docs/data.md has the equation), long documents, packing and near-duplicates. Examples:
 
       python -m lcjax.audit books/ --max-seq-length 131072
-      python -m lcjax.audit repositories/ --documents repository --max-seq-length 65536 --plot reuse.png
+      python -m lcjax.audit repos/ --documents repository --max-seq-length 65536 --plot reuse.png
     """
 
     per_device_train_batch_size: int = 1
@@ -24,7 +24,9 @@ class AuditArguments(CorpusArguments):
     gradient_accumulation_steps: int = 1
     """As in lcjax.train: batches whose gradients make one step."""
     max_tokens: int = 20_000_000
-    """Count reuse and near-duplicates on about so many tokens, in documents drawn at random; about 100 bytes of memory each."""
+    """Tokens in which reuse and near-duplicates are counted; documents are drawn at random.
+    Each token needs about 100 bytes of memory.
+    """
 
     def __post_init__(self):
         super().__post_init__()

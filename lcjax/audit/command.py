@@ -1,4 +1,4 @@
-"""`python -m lcjax.audit` after its flags: read, encode, measure, advise."""
+"""Runs `python -m lcjax.audit` after its flags are parsed: reads, encodes, measures, advises."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lcjax.tokens.report import windows_table
 
 
 def run(arguments: AuditArguments) -> int:
-    """Writes and prints figures and advice; returns the exit code, 0."""
+    """Writes and prints numbers and advice; returns the exit code, 0."""
     console = Console(stderr=True)
     corpus = load(arguments, console)
-    say(console, "counting what comes back")
+    say(console, "counting repeated text")
     figures = audit(corpus, arguments.max_seq_length, arguments.max_tokens)
     lines = advice(figures, arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps)
     if arguments.plot:

@@ -1,8 +1,9 @@
-"""Near-duplicate documents, found by sketches of their n-grams.
+"""Finds near-duplicate documents by sketches of their n-grams.
 
-A document's sketch is the k smallest hashes of its n-grams. Of the k smallest hashes of two sketches together, the share that is in
-both estimates the Jaccard similarity of the documents' sets of n-grams, |A & B| / |A | B|, with a standard error below
-1 / (2 sqrt(k)) (Broder, On the resemblance and containment of documents, 1997).
+A document's sketch is the k smallest hashes of its n-grams. Of the k smallest hashes of two
+sketches together, the share that is in both estimates the Jaccard similarity of the documents' sets
+of n-grams, |A & B| / |A | B|. The standard error is below 1 / (2 sqrt(k)) (Broder, On the
+resemblance and containment of documents, 1997).
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ _CANDIDATE_SHARE = SIMILAR / 4
 
 @dataclasses.dataclass(frozen=True)
 class Duplicates:
-    """Near-duplicates: documents that are similar to one before them.
+    """Near-duplicates: documents that are similar to an earlier one.
 
     Attributes:
-      documents: how many.
-      tokens: what they have together.
+      documents: the number of near-duplicates.
+      tokens: their total number of tokens.
       groups: the names of documents that belong together, the group with the most tokens first.
     """
 
@@ -38,7 +39,10 @@ class Duplicates:
 
 
 def near_duplicates(corpus: TokenizedCorpus) -> Duplicates:
-    """Groups documents whose estimated similarity is at least SIMILAR; those shorter than NGRAM tokens are left out."""
+    """Groups documents whose estimated similarity is at least SIMILAR.
+
+    Documents shorter than NGRAM tokens are skipped.
+    """
     sketches = [_sketch(corpus.document(i)) for i in range(len(corpus))]
     root = list(range(len(corpus)))
     for first, second in _candidates(sketches):
@@ -63,8 +67,11 @@ def _sketch(tokens: np.ndarray) -> np.ndarray:
 
 
 def _candidates(sketches: list[np.ndarray]) -> list[tuple[int, int]]:
-    """Pairs that share enough hashes. Of all documents with a hash, only neighbors in order are paired: of a thousand copies, each
-    with the next, which groups them all."""
+    """Pairs of documents that share enough hashes.
+
+    Among all documents with a hash, only neighbors in order are paired: of a thousand copies, each
+    is paired with the next, which groups them all.
+    """
     hashes = np.concatenate(sketches)
     document = np.repeat(np.arange(len(sketches)), [len(sketch) for sketch in sketches])
     order = np.argsort(hashes, kind="stable")

@@ -1,4 +1,4 @@
-"""What an audit finds, in figures."""
+"""The numbers of an audit."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from lcjax.audit.reuse import Reuse, reuse_by_distance
 from lcjax.data import TokenizedCorpus
 from lcjax.tokens.figures import TokenFigures, token_figures
 
-# The length of a long document, where the requested context is at least twice as long.
+# The length of a long document, if the requested context is at least twice as long.
 LONG = 32768
 
 
 @dataclasses.dataclass(frozen=True)
 class AuditFigures:
-    """Of a corpus, or of documents drawn from it.
+    """The numbers of a corpus, or of documents sampled from it.
 
     Attributes:
-      corpus: lengths and windows of all of it.
-      long: tokens, beyond which a document is called long: LONG, or half of a shorter context.
-      long_documents, long_tokens: the shares of documents longer than that, and of tokens in them.
-      sampled_tokens: what reuse and near-duplicates were counted on.
+      corpus: lengths and windows of the whole corpus.
+      long: the number of tokens above which a document counts as long: LONG, or half of a shorter
+        context.
+      long_documents, long_tokens: the shares of long documents, and of the tokens in them.
+      sampled_tokens: the number of tokens on which reuse and near-duplicates were counted.
       reuse: by distance.
       duplicates: near-duplicates.
     """
@@ -38,14 +39,17 @@ class AuditFigures:
     duplicates: Duplicates
 
     def as_json(self) -> dict[str, Any]:
-        """The same as JSON, with the shares that the tables show."""
+        """The numbers as JSON, with the shares that the tables show."""
         content = dataclasses.asdict(self)
         content["reuse"] = [dataclasses.asdict(bucket) | {"share": bucket.share} for bucket in self.reuse]
         return content
 
 
 def audit(corpus: TokenizedCorpus, max_seq_length: int, max_tokens: int) -> AuditFigures:
-    """Counts everything; reuse and duplicates on at most about max_tokens, in whole documents drawn at random, always the same."""
+    """Counts everything; reuse and duplicates on a sample of about `max_tokens` tokens.
+
+    The sample consists of whole documents drawn at random, with a fixed seed.
+    """
     lengths = corpus.lengths
     long = min(LONG, max_seq_length // 2)
     is_long = lengths > long

@@ -1,4 +1,4 @@
-"""The figures of an audit as tables that a person reads in ten seconds."""
+"""The numbers of an audit as tables that can be read in seconds."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ _LISTED_GROUPS = 5
 
 
 def headline(figures: AuditFigures) -> str:
-    """How much of it is long, in one line."""
+    """How much of the corpus is long, in one line."""
     corpus = figures.corpus
     return (
-        f"{corpus.documents:,} documents, {corpus.tokens:,} tokens; longer than {short(figures.long)}: "
-        f"{figures.long_documents:.1%} of the documents, {figures.long_tokens:.1%} of the tokens"
+        f"{corpus.documents:,} documents, {corpus.tokens:,} tokens; longer than "
+        f"{short(figures.long)}: {figures.long_documents:.1%} of the documents, "
+        f"{figures.long_tokens:.1%} of the tokens"
     )
 
 
 def reuse_table(figures: AuditFigures) -> Table:
-    """What comes back, by how far back it was last."""
-    table = Table(title="text that comes back after so many tokens, and no nearer", title_justify="left")
-    for name in ("distance", "tokens that\nreach it", "come back", "by chance", "beyond\nchance"):
+    """Repeated text, by the distance to its last occurrence."""
+    table = Table(title="text that repeats at this distance, and no nearer", title_justify="left")
+    for name in ("distance", "tokens that\nreach it", "repeat", "by chance", "beyond\nchance"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     most = max((bucket.share for bucket in figures.reuse), default=0)

@@ -1,4 +1,4 @@
-"""How much text repeats text from far before, and no nearer, beyond what chance repeats.
+"""How much text repeats from far before, and no nearer, compared with chance.
 
 Shapes: P n-grams of the corpus, one ending at every token but the first n - 1 of each document.
 """
@@ -23,9 +23,10 @@ class Reuse:
 
     Attributes:
       start, stop: of the bucket.
-      tokens: those that have at least `start` tokens of their document before them.
-      observed: of these, how many end a rare n-gram whose nearest earlier occurrence in the document lies that far back.
-      expected: how many would if the text that far back were other documents'.
+      tokens: tokens with at least `start` tokens of their document before them.
+      observed: how many of them end a rare n-gram whose nearest earlier occurrence in the document
+        is at this distance.
+      expected: the expected number if the text at this distance came from other documents.
     """
 
     start: int
@@ -36,12 +37,12 @@ class Reuse:
 
     @property
     def excess(self) -> float:
-        """Tokens whose reuse is not chance; around 0 or below where there is nothing."""
+        """Tokens whose reuse is not due to chance; around 0 or below if there is no reuse."""
         return self.observed - self.expected
 
     @property
     def share(self) -> float:
-        """`excess` per token that reaches so far back."""
+        """`excess` per token that reaches that far back."""
         return self.excess / self.tokens if self.tokens else 0.0
 
 
@@ -54,15 +55,17 @@ def bounds(max_seq_length: int) -> list[int]:
 
 
 def reuse_by_distance(corpus: TokenizedCorpus, max_seq_length: int, n: int = NGRAM) -> list[Reuse]:
-    """Counts n-grams that come back, by how far back they were last.
+    """Counts repeated n-grams by the distance to their last occurrence.
 
-    An n-gram g is rare for a token of document d if the other documents have fewer than one occurrence of it in max_seq_length
-    tokens: r_d(g) = (occurrences of g in other documents) / (their tokens), r_d(g) max_seq_length < 1. For the distances a to b and
-    a token with p tokens before it whose n-gram did not occur nearer than a,
+    An n-gram g is rare for a token of document d if the other documents have fewer than one
+    occurrence of it in max_seq_length tokens: r_d(g) = (occurrences of g in other documents) /
+    (their tokens), r_d(g) max_seq_length < 1. For the distances a to b and a token with p tokens
+    before it whose n-gram did not occur nearer than a,
 
         expected = 1 - exp(-r_d(g) (min(p, b - 1) - a + 1)),
 
-    the chance that so many tokens of other documents hold it at least once, were its occurrences strewn at random.
+    the probability that this many tokens of other documents contain it at least once, if its
+    occurrences are distributed at random.
 
     Args:
       corpus: at least one document.
@@ -90,8 +93,12 @@ def reuse_by_distance(corpus: TokenizedCorpus, max_seq_length: int, n: int = NGR
 
 
 class _Grams:
-    """Of every n-gram: `before`, the tokens of its document before its last one; `distance` to its last occurrence there, 0 for
-    none; and `rate`, its occurrences a token of the other documents; all [P]."""
+    """Statistics of every n-gram, each [P].
+
+    `before` is the number of tokens of its document before its last one. `distance` is the distance
+    to its last occurrence in the document, 0 for none. `rate` is its number of occurrences per
+    token of the other documents.
+    """
 
     def __init__(self, corpus: TokenizedCorpus, n: int):
         lengths = corpus.lengths
@@ -100,7 +107,7 @@ class _Grams:
         last = np.flatnonzero(before >= n - 1)
         hashes = ngram_hashes(corpus.tokens, n)[last - (n - 1)]
         document = document_of_token[last]
-        # Stable: occurrences of one n-gram stay in the order of documents and of positions.
+        # Stable, so that occurrences of one n-gram stay in the order of documents and positions.
         order = np.argsort(hashes, kind="stable")
         new_gram = np.diff(hashes[order], prepend=~hashes[order[:1]]) != 0
         new_pair = new_gram | (np.diff(document[order], prepend=-1) != 0)
@@ -120,7 +127,7 @@ def _sizes(starts: np.ndarray) -> np.ndarray:
 
 
 def ngram_hashes(tokens: np.ndarray, n: int) -> np.ndarray:
-    """[total - n + 1] uint64 hashes of n tokens from each position on."""
+    """[total - n + 1] uint64 hashes of the n tokens that start at each position."""
     count = max(0, len(tokens) - n + 1)
     hashes = np.zeros(count, dtype=np.uint64)
     for i in range(n):

@@ -1,1 +1,1 @@
-"""python -m lcjax.convert: a model as a Hugging Face directory, with an adapter merged into its weights."""
+"""python -m lcjax.convert: writes a model as a Hugging Face directory; merges an adapter."""

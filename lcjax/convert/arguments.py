@@ -14,8 +14,9 @@ from lcjax.errors import InputError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _PROGRAM = "python -m lcjax.convert"
-_DESCRIPTION = f"""Writes a model as a Hugging Face directory: config.json, safetensors and the tokenizer.
-One tensor is in memory at a time, so the model need not fit; nothing appears at DESTINATION until all is written.
+_DESCRIPTION = f"""Writes a model as a Hugging Face directory: config.json, weights and tokenizer.
+One tensor is in memory at a time, so the model need not fit. Nothing appears at DESTINATION until
+everything is written.
 
 A llama.cpp file, dequantized to float32:
   {_PROGRAM} SmolLM2-135M-Instruct.Q4_1.gguf smollm2
@@ -26,7 +27,8 @@ A model from the hub, with a trained adapter merged into its weights:
 A model at half its size:
   {_PROGRAM} llama-f32 llama-bf16 --dtype bfloat16
 
-A model for longer sequences than it was trained for (scripts/long_context_tool.py prints what that changes):
+A model for longer sequences than it was trained for (scripts/long_context_tool.py prints what that
+changes):
   {_PROGRAM} smollm2 smollm2-64k --max-seq-length 65536
 """
 
@@ -36,24 +38,24 @@ class ConvertArguments:
     """One conversion."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """The model: a Hugging Face directory, a .gguf file, or a hub id such as meta-llama/Llama-3.2-1B."""
+    """The model: a Hugging Face directory, a .gguf file, or a hub id (meta-llama/Llama-3.2-1B)."""
 
     destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DESTINATION")]
-    """The directory to write; it must not hold files yet, unless --overwrite is given."""
+    """The directory to write; it must be empty or missing, unless --overwrite is given."""
 
     dtype: Literal["float32", "bfloat16", "keep"] = "keep"
-    """The weights' dtype. keep: bfloat16 where the source is bfloat16, else float32: it holds float16 exactly, and
-    GGUF's blocks are dequantized in it."""
+    """The weights' dtype. keep: bfloat16 if the source is bfloat16, otherwise float32."""
 
     adapter: Path | None = None
-    """A PEFT adapter directory to merge: W + scaling * B A, computed in float32 and rounded once."""
+    """A PEFT adapter directory to merge: W + scaling * B A, in float32, rounded once."""
 
     max_seq_length: int | None = None
-    """Tokens that the model is to be used with: beyond its context, its RoPE is scaled; the model's context when not given."""
+    """Context length to use the model with; beyond the trained context, its RoPE is scaled."""
 
     rope_scaling: str = "auto"
-    """How: auto (the model's own scaling extended, or else yarn), none, base, linear, dynamic, yarn or llama3; see
-    docs/rope.md."""
+    """How: auto (the model's own scaling extended, otherwise yarn), none, base, linear, dynamic,
+    yarn or llama3; see docs/rope.md.
+    """
 
     rope_theta: float | None = None
     """RoPE's base, if not the model's; with --rope-scaling auto or base it is the only change."""

@@ -1,4 +1,7 @@
-"""`python -m lcjax.convert` after its flags: converts a model to a Hugging Face directory and merges an adapter."""
+"""Runs `python -m lcjax.convert` after its flags are parsed.
+
+It converts a model to a Hugging Face directory and merges an adapter.
+"""
 
 from __future__ import annotations
 
@@ -46,16 +49,17 @@ def run(arguments: ConvertArguments) -> int:
 
 
 def convert(arguments: ConvertArguments) -> None:
-    """Runs one conversion; raises InputError for whatever the user can correct, before anything is written."""
+    """Runs one conversion; raises InputError for user errors before anything is written."""
     max_shard_bytes = parse_size(arguments.max_shard_size)
     if arguments.destination.suffix.lower() in _FILES:
         raise InputError(
-            f"{arguments.destination} is the name of a file, and a Hugging Face directory is written; GGUF is read, not written "
-            "(llama.cpp's convert_hf_to_gguf.py makes it of that directory): name a directory"
+            f"{arguments.destination} is a file name, but a Hugging Face directory is written; "
+            "GGUF is read, not written (llama.cpp's convert_hf_to_gguf.py converts that "
+            "directory): give a directory"
         )
     check_output_dir("the destination", arguments.destination)
     if not arguments.overwrite and arguments.destination.is_dir() and any(arguments.destination.iterdir()):
-        raise InputError(f"{arguments.destination} holds files already; name another directory or add --overwrite")
+        raise InputError(f"{arguments.destination} is not empty; give another directory or add --overwrite")
     source = resolve_model(arguments.source)
     checkpoint = open_model_files(source)
     tokenizer = load_tokenizer(source)
@@ -100,7 +104,7 @@ def _tensor(
         weight = np.empty(name.shape, dtype)
         checkpoint.read(name, weight)
         return weight
-    # In float32, which holds every stored dtype exactly, so that the sum is rounded once.
+    # In float32, which represents every stored dtype exactly, so that the sum is rounded once.
     weight = np.empty(name.shape, np.float32)
     checkpoint.read(name, weight)
     lora_a_RI, lora_b_OR = factors["lora_A"][name.layer], factors["lora_B"][name.layer]

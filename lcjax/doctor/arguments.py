@@ -10,44 +10,46 @@ from lcjax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class DoctorArguments:
-    """What to do for a long run: RoPE, memory, documents, tokens a step; ends with the lcjax.train command.
+    """Check a long run and print the command for it: RoPE, memory, documents, tokens per step.
 
-    Exits with 0 where the run can be done as asked, 1 where it cannot, 2 where a flag is wrong. Examples:
+    Exits with 0 if the run is possible as requested, 1 if it is not, 2 if a flag is invalid.
+    Examples:
 
-      python -m lcjax.doctor --model DIR_OR_HUB_ID --data books/ --max-seq-length 131072 --gpu h100-80gb
-      python -m lcjax.doctor --model model.gguf --data src/ --documents repository --max-seq-length 8192
+      python -m lcjax.doctor --model DIR_OR_HUB_ID --data books/ --max-seq-length 131072 --gpu
+      h100-80gb
+      python -m lcjax.doctor --model x.gguf --data src/ --documents repository --max-seq-length 8192
     """
 
     model: str
     """A Hugging Face directory or hub id, or a .gguf file; no weights are loaded."""
     data: tuple[str, ...]
-    """As lcjax.train takes them: files, tables of records, folders."""
+    """The data, as lcjax.train takes it: files, tables of records, folders."""
     max_seq_length: int
-    """Tokens of context that you mean to train at."""
+    """Context length for training, in tokens."""
     gpu: str | None = None
     """Plan for this GPU, e.g. rtx4090 or h100-80gb; needs the compiler that lcjax.plan needs."""
     host_gb: float | None = None
-    """GiB of host memory that may be pinned there; any amount when not given."""
+    """GiB of host memory that may be pinned there; unlimited if not given."""
     lora_r: int = 16
     """Rank of the adapter; 0 trains every weight."""
     documents: str = "file"
-    """What is a document where a path is a folder: file or repository."""
+    """What counts as a document if a path is a folder: file or repository."""
     json: str | None = None
     """Write the findings as JSON to this file, or to standard output for -."""
 
     def __post_init__(self):
-        self.corpus()  # refuses the length, the unit of documents, the output
+        self.corpus()  # rejects the length, the unit of documents, the output
         if self.lora_r < 0:
             raise InputError(f"--lora-r {self.lora_r} is out of range; it must be 0 (every weight) or a rank")
         if self.host_gb is not None and not self.host_gb > 0:
             raise InputError(f"--host-gb {self.host_gb} is out of range; it must be positive")
 
     def corpus(self) -> CorpusArguments:
-        """The arguments of the commands that look at data."""
+        """The arguments of the commands that examine data."""
         return CorpusArguments(self.data, self.model, self.max_seq_length, self.documents, self.json)
 
     def flags(self) -> dict[str, str]:
-        """The flags of lcjax.train that ask for this run."""
+        """The flags of lcjax.train that request this run."""
         flags = {"model": self.model, "max-seq-length": str(self.max_seq_length)}
         if self.documents != "file":
             flags["documents"] = self.documents

@@ -1,4 +1,4 @@
-"""`python -m lcjax.doctor` after its flags: examine, answer, end with a command."""
+"""Runs `python -m lcjax.doctor` after its flags are parsed; its output ends with a command."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ from lcjax.plan.planner import Planner
 from lcjax.plan.progress import CompilationProgress
 from lcjax.plan.workload import Workload
 
-# Tokens of the documents on which reuse and near-duplicates are counted: takes seconds, and is enough to tell.
+# Tokens of the documents on which reuse and near-duplicates are counted: enough, and takes seconds.
 _AUDITED_TOKENS = 5_000_000
 
 
 def run(arguments: DoctorArguments) -> int:
-    """Examines and prints; returns the exit code: 0 the run can be done as asked, 1 it cannot, 2 bad input."""
+    """Examines and prints; returns the exit code.
+
+    0: the run is possible as requested. 1: it is not. 2: bad input.
+    """
     if arguments.gpu is not None and arguments.gpu not in gpu_names():
         raise InputError(unknown("--gpu", arguments.gpu, gpu_names()))
     start_quietly()
@@ -58,7 +61,7 @@ def examine(arguments: DoctorArguments) -> Iterator[Finding]:
 
 
 def on_memory(arguments: DoctorArguments, workload: Workload) -> Finding:
-    """From the plan where a GPU is named, otherwise from the rule."""
+    """From the plan if a GPU is given, otherwise from the rule."""
     if arguments.gpu is None:
         return by_rule(workload, arguments.max_seq_length)
     with NativeLog(), CompilationProgress() as progress:

@@ -10,11 +10,11 @@ from lcjax.audit.report import headline
 from lcjax.doctor.findings import Finding
 
 QUESTION = "do the documents justify the length?"
-STEPS = "how many tokens a step?"
+STEPS = "how many tokens per step?"
 
 
 def on_documents(figures: AuditFigures) -> Iterator[Finding]:
-    """The audit's advice, line by line, the accumulation that fills a step, and the number of steps."""
+    """The audit's advice, line by line, the gradient accumulation, and the number of steps."""
     accumulation = accumulation_for(figures)
     yield Finding(QUESTION, headline(figures))
     for line in advice(figures, rows_a_step=accumulation):
@@ -24,9 +24,9 @@ def on_documents(figures: AuditFigures) -> Iterator[Finding]:
     flags = {"gradient-accumulation-steps": str(accumulation)} if accumulation > 1 else {}
     if epochs > 1:
         flags["num-train-epochs"] = str(epochs)
-    by = f"{accumulation} sequence{'s' if accumulation > 1 else ''} a step"
+    by = f"{accumulation} sequence{'s' if accumulation > 1 else ''} per step"
     yield Finding(
-        STEPS, f"{learned:,.0f} with a loss, by {by}; about {steps * epochs:,} steps in {_passes(epochs)}", flags
+        STEPS, f"{learned:,.0f} with a loss, from {by}; about {steps * epochs:,} steps in {_passes(epochs)}", flags
     )
 
 

@@ -1,4 +1,4 @@
-"""What the doctor finds: a question, its answer, and the flags that follow."""
+"""A finding of the doctor: a question, its answer, and the resulting flags."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """`flags` are those of lcjax.train, without dashes; `stops` states that the requested run is impossible."""
+    """`flags` are lcjax.train's, without dashes; `stops`: the requested run is impossible."""
 
     question: str
     answer: str

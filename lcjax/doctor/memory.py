@@ -1,4 +1,7 @@
-"""Does a step fit the GPU, and with what policy? From the compiler where it is installed, otherwise from a rule."""
+"""Does a step fit the GPU, and with what policy?
+
+The answer comes from the compiler if it is installed, otherwise from a rule.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +23,18 @@ Replan = Callable[[Workload], Planner]
 
 def by_rule(workload: Workload, tokens: int) -> Finding:
     """What is known without a GPU: the policy for this length, and its host memory."""
-    return Finding(QUESTION, f"name a --gpu to know; {_rule(workload, tokens)}")
+    return Finding(QUESTION, f"give a --gpu to know; {_rule(workload, tokens)}")
 
 
 def by_plan(workload: Workload, tokens: int, replan: Replan) -> Finding:
-    """Compiles the step for the workload's GPU: as it is, then in four bits, then shorter; the first that fits."""
+    """Compiles the step for the workload's GPU; reports the first form that fits.
+
+    It tries the step as requested, then in 4 bits, then shorter.
+    """
     try:
         return _planned(workload, tokens, replan)
     except InputError as error:
-        return Finding(QUESTION, f"not planned: {error}. By the rule: {_rule(workload, tokens)}")
+        return Finding(QUESTION, f"not planned: {error}. By rule: {_rule(workload, tokens)}")
 
 
 def _rule(workload: Workload, tokens: int) -> str:
@@ -37,8 +43,8 @@ def _rule(workload: Workload, tokens: int) -> str:
         return f"up to {OFFLOAD_ABOVE_TOKENS:,} tokens activations may stay on the GPU ({policy})"
     inputs = config.num_hidden_layers * tokens * config.hidden_size * 2
     return (
-        f"above {OFFLOAD_ABOVE_TOKENS:,} tokens every layer's input is saved in pinned host memory, {inputs / GIB:,.1f} GiB in "
-        f"bfloat16 ({policy})"
+        f"above {OFFLOAD_ABOVE_TOKENS:,} tokens every layer's input is saved in pinned host "
+        f"memory, {inputs / GIB:,.1f} GiB in bfloat16 ({policy})"
     )
 
 
@@ -51,14 +57,14 @@ def _planned(workload: Workload, tokens: int, replan: Replan) -> Finding:
         return Finding(QUESTION, _fitting(plan), _flags(workload))
     longest = replan(workload).longest(below=tokens)
     if longest is None:
-        answer = f"no, at no length: {headline(plan)}; take a larger --gpu or a smaller model"
+        answer = f"no, at no length: {headline(plan)}; choose a larger --gpu or a smaller model"
         return Finding(QUESTION, answer, stops=True)
-    answer = f"no: {headline(plan)}. {longest.max_seq_length:,} tokens do: {_fitting(longest)}"
+    answer = f"no: {headline(plan)}. {longest.max_seq_length:,} tokens fit: {_fitting(longest)}"
     return Finding(QUESTION, answer, _flags(workload) | {"max-seq-length": str(longest.max_seq_length)}, stops=True)
 
 
 def _in_four_bits(workload: Workload, tokens: int, replan: Replan) -> Plan | None:
-    """The plan with quantized weights; None where they are not possible."""
+    """The plan with quantized weights; None if they are not possible."""
     try:
         return replan(dataclasses.replace(workload, quantize="nf4")).plan(tokens)
     except InputError:
@@ -73,6 +79,6 @@ def _fitting(plan: Plan) -> str:
     layers = "" if plan.layers == "none" else f", layers in tiles ({plan.layers})"
     seconds = duration(plan.seconds)
     return (
-        f"{headline(plan)} with weights in {plan.workload.quantize or 'bfloat16'}, gradient checkpointing {plan.policy}{layers}; "
-        f"about {seconds} a step"
+        f"{headline(plan)} with weights in {plan.workload.quantize or 'bfloat16'}, gradient "
+        f"checkpointing {plan.policy}{layers}; about {seconds} per step"
     )

@@ -10,8 +10,8 @@ QUESTION = "beyond the trained context?"
 
 
 def on_rope(config: LlamaConfig, max_seq_length: int) -> Finding:
-    """What `lcjax.train` will do about RoPE; it chooses by itself, so that no flag is needed."""
+    """What `lcjax.train` will do about RoPE; it chooses automatically, so no flag is needed."""
     _, line = choose_rope(config, max_seq_length)
     if line is not None:
         return Finding(QUESTION, f"yes. {line}")
-    return Finding(QUESTION, f"no: {config.max_position_embeddings:,} tokens, {describe_rope(config)}, stays as it is")
+    return Finding(QUESTION, f"no: {config.max_position_embeddings:,} tokens, {describe_rope(config)}, unchanged")

@@ -9,9 +9,10 @@ from lcjax.doctor.findings import Finding
 
 
 def train_command(requested: Mapping[str, str], data: Iterable[str], findings: Iterable[Finding]) -> str:
-    """`python -m lcjax.train ...`, quoted for a shell: the requested flags, overridden by those of the findings.
+    """`python -m lcjax.train ...`, quoted for a shell.
 
-    A flag without a value is a switch.
+    It has the requested flags, overridden by those of the findings. A flag without a value is a
+    switch.
     """
     flags = dict(requested)
     for finding in findings:

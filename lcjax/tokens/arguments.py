@@ -9,7 +9,7 @@ from lcjax.data.arguments import CorpusArguments
 
 @dataclasses.dataclass(frozen=True)
 class TokenArguments(CorpusArguments):
-    """How many tokens the data have, document by document, and how they fill windows of a length.
+    """Count the tokens of the data, document by document, and how they fill windows of a length.
 
     Examples:
 

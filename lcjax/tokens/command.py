@@ -1,4 +1,4 @@
-"""`python -m lcjax.tokens` after its flags: read, encode, count."""
+"""Runs `python -m lcjax.tokens` after its flags are parsed: reads, encodes, counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lcjax.tokens.report import headline, histogram_table, longest_table, window
 
 
 def run(arguments: TokenArguments) -> int:
-    """Writes and prints the figures; returns the exit code, 0."""
+    """Writes and prints the numbers; returns the exit code, 0."""
     figures = token_figures(load(arguments, Console(stderr=True)), arguments.max_seq_length)
     if arguments.plot:
         with output_file(arguments.plot) as temporary:

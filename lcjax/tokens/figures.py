@@ -1,4 +1,4 @@
-"""Lengths of documents, and what packing makes of them."""
+"""Lengths of documents, and the result of packing them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ class Bucket:
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """What becomes of a corpus in windows of one length; shares are in [0, 1].
+    """A corpus in windows of one length; shares are in [0, 1].
 
     Attributes:
       max_seq_length: T, tokens in a window.
-      count: windows, each one sequence of training.
+      count: windows, each one training sequence.
       packed_share: of the tokens, those that share their window with another document.
-      cut_share: of the tokens, those of documents longer than T, which are cut into several windows.
-      padded_share: of all positions, those that hold no token.
+      cut_share: of the tokens, those of documents longer than T, which are cut into several
+        windows.
+      padded_share: of all positions, those without a token.
       documents_per_window: documents, or parts of one, in a window on average.
     """
 
@@ -43,7 +44,10 @@ class Windows:
 
 @dataclasses.dataclass(frozen=True)
 class TokenFigures:
-    """A corpus in figures. `longest` holds (name, tokens), the longest first; `learned` tokens are those with a loss."""
+    """The numbers of a corpus; `learned` counts the tokens with a loss.
+
+    `longest` has pairs (name, tokens), the longest document first.
+    """
 
     documents: int
     tokens: int
@@ -54,12 +58,12 @@ class TokenFigures:
     windows: Windows
 
     def as_json(self) -> dict[str, Any]:
-        """The same as JSON."""
+        """The numbers as JSON."""
         return dataclasses.asdict(self)
 
 
 def token_figures(corpus: TokenizedCorpus, max_seq_length: int, longest: int = 10) -> TokenFigures:
-    """Counts; `longest` is the number of documents to name."""
+    """Counts; `longest` is the number of documents to list."""
     lengths = corpus.lengths
     order: list[int] = np.argsort(-lengths, kind="stable")[:longest].tolist()
     return TokenFigures(
@@ -74,7 +78,7 @@ def token_figures(corpus: TokenizedCorpus, max_seq_length: int, longest: int = 1
 
 
 def windows(lengths: np.ndarray, max_seq_length: int) -> Windows:
-    """Packs documents of these lengths, as training does."""
+    """Packs documents of these lengths as training does."""
     plan = pack(lengths, max_seq_length)
     pieces_of_row = np.diff(plan.row_offsets)
     sizes = plan.pieces[:, 2] - plan.pieces[:, 1]
@@ -91,7 +95,7 @@ def windows(lengths: np.ndarray, max_seq_length: int) -> Windows:
 
 
 def histogram(lengths: np.ndarray) -> tuple[Bucket, ...]:
-    """Documents by length, in buckets between powers of two, from the first that is not empty to the last."""
+    """Documents by length, in buckets between powers of two; no empty ones at the ends."""
     exponents = np.frexp(np.maximum(lengths, 1))[1] - 1
     buckets = []
     for exponent in range(int(exponents.min()), int(exponents.max()) + 1):
@@ -101,7 +105,7 @@ def histogram(lengths: np.ndarray) -> tuple[Bucket, ...]:
 
 
 def short(tokens: float) -> str:
-    """A round number of tokens as people write it: 512, 32K, 1M."""
+    """A round number of tokens in the usual form: 512, 32K, 1M."""
     for unit, size in (("M", 2**20), ("K", 2**10)):
         if tokens >= size:
             return f"{tokens / size:.4g}{unit}"

@@ -1,4 +1,4 @@
-"""Lengths of documents, as a picture."""
+"""A picture of document lengths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lcjax.tokens.figures import TokenFigures, short
 
 
 def draw(figures: TokenFigures, path: Path) -> None:
-    """Documents and their tokens by length, and the length of the windows."""
+    """Draws documents and their tokens by length."""
     names = [short(bucket.start) for bucket in figures.histogram]
     figure, (above, below) = pyplot.subplots(2, 1, sharex=True, figsize=(8, 5), layout="constrained")
     above.bar(names, [bucket.documents for bucket in figures.histogram])

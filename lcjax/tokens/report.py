@@ -1,4 +1,4 @@
-"""The figures of a corpus as tables that a person reads in ten seconds."""
+"""The numbers of a corpus as tables that can be read in seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BAR_WIDTH = 32
 
 
 def headline(figures: TokenFigures) -> str:
-    """How much it is, in one line."""
+    """The size of the corpus, in one line."""
     line = f"{figures.documents:,} documents, {figures.tokens:,} tokens"
     return line if figures.learned == figures.tokens else f"{line}, {figures.learned:,} of them with a loss"
 
@@ -43,17 +43,17 @@ def longest_table(figures: TokenFigures) -> Table:
 
 
 def windows_table(figures: TokenFigures) -> Table:
-    """What becomes of the documents in windows of one length."""
+    """How documents are packed and cut in windows of one length."""
     windows = figures.windows
     table = Table(title=f"in windows of {windows.max_seq_length:,} tokens", title_justify="left", show_header=False)
     for justify in ("left", "right", "left"):
         table.add_column(justify=justify)
     for name, figure, note in (
-        ("windows", f"{windows.count:,}", "sequences of training"),
-        ("documents in one", f"{windows.documents_per_window:.1f}", "or parts of one, on average"),
+        ("windows", f"{windows.count:,}", "training sequences"),
+        ("documents in one", f"{windows.documents_per_window:.1f}", "or parts of documents, on average"),
         ("packed", f"{windows.packed_share:.1%}", "of the tokens share their window with another document"),
         ("cut", f"{windows.cut_share:.1%}", "of the tokens are in documents that are cut into windows"),
-        ("padded", f"{windows.padded_share:.1%}", "of the positions hold no token"),
+        ("padded", f"{windows.padded_share:.1%}", "of the positions have no token"),
     ):
         table.add_row(name, figure, note)
     return table

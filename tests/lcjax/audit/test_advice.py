@@ -26,7 +26,7 @@ def good():
 
 
 def test_nothing_to_change(good):
-    assert words_of(good, 8192) == "train at 8,192 tokens: the documents have what it takes"
+    assert words_of(good, 8192) == "train at 8,192 tokens: the documents are suitable"
 
 
 def test_nothing_at_a_distance():
@@ -35,7 +35,7 @@ def test_nothing_at_a_distance():
 
 
 def test_a_context_longer_than_the_reuse(good):
-    assert "beyond 8K tokens hardly anything comes back" in words_of(good, 16_384)
+    assert "beyond 8K tokens hardly anything repeats" in words_of(good, 16_384)
     assert "--max-seq-length 8192 is enough" in words_of(good, 16_384)
 
 
@@ -48,7 +48,7 @@ def test_too_few_long_documents(good):
 
 def test_high_packing():
     short = corpus_of(list(np.random.default_rng(0).integers(0, 30_000, (400, 1500))))
-    assert "packing is high: a window of 32K holds 20 documents, which do not see each other" in words_of(short, 32_768)
+    assert "packing is high: a window of 32K has 20 documents, which do not see each other" in words_of(short, 32_768)
 
 
 @pytest.mark.parametrize(("every", "needed", "reached"), [(1, 8, "65,536"), (4, 32, "65,536")])
@@ -59,9 +59,9 @@ def test_few_tokens_a_step(good, every, needed, reached):
     figures = times(audit(type(good)(good.tokens, good.offsets, good.names, learned), 8192, 10**9), 10)
     (line,) = advice(figures, rows_a_step=1)
     assert line == (
-        f"few tokens a step: {8192 // every:,} with a loss; --gradient-accumulation-steps {needed} gives {reached}"
+        f"few tokens per step: {8192 // every:,} with a loss; --gradient-accumulation-steps {needed} gives {reached}"
     )
-    assert advice(figures, rows_a_step=needed) == ["train at 8,192 tokens: the documents have what it takes"]
+    assert advice(figures, rows_a_step=needed) == ["train at 8,192 tokens: the documents are suitable"]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 19, 20, 39, 40, 100, 10_000])
@@ -83,11 +83,11 @@ def test_a_step_is_small_enough_for_several_steps_per_epoch(good, rows):
 def test_little_text_is_reported(good):
     assert words_of(good, 8192, rows_a_step=16) == (
         "little text for a run: 5 optimizer steps an epoch; add documents, or pass over them more often, "
-        "--num-train-epochs 4, with 4 sequences a step"
+        "--num-train-epochs 4, with 4 sequences per step"
     )
     figures = audit(good, 8192, 10**9)
     assert "little text" in advice(figures, rows_a_step=16, steps=STEPS - 1)[0]
-    assert advice(figures, rows_a_step=16, steps=STEPS) == ["train at 8,192 tokens: the documents have what it takes"]
+    assert advice(figures, rows_a_step=16, steps=STEPS) == ["train at 8,192 tokens: the documents are suitable"]
 
 
 @pytest.mark.parametrize("length", [64, 512, 1024, 2048])
@@ -101,8 +101,9 @@ def test_a_short_context_gets_no_advice_on_distances(length):
 
 def test_near_duplicates(good):
     twice = corpus_of([good.document(i) for i in range(len(good))] + [good.document(0), good.document(7)])
-    assert "4.8% of the tokens are in 2 near-duplicates; keep one of each group, for example of d0 and d40" in words_of(
-        twice, 8192
+    assert (
+        "4.8% of the tokens are in 2 near-duplicates; use only one of each group, for example of d0 and d40"
+        in words_of(twice, 8192)
     )
 
 

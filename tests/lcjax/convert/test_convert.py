@@ -250,7 +250,7 @@ def test_entry_point_shows_bugs_and_handles_interrupts(capsys):
 def test_a_file_name_is_refused_as_the_destination(tmp_path, capsys, name):
     assert run("/no/such", tmp_path / name) == 2
     error = one_line_error(capsys)
-    assert f"{name} is the name of a file" in error
+    assert f"{name} is a file name" in error
     assert "GGUF is read, not written" in error
     assert not any(tmp_path.iterdir())
 

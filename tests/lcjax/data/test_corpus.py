@@ -51,7 +51,7 @@ def test_audit(folder, tmp_path, capsys):
     assert all(bucket["share"] > 0.005 for bucket in found["reuse"])
     assert found["advice"]
     assert all(f"- {line}" in captured.err for line in found["advice"])
-    assert re.search(r"come back +. +by chance", captured.err)
+    assert re.search(r"repeat +. +by chance", captured.err)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -47,7 +47,7 @@ def test_without_a_gpu_the_rules_decide(doctor, model_dir, data_dir):
     assert (arguments.model, arguments.data) == (str(model_dir), (str(data_dir),))
     assert (arguments.max_seq_length, arguments.lora_r) == (512, 4)
     # So little text is a few steps, and is passed over several times.
-    steps = found["how many tokens a step?"]
+    steps = found["how many tokens per step?"]
     assert arguments.gradient_accumulation_steps == 1
     assert arguments.num_train_epochs == 4
     assert "by 1 sequence a step; about 24 steps in 4 passes over the data" in steps
@@ -111,7 +111,7 @@ def test_what_does_not_fit_at_all_is_made_shorter(fitting):
     too_large = dataclasses.replace(fitting, budget=Budget(1))
     found = by_plan(fitting.workload, 9_999, lambda workload: cast(Planner, Planned(too_large, fitting)))
     assert "256 tokens, rtx4090: does not fit" in found.answer
-    assert "256 tokens do: tiny, 256 tokens, rtx4090: fits" in found.answer
+    assert "256 tokens fit: tiny, 256 tokens, rtx4090: fits" in found.answer
     assert (found.flags, found.stops) == ({"max-seq-length": "256"}, True)
     nowhere = by_plan(fitting.workload, 9_999, lambda workload: cast(Planner, Planned(too_large, None)))
     assert nowhere.answer.startswith("no, at no length:")

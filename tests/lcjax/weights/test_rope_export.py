@@ -134,7 +134,7 @@ def test_the_tool_saves_what_it_says(base, tmp_path, capsys):
         ("--max-seq-length 100 --rope-scaling yarn", "stretches positions beyond 512 tokens"),
         ("--max-seq-length 99999999", "max_seq_length=99999999 must be a positive number of tokens, at most"),
         ("--max-seq-length 1000 --rope-theta 0.5", "rope_theta=0.5 is out of range"),
-        ("--max-seq-length 1000 --output-dir MODEL", "holds files already; name another directory or add --overwrite"),
+        ("--max-seq-length 1000 --output-dir MODEL", "is not empty; give another directory or add --overwrite"),
         ("--max-seq-length 1000 --model nowhere/", "nowhere"),
     ],
 )
