@@ -1,7 +1,7 @@
 """The backward kernel for keys and values: each block of keys loops over the blocks of queries.
 
-    dv_s = sum_t p_ts dout_t,   dk_s = scale sum_t ds_ts q_t,   p_ts = exp(x_ts - lse_t),   ds as in
-    `attention_dq`
+    dv_s = sum_t p_ts dout_t,   dk_s = scale sum_t ds_ts q_t
+    p_ts = exp(x_ts - lse_t),   ds as in `attention_dq`
 
 It visits only blocks of queries that see the keys. Scores are computed transposed, keys by queries,
 so that p and ds are read from registers in their second product. One program processes the query
@@ -94,10 +94,10 @@ def _kernel(
         x_NM, derivative = scores.logits_and_derivative(
             dot_transposed(k_ND, q_MD, native=native), spec, score_mod, indices
         )
-        # Both products before the exponentials, in the order of the program: all that follows these
-        # then runs beside dv's.
+        # Both products come before the exponentials in program order, so that the following
+        # elementwise work overlaps with the product of dv.
         dweights_NM = dot_transposed(v_ND, dout_MD, native=native)
-        # A row's numbers are loaded no earlier than they are needed, for want of registers.
+        # Load a row's statistics only when they are needed, because registers are scarce.
         offset_M, factor_M = scores.load_softmax(lse_ref.at[row_view], totals, q_rows, length, native=native)
         weights_NM = exp2_of_line(x_NM, slope, offset_M[None, :], precise=factor_M is not None, native=native)
         if factor_M is not None:
@@ -122,10 +122,10 @@ def _kernel(
             carry = lax.fori_loop(0, count * heads, step, carry)
         return carry
 
-    # From the last query to the first and, where all heads of the group see the same blocks,
-    # through these together: the first queries see few keys, so that their shares are the largest,
-    # and a sum rounds less that ends with them. Half precision rounds more than that by itself, and
-    # has no registers left for the heads.
+    # Go from the last query to the first. If all heads of the group see the same blocks, process
+    # all heads in each block. The first queries see few keys, so their contributions are the
+    # largest, and a sum that ends with the largest terms has less rounding error. Half precision
+    # has larger errors anyway, and not enough registers for all heads.
     zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in k_ND)
     if spec.is_float32 and schedule.is_of_all_heads:
         dk_ND, dv_ND = visit_heads(0, spec.group, (zeros, zeros))

@@ -51,10 +51,10 @@ def attention_dq(
     """(dq [B, T, H, D] in q's dtype, delta float32 [B, H, T]).
 
     Args:
-      lse_BHT, total_BHT: what `attention_forward` gave.
+      lse_BHT, total_BHT: results of `attention_forward`.
       dlse_BHT: float32 cotangent of the log-sum-exp in base e, or None.
-      mask, score_mod, schedule: as for `attention_forward`; the schedule is of this spec's sizes.
-      delta_BHT: where it is known already; then out and dlse are not read, and None will do.
+      mask, score_mod, schedule: as for `attention_forward`; the schedule is for this spec's sizes.
+      delta_BHT: delta if it is already known; then out and dlse are not read and may be None.
       in_place: dq reuses q's memory: each program reads the block of queries whose gradient it then
         writes.
     """

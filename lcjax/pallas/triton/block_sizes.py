@@ -1,8 +1,8 @@
 """The table of block sizes: queries and keys per step, by kernel, head_dim, element size and GPU.
 
-Those of two bytes for Hopper are the fastest of `scripts/bench_kernels.py --sweep` on an H100 at
-16,384 tokens; where two are close, the one that is faster together with the other kernels. The rest
-were chosen by registers and spills (`scripts/kernel_report.py`).
+The 2-byte entries for Hopper are the fastest of `scripts/bench_kernels.py --sweep` on an H100 at
+16,384 tokens. If two were close, the one that is faster together with the other kernels was chosen.
+The other entries were chosen by registers and spills (`scripts/kernel_report.py`).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class BlockSizes:
     wait_for_wgmma: bool = False
     """Whether a step of `attention_forward` waits for the products of the last one; Hopper only."""
     save_registers: bool = False
-    """Whether `attention_forward` saves registers.
+    """Whether `attention_forward` reduces its use of registers.
 
     It then visits partly visible blocks in two halves, since the mask needs registers in addition
-    to the scores, and computes the addresses of its results again.
+    to the scores, and recomputes the addresses of its results.
     """
     one_head_at_a_time: bool = False
     """Whether the programs of one head of `attention_forward` run together, not those of all heads.
@@ -49,9 +49,9 @@ class BlockSizes:
 
 
 MIN_PROGRAMS_A_HEAD = 64
-"""Programs of a head that keep a GPU busy: with fewer it idles between heads."""
+"""The number of programs per head that keep a GPU busy; with fewer it idles between heads."""
 
-# By kernel, padded head_dim, bytes of an element.
+# By kernel, padded head_dim, and bytes per element.
 BLOCK_SIZES: dict[tuple[str, int, int], BlockSizes] = {
     ("attention_forward", 64, 2): BlockSizes(128, 128, 4, 3, wait_for_wgmma=True, save_registers=True),
     ("attention_dq", 64, 2): BlockSizes(128, 64, 4, 3),
@@ -105,12 +105,12 @@ def padded_head_dim(head_dim: int) -> int:
 
 
 class Gpu(NamedTuple):
-    """What of a GPU the choice of block sizes depends on."""
+    """The properties of a GPU that determine the block sizes."""
 
     shared_memory: int
-    """Bytes that one program may take."""
+    """Shared memory that one program may use, in bytes."""
     compute_capability: str
-    """E.g. "9.0", which is Hopper's."""
+    """The compute capability, e.g. "9.0" for Hopper."""
 
     @property
     def is_hopper(self) -> bool:
@@ -134,7 +134,7 @@ _TRACED_FOR: contextvars.ContextVar[Gpu | None] = contextvars.ContextVar("gpu", 
 
 
 def traced_gpu() -> Gpu:
-    """The GPU that is traced for: the one of `traced_for`, else this process' own, else an H100."""
+    """The GPU of `traced_for`, otherwise this process's GPU, otherwise an H100."""
     gpu = _TRACED_FOR.get()
     if gpu is not None:
         return gpu
@@ -142,13 +142,13 @@ def traced_gpu() -> Gpu:
 
 
 def traced_for(device: Any) -> contextlib.AbstractContextManager[None]:
-    """Kernels traced in this context get the block sizes of that device, which need not be here."""
+    """A context that traces kernels with the block sizes of a device, which need not be present."""
     return traced_with(_gpu_of(device))
 
 
 @contextlib.contextmanager
 def traced_with(gpu: Gpu = H100) -> Iterator[None]:
-    """Kernels traced in this context get the block sizes of such a GPU; no device is asked for."""
+    """A context that traces kernels with the block sizes of such a GPU, without any device."""
     token = _TRACED_FOR.set(gpu)
     try:
         yield

@@ -1,7 +1,7 @@
 """All uses of Pallas' Triton backend, and the differences between the device and the interpreter.
 
-JAX deprecates that backend since 0.11; what follows its API stays in this file and in the kernels
-next to it.
+JAX deprecates that backend since 0.11. Code that depends on its API is only in this file and in the
+kernels next to it.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def launch(
 ) -> Any:
     """Calls `kernel(*refs, native=...)` over a grid: compiled on a GPU, interpreted on a CPU.
 
-    Which of the two is decided where the program is compiled, not where it is traced, so a step
-    compiled for a GPU on a machine without one contains the kernels.
+    The choice is made where the program is compiled, not where it is traced. So a step compiled for
+    a GPU on a machine without one contains the kernels.
     """
 
     def call(*arguments: Any, native: bool) -> Any:
@@ -82,8 +82,9 @@ class TableView:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"a mask or score function asks for .{name} of an array; in pallas an array has shape, dtype, ndim, size and elements "
-            "alone: compute the rest before, or use attention='xla'"
+            f"a mask or score function asks for .{name} of an array; in pallas an array has "
+            "shape, dtype, ndim, size and elements alone: compute the rest before, or use "
+            "attention='xla'"
         )
 
 
@@ -118,7 +119,7 @@ def dot_transposed(a: Sequence[jax.Array], b: Sequence[jax.Array], *, native: bo
 
 
 def _in_pairs(parts: Sequence[tuple[jax.Array, jax.Array]], *, negative: bool, native: bool) -> jax.Array:
-    """The sum of the products, or its negative. Only differences: see `add_product`."""
+    """The sum of the products, or its negative. Only for differences: see `add_product`."""
     if len(parts) == 1:
         [(a_MK, b_NK)] = parts
         return _dot(-a_MK if negative else a_MK, b_NK, b_axis=1, native=native)
@@ -130,9 +131,9 @@ def _in_pairs(parts: Sequence[tuple[jax.Array, jax.Array]], *, negative: bool, n
 def add_product(sum_MN: Sequence[jax.Array], a_MK: jax.Array, b_KN: Sequence[jax.Array], *, native: bool) -> tuple:
     """`sum + a b` in float32, of sum and b in parts by columns.
 
-    Of float32 operands the product is summed apart. The compiler makes one chain of additions of
-    sum and product, all through a loop over blocks, whose rounding grows with its length; a
-    difference it leaves alone.
+    For float32 operands the product is summed separately. Otherwise the compiler would make one
+    chain of additions of sum and product through the whole loop over blocks, and its rounding error
+    grows with its length. The compiler does not change a difference.
     """
     if a_MK.dtype == jnp.float32:
         return tuple(s - _dot(-a_MK, b, b_axis=0, native=native) for s, b in zip(sum_MN, b_KN, strict=True))
@@ -200,7 +201,7 @@ def reciprocal(x: jax.Array, *, native: bool) -> jax.Array:
 
 
 def exp2(x: jax.Array, *, precise: bool, native: bool) -> jax.Array:
-    """`2^x`, float32, to two units in the last place, or `precise`ly to one."""
+    """`2^x`, float32, to two units in the last place; with `precise`, to one."""
     if not native:
         return _exp2_in_two_factors(x) if precise else jnp.exp2(x)
     return _inline(f"{{ .reg .f32 line; mov.f32 line, $1; {_PRECISE_EXP2 if precise else _EXP2} }}", x)
@@ -209,9 +210,9 @@ def exp2(x: jax.Array, *, precise: bool, native: bool) -> jax.Array:
 def exp2_of_line(x: jax.Array, slope: float, offset: jax.Array, *, precise: bool, native: bool) -> jax.Array:
     """`2^(slope x - offset)`, float32, as `exp2`.
 
-    One fused multiply-add and one exponential on the device, where XLA's own lowering takes a
-    multiplication, a subtraction and an exponential that handles denormals: a quarter of the
-    instructions of attention's inner loop.
+    On the device it is one fused multiply-add and one exponential. XLA's own lowering takes a
+    multiplication, a subtraction and an exponential that handles denormals. That would be a quarter
+    of the instructions of attention's inner loop.
     """
     offset = jnp.broadcast_to(offset, x.shape)
     if not native:
@@ -221,7 +222,7 @@ def exp2_of_line(x: jax.Array, slope: float, offset: jax.Array, *, precise: bool
 
 
 def _exp2_in_two_factors(x: jax.Array) -> jax.Array:
-    """The algorithm of _PRECISE_EXP2; XLA's own uses base e, which costs another rounding."""
+    """The algorithm of _PRECISE_EXP2; XLA's own uses base e, which adds another rounding."""
     x = jnp.maximum(x, -200.0)
     n = jnp.round(x)
     power = functools.reduce(lambda p, coefficient: p * (x - n) + coefficient, _EXP2_POLYNOMIAL)
@@ -231,9 +232,9 @@ def _exp2_in_two_factors(x: jax.Array) -> jax.Array:
 def cos_and_sin(x: jax.Array, *, native: bool) -> tuple[jax.Array, jax.Array]:
     """(cos x, sin x), float32, for |x| up to 2^24.
 
-    On the device one reduction to [-pi/4, pi/4] serves both, by Cody and Waite in three fused
-    steps, where the library's functions each reduce for themselves and take a slow path above
-    105,615. Polynomials: Cephes' sinf and cosf.
+    On the device, one reduction to [-pi/4, pi/4] serves both (Cody and Waite, three fused steps).
+    The library functions each do their own reduction, and take a slow path above 105,615.
+    Polynomials: Cephes' sinf and cosf.
     """
     if not native:
         return jnp.cos(x), jnp.sin(x)
@@ -257,9 +258,9 @@ def _hexadecimal(value: float) -> str:
 
 
 _EXP2 = "ex2.approx.ftz.f32 $0, line;"
-# 2^x = 2^n 2^f with n whole and |f| <= 1/2, where 2^f = 1 + f p(f), minimax; the highest power
-# first. Of whole numbers the device's exponential is exact. Below -200 the result is 0 anyway, and
-# -inf has no f.
+# 2^x = 2^n 2^f with an integer n and |f| <= 1/2, where 2^f = 1 + f p(f), minimax; the highest power
+# first. For integers the device's exponential is exact. Below -200 the result is 0 anyway, and -inf
+# has no f.
 _EXP2_POLYNOMIAL = (
     1.5461447765e-4,
     1.3390866807e-3,
@@ -276,8 +277,8 @@ _PRECISE_EXP2 = (
 )
 # pi / 2 in three float32 numbers.
 _HALF_PI = (1.5707963705062866, -4.371138828673793e-08, -1.7151245100058819e-15)
-# The quarter turns in x, rounded to the nearest. The first guess can be off by one where x is in
-# the millions.
+# The quarter turns in x, rounded to nearest. The first guess can be off by one if x is in the
+# millions.
 _QUARTER_TURNS = (
     f"{{ .reg .f32 n, m, r; mul.rn.f32 n, $1, {_hexadecimal(2 / math.pi)}; cvt.rni.f32.f32 n, n; neg.f32 m, n;"
     f" fma.rn.f32 r, m, {_hexadecimal(_HALF_PI[0])}, $1; fma.rn.f32 r, m, {_hexadecimal(_HALF_PI[1])}, r;"
@@ -298,8 +299,8 @@ _COSINE = (
     + _polynomial((2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2, -0.5, 1.0), "t")
     + " mov.f32 $0, p; }"
 )
-# The sine of an angle some quarter turns ahead, from $1 turns, $2 = sin r and $3 = cos r: odd
-# quadrants swap the two, and the lower half of the circle negates.
+# The sine of an angle that is `ahead` quarter turns ahead, from $1 turns, $2 = sin r and $3 = cos
+# r: odd quadrants swap the two, and the lower half of the circle negates.
 _OF_QUADRANT = (
     "{{ .reg .f32 s; .reg .s32 q, b; .reg .pred odd; cvt.rni.s32.f32 q, $1; add.s32 q, q, {ahead};"
     " and.b32 b, q, 1; setp.ne.s32 odd, b, 0; selp.f32 s, $3, $2, odd;"

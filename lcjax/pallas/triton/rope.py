@@ -1,8 +1,8 @@
-"""RoPE of queries and keys in one launch and in place: no memory except the arrays themselves.
+"""RoPE of queries and keys in one launch and in place, without extra memory.
 
-Angles are computed where they are used, so there is no table of cosines to write and read: a
-token's sines and cosines are shared by all of its heads. The backward pass is the same kernel with
-the sine negated: that transposes a rotation, and its attention factor is a number.
+Angles are computed where they are used, so no table of cosines is written and read. All heads of a
+token share its sines and cosines. The backward pass is the same kernel with the sine negated, which
+transposes a rotation; its attention factor is a number.
 
 Shapes: B batch, T tokens, H query heads, K key heads, D head_dim, F rotated pairs (2 F <= D); a
 tile has G heads of one token.
@@ -35,7 +35,7 @@ def rotate(
     """The operation of `lcjax.ops.rope`.
 
     Differentiable in q and k; positions and frequencies are constants. Largest safe size: positions
-    up to 2^24 (float32 holds no greater integer exactly); arrays of any number of elements.
+    up to 2^24 (float32 represents no larger integer exactly); arrays of any number of elements.
     """
     return _rotate(
         q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, attention_factor=attention_factor, transposed=False
@@ -98,7 +98,7 @@ def _kernel(
         sin_1F = -sin_1F
     for x_ref, rotated_ref in ((q_ref, rotated_q_ref), (k_ref, rotated_k_ref)):
         heads = x_ref.shape[0]
-        # As many heads at once as the program's threads have registers for.
+        # As many heads at a time as fit into the registers of the program's threads.
         group = min(heads_at_once(pairs), pl.next_power_of_2(heads))
         for start in range(0, heads, group):
             inside = start + jnp.arange(group, dtype=jnp.int32)[:, None] < heads

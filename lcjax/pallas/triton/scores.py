@@ -1,11 +1,11 @@
 """Shared code of the three attention kernels: loading tiles, computing logits, evaluating the mask.
 
-Logits are in base 2, written as `slope * x`, so that the exponential takes its factor along: the
-softmax of scores s is `2^(s log2(e))` over its sum.
+Logits are in base 2, written as `slope * x`, so that the exponential includes the factor: the
+softmax of scores s is `2^(s log2(e))` divided by its sum.
 
-A tile is a tuple of its parts by columns: of float32 numbers parts of LONGEST_SUM columns, so that
-no product over head_dim is one long chain of additions, else a single one. Shapes: M rows of the
-tile at hand, D its columns, all or those of a part.
+A tile is a tuple of parts by columns. float32 tiles have parts of LONGEST_SUM columns, so that no
+product over head_dim is one long chain of additions; other tiles have a single part. Shapes: M rows
+of the current tile, D its columns, all or those of a part.
 """
 
 from __future__ import annotations
@@ -128,11 +128,11 @@ def store_tile(spec: KernelSpec, ref: Any, tile: Parts, inside: Inside) -> None:
 
 
 def store_tile_with_new_addresses(ref: Any, tile: Parts, inside: Inside, *, native: bool) -> None:
-    """`store_tile` of a tile in one part, with separate addresses.
+    """`store_tile` for a tile in one part, with separately computed addresses.
 
-    Those of a load of the same rows would otherwise be kept for it, in registers that the kernel
-    wants in between. The compiler does not see that columns are neighbours then, and stores each by
-    itself: of a tile that is stored once, at the end.
+    Otherwise the addresses of a load of the same rows would occupy registers in between. The
+    compiler then does not see that columns are adjacent, and stores each element separately. So use
+    it for a tile that is stored once, at the end.
     """
     [x_MD], [mask] = tile, inside
     rows, columns = (jnp.arange(size, dtype=jnp.int32) for size in x_MD.shape)
@@ -148,9 +148,9 @@ def scaled(tile: Parts, factor: Any) -> Parts:
 def row_products(x: Parts, y: Parts, *, native: bool) -> jax.Array:
     """`sum over D of x y`, float32 [M].
 
-    Of float32 numbers it is taken from the diagonal of a product, for which the device adds up in
-    the same order as for any other product over head_dim: what is equal then cancels to 0 and not
-    to its rounding.
+    For float32 it is taken from the diagonal of a product, in which the device adds in the same
+    order as in any other product over head_dim. So equal values cancel to 0 and not to a rounding
+    error.
     """
     if x[0].dtype != jnp.float32:
         [x_MD], [y_MD] = x, y
@@ -168,12 +168,10 @@ def load_rows(ref: Any, rows: jax.Array, length: int | None, other: float) -> ja
 def load_softmax(
     lse_ref: Any, total_ref: Any, rows: jax.Array, length: int | None, *, native: bool
 ) -> tuple[jax.Array, jax.Array | None]:
-    """(offset, factor) of each row: its weights are `2^(x - offset) factor` of base-2 logits x.
+    """(offset, factor) of each row: its weights are `2^(x - offset) factor` for base-2 logits x.
 
-    None is a factor of 1.
-
-    `lse_ref` and `total_ref` are what `attention_forward` left; total_ref is None where the
-    log-sum-exp is whole.
+    None means a factor of 1. `lse_ref` and `total_ref` are results of `attention_forward`;
+    total_ref is None if the log-sum-exp is one number.
     """
     lse = load_rows(lse_ref, rows, length, jnp.inf)
     if total_ref is None:
@@ -189,8 +187,8 @@ def slope(spec: KernelSpec, score_mod: ScoreMod | None) -> float:
 def in_base_e(maximum: jax.Array, total: jax.Array, slope: float, *, native: bool = False) -> jax.Array:
     """The log-sum-exp from the largest base-2 logit and the sum of the weights relative to it.
 
-    `maximum` carries the rounding of the slope to float32, which is undone here, in two constants
-    that together are exact. Where it is +inf, for a query without a key, so is the result.
+    `maximum` includes the rounding of the slope to float32. This is corrected here with two
+    constants whose sum is exact. If it is +inf, for a query without a key, the result is +inf, too.
     """
     factor = LN_2 * slope / float(np.float32(slope))
     coarse = float(np.float32(factor))
