@@ -1,6 +1,7 @@
 """lcjax: long-context fine-tuning of Llama-family models in JAX.
 
-The public names are loaded on first use, so that `import lcjax` and a command's `--help` import no JAX.
+The public names are loaded on first use, so `import lcjax` and a command's `--help` do not import
+JAX.
 """
 
 import sys
@@ -10,7 +11,8 @@ from lcjax.cli.startup import end_quietly_on_signals
 from lcjax.lazy import lazily
 
 if sys.argv[:1] == ["-m"] and any(word.split(".")[0] == "lcjax" for word in sys.orig_argv[1:3]):
-    # `python -m lcjax.train` looks for its module in this package first. A signal ends it in one line from here on.
+    # `python -m lcjax.train` imports this package first. From here on, a signal ends it in one
+    # line.
     end_quietly_on_signals()
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ __getattr__ = lazily(
         "Llama": "lcjax.model",
         "TrainingArguments": "lcjax.config.training",
         "masks": "lcjax.ops.attention",
-        "train": "",  # the package, which can be called
+        "train": "",  # the package, which is callable
     },
 )
 

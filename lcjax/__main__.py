@@ -1,6 +1,7 @@
-"""`python -m lcjax`, installed as `lcjax`: the list of the commands, and each of them by name.
+"""`python -m lcjax`, installed as `lcjax`: the list of commands, and each command by name.
 
-`lcjax train ...`, `lcjax-train ...`, `python -m lcjax train ...` and `python -m lcjax.train ...` are the same.
+`lcjax train ...`, `lcjax-train ...`, `python -m lcjax train ...` and `python -m lcjax.train ...`
+are the same.
 """
 
 from __future__ import annotations
@@ -14,21 +15,24 @@ from lcjax.cli.startup import BROKEN_PIPE, discard, importing, leave
 from lcjax.errors import unknown
 
 COMMANDS = {
-    "train": ("lcjax.train.__main__", "fine-tune a model on long documents; without flags a demo, minutes on a CPU"),
+    "train": (
+        "lcjax.train.__main__",
+        "fine-tune a model on long documents; without flags a demo of a few minutes on a CPU",
+    ),
     "plan": ("lcjax.plan.__main__", "say whether a run fits a GPU, without the GPU"),
     "doctor": ("lcjax.doctor.__main__", "check data, RoPE and memory for a long run, and print the command for it"),
     "generate": ("lcjax.generate.__main__", "continue a text, or hold a conversation"),
     "evaluate": ("lcjax.evaluate.__main__", "measure how well a model uses long context"),
     "tokens": ("lcjax.tokens.__main__", "count the tokens of the data, document by document"),
-    "audit": ("lcjax.audit.__main__", "say whether the data have anything far back to learn"),
+    "audit": ("lcjax.audit.__main__", "say whether the data has anything far back to learn"),
     "leak": ("lcjax.leak.__main__", "check that packed documents do not see each other"),
     "convert": ("lcjax.convert.__main__", "write a model as a Hugging Face directory, with an adapter merged in"),
 }
-"""Each command's module and what it is for."""
+"""Each command's module and its purpose."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command that the first word names; returns its exit code, or 2 where there is no such command."""
+    """Runs the command that the first word names; returns its exit code, 2 if it is unknown."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help", "help"):
         return _printed(overview())
@@ -41,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _printed(text: str) -> int:
-    """Prints the text; returns the exit code, which is another one where the reader has gone."""
+    """Prints the text; returns the exit code, BROKEN_PIPE if the reader has exited."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -51,7 +55,7 @@ def _printed(text: str) -> int:
 
 
 def overview() -> str:
-    """The commands, a line each."""
+    """The commands, one line each."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {purpose}" for name, (_, purpose) in COMMANDS.items()]
     return "\n".join(

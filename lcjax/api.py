@@ -1,4 +1,4 @@
-"""The public functions, with the names that users of Unsloth and PEFT know."""
+"""The public functions, with names known from Unsloth and PEFT."""
 
 from __future__ import annotations
 
@@ -44,26 +44,31 @@ def from_pretrained(
     """Loads a model and its tokenizer.
 
     Args:
-      name_or_path: a Hugging Face directory (config.json and safetensors), a .gguf file, or a hub id.
-      max_seq_length: tokens that sequences will have at most; the model's trained context when None.
-      dtype: "float32" or "bfloat16"; when None, bfloat16 on an accelerator and float32 on a CPU.
+      name_or_path: a Hugging Face directory (config.json and safetensors), a .gguf file, or a hub
+        id.
+      max_seq_length: the largest length of sequences, in tokens; None means the model's trained
+        context.
+      dtype: "float32" or "bfloat16"; None means bfloat16 on an accelerator and float32 on a CPU.
       use_gradient_checkpointing: for full fine-tuning; `get_peft_model` has its own.
       attention: the implementation, see `lcjax.ops.attention`.
-      quantize: "nf4" stores the layers' linear maps in four bits, as bitsandbytes does, for training adapters on them;
-        activations stay in `dtype`. A checkpoint that bitsandbytes wrote in NF4 is loaded as it is in either case.
-      memory: how layers run in tiles: `lcjax.config.MemorySettings`, the same in words ("tile=4096,head_groups=8"), "none", or
-        "auto", which uses tiles above 32,768 tokens.
-      rope_scaling, rope_theta: how RoPE reaches beyond the trained context, see `lcjax.config.rope_choice.choose_rope`. One
-        line of the log reports the choice. The model's config has it, and so do saved files.
-      embeddings_on_host: leaves embedding and head in pinned host memory, where training may leave them, until they
-        are needed; also where `memory` requests it.
-      loss_chunk: tokens whose logits exist at a time while training; what fills 32 to 128 MiB when None.
+      quantize: "nf4" stores the layers' linear maps in 4 bits, as bitsandbytes does, for training
+        adapters on them; activations stay in `dtype`. A checkpoint that bitsandbytes wrote in NF4
+        stays in NF4 in any case.
+      memory: how layers run in tiles: `lcjax.config.MemorySettings`, its text form
+        ("tile=4096,head_groups=8"), "none", or "auto", which uses tiles above 32,768 tokens.
+      rope_scaling, rope_theta: how RoPE is extended beyond the trained context, see
+      `lcjax.config.rope_choice.choose_rope`. A log line reports the choice. The model's config
+      contains it, and so do saved files.
+      embeddings_on_host: puts embedding and head in pinned host memory, where training may leave
+        them, until they are needed. `memory` may request this as well.
+      loss_chunk: number of tokens whose logits exist at a time during training; None means as many
+        as fill 32 to 128 MiB.
 
     Returns:
       (model, tokenizer): a `lcjax.model.Llama` and a transformers `PreTrainedTokenizerFast`.
 
     Raises:
-      InputError: nothing usable is there; the message names the thing and the remedy.
+      InputError: the model or an argument is not usable; the message names it and the remedy.
     """
     jax_dtype = resolve_dtype(dtype)
     resolve_implementation(attention)
@@ -101,19 +106,21 @@ def get_peft_model(
     use_gradient_checkpointing: str = "auto",
     random_state: int = 0,
 ) -> Llama:
-    """A model with a fresh adapter on `target_modules`; it shares the base weights of `model`, which stays as it is.
+    """A model with a new adapter on `target_modules`; shares the base weights of `model`.
 
-    The adapter's B is zero, so the new model computes what the old one does until it is trained.
+    `model` is unchanged. The adapter's B is zero, so the new model computes what the old one does
+    until it is trained.
 
     Args:
       model: a model without an adapter.
-      r, lora_alpha, target_modules, use_rslora, lora_dropout: see `lcjax.config.LoraConfig`; target_modules may be one
-        name, and "all-linear" stands for all.
-      use_gradient_checkpointing: "auto", "none", "full", "offload" (or "unsloth"), "offload_attn"; see `lcjax.memory.checkpoint`.
+      r, lora_alpha, target_modules, use_rslora, lora_dropout: see `lcjax.config.LoraConfig`;
+      target_modules may be one name, and "all-linear" stands for all.
+      use_gradient_checkpointing: "auto", "none", "full", "offload" (or "unsloth"), "offload_attn";
+        see `lcjax.memory.checkpoint`.
       random_state: seed of the adapter's A.
 
     Raises:
-      InputError: a value out of range, or a model that has an adapter already.
+      InputError: a value is out of range, or the model already has an adapter.
     """
     modules = (target_modules,) if isinstance(target_modules, str) else tuple(target_modules)
     config = LoraConfig(r, lora_alpha, modules, use_rslora, lora_dropout)
@@ -123,12 +130,13 @@ def get_peft_model(
 
 
 def load_adapter(model: Llama, directory: str | Path) -> Llama:
-    """A model with the adapter of a PEFT directory (adapter_config.json, adapter_model.safetensors) on the weights of `model`.
+    """A model with the adapter of a PEFT directory on the weights of `model`.
 
-    The adapter brings the RoPE that it was trained with, if `save_pretrained` wrote it.
+    The directory has adapter_config.json and adapter_model.safetensors. The model uses the RoPE
+    that the adapter was trained with, if `save_pretrained` wrote it.
 
     Raises:
-      InputError: not such a directory, an adapter of another model, or a kind of adapter that is not supported.
+      InputError: the directory has no adapter, or one of another model or of an unsupported kind.
     """
     lora_config, adapter = weights.load_adapter(Path(directory), model.config)
     config = weights.base_config(directory, model.config)
@@ -140,10 +148,11 @@ def load_adapter(model: Llama, directory: str | Path) -> Llama:
 
 
 def save_pretrained(model: Llama, directory: str | Path, tokenizer=None) -> None:
-    """Writes the adapter alone, as PEFT reads it (`peft.PeftModel.from_pretrained(base, directory)`), and the tokenizer, if given.
+    """Writes the adapter, as `peft.PeftModel.from_pretrained(base, directory)` reads it.
 
-    Also writes base_config.json, the base model's config with the RoPE of the training: where that was scaled, transformers' base
-    model needs it (`transformers.AutoConfig.from_pretrained("DIRECTORY/base_config.json")`).
+    The tokenizer is written as well, if given. base_config.json is the base model's config with the
+    RoPE of the training. If that was scaled, transformers' base model needs it
+    (`transformers.AutoConfig.from_pretrained("DIRECTORY/base_config.json")`).
 
     Raises:
       InputError: the model has no adapter, or the directory cannot be written.
@@ -156,11 +165,11 @@ def save_pretrained(model: Llama, directory: str | Path, tokenizer=None) -> None
 
 
 def save_merged(model: Llama, directory: str | Path, tokenizer=None) -> None:
-    """Writes a full Hugging Face checkpoint in the base weights' dtype, with the adapter, if any, merged in; tensor by tensor.
+    """Writes a full Hugging Face checkpoint in the base weights' dtype, tensor by tensor.
 
-    The generation_config.json of the base model and the files of a tokenizer that has not changed come along byte for byte.
-    Quantized weights are dequantized first: the checkpoint is in the dtype of the embedding throughout, and many times larger
-    than the model.
+    The adapter, if any, is merged in. The base model's generation_config.json and the files of an
+    unchanged tokenizer are copied byte for byte. Quantized weights are dequantized first: the whole
+    checkpoint has the dtype of the embedding, and is many times larger than the model.
 
     Raises:
       InputError: the directory cannot be written.
@@ -182,10 +191,10 @@ def save_merged(model: Llama, directory: str | Path, tokenizer=None) -> None:
 
 
 def resolve_dtype(name: str | None):
-    """The dtype of that name; for None, what the default device is best at.
+    """The dtype of that name; for None, the best one for the default device.
 
     Raises:
-      InputError: a name other than float32 and bfloat16.
+      InputError: the name is neither float32 nor bfloat16.
     """
     check_dtype(name)
     if name is None or name == "auto":
@@ -204,6 +213,6 @@ def _with_chosen_rope(
 
 def _with_adapter(model: Llama, config: LoraConfig, adapter: lora.Tree, use_gradient_checkpointing: str) -> Llama:
     if model.settings.lora is not None:
-        raise InputError("this model has an adapter already; start from the base model, or from save_merged")
+        raise InputError("this model already has an adapter; start from the base model, or from save_merged")
     settings = dataclasses.replace(model.settings, lora=config, use_gradient_checkpointing=use_gradient_checkpointing)
     return Llama(model.config, lora.attach(model.params, adapter), settings)

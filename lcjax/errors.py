@@ -1,4 +1,4 @@
-"""The one exception for faults that the user can correct."""
+"""The exception for errors that the user can correct, and its messages."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A wrong path, file, flag or combination: the message names the thing, the value and the remedy in one line.
+    """A wrong path, file, flag or combination of flags.
 
-    Command lines print the message alone and exit with code 2 (see `lcjax.cli.entry`); every other exception is
-    a bug in lcjax and shows its traceback.
+    The message names the thing, the value and the remedy in one line. Command lines print only the
+    message and exit with code 2 (see `lcjax.cli.entry`). Every other exception is a bug in lcjax
+    and shows its traceback.
     """
 
 

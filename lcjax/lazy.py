@@ -1,4 +1,4 @@
-"""Names of a package that are imported on first use (PEP 562), so that a command's `--help` needs no JAX."""
+"""Names of a package that are imported on first use (PEP 562), so that `--help` needs no JAX."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ def lazily(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
     """The `__getattr__` of a package.
 
     Args:
-      modules: for each public name the module that has it; the empty string where the name is a module of the package.
+      modules: for each public name the module that has it; the empty string if the name is a module
+        of the package.
     """
 
     def attribute(name: str) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 
-_GPU_SHARE, _GPU_SHARE_OF_OLD = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"  # JAX refuses both at once
+# JAX rejects both at once.
+_GPU_SHARE, _GPU_SHARE_OF_OLD = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
 _HOST_GIB = "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"  # it is multiplied by 2^30
 
 # JAX's default is 75% of the GPU. The remaining 3% is for the CUDA context.

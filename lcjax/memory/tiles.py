@@ -33,8 +33,9 @@ class Tiles:
         count = next(n for n in range(least, tokens + 1) if tokens % n == 0)
         if count >= 4 * least and tokens // count < 1024:
             raise InputError(
-                f"{tokens:,} tokens cut into equal tiles of at most {tile:,} leave {tokens // count:,} a tile; "
-                f"use a multiple of 1,024 tokens, or a tile of {tokens:,}"
+                f"{tokens:,} tokens cut into equal tiles of at most {tile:,} leave "
+                f"{tokens // count:,} a tile; use a multiple of 1,024 tokens, or a tile of "
+                f"{tokens:,}"
             )
         return cls(count, tokens // count)
 

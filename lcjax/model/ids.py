@@ -22,6 +22,6 @@ def check_ids(ids: jax.Array | np.ndarray, vocabulary: int) -> None:
     for extreme in (int(ids.min()), int(ids.max())):
         if not 0 <= extreme < vocabulary:
             raise InputError(
-                f"the token id {extreme} is outside the model's vocabulary of {vocabulary:,}; use the tokenizer that "
-                "belongs to the model"
+                f"the token id {extreme} is outside the model's vocabulary of {vocabulary:,}; "
+                "use the tokenizer that belongs to the model"
             )

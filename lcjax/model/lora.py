@@ -132,8 +132,9 @@ def trainable_mask(params: Tree, trains: Callable[[tuple[str, ...]], bool]) -> T
         chosen = trains(tuple(key.key for key in path))
         if chosen and not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise InputError(
-                f"{'.'.join(key.key for key in path[:-1])} is quantized and cannot be trained itself; put an adapter on the model "
-                "(get_peft_model), or load it without quantize"
+                f"{'.'.join(key.key for key in path[:-1])} is quantized and cannot be trained "
+                "itself; put an adapter on the model (get_peft_model), or load it without "
+                "quantize"
             )
         return chosen
 

@@ -54,8 +54,8 @@ def build_program(
     on_host = memory is not None and memory.embeddings_on_host
     if on_host and settings.lora is None:
         raise InputError(
-            "memory=embeddings_on_host=true is for embeddings that are frozen, and here they learn; leave it out, "
-            "or train an adapter"
+            "memory=embeddings_on_host=true is for frozen embeddings, but here they are trained; "
+            "omit it, or train an adapter"
         )
     params = place_embeddings(params, on_host=on_host)
     trains = lora.everything if settings.lora is None else lora.adapters_only

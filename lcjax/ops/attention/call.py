@@ -112,8 +112,8 @@ def _check_shapes(q, k, v, query_segments, key_segments, sinks) -> None:
         raise ValueError("attention: give segment ids for both queries and keys, or for neither")
     if query_segments is not None and (query_segments.shape, key_segments.shape) != (q.shape[:2], k.shape[:2]):
         raise ValueError(
-            f"attention: segment ids {query_segments.shape} and {key_segments.shape} do not fit {shapes}; "
-            "expected [B, T] and [B, S]"
+            f"attention: segment ids {query_segments.shape} and {key_segments.shape} do not fit "
+            f"{shapes}; expected [B, T] and [B, S]"
         )
     if sinks is not None and sinks.shape != q.shape[2:3]:
         raise ValueError(f"attention: sinks {sinks.shape} do not fit {q.shape[2]} query heads; expected [H]")
@@ -168,8 +168,8 @@ def _check_mod(name: str, mod: Any, first: tuple, expected: str, kind: Any) -> N
     if closed.consts:
         shape = jnp.shape(closed.consts[0])
         raise ValueError(
-            f"attention: {name} captures an array of shape {shape}; "
-            f"bind it instead, jax.tree_util.Partial({name}, array), with the array as its first argument"
+            f"attention: {name} captures an array of shape {shape}; bind it instead, "
+            f"jax.tree_util.Partial({name}, array), with the array as its first argument"
         )
     if jnp.shape(result) != () or not jnp.issubdtype(result.dtype, kind):
         raise ValueError(
@@ -190,6 +190,6 @@ def _constant(tree: Any) -> Any:
 def _constant_jvp(primals, tangents):
     del primals, tangents
     raise ValueError(
-        "attention: cannot differentiate with respect to an array that mask_mod or score_mod reads, which is a constant; "
-        "wrap it in jax.lax.stop_gradient"
+        "attention: cannot differentiate with respect to an array that mask_mod or score_mod "
+        "reads, which is a constant; wrap it in jax.lax.stop_gradient"
     )

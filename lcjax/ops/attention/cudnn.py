@@ -39,7 +39,8 @@ def cudnn_attention(
         if "cuDNN not found" not in str(error):
             raise
         raise InputError(
-            "attention='cudnn' needs the library, which is not installed: pip install nvidia-cudnn-cu13, or use attention='pallas'"
+            "attention='cudnn' needs the library, which is not installed: pip install "
+            "nvidia-cudnn-cu13, or use attention='pallas'"
         ) from error
     return out_BTHD, None
 

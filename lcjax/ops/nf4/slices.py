@@ -25,8 +25,8 @@ def part_of(weight: Mapping[str, jax.Array], part: jax.Array, parts: int, axis: 
     codes, absmax = weight["codes"], scales(weight)
     if absmax.shape[axis] % parts:
         raise InputError(
-            f"NF4 weights of {2 * codes.shape[1]} columns in blocks of {BLOCK} cannot be cut into {parts} parts; "
-            "use fewer head_groups"
+            f"NF4 weights of {2 * codes.shape[1]} columns in blocks of {BLOCK} cannot be cut "
+            f"into {parts} parts; use fewer head_groups"
         )
 
     def cut(x: jax.Array) -> jax.Array:

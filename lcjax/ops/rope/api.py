@@ -66,13 +66,14 @@ def rope(
     fit = q_BTHD.shape[:2] == k_BTKD.shape[:2] == positions_BT.shape and q_BTHD.shape[-1] == k_BTKD.shape[-1] >= rotated
     if not fit:
         raise ValueError(
-            f"rope: q {q_BTHD.shape} and k {k_BTKD.shape} do not fit positions {positions_BT.shape} and {rotated // 2} "
-            "frequencies; expected [B, T, H, D], [B, T, K, D], [B, T] and at most D / 2"
+            f"rope: q {q_BTHD.shape} and k {k_BTKD.shape} do not fit positions "
+            f"{positions_BT.shape} and {rotated // 2} frequencies; expected [B, T, H, D], [B, T, "
+            "K, D], [B, T] and at most D / 2"
         )
     if positions_BT.shape[1] > LONGEST:
         raise ValueError(
-            f"rope: {positions_BT.shape[1]:,} tokens are more than {LONGEST:,}, beyond which float32 does not hold every position; "
-            "use shorter sequences"
+            f"rope: {positions_BT.shape[1]:,} tokens are more than {LONGEST:,}, beyond which "
+            "float32 does not hold every position; use shorter sequences"
         )
     if resolve_rope(implementation) == "pallas":
         from lcjax.pallas.triton.rope import rotate  # import Pallas' Triton backend only if it runs

@@ -43,6 +43,4 @@ def test_a_missing_folder_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     assert entry_point(lambda argv: 0)([]) == 2
-    assert capsys.readouterr().err == (
-        "error: the current folder no longer exists; change to another\n"
-    )
+    assert capsys.readouterr().err == ("error: the current folder no longer exists; change to another\n")

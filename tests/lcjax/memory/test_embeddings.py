@@ -113,7 +113,7 @@ def test_logits_and_a_merged_checkpoint_come_from_them(oracle, tmp_path):
         ),
         (
             {"adapter": None},
-            r"is for embeddings that are frozen, and here they learn; leave it out, or train an adapter",
+            r"is for frozen embeddings, but here they are trained; omit it, or train an adapter",
         ),
     ],
 )

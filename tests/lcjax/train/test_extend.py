@@ -88,10 +88,7 @@ def test_a_falling_rate_is_not_extended(flags, finished, capsys):
     assert main(resume_flags(finished, *flags.split())) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert "its learning rate falls (linear) over 4 steps, not " in line
-    assert (
-        "; give the same number (only constant and constant_with_warmup"
-        in line
-    )
+    assert "; give the same number (only constant and constant_with_warmup" in line
     assert contents(finished) == before
 
 

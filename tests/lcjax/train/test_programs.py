@@ -217,7 +217,9 @@ def test_a_cache_folder_that_cannot_be_written_stops_no_run(short, finished, tmp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     run = tmp_path / "run"
     assert main([*short, "--output-dir", str(run)]) == 0
-    reason = f"warning: compiled programs cannot be stored in {tmp_path}/file/lcjax/programs (Not a directory), choose a"
+    reason = (
+        f"warning: compiled programs cannot be stored in {tmp_path}/file/lcjax/programs (Not a directory), choose a"
+    )
     assert reason in capsys.readouterr().err
     assert records(run) == records(finished)
     shutil.rmtree(run / "checkpoints" / "4")
