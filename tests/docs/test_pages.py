@@ -9,31 +9,15 @@ import pytest
 
 import context_picture
 from tests.support.document_commands import DOCUMENTS, ROOT
+from tests.support.prose import prose_of_markdown
 
 NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
-# Lines that cannot be wrapped: tables, pictures, provenance of measurements, formulas and diagrams.
-_UNBREAKABLE = ("|", "![", "- raw:", "- command:", "- machine:", "- versions:", "    ")
-
-
-def prose(name: str) -> list[tuple[int, str]]:
-    """Returns the numbered lines of a document that are not in fenced blocks and can be wrapped."""
-    lines, fenced = [], False
-    for number, line in enumerate((ROOT / name).read_text(encoding="utf-8").splitlines(), 1):
-        fenced ^= line.startswith("```")
-        if not fenced and not line.startswith(("```", *_UNBREAKABLE)):
-            lines.append((number, line))
-    return lines
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_prose_is_at_most_100_characters_wide(name):
-    assert [(number, len(line)) for number, line in prose(name) if len(line) > 100] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_sentence_has_six_figures(name):
     """A list item ends a sentence, as a period does. Dates, versions and code do not count."""
-    text = "\n".join(line for _, line in prose(name))
+    text = "\n".join(line for _, line in prose_of_markdown((ROOT / name).read_text(encoding="utf-8")))
     text = re.sub(r"`[^`]*`|\]\([^)]*\)|\d{4}-\d\d-\d\d|arXiv [\d.]+", "", text)
     for sentence in re.split(r"[.:;?!]\s|\n\s*\n|\n\s*[-*#]|\n\d+\. ", text):
         figures = re.findall(r"(?<![\w.,])\d[\d,]*(?:\.\d+)?", sentence)
