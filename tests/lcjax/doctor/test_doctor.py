@@ -1,4 +1,4 @@
-"""`python -m lcjax.doctor` as a user runs it, and what lcjax.train says of the same before its first step."""
+"""`python -m lcjax.doctor`, and the same advice in lcjax.train before its first step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lcjax.train.__main__ import parse as parse_train
 
 @pytest.fixture
 def doctor(capsys, model_dir, data_dir):
-    """Runs the command line on the tiny model and text; returns the exit code, the findings and the command it ends in."""
+    """Runs the command on the tiny model; returns the exit code, the findings and the command."""
 
     def run(*flags: object) -> tuple[int, dict[str, str], list[str]]:
         asked = "--model", model_dir, "--data", data_dir, "--json", "-", *flags
@@ -46,15 +46,15 @@ def test_without_a_gpu_the_rules_decide(doctor, model_dir, data_dir):
     arguments = parse_train(words)
     assert (arguments.model, arguments.data) == (str(model_dir), (str(data_dir),))
     assert (arguments.max_seq_length, arguments.lora_r) == (512, 4)
-    # So little text is a few steps, and is passed over several times.
+    # Such a small text has few steps per epoch, so there are several epochs.
     steps = found["how many tokens per step?"]
     assert arguments.gradient_accumulation_steps == 1
     assert arguments.num_train_epochs == 4
     assert "by 1 sequence a step; about 24 steps in 4 passes over the data" in steps
 
 
-def test_a_short_context_is_answered_in_its_own_terms(doctor):
-    """The documents, of 20 to 200 words, are held against half of the length that was asked about."""
+def test_a_short_context_is_judged_by_its_own_length(doctor):
+    """The documents, with 20 to 200 words, are compared with half of the requested length."""
     _, found, _ = doctor("--max-seq-length", 128)
     assert "longer than 64: " in found["do the documents justify the length?"]
 
@@ -80,7 +80,7 @@ def test_a_gpu_is_planned_for(doctor):
 
 
 class Planned:
-    """A planner that answers with plans made before: at its length, and the longest that fits."""
+    """A planner with given plans: for the requested length, and the longest that fits."""
 
     def __init__(self, plan: Plan, longest: Plan | None):
         self._plan, self._longest = plan, longest
@@ -107,7 +107,7 @@ def test_four_bits_are_tried_before_less_context(fitting):
     assert (found.flags, found.stops) == ({"quantize": "nf4"}, False)
 
 
-def test_what_does_not_fit_at_all_is_made_shorter(fitting):
+def test_a_length_that_does_not_fit_is_reduced(fitting):
     too_large = dataclasses.replace(fitting, budget=Budget(1))
     found = by_plan(fitting.workload, 9_999, lambda workload: cast(Planner, Planned(too_large, fitting)))
     assert "256 tokens, rtx4090: does not fit" in found.answer
@@ -118,7 +118,7 @@ def test_what_does_not_fit_at_all_is_made_shorter(fitting):
     assert nowhere.stops
 
 
-def test_findings_overrule_what_was_asked_for():
+def test_findings_override_the_request():
     line = train_command(
         {"model": "m", "max-seq-length": "9", "full-finetuning": ""},
         ["a b", "c"],
@@ -137,7 +137,7 @@ def test_findings_overrule_what_was_asked_for():
         (("--max-seq-length", "64", "--data", "nowhere"), "nowhere does not exist"),
     ],
 )
-def test_bad_questions_get_one_line(flags, message, model_dir, data_dir, capsys):
+def test_invalid_arguments_give_one_line(flags, message, model_dir, data_dir, capsys):
     assert main(["--model", str(model_dir), "--data", str(data_dir), *flags]) == 2
     *phases, line = capsys.readouterr().err.strip().splitlines()
     assert set(phases) <= {"reading the data"}

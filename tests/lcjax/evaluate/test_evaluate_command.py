@@ -1,4 +1,4 @@
-"""`python -m lcjax.evaluate` as a user runs it."""
+"""The command `python -m lcjax.evaluate`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lcjax.model import lora
 
 @pytest.fixture
 def evaluate(capsys, tmp_path):
-    """Runs the command line into tmp_path/results or another folder there; returns the exit code, standard output and error."""
+    """Runs the command with output below tmp_path; returns exit code, stdout and stderr."""
 
     def run(*flags: object, into: str = "results") -> tuple[int, str, str]:
         code = main([*(str(flag) for flag in flags), "--output-dir", str(tmp_path / into)])
@@ -27,7 +27,7 @@ def evaluate(capsys, tmp_path):
 
 @pytest.fixture(scope="module")
 def adapter(model_dir, tmp_path_factory):
-    """One that changes what the model computes."""
+    """An adapter that changes the output of the model."""
     model, _ = lcjax.from_pretrained(model_dir, max_seq_length=128)
     model = lcjax.get_peft_model(model, r=2)
     base, fresh = lora.detach(model.params)
@@ -39,7 +39,7 @@ def adapter(model_dir, tmp_path_factory):
 
 
 def test_a_model_and_its_adapter(evaluate, model_dir, adapter, texts, tmp_path):
-    """Everything, at 256 tokens: twice what this model calls its trained context."""
+    """Runs all measurements at 256 tokens, twice the trained context of this model."""
     for number in range(3):
         (tmp_path / f"{number}.txt").write_text("".join(texts[8 * number : 8 * number + 8]))
     data = [tmp_path / f"{number}.txt" for number in range(3)]
@@ -64,7 +64,7 @@ def test_a_model_and_its_adapter(evaluate, model_dir, adapter, texts, tmp_path):
 
 
 def test_what_a_run_held_out(evaluate, model_dir, data_dir, tmp_path):
-    """With --eval-fraction, fewer tokens than without, and others with another --seed."""
+    """--eval-fraction reduces the tokens, and another --seed selects other tokens."""
     tokens = []
     asked = ("--model", model_dir, "--data", data_dir, "--tasks", "position", "--max-seq-length", 48)
     for number, flags in enumerate(((), ("--eval-fraction", 0.2), ("--eval-fraction", 0.2, "--seed", 1))):
@@ -81,7 +81,7 @@ def test_what_a_run_held_out(evaluate, model_dir, data_dir, tmp_path):
 
 @pytest.mark.parametrize("left", ["results.json", "position.png", "context.png", "needle.png"])
 def test_nothing_of_another_evaluation_is_overwritten(left, evaluate, model_dir, data_dir, tmp_path):
-    """Nor are its pictures left next to the new ones. It is refused before anything is loaded."""
+    """The command is refused before anything is loaded, so old and new pictures are not mixed."""
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / left).write_text("another's")
     code, out, err = evaluate("--model", tmp_path / "no-model", "--data", data_dir)

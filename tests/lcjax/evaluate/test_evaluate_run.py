@@ -1,4 +1,4 @@
-"""`python -m lcjax.evaluate --run`: what a run trained, on what it held out, and never more said of the text than is so."""
+"""`python -m lcjax.evaluate --run`: evaluates a run on its held-out text, with correct claims."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POSITION = ("--tasks", "position")
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory, texts, model_dir):
-    """A working directory with six repositories of four files each, and a run on them that is named by relative paths."""
+    """A working directory with six repositories of four files each, and a run on relative paths."""
     folder = tmp_path_factory.mktemp("work")
     shutil.copytree(model_dir, folder / "tiny")
     for number, text in enumerate(texts):
@@ -41,7 +41,7 @@ def work(tmp_path_factory, texts, model_dir):
 
 @pytest.fixture
 def evaluate(work, monkeypatch, capsys):
-    """Runs the command line there; returns what it found, and what it said on standard error."""
+    """Runs the command there; returns its results and its standard error."""
     monkeypatch.chdir(work)
 
     def run(*flags: object) -> tuple[dict, str]:
@@ -56,7 +56,7 @@ def evaluate(work, monkeypatch, capsys):
 
 @pytest.fixture
 def changed_run(work, tmp_path):
-    """A copy of the run whose run.json has other arguments."""
+    """Makes a copy of the run whose run.json has other arguments."""
 
     def change(**arguments) -> str:
         shutil.copytree(work / "runs" / "x", tmp_path / "run")
@@ -73,7 +73,7 @@ def mean_loss(rows: list[dict]) -> float:
 
 
 def test_a_run_is_measured_on_what_it_held_out(evaluate, work):
-    """Base and adapter have the losses that the run measured before its first step and after its last."""
+    """Base and adapter have the losses that the run measured before and after training."""
     found, said = evaluate("--run", "runs/x", "--eval-batches", 1000)
     assert "measured on text held out of runs/x: 2 documents" in said
     assert "warning" not in said
@@ -84,14 +84,14 @@ def test_a_run_is_measured_on_what_it_held_out(evaluate, work):
     assert (found["max_seq_length"], found["seed"], found["adapter"]) == (64, 3, "runs/x/adapter")
     assert found["text"]["held_out_of"] == "runs/x"
     assert found["text"]["trained_on"] == []
-    # What the text is too short for is left out, and said.
+    # Measurements for which the text is too short are skipped with a message.
     assert found.keys() >= {"position", "context"}
     assert "needle is omitted: --max-seq-length 64 is too short" in said
 
 
 def test_from_another_folder_the_paths_are_still_the_runs(evaluate, work, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()  # of the same name, and another's
+    (tmp_path / "data").mkdir()  # a different folder with the same name
     (tmp_path / "data" / "a.txt").write_text("nothing of it")
     found, said = evaluate("--run", work / "runs" / "x", *POSITION)
     assert "measured on text held out of" in said
@@ -99,7 +99,7 @@ def test_from_another_folder_the_paths_are_still_the_runs(evaluate, work, tmp_pa
     assert found["model"] == str(work / "tiny")
 
 
-def test_flags_overrule_the_run(work, monkeypatch):
+def test_flags_override_the_run(work, monkeypatch):
     monkeypatch.chdir(work)
     taken = parse(["--run", "runs/x"])
     assert (taken.documents, taken.eval_fraction, taken.data, taken.tasks) == ("repository", 0.4, ("data",), ())
@@ -108,7 +108,7 @@ def test_flags_overrule_the_run(work, monkeypatch):
     )
     assert (given.seed, given.eval_fraction, given.max_seq_length) == (4, 0.0, 32)
     assert (given.documents, given.tasks, given.adapter) == ("file", ("position",), taken.adapter)
-    # Of other data all is taken: the run held out none of it.
+    # Other data are used completely, because the run held out none of them.
     other = parse(["--run", "runs/x", "--data", "other.txt"])
     assert (other.data, other.eval_fraction, other.documents, other.max_seq_length) == (("other.txt",), 0.0, "file", 64)
 
@@ -124,11 +124,14 @@ def test_other_text_is_not_called_held_out(evaluate):
 
 @pytest.mark.parametrize("flags", [("--run", "runs/x"), ("--model", "tiny", "--adapter", "runs/x/adapter")])
 def test_text_that_was_trained_on_is_named(flags, evaluate, work):
-    """Whatever is a document now, and where only the adapter's folder tells of the run; of less than a window nobody can tell."""
+    """This does not depend on what a document is now, and only the adapter's folder is needed.
+
+    Text shorter than a window cannot be recognized.
+    """
     found, said = evaluate(*flags, "--data", "data", "other.txt", "--max-seq-length", 64, *POSITION)
     trained = found["text"]["trained_on"]
     repositories = {name.split("/")[1] for name in trained}
-    assert len(repositories) == 4  # the others were held out
+    assert len(repositories) == 4  # the others are held out
     files = [path for path in work.glob("data/*/*.txt") if path.parent.name in repositories]
     long = {str(path.relative_to(work)) for path in files if len(path.read_text().split()) >= WINDOW}
     assert long <= set(trained) <= {str(path.relative_to(work)) for path in files}
@@ -146,7 +149,7 @@ def test_a_run_that_held_nothing_out_is_named_in_the_warning(evaluate, changed_r
     assert found["text"]["held_out_of"] is None
 
 
-def test_data_that_are_not_there_any_more_are_no_fault(evaluate, changed_run):
+def test_missing_training_data_are_not_an_error(evaluate, changed_run):
     _, said = evaluate("--run", changed_run(data=["gone"]), "--data", "other.txt", *POSITION)
     assert "cannot be compared with this text: gone" in said
     assert "it is unknown whether the model was trained on it" in said
@@ -160,7 +163,7 @@ def test_data_that_have_changed_are_named(evaluate, work, changed_run, tmp_path)
 
 
 def test_a_copy_of_a_trained_document_among_the_held_out_is_named(evaluate, work, changed_run, tmp_path):
-    """The split is by documents: the same text twice can be in both parts."""
+    """The split is by documents, so that a duplicated text can be in both parts."""
     for number in range(4):
         (tmp_path / f"{number}.txt").write_text((work / "other.txt").read_text())
     data = [str(tmp_path / f"{number}.txt") for number in range(4)]
@@ -179,15 +182,15 @@ def test_full_fine_tuning_leaves_a_model(evaluate, work, changed_run, model_dir,
     assert "measured on text held out of" in said
 
 
-def test_a_run_that_is_not_at_its_end_is_refused(changed_run, tmp_path, capsys):
+def test_an_unfinished_run_is_refused(changed_run, tmp_path, capsys):
     run = changed_run()
     shutil.rmtree(tmp_path / "run" / "adapter")
     assert main(["--run", run]) == 2
     assert f"{run} has neither adapter/ nor model/, which a finished run has" in capsys.readouterr().err
 
 
-def test_every_evaluation_gets_a_folder_of_its_own(evaluate, work):
-    """Also two in one second."""
+def test_every_evaluation_has_its_own_folder(evaluate, work):
+    """This includes two evaluations within one second."""
     for _ in range(2):
         evaluate("--run", "runs/x", *POSITION, "--eval-batches", 1)
     folders = list((work / "runs" / "x").glob("evaluation-*"))
@@ -196,7 +199,7 @@ def test_every_evaluation_gets_a_folder_of_its_own(evaluate, work):
 
 
 def test_a_chat_template_writes_the_date_of_the_run(work, changed_run, tmp_path, model_dir):
-    """Else its conversations would be others on another day."""
+    """Otherwise its conversations would change from day to day."""
     _, tokenizer = lcjax.from_pretrained(model_dir, max_seq_length=64)
     tokenizer.chat_template = "{{ strftime_now('%Y') }}{% for m in messages %}: {{ m['content'] }}{% endfor %}"
     rows = tmp_path / "rows.jsonl"

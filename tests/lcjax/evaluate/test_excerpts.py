@@ -1,4 +1,4 @@
-"""Excerpts packed into rows score as each does alone, and the evaluations cut the right ones."""
+"""Excerpts have the same scores packed and alone, and the evaluations use the right excerpts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def excerpts() -> list[Excerpt]:
-    """Of all lengths up to a row's, and as many targets as tokens, or fewer."""
+    """Excerpts of all lengths up to that of a row, where all or some tokens are targets."""
     rng = np.random.default_rng(0)
     sizes = [(64, 3), (1, 1), (30, 30), (17, 5), (33, 1), (12, 2)]
     return [Excerpt(rng.integers(0, VOCABULARY, n), rng.integers(0, VOCABULARY, s)) for n, s in sizes]
@@ -38,7 +38,7 @@ def logits_of(model, tokens_BT):
 
 
 def alone(model, excerpt: Excerpt) -> tuple[float, int]:
-    """(nats, hits) from the logits of the excerpt in a row of its own."""
+    """Returns (nats, hits) from the logits of the excerpt in a separate row."""
     tokens = np.zeros((1, ROW), np.int32)
     tokens[0, : len(excerpt.tokens)] = excerpt.tokens
     first = len(excerpt.tokens) - len(excerpt.targets)
@@ -49,7 +49,7 @@ def alone(model, excerpt: Excerpt) -> tuple[float, int]:
 
 
 def test_packed_scores_are_those_of_each_alone(model, excerpts):
-    # One that the model gets right, so that there is a hit to count.
+    # Make one target that the model predicts correctly, so that there is a hit.
     row = np.pad(excerpts[3].tokens, (0, ROW - 17))[None].astype(np.int32)
     likeliest = np.asarray(logits_of(model, row))[0, 12:17].argmax(axis=1)
     excerpts = [*excerpts, Excerpt(excerpts[3].tokens, likeliest)]
@@ -83,7 +83,7 @@ def test_rows_hold_every_excerpt_once(excerpts):
 
 
 def test_every_context_scores_the_same_targets(monkeypatch):
-    """On documents whose tokens are their own positions."""
+    """Uses documents whose tokens are their positions."""
     cut = []
 
     def record(model, excerpts, max_seq_length, on_row):

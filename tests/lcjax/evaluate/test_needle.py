@@ -1,4 +1,4 @@
-"""Needles in real text: where they are, and that SmolLM2 finds one that is there and none that is not."""
+"""Needles in real text: their places, and that SmolLM2 finds exactly those that are present."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def loaded(smollm2):
 
 @pytest.fixture(scope="module")
 def haystack(loaded):
-    """The source of argparse, from a place that is drawn."""
+    """The source of argparse, from a random place on."""
     ids = np.array(loaded[1](inspect.getsource(argparse), verbose=False)["input_ids"], np.int32)
 
     def drawn(tokens: int, rng: np.random.Generator) -> np.ndarray:
@@ -44,7 +44,7 @@ def test_where_the_needle_is(loaded, haystack, task, depth):
     assert answer.isdecimal()
     needle_text = f"pass key is {answer}" if task == "passkey" else f" is {answer}.\n"
     assert text.count(needle_text) == 1
-    # In characters, of which a token of code is about as long everywhere.
+    # In characters, because tokens of code have about the same length everywhere.
     assert abs(text.index(needle_text) / len(text) - depth) < 0.25
     if task == "key-value":
         key = text[: text.index(needle_text)].split()[-1]
@@ -54,8 +54,8 @@ def test_where_the_needle_is(loaded, haystack, task, depth):
     assert (found.tokens != excerpt(loaded, haystack, task, 600, depth, seed=1).tokens).any()
 
 
-def test_smollm2_finds_what_is_there(loaded, haystack):
-    """Once with the needle, once with another number in its place."""
+def test_smollm2_finds_a_needle_that_is_present(loaded, haystack):
+    """Runs with the needle, and with another number in its place."""
     model, tokenizer = loaded
     cells = needle.needles(model, tokenizer, haystack, [256], [0.5], samples=1, seed=0)
     assert [(cell.task, cell.length, cell.depth, cell.samples) for cell in cells] == [
@@ -72,6 +72,6 @@ def test_smollm2_finds_what_is_there(loaded, haystack):
     assert scores.losses_N[0] < 1 < scores.losses_N[1]
 
 
-def test_a_length_that_does_not_hold_the_needles(loaded, haystack):
+def test_a_length_too_short_for_the_needles(loaded, haystack):
     with pytest.raises(InputError, match=r"needles and question take .* tokens of 32; raise --max-seq-length"):
         needle.needles(*loaded, haystack, [32], [0.5], samples=1, seed=0)

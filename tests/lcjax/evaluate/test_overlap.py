@@ -1,4 +1,4 @@
-"""How much of a text was trained on, however it was divided into documents."""
+"""The fraction of a text that was trained on, independent of the division into documents."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ NEW = RNG.integers(0, 30_000, 4000).astype(np.int32)
 
 
 @pytest.mark.parametrize("pieces", [1, 7])
-def test_text_is_found_wherever_it_stands(pieces):
+def test_text_is_found_at_any_place(pieces):
     documents = [TRAINED, TRAINED[5:500], TRAINED[-WINDOW:], NEW, NEW[:WINDOW]]
     shares = shares_trained_on(documents, np.array_split(TRAINED, pieces))
     assert shares[3:].tolist() == [0.0, 0.0]
     assert shares[2] == 1.0
-    # Where the training text was divided, a window is lost.
+    # Windows across a division of the training text are lost.
     assert (shares[:2] >= 1 - pieces * WINDOW / 495).all()
     assert pieces > 1 or shares[:3].tolist() == [1.0, 1.0, 1.0]
 

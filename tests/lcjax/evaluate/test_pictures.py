@@ -1,4 +1,4 @@
-"""What the pictures of an evaluation show."""
+"""The pictures of an evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_a_bucket_is_drawn_from_where_it_begins_to_where_it_stops():
     (axes,) = buckets_figure({"base": BUCKETS}).axes
     steps = [patch.get_data() for patch in axes.patches]
     assert [(list(step.edges), list(step.values)) for step in steps] == [([b.start, b.stop], [b.loss]) for b in BUCKETS]
-    # The step from one bucket to the next, and none over the positions that no token has.
+    # There is a step between adjacent buckets, and none across positions without tokens.
     assert [list(line.get_xdata()) for line in axes.lines] == [[16, 16]]
 
 

@@ -1,4 +1,4 @@
-"""Loss by position against sums by hand, and against the loss that is trained on."""
+"""Compares the loss by position with explicit sums, and with the training loss."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def model(tmp_path_factory):
 
 
 def by_hand(losses, labels, positions) -> dict[int, list[float]]:
-    """Every token's loss under the power of two at or below its position, 0 where that is below 16."""
+    """Groups the losses by the largest power of two up to the position, or 0 below 16."""
     found: dict[int, list[float]] = {}
     for loss, label, position in zip(losses.flat, labels.flat, positions.flat, strict=True):
         if label != IGNORE:
@@ -50,7 +50,7 @@ def test_the_buckets_by_hand():
     assert np.isnan(LossByPosition.none().mean)
 
 
-def test_batches_add_up_to_what_the_logits_say(model):
+def test_batches_add_up_to_the_losses_of_the_logits(model):
     batches = [make_batch(VOCABULARY, 1, TOKENS, documents=3, seed=seed) for seed in range(2)]
     found = loss_by_position(model, batches)
     by_logits = 0.0
@@ -63,7 +63,7 @@ def test_batches_add_up_to_what_the_logits_say(model):
 
 
 def test_a_packed_document_counts_from_its_own_start(model):
-    """The same documents alone and in one row: the same losses in the same buckets. Positions along the row would not do."""
+    """Documents have the same losses in the same buckets, alone and in one row."""
     batch = make_batch(VOCABULARY, 1, TOKENS, documents=4)
     segments = batch["segment_ids"][0]
     packed = loss_by_position(model, [batch])
@@ -76,7 +76,7 @@ def test_a_packed_document_counts_from_its_own_start(model):
 
 
 def _alone(batch, chosen):
-    """Those tokens at the start of a row, filled up with a document that has no labels."""
+    """Returns the chosen tokens at the start of a row, padded with a document without labels."""
     row = {"tokens": 0, "labels": IGNORE, "positions": 0, "segment_ids": 99}
     arrays = {name: np.full((1, TOKENS), value, np.int32) for name, value in row.items()}
     for name, array in arrays.items():

@@ -1,4 +1,4 @@
-"""Logits through the cache, in chunks and one by one, against the uncached model of transformers."""
+"""Compares logits with the cache, in chunks and token by token, with transformers without it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.shapes import MODEL_COMMON, MODELS
 
 VOCABULARY = MODEL_COMMON["vocab_size"]
 TOKENS = 61
-# Chunks of 24 filled up to 24, then single tokens; the cache ends in the middle of a chunk.
+# Chunks of 24, the last one padded, then single tokens. The cache ends within a chunk.
 CHUNK, FILLED, ROOM = 24, 54, 80
 
 
@@ -29,7 +29,7 @@ def read(model, cache, tokens_BT, count, sequence_length=None):
 
 
 def cached_logits(model, tokens_BT, start: int = 0, sequence_length: int | None = None) -> np.ndarray:
-    """Logits of every token: 54 in chunks, the last of which is filled up, and the rest one at a time."""
+    """Returns the logits of all tokens: 54 in chunks, the last padded, the others one at a time."""
     cache = KVCache.empty(model, ROOM, len(tokens_BT))
     cache = dataclasses.replace(cache, length=jnp.int32(start))
     parts = []
@@ -51,7 +51,7 @@ def oracle(request, tmp_path_factory):
 
 
 def test_cached_logits_and_mutants(oracle):
-    """With an adapter, unmerged; off by one in the position, and with what fills a chunk left in view."""
+    """The adapter is not merged. The mutants are a position off by one, and visible padding."""
     batch = make_batch(VOCABULARY, 2, TOKENS)
     model = oracle.model()
     with torch.no_grad():
@@ -60,8 +60,8 @@ def test_cached_logits_and_mutants(oracle):
     assert error_ratio(cached_logits(model, batch["tokens"], start=1), plain, exact) > 1
 
 
-def test_dynamic_rope_knows_the_whole_prompt(tmp_path):
-    """Its frequencies depend on the sequence's length, which for a chunk is that of the prompt."""
+def test_dynamic_rope_uses_the_length_of_the_whole_prompt(tmp_path):
+    """Its frequencies depend on the sequence length, which is that of the prompt for all chunks."""
     rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}
     oracle = make_oracle(tmp_path, **MODELS["tied gqa 1"], rope_parameters=rope, max_position_embeddings=32)
     batch, model = make_batch(VOCABULARY, 1, TOKENS), oracle.model()
@@ -71,7 +71,7 @@ def test_dynamic_rope_knows_the_whole_prompt(tmp_path):
     assert error_ratio(cached_logits(model, batch["tokens"]), plain, exact) > 1
 
 
-def test_what_fills_a_chunk_up_does_not_count(oracle):
+def test_the_padding_of_a_chunk_does_not_count(oracle):
     batch = make_batch(VOCABULARY, 1, CHUNK)
     model, count = oracle.model(), 11
     after, filled = [], batch["tokens"].copy()
@@ -80,12 +80,13 @@ def test_what_fills_a_chunk_up_does_not_count(oracle):
         _, cache = read(model, KVCache.empty(model, ROOM), tokens, jnp.int32(count))
         after.append(read(model, cache, batch["tokens"][:, :1], jnp.int32(1))[0])
     np.testing.assert_array_equal(*after)
-    _, cache = read(model, KVCache.empty(model, ROOM), filled, jnp.int32(count + 1))  # one that should not count
+    # One that must not count.
+    _, cache = read(model, KVCache.empty(model, ROOM), filled, jnp.int32(count + 1))
     assert (np.asarray(read(model, cache, batch["tokens"][:, :1], jnp.int32(1))[0]) != after[0]).any()
 
 
 def test_the_cache_is_written_in_place(tmp_path):
-    """A donated cache is the result's memory, and of its 16 layers a few at most exist a second time."""
+    """The result uses the memory of a donated cache; at most a few of its 16 layers are copied."""
     model = make_oracle(tmp_path, adapter=False, **MODELS["untied gqa 8, biases"], num_hidden_layers=16).model()
     cache = KVCache.empty(model, 200 * CHUNK)
     arguments = model, cache, jnp.zeros((1, CHUNK), jnp.int32), jnp.int32(1)

@@ -1,4 +1,4 @@
-"""What reading a long prompt takes of a GPU, compiled for it without one."""
+"""The GPU memory for reading a long prompt, compiled without a GPU."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lcjax.plan.compiling.parameters import abstract_params
 TOKENS = 131_072
 
 
-def test_a_prompt_of_131072_tokens_takes_its_cache_and_little_more():
-    """For Llama-3.1-8B: in addition to weights and cache, a layer's keys and values and a chunk's activations."""
+def test_a_prompt_of_131072_tokens_needs_little_more_than_its_cache():
+    """For Llama-3.1-8B, this is one layer's keys and values, and the activations of a chunk."""
     config = resolve_config("llama-3.1-8b")
     settings = ModelSettings(max_seq_length=TOKENS, attention="pallas")
     sharding = gpu_sharding("h100-80gb")

@@ -1,4 +1,4 @@
-"""`python -m lcjax.generate` as a user runs it."""
+"""The command `python -m lcjax.generate`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEMPLATE = (
 
 @pytest.fixture
 def generate(capsys, monkeypatch):
-    """Runs the command line with that standard input; returns the exit code, standard output and standard error."""
+    """Runs the command with a given standard input; returns exit code, stdout and stderr."""
 
     def run(*flags: object, stdin: str = "") -> tuple[int, str, str]:
         monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
@@ -63,34 +63,35 @@ def test_a_fresh_adapter_changes_nothing(generate, model_dir, tmp_path):
     model, _ = lcjax.from_pretrained(model_dir, max_seq_length=64)
     lcjax.save_pretrained(lcjax.get_peft_model(model, r=2), tmp_path)
     plain = generate("--model", model_dir, "--prompt", PROMPT, *SHORT)[1]
-    assert generate("--model", model_dir, "--adapter", tmp_path, "--prompt", PROMPT, *SHORT)[1] == plain  # B is zero
+    # B is zero.
+    assert generate("--model", model_dir, "--adapter", tmp_path, "--prompt", PROMPT, *SHORT)[1] == plain
 
 
-def test_a_conversation_reads_only_what_is_new(generate, chat_dir):
+def test_a_conversation_reads_only_new_tokens(generate, chat_dir):
     code, out, err = generate("--model", chat_dir, *SHORT, stdin=f"{PROMPT}\n\nand then\n")
     assert code == 0, err
     assert len(re.findall("6 written", err)) == 2
     assert out.count("\n") >= 2
-    # One turn by --chat is the first turn of a conversation.
+    # A single turn with --chat equals the first turn of a conversation.
     first = generate("--model", chat_dir, "--prompt", PROMPT, "--chat", *SHORT)[1]
     assert out.startswith(first)
     assert generate("--model", chat_dir, "--prompt", PROMPT, "--chat", "--system", "be brief", *SHORT)[0] == 0
 
 
 class InterruptedOnce(io.StringIO):
-    """An output to which the user presses Ctrl-C while the answer comes."""
+    """An output that simulates Ctrl-C during the answer."""
 
     writes = 0
 
     def write(self, text: str) -> int:
         self.writes += 1
-        if self.writes == 3:  # the first ones are the prompt's and the first token's
+        if self.writes == 3:  # the first two are the prompt and the first token
             signal.raise_signal(signal.SIGINT)
         return super().write(text)
 
 
 class InterruptedAtTheEnd(io.StringIO):
-    """Standard input of a user who presses Ctrl-C at the prompt after the last line."""
+    """A standard input that simulates Ctrl-C at the prompt after the last line."""
 
     def readline(self, *size: int) -> str:
         line = super().readline(*size)
@@ -123,7 +124,7 @@ def test_a_template_that_fails_is_one_line(template, generate, chat_dir, tmp_pat
 
 
 def test_what_ends_a_text(generate, model_dir, tmp_path):
-    """Also the tokens that generation_config.json names: here one that the model writes."""
+    """Tokens in generation_config.json also end a text, here one that the model writes."""
     tokenizer = load_tokenizer(model_dir)
     assert stop_ids(tokenizer, model_dir) == {tokenizer.eos_token_id}
     folder = tmp_path / "model"
@@ -137,7 +138,7 @@ def test_what_ends_a_text(generate, model_dir, tmp_path):
     assert "is not a JSON object" in generate("--model", folder, "--prompt", PROMPT, *SHORT)[2]
 
 
-def test_a_seed_is_a_text(generate, model_dir):
+def test_a_seed_determines_the_text(generate, model_dir):
     def drawn(seed):
         flags = ("--temperature", 2, "--top-p", 0.95, "--seed", seed)
         return generate("--model", model_dir, "--prompt", PROMPT, *flags, *SHORT)[1]
@@ -174,8 +175,8 @@ def test_bad_input_is_one_line(generate, model_dir, flags, message):
     assert "loading" not in err  # no weights
 
 
-def test_a_turn_that_is_no_text_is_named(generate, chat_dir):
-    """In the locale C Python takes up any bytes; the template was said to fail."""
+def test_a_turn_that_is_not_text_is_named(generate, chat_dir):
+    """In the C locale, Python accepts any bytes. The message used to blame the template."""
     code, out, err = generate("--model", chat_dir, *SHORT, stdin="a\udcff\n")
     assert (code, out) == (2, "")
     assert "error: standard input is not UTF-8 (byte 1 of a line); give text" in err

@@ -1,4 +1,4 @@
-"""Generation on a small random model, against the model itself, run again for every token."""
+"""Generation with a small random model, compared with a full forward pass for every token."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.support.shapes import MODEL_COMMON, MODELS
 
 PROMPT = np.random.default_rng(3).integers(0, MODEL_COMMON["vocab_size"], 53).tolist()
 GREEDY = Sampling()
-# One capacity for all tests, so that all of them run the same programs.
+# A single capacity, so that all tests run the same programs.
 CAPACITY = 70
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """With an adapter."""
+    """A model with an adapter."""
     return make_oracle(tmp_path_factory.mktemp("model"), **MODELS["untied gqa 3, odd head_dim"]).model()
 
 
@@ -38,7 +38,7 @@ def likeliest(model, tokens_BT):
 
 
 def uncached(model, prompt: list[int], count: int) -> list[int]:
-    """Greedy tokens from whole forward passes; causal, so that what fills the row up changes nothing."""
+    """Returns greedy tokens from full forward passes. Attention is causal, so padding is ignored."""
     ids = list(prompt)
     for _ in range(count):
         row = np.zeros((1, CAPACITY), np.int32)
@@ -78,18 +78,18 @@ def test_three_programs_serve_prompts_of_any_length(model):
             assert len(list(found.generate(PROMPT[:length], GREEDY, max_new_tokens=2))) == 2
         return generator.read_chunk._cache_size(), generator.decode_token._cache_size()
 
-    # 53 tokens take three whole chunks of 16, one of 4 and one of 4 that is filled up.
+    # 53 tokens are three chunks of 16, one of 4, and a padded one of 4.
     assert programs(53) == programs(1, 3, 4, 15, 16, 17, 40, 53)
 
 
-def test_a_longer_prompt_costs_only_what_is_new(model):
+def test_a_longer_prompt_costs_only_its_new_tokens(model):
     progress, found = [], Generator(model, CAPACITY)
     first = list(found.generate(PROMPT[:30], GREEDY, max_new_tokens=5))
     longer = [*PROMPT[:30], *first, *PROMPT[30:40]]
     again = list(found.generate(longer, GREEDY, max_new_tokens=5, on_prefill=progress.append))
-    assert progress == [39, 43, 45]  # 35 tokens were there: chunks of 4, 4 and 2
+    assert progress == [39, 43, 45]  # 35 tokens were cached: chunks of 4, 4 and 2
     assert again == list(Generator(model, CAPACITY).generate(longer, GREEDY, max_new_tokens=5))
-    # And one that parts from it on the way: what is behind the fork must not be seen.
+    # A prompt that differs from some token on: the cached tokens after that must not be visible.
     forked = [*longer[:20], *PROMPT[40:50]]
     parted = list(found.generate(forked, GREEDY, max_new_tokens=5))
     assert parted == list(Generator(model, CAPACITY).generate(forked, GREEDY, max_new_tokens=5))
@@ -111,7 +111,7 @@ def test_where_it_ends(model):
         assert tokens() == whole[: capacity - 9]
 
 
-def test_a_seed_is_a_text(model):
+def test_a_seed_determines_the_tokens(model):
     def drawn(seed):
         sampling = Sampling(temperature=1.5, top_p=0.95)
         return list(Generator(model, CAPACITY).generate(PROMPT[:9], sampling, max_new_tokens=20, seed=seed))

@@ -1,4 +1,4 @@
-"""No answer is made of ids that are no tokens, or of logits that are no numbers."""
+"""Invalid token ids and logits that are not finite are refused."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def test_ids_outside_the_vocabulary_are_named(model, wrong):
                 model(ids)
 
 
-def test_ids_that_are_no_integers_are_refused(model):
+def test_ids_that_are_not_integers_are_refused(model):
     with pytest.raises(InputError, match="token ids are float32"):
         model(jnp.ones((1, 3)))
 
 
 @pytest.mark.parametrize("ids", [[1, 2, 3], 1, [[]], [[[1]]]])
-def test_ids_that_are_no_rows_are_refused(model, ids):
+def test_ids_that_are_not_rows_are_refused(model, ids):
     with pytest.raises(InputError, match="give rows of tokens"):
         model(np.array(ids, np.int32))
 
@@ -62,13 +62,13 @@ def test_first_and_last_id_are_tokens(model):
 
 
 def test_a_traced_call_is_not_checked(model):
-    """Nothing is known of its ids; that it compiles is what training needs."""
+    """Its ids are unknown. It must compile, because training needs this."""
     assert jax.jit(lambda ids: model(ids))(jnp.array([[1, 2]])).shape == (1, 2, 50)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, 0.9)])
-def test_logits_that_are_no_numbers_end_in_one_line(value, sampling):
+def test_logits_that_are_not_finite_give_one_line(value, sampling):
     params = random_params(CONFIG)
     params["norm"]["weight"] = params["norm"]["weight"].at[3].set(value)
     with pytest.raises(InputError, match="logits after 3 tokens are NaN or infinite") as caught:

@@ -1,4 +1,4 @@
-"""Sampling against transformers' top-p, and the frequencies of what is drawn."""
+"""Compares sampling with transformers' top-p, and checks the frequencies of samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOGITS = np.random.default_rng(0).normal(0, 3, (4, 131)).astype(np.float32)
 
 @pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])
-def test_the_same_tokens_are_left_as_in_transformers(temperature, top_p):
+def test_top_p_selects_the_same_tokens_as_transformers(temperature, top_p):
     actual = truncated_logits(Sampling(temperature, top_p), jnp.asarray(LOGITS))
     expected = TopPLogitsWarper(top_p)(None, torch.from_numpy(LOGITS / np.float32(temperature))).numpy()
     np.testing.assert_array_equal(np.isneginf(actual), np.isneginf(expected))
@@ -26,14 +26,17 @@ def test_the_same_tokens_are_left_as_in_transformers(temperature, top_p):
     assert (np.isneginf(actual).sum(axis=1) < 131).all()
 
 
-def test_greedy_takes_the_likeliest_whatever_the_key():
+def test_greedy_selects_the_most_likely_token_for_any_key():
     chosen = next_token(Sampling(), jnp.asarray(LOGITS), jax.random.key(5))
     np.testing.assert_array_equal(chosen, LOGITS.argmax(axis=1))
     assert chosen.dtype == jnp.int32
 
 
 def test_tokens_are_drawn_by_their_probabilities():
-    """10,000 draws: every frequency within five standard deviations; at twice the temperature it is not."""
+    """With 10,000 samples, frequencies are within five standard deviations of the probabilities.
+
+    At twice the temperature, they are not.
+    """
     logits = jnp.asarray([[2.0, 1.0, 0.0, -1.0, -30.0]])
     keys = jax.random.split(jax.random.key(0), 10_000)
 

@@ -1,4 +1,4 @@
-"""SmolLM2's real weights: the same text as transformers', and the command line as a user runs it."""
+"""Generation with SmolLM2's weights: the same text as with transformers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def loaded(smollm2):
 
 @pytest.mark.slow
 def test_200_greedy_tokens_are_those_of_transformers(loaded, tmp_path):
-    """Each is the likeliest after those before it, says transformers in one pass: so its own greedy decoding writes them, too."""
+    """In one forward pass of transformers, each token is the most likely one after its prefix.
+
+    Its greedy decoding therefore gives the same tokens.
+    """
     model, tokenizer = loaded
     prompt = tokenizer(PROMPT)["input_ids"]
     actual = list(Generator(model, 300).generate(prompt, Sampling(), max_new_tokens=TOKENS))
@@ -28,7 +31,7 @@ def test_200_greedy_tokens_are_those_of_transformers(loaded, tmp_path):
     reference = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     with torch.no_grad():
         logits = reference(torch.tensor([prompt + actual])).logits[0]
-    assert len(set(actual)) > 80  # it writes, and does not repeat one line
+    assert len(set(actual)) > 80  # the text is not a repeated line
     assert actual == logits[len(prompt) - 1 : -1].argmax(dim=-1).tolist()
 
 
@@ -42,4 +45,5 @@ def test_a_stream_gives_whole_characters(loaded, text):
     assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
     one_by_one = [tokenizer.decode([token]) for token in ids]
     if len(ids) > 5:
-        assert any("\N{REPLACEMENT CHARACTER}" in piece for piece in one_by_one)  # what a plain loop would print
+        # Decoding token by token.
+        assert any("\N{REPLACEMENT CHARACTER}" in piece for piece in one_by_one)

@@ -1,4 +1,4 @@
-"""Text that comes token by token is the text of all tokens, whatever the tokens."""
+"""Text that is streamed token by token equals the text of all tokens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tokenizer(request, tmp_path_factory):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_random_ids_stream_to_what_they_decode_to(tokenizer, seed):
-    """Bytes that fit no character, half characters, special tokens, ids that stand for nothing: in any order."""
+    """Includes invalid bytes, partial characters, special tokens and undefined ids in any order."""
     draw = random.Random(seed)
     size = len(tokenizer)
     likely = [
@@ -42,12 +42,12 @@ def test_random_ids_stream_to_what_they_decode_to(tokenizer, seed):
 
 
 def test_a_stray_byte_after_a_newline(tokenizer):
-    """The issue's example, which ended in the library's "Invalid prefix encountered"."""
+    """This used to fail with the library's "Invalid prefix encountered"."""
     ids = [tokenizer.convert_tokens_to_ids(token) for token in ("<0x0A>", "<0xF0>", "<0x9F>", "▁a")]
     assert streamed(tokenizer, ids)[0] == tokenizer.decode(ids)
 
 
-def test_text_comes_as_soon_as_it_is_certain(tokenizer):
+def test_text_is_emitted_as_soon_as_it_is_certain(tokenizer):
     ids = tokenizer("ab ab, 12 ab")["input_ids"]
     text, pieces = streamed(tokenizer, ids)
     assert text == tokenizer.decode(ids)
@@ -55,14 +55,14 @@ def test_text_comes_as_soon_as_it_is_certain(tokenizer):
     assert sum(map(bool, pieces)) >= len(ids) - 1
 
 
-def test_what_a_stream_remembers_does_not_grow(tokenizer):
+def test_the_buffer_of_a_stream_does_not_grow(tokenizer):
     stream = TextStream(tokenizer)
     for token in tokenizer("ab, " * 300)["input_ids"]:
         stream.add(token)
         assert len(stream._window) < 8
 
 
-def test_stopping_in_the_middle_of_a_character_gives_what_decode_gives(tokenizer):
+def test_stopping_within_a_character_gives_the_same_as_decode(tokenizer):
     ids = tokenizer("a🦙")["input_ids"][:-1]
     text, pieces = streamed(tokenizer, ids)
     assert text == tokenizer.decode(ids)

@@ -1,4 +1,4 @@
-"""Nothing leaks in the model as it is; every mutant of its segments does, and is named."""
+"""The model does not leak between documents; every mutant of the segments does, and is found."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def without_segments(segment_ids):
 
 
 def one_token_late(segment_ids):
-    """Each document's first token still counts to the one before it."""
+    """The first token of each document belongs to the previous document."""
     return jnp.pad(segment_ids, ((0, 0), (1, 0)), mode="edge")[:, :-1]
 
 
@@ -74,7 +74,10 @@ def last_two_as_one(segment_ids):
 
 
 def mutant_of(oracle, monkeypatch, change):
-    """The model with changed segment ids in its attention; under another name, because compiled programs are cached."""
+    """Returns the model with changed segment ids in its attention.
+
+    The mutant has a new name, because compiled programs are cached.
+    """
     attend = decoder.attend
 
     def mutant(q, k, v, context):
@@ -122,7 +125,7 @@ def test_a_model_that_is_not_finite_is_not_probed(oracle, data):
     model.norm.weight[...] = model.norm.weight[...].at[0].set(jnp.nan)
     with pytest.raises(FloatingPointError, match="are not finite; check the model's weights"):
         find(model, data)
-    refuse_leak(model, data)  # the first step says more
+    refuse_leak(model, data)  # the first training step gives a better message
 
 
 def test_data_without_packed_rows_are_refused_before_weights_are_loaded(model_dir, tmp_path, capsys):

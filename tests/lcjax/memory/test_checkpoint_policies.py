@@ -1,4 +1,4 @@
-"""Checkpoint policies: the same numbers, and what each keeps, where, and computes twice."""
+"""Checkpoint policies: the same numbers, and what each saves, where, and recomputes."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def batch() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def kept(oracle):
-    """Loss and gradients when nothing is recomputed."""
+def unrecomputed(oracle):
+    """Loss and gradients without recomputation."""
     return jax_gradients(oracle.model(use_gradient_checkpointing="none"), batch(), 2)
 
 
 @pytest.mark.parametrize("policy", thinned(["full", "offload", "offload_attn"], lambda policy: policy != "offload"))
-def test_policies_give_the_same_loss_and_gradients_bitwise(oracle, kept, policy):
+def test_policies_give_the_same_loss_and_gradients_bitwise(oracle, unrecomputed, policy):
     loss, gradients = jax_gradients(oracle.model(use_gradient_checkpointing=policy), batch(), 2)
-    assert loss == kept[0]
-    jax.tree.map(np.testing.assert_array_equal, gradients, kept[1])
+    assert loss == unrecomputed[0]
+    jax.tree.map(np.testing.assert_array_equal, gradients, unrecomputed[1])
 
 
 def test_aliases_are_the_same_program(oracle):
@@ -56,7 +56,7 @@ def test_aliases_are_the_same_program(oracle):
     assert str(gradient_jaxpr(oracle, "full")) != str(gradient_jaxpr(oracle, "none"))
 
 
-def test_a_recomputed_layer_draws_its_dropout_as_before(oracle, tmp_path):
+def test_a_recomputed_layer_has_the_same_dropout(oracle, tmp_path):
     dropping = with_random_adapter(oracle, tmp_path, target_modules=["down_proj"], lora_dropout=0.5)
     results = []
     for policy in ("none", "offload_attn"):
@@ -77,7 +77,10 @@ def gradient_jaxpr(oracle: Oracle, policy: str):
 
 
 def stacked_residuals(jaxpr, *, on_host: bool) -> set[tuple[int, ...]]:
-    """Shapes of activations that the loop over layers hands on for its backward pass: [L, B, T, ...] in that memory."""
+    """Returns the shapes [L, B, T, ...] of the activations saved by the loop over layers.
+
+    Only activations in the given memory count.
+    """
     return {
         variable.aval.shape
         for equation in equations(jaxpr)
@@ -93,19 +96,19 @@ INPUT = (LAYERS, ROWS, TOKENS, HIDDEN)
 ATTENTION_OUTPUT = (LAYERS, ROWS, TOKENS, HEADS, HEAD_DIM)
 
 
-def test_full_keeps_only_the_layers_inputs(oracle):
+def test_full_saves_only_the_layers_inputs(oracle):
     jaxpr = gradient_jaxpr(oracle, "full")
     assert stacked_residuals(jaxpr, on_host=False) == {INPUT}
     assert stacked_residuals(jaxpr, on_host=True) == set()
 
 
-def test_offload_keeps_the_layers_inputs_on_the_host_and_nothing_on_the_device(oracle):
+def test_offload_saves_the_layers_inputs_on_the_host_and_nothing_on_the_device(oracle):
     jaxpr = gradient_jaxpr(oracle, "offload")
     assert stacked_residuals(jaxpr, on_host=True) == {INPUT}
     assert stacked_residuals(jaxpr, on_host=False) == set()
 
 
-def test_offload_attn_keeps_the_attention_as_well(oracle):
+def test_offload_attn_also_saves_the_attention(oracle):
     jaxpr = gradient_jaxpr(oracle, "offload_attn")
     on_host = stacked_residuals(jaxpr, on_host=True)
     assert {INPUT, ATTENTION_OUTPUT} < on_host
@@ -113,19 +116,19 @@ def test_offload_attn_keeps_the_attention_as_well(oracle):
     assert np.prod(lse) in (
         LAYERS * ROWS * TOKENS * HEADS,
         2 * LAYERS * ROWS * TOKENS * HEADS,
-    )  # whole, or in two parts
+    )  # as one array or as two parts
     assert stacked_residuals(jaxpr, on_host=False) == set()
 
 
-def test_none_keeps_everything_on_the_device(oracle):
+def test_none_saves_everything_on_the_device(oracle):
     jaxpr = gradient_jaxpr(oracle, "none")
     assert {INPUT, ATTENTION_OUTPUT} < stacked_residuals(jaxpr, on_host=False)
     assert stacked_residuals(jaxpr, on_host=True) == set()
 
 
 @pytest.mark.parametrize(("policy", "passes"), [("none", 2), ("offload_attn", 2), ("full", 3), ("offload", 3)])
-def test_attention_runs_again_only_where_it_must(oracle, policy, passes):
-    """A loop over key blocks with data-dependent bounds is one pass of attention: forward, backward, or forward again."""
+def test_attention_is_recomputed_only_if_necessary(oracle, policy, passes):
+    """Each pass of attention (forward, backward or recomputed) is a loop with dynamic bounds."""
     assert count(gradient_jaxpr(oracle, policy), "while") == passes
 
 
@@ -145,7 +148,7 @@ def test_auto_and_the_aliases():
 
 
 @pytest.mark.parametrize("policy", ["none", "full"])
-def test_keeping_on_the_device_is_refused_above_32768_tokens(oracle, policy):
+def test_saving_on_the_device_is_refused_above_32768_tokens(oracle, policy):
     message = rf"use_gradient_checkpointing='{policy}' at 32,769 tokens .* use 'offload', 'offload_attn' or 'auto'"
     with pytest.raises(InputError, match=message):
         resolve_policy(policy, 32_769)

@@ -1,4 +1,4 @@
-"""The memory engine's step as an H100 would run it: what it holds on the device and on the host, and what it never holds."""
+"""The step of the memory engine, compiled for an H100: its buffers on the device and the host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from lcjax.plan.workload import Workload
 from tests.support.thin import thinned
 
 LAYERS = 2
-# Llama-3.1-8B but for its depth, which changes the length of a scan and of what is on the host, not the program.
+# Llama-3.1-8B with fewer layers. The depth changes only the length of the scan and of the arrays on
+# the host, not the program.
 CONFIG = dataclasses.replace(PRESETS["llama-3.1-8b"], num_hidden_layers=LAYERS)
 TOKENS = 131_072
 FORMS = {"tiles": MemorySettings(fetch_ahead=False), "head groups": MemorySettings(head_groups=8, fetch_ahead=False)}
@@ -37,11 +38,12 @@ def compiled(settings: MemorySettings | str, tokens: int = TOKENS, policy: str =
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("form", "times"), [("tiles", (0.5, 0.75, 1, 1.5)), ("head groups", (0.5, 1))])
-def test_device_bytes_lie_on_a_line_that_rises_no_more_than_it_did(form, times):
+def test_device_bytes_are_linear_in_the_length_with_at_most_the_recorded_slope(form, times):
     lengths = np.array(times) * TOKENS
     device = np.array([compiled(FORMS[form], int(tokens)).memory.temp_bytes for tokens in lengths])
     slope, start = np.polyfit(lengths, device, 1)
-    # Within a hundredth: buffers of a tile and of a chunk of the loss fit between the large ones at one length and not at another.
+    # Within 1%, because the buffers of a tile and of a chunk of the loss fit between the large ones
+    # at some lengths only.
     assert np.abs(device - (start + slope * lengths)).max() < device.max() / 100, device
     assert slope <= json.loads(SLOPES.read_text())[form] * 1.005
 
@@ -60,7 +62,7 @@ def test_no_buffer_is_quadratic_or_holds_all_logits(settings):
         if not shape.endswith("[]")
     }
     assert (1, TOKENS, CONFIG.hidden_size) in shapes
-    # The stack of inputs, which is on the host, or what the MLP works on.
+    # The stack of inputs, which is on the host, or the activations of the MLP.
     widest = max(LAYERS * CONFIG.hidden_size, CONFIG.intermediate_size)
     assert max(math.prod(shape) for shape in shapes) <= TOKENS * widest
     for shape in shapes:
@@ -77,7 +79,7 @@ def test_host_bytes_are_those_of_the_saved_inputs(settings):
 
 
 def kernels_during_copies(step: CompiledStep) -> list[set[str]]:
-    """Of every copy of the layers' inputs to or from the host: the kernels that are scheduled between its start and its end."""
+    """Returns the kernels scheduled during each copy of the layers' inputs to or from the host."""
     stack = f"bf16[{LAYERS},1,{TOKENS},{CONFIG.hidden_size}]"
     scheduled = list(step.program.instructions.items())
     found = []
@@ -91,21 +93,21 @@ def kernels_during_copies(step: CompiledStep) -> list[set[str]]:
     return found
 
 
-def test_copies_run_beside_the_layers_work():
+def test_copies_overlap_with_the_layers():
     forward, backward = {"attention_forward"}, {"attention_forward", "attention_dkv", "attention_dq"}
-    # The first fetch is before all layers, beside the loss.
+    # The first fetch is before all layers, and overlaps with the loss.
     assert sorted(kernels_during_copies(compiled(MemorySettings())), key=len) == [set(), forward, backward]
     without = kernels_during_copies(compiled(FORMS["tiles"]))
     assert sorted(without, key=len) == [set(), forward]
 
 
 @pytest.mark.slow
-def test_embeddings_on_the_host_leave_the_device_but_for_their_use():
+def test_embeddings_on_the_host_are_on_the_device_only_for_their_use():
     on_device, on_host = (compiled(settings).memory for settings in (FORMS["tiles"], ON_HOST))
     size = 2 * 2 * CONFIG.vocab_size * CONFIG.hidden_size
     assert on_host.host_weights_bytes == on_host.host_bytes - on_device.host_bytes == size
     assert on_device.argument_bytes - on_host.argument_bytes == on_device.weights_bytes - on_host.weights_bytes == size
-    # Each is there for its use alone, when the layers' buffers are not.
+    # Each is on the device only while it is used, when the buffers of the layers do not exist.
     assert on_host.temp_bytes == pytest.approx(on_device.temp_bytes, rel=1e-6)
 
 
@@ -124,7 +126,7 @@ def test_offloaded_attention_runs_forward_once():
     thinned([("llama-3.1-8b", 2_097_152), ("llama-3.1-70b", 524_288)], lambda case: case[0] == "llama-3.1-8b"),
 )
 def test_more_than_2_to_the_31_elements_fit_an_h100(model, tokens):
-    """A residual stream of that many elements; offsets into it must be 64 bits wide, or the compiler would refuse or wrap."""
+    """The residual stream has that many elements, so offsets into it must have 64 bits."""
     config = PRESETS[model]
     workload = Workload(model, config, "h100-80gb", 32, "nf4", "offload", optimizer_memory="host")
     settings = dataclasses.replace(requested_settings(workload, tokens), memory=FORMS["head groups"])

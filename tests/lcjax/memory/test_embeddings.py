@@ -1,4 +1,4 @@
-"""Embedding and head in host memory: the same numbers, bit for bit, from weights that the loader never put on the device."""
+"""Embedding and head in host memory: the same bits, without loading them onto the device."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def placed(oracle: Oracle, *, on_host: bool, **settings) -> lcjax.Llama:
 
 
 def test_loss_and_gradients_are_the_same_bit_for_bit(oracle):
-    """Over two micro-batches, each of which fetches them."""
+    """Uses two micro-batches. Each of them fetches the embeddings."""
     memory = MemorySettings(tile=14)
     models = [
         placed(oracle, on_host=on_host, use_gradient_checkpointing="offload", memory=memory)
@@ -49,7 +49,7 @@ def test_loss_and_gradients_are_the_same_bit_for_bit(oracle):
 
 
 def test_without_fetching_it_does_not_run(oracle, monkeypatch):
-    """Mutant: JAX keeps what is in host memory apart from what is on the device."""
+    """JAX refuses to combine arrays in host memory with arrays on the device."""
     monkeypatch.setattr("lcjax.step.objective.fetched_for", lambda x, weight: (x, weight))
     model = placed(oracle, on_host=True)
     with pytest.raises(ValueError, match="memory_space"):
@@ -60,7 +60,7 @@ def test_without_fetching_it_does_not_run(oracle, monkeypatch):
     ("on_host", "loaded_on_host"),
     thinned([(a, b) for a in (False, True) for b in (False, True)], lambda case: case[0] != case[1]),
 )
-def test_a_run_places_them_as_its_settings_say(oracle, loaded_on_host, on_host):
+def test_a_run_places_them_according_to_its_settings(oracle, loaded_on_host, on_host):
     memory = MemorySettings(embeddings_on_host=on_host)
     model = placed(oracle, on_host=loaded_on_host, memory=memory, use_gradient_checkpointing="offload")
     frozen = build_program(model.config, model.params, model.settings, TrainingArguments(), max_steps=1).frozen
@@ -73,7 +73,7 @@ def embeddings(params) -> set[str]:
     return {"embed_tokens", "lm_head"} & params.keys()
 
 
-def test_what_is_placed_right_is_not_copied(oracle):
+def test_arrays_in_the_right_place_are_not_copied(oracle):
     params = oracle.model().params
     assert place_embeddings(params, on_host=False)["embed_tokens"]["weight"] is params["embed_tokens"]["weight"]
     there = place_embeddings(params, on_host=True)
@@ -117,7 +117,7 @@ def test_logits_and_a_merged_checkpoint_come_from_them(oracle, tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_is_refused(oracle, change, message):
+def test_unsupported_cases_are_refused(oracle, change, message):
     if "adapter" in change:
         oracle, change = dataclasses.replace(oracle, **change), {}
     memory = MemorySettings(embeddings_on_host=True)

@@ -1,4 +1,4 @@
-"""The memory engine's layers give the loss and the gradients of the plain ones."""
+"""The layers of the memory engine give the loss and the gradients of plain layers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from tests.support.shapes import MODEL_COMMON, MODELS
 from tests.support.thin import thinned
 
 TOKENS = 42
-# How many batches' losses are judged together: the error of a single number is a matter of luck, the yardstick's, too.
+# Losses of this many batches are judged together, because the error of a single number is a matter
+# of chance.
 LOSSES = 8
 
 
@@ -39,7 +40,7 @@ def batch(seed: int = 0):
 
 
 def ratios(oracle: Oracle, *, settings: MemorySettings, **others) -> tuple[float, float]:
-    """How far the losses of `LOSSES` batches and the first one's gradients are off, in parts of what the tolerance rule allows."""
+    """Returns the error ratios of the losses of `LOSSES` batches, and of the first gradients."""
     model = oracle.model(memory=settings, **({"use_gradient_checkpointing": "offload"} | others))
     batches = [batch(seed) for seed in range(LOSSES)]
     losses, gradients = zip(*(jax_gradients(model, b) for b in batches), strict=True)
@@ -83,7 +84,7 @@ def test_head_groups(oracle, tile):
     ),
 )
 def test_saved_inputs(oracle, settings):
-    """Which inputs are saved and when they are fetched changes not one bit."""
+    """The bits do not depend on which inputs are saved and when they are fetched."""
     expected, actual = (
         jax_gradients(
             oracle.model(memory=MemorySettings(**own, tile=21), use_gradient_checkpointing="offload"), batch()
@@ -105,7 +106,7 @@ def test_pallas(oracle, head_groups):
 
 @pytest.fixture
 def compiled_anew():
-    """A mutant is not found in a program that was compiled before it, nor may it outlive its test."""
+    """Clears compiled programs before and after a test with a mutant."""
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -113,7 +114,7 @@ def compiled_anew():
 
 @pytest.mark.usefixtures("compiled_anew")
 def test_a_forgotten_tile_is_found(oracle, monkeypatch):
-    """Mutant: the last tile's cotangent is left out of the sum."""
+    """Mutant: the cotangent of the last tile is missing from the sum."""
     monkeypatch.setattr(layer, "added", lambda sums, new: new)
     loss, gradients = ratios(oracle, settings=MemorySettings(tile=21))
     assert loss <= 1
@@ -121,15 +122,15 @@ def test_a_forgotten_tile_is_found(oracle, monkeypatch):
 
 
 @pytest.mark.usefixtures("compiled_anew")
-def test_a_head_group_taken_twice_is_found(oracle, monkeypatch):
-    """Mutant: the first group of heads stands for all."""
+def test_a_repeated_head_group_is_found(oracle, monkeypatch):
+    """Mutant: the first group of heads is used for all groups."""
     monkeypatch.setattr("lcjax.model.linear.part_of", lambda x, part, parts, axis: part_of(x, 0 * part, parts, axis))
     assert min(ratios(oracle, settings=MemorySettings(tile=21, head_groups=2))) > 1
 
 
 @pytest.mark.usefixtures("compiled_anew")
 def test_a_tile_at_the_wrong_positions_is_found(oracle, monkeypatch):
-    """Mutant: every tile stands where the first does."""
+    """Mutant: every tile has the positions of the first one."""
     take = Tiles.take
 
     def first(self, x, i, axis=1):
@@ -165,7 +166,7 @@ def test_tiles_divide_the_sequence():
         ),
     ],
 )
-def test_what_does_not_run_in_tiles_is_refused(oracle, settings, message):
+def test_unsupported_settings_of_tiles_are_refused(oracle, settings, message):
     with pytest.raises(InputError, match=message):
         jax_gradients(oracle.model(**({"memory": MemorySettings()} | settings)), batch())
 
@@ -176,7 +177,7 @@ def test_settings_are_positive(name):
         MemorySettings(**{name: 0})
 
 
-def test_memory_in_words():
+def test_memory_settings_as_text():
     assert parse_memory("tile=4096,head_groups=8") == MemorySettings(tile=4096, head_groups=8)
     assert parse_memory("save_every=2,fetch_ahead=false") == MemorySettings(save_every=2, fetch_ahead=False)
     assert [parse_memory(word) for word in ("auto", "none")] == ["auto", "none"]
@@ -187,7 +188,7 @@ def test_memory_in_words():
             parse_memory(text)
 
 
-def test_auto_cuts_long_sequences():
+def test_auto_uses_tiles_for_long_sequences():
     def resolved(tokens, requested="auto", attention_has_passes=True):
         return resolve_memory(requested, tokens, attention_has_passes=attention_has_passes)
 

@@ -1,4 +1,4 @@
-"""The adapter's trees: drawn, attached, masked, partitioned, merged."""
+"""The adapter's trees: initialized, attached, masked, partitioned and merged."""
 
 from __future__ import annotations
 
@@ -58,12 +58,13 @@ def test_init_draws_a_and_leaves_b_zero(adapter):
         drawn = np.asarray(leaves["lora_A"])
         bound = 1 / np.sqrt(inputs)
         assert np.abs(drawn).max() <= bound
-        # Uniform: a standard deviation of bound / sqrt 3, known to 1 part in sqrt(5 n / 4) from n draws; 5 of those.
+        # A uniform distribution has the standard deviation bound / sqrt 3. Its relative error with
+        # n samples is 1 / sqrt(5 n / 4), and five times that is allowed.
         np.testing.assert_allclose(drawn.std(), bound / np.sqrt(3), rtol=5 / np.sqrt(1.25 * drawn.size))
         assert len(np.unique(drawn)) > drawn.size * 0.99
 
 
-def test_init_follows_the_key_and_tells_modules_and_layers_apart(adapter):
+def test_init_depends_on_the_key_the_module_and_the_layer(adapter):
     jax.tree.map(np.testing.assert_array_equal, lora.init_adapter(CONFIG, LORA, jax.random.key(0)), adapter)
     square = LoraConfig(r=5, target_modules=TARGET_MODULES)
     drawn = lora.init_adapter(CONFIG, square, jax.random.key(0))["layers"]
@@ -96,7 +97,7 @@ def test_partition_and_combine_are_inverse(base, adapter, trains):
 
 
 def test_a_bare_optax_mask_would_let_raw_gradients_through(base):
-    """Why `partition` exists: `optax.masked` hands the gradient of an unmarked leaf on as its update."""
+    """`partition` is needed because `optax.masked` returns the gradient of an unmarked leaf."""
     mask = lora.trainable_mask(base, lora.adapters_only)
     transform = optax.masked(optax.sgd(1.0), mask)
     updates, _ = transform.update(base, transform.init(base), base)
@@ -120,7 +121,7 @@ def test_merge_rounds_once(dtype):
         assert error_ratio(mutant, plain, exact) > 1
 
 
-def test_merge_adds_every_adapter_and_keeps_the_rest(base, adapter):
+def test_merge_adds_every_adapter_and_does_not_change_the_rest(base, adapter):
     adapter["layers"]["mlp"]["down_proj"]["lora_B"] += 1.0
     merged = lora.merge(lora.attach(base, adapter), 2.0)
     assert jax.tree.structure(merged) == jax.tree.structure(base)

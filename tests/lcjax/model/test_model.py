@@ -1,4 +1,7 @@
-"""The model against transformers and PEFT: logits and gradients, at positions up to 32K, packed, in both dtypes."""
+"""Compares logits and gradients of the model with transformers and PEFT.
+
+Positions are up to 32K, rows may be packed, and both dtypes are tested.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +36,12 @@ from tests.support.shapes import MODEL_COMMON, MODELS
 from tests.support.thin import thinned
 
 VOCABULARY = MODEL_COMMON["vocab_size"]
-# Far apart within a row, so that the angles between tokens are those of a long context although the row is short.
+# Positions that are far apart, so that the angles are those of a long context in a short row.
 FAR = np.sort(np.random.default_rng(1).choice(32_768, (2, 61), replace=False), axis=1)
 POSITIONS = {"first": None, "at 32K": np.arange(32_768 - 61, 32_768), "spread over 32K": FAR}
 
 
-# Between them: every ratio of heads, tied and untied, biases, both dtypes.
+# Together they cover several GQA ratios, tied and untied embeddings, biases and both dtypes.
 IN_EVERY_RUN = ("tied gqa 1", "untied gqa 3, odd head_dim", "untied gqa 8, biases", "bfloat16 biases, tied")
 
 
@@ -84,7 +87,7 @@ def test_gradients_of_every_adapter_weight(oracle):
 
 
 def test_mutants_fail(grouped):
-    """Small mistakes in what the model is: each must show in the logits of the same three models."""
+    """Small errors in the definition of the model must each show in the logits."""
     model = grouped.model()
     batch = make_batch(VOCABULARY, 2, 61, positions=FAR, documents=3)
     assert logits_ratio(logits(model, batch), grouped, batch) <= 1
@@ -110,7 +113,7 @@ def test_mutants_fail(grouped):
 
 
 def test_packed_logits_equal_those_of_separate_documents(grouped):
-    """And crossing a document's border is caught by the same comparison."""
+    """The same comparison detects attention across a document boundary."""
     batch = make_batch(VOCABULARY, 1, 150, documents=4)
     packed = np.asarray(logits(grouped.model(), batch))
     alone = {"exact": [], "plain": []}
@@ -126,7 +129,7 @@ def test_packed_logits_equal_those_of_separate_documents(grouped):
 
 
 def test_one_token_changes_no_other_document_bitwise(grouped):
-    """Documents that begin and end in the middle of blocks of 512, and one that is several blocks long."""
+    """Documents start and end within blocks of 512, and one of them is several blocks long."""
     batch = make_batch(VOCABULARY, 1, 1300)
     borders = [0, 37, 600, 1250, 1300]
     batch["segment_ids"][0] = np.searchsorted(borders, np.arange(1300), side="right")
@@ -162,7 +165,7 @@ def test_batch_rows_do_not_mix(grouped):
     assert (after[1] != before[1]).any()
 
 
-# SmolLM2's real weights: the embedding is tied, theta is 100,000, 3 query heads share a key/value head.
+# SmolLM2's weights: the embedding is tied, theta is 100,000, and the GQA ratio is 3.
 
 
 @pytest.fixture(scope="module")
@@ -193,15 +196,16 @@ def test_smollm2_knows_paris(loaded):
     model, tokenizer = loaded
     prompt = tokenizer("The capital of France is")["input_ids"]
     for _ in range(2):
-        padded = jnp.asarray([prompt + [0] * (8 - len(prompt))])  # causal: what follows changes nothing
+        padded = jnp.asarray([prompt + [0] * (8 - len(prompt))])  # later tokens have no effect
         prompt = [*prompt, int(call(model, padded)[0, len(prompt) - 1].argmax())]
     assert tokenizer.decode(prompt) == "The capital of France is Paris."
 
 
 def test_smollm2_logits_and_gradients(smollm2_oracle, source):
-    """24 tokens of real text just below position 32,768, with an adapter on all seven maps.
+    """24 tokens of real text just below position 32,768, with an adapter on all linear layers.
 
-    Not spread: this model was trained on neighbours, and what it makes of gaps depends on the last bit in transformers too.
+    Positions have no gaps. The model was not trained with gaps, and its output for them depends on
+    the last bit, in transformers too.
     """
     batch = make_batch(49_152, 1, 24, positions=np.arange(32_744, 32_768))
     batch |= {"tokens": source[:, 100:124], "labels": source[:, 101:125]}

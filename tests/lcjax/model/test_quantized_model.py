@@ -1,4 +1,4 @@
-"""Models on quantized weights compute what models on their values compute, keep no dequantized weight, and train."""
+"""Models with quantized weights: equal to dequantized models, and trained without storing those."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.jaxprs import equations
 from tests.support.oracles import QUICK_TO_COMPILE, make_batch, make_oracle, split
 from tests.support.thin import thinned
 
-# Rows are multiples of 64; no other two axes are alike.
+# Rows are multiples of 64. All other axes have different sizes.
 FIELDS = {
     "vocab_size": 97,
     "hidden_size": 64,
@@ -45,13 +45,13 @@ def oracle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trees(oracle):
-    """(config, quantized parameters, parameters of the same values)."""
+    """(config, quantized parameters, dequantized parameters)."""
     config, quantized, _ = load_model_files(oracle.directory, "float32", quantize="nf4")
     return config, quantized, dequantized(quantized)
 
 
 def dequantized(tree):
-    """The tree with arrays [L, O, I] where quantized weights were."""
+    """Returns the tree with arrays [L, O, I] in place of quantized weights."""
     if not isinstance(tree, dict):
         return tree
     if nf4.is_quantized(tree):
@@ -69,7 +69,7 @@ def batch():
     return make_batch(FIELDS["vocab_size"], ROWS, TOKENS, documents=2)
 
 
-def test_the_parameters_come_back_as_they_are(trees):
+def test_the_parameters_are_not_changed(trees):
     config, quantized, _ = trees
     params = Llama(config, quantized, ModelSettings(TOKENS)).params
     assert jax.tree.structure(params) == jax.tree.structure(quantized)
@@ -93,7 +93,7 @@ def test_only_the_layers_linear_maps_are_quantized(trees, oracle):
 
 
 def loss_and_gradients(model: Llama) -> list[jax.Array]:
-    """The loss, and the gradients of the adapter's leaves."""
+    """Returns the loss, and the gradients of the adapter's leaves."""
     trainable, frozen, _ = split(model)
     objective = step.Objective(model.config, model.settings)
     compiled = jax.jit(jax.value_and_grad(objective.loss, has_aux=True), compiler_options=QUICK_TO_COMPILE)
@@ -120,8 +120,8 @@ def test_one_code_off_by_one_is_found(trees, oracle):
     assert found[0] != expected[0]
 
 
-def kept_weights(trees, oracle, policy: str) -> set[tuple[int, ...]]:
-    """Shapes that the loop over layers hands to its backward pass and that are as large as a stack of weights in full."""
+def saved_weights(trees, oracle, policy: str) -> set[tuple[int, ...]]:
+    """Returns the shapes of saved arrays that are as large as dequantized weights of all layers."""
     config, quantized, _ = trees
     model = model_of(config, quantized, oracle, use_gradient_checkpointing=policy)
     trainable, frozen, _ = split(model)
@@ -138,15 +138,15 @@ def kept_weights(trees, oracle, policy: str) -> set[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_no_dequantized_weight_is_kept(trees, oracle, policy):
-    assert kept_weights(trees, oracle, policy) == set()
+def test_no_dequantized_weight_is_saved(trees, oracle, policy):
+    assert saved_weights(trees, oracle, policy) == set()
 
 
-def test_without_a_policy_they_would_be_kept(trees, oracle, monkeypatch):
+def test_without_a_policy_they_would_be_saved(trees, oracle, monkeypatch):
     monkeypatch.setattr(llama, "checkpoint_layer", lambda layer, policy: layer)
     config = trees[0]
     stacks = {(config.num_hidden_layers, *shape) for shape in config.linear_shapes().values()}
-    assert kept_weights(trees, oracle, "none") == stacks
+    assert saved_weights(trees, oracle, "none") == stacks
 
 
 def test_quantized_weights_cannot_be_trained(trees):
@@ -157,7 +157,7 @@ def test_quantized_weights_cannot_be_trained(trees):
 
 
 def train(model: Llama, batch, learning_rate: float, steps: int = 4) -> list[float]:
-    """The losses of steps on one batch, of which only the adapter may learn, all of it."""
+    """Trains on one batch; returns the losses. All of the adapter must change, and nothing else."""
     trainable, frozen, _ = split(model)
     before = jax.tree.map(np.array, (trainable, frozen))
     optimizer = optax.adamw(learning_rate)
@@ -213,8 +213,8 @@ def mean_loss(model: Llama, batch) -> float:
     return float(step.jit_token_scores()(model, batch).losses.mean())
 
 
-def in_even_steps(params, config):
-    """Four bits of another kind: blocks of 64 rounded to fifteen values at even distances."""
+def with_uniform_levels(params, config):
+    """Quantizes blocks of 64 to fifteen uniform levels, for comparison with NF4."""
     changed = jax.tree.map(lambda leaf: leaf, params)
     for module in config.linear_shapes():
         node = changed
@@ -226,20 +226,20 @@ def in_even_steps(params, config):
     return changed
 
 
-def test_smollm2_loses_less_than_in_even_steps(smollm2, argparse_source):
-    """2.355 nats a token in float32, 2.600 in NF4, 2.774 in even steps."""
+def test_nf4_is_better_than_uniform_levels_for_smollm2(smollm2, argparse_source):
+    """Nats per token: 2.355 in float32, 2.600 in NF4, 2.774 with uniform levels."""
     config, params, _ = load_model_files(smollm2, "float32")
     _, quantized, _ = load_model_files(smollm2, "float32", quantize="nf4")
     settings = ModelSettings(256)
     losses = [
         mean_loss(Llama(config, tree, settings), argparse_source)
-        for tree in (params, quantized, in_even_steps(params, config))
+        for tree in (params, quantized, with_uniform_levels(params, config))
     ]
     assert losses == sorted(losses)
 
 
 @pytest.mark.slow
-def test_qlora_teaches_smollm2(smollm2, argparse_source):
+def test_qlora_trains_smollm2(smollm2, argparse_source):
     model, _ = lcjax.from_pretrained(smollm2, 256, "float32", quantize="nf4")
     losses = train(lcjax.get_peft_model(model, r=8), argparse_source, learning_rate=1e-3)
     assert losses == sorted(losses, reverse=True)

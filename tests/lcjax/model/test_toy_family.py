@@ -1,8 +1,8 @@
-"""A family of models is one file: with `tests.support.toy_family` registered, every part of lcjax knows it.
+"""A model family is one file. With `tests.support.toy_family` registered, all of lcjax supports it.
 
-Its reference is written out here in jax.numpy, on the names of the checkpoint, and knows nothing of the table.
+The reference is written here in jax.numpy with the names of the checkpoint, independent of the
 
-Shapes: B batch, T tokens, D hidden size, H query heads, K key/value heads, d head_dim.
+table. Shapes: B batch, T tokens, D hidden size, H query heads, K key/value heads, d head_dim.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def registered():
 
 @pytest.fixture(scope="module")
 def tensors() -> dict[str, np.ndarray]:
-    """A random checkpoint by Hugging Face's names."""
+    """A random checkpoint with Hugging Face's names."""
     shapes = {"model.embed_tokens": (97, 64), "model.norm": (64,), "lm_head": (97, 64)}
     shapes |= {f"model.layers.{layer}.{name}": shape for layer in range(2) for name, shape in SHAPES.items()}
     rng = np.random.default_rng(0)
@@ -84,7 +84,7 @@ def model(directory, registered) -> lcjax.Llama:
 
 @pytest.fixture(scope="module")
 def adapted(model) -> lcjax.Llama:
-    """With an adapter that changes something already."""
+    """The model with an adapter that is not zero."""
     fresh = lora.init_adapter(model.config, ADAPTER, jax.random.key(1))
     noise = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(jax.random.key(2), x.shape), fresh)
     return lcjax.Llama(
@@ -99,7 +99,7 @@ def batch_of(documents: int = 1) -> dict[str, np.ndarray]:
 def reference_logits(
     tensors: dict[str, Any], batch: dict[str, np.ndarray], config: dict[str, Any] = CONFIG
 ) -> jax.Array:
-    """Logits in the tensors' dtype; with `qk_norm` false in the config, queries and keys are not normed."""
+    """Returns logits in the tensors' dtype. Queries and keys are normalized only with `qk_norm`."""
     segments_BT, positions_BT = batch["segment_ids"], batch["positions"]
     apart = np.arange(TOKENS)[:, None] - np.arange(TOKENS)[None]
     visible_TT = (apart >= 0) & (apart < config["sliding_window"])
@@ -139,7 +139,7 @@ def reference_logits(
 
 
 def in_both(function, *trees) -> tuple[Any, Any]:
-    """A function of arrays in float32, the yardstick, and in float64."""
+    """Returns a function's values in float32 (the plain version) and in float64."""
     function = jax.jit(function, compiler_options=QUICK_TO_COMPILE)
     plain = jax.tree.map(np.asarray, function(*jax.tree.map(jnp.asarray, trees)))
     with jax.enable_x64(True):
@@ -152,7 +152,7 @@ def test_logits_are_those_of_float64(model, tensors):
     ours = np.asarray(model(*(jnp.asarray(batch[name]) for name in ("tokens", "positions", "segment_ids"))))
     plain, exact = in_both(lambda t: reference_logits(t, batch), tensors)
     assert error_ratio(ours, plain, exact) <= 1
-    # What attention sees has a part in them, each in its way.
+    # Each property of attention affects the logits.
     for change in (
         {"sliding_window": 8},
         {"attn_logit_softcapping": 2.1},
@@ -163,8 +163,8 @@ def test_logits_are_those_of_float64(model, tensors):
         assert error_ratio(ours, *in_both(lambda t: reference_logits(t, batch, mutant), tensors)) > 1  # noqa: B023
 
 
-def test_generating_with_the_cache_gives_the_tokens_that_the_whole_sequence_gives(model):
-    """Beyond the window, through a chunk that is filled up and single steps."""
+def test_generating_with_the_cache_gives_the_same_tokens_as_without(model):
+    """Goes beyond the window, with a padded chunk and single steps."""
     prompt = batch_of()["tokens"][0].tolist()
     generator = Generator(model, 64)
     ids = prompt + list(generator.generate(prompt, Sampling(temperature=0), max_new_tokens=12))
@@ -173,7 +173,7 @@ def test_generating_with_the_cache_gives_the_tokens_that_the_whole_sequence_give
 
 
 def adapter_loss(tensors, adapter, batch) -> jax.Array:
-    """The mean loss with the adapter merged into the tensors."""
+    """Returns the mean loss with the adapter merged into the tensors."""
     merged = dict(tensors)
     for block, modules in adapter["layers"].items():
         for module, factors in modules.items():
@@ -188,7 +188,7 @@ def adapter_loss(tensors, adapter, batch) -> jax.Array:
 
 @pytest.fixture(scope="module")
 def references(adapted, tensors):
-    """(loss, gradients of the adapter) of one batch, in float32 and in float64."""
+    """(loss, gradients of the adapter) for one batch, in float32 and float64."""
     function = jax.value_and_grad(lambda adapter, tensors: adapter_loss(tensors, adapter, batch_of(documents=2)))
     return in_both(function, lora.detach(adapted.params)[1], tensors)
 
@@ -204,8 +204,8 @@ def test_layers_in_tiles_and_plain_ones_give_the_gradients_of_float64(adapted, r
     assert tree_error_ratio(gradients, plain, exact) <= 1
 
 
-def test_the_norms_learn_in_tiles_as_they_do_without(model):
-    """All weights learn; the norms' gradients are sums over heads, whose groups are taken apart."""
+def test_the_norms_have_the_same_gradients_in_tiles(model):
+    """All weights are trained. The gradients of the norms are sums over heads in several groups."""
     batch = batch_of(documents=2)
     gradients = []
     for memory in ("none", MemorySettings(tile=10, head_groups=2)):
@@ -238,7 +238,8 @@ def test_the_planner_knows_its_parameters_and_its_pairs(model):
     flops = step_flops(model.config, TOKENS, 0)
     assert flops.linear == 6 * TOKENS * linear
     assert flops.head == 6 * TOKENS * 97 * 64
-    # Of the pairs on the diagonal half count, as they do without a window, and half of those that are just out of sight.
+    # Half of the pairs on the diagonal count, as without a window, and half of those just outside
+    # the window.
     apart = np.arange(TOKENS)[:, None] - np.arange(TOKENS)[None]
     seen = ((apart >= 0) & (apart < 7)).sum() - (apart == 0).sum() / 2 + (apart == 7).sum() / 2
     assert flops.attention == 14 * 2 * 4 * 16 * seen
