@@ -38,7 +38,7 @@ def likeliest(model, tokens_BT):
 
 
 def uncached(model, prompt: list[int], count: int) -> list[int]:
-    """Returns greedy tokens from full forward passes. Attention is causal, so padding is ignored."""
+    """Returns greedy tokens from full forward passes. Padding has no effect with causality."""
     ids = list(prompt)
     for _ in range(count):
         row = np.zeros((1, CAPACITY), np.int32)

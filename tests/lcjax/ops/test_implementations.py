@@ -1,4 +1,4 @@
-"""ops.attention against the plain reference in float64, backward pass first."""
+"""Compares ops.attention with the plain float64 reference."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.support.shapes import ATTENTION, ATTENTION_BFLOAT16, AttentionShape
 from tests.support.thin import thinned
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# For references and mutants, of which there are many: a third of the time of the default level 3.
+# For the many references and mutants. Takes a third of the time of the default level 3.
 QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """Random inputs of one call and a random cotangent of its result."""
+    """Random inputs of a call, and a random cotangent of its result."""
 
     shape: AttentionShape
     q: jax.Array
@@ -44,7 +44,7 @@ class Call:
         return self.keys - self.shape.tokens if self.shape.query_offset is None else self.shape.query_offset
 
     def with_gradients(self, attention, dtype=None, compiler_options=None):
-        """(out, dq, dk, dv) of `attention(q, k, v)`, all computed in `dtype` or else in that of the inputs."""
+        """Returns (out, dq, dk, dv) of `attention(q, k, v)`, in `dtype` or that of the inputs."""
 
         def forward_and_backward(q, k, v, dout):
             out, pull_back = jax.vjp(attention, q, k, v)
@@ -70,7 +70,7 @@ class Call:
 
     @functools.cached_property
     def plain_and_exact(self):
-        """(out, dq, dk, dv) of the plain reference in the dtype of the inputs, and in float64."""
+        """Returns (out, dq, dk, dv) of the plain reference, in the inputs' dtype and in float64."""
         return self.references(self.mask())
 
     def references(self, mask):
@@ -83,12 +83,12 @@ class Call:
             return in_dtype, jax.tree.map(np.asarray, exact)
 
     def ratio(self, attention) -> float:
-        """How far `attention` and its gradients are off, as a part of what the tolerance rule allows."""
+        """Returns the error ratio of `attention` and its gradients."""
         actual = self.with_gradients(attention, compiler_options={"xla_backend_optimization_level": 1})
         return tree_error_ratio(actual, *self.plain_and_exact)
 
     def ratios(self, attention) -> list[float]:
-        """The same for each of (out, dq, dk, dv) of a mutant."""
+        """Returns the error ratio of each of (out, dq, dk, dv) of a mutant."""
         return error_ratios(self.with_gradients(attention, compiler_options=QUICK_TO_COMPILE), *self.plain_and_exact)
 
 
@@ -112,7 +112,7 @@ def make_call(shape: AttentionShape, dtype=jnp.float32, seed: int = 0, sharpness
 
 
 CASES = [("float32", name) for name in ATTENTION] + [("bfloat16", name) for name in ATTENTION_BFLOAT16]
-# Every shape once, and both dtypes where the counts of heads and the segments are extreme.
+# Every shape in one dtype, and shapes with extreme head counts and segments in both.
 CASES = thinned(CASES, lambda case: case[0] == "float32" or case[1] in ("gqa 8", "packed", "fewer keys"))
 
 
@@ -135,7 +135,8 @@ def test_one_token_attends_to_itself():
     np.testing.assert_array_equal(out, jnp.repeat(call.v, 3, axis=2))
     (_, _, _, plain), (_, _, _, exact) = call.plain_and_exact
     assert error_ratio(dv, plain, exact) <= 1
-    # The weight is 1 whatever the score, so dq and dk are 0, but for the rounding of `dout v - dout out` in 16 terms.
+    # The weight is 1 for any score, so dq and dk are 0 except for the rounding of
+    # `dout v - dout out` in 16 terms.
     rounding = 16 * jnp.finfo(jnp.float32).eps * jnp.abs(call.dout).max() * jnp.abs(call.v).max()
     assert max(jnp.abs(dq).max(), jnp.abs(dk).max()) <= rounding * max(jnp.abs(call.q).max(), jnp.abs(call.k).max())
 
@@ -183,7 +184,7 @@ def test_mutants_of_heads_fail():
         return ops.attention(q, k[:, :, ::-1], v[:, :, ::-1])
 
     def interleaved(q, k, v):
-        """Query heads dealt out to the key/value heads in turn instead of in groups."""
+        """Assigns query heads to key/value heads round-robin instead of in groups."""
         group = jnp.arange(q.shape[2]).reshape(k.shape[2], -1).T.reshape(-1)
         return ops.attention(q[:, :, group], k, v)
 
@@ -192,14 +193,14 @@ def test_mutants_of_heads_fail():
 
 
 def test_mutants_of_the_backward_pass_fail():
-    """Their value is right: only the gradients give them away."""
+    """The output is correct; only the gradients are wrong."""
     call = make_call(ATTENTION["gqa 8"])
 
     def dropped_head(q, k, v):
         return ops.attention(jnp.concatenate([q[:, :, :-1], jax.lax.stop_gradient(q[:, :, -1:])], axis=2), k, v)
 
     def incomplete_group_sum(q, k, v):
-        """dk and dv lack the last of eight query heads."""
+        """Computes dk and dv without the last of eight query heads."""
         most = ops.attention(q, k, v)[:, :, :-1]
         last = ops.attention(q, jax.lax.stop_gradient(k), jax.lax.stop_gradient(v))[:, :, -1:]
         return jnp.concatenate([most, last], axis=2)
@@ -214,7 +215,10 @@ def test_mutants_of_the_backward_pass_fail():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_long(dtype):
-    """8,229 tokens in packed documents, held against float64 on 61 rows: the others have no cotangent, so dk and dv are whole."""
+    """8,229 tokens in packed documents, compared with float64 on 61 rows.
+
+    The other rows have no cotangent, so dk and dv can be compared completely.
+    """
     tokens = 8229
     call = make_call(AttentionShape(tokens, 3, 1, 32), DTYPES[dtype])
     rows = np.sort(np.random.default_rng(1).choice(tokens, 61, replace=False))
@@ -233,7 +237,7 @@ def test_long(dtype):
 
 @pytest.mark.parametrize("offset", [2**31 - 1, 2**31 - 600, -(2**31)])
 def test_query_offset_at_the_ends_of_int32(offset):
-    """Key indices `t + query_offset` beyond int32 must not wrap around."""
+    """Key indices `t + query_offset` beyond int32 must not overflow."""
     call = make_call(AttentionShape(600, 2, 1, 16, query_offset=offset))
     out = call.implementation()(call.q, call.k, call.v)
     if offset < 0:
@@ -268,7 +272,7 @@ def test_memory_check_sees_a_quadratic_array():
 
 
 def largest_array(compiled) -> int:
-    """Elements of the largest array that the compiled program names."""
+    """Returns the number of elements of the largest array in the compiled program."""
     shapes = re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", compiled.as_text())
     return max(int(np.prod([int(size) for size in shape.split(",")])) for shape in shapes)
 
@@ -321,8 +325,8 @@ def test_other_bad_arguments_are_refused():
         ops.attention(x, x, x, implementation="triton")
 
 
-def test_error_ratio_bites():
-    """The rule itself: half the allowed error passes, twice it fails, nan fails."""
+def test_error_ratio_detects_errors():
+    """Half the allowed error passes, twice the allowed error fails, and nan fails."""
     exact = np.linspace(1, 2, 7)
     plain = exact + 1e-3
     assert error_ratio(np.float32(exact + 1e-3), plain, exact) == pytest.approx(0.5, rel=1e-3)

@@ -1,4 +1,4 @@
-"""lcjax.optim.layerwise: masters that learn what bfloat16 cannot, and state that stays in host memory."""
+"""lcjax.optim.layerwise: float32 master weights, and state in host memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def random_tree(seed: int, dtype) -> dict:
 
 
 def trained(dtype, **where):
-    """(weights, state) after some steps on the gradients that all runs share, which bfloat16 holds exactly."""
+    """Returns (weights, state) after some steps with gradients that are exact in bfloat16."""
     schedule = make_schedule("linear", RATE, STEPS)
     optimizer = make_optimizer(schedule, EVERYTHING, weight_decay=0.1, **where)
     weights = jax.tree.map(lambda x: x.astype(dtype), random_tree(0, jnp.bfloat16))
@@ -51,7 +51,7 @@ def trained(dtype, **where):
 
 
 @pytest.mark.parametrize("where", [{"by_layers": True}, {"on_host": True}], ids=str)
-def test_a_bfloat16_weight_is_its_float32_twin_rounded(where):
+def test_a_bfloat16_weight_is_its_rounded_master_weight(where):
     twin, _ = trained(jnp.float32, by_layers=True)
     weights, state = trained(jnp.bfloat16, **where)
     masters = state.inner_state.masters
@@ -60,7 +60,7 @@ def test_a_bfloat16_weight_is_its_float32_twin_rounded(where):
     jax.tree.map(lambda w, m: np.testing.assert_array_equal(w, m.astype(jnp.bfloat16)), weights, twin)
 
 
-def test_without_masters_bfloat16_learns_something_else():
+def test_without_master_weights_bfloat16_gives_a_different_result():
     twin, _ = trained(jnp.float32, by_layers=True)
     weights, _ = trained(jnp.bfloat16)
     equal = jax.tree.map(lambda w, m: np.mean(np.asarray(w == m.astype(jnp.bfloat16))), weights, twin)
@@ -105,14 +105,14 @@ def test_a_compiled_step_has_the_state_on_the_host_and_a_layer_of_it_on_the_devi
     learning = params if lora_r == 0 else [x for x in jax.tree.leaves(params) if x.dtype == jnp.float32]
     state = (12 if lora_r == 0 else 8) * sum(leaf.size for leaf in jax.tree.leaves(learning))
     inputs = 16 * 8192 * 256 * 2
-    # The update's buffers are beside the layers' inputs, or in their memory.
+    # The buffers of the update may or may not share the memory of the layers' inputs.
     assert inputs + 2 * state >= there.host_bytes >= here.host_bytes + state == inputs + state
     assert here.argument_bytes - there.argument_bytes == pytest.approx(state, rel=1e-3)
     assert there.temp_bytes <= here.temp_bytes + state // 16
 
 
-def test_full_fine_tuning_takes_four_bytes_a_weight_on_the_device():
-    """The weight and its gradient, both bfloat16."""
+def test_full_fine_tuning_needs_four_bytes_per_weight_on_the_device():
+    """They are the weight and its gradient, both in bfloat16."""
 
     def device_bytes(layers: int) -> int:
         config = dataclasses.replace(TINY, num_hidden_layers=layers)

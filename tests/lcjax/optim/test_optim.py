@@ -1,4 +1,4 @@
-"""Schedules against transformers, the optimizer against torch."""
+"""Compares schedules with transformers, and the optimizer with torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RATE = 3e-4
 
 
 def rates_of_transformers(kind: str, steps: int, warmup: int) -> np.ndarray:
-    """The rate of every update that a Trainer makes, float64."""
+    """Returns the learning rate of every update of a Trainer, float64."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=RATE)
     scheduler = transformers.get_scheduler(kind, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
     rates = []
@@ -42,7 +42,7 @@ def test_schedule_equals_transformers(kind, warmup):
     steps = 50
     exact = rates_of_transformers(kind, steps, warmup)
     actual = rates_of(make_schedule(kind, RATE, steps, warmup_steps=warmup), steps)
-    # Three operations in float32 make a rate, each rounded once at the size of the peak.
+    # A rate has three float32 operations, each with a rounding error relative to the peak.
     rounding = 3 * np.finfo(np.float32).eps * RATE
     np.testing.assert_allclose(actual, exact, rtol=0, atol=rounding)
     if kind != "constant":
@@ -58,7 +58,7 @@ def test_warmup_ratio_rounds_up_as_the_trainer_does():
         np.testing.assert_allclose(rates_of(schedule, steps), expected, rtol=0, atol=1e-6 * RATE)
 
 
-def test_warmup_steps_beat_warmup_ratio():
+def test_warmup_steps_override_warmup_ratio():
     both = make_schedule("linear", RATE, 40, warmup_steps=5, warmup_ratio=0.5)
     np.testing.assert_array_equal(rates_of(both, 40), rates_of(make_schedule("linear", RATE, 40, warmup_steps=5), 40))
 
@@ -68,7 +68,7 @@ def test_unknown_schedule_is_refused():
         make_schedule("polynomial", RATE, 10)
 
 
-# The names decide what is decayed: not biases, not norms.
+# The names determine what is decayed: biases and norms are not.
 SHAPES = {
     "layers": {
         "input_layernorm": {"weight": (7,)},
@@ -92,7 +92,7 @@ def random_tree(seed: int, scale: float):
 
 
 def gradients() -> list:
-    """Small ones at first, which no clip touches, then larger ones, which it scales down; some of them vast."""
+    """Returns small gradients, which are not clipped, then larger and huge ones, which are."""
     return [random_tree(step, scale) for step, scale in enumerate(np.geomspace(1e-2, 1e3, STEPS), start=1)]
 
 
@@ -130,7 +130,7 @@ def by_lcjax(weight_decay: float, max_grad_norm: float, mask=None, **where):
 
 
 def total_updates(params):
-    """What training has changed: the parameters themselves would hide an error of the optimizer under their own size."""
+    """Returns the total updates. The parameters would hide an error by their size."""
     return jax.tree.map(lambda new, old: np.asarray(new, np.float64) - old, params, random_tree(0, 1.0))
 
 
@@ -158,7 +158,7 @@ def test_mutants_of_the_optimizer_fail():
 
 
 def test_decayed_names_are_the_trainers():
-    """transformers' Trainer decides by its own names; a real model has each kind."""
+    """transformers' Trainer decides by name; a real model has each kind."""
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
             vocab_size=8,
@@ -189,7 +189,7 @@ def test_decayed_names_are_the_trainers():
 def test_frozen_leaves_have_no_state():
     mask = jax.tree.map_with_path(lambda path, _: path[-1].key.startswith("lora"), random_tree(0, 1.0))
     trainable, state = by_lcjax(0.1, 1.0, mask)
-    # Step counts and two moments for lora_A [2, 7] and lora_B [5, 2]; nothing of any other shape.
+    # Step counts, and two moments for lora_A [2, 7] and lora_B [5, 2]; no other shapes.
     shapes = sorted(leaf.shape for leaf in jax.tree.leaves(state) if leaf.ndim)
     assert shapes == [(2, 7), (2, 7), (5, 2), (5, 2)]
     assert len(jax.tree.leaves(trainable)) == 2

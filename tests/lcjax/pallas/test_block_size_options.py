@@ -1,4 +1,4 @@
-"""What a tile asks of its kernel besides its size: none of it changes what is computed."""
+"""The options of block sizes do not change the result of a kernel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def inputs():
 
 
 def attend(tile, inputs):
-    """(out, the spec) of causal attention in the dtype of the inputs, interpreted."""
+    """Returns (out, spec) of interpreted causal attention, in the dtype of the inputs."""
     q, k, v = map(jnp.asarray, inputs)
     mask = AllOf((Band(after=0),))
     spec = kernel_spec("attention_forward", Options(HEAD_DIM**-0.5, (("attention_forward", tile),)), q, k)
@@ -56,16 +56,16 @@ def test_one_head_at_a_time_gives_the_same_bits(monkeypatch, inputs, programs):
     np.testing.assert_array_equal(by_head, together)
 
 
-def test_saving_registers_keeps_the_tolerance(inputs):
+def test_saving_registers_is_within_the_tolerance(inputs):
     exact, in_dtype = (plain(inputs, dtype) for dtype in (np.float64, np.float32))
     usual, _ = attend(TILE, inputs)
     saving, _ = attend(dataclasses.replace(TILE, save_registers=True), inputs)
-    assert not np.array_equal(saving, usual)  # rescaled half as often again, in another order of sums
+    assert not np.array_equal(saving, usual)  # another order of sums
     for out in (usual, saving):
         assert error_ratio(np.asarray(out), in_dtype, exact) <= 1
 
 
-def test_operands_from_registers_leave_shared_memory(monkeypatch):
+def test_operands_from_registers_need_less_shared_memory(monkeypatch):
     def shared_memory():
         kernels = compile_attention("h100-80gb", 64, "bfloat16")
         return {kernel.kernel: kernel.shared_memory for kernel in kernels}
@@ -74,6 +74,6 @@ def test_operands_from_registers_leave_shared_memory(monkeypatch):
     from_registers = shared_memory()
     monkeypatch.setitem(BLOCK_SIZES, key, dataclasses.replace(BLOCK_SIZES[key], from_registers=False))
     from_shared_memory = shared_memory()
-    # Keys and values of a block, 64 x 64 numbers of two bytes each.
+    # Keys and values of a block: 64 x 64 numbers with two bytes each.
     assert from_shared_memory["attention_dkv"] - from_registers["attention_dkv"] == 2 * 64 * 64 * 2
     assert from_shared_memory["attention_dq"] == from_registers["attention_dq"]

@@ -1,4 +1,4 @@
-"""lcjax.pallas.triton.block_sizes: every kernel fits the shared memory of every GPU that can be planned for."""
+"""lcjax.pallas.triton.block_sizes: every kernel fits the shared memory of every supported GPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RTX = "rtx4090"
 LITTLE = 101_376
 
 
-def test_the_choice_follows_the_gpu_that_is_traced_for():
+def test_the_choice_depends_on_the_target_gpu():
     assert traced_gpu() == H100  # no GPU here
     for gpu in gpu_names():
         with traced_for(device_of(gpu)):
@@ -72,7 +72,7 @@ def value_and_gradients(attend, inputs):
 
 
 @pytest.mark.parametrize("head_dim", thinned([128, 256], lambda head_dim: head_dim == 128))
-def test_values_under_the_small_block_sizes(head_dim):
+def test_values_with_the_small_block_sizes(head_dim):
     tokens, rng = 300, np.random.default_rng(0)
     shapes = [(1, tokens, heads, head_dim) for heads in (2, 1, 1, 2)]
     inputs = [jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in shapes]
@@ -93,7 +93,7 @@ def test_values_under_the_small_block_sizes(head_dim):
     assert tree_error_ratio(mutant, in_dtype, exact) > 1
 
 
-def test_a_tile_that_does_not_fit_is_seen(monkeypatch):
+def test_block_sizes_that_do_not_fit_are_detected(monkeypatch):
     monkeypatch.delitem(SMALL_BLOCK_SIZES, ("attention_forward", 128, 2))
     with pytest.raises(jax.errors.JaxRuntimeError, match="Shared memory size limit exceeded"):
         compile_attention(RTX, 128, "bfloat16")

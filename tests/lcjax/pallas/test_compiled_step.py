@@ -1,4 +1,4 @@
-"""The training step as it would run on an H100: the kernels are in it, and nothing of attention runs twice under `offload_attn`."""
+"""The training step, compiled for an H100: it has the kernels, each as often as necessary."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from lcjax.plan.workload import Workload
 from tests.support.thin import thinned
 
 TOKENS = 131_072
-# Depth does not change the program, only the scan's length.
+# The depth changes only the length of the scan, not the program.
 CONFIG = dataclasses.replace(PRESETS["llama-3.1-8b"], num_hidden_layers=2)
 
 
-# The layer runs again in the backward pass, but for what the policy keeps; RoPE's own backward pass makes it three.
+# The backward pass recomputes the layer, except what the policy saves. RoPE also runs in its own
+# backward pass.
 RECOMPUTED = {"attention_forward": 2, "attention_dq": 1, "attention_dkv": 1, "rope": 3}
 
 

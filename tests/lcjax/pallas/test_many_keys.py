@@ -1,4 +1,4 @@
-"""The log-sum-exp over very many keys, where one chain of float32 additions is no longer enough."""
+"""The log-sum-exp over very many keys, for which a plain float32 sum is not accurate enough."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def inputs():
 
 @pytest.fixture(scope="module")
 def references(inputs):
-    """(in float32, in float64) the log-sum-exp [1, 1, 16]."""
+    """The log-sum-exp [1, 1, 16] in (float32, float64)."""
     q, k, _ = (torch.from_numpy(x)[0, :, 0] for x in inputs)
     return [
         torch.logsumexp(q.to(t) @ k.to(t).T * HEAD_DIM**-0.5, -1)[None, None].numpy()
@@ -38,7 +38,7 @@ def by_pallas(inputs):
     return np.asarray(jax.jit(lse)(*map(jnp.asarray, inputs)))
 
 
-def test_the_sum_keeps_its_last_bits(inputs, references, monkeypatch):
+def test_compensated_summation_is_accurate(inputs, references, monkeypatch):
     compensated = ratios_of(by_pallas(inputs), *references)
     assert max(compensated) <= 1
     monkeypatch.setattr(attention_forward, "MANY_KEYS", 2**30)

@@ -1,4 +1,4 @@
-"""mask_mod and score_mod, in every implementation that takes them, against the plain reference in float64."""
+"""mask_mod and score_mod in every implementation, compared with the plain float64 reference."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ MODS = {
 }
 
 
-# Compiling takes most of the time.
+# Without optimization, because compiling takes most of the time.
 quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -63,7 +63,7 @@ def inputs(dtype):
 
 
 def with_gradients(attention, q, k, v, dout):
-    """(out, lse, dq, dk, dv); the log-sum-exp has a cotangent too."""
+    """Returns (out, lse, dq, dk, dv). The log-sum-exp has a cotangent too."""
     (out, lse), pull_back = jax.vjp(attention, q, k, v)
     dlse = jnp.where(jnp.isfinite(lse), jnp.cos(jnp.arange(lse.size, dtype=lse.dtype)).reshape(lse.shape), 0)
     return out, jnp.where(jnp.isfinite(lse), lse, 0), *pull_back((dout, dlse))
@@ -94,7 +94,8 @@ def ours(name: str, implementation: str, dtype, **overrides):
     return quick(functools.partial(with_gradients, attention))(*inputs(dtype))
 
 
-# In the kernels all but those whose mutants run there as well; in XLA one mask, one score and one table.
+# For the kernels, all except those whose mutants run too; for XLA one mask, one score and one
+# table.
 IN_EVERY_RUN = {(name, "pallas") for name in MODS if name not in ("dilated by head", "relative biases")}
 IN_EVERY_RUN |= {(name, "xla") for name in ("prefix", "odd", "relative biases")}
 EVERY_MOD = [(name, implementation) for name in MODS for implementation in ("xla", "pallas")]
@@ -138,7 +139,7 @@ def test_more_mutants_fail(name):
 
 
 def test_a_missing_derivative_fails():
-    """A score_mod whose derivative is left out has the right value and wrong gradients."""
+    """A score_mod without its derivative has the correct value, but wrong gradients."""
 
     def without_derivative(s, b, h, q, k):
         capped = 2.0 * jnp.tanh(s / 2.0)

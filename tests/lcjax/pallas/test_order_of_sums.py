@@ -1,4 +1,4 @@
-"""dk and dv sum over thousands of queries and all heads of a group: in which order, decides how they round."""
+"""The order of the sums of dk and dv, over all queries and heads of a group, affects rounding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lcjax_scripts.verify.tolerance import ratios_of
 TOKENS, HEADS, HEAD_DIM = 1000, 8, 16
 
 
-def test_the_largest_shares_come_last(monkeypatch):
+def test_the_largest_terms_are_added_last(monkeypatch):
     rng = np.random.default_rng(0)
     q, dout = (rng.normal(size=(1, TOKENS, HEADS, HEAD_DIM)).astype(np.float32) for _ in range(2))
     k, v = (rng.normal(size=(1, TOKENS, 1, HEAD_DIM)).astype(np.float32) for _ in range(2))

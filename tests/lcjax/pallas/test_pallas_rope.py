@@ -1,4 +1,4 @@
-"""The RoPE kernel, interpreted, against the plain reference in float64; its assembly is checked where there is a GPU."""
+"""Compares the interpreted RoPE kernel with the plain float64 reference."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SHAPES = {
 def inputs(shape: Shape):
     draw = np.random.default_rng(0)
     arrays = (draw.normal(size=(2, shape.tokens, heads, shape.head_dim)) for heads in (shape.heads, shape.kv_heads) * 2)
-    # Packed documents far out, as in the middle of a million tokens.
+    # Packed documents at large positions, around a million.
     positions = jnp.asarray(1_000_000 + np.arange(2 * shape.tokens).reshape(2, -1) % 19, jnp.int32)
     frequencies = jnp.asarray(500_000.0 ** (-np.arange(shape.pairs) / shape.pairs), jnp.float32)
     return [jnp.asarray(x, shape.dtype) for x in arrays], positions, frequencies
@@ -87,7 +87,7 @@ def test_a_dropped_attention_factor_fails():
 
 
 @pytest.mark.parametrize("name", ["partial", "partial, no power of two", "attention factor, partial"])
-def test_what_does_not_turn_stays(name):
+def test_elements_that_are_not_rotated_are_unchanged(name):
     (q, k, *_), positions, frequencies = inputs(SHAPES[name])
     rotated = kernel(q, k, positions, frequencies, SHAPES[name].attention_factor)
     for before, after in zip((q, k), rotated, strict=True):
@@ -107,8 +107,8 @@ def test_mutants_fail(name):
     assert min(ratios(SHAPES["whole"], MUTANTS[name])) > 1
 
 
-def test_back_and_forth():
-    """The backward pass turns back what the forward pass turned."""
+def test_the_backward_pass_is_the_inverse():
+    """The backward pass inverts the rotation of the forward pass."""
     (q, k, *_), positions, frequencies = inputs(SHAPES["ragged"])
     rotated, pull_back = jax.vjp(lambda q, k: kernel(q, k, positions, frequencies), q, k)
     for before, after in zip((q, k), pull_back(rotated), strict=True):

@@ -1,4 +1,4 @@
-"""Schedules: every visible pair lies in a block that is visited, once; full blocks are full; nothing else is visited in vain."""
+"""Schedules visit exactly the visible blocks, once each; full blocks are fully visible."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.mask_cases import BATCH, BLOCKS, EXACT, HEADS, SAFE, true_bou
 
 @dataclasses.dataclass
 class Clamped:
-    """An array read as a kernel reads it (see `lcjax.pallas.triton.launch.Table`)."""
+    """An array that is read as in a kernel (see `lcjax.pallas.triton.launch.Table`)."""
 
     array: np.ndarray
 
@@ -23,7 +23,7 @@ class Clamped:
 
 
 def visited(mask, rows: str) -> tuple[np.ndarray, np.ndarray]:
-    """(times that a block is visited as full, as partial), [B, H, rows, columns]."""
+    """Returns how often each block is visited as (full, partial), [B, H, rows, columns]."""
     visits = jax.tree.map(lambda x: Clamped(np.asarray(x)), schedule(mask, BLOCKS, rows=rows))
     counts = BLOCKS.query_count, BLOCKS.key_count
     shape = BATCH, HEADS, *(counts if rows == "queries" else counts[::-1])
@@ -42,7 +42,7 @@ def test_exactly_the_visible_blocks(name, rows):
     some, every = true_bounds(EXACT[name])
     if rows == "keys":
         some, every = np.swapaxes(some, 2, 3), np.swapaxes(every, 2, 3)
-    # The last block sticks out of the sequence, so it is never full.
+    # The last block extends beyond the sequence, so it is never full.
     every = np.concatenate([every[..., :-1], np.zeros_like(every[..., -1:])], axis=-1)
     np.testing.assert_array_equal(full, every)
     np.testing.assert_array_equal(partial, some & ~every)
@@ -60,7 +60,7 @@ def test_no_visible_block_is_left_out(name, rows):
     assert not np.any(full.astype(bool) & ~every)
 
 
-def test_ranges_take_four_numbers_a_row():
+def test_ranges_have_four_numbers_per_row():
     ranges = schedule(EXACT["causal"], BLOCKS, rows="queries")
     assert isinstance(ranges, Ranges)
     assert ranges.ends.shape == (1, 1, BLOCKS.query_count, 4)

@@ -1,4 +1,4 @@
-"""Devices, memories and processes have one owner: nobody else names them."""
+"""Only lcjax.parallel refers to devices, memory kinds and processes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from lcjax.parallel.processes import writes_files
 
 PACKAGE = Path(lcjax.__file__).parent
 OWNED = {"NamedSharding", "SingleDeviceSharding", "PartitionSpec", "Mesh", "local_devices", "process_index", "Space"}
-# Devices that are not there have shardings of their own.
+# Absent devices have separate shardings.
 ELSEWHERE = {"plan/compiling/aot.py": {"NamedSharding", "PartitionSpec", "Mesh"}}
-# Of a program that is asked whether JAX starts at all, and of a run's record.
+# A program that checks whether JAX starts.
 STARTS_JAX = {"train/command.py": {"local_devices"}}
 
 
@@ -29,7 +29,7 @@ def names_in(path: Path) -> set[str]:
     return attributes | imported
 
 
-def test_nobody_else_places_arrays():
+def test_no_other_module_places_arrays():
     found = {}
     for path in PACKAGE.rglob("*.py"):
         name = path.relative_to(PACKAGE).as_posix()
@@ -47,7 +47,7 @@ def test_a_copy_to_the_other_memory_is_bitwise():
     np.testing.assert_array_equal(moved(there, on_host=False), x)
 
 
-def test_what_has_no_place_keeps_none():
+def test_arrays_without_a_placement_get_none():
     shape = jax.ShapeDtypeStruct((2, 3), jnp.float32)
     assert moved(shape, on_host=True) is shape
     placed = jax.ShapeDtypeStruct((2, 3), jnp.float32, sharding=on_one(this_device()))
@@ -62,5 +62,5 @@ def test_binding_arrays_to_their_device_changes_no_bit():
     assert abstract_like(bound["a"]).sharding == on_one(this_device(), bound["a"].sharding.memory_kind)
 
 
-def test_a_lone_process_writes():
+def test_a_single_process_writes():
     assert writes_files()

@@ -1,4 +1,4 @@
-"""The training step: what it differentiates, what it leaves alone, and that splitting a batch changes nothing."""
+"""The training step: what it differentiates and changes, and that micro-batches are equivalent."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def full_oracle(tmp_path_factory) -> Oracle:
 
 
 def uneven_batch() -> dict[str, np.ndarray]:
-    """Packed rows whose numbers of labels differ: 29, 3, 1 and none."""
+    """Packed rows with different numbers of labels: 29, 3, 1 and none."""
     batch = make_batch(VOCABULARY, ROWS, TOKENS, documents=3)
     rng = np.random.default_rng(3)
     batch["labels"] = rng.integers(0, VOCABULARY, (ROWS, TOKENS), dtype=np.int32)
@@ -62,7 +62,7 @@ def make_optimizer(mask, **options):
 
 
 def make_step(model: lcjax.Llama):
-    """(jitted step, state, frozen)"""
+    """Returns (jitted step, state, frozen)."""
     trainable, frozen, mask = split(model)
     optimizer = make_optimizer(mask, weight_decay=0.1)
     train_step = step.jit_train_step(step.Objective(model.config, model.settings), optimizer)
@@ -119,12 +119,12 @@ def test_frozen_weights_stay_bitwise_and_every_adapter_weight_changes(oracle):
             assert (np.asarray(new) != old).all(), path
         else:
             np.testing.assert_array_equal(new, old, err_msg=str(path))
-    # init_state copied: the donated buffers were not the model's.
+    # init_state copies, so the donated buffers are not those of the model.
     jax.tree.map(np.testing.assert_array_equal, model.params, before)
 
 
 def check_metrics(model, first: step.StepMetrics, *later: step.StepMetrics):
-    """The first step's are those of the model as it was; the norm is that of the gradient before clipping."""
+    """Checks metrics. The first ones are those of the initial model; norms are before clipping."""
     loss, gradients = jax_gradients(model, uneven_batch(), 2)
     np.testing.assert_allclose(first.loss, loss, rtol=1e-6)
     np.testing.assert_allclose(first.grad_norm, optax.tree.norm(gradients), rtol=1e-6)
@@ -151,17 +151,19 @@ def test_optimizer_state_has_no_leaf_of_a_frozen_weight(oracle):
     assert sorted(leaf.shape for leaf in moments) == sorted(2 * [leaf.shape for leaf in adapter])
 
 
-# What reading a weight may look like: a layer's slice of the stack, another layout, another dtype, axes of size 1.
+# Operations that read a weight: slicing a layer, changing the layout or dtype, adding axes of size
+# 1.
 READS = frozenset("slice dynamic_slice squeeze transpose convert_element_type reshape broadcast_in_dim copy".split())
-# Their results are computed by the equations inside; scan and while are not among them, since they carry and stack sums.
+# Calls, whose results are computed by the equations inside. scan and while are not included,
+# because they carry and stack sums.
 CALLS = frozenset("pjit jit custom_vjp_call custom_jvp_call checkpoint remat2".split())
 
 
 def gradients_of_frozen_weights(jaxpr, frozen) -> set[tuple[int, ...]]:
-    """Sizes of frozen weights, of one layer or of the stack, that the jaxpr computes rather than reads.
+    """Returns the sizes of frozen weights, of a layer or all layers, that the jaxpr computes.
 
-    The sizes of all axes differ, so that they name the weight in whatever order of axes. A call's result counts through the
-    equations inside.
+    All axes have different sizes, so that the sizes identify a weight in any order of axes. The
+    result of a call counts through the equations inside.
     """
     weights = set(stack_sizes(frozen))
     weights |= {sizes(leaf.shape[1:]) for leaf in jax.tree.leaves(frozen["layers"])}
@@ -182,7 +184,10 @@ def stack_sizes(frozen) -> set[tuple[int, ...]]:
 
 
 def _reads(equation, shape) -> bool:
-    """Whether the result rearranges elements of the first operand; zeros to start a sum from are broadcast and do not."""
+    """Returns whether the result rearranges elements of the first operand.
+
+    Zeros that start a sum are broadcast, and do not count.
+    """
     operand = getattr(equation.invars[0].aval, "shape", ())
     return equation.primitive.name in CALLS or (
         equation.primitive.name in READS and int(np.prod(operand)) >= int(np.prod(shape))
@@ -205,7 +210,10 @@ def test_no_gradient_of_a_frozen_weight_exists(oracle, policy):
 
 
 def test_the_check_sees_every_gradient_of_a_full_mask(oracle):
-    """The trap: differentiate everything, let the optimizer mask the updates. XLA may drop the waste, the jaxpr shows it."""
+    """The mutant differentiates everything, and the optimizer masks the updates.
+
+    XLA may remove the unused gradients, but the jaxpr shows them.
+    """
 
     def differentiate_everything(objective, optimizer, state, frozen, batches):
         everything = lora.combine(state.trainable, frozen)
@@ -229,7 +237,7 @@ def test_the_program_does_not_grow_with_depth(tmp_path):
     assert sizes[0][1] > 20
 
 
-def test_dropout_follows_seed_and_step_and_spares_evaluation(oracle, tmp_path):
+def test_dropout_depends_on_seed_and_step_and_is_off_in_evaluation(oracle, tmp_path):
     adapted = with_random_adapter(oracle, tmp_path, target_modules=["down_proj"], lora_dropout=0.5, scale=1.0)
     model = adapted.model()
     trainable, frozen, mask = split(model)

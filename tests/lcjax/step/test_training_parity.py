@@ -1,4 +1,4 @@
-"""LoRA fine-tuning of SmolLM2, step by step beside transformers + PEFT + torch's AdamW."""
+"""Compares LoRA fine-tuning of SmolLM2, step by step, with transformers + PEFT + torch's AdamW."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pretrained(smollm2):
 
 @pytest.fixture(scope="module")
 def oracle(pretrained, tmp_path_factory) -> Oracle:
-    """SmolLM2 and an adapter that PEFT drew (B zero), saved by each for the other."""
+    """SmolLM2 and an adapter that PEFT initialized (B is zero), saved for both libraries."""
     directory = tmp_path_factory.mktemp("smollm2")
     lcjax.save_merged(pretrained[0], directory / "model")
     return with_random_adapter(Oracle(directory / "model"), directory / "adapter", scale=0.0, r=8, lora_alpha=16)
@@ -42,7 +42,7 @@ def oracle(pretrained, tmp_path_factory) -> Oracle:
 
 @pytest.fixture(scope="module")
 def batches(pretrained) -> list[dict[str, np.ndarray]]:
-    """Rows of consecutive source text; each label is the next token, the last one of a row has none."""
+    """Rows of consecutive source text. Labels are the next tokens; the last one has none."""
     tokens = np.asarray(pretrained[1](inspect.getsource(argparse))["input_ids"][: STEPS * ROWS * TOKENS], np.int32)
     rows = tokens.reshape(STEPS, ROWS, TOKENS)
     labels = np.concatenate([rows[..., 1:], np.full_like(rows[..., :1], IGNORE)], axis=-1)
@@ -90,7 +90,7 @@ def test_twenty_steps_of_adamw(pretrained, oracle, batches):
     deviations = np.abs(losses / expected - 1)
     assert deviations.max() < 1e-4, deviations
     print(f"largest deviation of a loss: {deviations.max():.1e}")
-    # Both learned, and the same: the adapters agree far better than they have moved.
+    # Both adapters changed, and their difference is far smaller than the change.
     names = adapter_names(model.settings.lora, model.config)
     other = stacked(torch_adapter, names)["layers"]
     start = model.params["layers"]
@@ -100,7 +100,7 @@ def test_twenty_steps_of_adamw(pretrained, oracle, batches):
             moved = np.linalg.norm(ours - start[block][module]["lora_B"])
             assert np.linalg.norm(ours - other[block][module]["lora_B"]) < 0.01 * moved, module
 
-    # The comparison bites: an optimizer that begins a step late is found out within four.
+    # The comparison detects an optimizer that starts a step late, within four steps.
     state = step.init_state(optimizer, trainable, 0)
     late = jax.tree.map(lambda x: x + 1 if jnp.issubdtype(x.dtype, jnp.integer) else x, state.optimizer)
     wrong, _ = train_with_lcjax(train_step, dataclasses.replace(state, optimizer=late), frozen, batches[:4])

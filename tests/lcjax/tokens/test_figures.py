@@ -28,7 +28,7 @@ def test_learned_tokens_are_counted():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_shares_are_those_of_the_rows(seed):
+def test_shares_equal_those_of_the_rows(seed):
     lengths = np.random.default_rng(seed).integers(1, 200, 300)
     plan, found = pack(lengths, 64), windows(lengths, 64)
     rows = [plan.row(r) for r in range(len(plan))]
@@ -38,7 +38,7 @@ def test_shares_are_those_of_the_rows(seed):
     assert found.documents_per_window == sum(map(len, rows)) / len(rows)
 
 
-def test_buckets_hold_every_document_once():
+def test_buckets_have_every_document_once():
     lengths = np.array([1, 2, 3, 4, 7, 8, 1023, 1024, 1025, 2**20])
     buckets = histogram(lengths)
     assert sum(bucket.documents for bucket in buckets) == len(lengths)

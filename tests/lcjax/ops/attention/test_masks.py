@@ -1,4 +1,4 @@
-"""Masks: what they say of blocks against what they say of every pair."""
+"""Masks: compares their block bounds with their values for every pair."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_bounds_are_exact(name):
 
 
 @pytest.mark.parametrize("name", SAFE)
-def test_bounds_err_on_the_side_of_work(name):
+def test_bounds_include_every_visible_block(name):
     (some, every), (true_some, true_every) = bounds(SAFE[name]), true_bounds(SAFE[name])
     assert not np.any(true_some & ~some)
     assert not np.any(every & ~true_every)
@@ -39,7 +39,7 @@ def test_bounds_err_on_the_side_of_work(name):
 
 @pytest.mark.parametrize(("offset", "wrong_offset"), [(17, 16), (16, 17)])
 def test_a_band_one_off_has_other_bounds(offset, wrong_offset):
-    """Where the diagonal passes the corner of a block, one token more or less shows."""
+    """If the diagonal passes the corner of a block, an error of one token changes the bounds."""
     wrong = bounds(Band(after=0, static_offset=wrong_offset))
     true = true_bounds(Band(after=0, static_offset=offset))
     assert any(np.any(a != b) for a, b in zip(wrong, true, strict=True))
@@ -54,12 +54,12 @@ def test_and_or():
     assert not (one & EXACT["prefix"]).contiguous
 
 
-def test_bounds_depend_on_what_the_mask_depends_on():
+def test_bounds_depend_on_the_same_axes_as_the_mask():
     """A mask that ignores sequence and head has one schedule for all of them."""
     assert EXACT["prefix"].bounds(BLOCKS)[0].shape[:2] == (1, 1)
     assert EXACT["dilated by head"].bounds(BLOCKS)[0].shape[:2] == (1, HEADS)
     assert ASCENDING.bounds(BLOCKS)[0].shape[:2] == (BATCH, 1)
 
 
-def test_a_mask_is_a_mask_already():
+def test_a_mask_is_returned_unchanged():
     assert masks.function(ASCENDING) is ASCENDING

@@ -1,4 +1,4 @@
-"""What is refused, and in which words."""
+"""Refused calls, and the error messages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def wide(head_dim: int, dtype=jnp.bfloat16):
         ("fa3", HALF, {}, "'fa3' is not installed; pip install flash-attn3-jax"),
     ],
 )
-def test_a_named_implementation_says_why_not(implementation, x, options, message):
+def test_a_named_implementation_states_why_it_refuses(implementation, x, options, message):
     with pytest.raises(InputError, match=message) as raised:
         ops.attention(x, x, x, implementation=implementation, **options)
     assert "\n" not in str(raised.value)
@@ -58,7 +58,7 @@ def test_fa3_where_it_is_installed(monkeypatch, options, message):
 
 
 def test_sizes_that_are_not_known_to_be_safe_are_refused():
-    """Beyond 2^31 elements, without allocating one."""
+    """Uses shapes beyond 2^31 elements, without allocating arrays."""
     q = jax.ShapeDtypeStruct((1, 2**20, 32, 64), jnp.bfloat16)
     k = jax.ShapeDtypeStruct((1, 2**20, 8, 64), jnp.bfloat16)
     with pytest.raises(InputError, match="not known to be safe at 1,048,576 tokens x 32 heads x 64"):

@@ -1,4 +1,4 @@
-"""Adding an implementation of attention is one object and one line: everything else finds it by its name."""
+"""A new implementation of attention is an object and a line; all other code finds it by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lcjax.weights import load_model_files
 
 
 class Toy:
-    """Plain attention over all pairs, which refuses what it does not know and counts its calls."""
+    """Plain attention over all pairs, which counts its calls and refuses unsupported ones."""
 
     def __init__(self):
         self.calls = 0
@@ -67,7 +67,7 @@ def test_what_it_refuses_and_what_is_unknown_are_named(toy):
         ops.attention(x, x, x, implementation="tow")
 
 
-def test_a_model_and_a_run_take_its_name(toy, model_dir):
+def test_a_model_and_a_run_accept_its_name(toy, model_dir):
     assert RunArguments(attention="toy").attention == "toy"
     config, params, _ = load_model_files(model_dir, jnp.float32)
     tokens = jnp.arange(24, dtype=jnp.int32)[None]

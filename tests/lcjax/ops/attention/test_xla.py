@@ -1,6 +1,7 @@
-"""In what chains the backward pass adds up its products: their rounding is most of the error of some gradients.
+"""The order of sums in the backward pass, whose rounding is most of the error of some gradients.
 
-The gradient of a query of few keys is made of differences; that of an early key is a sum over hundreds of queries.
+The gradient of a query with few keys consists of differences. The gradient of an early key is a sum
+over hundreds of queries.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from lcjax_scripts.verify.tolerance import ratios_of
 TOKENS, HEADS, HEAD_DIM = 512, 4, 256
 
 
-def test_products_of_a_difference_are_of_short_sums(monkeypatch):
+def test_the_products_of_a_difference_have_short_sums(monkeypatch):
     rng = np.random.default_rng(0)
     inputs = [rng.normal(size=(1, TOKENS, HEADS, HEAD_DIM)).astype(np.float32) for _ in range(4)]
     references = plain_dq_of_two_keys(*inputs), plain_dq_of_two_keys(*(x.astype(np.float64) for x in inputs))
@@ -27,7 +28,7 @@ def test_products_of_a_difference_are_of_short_sums(monkeypatch):
     assert min(long) > 1
 
 
-def test_a_key_gathers_its_queries_in_short_sums(monkeypatch):
+def test_a_key_sums_over_its_queries_in_parts(monkeypatch):
     rng = np.random.default_rng(0)
     q, dout = (rng.normal(size=(1, TOKENS, HEADS, 64)).astype(np.float32) for _ in range(2))
     k, v = (rng.normal(size=(1, TOKENS, 1, 64)).astype(np.float32) for _ in range(2))
@@ -36,12 +37,12 @@ def test_a_key_gathers_its_queries_in_short_sums(monkeypatch):
     monkeypatch.setattr(xla, "LONGEST_SUM_OF_QUERIES", TOKENS * HEADS)
     jax.clear_caches()
     long = gradient(1, q, k, v, dout) - exact
-    # 0.7, of errors of 32,768 elements; of keys that only a few queries see the sums are short in any case.
+    # It is 0.7 for 32,768 elements. The sums of keys that only a few queries see are always short.
     assert np.square(short).mean() ** 0.5 < 0.85 * np.square(long).mean() ** 0.5
 
 
 def gradient(of: int, q, k, v, dout, **mask):
-    """XLA's, in the argument at that place."""
+    """Returns XLA's gradient with respect to the argument number `of`."""
 
     def pulled_back(*inputs):
         _, pull_back = jax.vjp(lambda *qkv: ops.attention(*qkv, causal=True, implementation="xla", **mask), *inputs)
@@ -51,7 +52,7 @@ def gradient(of: int, q, k, v, dout, **mask):
 
 
 def plain_dk(q, k, v, dout):
-    """Of causal attention of several query heads to one key head, in the dtype of the arrays."""
+    """Returns dk of causal attention with one key head, in the dtype of the arrays."""
     scale = q.shape[-1] ** -0.5
     scores, dweights = (np.einsum("bthd,bskd->bhts", x, y) for x, y in ((q * scale, k), (dout, v)))
     scores = np.where(np.tri(q.shape[1], dtype=bool), scores, -np.inf)
@@ -62,7 +63,7 @@ def plain_dk(q, k, v, dout):
 
 
 def plain_dq_of_two_keys(q, k, v, dout):
-    """Of a query that sees itself and the key before it, in the dtype of the arrays."""
+    """Returns dq of queries that see two keys: their own and the previous one."""
     keys, values = (np.stack([x, np.roll(x, 1, axis=1)]) for x in (k, v))
     scores = (q * keys).sum(-1) * HEAD_DIM**-0.5
     scores[1, :, 0] = -np.inf

@@ -1,4 +1,4 @@
-"""The chunked loss against float64 logits."""
+"""Compares the chunked loss with float64 logits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tests.support.jaxprs import output_shapes
 from tests.support.numerics import error_ratio, error_ratios
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# tokens, hidden size, vocabulary; a chunk takes 8,192 logits here, so 81 tokens of the vocabulary of 101, and 4 of that of 2,003.
+# (tokens, hidden size, vocabulary). A chunk has 8,192 logits here: 81 tokens with the vocabulary of
+# 101, and 4 tokens with the vocabulary of 2,003.
 SHAPES = {
     "one chunk": (19, 36, 101),
     "last chunk not full": (173, 36, 101),
@@ -30,7 +31,7 @@ def small_chunks(request, monkeypatch):
 
 @pytest.fixture
 def real_chunks():
-    """Leaves the size of a chunk at what users get."""
+    """Uses the default chunk size."""
 
 
 def make_inputs(tokens, hidden_size, vocabulary, dtype=jnp.float32, ignored=0.3):
@@ -51,9 +52,10 @@ def plain_loss(hidden, head, labels):
 
 
 def with_gradients(objective, hidden, head, labels, dloss=0.37):
-    """(losses, dhidden, dhead) for a cotangent that is not 1.
+    """Returns (losses, dhidden, dhead) for a cotangent that is not 1.
 
-    `losses` are those of 16 rotations of the labels: the rounding error of a single scalar is a matter of luck.
+    `losses` are those of 16 rotations of the labels, because the rounding error of a single scalar
+    is a matter of chance.
     """
 
     def forward_and_backward(hidden, head, labels):
@@ -92,7 +94,7 @@ def test_all_ignored_gives_exact_zeros():
         np.testing.assert_array_equal(result, 0)
 
 
-def test_ignored_tokens_have_no_gradient_and_no_say():
+def test_ignored_tokens_have_no_gradient_and_no_effect():
     hidden, head, labels = make_inputs(*SHAPES["last chunk not full"])
     ignored = labels == IGNORE
     value, dhidden, dhead = with_gradients(linear_cross_entropy, hidden, head, labels)
@@ -119,7 +121,7 @@ def test_mutants_fail():
 
 
 def test_dropped_cotangent_fails():
-    """Right for a cotangent of 1 only: what `.sum()` would not see."""
+    """The mutant is correct only for a cotangent of 1, so `.sum()` would not detect it."""
     inputs = make_inputs(*SHAPES["last chunk not full"])
     expected = references(*inputs)
     ratios = error_ratios(with_gradients(linear_cross_entropy, *inputs, dloss=1.0), *expected)
@@ -128,7 +130,7 @@ def test_dropped_cotangent_fails():
 
 
 def plain_token_losses(hidden, head, labels):
-    """`plain_loss` of every token alone."""
+    """Returns `plain_loss` of every token."""
     return jax.vmap(lambda h, y: plain_loss(h[None], head, y[None]))(hidden, labels)
 
 
@@ -148,7 +150,7 @@ def test_losses_of_single_tokens(name, dtype):
         assert error_ratio(token_cross_entropy(hidden, head, jnp.maximum(labels, 0)).losses, plain, exact) > 1
 
 
-def test_a_hit_is_the_likeliest_token():
+def test_a_hit_is_the_most_likely_token():
     hidden, head, labels = make_inputs(*SHAPES["last chunk not full"])
     likeliest = jnp.dot(hidden, head.T).argmax(axis=1).astype(jnp.int32)
     labels = jnp.where(jnp.arange(len(labels)) % 3 == 0, likeliest, labels)
@@ -177,15 +179,15 @@ def test_a_frozen_head_gets_no_gradient():
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
-def test_a_chunk_that_is_told(chunk):
-    def told(hidden, head, labels):
+def test_an_explicit_chunk_size(chunk):
+    def chunked(hidden, head, labels):
         return linear_cross_entropy(hidden, head, labels, chunk)
 
     inputs = make_inputs(173, 36, 101)
-    assert max(error_ratios(with_gradients(told, *inputs), *references(*inputs))) <= 1
-    rows = {shape[0] for shape in computed_shapes(told, (0, 1)) if len(shape) == 2 and shape[1] == VOCABULARY}
+    assert max(error_ratios(with_gradients(chunked, *inputs), *references(*inputs))) <= 1
+    rows = {shape[0] for shape in computed_shapes(chunked, (0, 1)) if len(shape) == 2 and shape[1] == VOCABULARY}
     assert max(rows) <= max(chunk, 1)
-    assert not head_shaped(computed_shapes(told, 0))
+    assert not head_shaped(computed_shapes(chunked, 0))
 
 
 def test_logits_of_all_tokens_never_exist(real_chunks):

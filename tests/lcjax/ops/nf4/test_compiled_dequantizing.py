@@ -1,4 +1,4 @@
-"""Quantized linear maps as they would run on an H100: one kernel makes the weight, and nothing but the weight takes memory."""
+"""Quantized linear layers compiled for an H100: one kernel dequantizes, without other buffers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from lcjax.model.linear import Linear
 from lcjax.ops import nf4
 from lcjax.plan.compiling.aot import abstract, compile_lowered, gpu_sharding
 
-# The gate of Llama-3.1-8B, and of Llama-3.1-70B, whose stack of codes has more than 2^32 bytes.
+# The gate projections of Llama-3.1-8B and 70B. The stack of codes of 70B has more than 2^32 bytes.
 WEIGHTS = {"8B": (4, 14_336, 4096), "70B": (80, 28_672, 8192)}
 TOKENS = 1024
 
 
 def products(x_TI, stack, dy_TO):
-    """Of every layer the product and its gradient in x: each makes the weight for itself, as with a layer computed again."""
+    """Computes the product of every layer and its gradient with respect to x.
+
+    Both dequantize the weight, as in a recomputed layer.
+    """
 
     def layer(carry, weight):
         linear = jax.checkpoint(lambda x: Linear({"weight": weight})(x), prevent_cse=False)
@@ -32,7 +35,7 @@ def products(x_TI, stack, dy_TO):
 
 @pytest.fixture(scope="module", params=WEIGHTS)
 def compiled(request):
-    """(the compiled program, O, I)."""
+    """(compiled program, O, I)."""
     layers, out_features, in_features = WEIGHTS[request.param]
     stack = {
         name: jax.ShapeDtypeStruct((layers, *shape), dtype)
@@ -44,13 +47,13 @@ def compiled(request):
 
 
 def results(text: str) -> list[tuple[str, int, str]]:
-    """(dtype, elements, opcode) of each result of the program and of its loops; what is inside a kernel is none."""
+    """Returns (dtype, elements, opcode) of each result, except those within kernels."""
     body = re.sub(r"^%fused_\S+ .*?^}$", "", text, flags=re.M | re.S)
     found = re.findall(r"= (\w+)\[([\d,]+)\]\S* ([a-z][\w-]*)\(", body)
     return [(dtype, math.prod(map(int, shape.split(","))), opcode) for dtype, shape, opcode in found]
 
 
-def test_one_kernel_makes_the_weight_and_in_bfloat16_only(compiled):
+def test_one_kernel_dequantizes_the_weight_directly_to_bfloat16(compiled):
     program, out_features, in_features = compiled
     large = [result for result in results(program.as_text()) if result[1] == out_features * in_features]
     made = [

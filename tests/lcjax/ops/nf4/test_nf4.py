@@ -1,4 +1,4 @@
-"""NF4 against bitsandbytes on the CPU: codes, scales and values bit for bit."""
+"""Compares NF4 with bitsandbytes on the CPU: codes, scales and values, bit for bit."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from lcjax.ops.nf4.format import CODEBOOK, DYNAMIC_MAP
 from lcjax.ops.nf4.mean import torch_mean
 from tests.support import bitsandbytes_calls as oracle
 
-# One block; fewer blocks than a scale of scales has, exactly as many, some more; rows of one block and of many.
+# One block; fewer blocks than a scale of scales has, as many, and more; rows with one or many
+# blocks.
 SHAPES = [(1, 64), (5, 64), (7, 192), (64, 256), (192, 576), (3, 11_008), (512, 1024)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def random_weight(shape, dtype=torch.float32, seed=0) -> torch.Tensor:
-    """Gaussian with rows of very different size, so that the scales span their map, and outliers."""
+    """Returns Gaussian weights with outliers, and with row scales that cover the map."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(shape, generator=generator) * torch.logspace(-3, 0, shape[0])[:, None]
     weight[torch.rand(shape, generator=generator) < 1e-3] *= 20
@@ -54,7 +55,7 @@ def test_codes_and_scales_are_those_of_bitsandbytes(shape, dtype):
 
 @pytest.mark.parametrize("factor", [1.0, -0.37, 2.0**-120, 1e34])
 def test_values_between_two_codes(factor):
-    """Each boundary itself, and its neighbors among the floats."""
+    """Tests each boundary, and its neighbors in floating point."""
     boundaries = (CODEBOOK[:-1] + CODEBOOK[1:]) / np.float32(2)
     near = np.concatenate(
         [boundaries, np.nextafter(boundaries, np.float32(-2)), np.nextafter(boundaries, np.float32(2))]
@@ -81,7 +82,7 @@ def test_special_weights(name):
     codes, state = oracle.quantize(weight)
     leaves = ours(weight)
     assert_equal_leaves(leaves, oracle.leaves(codes, state))
-    if name != "denormal":  # which XLA rounds to zero on a CPU
+    if name != "denormal":  # XLA flushes denormals to zero on a CPU
         np.testing.assert_array_equal(nf4.dequantize(leaves, jnp.float32), oracle.values(codes, state, torch.float32))
 
 
@@ -91,7 +92,7 @@ def test_the_mean_rounds_as_torch_does(length):
     assert torch_mean(values) == _mean_on_one_thread(values)
 
 
-def test_another_order_of_the_sum_rounds_otherwise():
+def test_another_order_of_the_sum_rounds_differently():
     lengths = [5000, 65_536, 70_001, 1_835_008]
     values = [np.random.default_rng(length).random(length, np.float32) for length in lengths]
     assert any(v.mean() != torch_mean(v) for v in values)
@@ -122,7 +123,7 @@ def test_values_are_those_of_bitsandbytes(shape, dtype, double, compiled):
 
 
 def fused(weight, dtype):
-    """Scales rounded once, as by a fused multiply-add."""
+    """Dequantizes with scales that are rounded once, as by a fused multiply-add."""
     scale = np.repeat(weight["absmax_scale"], 256)[: weight["absmax"].size].reshape(weight["absmax"].shape)
     exact = DYNAMIC_MAP[weight["absmax"]].astype(np.float64) * scale + weight["absmax_offset"]
     return nf4.dequantize({"codes": weight["codes"], "absmax": jnp.asarray(exact.astype(np.float32))}, dtype)
@@ -148,7 +149,7 @@ def test_mutants_are_found(name):
 
 
 def test_a_search_for_the_nearest_scale_is_found():
-    """bitsandbytes rounds to 65,536 steps before it looks the nearest value up, and so misses it now and then."""
+    """bitsandbytes rounds to 65,536 steps first, so its value is not always the nearest."""
     weight = random_weight((512, 1024))
     leaves = ours(weight)
     absmax = weight.reshape(-1, 64).abs().amax(1).numpy() - leaves["absmax_offset"]
@@ -158,13 +159,13 @@ def test_a_search_for_the_nearest_scale_is_found():
     assert 0 < missed.mean() < 0.01
 
 
-def test_the_leaves_are_as_announced():
+def test_the_leaves_have_the_declared_shapes():
     for shape in SHAPES:
         found = {name: (leaf.shape, leaf.dtype) for name, leaf in ours(random_weight(shape)).items()}
         assert found == nf4.leaf_types(*shape)
 
 
-def test_rows_that_are_no_multiple_of_a_block_are_refused():
+def test_rows_that_are_not_a_multiple_of_a_block_are_refused():
     with pytest.raises(InputError, match=r"\[3, 96\] cannot be quantized: NF4 needs rows of a multiple of 64 values"):
         nf4.quantize(np.zeros((3, 96), np.float32))
 

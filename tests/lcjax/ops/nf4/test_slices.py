@@ -1,4 +1,4 @@
-"""Parts of quantized weights have the values of the parts of the whole."""
+"""Slices of quantized weights have the values of slices of the dequantized weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WEIGHT_OI = np.random.default_rng(0).normal(size=(24, 384)).astype(np.float32)
 
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("parts", [1, 2, 3])
-def test_parts_are_the_wholes(axis, parts):
+def test_slices_equal_those_of_the_whole(axis, parts):
     weight = {name: jnp.asarray(leaf) for name, leaf in nf4.quantize(WEIGHT_OI).items()}
     whole = np.asarray(nf4.dequantize(weight, jnp.float32))
     for part, expected in enumerate(np.split(whole, parts, axis)):

@@ -1,4 +1,7 @@
-"""Whole models at positions around 8K, 32K and 128K against transformers, every kind of RoPE; few tokens, placed far out."""
+"""Compares models with transformers at positions around 8K, 32K and 128K, for every kind of RoPE.
+
+The rows are short, with few tokens at distant positions.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ EXTENDED = {"dynamic": 4096, "linear": 12_288, "default": 4096}
 
 
 def batch(length: int):
-    """One row of the last positions of a sequence, one from all over it, one from its start."""
+    """Returns rows with the last positions of a sequence, with random ones, and with the first."""
     tokens = 24
     rows = [np.arange(length - tokens, length), np.linspace(0, length - 2, tokens, dtype=int), np.arange(tokens)]
     return make_batch(131, 3, tokens, positions=np.stack(rows))
@@ -37,7 +40,7 @@ def batch(length: int):
 
 @dataclasses.dataclass
 class Models:
-    """One model of lcjax and of transformers, in float32 and in float64 with float64 angles."""
+    """A model in lcjax, in transformers, and in transformers with float64 weights and angles."""
 
     ours: lcjax.Llama
     plain: Any
@@ -79,7 +82,7 @@ def models(tmp_path_factory):
     return make
 
 
-# The others differ in parameters alone, which the frequencies' own tests have.
+# Other kinds differ only in parameters, which the tests of frequencies cover.
 @pytest.mark.parametrize(
     "name", [name for name in KINDS if name not in ("dynamic, factor 8", "yarn, own attention factor")]
 )
@@ -109,7 +112,7 @@ def test_wrong_parameters_fail(models):
 
 
 def test_ignoring_the_length_fails(models):
-    """As if the sequence ended within the original context, or, for longrope, never did."""
+    """The mutant assumes a sequence within the original context or, for longrope, beyond it."""
     dynamic = models("dynamic")
     assert dynamic.ratio(with_config(dynamic.ours, max_position_embeddings=2**20)) > 1
     longrope = models("longrope")
@@ -118,7 +121,10 @@ def test_ignoring_the_length_fails(models):
 
 @pytest.fixture(scope="module")
 def phi3(tmp_path_factory) -> Models:
-    """Phi-3, which turns a part of every head and says its original context beside its RoPE; as a Llama its maps are apart."""
+    """Phi-3, which rotates a part of each head; its projections are split to load it as a Llama.
+
+    Its original context is outside the RoPE parameters in its config.
+    """
     torch.manual_seed(0)
     sizes = {"vocab_size": 131, "hidden_size": 96, "intermediate_size": 76, "num_hidden_layers": 2, "pad_token_id": 0}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -180,8 +186,8 @@ def test_partial_rotary_equals_phi3(phi3):
         assert phi3.ratio(length=length) <= 1, length
 
 
-def test_turning_the_whole_head_fails(phi3):
-    # As many pairs, spread over the head.
+def test_rotating_the_whole_head_fails(phi3):
+    # The same number of pairs, over the whole head.
     scaling = dataclasses.replace(
         phi3.ours.config.rope_scaling,
         short_factor=phi3.ours.config.rope_scaling.short_factor * 2,

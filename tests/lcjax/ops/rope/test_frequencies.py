@@ -1,4 +1,7 @@
-"""The frequencies and attention factors of every kind against transformers and float64, at lengths on both sides of the context."""
+"""Compares frequencies and attention factors of every kind with transformers and float64.
+
+The lengths are on both sides of the context.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,12 @@ from tests.support.rope_kinds import (
     transformers_frequencies,
 )
 
-# Those whose every operation is one of IEEE's, but for the power, which ours rounds correctly.
+# Kinds with only IEEE operations, except the power, which our implementation rounds correctly.
 BITWISE = ("linear", "llama3")
 
 
 def worst_ratio(config: LlamaConfig, name: str, lengths=LENGTHS) -> float:
-    """The largest ratio of the tolerance rule over all lengths; every frequency counts alike."""
+    """Returns the largest ratio of the tolerance rule over all lengths, with equal weights."""
     ratios = []
     for tokens in lengths:
         plain, _ = transformers_frequencies(hugging_face(name), tokens)
@@ -117,7 +120,7 @@ SPELLINGS = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", SPELLINGS)
-def test_spellings_mean_what_they_mean_to_transformers(name, caplog):
+def test_spellings_have_the_same_meaning_as_in_transformers(name, caplog):
     common = hugging_face("default").to_dict()
     del common["rope_parameters"]
     written = common | {"max_position_embeddings": CONTEXT, **SPELLINGS[name]}
@@ -133,7 +136,7 @@ def test_spellings_mean_what_they_mean_to_transformers(name, caplog):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_config_survives_its_own_json(name):
+def test_a_config_survives_a_round_trip_through_json(name):
     config = ours(name)
     assert LlamaConfig.from_dict(config.to_dict()) == config
     theirs = transformers.LlamaConfig.from_dict(config.to_dict())
@@ -180,6 +183,6 @@ def test_bad_parameters_are_refused_in_one_line(change, message):
     assert "\n" not in str(error.value)
 
 
-def test_what_a_kind_does_not_read_is_not_written():
+def test_unused_parameters_are_not_written():
     assert RopeScaling("linear", 2.0).to_dict() == {"rope_type": "linear", "factor": 2.0}
     assert RopeScaling().to_dict() is None

@@ -1,4 +1,4 @@
-"""Rotary positions against transformers and float64. The angle is float32 by definition: all trained Llamas compute it so."""
+"""Compares RoPE with transformers and float64. The angle is float32 by definition."""
 
 from __future__ import annotations
 
@@ -82,19 +82,19 @@ def test_frequencies_equal_transformers_bitwise(name):
 
 @pytest.mark.parametrize("name", ROPES)
 def test_frequencies(name):
-    """torch's float32 power is not rounded correctly for every theta, so here both are held against float64."""
+    """Both are compared with float64, because torch's float32 power is not correctly rounded."""
     config, hugging_face = both_configs(**ROPES[name])
     plain = LlamaRotaryEmbedding(hugging_face).inv_freq.numpy()
     assert relative_error_ratio(inverse_frequencies(config), plain, exact_frequencies(**ROPES[name])) <= 1
 
 
 def relative_error_ratio(actual, plain, exact):
-    """Every frequency counts alike, though the slowest is a millionth of the fastest."""
+    """Returns the error ratio with equal weights for all frequencies, which span six decades."""
     return error_ratio(actual / exact, plain / exact, exact / exact, dtype=np.float32)
 
 
 def exact_frequencies(head_dim, theta, factor=None, low_freq_factor=1, high_freq_factor=4, **llama3):
-    """float64; for llama3 as in the model card: by the number of waves that the original context holds."""
+    """Returns float64 frequencies; llama3 by the number of turns in the original context."""
     frequencies = theta ** (-np.arange(0, head_dim, 2) / head_dim)
     if factor is None:
         return frequencies
@@ -123,7 +123,7 @@ def test_equals_transformers(name, positions):
 
 
 def by_transformers(config, q, k, positions, dtype):
-    """transformers' rotation in `dtype`, from its float32 angles."""
+    """Returns transformers' rotation in `dtype`, with its float32 angles."""
     rotary = LlamaRotaryEmbedding(config)
     angles = torch.from_numpy(np.array(positions))[..., None].float() * rotary.inv_freq
     cos, sin = (f(torch.cat([angles, angles], dim=-1).to(dtype)) for f in (torch.cos, torch.sin))
@@ -134,7 +134,7 @@ def by_transformers(config, q, k, positions, dtype):
 
 
 def rotate(x, angles, sign=1):
-    """The rotation in numpy, in the dtype of x: pair (i, i + F) as a complex number times exp(i angle)."""
+    """Rotates in numpy, in the dtype of x: pair (i, i + F) is multiplied by exp(i angle)."""
     first, second = np.split(x, 2, axis=-1)
     cos, sin = (f(angles.astype(np.float64))[:, :, None].astype(x.dtype) for f in (np.cos, np.sin))
     return np.concatenate([first * cos - sign * second * sin, second * cos + sign * first * sin], axis=-1)
@@ -146,7 +146,7 @@ def with_gradients(q, k, dq, dk, positions, frequencies):
 
 
 def references(dtype, positions, frequencies, *tensors):
-    """(q, k, dq, dk) by numpy; the transpose of a rotation is the rotation back."""
+    """Returns (q, k, dq, dk) from numpy. The transpose of a rotation is its inverse."""
     angles = np.asarray(positions, np.float32)[..., None] * np.asarray(frequencies)
     return tuple(
         rotate(np.asarray(x).astype(dtype), angles, sign) for x, sign in zip(tensors, (1, 1, -1, -1), strict=True)
@@ -197,7 +197,7 @@ def test_mutants_fail(dtype):
 
 
 def test_bfloat16_frequencies_would_fail():
-    """A model cast to bfloat16 as a whole rounds its frequencies too: at 32K the angles are then off by many turns."""
+    """With frequencies rounded to bfloat16, the angles at 32K are wrong by many turns."""
     config, _ = both_configs(**ROPES["llama 3.1"])
     frequencies = jnp.asarray(inverse_frequencies(config))
     positions, *tensors = make_inputs(config.head_dim, POSITIONS["to 32K"], jnp.bfloat16)
@@ -206,8 +206,8 @@ def test_bfloat16_frequencies_would_fail():
     assert min(error_ratios(actual, *references_of)) > 1
 
 
-def test_the_attention_factor_scales_what_turns_and_its_gradients():
-    """Queries and keys are longer by it, and what does not turn is as it was."""
+def test_the_attention_factor_scales_the_rotated_part_and_its_gradients():
+    """It scales queries and keys, except the part that is not rotated."""
     config, _ = both_configs(**ROPES["odd head_dim"])
     frequencies = jnp.asarray(inverse_frequencies(config))[:6]
     positions, q, k, dq, dk = make_inputs(20, POSITIONS["scattered"])
@@ -221,7 +221,7 @@ def test_the_attention_factor_scales_what_turns_and_its_gradients():
 
 
 def test_every_position_up_to_16_million_has_its_own_angle():
-    """float32 holds integers exactly up to 2^24; the fastest pair turns by position radians."""
+    """float32 represents integers exactly up to 2^24. The fastest pair has the angle `position`."""
     cos, sin = rope_tables(jnp.asarray([[2**24 - 2, 2**24 - 1, 2**24]]), jnp.ones(1, jnp.float32))
     turned = np.angle(np.asarray(cos[0, :, 0]) + 1j * np.asarray(sin[0, :, 0]))
     np.testing.assert_allclose(np.mod(np.diff(turned), 2 * np.pi), 1.0, atol=4 * np.finfo(np.float32).eps)
