@@ -14,12 +14,12 @@ import grain
 import numpy as np
 from rich.console import Console
 
+from lcjax.cli.terminal import say
 from lcjax.config.training import check_weights
 from lcjax.data.chat import ChatTemplate
 from lcjax.data.mixture import Mixture, pack_mixture
 from lcjax.data.packing import PackingPlan, nothing_learned, pack
 from lcjax.data.pipeline import evaluation_batches, make_dataset
-from lcjax.data.progress import say
 from lcjax.data.reading import read_sources
 from lcjax.data.rows import Batch, documents_of, is_learned
 from lcjax.data.split import split_corpus
@@ -162,7 +162,8 @@ def load_corpus(
     date = date or datetime.datetime.now()
     if weights:
         check_weights(weights, len(paths))
-    say(progress, "reading the data")
+    if progress is not None:
+        say(progress, "reading the data")
     sources = read_sources(paths, ChatTemplate(tokenizer, date), documents)
     every_document = [document for source in sources for document in source]
     corpus = tokenize(every_document, tokenizer, vocab_size=vocab_size, progress=progress, stored=True)

@@ -9,15 +9,11 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lcjax.cli.terminal import say
+
 # Work that takes less than about half a second needs no separate line.
 SHORT_CHARACTERS = 1_000_000
 SECONDS_BETWEEN_LINES = 60.0
-
-
-def say(console: Console | None, line: str) -> None:
-    """Prints a line without markup if there is a console."""
-    if console is not None:
-        console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
