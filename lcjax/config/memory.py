@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from lcjax.config.policies import OFFLOAD_ABOVE_TOKENS
 from lcjax.errors import InputError
 
-# Up to this length plain layers are faster and their activations fit; above it, inputs are
-# offloaded.
-PLAIN_UP_TO_TOKENS = 32_768
 # "auto" uses tiles only if the sequence length is a multiple of this.
 _TOKENS_STEP = 1024
 
@@ -71,7 +69,7 @@ def resolve_memory(
     settings = parse_memory(requested)
     if settings != "auto":
         return None
-    in_tiles = attention_has_passes and tokens > PLAIN_UP_TO_TOKENS and tokens % _TOKENS_STEP == 0
+    in_tiles = attention_has_passes and tokens > OFFLOAD_ABOVE_TOKENS and tokens % _TOKENS_STEP == 0
     return MemorySettings() if in_tiles else None
 
 

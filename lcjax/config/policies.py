@@ -12,7 +12,8 @@ OFFLOADING = ("offload", "offload_attn")  # policies that use host memory
 ALIASES = {"unsloth": "offload"}
 
 # Above this length, one saved input per layer fills a GPU (8B at 131,072 tokens: 32 GiB), so a
-# policy that offloads is required.
+# policy that offloads is required, and "auto" runs layers in tiles. Up to it, layers without tiles
+# are faster and their activations fit.
 OFFLOAD_ABOVE_TOKENS = 32_768
 # Up to this length the intermediates of every layer are cheaper to save than to recompute.
 KEEP_UP_TO_TOKENS = 4_096
