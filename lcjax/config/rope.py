@@ -26,6 +26,14 @@ KEYS: dict[str, tuple[str, ...]] = {
     "longrope": ("factor", "original_max_position_embeddings", "attention_factor", "short_factor", "long_factor"),
     "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
 }  # fmt: skip
+# What each kind does, in the words of the line that reports a choice.
+EFFECTS = {
+    "linear": "all frequencies are scaled equally",
+    "dynamic": "the base grows with the length of each sequence",
+    "yarn": "low frequencies are scaled, high ones unchanged, and attention is sharpened",
+    "longrope": "low frequencies are scaled beyond the model's own factors",
+    "llama3": "low frequencies are scaled, high ones unchanged",
+}
 _OLD_KINDS = {"su": "longrope"}  # in Phi-3's first files
 # Other allowed keys: read elsewhere, or informational.
 _OTHER_KEYS = {"type", "rope_type", "rope_theta", "partial_rotary_factor", "finetuned"}

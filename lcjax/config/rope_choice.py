@@ -9,17 +9,10 @@ import dataclasses
 import numbers
 
 from lcjax.config import LlamaConfig, RopeScaling
-from lcjax.config.rope import LONGEST, attention_factor
+from lcjax.config.rope import EFFECTS, LONGEST, attention_factor
 from lcjax.errors import InputError, unknown
 
 CHOICES = ("auto", "none", "base", "linear", "dynamic", "yarn", "llama3")
-_DOES = {
-    "linear": "all frequencies are scaled equally",
-    "dynamic": "the base grows with the length of each sequence",
-    "yarn": "low frequencies are scaled, high ones unchanged, and attention is sharpened",
-    "longrope": "low frequencies are scaled beyond the model's own factors",
-    "llama3": "low frequencies are scaled, high ones unchanged",
-}
 
 
 def choose_rope(
@@ -154,13 +147,13 @@ def _context(scaling: RopeScaling, context: int, tokens: int) -> int:
 def _line(before: LlamaConfig, after: LlamaConfig, tokens: int, *, by_user: bool) -> str:
     kind = after.rope_scaling.rope_type
     if after.rope_scaling != before.rope_scaling or kind == "dynamic":
-        does = _DOES[kind]
+        effect = EFFECTS[kind]
     else:
-        does = (
+        effect = (
             "only the base changes" if after.rope_theta != before.rope_theta else "unchanged, for longer sequences too"
         )
     why = "as requested" if by_user else "rope_scaling and rope_theta override this"
     return (
         f"max_seq_length={tokens:,} with a model trained for {before.max_position_embeddings:,} "
-        f"tokens; RoPE is now {describe_rope(after)}: {does} ({why})"
+        f"tokens; RoPE is now {describe_rope(after)}: {effect} ({why})"
     )

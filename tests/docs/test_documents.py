@@ -69,7 +69,7 @@ def here(reader, tmp_path, monkeypatch) -> Path:
 @pytest.fixture(autouse=True)
 def tables_as_before():
     """Removes what a code block adds to lcjax's tables."""
-    tables = rope.KEYS, frequencies.KINDS, registry.BACKENDS, FAMILIES
+    tables = rope.KEYS, rope.EFFECTS, frequencies.KINDS, registry.BACKENDS, FAMILIES
     before = [dict(table) for table in tables]
     yield
     for table, rows in zip(tables, before, strict=True):

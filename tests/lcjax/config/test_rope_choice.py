@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lcjax.config import LlamaConfig, RopeScaling
+from lcjax.config import LlamaConfig, RopeScaling, rope
 from lcjax.config.presets import PRESETS
 from lcjax.config.rope import attention_factor
 from lcjax.config.rope_choice import CHOICES, choose_rope, describe_rope
@@ -171,6 +171,10 @@ def test_the_report_names_the_changes():
     assert ["at", "angles", "unseen", "in", "training,", "at", "65,536", "12", "0"] in lines
     assert lines[-1] == ["pair", "31,", "tokens", "a", "turn", "438,460", "3,507,679"]
     assert len(lines) == 8 + 14
+
+
+def test_every_kind_has_a_description():
+    assert set(rope.EFFECTS) == set(rope.KEYS) - {"default"}
 
 
 def test_kinds_by_other_names_are_covered():
