@@ -1,4 +1,4 @@
-"""Runs of the command line on the tiny Llama and its text."""
+"""Fixtures for runs of lcjax.train on the tiny Llama and its text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.processes import SHORT, finish, start
 
 @pytest.fixture(scope="package", autouse=True)
 def cache(tmp_path_factory):
-    """The user's cache folder, which keeps compiled steps from one run to the next, of this process and of others."""
+    """The user's cache folder, which shares compiled steps between runs and processes."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
@@ -20,13 +20,16 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def short(model_dir, data_dir) -> list[str]:
-    """The flags of a run of 4 steps that saves and evaluates after every second; --output-dir is wanting."""
+    """The flags of a run of 4 steps that saves and evaluates after every second one.
+
+    --output-dir must be added.
+    """
     return ["--model", str(model_dir), "--data", str(data_dir), *SHORT]
 
 
 @pytest.fixture(scope="package")
 def finished(short, cache, tmp_path_factory) -> Path:
-    """The folder of such a run, which nothing disturbed; tests must leave it as it is."""
+    """The folder of such a run without interruptions. Tests must not change it."""
     folder = tmp_path_factory.mktemp("finished")
     code, output = finish(start([*short, "--output-dir", "run"], folder, cache))
     assert code == 0, output

@@ -1,4 +1,4 @@
-"""The arguments of a run: values, the demo's preset and the help."""
+"""The arguments of a run: values, the demo's defaults and the help."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_number_of_steps(given, rows, steps):
     assert TrainingArguments(**given).number_of_steps(rows) == steps
 
 
-def test_a_program_is_refused_as_the_command_line_is():
+def test_a_program_gets_the_same_errors_as_the_command():
     with pytest.raises(InputError, match="--seed -1 is out of range"):
         TrainingArguments(seed=-1)
     with pytest.raises(InputError, match="--warmup-steps 3 exceeds --max-steps 2"):
@@ -43,7 +43,7 @@ def test_the_demo():
     assert parse(["--max-steps", "3"]) == dataclasses.replace(demo(), max_steps=3)
 
 
-def test_flags_beat_defaults():
+def test_flags_override_defaults():
     arguments = parse("--model m --data a b --lora-r 8 --target-modules q_proj v_proj --output-dir runs/x".split())
     expected = RunArguments(
         model="m", data=("a", "b"), lora_r=8, target_modules=("q_proj", "v_proj"), output_dir=Path("runs/x")
@@ -51,7 +51,7 @@ def test_flags_beat_defaults():
     assert arguments == expected
 
 
-def test_the_help_has_every_flag_in_one_section_and_what_most_runs_need_first(capsys):
+def test_the_help_has_every_flag_in_one_section_and_common_flags_first(capsys):
     in_sections = [name for names in SECTIONS.values() for name in names]
     assert sorted(in_sections) == sorted(field.name for field in dataclasses.fields(RunArguments))
     assert main(["--help"]) == 0

@@ -1,4 +1,4 @@
-"""Training with another implementation of attention gives the same losses; on a CPU the Pallas kernels are interpreted."""
+"""Training with another implementation of attention gives the same losses."""
 
 from __future__ import annotations
 
@@ -15,5 +15,6 @@ def test_pallas_trains_as_xla_does(short, finished, cache, tmp_path):
     rows, xla_rows = (read_rows(run / "metrics.jsonl") for run in (tmp_path / "run", finished))
     losses, xla_losses = ([row["loss"] for row in each if "loss" in row] for each in (rows, xla_rows))
     assert len(losses) == 4
-    # Four float32 steps apart by the rounding of sums: a wrong mask or scale shows in the third digit.
+    # Four float32 steps differ by the rounding of sums. A wrong mask or scale changes the third
+    # digit.
     np.testing.assert_allclose(losses, xla_losses, rtol=1e-5)

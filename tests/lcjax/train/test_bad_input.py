@@ -1,4 +1,4 @@
-"""What a user can get wrong: one line that names the thing and the remedy, exit code 2, and no existing file is lost."""
+"""Invalid inputs give one line with the cause and the remedy, exit code 2, and lose no files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from lcjax.train.__main__ import main
 from tests.support.processes import SHORT, contents
 from tests.support.tiny_llama import random_params
 
-# What a run says before it is refused: where it is, what it has found so far.
+# Progress lines that may come before the error.
 PHASE = re.compile(r"loading |reading |checking |start: |[\d,]+ documents|warning: ")
 
 
 @pytest.fixture
 def refused(capsys):
-    """Runs the command line, which must refuse; returns its one line."""
+    """Runs the command, which must refuse its input; returns the error line."""
 
     def run(*flags: str | Path) -> str:
         assert main([str(flag) for flag in flags]) == 2
@@ -118,7 +118,7 @@ def test_a_truncated_gguf_file(refused, smollm2, data_dir, tmp_path):
 
 def test_a_hub_id_without_a_network(refused, data_dir, tmp_path, monkeypatch):
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # no server listens there
     line = refused("--model", "nobody/nothing", "--data", data_dir, *SHORT, "--output-dir", tmp_path / "run")
     assert line.startswith("nobody/nothing is not on this disk and cannot be downloaded: ")
 
@@ -218,7 +218,7 @@ def test_bad_places_for_the_output(refused, model_dir, data_dir, tmp_path):
         f"--output-dir {file}/run cannot be created (Not a directory); choose"
     )
     assert refused(*given, "/proc/run").startswith("--output-dir /proc/run cannot be created (")
-    # orbax would write checkpoints there that it cannot read.
+    # orbax would write checkpoints there, but could not read them.
     assert "has the character [, with which checkpoints cannot be read back" in refused(*given, tmp_path / "run[1]")
     blocked = tmp_path / "blocked"
     blocked.mkdir()
@@ -233,7 +233,7 @@ def test_bad_places_for_the_output(refused, model_dir, data_dir, tmp_path):
 
 @pytest.fixture(scope="module")
 def others(model_dir, data_dir, tmp_path_factory):
-    """By name: a model with two other entries in one map alone, one with more layers, and the data with one word changed."""
+    """A model with two changed entries, one with more layers, and data with a changed word."""
     folder = tmp_path_factory.mktemp("others")
     tokenizer = weights.load_tokenizer(model_dir)
     config, params, _ = weights.load_model_files(model_dir, jnp.float32)
@@ -264,7 +264,7 @@ def others(model_dir, data_dir, tmp_path_factory):
         ("--data OTHERS/data", "the data was different; give the same --data files, unchanged"),
     ],
 )
-def test_going_on_as_another_run(flags, said, refused, finished, others):
+def test_resuming_with_other_arguments(flags, said, refused, finished, others):
     before = contents(finished)
     line = refused(
         *flags.replace("OTHERS", str(others)).split(), "--output-dir", finished, "--resume-from-checkpoint", "latest"
@@ -275,7 +275,7 @@ def test_going_on_as_another_run(flags, said, refused, finished, others):
     assert contents(finished) == before
 
 
-def test_no_run_is_written_over(refused, finished, model_dir, data_dir, tmp_path):
+def test_no_run_is_overwritten(refused, finished, model_dir, data_dir, tmp_path):
     before = contents(finished)
     fresh = ["--model", model_dir, "--data", data_dir, *SHORT, "--output-dir"]
     assert "has a run with checkpoints; resume it with --resume-from-checkpoint latest" in refused(*fresh, finished)
@@ -289,7 +289,7 @@ def test_no_run_is_written_over(refused, finished, model_dir, data_dir, tmp_path
     assert contents(finished) == before
 
 
-def test_going_on_from_an_older_checkpoint_elsewhere(finished, tmp_path):
+def test_resuming_from_an_older_checkpoint_in_another_folder(finished, tmp_path):
     run = tmp_path / "elsewhere"
     assert main(["--resume-from-checkpoint", str(finished / "checkpoints" / "2"), "--output-dir", str(run)]) == 0
     for name in ("evaluation.jsonl", "adapter/adapter_model.safetensors"):
@@ -297,7 +297,7 @@ def test_going_on_from_an_older_checkpoint_elsewhere(finished, tmp_path):
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 4
 
 
-def test_a_context_beyond_the_trained_one_is_warned_of(model_dir, tmp_path, capsys):
+def test_a_context_beyond_the_trained_one_gives_a_warning(model_dir, tmp_path, capsys):
     (tmp_path / "alone.txt").write_text("one document")
     flags = ["--model", str(model_dir), "--data", str(tmp_path / "alone.txt"), "--max-seq-length", "160"]
     assert main([*flags, "--output-dir", str(tmp_path / "run"), "--max-steps", "1"]) == 0

@@ -1,4 +1,4 @@
-"""A checkpoint is believed only where every byte of it is as it was saved; else the newest undamaged one is offered."""
+"""A checkpoint is used only if no byte changed; otherwise the newest undamaged one is offered."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ OF_THE_LIST = r"missing|it does not have its own checksum|cannot be read \(Is a 
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_to_any_file_is_named_and_the_newest_sound_checkpoint_offered(damage, run):
+def test_damage_to_any_file_is_named_and_the_newest_undamaged_checkpoint_offered(damage, run):
     point = ResumePoint(run / "checkpoints", 4)
     refuse_damage(point)
     folder = run / "checkpoints" / "4"
@@ -102,7 +102,7 @@ def test_every_bit_of_the_list_of_checksums_counts(tmp_path):
             assert find_damage(tmp_path) == f"{CHECKSUMS}: it does not have its own checksum"
 
 
-def test_a_file_that_does_not_belong_there_is_damage(run):
+def test_an_additional_file_is_damage(run):
     (run / "checkpoints" / "4" / "state" / "d" / "more").write_text("")
     with pytest.raises(InputError, match=r"is damaged \(state/d/more: unexpected file\)"):
         refuse_damage(ResumePoint(run / "checkpoints", 4))
@@ -130,12 +130,12 @@ def test_the_offered_command_resumes_and_nothing_is_lost(spoil, run, finished, c
     assert (run / "adapter.step-4").exists() == (spoil == "adapter")
 
 
-def test_a_sound_newer_checkpoint_is_not_passed_over(run, capsys):
+def test_an_undamaged_newer_checkpoint_is_not_skipped(run, capsys):
     assert main(["--resume-from-checkpoint", str(run / "checkpoints" / "2")]) == 2
     assert "has checkpoint 4, which resuming from" in capsys.readouterr().err
 
 
-def test_no_sound_checkpoint(run, capsys):
+def test_no_undamaged_checkpoint(run, capsys):
     for step in "24":
         flip_a_bit(run / "checkpoints" / step / "iterator" / "metadata")
     before = contents(run)
@@ -183,7 +183,7 @@ checkpoints.save(2, tiny_state(), {}, {"format": 2})
 
 
 @pytest.mark.parametrize(("moment", "complete"), [("checksums", [1]), ("rename", [1]), ("removal", [2])])
-def test_a_kill_at_any_moment_of_a_save_leaves_whole_checkpoints(moment, complete, tmp_path):
+def test_a_kill_at_any_moment_of_a_save_leaves_complete_checkpoints(moment, complete, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", KILLED_AT, str(tmp_path / "checkpoints"), moment]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=600)
@@ -193,7 +193,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_whole_checkpoints(moment, complet
     reopened = Checkpoints(tmp_path / "checkpoints")
     assert reopened.steps() == complete
     assert [reopened.damage(step) for step in complete] == [None]
-    assert len(torn_saves(tmp_path / "checkpoints")) == 1  # who only reads removes nothing
+    assert len(torn_saves(tmp_path / "checkpoints")) == 1  # readers remove nothing
     assert Checkpoints(tmp_path / "checkpoints", keep=1).steps() == complete
     assert torn_saves(tmp_path / "checkpoints") == []
 

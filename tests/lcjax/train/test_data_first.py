@@ -1,4 +1,4 @@
-"""Data are read before weights are loaded, with the run's own date; one long text is enough."""
+"""Data are read before weights are loaded, with the date of the run; one long text is enough."""
 
 import datetime
 import json
@@ -52,11 +52,11 @@ def test_a_run_whose_template_writes_the_date_resumes_on_another_day(dated_model
     before = read_run_record(run)["data"]["fingerprint"]
     resumed = ["--resume-from-checkpoint", "latest", "--output-dir", str(run)]
     shutil.rmtree(run / "checkpoints/2")
-    (run / RECORD).unlink()  # the checkpoint has the date, too
+    (run / RECORD).unlink()  # the checkpoint has the date too
     assert main(resumed) == 0
     assert read_run_record(run)["data"]["fingerprint"] == before
     shutil.rmtree(run / "checkpoints/2")
-    # As if the run had been started on another day: the data are another day's.
+    # Pretend that the run was started on another day, so that the data differ.
     saved = run / "checkpoints/1/run/metadata"
     saved.write_text(json.dumps(json.loads(saved.read_bytes()) | {"started": "2001-02-03T04:05:06+02:00"}))
     write_checksums(run / "checkpoints/1")
@@ -65,7 +65,7 @@ def test_a_run_whose_template_writes_the_date_resumes_on_another_day(dated_model
     assert "the data was different" in capsys.readouterr().err
 
 
-def test_a_program_is_given_the_date_with_which_to_load_its_data_again(dated_model, chats, tmp_path):
+def test_a_program_gets_the_date_to_load_its_data_again(dated_model, chats, tmp_path):
     model, tokenizer = lcjax.from_pretrained(str(dated_model), 48)
     model = lcjax.get_peft_model(model, r=2)
     flags = {"output_dir": tmp_path / "run", "save_steps": 1, "skip_leak_check": True}
@@ -122,7 +122,7 @@ def test_an_empty_path_is_refused(model_dir, tmp_path, capsys):
     assert "--data is empty; give a value, or omit it" in capsys.readouterr().err
 
 
-def test_one_text_is_trained_on_and_its_end_measured(model_dir, texts, tmp_path, capsys):
+def test_the_end_of_a_single_text_is_held_out(model_dir, texts, tmp_path, capsys):
     book, run = tmp_path / "book.txt", tmp_path / "run"
     book.write_text("\n".join(texts))
     flags = ["--model", str(model_dir), "--data", str(book), *SHORT, "--max-steps", "1", "--output-dir", str(run)]

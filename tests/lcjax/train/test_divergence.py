@@ -1,4 +1,4 @@
-"""A loss that is no number: the run stops before anything is made from it."""
+"""If the loss is not finite, the run stops before the loss is used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.processes import complete_saves, lines
 
 @pytest.fixture
 def diverge(model_dir, data_dir, tmp_path, capsys):
-    """Runs with some more flags; returns (the one line of the error, the run's folder)."""
+    """Runs with additional flags; returns (error line, folder of the run)."""
 
     def run(*flags, model=model_dir):
         fixed = "--max-seq-length 48 --max-steps 8 --seed 3 --lora-r 2".split()
@@ -32,7 +32,7 @@ def diverge(model_dir, data_dir, tmp_path, capsys):
 
 
 def assert_checkpoints_are_finite(folder):
-    """No array of any checkpoint holds a number that is none."""
+    """Asserts that all arrays of all checkpoints are finite."""
     import orbax.checkpoint as ocp
 
     for number in complete_saves(folder / "checkpoints"):
@@ -40,7 +40,7 @@ def assert_checkpoints_are_finite(folder):
         assert all(np.isfinite(leaf).all() for leaf in state.values())
 
 
-def test_a_learning_rate_out_of_bounds(diverge, data_dir):
+def test_a_learning_rate_that_is_too_large(diverge, data_dir):
     last, folder = diverge("--learning-rate", "1e30", "--save-steps", "1", "--eval-fraction", "0")
     said = re.fullmatch(
         r"error: the loss is (\S+) and the norm of its gradient (\S+) at step (\d+), in a batch of (.*); last good "
@@ -58,8 +58,8 @@ def test_a_learning_rate_out_of_bounds(diverge, data_dir):
     assert not (folder / "adapter").exists()
 
 
-def test_the_last_good_checkpoint_is_one_from_which_a_step_was_taken(diverge):
-    # The rate rises from 0: steps 1 and 2 are harmless.
+def test_the_last_good_checkpoint_is_one_with_a_successful_next_step(diverge):
+    # The rate increases from 0, so steps 1 and 2 are harmless.
     last, folder = diverge(
         "--learning-rate", "3e38", "--warmup-steps", "8", "--save-steps", "1", "--max-grad-norm", "0"
     )
@@ -79,7 +79,8 @@ def test_a_held_out_loss_counts_too(diverge):
 @pytest.mark.parametrize(("fraction", "what"), [("0", "at step 1,"), ("0.2", "the held-out loss is inf at step 0,")])
 def test_weights_whose_logits_overflow(fraction, what, diverge, model_dir, tmp_path):
     config, params, _ = weights.load_model_files(model_dir, jnp.float32)
-    params["norm"]["weight"] = params["norm"]["weight"].at[:].set(1e38)  # numbers still, as loading demands
+    # Still finite, which loading requires.
+    params["norm"]["weight"] = params["norm"]["weight"].at[:].set(1e38)
     broken = tmp_path / "broken"
     weights.save_checkpoint(broken, params, config, weights.load_tokenizer(model_dir))
     last, folder = diverge("--learning-rate", "1e30", "--eval-fraction", fraction, model=broken)

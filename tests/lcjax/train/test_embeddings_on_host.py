@@ -1,4 +1,4 @@
-"""A run whose embedding stays in host memory has the losses of one that does not know of it."""
+"""A run with its embedding in host memory has the same losses as one without."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def test_it_trains_as_without(short, finished, cache, tmp_path):
         rows, plain_rows = (read_rows(run / f"{name}.jsonl") for run in (tmp_path / "run", finished))
         losses, plain = ([row[key] for row in each if key in row] for each in (rows, plain_rows))
         assert len(losses) > 2
-        # Tiles add up in another order.
+        # Tiles sum in another order.
         np.testing.assert_allclose(losses, plain, rtol=1e-5)

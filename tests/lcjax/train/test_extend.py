@@ -1,4 +1,4 @@
-"""A finished run says that it is finished; a longer one goes on from it where its numbers are those of the longer run."""
+"""Resuming a finished run reports this; a longer run continues if the numbers would be the same."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def resume_flags(run: Path, *flags: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def short_level_run(model_dir, data_dir, tmp_path_factory):
-    """A run of 4 steps at a constant rate after a warm-up of 2."""
+    """A run of 4 steps with a constant rate after 2 warm-up steps."""
     run = tmp_path_factory.mktemp("level") / "run"
     schedule = ["--lr-scheduler-type", "constant_with_warmup", "--warmup-steps", "2", "--save-total-limit", "9"]
     assert main(["--model", str(model_dir), "--data", str(data_dir), *SHORT, *schedule, "--output-dir", str(run)]) == 0
@@ -50,7 +50,7 @@ def test_resuming_a_finished_run_from_python_returns_its_result(finished, model_
     assert records(run) == records(finished)
 
 
-def test_an_extended_run_equals_an_undisturbed_longer_one(short_level_run, model_dir, data_dir, tmp_path, capsys):
+def test_an_extended_run_equals_an_uninterrupted_longer_one(short_level_run, model_dir, data_dir, tmp_path, capsys):
     extended, whole = tmp_path / "extended", tmp_path / "whole"
     shutil.copytree(short_level_run, extended)
     assert main(resume_flags(extended, "--max-steps", "8")) == 0
@@ -74,7 +74,7 @@ def test_an_extended_run_equals_an_undisturbed_longer_one(short_level_run, model
         ),
     ],
 )
-def test_no_run_is_extended_into_another(flags, said, short_level_run, capsys):
+def test_a_run_with_other_arguments_is_not_extended(flags, said, short_level_run, capsys):
     before = contents(short_level_run)
     assert main(resume_flags(short_level_run, *flags.split())) == 2
     [line] = capsys.readouterr().err.splitlines()  # nothing was loaded
@@ -83,7 +83,7 @@ def test_no_run_is_extended_into_another(flags, said, short_level_run, capsys):
 
 
 @pytest.mark.parametrize("flags", ["--max-steps 9", "--max-steps -1 --num-train-epochs 1"])
-def test_a_falling_rate_is_not_extended(flags, finished, capsys):
+def test_a_run_with_a_decaying_rate_is_not_extended(flags, finished, capsys):
     before = contents(finished)
     assert main(resume_flags(finished, *flags.split())) == 2
     line = capsys.readouterr().err.splitlines()[-1]

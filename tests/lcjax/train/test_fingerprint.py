@@ -1,4 +1,4 @@
-"""The fingerprint of base weights changes with every byte of them, and with nothing else."""
+"""The fingerprint of base weights depends on every byte of them, and on nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""lcjax.plan.fit and allocators: a run gets settings that fit its GPU, or a line that says what would."""
+"""lcjax.plan.fit and allocators: a run gets settings that fit its GPU, or suggestions."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ PLENTY = Budget(2**40, 2**40)
 
 @pytest.fixture(scope="module")
 def params():
-    """Of the tiny model, on an H100 that is not here."""
+    """The parameters of the tiny model, on an absent H100."""
     return abstract(abstract_params(TINY, LORA, None), gpu_sharding("h100-80gb"))
 
 
 def never(lowered):
-    """A compiler for which nothing fits."""
+    """A compiler that must not be called."""
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
 
@@ -69,11 +69,11 @@ def fitted(params, settings, arguments, budget, compiler=compile_once):
     return fit(run_of(params, arguments, settings.lora), settings, budget, compiler=compiler)
 
 
-def test_with_plenty_of_memory_the_fastest_is_taken_at_once(params):
+def test_with_enough_memory_the_fastest_is_selected_at_once(params):
     found = fitted(params, SETTINGS, TrainingArguments(), PLENTY)
     assert found.settings.policy_for(TOKENS) == "none"
     assert len(found.tuning.trials) == 1
-    again = fitted(params, SETTINGS, TrainingArguments(), PLENTY, compiler=never)  # is not asked
+    again = fitted(params, SETTINGS, TrainingArguments(), PLENTY, compiler=never)  # is not called
     assert again == found
     line = found.describe(PLENTY)
     assert line.startswith("memory: none none, loss chunk 1024 takes 0.")
@@ -89,7 +89,7 @@ def test_the_figures_are_the_plan_s(params):
 
 
 @pytest.mark.slow
-def test_micro_batches_take_the_host_memory_of_one(params):
+def test_micro_batches_need_the_host_memory_of_one(params):
     form = MemorySettings(1024, embeddings_on_host=True)
     settings = dataclasses.replace(SETTINGS, use_gradient_checkpointing="offload", memory=form)
     memory = step_memory(run_of(params, TrainingArguments(gradient_accumulation_steps=3)), settings, compile_lowered)
@@ -97,7 +97,7 @@ def test_micro_batches_take_the_host_memory_of_one(params):
 
 
 @pytest.mark.slow
-def test_with_less_memory_something_slower_that_fits(params):
+def test_with_less_memory_something_slower_is_selected(params):
     free = fitted(params, SETTINGS, TrainingArguments(), PLENTY).memory
     smallest = dataclasses.replace(SETTINGS, use_gradient_checkpointing="full", memory=MemorySettings(1024))
     least = step_memory(run_of(params), smallest, compile_lowered)
@@ -138,7 +138,7 @@ def test_explicit_settings_are_checked_and_used(params):
         fitted(params, by_hand, TrainingArguments(), Budget(2**40, 2**20))
 
 
-def test_on_a_cpu_it_is_left_alone_and_can_be_asked():
+def test_on_a_cpu_nothing_changes_unless_requested():
     assert budget_here() is None
     own = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract_params(TINY, LORA, None))
     settings = ModelSettings(1024, lora=LORA, attention="xla")
@@ -148,8 +148,8 @@ def test_on_a_cpu_it_is_left_alone_and_can_be_asked():
 
 
 @pytest.mark.parametrize("place", [jax.memory.Space.Host, jax.memory.Space.Device])
-def test_a_run_s_arrays_are_compiled_for_in_the_memory_where_they_are(place):
-    """An abstract array on the same single device would pass for one in the device's memory."""
+def test_a_run_is_compiled_for_the_memory_that_its_arrays_are_in(place):
+    """An abstract array on the same device would look as if it were in device memory."""
     weight = jax.device_put(jnp.ones((4, 4)), place)
     stands_for = abstract_like(weight)
     assert jax.typeof(stands_for).memory_space is jax.typeof(weight).memory_space is place
@@ -159,14 +159,14 @@ def test_a_run_s_arrays_are_compiled_for_in_the_memory_where_they_are(place):
 def test_the_allocators_limits(monkeypatch):
     for name in (SHARE, SHARE_OF_OLD, HOST):
         monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)  # twice, so that whatever is set below is undone
+        monkeypatch.delenv(name)  # twice, so that what is set below is undone
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert allocators.host_limit_bytes() == min(64 * 2**30, physical)
     allocators.raise_limits(2**31)
     assert os.environ[SHARE] == "0.97"
     assert allocators.host_limit_bytes() == min(10 * 2**30, physical)
     allocators.raise_limits(2**50)
-    assert allocators.host_limit_bytes() == min(10 * 2**30, physical), "what is set stays"
+    assert allocators.host_limit_bytes() == min(10 * 2**30, physical), "existing settings are not changed"
     monkeypatch.delenv(HOST)
     allocators.raise_limits(2**50)
     assert 0.8 * physical < allocators.host_limit_bytes() < physical
@@ -176,7 +176,7 @@ def test_the_allocators_limits(monkeypatch):
     monkeypatch.delenv(SHARE)
     monkeypatch.setenv(SHARE_OF_OLD, "0.5")
     allocators.raise_limits(0)
-    assert SHARE not in os.environ  # JAX refuses both
+    assert SHARE not in os.environ  # JAX refuses to have both
 
 
 def test_a_run_sets_the_limits_before_jax_starts(model_dir, data_dir, tmp_path):
@@ -201,12 +201,12 @@ ATTENDED = INPUTS + 32 * 32 * 349_184 * 4  # attention's outputs and log-sum-exp
         (2**10, {}, 0),
     ],
 )  # fmt: skip
-def test_what_will_be_pinned_is_known_before_jax_starts(limit, flags, expected):
+def test_the_pinned_memory_is_known_before_jax_starts(limit, flags, expected):
     arguments = RunArguments(**({"model": "m", "data": ("d",), "max_seq_length": 349_184} | flags))
     assert host_bytes_at_most(PRESETS["llama-3.1-8b"], arguments, limit) == expected
 
 
-def test_asking_does_not_start_jax():
+def test_the_query_does_not_start_jax():
     program = (
         "import jax\n"
         "from lcjax.config.presets import PRESETS\n"
@@ -220,7 +220,7 @@ def test_asking_does_not_start_jax():
 
 
 @pytest.mark.slow
-def test_every_weight_can_be_fitted(params):
+def test_full_fine_tuning_can_be_fitted(params):
     whole = abstract(abstract_params(TINY, None, None), gpu_sharding("h100-80gb"))
     settings = dataclasses.replace(SETTINGS, lora=None)
     found = fitted(whole, settings, TrainingArguments(), PLENTY)
@@ -230,7 +230,7 @@ def test_every_weight_can_be_fitted(params):
         fitted(whole, settings, TrainingArguments(), Budget(2**21, 2**40))
 
 
-def test_what_is_too_large_to_be_compiled_does_not_fit(params):
+def test_a_step_that_is_too_large_to_compile_does_not_fit(params):
     """On a GPU, XLA runs kernels while it compiles."""
     sizes = []
 

@@ -1,4 +1,4 @@
-"""A full disk, for real: one line, exit code 2, and the run can be resumed once there is space."""
+"""A full disk gives one line and exit code 2, and the run can be resumed when there is space."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def resume_flags(run: Path) -> list[str]:
     return ["--output-dir", str(run), "--resume-from-checkpoint", "latest"]
 
 
-# The limit of a file's size, in bytes, that this file exceeds first where a run goes on after step 2, or after its last; as
-# far from what it must let through as from what it must refuse, since a loss has other digits on another machine.
+# Limits of the file size in bytes, such that the named file is the first to exceed the limit when a
+# run continues after step 2, or after its last step. The limits have a margin on both sides,
+# because the digits of a loss depend on the machine.
 LIMITS = {
     "run.json": (2000, 2),
     "checkpoints/4": (6000, 2),
@@ -34,7 +35,7 @@ LIMITS = {
 
 @pytest.fixture(scope="module")
 def attempts(finished, cache, tmp_path_factory):
-    """By file: the folder of a run and the process that goes on with it, all side by side."""
+    """For each file, the folder of a run and the process that resumes it. All run in parallel."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     started = {}
     for name, (limit, step) in LIMITS.items():
@@ -43,10 +44,10 @@ def attempts(finished, cache, tmp_path_factory):
         shutil.rmtree(run / "adapter")
         if step == 2:
             shutil.rmtree(run / "checkpoints" / "4")
-        # Inherited; Python ignores the signal, so that writes fail.
+        # The limit is inherited. Python ignores the signal, so that writes fail.
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         try:
-            # The tests' own cache of compiled programs would not fit either, and JAX would say so.
+            # Disable the tests' compilation cache, which would not fit either and cause a warning.
             process = start(resume_flags(run), run.parent, cache, JAX_ENABLE_COMPILATION_CACHE="false")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
@@ -73,7 +74,7 @@ def test_every_file_that_a_run_writes(name, attempts, finished):
 
 @pytest.mark.parametrize(("name", "limit", "logging_steps"), [("metrics.jsonl", 390, 100), ("tensorboard", 700, 1)])
 def test_records_that_grow_with_every_step(name, limit, logging_steps, tmp_path):
-    """run.json is larger than they are in a short run, so they are written here without it."""
+    """In a short run, run.json is larger than the records, so they are written here without it."""
     log = RunLog(tmp_path, 0, logging_steps)
 
     def train():
@@ -126,7 +127,8 @@ def test_a_full_file_system(finished, short, cache, tmp_path):
     )
     assert "Traceback" not in (tmp_path / "full.txt").read_text()
     assert (tmp_path / "full.checkpoints").read_text() == "2\n"
-    assert int((tmp_path / "free.txt").read_text()) > 100_000  # refused before it was full, and nothing torn left
+    # Refused before the disk was full; no partial files.
+    assert int((tmp_path / "free.txt").read_text()) > 100_000
     assert records(tmp_path / "run") == records(finished)
 
 

@@ -1,4 +1,4 @@
-"""Signals while there is nothing to save, and while the run evaluates."""
+"""Signals before there is anything to save, and during evaluations."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from tests.support.thin import thinned
 
 
 def feed(pipe: Path, content: bytes, number: signal.Signals) -> threading.Thread:
-    """A thread that writes to a named pipe, which this process reads, and 0.3 s later sends this process a signal.
+    """Starts a thread that writes to a named pipe, and sends this process a signal 0.3 s later.
 
-    Without content the reader is still waiting by then; else it has read all and gone on to work on it.
+    This process reads the pipe. Without content, it is still waiting at the signal; otherwise it is
+    processing the content.
     """
 
     def write_and_signal():
-        file = pipe.open("wb")  # returns when the reader is there
+        file = pipe.open("wb")  # returns when there is a reader
         file.write(content)
         if content:
             file.close()
@@ -79,7 +80,7 @@ def test_before_the_first_step(phase, number, model_dir, data_dir, tmp_path, cap
 
 
 class StopAtPoll(StopRequest):
-    """Is requested from the nth time on that the run asks; the run asks before every step and every held-out batch."""
+    """Requests a stop from the nth poll on. The run polls before every step and held-out batch."""
 
     def __init__(self, polls: int):
         self._polls_left = polls
@@ -103,7 +104,8 @@ def model_and_tokenizer(arguments):
     return load(arguments)
 
 
-# 8 held-out batches: polls 1 to 8, then steps 1 and 2 (9, 10), the evaluation of step 2 (11 to 18), and so on to poll 28.
+# With 8 held-out batches, polls 1 to 8 are the first evaluation, 9 and 10 are steps 1 and 2, 11 to
+# 18 are the next evaluation, and so on to poll 28.
 @pytest.mark.parametrize(
     ("polls", "steps"),
     thinned([(0, 0), (3, 0), (9, 1), (14, 2), (24, 4), (28, 4)], lambda case: case in [(3, 0), (14, 2)]),
@@ -133,7 +135,7 @@ def test_an_evaluation_cut_short_is_made_up_for(
     assert records(run) == records(finished)
 
 
-def test_a_program_is_given_its_own_call(model_and_tokenizer, data_dir, tmp_path, capsys):
+def test_a_program_gets_the_call_that_resumes(model_and_tokenizer, data_dir, tmp_path, capsys):
     model, tokenizer = model_and_tokenizer
     arguments = TrainingArguments(output_dir=tmp_path / "run", max_steps=3, eval_fraction=0.0, seed=7)
     result = train(model, tokenizer, [data_dir], arguments, stop=StopAtPoll(2))
@@ -146,7 +148,7 @@ def test_a_program_is_given_its_own_call(model_and_tokenizer, data_dir, tmp_path
     assert "was written by lcjax.train() in a program" in capsys.readouterr().err
 
 
-def test_only_the_second_interrupt_interrupts_what_is_deferred():
+def test_the_second_interrupt_is_not_deferred():
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with StopRequest() as stop:
         with pytest.raises(Interrupted, match="SIGTERM"):

@@ -1,4 +1,4 @@
-"""The packing-leak probe where a user meets it: as a command, and before the first step."""
+"""The leak check of packed rows: as a command, and before the first step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lcjax.train.__main__ import main as train
 
 @pytest.fixture
 def leaking(monkeypatch, model_dir, tmp_path) -> list[str]:
-    """The flag of a model that drops the segment ids; under another name, because compiled programs are cached."""
+    """The flag of a model without segment ids. It has a new name, because programs are cached."""
     attend = decoder.attend
     monkeypatch.setattr(
         decoder,

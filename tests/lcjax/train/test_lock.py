@@ -40,7 +40,7 @@ def test_a_second_call_from_python_is_refused(model_dir, data_dir, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_two_runs_that_make_a_folder_together_one_has_it(tmp_path):
+def test_only_one_of_two_simultaneous_runs_gets_the_folder(tmp_path):
     started, opened, refusals = threading.Barrier(2), threading.Barrier(2), []
 
     def open_folder(path):
@@ -106,7 +106,7 @@ def test_never_two_at_once(tmp_path):
     assert len(most) + len(refused) == 1600
 
 
-def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, caplog):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 

@@ -1,4 +1,4 @@
-"""The records of a run: lines that survive a kill, a picture, and TensorBoard's events."""
+"""The records of a run: lines, a picture, and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_lines_are_written_one_by_one(tmp_path):
 
 
 @pytest.mark.parametrize("former", [None, b"", b'{"step": 1}\n', b'{"step": 1}\n{"step": 2}\n{"step": 3', b"\0\0\0"])
-def test_going_on_writes_what_the_checkpoint_holds(former, tmp_path):
+def test_resuming_restores_the_records_of_the_checkpoint(former, tmp_path):
     path, content = tmp_path / "metrics.jsonl", b'{"step": 1}\n{"step":  2}\n'
     if former is not None:
         path.write_bytes(former)
@@ -42,7 +42,7 @@ def test_going_on_writes_what_the_checkpoint_holds(former, tmp_path):
 @pytest.mark.parametrize(
     "torn", ["", '{"step": 4', '{"step": 4, "loss": 1.', "\0\0\0", '"step"', "4", '{"loss": 1.0}', "\n"]
 )
-def test_torn_lines_are_no_rows(torn, tmp_path):
+def test_incomplete_lines_are_not_rows(torn, tmp_path):
     path = tmp_path / "metrics.jsonl"
     assert read_rows(path) == []
     path.write_text('{"step": 1}\n{"step": 2}\n' + torn)
@@ -76,7 +76,7 @@ def test_a_run_records_its_loss_by_position(finished):
 
 
 def png_size(content: bytes) -> tuple[int, int]:
-    """(width, height) of a PNG all of whose chunks are intact, to the last."""
+    """Returns (width, height) of a PNG, and checks that all of its chunks are intact."""
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     at, names = 8, []
     while at < len(content):
@@ -102,7 +102,7 @@ def test_the_picture(steps, evaluations, tmp_path):
 
 
 def events(folder) -> list[list[Event]]:
-    """The events of each file, oldest first, with both checksums of every record compared."""
+    """Returns the events of each file, oldest first, and checks both checksums of every record."""
     files = []
     for path in sorted(folder.iterdir()):
         content, at, found = path.read_bytes(), 0, []
@@ -143,4 +143,4 @@ def test_all_records_of_a_run(tmp_path):
     assert log.evaluated(0)
     log.close()
     starts = [e.step for file in events(tmp_path / "tensorboard") for e in file if e.session_log.status == 1]
-    assert sorted(starts) == [0, 3]  # TensorBoard forgets what it had from step 3 on
+    assert sorted(starts) == [0, 3]  # TensorBoard discards its data from step 3 on

@@ -1,4 +1,4 @@
-"""A run over a mixture of completions, a parquet file and a repository: what it says, and that it resumes exactly."""
+"""A run on a mixture of completions, a parquet file and a repository: output and exact resume."""
 
 from __future__ import annotations
 

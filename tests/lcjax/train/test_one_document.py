@@ -1,4 +1,4 @@
-"""Rows of one document: attention needs no segment ids, and so implementations that take none can train."""
+"""Rows with one document need no segment ids, so implementations without them can be used."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def oracle(tmp_path_factory) -> Oracle:
 
 @pytest.fixture(scope="module")
 def padded():
-    """Two rows, of which the second one is padding behind half of its tokens, as `lcjax.data.rows` lays it out."""
+    """Two rows. The second half of the second one is padding, as made by `lcjax.data.rows`."""
     batch = make_batch(MODEL_COMMON["vocab_size"], 2, TOKENS)
     half = TOKENS // 2
     batch["labels"][1, half:], batch["segment_ids"][1, half:], batch["tokens"][1, half:] = -100, 0, 0
@@ -42,14 +42,14 @@ def padded():
 
 @pytest.fixture(scope="module")
 def references(oracle, padded):
-    """The gradients of transformers in float32 and in float64, where segments keep the padding out."""
+    """The gradients of transformers in float32 and float64, with segments that hide the padding."""
     names = names_of(oracle.model())
     return [torch_gradients(model, padded, names) for model in (oracle.plain, oracle.exact)]
 
 
 @pytest.mark.parametrize("attention", ["xla", "pallas"])
 @pytest.mark.parametrize("memory", ["none", "tile=32"])
-def test_without_segment_ids_gradients_stay(oracle, padded, references, attention, memory):
+def test_without_segment_ids_gradients_are_the_same(oracle, padded, references, attention, memory):
     model = oracle.model(
         attention=attention,
         memory=parse_memory(memory),
@@ -62,7 +62,7 @@ def test_without_segment_ids_gradients_stay(oracle, padded, references, attentio
 
 
 def test_two_documents_a_row_would_be_wrong(oracle):
-    """What the promise is about: broken, it shows."""
+    """Without segment ids, a row with two documents gives different gradients."""
     packed = make_batch(MODEL_COMMON["vocab_size"], 2, TOKENS, documents=3)
     names = names_of(oracle.model())
     references = [torch_gradients(model, packed, names) for model in (oracle.plain, oracle.exact)]
@@ -80,7 +80,7 @@ def test_which_implementations_take_segments():
     assert takes == {"auto": True, "pallas": True, "xla": True, "cudnn": False, "fa3": False}
 
 
-def test_a_plan_by_cudnn_is_of_rows_of_one_document():
+def test_a_plan_with_cudnn_assumes_rows_with_one_document():
     workload = Workload("llama-3.2-1b", PRESETS["llama-3.2-1b"], "h100-80gb", attention="cudnn")
     assert requested_settings(workload, 8192).one_document_a_row
     assert not requested_settings(dataclasses.replace(workload, attention="auto"), 8192).one_document_a_row
@@ -100,8 +100,8 @@ def test_named_cudnn_and_packed_documents_are_refused_before_anything_is_compile
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_run_passes_to_its_step_what_its_rows_hold(model_dir, tmp_path, monkeypatch, whole):
-    """One document of three windows, or many short ones."""
+def test_the_step_knows_whether_documents_share_a_row(model_dir, tmp_path, monkeypatch, whole):
+    """The data are one document of three windows, or many short documents."""
     seen = []
     build = loop.build_program
     monkeypatch.setattr(

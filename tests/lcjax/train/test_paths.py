@@ -1,4 +1,4 @@
-"""`lcjax.train` and the library take paths as strings and as Path objects, and a stopped run says the call that goes on with it."""
+"""Paths may be strings or Path objects, and a stopped run prints the call that resumes it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def quiet() -> Console:
 
 @pytest.fixture(scope="module")
 def whole(pretrained, data_dir, tmp_path_factory):
-    """A run that nothing disturbs; all its paths are strings."""
+    """An uninterrupted run. All of its paths are strings."""
     folder = str(tmp_path_factory.mktemp("whole") / "run")
     return lcjax.train(*pretrained, data=str(data_dir), output_dir=folder, console=quiet(), **FLAGS)
 
 
 def test_every_path_may_be_a_string(whole, pretrained, model_dir, data_dir, tmp_path):
-    """Other tests give Path objects."""
+    """Other tests use Path objects."""
     model, tokenizer = pretrained
     again = lcjax.train(
         *(model, tokenizer),
@@ -59,7 +59,7 @@ def test_every_path_may_be_a_string(whole, pretrained, model_dir, data_dir, tmp_
 
 
 class StopAfter(StopRequest):
-    """Gets a SIGINT where the run asks for the nth time whether it shall stop."""
+    """Simulates a SIGINT at the nth poll of the run."""
 
     def __init__(self, polls: int):
         self._polls = polls

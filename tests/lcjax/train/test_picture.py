@@ -1,4 +1,4 @@
-"""loss.png says what it is of, and shows where a noisy loss goes."""
+"""loss.png has a title, and shows the trend of a noisy loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lcjax.train.reporting.picture import SMOOTHED_FROM, draw_losses, odd_window
 
 @pytest.fixture
 def drawn(tmp_path, monkeypatch):
-    """Draws so many steps; returns the labels of the legend, the curves by label, and the title."""
+    """Draws losses; returns the labels of the legend, the curves by label, and the title."""
 
     def draw(losses, title="") -> tuple[list[str], dict, str]:
         seen = {}
@@ -40,7 +40,7 @@ def test_the_title_names_model_data_rank_and_length():
     assert run_title(full, files) == "SmolLM2 on 2,000 files of python; every weight, 8,192 tokens"
 
 
-def test_a_title_is_wrapped_and_no_formula(drawn):
+def test_a_title_is_wrapped_and_not_parsed_as_a_formula(drawn):
     title = r"a model on $\frac.txt and $x; LoRA rank 4, " + "many words " * 12
     shown = drawn([1.0, 2.0], title)[2]
     assert shown.split() == title.split()
@@ -68,7 +68,7 @@ def test_rows_without_a_loss_are_left_out(drawn):
 
 
 @pytest.mark.parametrize("window", [1, 3, 7])
-def test_the_running_mean_is_of_the_neighbors_that_there_are(window):
+def test_the_running_mean_is_over_the_existing_neighbors(window):
     values = np.random.default_rng(1).normal(size=20)
     half = window // 2
     expected = [values[max(0, i - half) : i + half + 1].mean() for i in range(20)]

@@ -1,4 +1,4 @@
-"""A run owns the programs that it was compiled to, and whoever goes on with it computes with them."""
+"""A run stores its compiled programs, and a resumed run uses them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHAPE = digest_of(["a shape"])
 
 
 def add(programs: Programs, name: str, content: bytes = b"machine code") -> Path:
-    """What JAX does when it has compiled."""
+    """Adds a program as JAX does after compiling."""
     path = programs.folder / name
     path.write_bytes(content)
     return path
@@ -35,7 +35,7 @@ def base(tmp_path) -> Path:
 
 @pytest.fixture
 def first(base) -> Programs:
-    """A run's programs after its first checkpoint."""
+    """The programs of a run after its first checkpoint."""
     programs = Programs.new(base, BUILDER, SHAPE)
     add(programs, "jit_train_step-1-cache")
     add(programs, "jit_add-2-cache")
@@ -86,8 +86,8 @@ def test_a_damaged_program_is_removed_and_counted(base, first):
     assert resumed.lost == f"1 of the run's 2 compiled programs are missing or damaged in {first.folder}"
 
 
-def test_a_program_that_no_checkpoint_was_made_with_is_removed(base, first):
-    """A killed process may have left half of it, which JAX would never replace."""
+def test_a_program_that_belongs_to_no_checkpoint_is_removed(base, first):
+    """A killed process may have written only a part of it, and JAX would not replace it."""
     torn = add(first, "jit_train_step-3-cache", b"mach")
     resumed = again(base, first.run)
     assert not torn.exists()
@@ -99,7 +99,7 @@ def test_a_lost_folder_is_named(base, first):
     assert again(base, first.run).lost == f"the run's compiled programs are not in {first.folder}"
 
 
-def test_other_software_is_named_and_the_programs_stay(base, first):
+def test_other_software_is_named_and_the_programs_are_not_removed(base, first):
     resumed = again(base, first.run, BUILDER | {"jax": "1.2.4"})
     assert resumed.lost == "jax was 1.2.3 and is 1.2.4"
     assert resumed.folder != first.folder
@@ -114,26 +114,26 @@ def test_a_file_of_the_run_cannot_name_another_folder(base, first, run):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"files": 3}', '{"files": {"../../x": "0"}}', "\0\0"])
-def test_an_inventory_that_is_none_counts_as_lost(base, first, content):
+def test_an_invalid_inventory_counts_as_lost(base, first, content):
     (first.folder / "programs.json").write_text(content)
     assert again(base, first.run).lost == f"the run's compiled programs are not in {first.folder}"
 
 
-def test_only_programs_that_make_the_numbers_are_reported(first):
+def test_only_programs_that_affect_the_numbers_are_reported(first):
     add(first, "jit_copy-4-cache")
     assert first.publish() == []
     add(first, "jit_train_step-5-cache")
     assert first.publish() == ["jit_train_step-5-cache"]
 
 
-def test_the_oldest_folders_go_when_there_are_too_many(base, first, monkeypatch):
+def test_the_oldest_folders_are_removed_above_the_limit(base, first, monkeypatch):
     monkeypatch.setattr("lcjax.train.compiled.programs.LARGEST_CACHE", 10)
     second = Programs.new(base, BUILDER, digest_of(["another"]))
     assert not first.folder.exists()
     assert second.folder.exists()
 
 
-def test_jax_is_as_before_afterwards(first):
+def test_the_settings_of_jax_are_restored(first):
     options = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = [getattr(jax.config, name) for name in options]
     with first.compiling():
@@ -143,7 +143,7 @@ def test_jax_is_as_before_afterwards(first):
 
 @pytest.fixture
 def run(short, tmp_path) -> tuple[Path, Path]:
-    """A run that has two of its four steps behind it, and the place of its programs."""
+    """A run after two of its four steps, and the folder of its programs."""
     output_dir, base = tmp_path / "run", tmp_path / "base"
     assert main([*short, "--output-dir", str(output_dir), "--programs-dir", str(base)]) == 0
     shutil.rmtree(output_dir / "checkpoints" / "4")
@@ -159,7 +159,7 @@ def compiled_steps(base: Path) -> set[str]:
     return {path.name for path in base.glob("*/jit_train_step-*-cache")}
 
 
-def test_a_real_run_resumes_with_the_program_that_it_began_with(run, capsys):
+def test_a_real_run_resumes_with_its_first_program(run, capsys):
     output_dir, base = run
     [step] = compiled_steps(base)
     hits = []
@@ -170,7 +170,7 @@ def test_a_real_run_resumes_with_the_program_that_it_began_with(run, capsys):
     assert "bit for bit" not in capsys.readouterr().err
 
 
-def test_a_real_run_whose_programs_are_gone_reports_what_that_means(run, capsys):
+def test_a_real_run_without_its_programs_reports_the_consequence(run, capsys):
     output_dir, base = run
     shutil.rmtree(base)
     assert resume(output_dir, base) == 0
@@ -179,8 +179,8 @@ def test_a_real_run_whose_programs_are_gone_reports_what_that_means(run, capsys)
     assert "agree up to rounding, not bit for bit" in said
 
 
-def test_programs_come_from_the_folder_that_this_user_names(run, capsys, tmp_path, monkeypatch):
-    """A run from somebody else may name any folder, such as one that came with it."""
+def test_programs_come_only_from_the_folder_of_this_user(run, capsys, tmp_path, monkeypatch):
+    """A run from someone else may name any folder, such as one that came with it."""
     output_dir, _ = run
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert main(["--output-dir", str(output_dir), "--resume-from-checkpoint", "latest"]) == 0
@@ -197,7 +197,7 @@ def saved() -> Execution:
     return Execution.of(Programs("0" * 16, Path(), BUILDER, SHAPE, {}), settings)
 
 
-def test_a_resumed_step_has_the_form_that_the_run_began_with(saved):
+def test_a_resumed_step_has_the_settings_of_the_first_one(saved):
     again = Execution.of_json(json.loads(json.dumps(dataclasses.asdict(saved))))
     assert again is not None
     settings = again.applied(ModelSettings(65536))
@@ -207,12 +207,12 @@ def test_a_resumed_step_has_the_form_that_the_run_began_with(saved):
 
 
 @pytest.mark.parametrize("asked", [{"memory": "none"}, {"use_gradient_checkpointing": "offload_attn"}])
-def test_a_form_that_the_user_asks_for_is_taken(saved, asked):
+def test_settings_that_the_user_gives_are_used(saved, asked):
     assert saved.applied(ModelSettings(65536, **asked)) == ModelSettings(65536, **asked)
 
 
-def test_a_cache_folder_that_cannot_be_written_stops_no_run(short, finished, tmp_path, monkeypatch, capsys):
-    """Such as that of a home directory which is read-only."""
+def test_a_run_continues_without_a_writable_cache_folder(short, finished, tmp_path, monkeypatch, capsys):
+    """For example, the home directory may be read-only."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     run = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""What a run shows, on a terminal and in a log file."""
+"""The progress of a run, on a terminal and in a log file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def run(console: Console, logging_steps: int = 1) -> None:
             progress.update(step, loss=2.0 + step / 100, tokens_per_second=12345.6)
 
 
-def test_lines_where_there_is_no_terminal():
+def test_lines_without_a_terminal():
     file = io.StringIO()
     run(Console(file=file, width=40), logging_steps=2)
     assert file.getvalue().splitlines() == [
@@ -37,12 +37,12 @@ def test_a_bar_on_a_terminal():
     assert "step" not in last
 
 
-def test_the_memory_column_is_there_where_the_backend_counts():
+def test_the_memory_column_is_shown_if_the_backend_reports_memory():
     assert memory_column({"peak_bytes_in_use": 13 * 2**30 + 2**28}) == "  peak 13.2 GiB"
     assert memory_column({}) == memory_column(None) == peak_device_memory() == ""
 
 
-def test_a_line_is_shown_as_it_is():
+def test_a_line_is_shown_verbatim():
     file = io.StringIO()
     line = "runs/[red]x[/red] :smile: " + "long " * 50
     say(Console(file=file, width=40), line)
@@ -51,7 +51,7 @@ def test_a_line_is_shown_as_it_is():
 
 @pytest.mark.parametrize("with_handler", [False, True])
 def test_warnings_of_lcjax_are_shown_once(with_handler):
-    """Also where a library has given the root logger a handler, as absl does."""
+    """This also holds if a library adds a handler to the root logger, as absl does."""
     file, other = io.StringIO(), logging.StreamHandler(io.StringIO())
     if with_handler:
         logging.getLogger().addHandler(other)

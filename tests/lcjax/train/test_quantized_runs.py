@@ -1,4 +1,4 @@
-"""`python -m lcjax.train --quantize nf4`: recorded, resumed exactly, refused where it cannot be."""
+"""`python -m lcjax.train --quantize nf4`: recorded, resumed exactly, or refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FIELDS = {
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory, smollm2) -> Path:
-    """A tiny random model with SmolLM2's tokenizer next to it."""
+    """A tiny random model with SmolLM2's tokenizer."""
     directory = make_oracle(tmp_path_factory.mktemp("model"), adapter=False, **FIELDS).directory
     load_tokenizer(smollm2).save_pretrained(directory)
     return directory
@@ -43,7 +43,7 @@ def text(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(model_dir, text, tmp_path_factory) -> Path:
-    """The folder of a run of four steps that saved after every second."""
+    """The folder of a run of four steps that saved after every second one."""
     folder = tmp_path_factory.mktemp("run") / "whole"
     flags = "--quantize nf4 --max-seq-length 32 --max-steps 4 --save-steps 2 --eval-fraction 0 --lora-r 2 --output-dir"
     assert main(["--model", str(model_dir), "--data", str(text), *flags.split(), str(folder)]) == 0

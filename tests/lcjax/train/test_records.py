@@ -1,4 +1,4 @@
-"""metrics.jsonl and evaluation.jsonl survive whatever happens to them: a checkpoint has a copy."""
+"""metrics.jsonl and evaluation.jsonl can be restored, because checkpoints have a copy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.processes import contents, records
 
 @pytest.fixture
 def cut_run(finished, tmp_path) -> Path:
-    """A run that goes on from step 2 of 4."""
+    """A run that continues from step 2 of 4."""
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     shutil.rmtree(run / "checkpoints" / "4")
     shutil.rmtree(run / "adapter")
@@ -34,7 +34,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_lost_records_are_restored_and_what_was_there_is_set_aside(damage, cut_run, finished, capsys):
+def test_lost_records_are_restored_and_existing_files_are_renamed(damage, cut_run, finished, capsys):
     saved = {name: (cut_run / "checkpoints/2" / name).read_bytes() for name in RECORDS}
     found = {}
     for name in RECORDS:
@@ -52,7 +52,7 @@ def test_lost_records_are_restored_and_what_was_there_is_set_aside(damage, cut_r
     assert records(cut_run) == records(finished)
 
 
-def test_later_rows_are_dropped_without_a_word(cut_run, finished, capsys):
+def test_later_rows_are_dropped_without_a_message(cut_run, finished, capsys):
     assert main(resume_flags(cut_run)) == 0
     assert "restored" not in capsys.readouterr().err
     assert records(cut_run) == records(finished)
@@ -68,7 +68,7 @@ def test_a_finished_run_gets_its_lost_records_back(finished, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", [*RECORDS, "loss.png", "run.json"])
-def test_a_folder_where_a_file_belongs_is_refused(name, cut_run, short, tmp_path, capsys):
+def test_a_folder_in_place_of_a_file_is_refused(name, cut_run, short, tmp_path, capsys):
     fresh = tmp_path / "fresh"
     (fresh / name).mkdir(parents=True)
     (cut_run / name).unlink()
@@ -83,8 +83,8 @@ def test_a_folder_where_a_file_belongs_is_refused(name, cut_run, short, tmp_path
         assert contents(run) == before
 
 
-def test_a_fresh_run_takes_nothing_from_a_former_one(short, finished, tmp_path):
-    """The loss before the first step of a run that was killed early may be another model's."""
+def test_a_new_run_uses_nothing_from_an_earlier_one(short, finished, tmp_path):
+    """The first evaluation of a run that was killed early may be that of another model."""
     run = tmp_path / "run"
     run.mkdir()
     (run / "evaluation.jsonl").write_text('{"step": 0, "eval_loss": 1.0}\n')

@@ -1,4 +1,4 @@
-"""A run that is killed or stopped at any moment goes on as if nothing had happened."""
+"""A run that is killed or stopped at any moment continues as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.processes import (
 )
 
 MAX_STEPS, SAVE_STEPS = 70, 4
-# Dropout takes the random key, accumulation and 2.9 shuffled epochs the iterator.
+# Dropout tests the random key; accumulation and 2.9 shuffled epochs test the data iterator.
 RUN = (
     f"--max-seq-length 48 --max-steps {MAX_STEPS} --save-steps {SAVE_STEPS} --eval-steps 6 --eval-fraction 0.2 "
     "--gradient-accumulation-steps 2 --lora-dropout 0.1 --lora-r 4 --learning-rate 1e-3 --warmup-steps 3"
@@ -40,8 +40,11 @@ def arguments(model_dir, data_dir) -> list[str]:
     return ["--model", str(model_dir), "--data", str(data_dir), *RUN]
 
 
-class Undisturbed:
-    """The same run in one go, in a process that compiles for itself; it runs while the tests disturb others."""
+class Uninterrupted:
+    """The same run without interruptions, in a process that compiles its own programs.
+
+    It runs in parallel with the tests that interrupt other runs.
+    """
 
     def __init__(self, arguments, folder: Path):
         self._run = folder / "run"
@@ -59,8 +62,8 @@ class Undisturbed:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(arguments, tmp_path_factory):
-    run = Undisturbed(arguments, tmp_path_factory.mktemp("undisturbed"))
+def uninterrupted(arguments, tmp_path_factory):
+    run = Uninterrupted(arguments, tmp_path_factory.mktemp("uninterrupted"))
     yield run
     assert run.output
 
@@ -70,7 +73,7 @@ def resume_flags(run: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_five_kills_change_nothing(arguments, undisturbed, cache, tmp_path, capsys):
+def test_five_kills_change_nothing(arguments, uninterrupted, cache, tmp_path, capsys):
     seed = 20250
     draw = random.Random(seed)
     run = tmp_path / "run"
@@ -95,12 +98,12 @@ def test_five_kills_change_nothing(arguments, undisturbed, cache, tmp_path, caps
     assert main(resume_flags(run)) == 2
     assert "has no checkpoint to resume from; start without --resume-from-checkpoint" in capsys.readouterr().err
 
-    # 2: in a fresh run in the same place.
+    # 2: in a new run in the same folder.
     process = start([*arguments, "--output-dir", run], tmp_path, cache)
     wait_until(lambda: complete_saves(checkpoints) != [], process)
     kill_after_a_step(process)
 
-    # 3: while a save is under way.
+    # 3: during a save.
     process = start(resume_flags(run), tmp_path, cache)
     torn = kill_during_save(process, checkpoints)
     kills.append(f"during the save {torn.name}")
@@ -114,13 +117,13 @@ def test_five_kills_change_nothing(arguments, undisturbed, cache, tmp_path, caps
     code, output = finish(start(resume_flags(run), tmp_path, cache))
     print(f"seed {seed}, killed {'; '.join(kills)}")
     assert code == 0, output
-    assert records(run) == undisturbed.records()
+    assert records(run) == uninterrupted.records()
     assert torn_saves(checkpoints) == []
     assert complete_saves(checkpoints) == [64, 68, 70]
 
 
-def test_a_signal_saves_and_prints_how_to_resume(arguments, undisturbed, cache, tmp_path):
-    """Both signals, in two runs side by side."""
+def test_a_signal_saves_and_prints_how_to_resume(arguments, uninterrupted, cache, tmp_path):
+    """Tests both signals, in two runs in parallel."""
     stopped = {}
     for number, name in ((signal.SIGTERM, "a run: {1} :+1:"), (signal.SIGINT, "another")):
         process = start([*arguments, "--output-dir", name], tmp_path, cache)
@@ -140,11 +143,11 @@ def test_a_signal_saves_and_prints_how_to_resume(arguments, undisturbed, cache, 
     for run, process in going_on:
         code, output = finish(process)
         assert code == 0, output
-        assert records(run) == undisturbed.records()
+        assert records(run) == uninterrupted.records()
 
 
-def test_undisturbed_run_learns_and_prints_nothing_but_its_progress(undisturbed):
-    output, recorded = undisturbed.output, undisturbed.records()
+def test_uninterrupted_run_learns_and_prints_nothing_but_its_progress(uninterrupted):
+    output, recorded = uninterrupted.output, uninterrupted.records()
     assert [row["step"] for row in recorded["metrics"]] == list(range(1, MAX_STEPS + 1))
     assert len({row["loss"] for row in recorded["metrics"]}) == MAX_STEPS
     expected = (
@@ -156,8 +159,8 @@ def test_undisturbed_run_learns_and_prints_nothing_but_its_progress(undisturbed)
     assert float(after) < float(before)
 
 
-def test_masters_in_host_memory_resume_exactly(model_dir, data_dir, cache, tmp_path):
-    """Full fine-tuning in bfloat16: the weights alone would not tell where their masters were."""
+def test_master_weights_in_host_memory_resume_exactly(model_dir, data_dir, cache, tmp_path):
+    """In full fine-tuning with bfloat16, the weights alone do not determine the master weights."""
     flags = (
         f"--model {model_dir} --data {data_dir} --full-finetuning --dtype bfloat16 --max-seq-length 48 --save-steps 3"
     )

@@ -1,4 +1,4 @@
-"""A run beyond the trained context: its choice of RoPE is in what it saves, and a resumed run uses it."""
+"""A run beyond the trained context saves its choice of RoPE, and a resumed run uses it."""
 
 from __future__ import annotations
 

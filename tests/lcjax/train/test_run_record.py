@@ -1,4 +1,4 @@
-"""run.json: every argument of a run, its data, versions and date, readable without lcjax and by it."""
+"""run.json: all arguments of a run, its data, versions and date."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lcjax.train.__main__ import main
 from tests.support.processes import SHORT, records
 
 
-def test_a_run_records_all_that_it_was_started_with(finished, model_dir, data_dir):
+def test_a_run_records_all_of_its_arguments(finished, model_dir, data_dir):
     record = read_run_record(finished)
     assert record == json.loads((finished / RECORD).read_text())
     arguments = record["arguments"]
@@ -89,7 +89,7 @@ def test_a_record_that_cannot_be_read_is_refused(content, said, tmp_path):
         (("arguments", "seed"), "seven"),
     ],
 )
-def test_a_record_with_a_part_of_another_kind_is_refused(part, value, finished, tmp_path):
+def test_a_record_with_a_part_of_the_wrong_type_is_refused(part, value, finished, tmp_path):
     node = record = json.loads((finished / RECORD).read_text())
     for key in part[:-1]:
         node = node[key]
@@ -100,11 +100,12 @@ def test_a_record_with_a_part_of_another_kind_is_refused(part, value, finished, 
 
 
 def test_a_run_resumes_from_another_working_directory(finished, short, model_dir, data_dir, tmp_path, monkeypatch):
-    """Its paths are relative to the directory in which it was started."""
+    """Its paths are relative to the directory in which the run was started."""
     (tmp_path / "first" / "links").mkdir(parents=True)
     (tmp_path / "first" / "links" / "model").symlink_to(model_dir)
     (tmp_path / "first" / "links" / "data").symlink_to(data_dir)
-    (tmp_path / "second" / "links" / "data").mkdir(parents=True)  # of the same name, and another
+    # Another folder with the same name.
+    (tmp_path / "second" / "links" / "data").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "first")
     paths = ["--model", "links/model", "--data", "links/data", "--output-dir", "run"]
     assert main([*paths, *SHORT]) == 0

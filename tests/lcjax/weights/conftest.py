@@ -1,4 +1,4 @@
-"""The real part that most tests of weights need: a tiny random Llama of transformers."""
+"""A tiny random Llama of transformers, used by most tests of weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from lcjax.weights.hf import SINGLE_FILE
 
-# Grouped queries, head_dim unlike hidden_size / heads, no two axes of the same size.
+# GQA, head_dim different from hidden_size / heads, and different sizes of all axes.
 TINY = {
     "vocab_size": 101,
     "hidden_size": 24,
@@ -22,7 +22,7 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def tiny_llama():
-    """Builds a random `LlamaForCausalLM` (float32) from overrides of the tiny config."""
+    """Builds a random float32 `LlamaForCausalLM` from the tiny config with overrides."""
 
     def build(**overrides) -> transformers.LlamaForCausalLM:
         return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**TINY, **overrides}))

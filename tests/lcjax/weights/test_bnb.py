@@ -1,4 +1,4 @@
-"""Checkpoints that transformers and bitsandbytes wrote in NF4 load as they are, and mean what they mean there."""
+"""NF4 checkpoints of transformers and bitsandbytes load unchanged and have the same values."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from lcjax.weights import load_config, load_model_files, load_params
 from lcjax.weights.hf import SINGLE_FILE
 from tests.support.numerics import error_ratio
 
-# Rows of one block and of several; scales of scales that are not full.
+# Rows with one block and with several, and incomplete groups of scales.
 FIELDS = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "head_dim": 32, "initializer_range": 0.1}
 
 
 @pytest.fixture(scope="module")
 def plain(tiny_llama, tmp_path_factory) -> Path:
-    """The model before it is quantized."""
+    """The model before quantization."""
     torch.manual_seed(0)
     directory = tmp_path_factory.mktemp("plain")
     tiny_llama(**FIELDS).save_pretrained(directory)
@@ -57,7 +57,7 @@ def quantized(request, plain, tmp_path_factory):
 
 
 def layer(tree, name):
-    """The node of one layer, or the array, that a tensor has become."""
+    """Returns the node of one layer, or the array, for the name of a tensor."""
     for key in name.path:
         tree = tree[key]
     return tree if name.layer is None else jax.tree.map(lambda stack: stack[name.layer], tree)
@@ -67,7 +67,7 @@ def weights_in_nf4(model) -> dict[str, Linear4bit]:
     return {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
 
 
-def test_codes_and_scales_are_taken_as_they_are(quantized):
+def test_codes_and_scales_are_loaded_unchanged(quantized):
     directory, model, double = quantized
     config = load_config(directory)
     params = load_params(directory, config, "float32")
@@ -98,7 +98,7 @@ def test_quantizing_while_loading_gives_the_same(plain, quantized):
         assert {"codes", "absmax"} == expected["layers"]["mlp"]["up_proj"]["weight"].keys()
 
 
-def test_asking_for_nf4_changes_nothing(quantized):
+def test_requesting_nf4_changes_nothing(quantized):
     directory, _, _ = quantized
     trees = [load_model_files(directory, "float32", quantize=kind)[1] for kind in (None, "nf4")]
     jax.tree.map(np.testing.assert_array_equal, *trees)
@@ -117,7 +117,7 @@ def test_logits(plain, quantized):
             reference.get_parameter(name).copy_(weight)
     plain_logits, exact = _logits(reference, tokens), _logits(reference.double(), tokens)
     assert error_ratio(logits, plain_logits, exact) <= 1
-    assert error_ratio(before, plain_logits, exact) > 1, "the weights before they were quantized"
+    assert error_ratio(before, plain_logits, exact) > 1, "the weights before quantization"
 
 
 def _logits(model, tokens) -> np.ndarray:
@@ -203,7 +203,7 @@ def test_another_codebook_is_refused(saved):
 
 
 def test_another_map_of_scales_is_used(saved):
-    """Other releases of torch round its values otherwise; some of bitsandbytes start it at -1."""
+    """Other releases of torch round its values differently; some of bitsandbytes start it at -1."""
     directory, rewrite = saved
     name = WEIGHT.replace("k_proj", "v_proj")
     names = [name.replace("layers.1", f"layers.{layer}") for layer in range(FIELDS["num_hidden_layers"])]
@@ -238,7 +238,7 @@ def test_a_missing_part_is_named(saved, part):
     assert f"{WEIGHT}.{part} is missing" in refusal(directory)
 
 
-def test_a_missing_state_is_a_tensor_in_bytes(saved):
+def test_without_its_state_a_tensor_has_the_wrong_dtype(saved):
     directory, rewrite = saved
     rewrite(lambda tensors: tensors.pop(STATE))
     assert re.search(rf"{WEIGHT}(\.absmax)? is stored as U8", refusal(directory))
@@ -259,7 +259,7 @@ def test_a_stack_must_be_quantized_throughout(plain, saved):
     assert "with quantize=nf4" in message
 
 
-def test_a_module_may_be_left_out_in_all_layers(plain, tmp_path):
+def test_a_module_may_be_unquantized_in_all_layers(plain, tmp_path):
     quantized_by_transformers(plain, tmp_path, llm_int8_skip_modules=["k_proj", "lm_head"])
     config, params, _ = load_model_files(tmp_path, "float32")
     assert params["layers"]["self_attn"]["k_proj"]["weight"].dtype == jnp.float32

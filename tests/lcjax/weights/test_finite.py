@@ -1,4 +1,4 @@
-"""A weight that is no number is named before anything is computed with it."""
+"""A weight that is not finite is named before it is used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAME = "model.layers.1.mlp.up_proj.weight"
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("size", [1, 7, 2**18, 2**18 + 3])
-def test_the_first_is_found_wherever_it_is_and_no_number_is_taken_for_one(dtype, size):
+def test_the_first_is_found_anywhere_and_finite_numbers_are_not_flagged(dtype, size):
     info = ml_dtypes.finfo(dtype)
     extremes = np.array([info.max, -float(info.max), info.smallest_subnormal, 0.0, -0.0, 1.0], dtype)
     values = np.resize(extremes, size)
@@ -68,7 +68,7 @@ def test_a_conversion_writes_nothing(model_dir, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
-def test_what_bfloat16_cannot_hold_is_named_with_the_dtype(tiny_llama, tmp_path):
+def test_a_value_too_large_for_bfloat16_is_named_with_the_dtype(tiny_llama, tmp_path):
     model = tiny_llama()
     with torch.no_grad():
         model.get_parameter(NAME)[0, 0] = 3.4e38

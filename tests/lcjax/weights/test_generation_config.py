@@ -16,7 +16,7 @@ from lcjax.errors import InputError
 from lcjax.generate import stop_ids
 from tests.support import gguf_writing
 
-# Laid out as no library would, and with what only some know.
+# An unusual layout, with fields that only some libraries know.
 TEXT = '{ "eos_token_id": [0, 2, 5],\r\n  "temperature": 0.70, "made up": "\N{SNOWMAN}" }'
 
 
@@ -40,24 +40,24 @@ def assert_survived(source, out):
     assert loaded.eos_token_id == [0, 2, 5]
 
 
-def test_a_merged_adapter_keeps_every_file(source, tmp_path):
+def test_merging_an_adapter_preserves_every_file(source, tmp_path):
     model, tokenizer = lcjax.from_pretrained(source, dtype="float32")
     lcjax.save_merged(lcjax.get_peft_model(model, r=2), tmp_path / "out", tokenizer)
     assert_survived(source, tmp_path / "out")
 
 
-def test_a_conversion_keeps_every_file(source, tmp_path):
+def test_a_conversion_preserves_every_file(source, tmp_path):
     assert convert([str(source), str(tmp_path / "out")]) == 0
     assert_survived(source, tmp_path / "out")
 
 
-def test_a_conversion_in_place_keeps_every_file(source, tmp_path):
+def test_a_conversion_in_place_preserves_every_file(source, tmp_path):
     shutil.copytree(source, tmp_path / "out")
     assert convert([str(tmp_path / "out"), str(tmp_path / "out"), "--overwrite"]) == 0
     assert_survived(source, tmp_path / "out")
 
 
-def test_full_finetuning_keeps_every_file(source, data_dir, tmp_path):
+def test_full_finetuning_preserves_every_file(source, data_dir, tmp_path):
     from lcjax.train.__main__ import main
 
     flags = ["--model", source, "--data", data_dir, "--output-dir", tmp_path / "run", "--max-seq-length", 64]
@@ -66,7 +66,7 @@ def test_full_finetuning_keeps_every_file(source, data_dir, tmp_path):
     assert_survived(source, tmp_path / "run" / "model")
 
 
-def test_files_of_a_former_model_do_not_outlive_it(source, model_dir, tmp_path):
+def test_files_of_a_replaced_model_are_removed(source, model_dir, tmp_path):
     (source / "chat_template.jinja").write_text("{{ messages }}")
     shutil.copytree(source, tmp_path / "out")
     assert convert([str(model_dir), str(tmp_path / "out"), "--overwrite"]) == 0
@@ -84,7 +84,7 @@ def test_a_broken_file_is_refused_before_weights_are_read(source, tmp_path, text
 
 
 @pytest.mark.parametrize("eos", [5, [5, 7]])
-def test_config_json_s_tokens_stop(model_dir, tmp_path, eos):
+def test_the_tokens_of_config_json_stop(model_dir, tmp_path, eos):
     shutil.copytree(model_dir, tmp_path / "model")
     config = json.loads((model_dir / "config.json").read_text()) | {"eos_token_id": eos}
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
@@ -140,7 +140,7 @@ def test_an_end_outside_the_vocabulary_is_refused(tiny_llama, tmp_path):
         weights.read_generation_config(path)
 
 
-def test_all_chat_templates_of_a_gguf_are_there(tiny_llama, tmp_path):
+def test_all_chat_templates_of_a_gguf_are_loaded(tiny_llama, tmp_path):
     templates = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
     path = write_gguf(tmp_path, tiny_llama, {"bos": 0, "eos": 1}, templates)
     assert convert([str(path), str(tmp_path / "out")]) == 0

@@ -40,7 +40,7 @@ def test_smollm2_equals_transformers(smollm2):
 
 
 def random_blocks(stored: Type, rows: int, columns: int, generator: np.random.Generator) -> np.ndarray:
-    """Blocks of random bytes, those left out that hold a NaN or infinite scale."""
+    """Returns blocks of random bytes, without those with a NaN or infinite scale."""
     elements, size = gguf.GGML_QUANT_SIZES[stored]
     count = rows * columns // elements
     blocks = generator.integers(0, 256, (count + count // 3 + 99, size), np.uint8)
@@ -61,7 +61,7 @@ def test_every_type_that_the_library_dequantizes_is_supported():
 
 @pytest.mark.parametrize("name", SUPPORTED_TYPES)
 def test_every_supported_type_has_the_library_s_bits(tiny_llama, tmp_path, name):
-    """Read a few rows at a time here, and as a whole there; Q and K in the order of their heads."""
+    """lcjax reads a few rows at a time, and reorders the heads of Q and K."""
     stored = Type[name]
     generator = np.random.default_rng(0)
     encoded = {}
@@ -78,7 +78,7 @@ def test_every_supported_type_has_the_library_s_bits(tiny_llama, tmp_path, name)
     _, params = load_gguf(path, "float32")
     whole = gguf.quants.dequantize(encoded[64, 256][0], stored)
     np.testing.assert_array_equal(np.asarray(params["embed_tokens"]["weight"]).view(np.uint32), whole.view(np.uint32))
-    if stored not in (Type.NVFP4, Type.MXFP4):  # which transformers does not read
+    if stored not in (Type.NVFP4, Type.MXFP4):  # not supported by transformers
         assert_equal_states(state_dict_of(params), by_transformers(path)[1])
 
 
@@ -94,8 +94,8 @@ def test_a_damaged_block_is_named(tiny_llama, tmp_path):
 
 
 @pytest.mark.parametrize("variant", [{}, {"tie_word_embeddings": True}, {"attention_bias": True, "mlp_bias": True}])
-def test_model_comes_back_exactly(tiny_llama, tmp_path, variant):
-    """head_dim is not hidden_size / heads, and biases of Q and K are permuted as well."""
+def test_a_model_survives_the_round_trip_exactly(tiny_llama, tmp_path, variant):
+    """head_dim is not hidden_size / heads, and biases of Q and K are permuted too."""
     model = tiny_llama(**variant, rms_norm_eps=1e-5)
     with torch.no_grad():
         for parameter in model.parameters():  # biases start as zeros, norms as ones
@@ -206,7 +206,7 @@ def test_other_architecture_is_refused(tmp_path):
 
 
 class Rewriting:
-    """A writer that drops a tensor, and keeps another's transpose."""
+    """A writer that omits one tensor and transposes another."""
 
     def __init__(self, writer):
         self.writer = writer
@@ -250,7 +250,7 @@ def test_truncated_anywhere(small_gguf, tmp_path):
 
 
 def test_corrupt_header_is_refused_or_harmless(small_gguf, tmp_path):
-    """Bytes of the header overwritten at random: an InputError or a load, and never another exception."""
+    """Random bytes in the header lead to an InputError or a load, but not to another exception."""
     whole = small_gguf.read_bytes()
     header = min(tensor.offset for tensor in read_gguf_file(small_gguf).tensors.values())
     generator = np.random.default_rng(0)
@@ -270,7 +270,7 @@ def test_corrupt_header_is_refused_or_harmless(small_gguf, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"GG", b"PK\x03\x04", b"ggml" + b"\0" * 100])
-def test_file_that_is_no_gguf(tmp_path, content):
+def test_file_that_is_not_gguf(tmp_path, content):
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
     assert "not b'GGUF'" in refusal(path)

@@ -62,7 +62,7 @@ def test_transformers_loads_what_is_saved(tiny_llama, tmp_path, variant, max_sha
     assert jax.tree.all(jax.tree.map(lambda a, b: a.dtype == b.dtype and bool((a == b).all()), reloaded, params))
 
 
-def test_saved_config_means_the_same_to_transformers(tiny_llama, tmp_path):
+def test_transformers_reads_the_saved_config(tiny_llama, tmp_path):
     rope = {
         "rope_type": "llama3",
         "rope_theta": 500_000.0,
@@ -99,8 +99,8 @@ def test_shards_keep_to_their_size_and_to_the_library_format(tiny_llama, tmp_pat
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_leaves_are_the_buffers_that_were_read_into(tiny_llama, dtype):
-    """On the CPU nothing is copied; a jax that no longer aliases would double the memory of loading."""
+def test_leaves_alias_the_buffers_that_were_read(tiny_llama, dtype):
+    """On the CPU, nothing is copied. Without aliasing, loading would need twice the memory."""
     config = LlamaConfig.from_dict(tiny_llama().config.to_dict())
     addresses = {}
 
@@ -120,7 +120,7 @@ def test_unsupported_dtype(saved):
 
 
 @pytest.mark.parametrize("fault", ["extra", "lacking", "misshapen", "mixed"])
-def test_saving_another_tree_is_a_bug_of_the_caller(saved, fault):
+def test_saving_a_wrong_tree_is_a_bug_of_the_caller(saved, fault):
     directory, _ = saved
     config = load_config(directory)
     params = load_params(directory, config, "float32")
@@ -138,7 +138,7 @@ def test_saving_another_tree_is_a_bug_of_the_caller(saved, fault):
     assert not (directory / "out").exists()
 
 
-def test_saving_over_a_former_checkpoint_leaves_one(sharded):
+def test_saving_over_a_checkpoint_removes_its_files(sharded):
     config = load_config(sharded)
     params = load_params(sharded, config, "float32")
     (sharded / "README.md").write_text("mine")
@@ -152,7 +152,7 @@ def test_saving_over_a_former_checkpoint_leaves_one(sharded):
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), reloaded, params))
 
 
-def test_tokenizer_and_config_travel_along(saved, smollm2, tmp_path_factory):
+def test_tokenizer_and_config_are_copied(saved, smollm2, tmp_path_factory):
     from lcjax.weights import load_tokenizer
 
     directory, _ = saved

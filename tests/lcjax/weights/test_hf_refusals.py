@@ -1,4 +1,4 @@
-"""Hugging Face directories that are damaged, incomplete or of another kind: one line each, before weights are read."""
+"""Damaged, incomplete or unsupported Hugging Face directories: one line, before reading weights."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests.support.states import assert_equal_states, state_dict_of
 
 
 def refusal(directory) -> str:
-    """The message of the InputError that loading raises, which is one line."""
+    """Returns the message of the InputError that loading raises. It must be one line."""
     with pytest.raises(InputError) as caught:
         load_params(directory, load_config(directory), "float32")
     message = str(caught.value)

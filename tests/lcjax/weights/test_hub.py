@@ -9,7 +9,7 @@ from lcjax.errors import InputError
 from lcjax.weights import load_model_files, resolve_model
 
 
-def test_directory_and_gguf_file_are_taken_as_they_are(tmp_path, smollm2):
+def test_directory_and_gguf_file_are_used_directly(tmp_path, smollm2):
     assert resolve_model(str(tmp_path)) == tmp_path
     assert resolve_model(smollm2) == smollm2
 
@@ -35,7 +35,7 @@ def test_folder_that_exists_makes_the_rest_a_path(tmp_path, monkeypatch):
 
 @pytest.fixture
 def unreachable_hub(monkeypatch, tmp_path):
-    """A hub on a port of this machine where nothing listens, and an empty cache: the real client, refused for real."""
+    """A hub on a local port without a server, an empty cache, and the real client."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -64,7 +64,7 @@ SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 @pytest.fixture
 def repository(monkeypatch, tmp_path):
-    """A hub with one repository, of files of no content; the client's own filter says what it would send."""
+    """A hub with one repository of empty files. The client's filter determines what is fetched."""
     commit = tmp_path / ("c" * 40)
     commit.mkdir()
     sent: list[str] = []
@@ -112,7 +112,7 @@ def test_an_index_that_leaves_its_folder_is_refused(repository, place):
 
 
 @pytest.mark.usefixtures("unreachable_hub")
-def test_name_that_is_no_hub_id():
+def test_name_that_is_not_a_hub_id():
     with pytest.raises(InputError, match="it is not a hub id"):
         resolve_model("owner/has spaces")
 

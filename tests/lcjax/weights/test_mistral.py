@@ -1,4 +1,4 @@
-"""Mistral's own defaults: its window is respected up to its length and refused beyond, never ignored."""
+"""Mistral's defaults: sequences longer than its window are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZES = {
 
 @pytest.fixture(scope="module")
 def mistral(tmp_path_factory, model_dir):
-    """A random Mistral with a window, and its directory; its config.json says nothing of its 8 key/value heads."""
+    """A random Mistral with a window, and its directory. config.json has no number of KV heads."""
     torch.manual_seed(0)
     directory = tmp_path_factory.mktemp("mistral") / "m"
     fields: dict[str, Any] = {**SIZES, "sliding_window": WINDOW, "initializer_range": 0.2, "bos_token_id": None}
@@ -52,7 +52,7 @@ def test_logits_within_the_window_are_those_of_transformers(mistral):
     np.testing.assert_allclose(ours(jnp.asarray(ids)), logits_of(model, ids), atol=1e-5, rtol=1e-5)
 
 
-def test_one_token_more_than_the_window_would_differ_and_is_refused(mistral):
+def test_one_token_more_than_the_window_is_refused(mistral):
     model, directory = mistral
     full = transformers.MistralForCausalLM.from_pretrained(directory, sliding_window=None).eval()
     ids = np.random.default_rng(0).integers(0, 320, (1, WINDOW + 1))
@@ -74,7 +74,7 @@ def test_training_beyond_the_window_is_refused_in_one_line(mistral, data_dir, tm
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: 64 tokens exceed sliding_window=24")
 
 
-def test_a_converted_model_has_its_window_still(mistral, tmp_path):
+def test_a_converted_model_has_its_window(mistral, tmp_path):
     model, directory = mistral
     assert convert([str(directory), str(tmp_path / "out")]) == 0
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()

@@ -1,4 +1,4 @@
-"""Loading takes the model and less than two of its tensors; saving takes less than two tensors."""
+"""Peak memory: loading needs the model and less than two tensors; saving, less than two tensors."""
 
 import json
 import subprocess
@@ -63,7 +63,7 @@ def test_gguf(smollm2, dtype, tmp_path):
 
 
 def test_quantized_while_loading(sharded):
-    """Neither the model in bfloat16 nor a stack of its layers exists at any time."""
+    """Neither the bfloat16 model nor a bfloat16 stack of its layers ever exists."""
     peak = measure(sharded, "bfloat16", "--quantize", "nf4")
     assert peak["model"] <= peak["load"] < peak["model"] + 2 * peak["linear"]
 

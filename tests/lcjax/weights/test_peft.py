@@ -12,7 +12,7 @@ from lcjax.errors import InputError
 from lcjax.weights import load_adapter, save_adapter
 from lcjax.weights.peft import CONFIG_FILE, WEIGHTS_FILE
 
-# PEFT 0.21 asks transformers 5.23 for a property that the latter has renamed.
+# PEFT 0.21 uses a property that transformers 5.23 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
@@ -22,7 +22,7 @@ def config(tiny_llama) -> LlamaConfig:
 
 
 def peft_model(tiny_llama, **options) -> peft.PeftModel:
-    """A model with a random adapter: PEFT starts B at zero, which would hide a mistake."""
+    """Returns a model with a random adapter. PEFT's initial B is zero, which would hide errors."""
     model = peft.get_peft_model(tiny_llama(), peft.LoraConfig(task_type="CAUSAL_LM", **options))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -196,7 +196,7 @@ def test_bad_config(saved, config, content):
     refusal(saved, config)
 
 
-def test_an_option_not_invented_yet_is_refused_when_set(saved, config):
+def test_an_unknown_option_is_refused_when_set(saved, config):
     parsed = json.loads((saved / CONFIG_FILE).read_text())
     for unset in (None, False, {}, [], "none"):
         (saved / CONFIG_FILE).write_text(json.dumps({**parsed, "use_next_years_idea": unset}))
@@ -206,7 +206,7 @@ def test_an_option_not_invented_yet_is_refused_when_set(saved, config):
 
 
 @pytest.mark.parametrize("fault", ["lacking", "extra", "misshapen", "other"])
-def test_saving_another_tree_is_a_bug_of_the_caller(config, tmp_path, fault):
+def test_saving_a_wrong_tree_is_a_bug_of_the_caller(config, tmp_path, fault):
     lora = LoraConfig(2, 4, ("q_proj", "up_proj"))
     adapter = random_adapter(config, lora)
     module = adapter["layers"]["mlp"]["up_proj"]

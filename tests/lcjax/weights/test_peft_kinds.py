@@ -1,4 +1,4 @@
-"""Adapters of PEFT on some layers, on models without a head, on embeddings: what they mean, or why they are refused."""
+"""PEFT adapters on some layers, models without a head, or embeddings: supported or refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def base(tiny_llama, tmp_path_factory):
 def save_random_adapter(
     base, directory, *, kind: Any = transformers.AutoModelForCausalLM, saving=None, **options
 ) -> Any:
-    """PEFT's model with random factors, which it has saved."""
+    """Returns a PEFT model with random factors, which is also saved."""
     model: Any = peft.get_peft_model(kind.from_pretrained(base), peft.LoraConfig(r=4, **options))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -123,7 +123,7 @@ def test_an_adapter_of_a_model_without_a_head_means_the_same(base, tmp_path):
         ({"target_modules": ["q_proj"], "use_dora": True}, {}, "use_dora=True"),
     ],
 )
-def test_what_is_more_than_lora_of_the_layers_is_refused_with_its_reason(base, tmp_path, options, saving, named):
+def test_more_than_lora_of_the_layers_is_refused_with_the_reason(base, tmp_path, options, saving, named):
     save_random_adapter(base, tmp_path, saving=saving, task_type="CAUSAL_LM", **options)
     message = refusal(base, tmp_path)
     assert named in message
@@ -131,7 +131,7 @@ def test_what_is_more_than_lora_of_the_layers_is_refused_with_its_reason(base, t
     assert "base model it was trained on" not in message
 
 
-def test_a_layer_that_the_config_has_and_the_file_lacks_is_missed(base, tmp_path):
+def test_a_layer_in_the_config_but_not_in_the_file_is_missing(base, tmp_path):
     save_random_adapter(base, tmp_path, task_type="CAUSAL_LM", target_modules=["q_proj"], layers_to_transform=[0, 2])
     tensors = load_file(tmp_path / WEIGHTS_FILE)
     tensors = {name: tensor for name, tensor in tensors.items() if ".layers.2." not in name}
@@ -141,7 +141,7 @@ def test_a_layer_that_the_config_has_and_the_file_lacks_is_missed(base, tmp_path
     assert f"base model it was trained on ({base})" in message
 
 
-def test_half_a_pair_is_missed_under_a_pattern_too(base, tmp_path):
+def test_half_of_a_pair_is_missing_with_a_pattern_too(base, tmp_path):
     save_random_adapter(base, tmp_path, task_type="CAUSAL_LM", target_modules=r".*q_proj")
     tensors = load_file(tmp_path / WEIGHTS_FILE)
     del tensors["base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight"]
@@ -164,7 +164,7 @@ def test_half_a_pair_is_missed_under_a_pattern_too(base, tmp_path):
         {"lora_alpha": 1e999},
     ],
 )
-def test_nonsense_in_the_config_is_one_line_or_harmless(base, tmp_path, change):
+def test_invalid_values_in_the_config_give_one_line_or_are_harmless(base, tmp_path, change):
     save_random_adapter(base, tmp_path, task_type="CAUSAL_LM", target_modules=["q_proj"])
     parsed = json.loads((tmp_path / CONFIG_FILE).read_text())
     (tmp_path / CONFIG_FILE).write_text(json.dumps(parsed | change))

@@ -1,4 +1,4 @@
-"""A file that may not be read is said to be one; nobody is sent to download what is there."""
+"""An unreadable file gives a message about its permissions, and not advice to download it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def folder(model_dir):
-    """The tiny model where others may look, and this process without root's right to read everything."""
+    """The tiny model in a readable folder, and a process without root's permissions."""
     with tempfile.TemporaryDirectory() as parent:
         Path(parent).chmod(0o755)
         folder = Path(parent) / "model"
@@ -52,7 +52,7 @@ def test_a_file_that_may_not_be_read(folder, name):
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_may_not_be_looked_into(folder):
+def test_a_folder_that_may_not_be_listed(folder):
     locked(folder.parent)
     with pytest.raises(InputError, match=r"model cannot be read \(Permission denied\); check the path and its perm"):
         weights.resolve_model(folder)

@@ -1,4 +1,7 @@
-"""A model at 8 times the context it was trained for: saved and loaded again, here and in transformers, whole and as an adapter."""
+"""A model at 8 times its trained context: saved and loaded here and in transformers.
+
+It is saved as a complete model and as an adapter.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ LENGTH = 8 * CONTEXT
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, smollm2) -> Oracle:
-    """A random model that was trained for 512 tokens, with a tokenizer."""
+    """A random model with a trained context of 512 tokens, and a tokenizer."""
     fields = {**MODELS["untied gqa 3, odd head_dim"], "num_hidden_layers": 1, "max_position_embeddings": CONTEXT}
     oracle = make_oracle(tmp_path_factory.mktemp("model"), adapter=False, **fields)
     load_tokenizer(smollm2).save_pretrained(oracle.directory)
@@ -42,7 +45,7 @@ def load(directory, length: int | None = LENGTH, **options):
 
 
 def batch():
-    """The last positions of a sequence, and some from all over it."""
+    """Rows with the last positions of a sequence, and with random positions."""
     rows = [np.arange(LENGTH - 24, LENGTH), np.linspace(0, LENGTH - 2, 24, dtype=int)]
     return make_batch(131, 2, 24, positions=np.stack(rows))
 
@@ -93,7 +96,7 @@ def test_an_adapter_brings_its_rope(base, tmp_path, caplog):
     np.testing.assert_array_equal(logits(fresh), logits(model))
     caplog.clear()
     assert lcjax.load_adapter(load(base.directory)[0], tmp_path / "adapter").config == model.config
-    assert len(caplog.messages) == 1  # of the choice, not of the adapter
+    assert len(caplog.messages) == 1  # about the choice, not the adapter
     further = lcjax.load_adapter(load(base.directory, 2 * LENGTH)[0], tmp_path / "adapter")
     assert further.config.rope_scaling == dataclasses.replace(model.config.rope_scaling, factor=16.0)
 
@@ -105,14 +108,14 @@ def test_an_adapter_brings_its_rope(base, tmp_path, caplog):
     with torch.no_grad():
         plain, unscaled = (to_numpy(torch_logits(m, batch())) for m in (theirs(config=recorded), theirs()))
     exact = np.asarray(logits(model), np.float64)
-    assert error_ratio(plain, exact.astype(np.float32), exact) > 0  # they are two computations
+    assert error_ratio(plain, exact.astype(np.float32), exact) > 0  # the two computations differ
     np.testing.assert_allclose(plain, logits(model), atol=1e-3 * np.abs(exact).max())
     assert np.abs(unscaled - plain).max() > 0.1 * np.abs(exact).max()
     assert convert([str(base.directory), str(tmp_path / "merged"), "--adapter", str(tmp_path / "adapter")]) == 0
     assert load(tmp_path / "merged", length=None)[0].config == model.config
 
 
-def test_the_tool_saves_what_it_says(base, tmp_path, capsys):
+def test_the_tool_saves_what_it_prints(base, tmp_path, capsys):
     flags = ["--model", str(base.directory), "--max-seq-length", str(LENGTH)]
     assert long_context_tool.main([*flags, "--output-dir", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out

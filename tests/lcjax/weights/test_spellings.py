@@ -1,4 +1,4 @@
-"""What transformers takes for the same model is the same model here: oracle, its logits."""
+"""Different spellings that transformers accepts for a model give the same logits here."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_weights_without_the_prefix_and_with_a_head(tiny_llama, tmp_path):
 
 
 def test_a_model_without_its_head_is_refused_by_name(tiny_llama, tmp_path):
-    """transformers would draw one at random."""
+    """transformers would initialize the head randomly."""
     tiny_llama().model.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"1 missing \(lm_head.weight\)"):
         logits(tmp_path)
@@ -91,7 +91,7 @@ BUFFER = "model.layers.0.self_attn.rotary_emb.inv_freq"
 
 @pytest.fixture
 def sharded(tiny_llama, tmp_path):
-    """A directory of shards and a function that adds a tensor to the first of them, and to the index or not."""
+    """A directory of shards, and a function that adds a tensor to the first shard or the index."""
     tiny_llama().save_pretrained(tmp_path, max_shard_size="20KB")
 
     def add(name, *, in_file, in_index):
@@ -115,7 +115,7 @@ def test_rotary_buffers_in_shards_are_listed_or_not(sharded, name, in_index):
     assert_same_model(sharded(name, in_file=True, in_index=in_index))
 
 
-def test_rotary_buffers_that_only_the_index_lists_are_not_missed(sharded):
+def test_rotary_buffers_that_only_the_index_lists_are_not_required(sharded):
     assert logits(sharded(BUFFER, in_file=False, in_index=True)).shape == (2, 12, 101)
 
 

@@ -31,7 +31,7 @@ def test_new_directory_appears_at_once(tmp_path):
     assert target.stat().st_mode & 0o777 == (tmp_path / "a").stat().st_mode & 0o777
 
 
-def test_existing_directory_keeps_other_files(tmp_path):
+def test_other_files_of_an_existing_directory_are_preserved(tmp_path):
     (tmp_path / "sub").mkdir()
     for name in ("mine", "x.json", "former-1", "former-2", "sub/y"):
         (tmp_path / name).write_text("before")
@@ -66,7 +66,7 @@ def test_interrupted_save_leaves_no_trace(tmp_path, exists, error):
     assert target.exists() == exists
 
 
-def test_link_to_a_directory_is_saved_through(tmp_path):
+def test_saving_follows_a_link_to_a_directory(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     save(tmp_path / "link", {"x": "x"})
@@ -88,7 +88,7 @@ NOBODY = 65_534
 
 
 def test_forbidden_directory():
-    # Root may write everywhere, so it steps down; below pytest's own folders it could then not even look.
+    # Root may write everywhere, so drop its permissions. pytest's folders are then not readable.
     me = os.geteuid()
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o555)
@@ -109,7 +109,7 @@ def test_more_than_the_disk_holds_is_refused_before_the_first_byte(tmp_path):
     config = LlamaConfig(2**30, 2**20, 2**10, 2, 2, 2, 2**9, tie_word_embeddings=True)
     params = {}
     for name in tensor_names(config):
-        # A petabyte that takes four bytes.
+        # A petabyte in shape, but only four bytes of memory.
         shape = name.shape if name.layer is None else (2, *name.shape)
         insert(params, name.path, np.broadcast_to(np.float32(0), shape))
     with pytest.raises(
@@ -162,7 +162,7 @@ with staged(Path(sys.argv[1]), 100) as staging:
 
 @pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("name", ["target", "[t]*?"])
-def test_the_next_save_removes_what_a_killed_one_left_and_no_living_one_s(tmp_path, exists, name):
+def test_the_next_save_removes_only_files_of_killed_processes(tmp_path, exists, name):
     target = tmp_path / name
     if exists:
         target.mkdir()

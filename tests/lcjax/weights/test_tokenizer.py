@@ -32,7 +32,7 @@ EDGE_CASES = [
 
 @pytest.fixture(scope="session")
 def python_source() -> list[str]:
-    """Over a megabyte of the standard library."""
+    """More than a megabyte of the standard library."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(Path(os.__file__).parent.glob("[a-h]*.py"))]
     assert sum(map(len, texts)) > 10**6
     return texts
@@ -72,7 +72,7 @@ def test_smollm2_chat_template(tokenizer):
 @pytest.mark.parametrize("with_config", [False, True])
 def test_smollm2_reloads_from_what_it_saves(tokenizer, tmp_path, with_config, python_source):
     tokenizer.save_pretrained(tmp_path)
-    if with_config:  # whose model_type makes AutoTokenizer choose a class
+    if with_config:  # AutoTokenizer then selects a class by model_type
         (tmp_path / "config.json").write_text(
             json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
         )
@@ -87,7 +87,7 @@ SPECIAL = ["<|endoftext|>", "<s>", "</s>"]
 
 @pytest.fixture(scope="module")
 def byte_level_vocabulary(python_source) -> tuple[list[str], list[str]]:
-    """Tokens and merges learned over words that end nowhere, so that every pattern of a word makes a difference."""
+    """Learns tokens and merges across word boundaries, so that every pattern has an effect."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     text = "".join(python_source[:3] + EDGE_CASES)
@@ -130,7 +130,7 @@ def test_byte_level_tokenizers_equal_transformers(
     path = write_tokenizer(tmp_path / "t.gguf", tiny_llama(), "gpt2", tokens, pre=pre, merges=merges, **flags)
     found, expected = load_tokenizer(path), by_transformers(path)
     if pre == "llama-bpe":
-        # transformers leaves this out; Llama 3's own tokenizer.json and llama.cpp have it.
+        # transformers omits this; Llama 3's tokenizer.json and llama.cpp have it.
         expected.backend_tokenizer.model.ignore_merges = True
     assert_same_tokenizers(found, expected, python_source[3:8] + EDGE_CASES)
     found.save_pretrained(tmp_path / "saved")
@@ -141,7 +141,7 @@ def test_byte_level_tokenizers_equal_transformers(
 
 
 def test_patterns_of_words_differ():
-    """The test above would not notice two patterns swapped if they split its texts alike."""
+    """The test above would not detect swapped patterns if they split its texts equally."""
     from tokenizers import Regex
 
     from lcjax.weights.gguf_tokenizer import LLAMA3, QWEN2
@@ -153,7 +153,7 @@ def test_patterns_of_words_differ():
     assert len(splits) == 2
 
 
-def test_llama3_takes_whole_words_and_adds_bos_unasked(tiny_llama, tmp_path):
+def test_llama3_prefers_whole_words_and_adds_bos(tiny_llama, tmp_path):
     tokens = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "ab", "abc"]
     ids = {}
     for pre in ("llama-bpe", "gpt-2"):
@@ -164,7 +164,7 @@ def test_llama3_takes_whole_words_and_adds_bos_unasked(tiny_llama, tmp_path):
 
 
 def sentence_piece_vocabulary(texts) -> tuple[list[str], list[float], list[int]]:
-    """Tokens, scores and types of a SentencePiece-style vocabulary learned from the texts."""
+    """Returns tokens, scores and types of a SentencePiece vocabulary learned from the texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=True)
     tokenizer.decoder = decoders.Metaspace()

@@ -1,4 +1,4 @@
-"""The tokenizer of a directory is its tokenizer.json's, whatever class the directory names, and leaves as it came."""
+"""The tokenizer of a directory is that of tokenizer.json, for any class; its files are copied."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def test_ids_are_those_of_the_file_under_every_label(tmp_path, normalizer, pre_t
         assert_ids_of_file(load_tokenizer(directory), directory)
 
 
-def test_a_space_is_not_put_before_a_text_whose_file_puts_none(tmp_path):
-    """The issue's example, whose ids transformers' AutoTokenizer gets wrong."""
+def test_no_space_is_added_before_a_text_unless_the_file_says_so(tmp_path):
+    """transformers' AutoTokenizer gives wrong ids here."""
     directory = pipelines.write(tmp_path, pipelines.pipeline("replace"), "LlamaTokenizer")
     tokenizer = load_tokenizer(directory)
     assert tokenizer.convert_ids_to_tokens(tokenizer("ab")["input_ids"]) == ["ab"]
     assert transformers.AutoTokenizer.from_pretrained(directory)("ab")["input_ids"] != tokenizer("ab")["input_ids"]
 
 
-def test_truncation_and_padding_in_the_file_cut_nothing(tmp_path):
+def test_truncation_and_padding_in_the_file_are_ignored(tmp_path):
     backend = pipelines.pipeline("replace")
     backend.enable_truncation(3)
     backend.enable_padding(length=8)
@@ -101,7 +101,7 @@ def _new_pad(tokenizer):
 
 
 @pytest.mark.parametrize("change", [_new_template, _new_token, _new_pad])
-def test_a_changed_tokenizer_is_saved_as_it_is_now(tmp_path, change):
+def test_a_changed_tokenizer_is_saved_with_its_changes(tmp_path, change):
     directory = pipelines.write(tmp_path / "in", pipelines.pipeline("replace", bos=True), "LlamaTokenizer")
     tokenizer = load_tokenizer(directory)
     change(tokenizer)
@@ -116,7 +116,7 @@ def test_a_changed_tokenizer_is_saved_as_it_is_now(tmp_path, change):
         assert saved(text)["input_ids"] == tokenizer(text)["input_ids"], text
 
 
-def test_a_tokenizer_whose_files_are_gone_is_saved_all_the_same(tmp_path):
+def test_a_tokenizer_whose_files_were_deleted_can_be_saved(tmp_path):
     directory = pipelines.write(tmp_path / "in", pipelines.pipeline("replace", bos=True), "LlamaTokenizer")
     tokenizer = load_tokenizer(directory)
     directory.rename(tmp_path / "elsewhere")
@@ -134,7 +134,7 @@ def test_a_broken_tokenizer_config_is_one_line(tmp_path, config):
     assert "\n" not in str(caught.value)
 
 
-def test_a_class_that_is_no_name_is_ignored(tmp_path):
+def test_an_invalid_class_name_is_ignored(tmp_path):
     directory = pipelines.write(tmp_path, pipelines.pipeline(), None)
     (directory / "tokenizer_config.json").write_text('{"tokenizer_class": 3}')
     assert load_tokenizer(directory).eos_token is None
