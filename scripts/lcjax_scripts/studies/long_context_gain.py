@@ -130,7 +130,7 @@ def print_table(experiment: Experiment, found: Found) -> None:
     )
     error = gains.std(ddof=1) / len(gains) ** 0.5
     share = f"{(gains > 0).sum()} of {len(gains)}"
-    gained = f"whole sequences gain {gains.mean():.4f} nats a token more than cut ones"
+    gained = f"whole sequences gain {gains.mean():.4f} nats per token more than cut ones"
     print(f"\nBeyond {experiment.window:,}, {gained} (mean of the documents;")
     print(f"standard error over documents {error:.4f}), and are better in {share} documents.")
 
@@ -148,5 +148,5 @@ def write(output_dir: Path, arguments: Mapping[str, Any], found: Found) -> None:
         for name, buckets in zip(list(found)[1:], after, strict=True)
     }
     figure = buckets_figure(changes)
-    figure.axes[0].set_ylabel("change of the held-out loss (nats a token)")
+    figure.axes[0].set_ylabel("change of the held-out loss (nats per token)")
     FigureCanvasAgg(figure).print_png(str(output_dir / "long-context-gain.png"))

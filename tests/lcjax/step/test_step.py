@@ -52,8 +52,8 @@ def uneven_batch() -> dict[str, np.ndarray]:
     batch = make_batch(VOCABULARY, ROWS, TOKENS, documents=3)
     rng = np.random.default_rng(3)
     batch["labels"] = rng.integers(0, VOCABULARY, (ROWS, TOKENS), dtype=np.int32)
-    for row, kept in ((1, 3), (2, 1), (3, 0)):
-        batch["labels"][row, kept:] = IGNORE
+    for row, labeled in ((1, 3), (2, 1), (3, 0)):
+        batch["labels"][row, labeled:] = IGNORE
     return batch
 
 

@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """LoRA on all linear layers or full fine-tuning; AdamW, one sequence a step, random weights."""
+    """LoRA or full fine-tuning with AdamW, one sequence per step, random weights."""
 
     model: str = "llama-3.1-8b"
     """A preset or a config.json file."""

@@ -66,7 +66,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("held-out loss above the best there, nats a token")
+    panels[0].set_ylabel("held-out loss above the best there, nats per token")
     figure.legend(frameon=False, loc="outside right upper", fontsize="small")
     FigureCanvasAgg(figure).print_png(str(path))
 

@@ -99,13 +99,13 @@ SPELLINGS = {
     "old": {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4}},
     "old, with rope_type": {"rope_theta": 5e5, "rope_scaling": {"rope_type": "dynamic", "factor": 4.0}},
     "new": {"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0}},
-    "new, base beside": {"rope_theta": 5e5, "rope_parameters": {"rope_type": "yarn", "factor": 4.0}},
+    "new, base outside": {"rope_theta": 5e5, "rope_parameters": {"rope_type": "yarn", "factor": 4.0}},
     "both, and the old one counts": {
         "rope_theta": 5e5,
         "rope_scaling": {"type": "linear", "factor": 2.0},
         "rope_parameters": {"rope_type": "linear", "factor": 7.0, "rope_theta": 1e4},
     },
-    "original context beside": {
+    "original context outside": {
         "original_max_position_embeddings": 1024,
         "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048},
     },

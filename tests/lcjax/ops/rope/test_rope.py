@@ -31,7 +31,7 @@ ROPES = {
         "factor": 32.0,
         "original_max_position_embeddings": 8192,
     },
-    "llama3, no wave kept": {"head_dim": 20, "theta": 1e6, **LLAMA3, "original_max_position_embeddings": 4},
+    "llama3, all waves scaled": {"head_dim": 20, "theta": 1e6, **LLAMA3, "original_max_position_embeddings": 4},
     "llama3, unlike bounds": {
         "head_dim": 96,
         "theta": 10_000.0,
