@@ -19,7 +19,7 @@ REACHING = 0.1
 CROWDED = 8
 # Tokens with a loss in a step: the size of a step in instruction tuning, 32 sequences of 2,048.
 # With fewer, gradients are noisy.
-TOKENS_A_STEP = 65536
+TOKENS_PER_STEP = 65536
 # With fewer optimizer steps a schedule is useless: warm-up and decay end before the gradient noise
 # averages out.
 STEPS = 20
@@ -33,27 +33,27 @@ KNOWN = 10
 SHORT, COUNTED = 2048, 1_000_000
 
 
-def advice(figures: AuditFigures, rows_a_step: int, steps: int | None = None) -> list[str]:
+def advice(figures: AuditFigures, rows_per_step: int, steps: int | None = None) -> list[str]:
     """Lines of advice, each with what to do and why; at least one.
 
     Args:
-      rows_a_step: sequences in one optimizer step.
+      rows_per_step: sequences in one optimizer step.
       steps: steps of the run; None means those of one epoch.
     """
     found = []
     if figures.corpus.windows.max_seq_length > SHORT:
         found += [*_on_reuse(figures), *_on_lengths(figures)]
-    found += [*_on_packing(figures), *_on_steps(figures, rows_a_step, steps), *_on_duplicates(figures)]
+    found += [*_on_packing(figures), *_on_steps(figures, rows_per_step, steps), *_on_duplicates(figures)]
     return found or [f"train at {figures.corpus.windows.max_seq_length:,} tokens: the documents are suitable"]
 
 
 def advice_before_training(
-    corpus: TokenizedCorpus, max_seq_length: int, rows_a_step: int, steps: int | None = None
+    corpus: TokenizedCorpus, max_seq_length: int, rows_per_step: int, steps: int | None = None
 ) -> list[str]:
     """The advice from a sample that takes a second to count; none for short contexts."""
     if max_seq_length <= SHORT:
         return []
-    return advice(audit(corpus, max_seq_length, COUNTED), rows_a_step, steps)
+    return advice(audit(corpus, max_seq_length, COUNTED), rows_per_step, steps)
 
 
 def reach(figures: AuditFigures) -> Reuse | None:
@@ -107,22 +107,22 @@ def _on_packing(figures: AuditFigures) -> Iterator[str]:
 
 
 def accumulation_for(figures: AuditFigures) -> int:
-    """Sequences per step for TOKENS_A_STEP tokens with a loss, if an epoch then has STEPS steps.
+    """Sequences per step for TOKENS_PER_STEP tokens with a loss, if an epoch then has STEPS steps.
 
     Otherwise, fewer sequences.
     """
     windows = figures.corpus.windows.count
-    return max(1, min(-(-TOKENS_A_STEP // max(1, int(_learned(figures)))), windows // STEPS))
+    return max(1, min(-(-TOKENS_PER_STEP // max(1, int(_learned(figures)))), windows // STEPS))
 
 
-def steps_an_epoch(figures: AuditFigures, rows_a_step: int) -> int:
+def steps_per_epoch(figures: AuditFigures, rows_per_step: int) -> int:
     """Optimizer steps in which every sequence is trained on once."""
-    return -(-figures.corpus.windows.count // rows_a_step)
+    return -(-figures.corpus.windows.count // rows_per_step)
 
 
-def epochs_for(figures: AuditFigures, rows_a_step: int) -> int:
+def epochs_for(figures: AuditFigures, rows_per_step: int) -> int:
     """Epochs that give STEPS steps, at most MOST_EPOCHS."""
-    return min(MOST_EPOCHS, -(-STEPS // max(1, steps_an_epoch(figures, rows_a_step))))
+    return min(MOST_EPOCHS, -(-STEPS // max(1, steps_per_epoch(figures, rows_per_step))))
 
 
 def _learned(figures: AuditFigures) -> float:
@@ -130,20 +130,20 @@ def _learned(figures: AuditFigures) -> float:
     return figures.corpus.learned / max(1, figures.corpus.windows.count)
 
 
-def _on_steps(figures: AuditFigures, rows_a_step: int, steps: int | None) -> Iterator[str]:
+def _on_steps(figures: AuditFigures, rows_per_step: int, steps: int | None) -> Iterator[str]:
     learned, needed = _learned(figures), accumulation_for(figures)
-    if rows_a_step < needed:
+    if rows_per_step < needed:
         yield (
-            f"few tokens per step: {learned * rows_a_step:,.0f} with a loss; "
+            f"few tokens per step: {learned * rows_per_step:,.0f} with a loss; "
             f"--gradient-accumulation-steps {needed} gives {learned * needed:,.0f}"
         )
-    epoch = steps_an_epoch(figures, rows_a_step)
+    epoch = steps_per_epoch(figures, rows_per_step)
     if (epoch if steps is None else steps) < STEPS:
         yield (
             f"little text for a run: {epoch} optimizer step{'s' if epoch > 1 else ''} an epoch; "
             "add documents, or pass over them more often, --num-train-epochs "
-            f"{epochs_for(figures, rows_a_step)}"
-            + (f", with {needed} sequence{'s' if needed > 1 else ''} per step" if rows_a_step > needed else "")
+            f"{epochs_for(figures, rows_per_step)}"
+            + (f", with {needed} sequence{'s' if needed > 1 else ''} per step" if rows_per_step > needed else "")
         )
 
 

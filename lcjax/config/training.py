@@ -142,8 +142,8 @@ class TrainingArguments:
         """
         if self.max_steps > 0:
             return self.max_steps
-        rows_a_step = self.per_device_train_batch_size * self.gradient_accumulation_steps
-        steps = max(1, math.ceil(self.num_train_epochs * rows / rows_a_step))
+        rows_per_step = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        steps = max(1, math.ceil(self.num_train_epochs * rows / rows_per_step))
         if steps > _MOST_STEPS:
             raise InputError(
                 f"--num-train-epochs {self.num_train_epochs:g} of {rows:,} rows are {steps:.3g} "

@@ -29,7 +29,7 @@ _NOT_LIBRARY = SKIPPED_FOLDERS | {"test", "tests", "idle_test", "lib2to3", "_bun
 _SNIFFED_BYTES = 8192
 _BLOCK_BYTES = 2**20
 # Functions that open compressed files, by suffix.
-_PACKINGS: dict[str, Callable[..., Any]] = {
+_COMPRESSIONS: dict[str, Callable[..., Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,
@@ -87,8 +87,8 @@ def _is_to_walk(folder: Path, seen: set[Path]) -> bool:
 
 def suffix_of(path: Path) -> str:
     """The last suffix in lower case, without that of compression: `.jsonl` for `a.JSONL.gz`."""
-    packed = path.suffix.lower() in _PACKINGS
-    return (Path(path.stem) if packed else path).suffix.lower()
+    compressed = path.suffix.lower() in _COMPRESSIONS
+    return (Path(path.stem) if compressed else path).suffix.lower()
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -96,15 +96,15 @@ def open_file(path: Path) -> BinaryIO:
 
     Raises:
       NotText: it is not compressed as its suffix says. This may be detected only later, see
-        `unpacking`.
+        `decompressing`.
     """
-    with unpacking():
-        opened: Any = _PACKINGS.get(path.suffix.lower(), open)(path, "rb")
+    with decompressing():
+        opened: Any = _COMPRESSIONS.get(path.suffix.lower(), open)(path, "rb")
         return opened
 
 
 @contextlib.contextmanager
-def unpacking() -> Iterator[None]:
+def decompressing() -> Iterator[None]:
     """Converts the errors of reading a damaged compressed file to NotText."""
     try:
         yield
@@ -125,7 +125,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
     Raises:
       NotText: it has a NUL byte early.
     """
-    with unpacking(), open_file(path) as file:
+    with decompressing(), open_file(path) as file:
         head = file.read(_SNIFFED_BYTES)
         _refuse_binary(head)
         blocks = itertools.chain([head.removeprefix(b"\xef\xbb\xbf")], iter(lambda: file.read(_BLOCK_BYTES), b""))
@@ -147,7 +147,7 @@ def read_bytes(path: Path) -> bytes:
     Raises:
       NotText: it has a NUL byte early.
     """
-    with unpacking(), open_file(path) as file:
+    with decompressing(), open_file(path) as file:
         head = file.read(_SNIFFED_BYTES)
         _refuse_binary(head)
         return head + file.read()

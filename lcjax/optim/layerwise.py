@@ -89,12 +89,12 @@ def layerwise(adamw: AdamW, *, max_grad_norm: float, on_host: bool) -> optax.Gra
     """
 
     def init(params: Tree) -> LayerwiseState:
-        def kept(leaf: jax.Array) -> jax.Array:
+        def placed(leaf: jax.Array) -> jax.Array:
             # Wait for each copy: the device does not have enough memory for all of them at once.
             return jax.block_until_ready(to_host(leaf)) if on_host else leaf
 
-        masters = jax.tree.map(lambda x: None if x.dtype == jnp.float32 else kept(x.astype(jnp.float32)), params)
-        mu, nu = (jax.tree.map(lambda x: kept(jnp.zeros(x.shape, jnp.float32)), params) for _ in range(2))
+        masters = jax.tree.map(lambda x: None if x.dtype == jnp.float32 else placed(x.astype(jnp.float32)), params)
+        mu, nu = (jax.tree.map(lambda x: placed(jnp.zeros(x.shape, jnp.float32)), params) for _ in range(2))
         return LayerwiseState(jnp.int32(0), *(OnHost(tree) if on_host else tree for tree in (masters, mu, nu)))
 
     def update(updates: Tree, state: Any, params: Tree | None = None) -> tuple[Tree, LayerwiseState]:

@@ -88,11 +88,11 @@ def _yarn(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:
     first, last = max(first, 0), min(last, dimensions - 1)
     if first == last:
         last += 0.001
-    kept, wavenumbers = _default(config, tokens), _wavenumbers(config)
+    unscaled, wavenumbers = _default(config, tokens), _wavenumbers(config)
     stretched = np.float32(1.0) / (np.float32(scaling.factor) * wavenumbers)
-    pairs = np.arange(len(kept), dtype=np.float32)
+    pairs = np.arange(len(unscaled), dtype=np.float32)
     keep = 1.0 - np.clip((pairs - np.float32(first)) / np.float32(last - first), 0.0, 1.0)
-    return stretched * (1.0 - keep) + kept * keep
+    return stretched * (1.0 - keep) + unscaled * keep
 
 
 def _longrope(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:

@@ -22,7 +22,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from lcjax.pallas.triton import scores
-from lcjax.pallas.triton.block_sizes import MIN_PROGRAMS_A_HEAD
+from lcjax.pallas.triton.block_sizes import MIN_PROGRAMS_PER_HEAD
 from lcjax.pallas.triton.launch import (
     add_product,
     dot_transposed,
@@ -88,7 +88,7 @@ def grid_order(spec: KernelSpec, heads: Any, blocks: Any) -> tuple[Any, Any]:
 
     The second varies last.
     """
-    by_head = spec.blocks.one_head_at_a_time and spec.query_blocks >= MIN_PROGRAMS_A_HEAD
+    by_head = spec.blocks.one_head_at_a_time and spec.query_blocks >= MIN_PROGRAMS_PER_HEAD
     return (blocks, heads) if by_head else (heads, blocks)
 
 

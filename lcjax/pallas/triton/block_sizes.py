@@ -37,7 +37,7 @@ class BlockSizes:
     one_head_at_a_time: bool = False
     """Whether the programs of one head of `attention_forward` run together, not those of all heads.
 
-    The keys and values of only one head are then read at a time. This needs `MIN_PROGRAMS_A_HEAD`
+    The keys and values of only one head are then read at a time. This needs `MIN_PROGRAMS_PER_HEAD`
     programs per head.
     """
     from_registers: bool = False
@@ -48,7 +48,7 @@ class BlockSizes:
     """
 
 
-MIN_PROGRAMS_A_HEAD = 64
+MIN_PROGRAMS_PER_HEAD = 64
 """The number of programs per head that keep a GPU busy; with fewer it idles between heads."""
 
 # By kernel, padded head_dim, and bytes per element.

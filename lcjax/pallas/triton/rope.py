@@ -21,7 +21,7 @@ from lcjax.pallas.triton.launch import cos_and_sin, launch, load, store, whole
 
 NUM_WARPS = 4
 NUM_STAGES = 1
-PAIRS_A_THREAD = 8  # in bfloat16, two accesses of 16 bytes each
+PAIRS_PER_THREAD = 8  # in bfloat16, two accesses of 16 bytes each
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -115,7 +115,7 @@ def heads_at_once(pairs: int) -> int:
 
     It is a power of two.
     """
-    return max(1, 32 * NUM_WARPS * PAIRS_A_THREAD // pl.next_power_of_2(pairs))
+    return max(1, 32 * NUM_WARPS * PAIRS_PER_THREAD // pl.next_power_of_2(pairs))
 
 
 def _span(start: int, size: int):

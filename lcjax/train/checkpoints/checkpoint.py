@@ -140,7 +140,7 @@ class Checkpoints:
                     return None  # an older format without checksums; `run` rejects it
         return find_damage(folder)
 
-    def newest_sound(self) -> int | None:
+    def newest_undamaged(self) -> int | None:
         """The step of the newest checkpoint whose files are undamaged, or None."""
         return next((step for step in reversed(self.steps()) if self.damage(step) is None), None)
 
@@ -151,7 +151,7 @@ class Checkpoints:
           InputError: the checkpoint cannot be renamed.
         """
         path = self.directory / str(step)
-        target = free_name(path.with_name(f"{step}.damaged"))
+        target = unused_name(path.with_name(f"{step}.damaged"))
         with writing(target):
             path.rename(target)
         return target
@@ -200,7 +200,7 @@ class Checkpoints:
         return InputError(f"checkpoint {step} in {self.directory} is missing or damaged ({reason}); use an older one")
 
 
-def free_name(path: Path) -> Path:
+def unused_name(path: Path) -> Path:
     """The path, with the smallest number appended that makes it unused, if it exists."""
     number, candidate = 1, path
     while candidate.exists():

@@ -14,7 +14,7 @@ from lcjax.config.run_record import RECORD, now
 from lcjax.config.training import TrainingArguments
 from lcjax.data import Data
 from lcjax.errors import InputError
-from lcjax.train.checkpoints.checkpoint import Checkpoints, free_name
+from lcjax.train.checkpoints.checkpoint import Checkpoints, unused_name
 from lcjax.train.checkpoints.lock import locked
 from lcjax.train.checkpoints.resume import RESULTS, ResumePoint, find_resume_point, refuse_damage, set_newer_aside
 from lcjax.train.checkpoints.same_run import (
@@ -117,7 +117,7 @@ class RunFolder:
         lines = set_newer_aside(self.resume)
         results = self.results()
         if results is not None and self.first_step < max_steps:
-            target = free_name(results.with_name(f"{results.name}.step-{self.saved['max_steps']}"))
+            target = unused_name(results.with_name(f"{results.name}.step-{self.saved['max_steps']}"))
             with writing(target):
                 results.rename(target)
             lines.append(f"the {results.name} of step {self.saved['max_steps']} is now {target}")
@@ -131,7 +131,7 @@ class RunFolder:
             return []
         line = f"{path} {damage}; it is restored from checkpoint {self.first_step}"
         if path.exists():
-            target = free_name(path.with_name(f"{name}.damaged"))
+            target = unused_name(path.with_name(f"{name}.damaged"))
             with writing(target):
                 path.rename(target)
             line += f", and its former content is in {target.name}"

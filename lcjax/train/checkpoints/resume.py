@@ -60,7 +60,7 @@ def refuse_damage(point: ResumePoint) -> None:
     damage = checkpoints.damage(point.step)
     if damage is None:
         return
-    sound = checkpoints.newest_sound()
+    sound = checkpoints.newest_undamaged()
     remedy = "no undamaged one is left; start again with another --output-dir"
     if sound is not None:
         path = shlex.quote(str(point.directory / str(sound)))

@@ -24,7 +24,7 @@ def start_line(
       trainable: the number of trainable parameters.
     """
     rows, length = len(data.train_plan), settings.max_seq_length
-    rows_a_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    rows_per_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
     quantized = is_quantized(model.params["layers"]["mlp"]["up_proj"]["weight"])
     learns = "every weight" if settings.lora is None else f"LoRA r={settings.lora.r}"
     weights = f"{model.dtype}, layers in nf4" if quantized else f"{model.dtype}, not quantized"
@@ -32,8 +32,8 @@ def start_line(
         [
             f"start: {settings.name_or_path or 'the model'}, {_parameters(model):,} parameters ({weights})",
             f"{learns}, {trainable:,} trainable parameters",
-            f"{rows:,} rows of {length:,}, {rows_a_step * length:,} tokens per step",
-            f"{max_steps:,} steps, {max_steps * rows_a_step / max(rows, 1):.3g} epochs",
+            f"{rows:,} rows of {length:,}, {rows_per_step * length:,} tokens per step",
+            f"{max_steps:,} steps, {max_steps * rows_per_step / max(rows, 1):.3g} epochs",
             f"learning rate {arguments.learning_rate:g} ({arguments.lr_scheduler_type})",
             f"gradient checkpointing {settings.policy_for(length)}",
             f"attention {_attention(settings.attention)}",

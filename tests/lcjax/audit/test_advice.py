@@ -3,14 +3,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lcjax.audit.advice import MOST_EPOCHS, STEPS, accumulation_for, advice, epochs_for, steps_an_epoch
+from lcjax.audit.advice import MOST_EPOCHS, STEPS, accumulation_for, advice, epochs_for, steps_per_epoch
 from lcjax.audit.figures import LONG, audit
 from lcjax.audit.report import headline
 from tests.support.corpora import corpus_of, planted
 
 
-def words_of(corpus, max_seq_length, rows_a_step=4, max_tokens=10**9):
-    return " / ".join(advice(audit(corpus, max_seq_length, max_tokens), rows_a_step))
+def words_of(corpus, max_seq_length, rows_per_step=4, max_tokens=10**9):
+    return " / ".join(advice(audit(corpus, max_seq_length, max_tokens), rows_per_step))
 
 
 def times(figures, factor):
@@ -57,11 +57,11 @@ def test_few_tokens_a_step(good, every, needed, reached):
     learned = np.zeros(len(good.tokens), dtype=bool)
     learned[::every] = True
     figures = times(audit(type(good)(good.tokens, good.offsets, good.names, learned), 8192, 10**9), 10)
-    (line,) = advice(figures, rows_a_step=1)
+    (line,) = advice(figures, rows_per_step=1)
     assert line == (
         f"few tokens per step: {8192 // every:,} with a loss; --gradient-accumulation-steps {needed} gives {reached}"
     )
-    assert advice(figures, rows_a_step=needed) == ["train at 8,192 tokens: the documents are suitable"]
+    assert advice(figures, rows_per_step=needed) == ["train at 8,192 tokens: the documents are suitable"]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 19, 20, 39, 40, 100, 10_000])
@@ -73,28 +73,28 @@ def test_a_step_is_small_enough_for_several_steps_per_epoch(good, rows):
         figures, corpus=dataclasses.replace(figures.corpus, windows=windows, learned=rows * 8192)
     )
     accumulation = accumulation_for(figures)
-    assert steps_an_epoch(figures, accumulation) >= min(rows, STEPS)
+    assert steps_per_epoch(figures, accumulation) >= min(rows, STEPS)
     assert (accumulation == 1) if rows < 2 * STEPS else (1 < accumulation <= 8)
     epochs = epochs_for(figures, accumulation)
     assert 1 <= epochs <= MOST_EPOCHS
-    assert epochs == MOST_EPOCHS or epochs * steps_an_epoch(figures, accumulation) >= STEPS
+    assert epochs == MOST_EPOCHS or epochs * steps_per_epoch(figures, accumulation) >= STEPS
 
 
 def test_little_text_is_reported(good):
-    assert words_of(good, 8192, rows_a_step=16) == (
+    assert words_of(good, 8192, rows_per_step=16) == (
         "little text for a run: 5 optimizer steps an epoch; add documents, or pass over them more often, "
         "--num-train-epochs 4, with 4 sequences per step"
     )
     figures = audit(good, 8192, 10**9)
-    assert "little text" in advice(figures, rows_a_step=16, steps=STEPS - 1)[0]
-    assert advice(figures, rows_a_step=16, steps=STEPS) == ["train at 8,192 tokens: the documents are suitable"]
+    assert "little text" in advice(figures, rows_per_step=16, steps=STEPS - 1)[0]
+    assert advice(figures, rows_per_step=16, steps=STEPS) == ["train at 8,192 tokens: the documents are suitable"]
 
 
 @pytest.mark.parametrize("length", [64, 512, 1024, 2048])
 def test_a_short_context_gets_no_advice_on_distances(length):
     """Once, the advice was to train at 2,048 tokens because nothing is repeated beyond 1K."""
     random = corpus_of(list(np.random.default_rng(0).integers(0, 30_000, (9, 5000))))
-    words = words_of(random, length, rows_a_step=1)
+    words = words_of(random, length, rows_per_step=1)
     assert "max-seq-length" not in words
     assert "nothing to learn" not in words
 

@@ -47,7 +47,7 @@ def plain(inputs, dtype):
 
 @pytest.mark.parametrize("programs", [1, 5])
 def test_one_head_at_a_time_gives_the_same_bits(monkeypatch, inputs, programs):
-    monkeypatch.setattr(forward, "MIN_PROGRAMS_A_HEAD", programs)
+    monkeypatch.setattr(forward, "MIN_PROGRAMS_PER_HEAD", programs)
     together, _ = attend(TILE, inputs)
     by_head, spec = attend(dataclasses.replace(TILE, one_head_at_a_time=True), inputs)
     assert spec.query_blocks == 4
