@@ -7,7 +7,7 @@ import pytest
 from tests.support.document_commands import DOCUMENTS, ROOT
 from tests.support.prose import COLUMNS, prose_of_markdown, prose_of_python, too_wide
 
-FOLDERS = ("lcjax", "scripts", "triton_ref", "tests/support", "tests/docs", "tests/scripts", "tests/triton_ref")
+FOLDERS = ("lcjax", "scripts", "tests", "triton_ref")
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
