@@ -50,7 +50,7 @@ def test_without_a_gpu_the_rules_decide(doctor, model_dir, data_dir):
     steps = found["how many tokens per step?"]
     assert arguments.gradient_accumulation_steps == 1
     assert arguments.num_train_epochs == 4
-    assert "by 1 sequence a step; about 24 steps in 4 passes over the data" in steps
+    assert "from 1 sequence per step; about 24 steps in 4 passes over the data" in steps
 
 
 def test_a_short_context_is_judged_by_its_own_length(doctor):

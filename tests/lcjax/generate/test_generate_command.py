@@ -160,7 +160,7 @@ def test_a_seed_determines_the_text(generate, model_dir):
         (("--prompt", "x", "--system", "y"), "--system needs a chat"),
         (("--prompt", "x", "--chat"), "this model's tokenizer has no chat template"),
         ((), "this model's tokenizer has no chat template"),
-        (("--prompt", PROMPT, "--max-seq-length", "3"), "does not fit the 3 of --max-seq-length"),
+        (("--prompt", PROMPT, "--max-seq-length", "3"), "does not fit into the 3 of --max-seq-length"),
         (("--prompt", "x", "--attention", "cudnn"), "--attention cudnn is for training only"),
         (("--prompt", "x", "--adapter", "no/adapter"), "no/adapter"),
     ],

@@ -124,7 +124,7 @@ def test_what_does_not_fit_is_refused(model):
     found = Generator(model, CAPACITY)
     for prompt, message in (
         ([], "the prompt is empty"),
-        ([1] * 71, "71 tokens does not fit the 70 of --max-seq-length"),
+        ([1] * 71, "71 tokens does not fit into the 70 of --max-seq-length"),
     ):
         with pytest.raises(InputError, match=message):
             next(found.generate(prompt, GREEDY, max_new_tokens=1))
