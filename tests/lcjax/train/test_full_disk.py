@@ -1,7 +1,12 @@
-"""A full disk gives one line and exit code 2, and the run can be resumed when there is space."""
+"""A full disk gives one line and exit code 2, and the run can be resumed when there is space.
+
+Limits of file sizes and /dev/full make real writes fail without any privilege.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import re
 import resource
 import shutil
@@ -94,31 +99,77 @@ def test_records_that_grow_with_every_step(name, limit, logging_steps, tmp_path)
         log.close()
 
 
-IN_A_NAMESPACE = """
+def test_a_device_without_space(finished, cache, tmp_path):
+    """The kernel's own ENOSPC, from /dev/full."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "adapter")
+    (run / "loss.png").unlink()
+    (run / "loss.png").symlink_to("/dev/full")
+    code, output = finish(start(resume_flags(run), tmp_path, cache))
+    *_, last = output.splitlines()
+    assert code == 2, output
+    assert last.startswith(f"error: {run / 'loss.png'} cannot be written (No space left on device); free disk space, ")
+    (run / "loss.png").unlink()
+    assert main(resume_flags(run)) == 0
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert records(run) == records(finished)
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallDisk:
+    """Shell commands for a folder `disk` that first has 400 KiB and then 8 MiB."""
+
+    make: str
+    train: str
+    free: str
+    enlarge: str
+    prefix: tuple[str, ...] = ()
+
+
+DISKS = {
+    "reported": SmallDisk(
+        make="export DISK=disk DISK_BYTES=409600",
+        train='"$PYTHON" -P "$SMALL_DISK"',
+        free='"$PYTHON" -P "$SMALL_DISK" --free',
+        enlarge="DISK_BYTES=8388608",
+    )
+}
+# A real file system of that size, where an ordinary user may mount one.
+if shutil.which("unshare") and not subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+    DISKS["mounted"] = SmallDisk(
+        make="mount -t tmpfs -o size=400k tmpfs disk",
+        train='"$PYTHON" -m lcjax.train',
+        free="df --output=avail -B1 disk | tail -1",
+        enlarge="mount -o remount,size=8m disk",
+        prefix=("unshare", "-rm"),
+    )
+SCRIPT = """
 set -e
-mount -t tmpfs -o size=400k tmpfs disk
-"$PYTHON" -m lcjax.train "$@" --output-dir disk/run > full.txt 2>&1 || echo $? > full.code
-df --output=avail -B1 disk | tail -1 > free.txt
+{make}
+{train} "$@" --output-dir disk/run > full.txt 2>&1 || echo $? > full.code
+{free} > free.txt
 ls disk/run/checkpoints > full.checkpoints
-mount -o remount,size=8m disk
-"$PYTHON" -m lcjax.train --output-dir disk/run --resume-from-checkpoint latest > rest.txt 2>&1
+{enlarge}
+{train} --output-dir disk/run --resume-from-checkpoint latest > rest.txt 2>&1
 cp -r disk/run run
 """
 
 
 @pytest.mark.slow
-def test_a_full_file_system(finished, short, cache, tmp_path):
-    if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a small file system of one's own")
+@pytest.mark.parametrize("kind", DISKS)
+def test_a_full_file_system(kind, finished, short, cache, tmp_path):
+    disk = DISKS[kind]
     (tmp_path / "disk").mkdir()
     environment = {
-        "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
+        **os.environ,
         "PYTHON": sys.executable,
+        "SMALL_DISK": str(Path(__file__).parents[2] / "support" / "small_disk.py"),
         "JAX_PLATFORMS": "cpu",
         "XDG_CACHE_HOME": str(cache),
-        "HOME": str(tmp_path),
     }
-    command = ["unshare", "-rm", "bash", "-c", IN_A_NAMESPACE, "run", *short]
+    script = SCRIPT.format(make=disk.make, train=disk.train, free=disk.free, enlarge=disk.enlarge)
+    command = [*disk.prefix, "bash", "-c", script, "run", *short]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=600)
     assert (tmp_path / "full.code").read_text() == "2\n"
     *_, last = (tmp_path / "full.txt").read_text().splitlines()

@@ -1,0 +1,40 @@
+"""Runs `python -m lcjax.train` as if the folder $DISK were a file system of $DISK_BYTES bytes.
+
+With `--free` it prints how many of them are free.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lcjax.train.__main__ import main
+
+BLOCK_BYTES = 4096
+
+
+def limited(usage: Callable[[Any], Any], disk: Path, capacity: int) -> Callable[[Any], Any]:
+    """`shutil.disk_usage` of a machine on which `disk` is a file system of `capacity` bytes."""
+
+    def limited_usage(path: Any) -> Any:
+        found = usage(path)
+        if not Path(path).resolve().is_relative_to(disk):
+            return found
+        sizes = [file.stat().st_size for file in disk.rglob("*") if file.is_file()]
+        used = sum(-(-size // BLOCK_BYTES) * BLOCK_BYTES for size in sizes)
+        return found._replace(total=capacity, used=used, free=max(0, capacity - used))
+
+    return limited_usage
+
+
+if __name__ == "__main__":
+    folder, arguments = Path(os.environ["DISK"]).resolve(), sys.argv[1:]
+    shutil.disk_usage = limited(shutil.disk_usage, folder, int(os.environ["DISK_BYTES"]))
+    if arguments == ["--free"]:
+        print(shutil.disk_usage(folder).free)
+        sys.exit(0)
+    sys.exit(main(arguments))
