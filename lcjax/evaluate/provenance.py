@@ -171,4 +171,7 @@ def _overlap(
     why = "; that run held nothing out (--eval-fraction 0)" if nothing else ""
     what = "repeat text that was trained on" if held_out else "are text that was trained on"
     by = f" in {run.folder}" if run else ""
-    return f"{len(those):,} of {len(documents):,} documents, {tokens / total:.0%} of the tokens, {what}{by}: {named}{more}{why}"
+    return (
+        f"{len(those):,} of {len(documents):,} documents, {tokens / total:.0%} of the tokens, "
+        f"{what}{by}: {named}{more}{why}"
+    )

@@ -136,7 +136,8 @@ SECTIONS = {
         "lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "full_finetuning", "quantize", "dtype",
     ),
     "optimizer": (
-        "learning_rate", "lr_scheduler_type", "warmup_ratio", "warmup_steps", "weight_decay", "max_grad_norm", "optimizer_memory",
+        "learning_rate", "lr_scheduler_type", "warmup_ratio", "warmup_steps",
+        "weight_decay", "max_grad_norm", "optimizer_memory",
     ),
     "evaluation and checkpoint": (
         "eval_fraction", "eval_batches", "eval_steps", "save_steps", "save_total_limit",

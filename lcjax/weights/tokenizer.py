@@ -24,8 +24,9 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_FILES = (
-    TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json",
-    "merges.txt", "vocab.txt", "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja",
+    TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja",
+    "chat_template.json", "additional_chat_templates/*.jinja",
 )  # fmt: skip
 """Glob patterns of the tokenizer's files inside a model's directory."""
 _VOCABULARIES = (TOKENIZER_FILE, "tokenizer.model", "vocab.json")

@@ -28,8 +28,9 @@ Description = dict[str, Any]
 _COMPARED_BY_RESULT = {"max_steps", "num_train_epochs", "model", "data", "documents", "data_weights", "dtype"}
 # In addition, those that change neither a step's arithmetic nor the order of the data.
 _FREE_ARGUMENTS = _COMPARED_BY_RESULT | {
-    "output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "eval_steps", "eval_batches", "logging_steps",
-    "use_gradient_checkpointing", "attention", "skip_leak_check", "programs_dir",
+    "output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "eval_steps",
+    "eval_batches", "logging_steps", "use_gradient_checkpointing", "attention", "skip_leak_check",
+    "programs_dir",
 }  # fmt: skip
 # The location of files and the scheduling of a step may change between two sessions; the numbers do
 # not.
