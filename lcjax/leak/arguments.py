@@ -33,7 +33,7 @@ class LeakArguments:
     quantize: str | None = None
     """nf4: as in lcjax.train."""
     attention: str = "auto"
-    """The implementation to probe: auto, pallas, cudnn, fa3 or xla."""
+    """The implementation to probe: auto, pallas, mosaic, cudnn, fa3 or xla."""
     memory: str = "auto"
     """How layers run in tiles, as in lcjax.train."""
 

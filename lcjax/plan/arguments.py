@@ -41,7 +41,7 @@ class PlanArguments:
     loss_chunk: int | None = None
     """As in lcjax.train: the number of tokens whose logits are computed at a time."""
     attention: str = "auto"
-    """Implementation of attention: auto (pallas), pallas, cudnn, fa3 or xla."""
+    """Implementation of attention: auto (pallas), pallas, mosaic, cudnn, fa3 or xla."""
     optimizer_memory: str = "auto"
     """As in lcjax.train: auto (host if every weight is trained), device or host."""
     vram_gb: float | None = None

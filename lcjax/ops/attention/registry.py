@@ -4,12 +4,13 @@
 | --- | --- | --- |
 | xla | any device | 2^31 - 1 tokens per sequence |
 | pallas | GPUs; CPUs (interpreted, slow) | 2^31 - 1 tokens per sequence, arrays of any size |
+| mosaic | Hopper GPUs | 2^31 - 1 tokens per sequence |
 | cudnn | GPUs | 2^31 - 1 elements per array; larger is untested |
 | fa3 | Hopper GPUs, with flash-attn3-jax | 2^31 - 1 elements per array; larger is untested |
 
-"auto" is pallas on a GPU and xla elsewhere. cuDNN and FlashAttention-3 are faster for the calls
-that they support. But two runs of their backward passes need not give the same bits, so they are
-used only if the caller names them.
+"auto" is pallas on a GPU and xla elsewhere. mosaic is used only if the caller names it. cuDNN and
+FlashAttention-3 are faster than pallas for the calls that they support. But two runs of their
+backward passes need not give the same bits, so they are used only if the caller names them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from lcjax.ops.attention.call import AttentionCall
 
 BACKENDS: dict[str, str | Backend] = {
     "pallas": "lcjax.pallas.triton.backend",
+    "mosaic": "lcjax.pallas.mosaic.backend",
     "cudnn": "lcjax.ops.attention.cudnn",
     "fa3": "lcjax.ops.attention.fa3",
     "xla": "lcjax.ops.attention.xla",

@@ -321,7 +321,7 @@ def test_other_bad_arguments_are_refused():
         ops.attention(x, x, x, query_segments_BT=segments)
     with pytest.raises(ValueError, match="do not fit"):
         ops.attention(x, x, x, query_segments_BT=segments[:, :3], key_segments_BS=segments)
-    with pytest.raises(InputError, match="'triton' is unknown; use one of auto, pallas, cudnn, fa3, xla"):
+    with pytest.raises(InputError, match="'triton' is unknown; use one of auto, pallas, mosaic, cudnn, fa3, xla"):
         ops.attention(x, x, x, implementation="triton")
 
 

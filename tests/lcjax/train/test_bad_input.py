@@ -181,7 +181,7 @@ def test_bad_data(name, content, said, refused, model_dir, tmp_path):
         ("--max-seq-length 1000000000", "--max-seq-length 1000000000 is out of range; it must be from 2 to 16,777,216"),
         ("--max-seq-length 40000 --use-gradient-checkpointing full", "above 32,768 tokens use 'offload'"),
         ("--use-gradient-checkpointing some", "--use-gradient-checkpointing some is unknown; use one of auto, none"),
-        ("--attention flash", "--attention flash is unknown; use one of auto, pallas, cudnn, fa3, xla"),
+        ("--attention flash", "--attention flash is unknown; use one of auto, pallas, mosaic, cudnn, fa3, xla"),
         ("--dtype float16", "--dtype float16 is not supported; use float32 or bfloat16"),
         ("--lora-r 0", "--lora-r 0 must be a positive integer"),
         ("--lora-alpha -2", "--lora-alpha -2.0 must be positive"),

@@ -77,7 +77,7 @@ def test_plans_know_whether_documents_share_a_row():
 
 def test_which_implementations_take_segments():
     takes = {name: registry.takes_segments(name) for name in registry.implementations()}
-    assert takes == {"auto": True, "pallas": True, "xla": True, "cudnn": False, "fa3": False}
+    assert takes == {"auto": True, "pallas": True, "mosaic": True, "xla": True, "cudnn": False, "fa3": False}
 
 
 def test_a_plan_with_cudnn_assumes_rows_with_one_document():

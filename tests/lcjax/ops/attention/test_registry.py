@@ -68,7 +68,9 @@ def test_sizes_that_are_not_known_to_be_safe_are_refused():
 
 
 def test_unknown_names():
-    with pytest.raises(InputError, match="attention='triton' is unknown; use one of auto, pallas, cudnn, fa3, xla"):
+    with pytest.raises(
+        InputError, match="attention='triton' is unknown; use one of auto, pallas, mosaic, cudnn, fa3, xla"
+    ):
         ops.attention(X, X, X, implementation="triton")
     with pytest.raises(InputError, match="rope='cudnn' is unknown; use one of auto, pallas, xla"):
         ops.rope(X, X, SEGMENTS, jnp.ones(4), implementation="cudnn")

@@ -63,7 +63,7 @@ def test_what_it_refuses_and_what_is_unknown_are_named(toy):
     x = jnp.zeros((1, 4, 2, 8))
     with pytest.raises(InputError, match="attention='toy' does not support window=2; use attention='xla'"):
         ops.attention(x, x, x, window=2, implementation="toy")
-    with pytest.raises(InputError, match="use one of auto, pallas, cudnn, fa3, xla, toy"):
+    with pytest.raises(InputError, match="use one of auto, pallas, mosaic, cudnn, fa3, xla, toy"):
         ops.attention(x, x, x, implementation="tow")
 
 

@@ -1,0 +1,90 @@
+"""Flash attention from the two kernels, with its derivative rule.
+
+Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim, P query
+tokens padded to whole tiles.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from lcjax.ops.attention.masks import Mask
+from lcjax.ops.residuals import ATTENTION_LSE, ATTENTION_OUTPUT, name_residual
+from lcjax.pallas.mosaic import attention_backward, attention_forward, ranges
+
+HEAD_DIMS = (64, 128)
+"""The sizes that the kernels are for."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def flash_attention(
+    scale: float, q_BTHD: jax.Array, k_BSKD: jax.Array, v_BSKD: jax.Array, mask: Mask
+) -> tuple[jax.Array, jax.Array]:
+    """The operation of `lcjax.ops.attention`: (out, lse float32 [B, H, T] in base e).
+
+    bfloat16 or float16, a head_dim of HEAD_DIMS, and a mask of which `ranges.parts_of` is not None.
+    Largest safe size: 2^31 - 1 tokens per sequence; arrays with 2^31 elements or more are untested.
+    The result is differentiable in q, k and v; the arrays of the mask are constants. Gradients have
+    the same bits every time. The backward pass has an array for dq in float32 while it runs.
+    """
+    return _forward(scale, q_BTHD, k_BSKD, v_BSKD, mask)[0]
+
+
+def _forward(scale, q_BTHD, k_BSKD, v_BSKD, mask):
+    out_BTHD, lse_BHP = forward(scale, q_BTHD, k_BSKD, v_BSKD, mask)
+    # Every residual needs a name. An unnamed one would force a recomputed forward pass to run the
+    # kernel again.
+    out_BTHD, lse_BHP = name_residual(out_BTHD, ATTENTION_OUTPUT), name_residual(lse_BHP, ATTENTION_LSE)
+    lse_BHT = lse_BHP[..., : q_BTHD.shape[1]]
+    in_base_e_BHT = jnp.where(jnp.isposinf(lse_BHT), -jnp.inf, lse_BHT / attention_forward.LOG2_E)
+    return (out_BTHD, in_base_e_BHT), (q_BTHD, k_BSKD, v_BSKD, mask, out_BTHD, lse_BHP)
+
+
+def _backward(scale, residuals, cotangents):
+    q_BTHD, k_BSKD, v_BSKD, mask, out_BTHD, lse_BHP = residuals
+    dout_BTHD, dlse_BHT = cotangents
+    products_BTHD = out_BTHD.astype(jnp.float32) * dout_BTHD.astype(jnp.float32)
+    delta_BHT = jnp.swapaxes(products_BTHD.sum(axis=-1), 1, 2) - dlse_BHT
+    return *gradients(scale, q_BTHD, k_BSKD, v_BSKD, mask, lse_BHP, dout_BTHD, delta_BHT), None
+
+
+flash_attention.defvjp(_forward, _backward)
+
+
+def forward(scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, *, in_place: bool = False) -> tuple[jax.Array, jax.Array]:
+    """(out, in q's memory if `in_place`; the log-sum-exp for `gradients`); not differentiable."""
+    tokens, keys = q_BTHD.shape[1], k_BSKD.shape[1]
+    view = ranges.view_of(mask, tokens, keys, attention_forward.QUERY_BLOCK, attention_forward.KEY_BLOCK)
+    operands = ranges.operands(view, mask, q_BTHD.shape[0], rows="queries")
+    arrays = map(_padded, (q_BTHD, k_BSKD, v_BSKD))
+    out_BTHD, lse_BHP = attention_forward.attention_forward(view, scale, *arrays, operands, in_place=in_place)
+    return out_BTHD[:, :tokens], lse_BHP
+
+
+def gradients(
+    scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, lse_BHP, dout_BTHD, delta_BHT
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(dq, dk, dv) in the dtypes of q, k and v, from `delta = sum over D of out dout`, float32."""
+    (batch, tokens, _, head_dim), keys = q_BTHD.shape, k_BSKD.shape[1]
+    query_block, key_block = attention_backward.query_block_for(head_dim), attention_backward.KEY_BLOCK
+    view = ranges.view_of(mask, tokens, keys, query_block, key_block)
+    operands = ranges.operands(view, mask, batch, rows="keys")
+    delta_BHP = jnp.pad(delta_BHT, ((0, 0), (0, 0), (0, lse_BHP.shape[2] - tokens)))
+    arrays = map(_padded, (q_BTHD, k_BSKD, v_BSKD, dout_BTHD))
+    dq_BPHD, dk_BSKD, dv_BSKD = attention_backward.attention_backward(
+        view, scale, *arrays, lse_BHP, delta_BHP, operands
+    )
+    dq_BTHD = dq_BPHD[:, :tokens] * scale
+    if not ranges.every_query_sees_a_key(view):
+        # The kernel leaves out blocks of queries without a key.
+        sees_BTH = jnp.swapaxes(jnp.isfinite(lse_BHP[..., :tokens]), 1, 2)
+        dq_BTHD = jnp.where(sees_BTH[..., None], dq_BTHD, 0)
+    return dq_BTHD.astype(q_BTHD.dtype), dk_BSKD[:, :keys], dv_BSKD[:, :keys]
+
+
+def _padded(x_BTHD: jax.Array) -> jax.Array:
+    """With zeros up to a multiple of 8 tokens, which the copy engine asks for."""
+    return jnp.pad(x_BTHD, ((0, 0), (0, -x_BTHD.shape[1] % 8), (0, 0), (0, 0)))

@@ -1,0 +1,321 @@
+"""The forward kernel: `softmax(scale * q k^T + mask) v` and the log-sum-exp.
+
+A program computes tiles of 128 queries of one head, one after another. Each of its two computing
+warpgroups has 64 of the queries. It visits blocks of 128 keys from the last to the first. While
+one warpgroup computes exponentials, the products of the other run; and within a warpgroup the
+scores of the next block are multiplied at the same time as the values of the previous one. One
+warp copies, and already copies the first blocks of the next tile while a tile ends.
+
+Softmax is in base 2: `2^(c s - maximum)` with `c = scale * log2(e)`.
+
+Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim, P query
+tokens padded to whole tiles.
+Source: Shah et al., FlashAttention-3, arXiv 2407.08608.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from lcjax.pallas.mosaic import launch
+from lcjax.pallas.mosaic.launch import COLUMNS, COMPUTING, ROWS, TILE
+from lcjax.pallas.mosaic.ranges import Ends, Seen, View
+
+QUERY_BLOCK, KEY_BLOCK = 128, 128
+LOG2_E = math.log2(math.e)
+
+_QUERIES = QUERY_BLOCK // COMPUTING  # of a warpgroup
+_STAGES = 2
+_MULTIPROCESSORS = 132  # of an H100 or H200; another number is slower but right
+
+# A score after multiplication by c: far below every visible one, and still a finite number. A query
+# whose maximum is below half of it sees no key.
+_HIDDEN = -1e30
+
+
+def attention_forward(
+    view: View, scale: float, q_BTHD, k_BSKD, v_BSKD, operands: list[jax.Array], *, in_place: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """(out [B, T, H, D] in q's dtype, log-sum-exp in base 2, float32 [B, H, P]).
+
+    The log-sum-exp is +inf and the output zero for a query that sees no key. The log-sum-exp
+    includes the scale. It is finite or +inf for padding as well.
+
+    Args:
+      q_BTHD, k_BSKD, v_BSKD: tokens in multiples of 8; `view` has the true numbers.
+      view, operands: the mask, from `ranges.view_of` with this file's block sizes and from
+        `ranges.operands` with `rows="queries"`.
+      in_place: write out into q's memory.
+    """
+    batch, _, heads, head_dim = q_BTHD.shape
+    lse_shape = jax.ShapeDtypeStruct((batch, heads, view.query_blocks * QUERY_BLOCK), jnp.float32)
+    tiles = batch * heads * view.query_blocks
+    static = _Static(view, scale, heads, heads // k_BSKD.shape[2], tiles, min(tiles, _MULTIPROCESSORS))
+    dtype = q_BTHD.dtype
+    scratch = {
+        "q_smem": launch.swizzled((QUERY_BLOCK, head_dim), dtype),
+        "k_smem": launch.swizzled((_STAGES, KEY_BLOCK, head_dim), dtype),
+        "v_smem": launch.swizzled((_STAGES, KEY_BLOCK, head_dim), dtype),
+        "out_smem": launch.swizzled((COMPUTING, _QUERIES, head_dim), dtype),
+        "lse_smem": plgpu.SMEM((COMPUTING, _QUERIES), jnp.float32),
+        "q_copied": plgpu.Barrier(),
+        "k_copied": plgpu.Barrier(num_barriers=_STAGES),
+        "v_copied": plgpu.Barrier(num_barriers=_STAGES),
+        **launch.left_operand_scratch((_QUERIES, KEY_BLOCK), dtype),
+    }
+    run = functools.partial(
+        launch.launch,
+        name="mosaic_attention_forward",
+        grid={"program": static.programs},
+        scratch=scratch,
+        copying_warps=1,
+    )
+    if in_place:
+        # Each tile of q is read by the program that overwrites it, and by no other.
+        q_ref = jax.new_ref(q_BTHD)
+
+        def program(q, k, v, *refs, **scratch_refs):
+            _Program(static, q, k, v, refs[:-1], q, refs[-1], scratch_refs).run()
+
+        [lse_BHP] = run(program, q_ref, k_BSKD, v_BSKD, *operands, outputs=[lse_shape])
+        return q_ref[...], lse_BHP
+
+    def program(q, k, v, *refs, **scratch_refs):
+        _Program(static, q, k, v, refs[:-2], *refs[-2:], scratch_refs).run()
+
+    outputs = [jax.ShapeDtypeStruct(q_BTHD.shape, dtype), lse_shape]
+    out_BTHD, lse_BHP = run(program, q_BTHD, k_BSKD, v_BSKD, *operands, outputs=outputs)
+    return out_BTHD, lse_BHP
+
+
+class _Static(NamedTuple):
+    view: View
+    scale: float
+    heads: int
+    group: int  # query heads per key/value head
+    tiles: int
+    programs: int
+
+
+class _Tile(NamedTuple):
+    b: Any
+    h: Any
+    first_query: Any
+    ends: Ends
+
+
+class _Softmax(NamedTuple):
+    """The state of a warpgroup's queries between two blocks of keys."""
+
+    sum_MD: jax.Array  # of the products with v, without the last block
+    maximum_M: jax.Array
+    total_M: jax.Array
+    weights_MN: jax.Array  # of the last block, in v's dtype
+
+
+class _Program:
+    """One program: the references of its launch, and what its warpgroups do with them."""
+
+    def __init__(self, static: _Static, q, k, v, operands, out, lse, scratch: dict[str, Any]):
+        self.static = static
+        self.view = static.view
+        self.q, self.k, self.v, self.out, self.lse = q, k, v, out, lse
+        self.seen = Seen(static.view, operands, rows="queries")
+        self.smem = scratch
+        self.dtype, self.head_dim = q.dtype, q.shape[-1]
+        self.c = static.scale * LOG2_E
+        both = COMPUTING, 1
+        self.turn, self.q_free, self.k_free, self.v_free = launch.named_barriers(
+            (COMPUTING, COMPUTING, 0), (1, *both), (_STAGES, *both), (_STAGES, *both)
+        )
+        self.program = lax.axis_index("program")
+
+    def run(self) -> None:
+        launch.by_roles(self.compute, self.copy)
+
+    @property
+    def tiles(self) -> jax.Array:
+        """How many tiles this program has."""
+        programs = self.static.programs
+        return _quotient(self.static.tiles - self.program + (programs - 1), programs)
+
+    def tile(self, n: Any) -> _Tile:
+        """Heads come first, so that programs share keys in the cache; the last queries, with most keys, start."""
+        number = self.program + n * self.static.programs
+        heads, blocks = self.static.heads, self.view.query_blocks
+        rest = _quotient(number, heads)
+        b, block = _quotient(rest, blocks), blocks - 1 - lax.rem(rest, jnp.int32(blocks))
+        ends = self.seen.ends_of_queries(b, block)
+        return _Tile(b, lax.rem(number, jnp.int32(heads)), block * QUERY_BLOCK, ends)
+
+    # ------------------------------------------------------------------ the warp that copies
+
+    def copy(self) -> None:
+        def one_tile(n, blocks_before):
+            tile = self.tile(n)
+            first, last = tile.ends.first, tile.ends.last
+            kv_head = _quotient(tile.h, self.static.group)
+            pl.when(n > 0)(self.q_free.wait)
+            rows = pl.ds(tile.first_query, QUERY_BLOCK)
+            plgpu.copy_gmem_to_smem(self.q.at[tile.b, rows, tile.h], self.smem["q_smem"], self.smem["q_copied"])
+
+            @pl.loop(0, last - first)
+            def _(x):
+                stage = _stage(blocks_before + x)
+                keys = pl.ds((last - 1 - x) * KEY_BLOCK, KEY_BLOCK)
+                for name, source, free in (("k", self.k, self.k_free), ("v", self.v, self.v_free)):
+                    free.wait(stage)
+                    target, copied = self.smem[f"{name}_smem"].at[stage], self.smem[f"{name}_copied"].at[stage]
+                    plgpu.copy_gmem_to_smem(source.at[tile.b, keys, kv_head], target, copied)
+
+            return blocks_before + (last - first)
+
+        lax.fori_loop(0, self.tiles, one_tile, jnp.int32(0))
+
+    # ------------------------------------------------------------------ the warpgroups that compute
+
+    def compute(self, warpgroup: jax.Array) -> None:
+        for stage in range(_STAGES):
+            self.k_free.arrive(stage)
+            self.v_free.arrive(stage)
+        pl.when(warpgroup == 1)(self.turn.arrive)  # warpgroup 0 begins
+        lax.fori_loop(0, self.tiles, functools.partial(self.compute_tile, warpgroup), jnp.int32(0))
+        plgpu.wait_smem_to_gmem(0)
+
+    def compute_tile(self, warpgroup, n, blocks_before):
+        """Returns how many blocks of keys this program has visited after tile n."""
+        tile = self.tile(n)
+        first, _, full_last, last = tile.ends
+        first_query = tile.first_query + warpgroup * _QUERIES
+        query_ids = self.seen.query_ids(tile.b, first_query, _QUERIES, ROWS)
+
+        def masked(scores_MN, block):
+            key_ids = self.seen.key_ids(tile.b, block * KEY_BLOCK, KEY_BLOCK, COLUMNS)
+            visible = self.seen.of_queries_and_keys(first_query, block * KEY_BLOCK, scores_MN, query_ids, key_ids)
+            return jnp.where(visible, scores_MN, _HIDDEN / self.c)
+
+        def masked_before_full(scores_MN, block):
+            is_partial = block < tile.ends.full_first
+            return lax.cond(is_partial, lambda: masked(scores_MN, block), lambda: scores_MN)
+
+        after_full = masked if self.view.hides_keys else None
+        before_full = masked_before_full if self.view.hides_first_keys else None
+        plgpu.barrier_wait(self.smem["q_copied"])
+        state = self.first_block(warpgroup, blocks_before, last - 1, after_full)
+
+        def step(x, state, *, mask):
+            return self.next_block(warpgroup, blocks_before + x, last - 1 - x, mask, state)
+
+        # The first block takes the mask in any case.
+        full_from = lax.clamp(jnp.int32(1), last - full_last, last - first)
+        if after_full is not None:
+            state = lax.fori_loop(1, full_from, functools.partial(step, mask=after_full), state)
+        state = lax.fori_loop(full_from, last - first, functools.partial(step, mask=before_full), state)
+        self.q_free.arrive()
+        self.finish(warpgroup, tile, first_query, blocks_before + (last - first) - 1, state)
+        return blocks_before + (last - first)
+
+    def first_block(self, warpgroup, visit, block, mask) -> _Softmax:
+        """The state after the last block of keys, which has no sum yet."""
+        stage = _stage(visit)
+
+        def scores(accumulator):
+            plgpu.barrier_wait(self.smem["k_copied"].at[stage])
+            self.turn.wait(warpgroup)
+            self.multiply_scores(accumulator, warpgroup, stage)
+            self.turn.arrive(1 - warpgroup)
+            return accumulator[...]
+
+        scores_MN = pl.run_scoped(scores, plgpu.ACC((_QUERIES, KEY_BLOCK), jnp.float32))
+        self.k_free.arrive(stage)
+        if mask is not None:
+            scores_MN = mask(scores_MN, block)
+        maximum_M, total_M = launch.full((_QUERIES,), _HIDDEN, ROWS), launch.full((_QUERIES,), 0, ROWS)
+        weights_MN, maximum_M, total_M, _ = self.softmax(scores_MN, maximum_M, total_M)
+        sum_MD = launch.full((_QUERIES, self.head_dim), 0, TILE)
+        return _Softmax(sum_MD, maximum_M, total_M, weights_MN.astype(self.dtype))
+
+    def next_block(self, warpgroup, visit, block, mask, state: _Softmax) -> _Softmax:
+        """The scores of this block, together with the values of the one visited before."""
+        stage, stage_before = _stage(visit), _stage(visit - 1)
+        plgpu.barrier_wait(self.smem["k_copied"].at[stage])
+
+        def with_sum(sum_accumulator):
+            def with_scores(accumulator):
+                self.turn.wait(warpgroup)
+                self.multiply_scores(accumulator, warpgroup, stage)
+                plgpu.barrier_wait(self.smem["v_copied"].at[stage_before])
+                self.multiply_values(sum_accumulator, warpgroup, state.weights_MN, stage_before)
+                self.turn.arrive(1 - warpgroup)
+                scores_MN = plgpu.wgmma_accumulator_load(accumulator, wait_n=1)
+                self.k_free.arrive(stage)
+                if mask is not None:
+                    scores_MN = mask(scores_MN, block)
+                return self.softmax(scores_MN, state.maximum_M, state.total_M)
+
+            results = pl.run_scoped(with_scores, plgpu.ACC((_QUERIES, KEY_BLOCK), jnp.float32))
+            plgpu.wgmma_wait(0)
+            self.v_free.arrive(stage_before)
+            return results
+
+        row = launch.full((_QUERIES,), 0, ROWS)
+        tile = launch.full((_QUERIES, KEY_BLOCK), 0, TILE)
+        sum_MD, weights_MN, maximum_M, total_M, factor_M = launch.continue_sum(
+            state.sum_MD, with_sum, tile, row, row, row
+        )
+        sum_MD = sum_MD * launch.over_rows(factor_M, sum_MD)
+        return _Softmax(sum_MD, maximum_M, total_M, weights_MN.astype(self.dtype))
+
+    def finish(self, warpgroup, tile: _Tile, first_query, visit, state: _Softmax) -> None:
+        """Adds the values of the last visit, and stores the results."""
+        stage = _stage(visit)
+        plgpu.barrier_wait(self.smem["v_copied"].at[stage])
+
+        def add(accumulator):
+            self.multiply_values(accumulator, warpgroup, state.weights_MN, stage)
+            return ()
+
+        [sum_MD] = launch.continue_sum(state.sum_MD, add)
+        self.v_free.arrive(stage)
+        sees_keys = state.maximum_M > _HIDDEN / 2
+        out_MD = sum_MD * launch.over_rows(jnp.where(sees_keys, 1 / state.total_M, 0.0), sum_MD)
+        lse_M = jnp.where(sees_keys, state.maximum_M + jnp.log2(state.total_M), jnp.inf)
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)  # of the previous tile
+        out_smem, lse_smem = self.smem["out_smem"].at[warpgroup], self.smem["lse_smem"].at[warpgroup]
+        out_smem[...] = out_MD.astype(self.dtype)
+        lse_smem[...] = lse_M
+        plgpu.commit_smem()
+        rows = pl.ds(first_query, _QUERIES)
+        plgpu.copy_smem_to_gmem(out_smem, self.out.at[tile.b, rows, tile.h], commit_group=False)
+        plgpu.copy_smem_to_gmem(lse_smem, self.lse.at[tile.b, tile.h, rows])
+
+    def multiply_scores(self, accumulator, warpgroup, stage) -> None:
+        queries = self.smem["q_smem"].at[pl.ds(warpgroup * _QUERIES, _QUERIES)]
+        plgpu.wgmma(accumulator, queries, launch.transposed(self.smem["k_smem"].at[stage]))
+
+    def multiply_values(self, accumulator, warpgroup, weights_MN, stage) -> None:
+        weights = launch.left_operand(weights_MN, self.smem.get("left"), warpgroup)
+        plgpu.wgmma(accumulator, weights, self.smem["v_smem"].at[stage])
+
+    def softmax(self, scores_MN, maximum_M, total_M):
+        """(weights, maximum, total, the factor of sums from before)."""
+        new_maximum_M = jnp.maximum(maximum_M, scores_MN.max(axis=1) * self.c)
+        factor_M = jnp.exp2(maximum_M - new_maximum_M)
+        weights_MN = jnp.exp2(scores_MN * self.c - launch.over_rows(new_maximum_M, scores_MN))
+        return weights_MN, new_maximum_M, total_M * factor_M + weights_MN.sum(axis=1), factor_M
+
+
+def _stage(visit: Any) -> Any:
+    return lax.rem(visit, jnp.int32(_STAGES))
+
+
+def _quotient(x: Any, size: int) -> Any:
+    return lax.div(jnp.asarray(x, jnp.int32), jnp.int32(size))

@@ -1,0 +1,65 @@
+"""The kernels of this package as an implementation of attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lcjax.ops.attention.backend import Backend, Gradients, Result
+from lcjax.ops.attention.call import AttentionCall
+from lcjax.pallas.mosaic import attention
+from lcjax.pallas.triton.block_sizes import traced_gpu
+
+OLDEST_JAX = (0, 10, 2)
+
+_INSTEAD = "use attention='pallas' or attention='xla'"
+_DTYPES = (jnp.bfloat16, jnp.float16)
+_UNSUPPORTED = ("mask_mod", "score_mod", "soft_cap", "sinks")
+
+
+def _refusal(call: AttentionCall) -> str | None:
+    head_dim, dtype = call.q_BTHD.shape[-1], call.q_BTHD.dtype
+    if jax.__version_info__ < OLDEST_JAX:
+        return f"needs JAX {'.'.join(map(str, OLDEST_JAX))} or later, and this is {jax.__version__}; {_INSTEAD}"
+    if not (_is_for_gpu() and traced_gpu().is_hopper):
+        return f"runs on Hopper GPUs (H100, H200) only; {_INSTEAD}"
+    if dtype not in _DTYPES:
+        return f"does not support dtype {dtype}; use bfloat16 or float16, or attention='pallas' or attention='xla'"
+    if head_dim not in attention.HEAD_DIMS:
+        sizes = " or ".join(map(str, attention.HEAD_DIMS))
+        return f"does not support head_dim={head_dim}; use {sizes}, or attention='pallas' or attention='xla'"
+    if found := [name for name in _UNSUPPORTED if name in call.extras]:
+        return f"does not support {', '.join(found)}; {_INSTEAD}"
+    return None
+
+
+def _is_for_gpu() -> bool:
+    """Whether a GPU is here, or is compiled for without being here."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() == "gpu" if device is None else device.platform == "gpu"
+
+
+def _run(call: AttentionCall) -> Result:
+    return attention.flash_attention(call.scale, call.q_BTHD, call.k_BSKD, call.v_BSKD, call.mask)
+
+
+def _forward(call: AttentionCall) -> tuple[jax.Array, Any]:
+    return attention.forward(call.scale, call.q_BTHD, call.k_BSKD, call.v_BSKD, call.mask, in_place=True)
+
+
+def _backward(call: AttentionCall, lse: Any, dout_BTHD: jax.Array, delta_BHT: jax.Array) -> Gradients:
+    arrays = call.q_BTHD, call.k_BSKD, call.v_BSKD
+    return attention.gradients(call.scale, *arrays, call.mask, lse, dout_BTHD, delta_BHT)
+
+
+BACKEND = Backend(
+    name="mosaic",
+    refusal=_refusal,
+    run=_run,
+    takes_segments=True,
+    forward=_forward,
+    backward=_backward,
+    kernel_pattern="mosaic_attention_(forward|backward)",
+)
