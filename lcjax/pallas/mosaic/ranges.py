@@ -94,9 +94,7 @@ class View:
         last = _quotient_up(self._queries_end(last_key), self.query_block)
         full_first = _quotient_up(self._first_query(last_key), self.query_block)
         full_last = _quotient(self._queries_end(first_key), self.query_block)
-        # The copy of a last block that extends beyond the end contains zeros, which need the mask.
-        is_whole = (jnp.int32(block) + 1) * self.key_block <= self.keys
-        return Ends(first, full_first, jnp.where(is_whole, full_last, full_first), jnp.maximum(last, first))
+        return Ends(first, full_first, full_last, jnp.maximum(last, first))
 
     def first_block_of_keys(self, block: Any) -> Any:
         """The first block of keys that a block of queries visits, for a static band."""
@@ -215,7 +213,12 @@ class Seen:
         return ends._replace(first=first, full_last=full_last, last=jnp.maximum(ends.last, first + 1))
 
     def ends_of_keys(self, b: Any, block: Any) -> Ends:
-        return self.view.ends_of_keys(block) if self._table is None else self._read(self._table, b, block)
+        ends = self.view.ends_of_keys(block) if self._table is None else self._read(self._table, b, block)
+        if self.view.keys % self.view.key_block == 0:
+            return ends
+        # The copy of a last block that extends beyond the end contains zeros, which need the mask.
+        is_whole = block < self.view.key_blocks - 1
+        return ends._replace(full_last=jnp.where(is_whole, ends.full_last, ends.full_first))
 
     def first_block_of_keys(self, b: Any, block: Any) -> Any:
         """The first block of keys that visits a block of queries."""
