@@ -40,6 +40,7 @@ KEY_BLOCK = 128
 _KEYS = KEY_BLOCK // COMPUTING  # of a warpgroup
 _STAGES = 2
 _DQ_BUFFERS = 2
+_DQ_LINE_BYTES = 128
 _DQ_PART = 64  # columns or rows of dq that a warpgroup computes
 
 
@@ -74,7 +75,7 @@ def attention_backward(
         "lse_smem": plgpu.SMEM((_STAGES, queries), jnp.float32),
         "delta_smem": plgpu.SMEM((_STAGES, queries), jnp.float32),
         "ds_smem": launch.swizzled((KEY_BLOCK, queries), dtype),
-        "dq_smem": launch.swizzled((_DQ_BUFFERS, COMPUTING, *part), jnp.float32),
+        "dq_smem": launch.swizzled((_DQ_BUFFERS, COMPUTING, *part), jnp.float32, _DQ_LINE_BYTES),
         "kv_copied": plgpu.Barrier(num_arrivals=2),
         "q_copied": plgpu.Barrier(num_arrivals=2, num_barriers=_STAGES),
         "dout_copied": plgpu.Barrier(num_arrivals=2, num_barriers=_STAGES),
@@ -289,9 +290,11 @@ class _Program:
         return (p_NM * (dp_NM - launch.over_columns(delta_M, dp_NM))).astype(self.dtype)
 
     def masked(self, p_NM, warpgroup, step) -> jax.Array:
-        """p, and zero where the query does not see the key."""
-        if not self.view.hides_keys:
-            return p_NM
+        """p, and zero where the query does not see the key.
+
+        This branches even if no mask is ever needed: without the branch the compiler loads delta
+        earlier, and has too few registers to let products overlap.
+        """
         block, _ = self.place(step)
         first_query, first_key = block * self.queries, self.first_key + warpgroup * _KEYS
 

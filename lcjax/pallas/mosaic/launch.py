@@ -126,10 +126,14 @@ def by_roles(compute: Callable[[jax.Array], None], *copies: Callable[[], None]) 
                 pl.when(warp == number)(copy)
 
 
-def swizzled(shape: Sequence[int], dtype: Any) -> Any:
-    """Shared memory whose last two axes a product or the copy engine can read without conflicts."""
-    line = 128 // jnp.dtype(dtype).itemsize
-    return plgpu.SMEM(tuple(shape), dtype, transforms=(plgpu.TilingTransform((8, line)), plgpu.SwizzleTransform(128)))
+def swizzled(shape: Sequence[int], dtype: Any, line_bytes: int = 128) -> Any:
+    """Shared memory for matrices, in tiles of 8 rows of `line_bytes` with exchanged parts.
+
+    Products and the copy engine read lines of 128 bytes without conflicts.
+    """
+    tile = 8, line_bytes // jnp.dtype(dtype).itemsize
+    transforms = plgpu.TilingTransform(tile), plgpu.SwizzleTransform(line_bytes)
+    return plgpu.SMEM(tuple(shape), dtype, transforms=transforms)
 
 
 def load(ref: Any, layout: Any, *, is_global: bool = False) -> jax.Array:

@@ -53,13 +53,18 @@ class View:
 
     @property
     def needs_table(self) -> bool:
-        return self.documents or self.offset is None
+        # Without limits the number of visits would be a constant, from which the compiler derives
+        # too much: see the comment on `warpgroup` in attention_backward.py.
+        return self.documents or self.offset is None or not self.is_limited
+
+    @property
+    def is_limited(self) -> bool:
+        return self.before is not None or self.after is not None
 
     @property
     def hides_keys(self) -> bool:
         """Whether some block may need the mask."""
-        limited = self.before is not None or self.after is not None
-        return limited or self.documents or self.keys % self.key_block != 0
+        return self.is_limited or self.documents or self.keys % self.key_block != 0
 
     @property
     def hides_first_keys(self) -> bool:
@@ -148,7 +153,7 @@ def view_of(mask: Mask, tokens: int, keys: int, query_block: int, key_block: int
 
 def every_query_sees_a_key(view: View) -> bool:
     """Whether it is certain when the program is traced."""
-    if view.needs_table:
+    if view.documents or view.offset is None:
         return False
     first_query, last_query = 0, view.tokens - 1
     offset = view.offset or 0
@@ -253,10 +258,10 @@ class Seen:
             conditions.append(key <= position + view.after)
         if view.before is not None:
             conditions.append(key > position - view.before)
-        if view.keys % view.key_block:
-            conditions.append(key < view.keys - first_key)
         if ids is not None:
             conditions.append(ids[0] == ids[1])
+        if view.keys % view.key_block or not conditions:
+            conditions.append(key < view.keys - first_key)
         visible, *others = conditions
         for condition in others:
             visible = visible & condition

@@ -1,0 +1,73 @@
+"""lcjax.pallas.mosaic.backend: what it refuses, and by which names it is found."""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lcjax import ops
+from lcjax.errors import InputError
+from lcjax.ops.attention.registry import backend_of, resolve_implementation, takes_segments
+from lcjax.plan.aot import abstract, gpu_sharding, lowering_for
+
+INSTEAD = "use attention='pallas' or attention='xla'"
+OR_INSTEAD = "or attention='pallas' or attention='xla'"
+
+
+def traced(gpu: str, head_dim: int = 128, dtype="bfloat16", **options) -> None:
+    """Traces a call for a GPU that is not here."""
+    sharding = gpu_sharding(gpu)
+    q, k = (jax.ShapeDtypeStruct((1, 200, heads, head_dim), dtype) for heads in (4, 2))
+
+    def attend(q, k):
+        return ops.attention(q, k, k, implementation="mosaic", **options)
+
+    with lowering_for(sharding):
+        jax.jit(attend).trace(*abstract((q, k), sharding))
+
+
+def test_the_registry_has_it_but_auto_is_another():
+    assert backend_of("mosaic").name == "mosaic"
+    assert takes_segments("mosaic")
+    assert backend_of("mosaic").has_passes
+    assert backend_of("mosaic").order_of_sums == "fixed"
+    assert resolve_implementation("auto") == "xla"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "float32"}, f"does not support dtype float32; use bfloat16 or float16, {OR_INSTEAD}"),
+        ({"head_dim": 96}, f"does not support head_dim=96; use 64 or 128, {OR_INSTEAD}"),
+        ({"soft_cap": 3.0, "return_lse": True}, f"does not support soft_cap; {INSTEAD}"),
+        ({"sinks_H": jnp.zeros(4)}, f"does not support sinks; {INSTEAD}"),
+        ({"score_mod": lambda s, b, h, q, k: s * 2}, f"does not support score_mod; {INSTEAD}"),
+        ({"mask_mod": lambda b, h, q, k: q > k}, f"does not support mask_mod; {INSTEAD}"),
+    ],
+)
+def test_what_it_refuses(options, message):
+    with pytest.raises(InputError, match=re.escape(f"attention='mosaic' {message}") + r"(\n|$)"):
+        traced("h100-80gb", **options)
+
+
+@pytest.mark.parametrize("gpu", ["b200", "rtx4090"])
+def test_other_gpus(gpu):
+    with pytest.raises(InputError, match=re.escape(f"runs on Hopper GPUs (H100, H200) only; {INSTEAD}")):
+        traced(gpu)
+
+
+def test_a_cpu():
+    x = jnp.zeros((1, 128, 2, 128), jnp.bfloat16)
+    with pytest.raises(InputError, match=re.escape(f"runs on Hopper GPUs (H100, H200) only; {INSTEAD}")):
+        ops.attention(x, x, x, implementation="mosaic")
+
+
+@pytest.mark.parametrize("gpu", ["h100-80gb", "h200"])
+def test_what_it_takes(gpu):
+    ids = jnp.zeros((1, 200), jnp.int32)
+    traced(gpu, return_lse=True, query_segments_BT=ids, key_segments_BS=ids, window=70)
+    traced(gpu, head_dim=64, dtype="float16", causal=False)
+    traced(gpu, query_offset=jnp.int32(3))
