@@ -49,7 +49,7 @@ LIBRARIES = {
     "lazy": "",
     "config": "",
     "ops": "jax numpy flash_attn3_jax",
-    "pallas": "jax numpy",
+    "pallas": "jax jaxlib numpy",
     "parallel": "jax",
     "optim": "jax optax",
     "memory": "jax",

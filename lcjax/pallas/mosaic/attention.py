@@ -59,8 +59,9 @@ def forward(scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, *, in_place: bool 
     tokens, keys = q_BTHD.shape[1], k_BSKD.shape[1]
     view = ranges.view_of(mask, tokens, keys, attention_forward.QUERY_BLOCK, attention_forward.KEY_BLOCK)
     operands = ranges.operands(view, mask, q_BTHD.shape[0], rows="queries")
-    arrays = map(_padded, (q_BTHD, k_BSKD, v_BSKD))
-    out_BTHD, lse_BHP = attention_forward.attention_forward(view, scale, *arrays, operands, in_place=in_place)
+    out_BTHD, lse_BHP = attention_forward.attention_forward(
+        view, scale, _padded(q_BTHD), _padded(k_BSKD), _padded(v_BSKD), operands, in_place=in_place
+    )
     return out_BTHD[:, :tokens], lse_BHP
 
 
@@ -73,9 +74,9 @@ def gradients(
     view = ranges.view_of(mask, tokens, keys, query_block, key_block)
     operands = ranges.operands(view, mask, batch, rows="keys")
     delta_BHP = jnp.pad(delta_BHT, ((0, 0), (0, 0), (0, lse_BHP.shape[2] - tokens)))
-    arrays = map(_padded, (q_BTHD, k_BSKD, v_BSKD, dout_BTHD))
+    q_BTHD, k_BSKD, v_BSKD, dout_BTHD = (_padded(x) for x in (q_BTHD, k_BSKD, v_BSKD, dout_BTHD))
     dq_BPHD, dk_BSKD, dv_BSKD = attention_backward.attention_backward(
-        view, scale, *arrays, lse_BHP, delta_BHP, operands
+        view, scale, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHP, delta_BHP, operands
     )
     dq_BTHD = dq_BPHD[:, :tokens] * scale
     if not ranges.every_query_sees_a_key(view):

@@ -77,8 +77,9 @@ def attention_backward(
         "ds_smem": launch.swizzled((KEY_BLOCK, queries), dtype),
         "dq_smem": launch.swizzled((_DQ_BUFFERS, COMPUTING, *part), jnp.float32, _DQ_LINE_BYTES),
         "kv_copied": plgpu.Barrier(num_arrivals=2),
-        "q_copied": plgpu.Barrier(num_arrivals=2, num_barriers=_STAGES),
+        "q_copied": plgpu.Barrier(num_arrivals=2 + view.documents, num_barriers=_STAGES),
         "dout_copied": plgpu.Barrier(num_arrivals=2, num_barriers=_STAGES),
+        **({"ids_smem": plgpu.SMEM((_STAGES, queries), jnp.int32)} if view.documents else {}),
         **launch.left_operand_scratch((_KEYS, queries), dtype),
     }
 
@@ -92,7 +93,8 @@ def attention_backward(
         program,
         q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHP, delta_BHP, *operands, counts,
         name="mosaic_attention_backward",
-        grid={"kv_head": kv_heads, "key_block": view.key_blocks, "batch": batch},
+        # The first keys start first: with a causal mask they have the most queries.
+        grid={"key_block": view.key_blocks, "batch": batch, "kv_head": kv_heads},
         outputs=[
             jax.ShapeDtypeStruct(k_BSKD.shape, dtype),
             jax.ShapeDtypeStruct(v_BSKD.shape, dtype),
@@ -172,6 +174,9 @@ class _Program:
                 copied = smem[f"{name}_copied"].at[stage]
                 matrix, numbers = getattr(inputs, name), getattr(inputs, of_rows)
                 free.wait(stage)
+                if name == "q" and self.view.documents:
+                    ids = self.seen.query_ids.at[b, rows]
+                    plgpu.copy_gmem_to_smem(ids, smem["ids_smem"].at[stage], copied)
                 plgpu.copy_gmem_to_smem(matrix.at[b, rows, h], smem[f"{name}_smem"].at[stage], copied)
                 plgpu.copy_gmem_to_smem(numbers.at[b, h, rows], smem[f"{of_rows}_smem"].at[stage], copied)
 
@@ -225,7 +230,7 @@ class _Program:
             return dk[...], dv[...]
 
         shape = _KEYS, self.head_dim
-        dk_ND, dv_ND = pl.run_scoped(all_steps, plgpu.ACC(shape, jnp.float32), plgpu.ACC(shape, jnp.float32))
+        dk_ND, dv_ND = pl.run_scoped(all_steps, launch.accumulator(shape), launch.accumulator(shape))
         self.ds_written.wait()  # The other warpgroup has read k, whose memory is used for dk.
         rows = pl.ds(warpgroup * _KEYS, _KEYS)
         dk_smem, dv_smem = self.smem["k_smem"].at[rows], self.smem["v_smem"].at[rows]
@@ -248,7 +253,7 @@ class _Program:
         def from_scores(s, dp):
             return self.compute_ds(warpgroup, rows, step, stage, s, dp, dv)
 
-        accumulator = plgpu.ACC((_KEYS, self.queries), jnp.float32)
+        accumulator = launch.accumulator((_KEYS, self.queries))
         ds_NM = pl.run_scoped(from_scores, accumulator, accumulator)
         self.smem["ds_smem"][rows] = ds_NM
         launch.fence()
@@ -263,7 +268,7 @@ class _Program:
             self.dout_free.arrive(stage)
             return dq_MD
 
-        dq_MD = pl.run_scoped(from_ds, plgpu.ACC(_dq_part_shape(self.head_dim), jnp.float32))
+        dq_MD = pl.run_scoped(from_ds, launch.accumulator(_dq_part_shape(self.head_dim)))
         self.dq_free.wait(buffer)
         self.smem["dq_smem"][buffer, warpgroup] = dq_MD
         launch.fence()
@@ -299,9 +304,14 @@ class _Program:
         first_query, first_key = block * self.queries, self.first_key + warpgroup * _KEYS
 
         def visible():
-            query_ids = self.seen.query_ids(self.b, first_query, self.queries, COLUMNS)
-            key_ids = self.seen.key_ids(self.b, first_key, _KEYS, ROWS)
-            seen = self.seen.of_keys_and_queries(first_query, first_key, p_NM, query_ids, key_ids)
+            ids = None
+            if self.view.documents:
+                query_ids = launch.load(self.smem["ids_smem"].at[_remainder(step, _STAGES)], COLUMNS)
+                ids = (
+                    query_ids,
+                    launch.load(self.seen.key_ids.at[self.b, pl.ds(first_key, _KEYS)], ROWS, is_global=True),
+                )
+            seen = self.seen.of_keys_and_queries(first_query, first_key, p_NM, ids)
             return jnp.where(seen, p_NM, 0.0)
 
         is_partial = (block < self.ends.full_first) | (block >= self.ends.full_last)

@@ -67,8 +67,9 @@ def attention_forward(
         "out_smem": launch.swizzled((COMPUTING, _QUERIES, head_dim), dtype),
         "lse_smem": plgpu.SMEM((COMPUTING, _QUERIES), jnp.float32),
         "q_copied": plgpu.Barrier(),
-        "k_copied": plgpu.Barrier(num_barriers=_STAGES),
+        "k_copied": plgpu.Barrier(num_arrivals=1 + view.documents, num_barriers=_STAGES),
         "v_copied": plgpu.Barrier(num_barriers=_STAGES),
+        **({"ids_smem": plgpu.SMEM((_STAGES, KEY_BLOCK), jnp.int32)} if view.documents else {}),
         **launch.left_operand_scratch((_QUERIES, KEY_BLOCK), dtype),
     }
     run = functools.partial(
@@ -83,13 +84,15 @@ def attention_forward(
         q_ref = jax.new_ref(q_BTHD)
 
         def program(q, k, v, *refs, **scratch_refs):
-            _Program(static, q, k, v, refs[:-1], q, refs[-1], scratch_refs).run()
+            *mask_refs, lse = refs
+            _Program(static, q, k, v, mask_refs, q, lse, scratch_refs).run()
 
         [lse_BHP] = run(program, q_ref, k_BSKD, v_BSKD, *operands, outputs=[lse_shape])
         return q_ref[...], lse_BHP
 
     def program(q, k, v, *refs, **scratch_refs):
-        _Program(static, q, k, v, refs[:-2], *refs[-2:], scratch_refs).run()
+        *mask_refs, out, lse = refs
+        _Program(static, q, k, v, mask_refs, out, lse, scratch_refs).run()
 
     outputs = [jax.ShapeDtypeStruct(q_BTHD.shape, dtype), lse_shape]
     out_BTHD, lse_BHP = run(program, q_BTHD, k_BSKD, v_BSKD, *operands, outputs=outputs)
@@ -175,6 +178,9 @@ class _Program:
                     free.wait(stage)
                     target, copied = self.smem[f"{name}_smem"].at[stage], self.smem[f"{name}_copied"].at[stage]
                     plgpu.copy_gmem_to_smem(source.at[tile.b, keys, kv_head], target, copied)
+                    if name == "k" and self.view.documents:
+                        ids = self.seen.key_ids.at[tile.b, keys]
+                        plgpu.copy_gmem_to_smem(ids, self.smem["ids_smem"].at[stage], copied)
 
             return blocks_before + (last - first)
 
@@ -195,16 +201,21 @@ class _Program:
         tile = self.tile(n)
         first, _, full_last, last = tile.ends
         first_query = tile.first_query + warpgroup * _QUERIES
-        query_ids = self.seen.query_ids(tile.b, first_query, _QUERIES, ROWS)
+        query_ids = None
+        if self.view.documents:
+            ids = self.seen.query_ids.at[tile.b, pl.ds(first_query, _QUERIES)]
+            query_ids = launch.load(ids, ROWS, is_global=True)
 
-        def masked(scores_MN, block):
-            key_ids = self.seen.key_ids(tile.b, block * KEY_BLOCK, KEY_BLOCK, COLUMNS)
-            visible = self.seen.of_queries_and_keys(first_query, block * KEY_BLOCK, scores_MN, query_ids, key_ids)
+        def masked(scores_MN, block, stage):
+            ids = None
+            if self.view.documents:
+                ids = query_ids, launch.load(self.smem["ids_smem"].at[stage], COLUMNS)
+            visible = self.seen.of_queries_and_keys(first_query, block * KEY_BLOCK, scores_MN, ids)
             return jnp.where(visible, scores_MN, _HIDDEN / self.c)
 
-        def masked_before_full(scores_MN, block):
+        def masked_before_full(scores_MN, block, stage):
             is_partial = block < tile.ends.full_first
-            return lax.cond(is_partial, lambda: masked(scores_MN, block), lambda: scores_MN)
+            return lax.cond(is_partial, lambda: masked(scores_MN, block, stage), lambda: scores_MN)
 
         after_full = masked if self.view.hides_keys else None
         before_full = masked_before_full if self.view.hides_first_keys else None
@@ -234,10 +245,10 @@ class _Program:
             self.turn.arrive(1 - warpgroup)
             return accumulator[...]
 
-        scores_MN = pl.run_scoped(scores, plgpu.ACC((_QUERIES, KEY_BLOCK), jnp.float32))
-        self.k_free.arrive(stage)
+        scores_MN = pl.run_scoped(scores, launch.accumulator((_QUERIES, KEY_BLOCK)))
         if mask is not None:
-            scores_MN = mask(scores_MN, block)
+            scores_MN = mask(scores_MN, block, stage)
+        self.k_free.arrive(stage)
         maximum_M, total_M = launch.full((_QUERIES,), _HIDDEN, ROWS), launch.full((_QUERIES,), 0, ROWS)
         weights_MN, maximum_M, total_M, _ = self.softmax(scores_MN, maximum_M, total_M)
         sum_MD = launch.full((_QUERIES, self.head_dim), 0, TILE)
@@ -256,12 +267,12 @@ class _Program:
                 self.multiply_values(sum_accumulator, warpgroup, state.weights_MN, stage_before)
                 self.turn.arrive(1 - warpgroup)
                 scores_MN = plgpu.wgmma_accumulator_load(accumulator, wait_n=1)
-                self.k_free.arrive(stage)
                 if mask is not None:
-                    scores_MN = mask(scores_MN, block)
+                    scores_MN = mask(scores_MN, block, stage)
+                self.k_free.arrive(stage)
                 return self.softmax(scores_MN, state.maximum_M, state.total_M)
 
-            results = pl.run_scoped(with_scores, plgpu.ACC((_QUERIES, KEY_BLOCK), jnp.float32))
+            results = pl.run_scoped(with_scores, launch.accumulator((_QUERIES, KEY_BLOCK)))
             plgpu.wgmma_wait(0)
             self.v_free.arrive(stage_before)
             return results

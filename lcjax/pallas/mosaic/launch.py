@@ -73,7 +73,7 @@ def launch(
 
     Args:
       arguments: arrays, or references of `jax.new_ref`, which the program may write to.
-      grid: sizes of the axes by name, the fastest first; programs start in this order.
+      grid: sizes of the axes by name, the slowest first, as in C; programs start in this order.
       copying_warps: how many warps of the third warpgroup have work.
     """
 
@@ -136,6 +136,12 @@ def swizzled(shape: Sequence[int], dtype: Any, line_bytes: int = 128) -> Any:
     return plgpu.SMEM(tuple(shape), dtype, transforms=transforms)
 
 
+def accumulator(shape: Sequence[int]) -> Any:
+    """Registers in which products are summed, float32, for `pl.run_scoped`."""
+    rows, columns = shape
+    return plgpu.WGMMAAccumulatorRef((rows, columns), jnp.float32)
+
+
 def load(ref: Any, layout: Any, *, is_global: bool = False) -> jax.Array:
     """An array in registers, from shared memory or, one number at a time, from global memory."""
     options = {"layout": layout, "optimized": not is_global}
@@ -187,20 +193,20 @@ def continue_sum(sum_MN: jax.Array, add: Callable[[Any], tuple], *initial: jax.A
     """
     if is_interpreted():
 
-        def from_zero(accumulator):
-            results = add(accumulator)
+        def from_zero(products):
+            results = add(products)
             plgpu.wgmma_wait(0)
-            return accumulator[...], *results
+            return products[...], *results
 
-        product_MN, *results = pl.run_scoped(from_zero, plgpu.ACC(sum_MN.shape, jnp.float32))
+        product_MN, *results = pl.run_scoped(from_zero, accumulator(sum_MN.shape))
         return sum_MN + product_MN, *results
 
     def body(refs):
-        accumulator, *result_refs = refs
-        for ref, result in zip(result_refs, add(accumulator), strict=True):
+        sums, *result_refs = refs
+        for ref, result in zip(result_refs, add(sums), strict=True):
             ref[...] = result
 
-    return pl.run_state(body)((plgpu.ACC.init(sum_MN), *initial))
+    return pl.run_state(body)((plgpu.WGMMAAccumulatorRef.init(sum_MN), *initial))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,7 +253,7 @@ def _named_barrier(operation: str, barrier: Any, num_threads: int) -> None:
         assembly = f"bar.{operation} $0, {num_threads};"
         _assembly(assembly, "r", number.registers[()])
 
-    bar_op(jnp.asarray(barrier, jnp.int32))
+    bar_op(jnp.asarray(barrier, jnp.int32))  # pyright: ignore[reportCallIssue]
 
 
 @plgpu.inline_mgpu()
@@ -256,7 +262,7 @@ def fence_async_shared_cta(_):
     nvvm.fence_proxy(nvvm.ProxyKind.async_shared, space=nvvm.SharedSpace.shared_cta)
 
 
-fence = fence_async_shared_cta
+fence: Callable[[], None] = fence_async_shared_cta  # pyright: ignore[reportAssignmentType]
 
 
 def add_to_global(source: Any, target: Any) -> None:

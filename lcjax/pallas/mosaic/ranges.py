@@ -19,7 +19,7 @@ from jax import lax
 
 from lcjax.ops.attention.masks import AllOf, Band, Blocks, Documents, Mask
 from lcjax.pallas.mosaic import launch
-from lcjax.pallas.schedule import schedule
+from lcjax.pallas.schedule import Ranges, schedule
 
 
 class Ends(NamedTuple):
@@ -175,7 +175,9 @@ def operands(view: View, mask: Mask, batch: int, *, rows: str) -> list[jax.Array
         arrays.append(_padded(documents.key_ids, view.key_blocks * view.key_block))
     if view.needs_table:
         blocks = Blocks(batch, 1, view.tokens, view.keys, view.query_block, view.key_block)
-        ends_BN4 = schedule(mask, blocks, rows=rows).ends[:, 0]
+        visits = schedule(mask, blocks, rows=rows)
+        assert isinstance(visits, Ranges)
+        ends_BN4 = visits.ends[:, 0]
         arrays += [ends_BN4] if rows == "queries" else in_ascending_order(ends_BN4, view.query_blocks)
     return arrays
 
@@ -198,13 +200,18 @@ def in_ascending_order(ends_BM4: jax.Array, columns: int) -> list[jax.Array]:
 
 
 class Seen:
-    """A view inside a kernel: its arrays are references to global memory."""
+    """A view inside a kernel: its arrays are references to global memory.
+
+    Attributes:
+      query_ids, key_ids: document ids of whole blocks, int32 [B, P], or None without documents.
+    """
 
     def __init__(self, view: View, refs: list[Any], *, rows: str):
         refs = list(refs)
         self.view = view
         self._offset = refs.pop(0)[0] if view.offset is None else view.offset
-        self._ids = [refs.pop(0) for _ in range(2)] if view.documents else []
+        self.query_ids: Any = refs.pop(0) if view.documents else None
+        self.key_ids: Any = refs.pop(0) if view.documents else None
         self._table = refs.pop(0) if view.needs_table else None
         self._lead = refs.pop(0) if view.needs_table and rows == "keys" else None
         assert not refs
@@ -231,21 +238,19 @@ class Seen:
             return self.view.first_block_of_keys(block)
         return self._lead[_batch_index(self._lead, b), block]
 
-    def query_ids(self, b: Any, start: Any, count: int, layout: Any) -> jax.Array | None:
-        """Document ids in registers, or None without documents."""
-        return self._load_ids(0, b, start, count, layout)
+    def of_queries_and_keys(self, first_query, first_key, tile, ids) -> jax.Array:
+        """Whether the query of a row sees the key of a column, bool like the tile.
 
-    def key_ids(self, b: Any, start: Any, count: int, layout: Any) -> jax.Array | None:
-        return self._load_ids(1, b, start, count, layout)
-
-    def of_queries_and_keys(self, first_query, first_key, tile, query_ids, key_ids) -> jax.Array:
-        """Whether the query of a row sees the key of a column, bool like the tile."""
-        ids = (launch.over_rows(query_ids, tile), launch.over_columns(key_ids, tile)) if self._ids else None
+        `ids` has the document ids of the queries and of the keys, or is None without documents.
+        """
+        if ids is not None:
+            ids = launch.over_rows(ids[0], tile), launch.over_columns(ids[1], tile)
         return self._visible(0, 1, first_query, first_key, tile, ids)
 
-    def of_keys_and_queries(self, first_query, first_key, tile, query_ids, key_ids) -> jax.Array:
+    def of_keys_and_queries(self, first_query, first_key, tile, ids) -> jax.Array:
         """The same for keys in the rows and queries in the columns."""
-        ids = (launch.over_columns(query_ids, tile), launch.over_rows(key_ids, tile)) if self._ids else None
+        if ids is not None:
+            ids = launch.over_columns(ids[0], tile), launch.over_rows(ids[1], tile)
         return self._visible(1, 0, first_query, first_key, tile, ids)
 
     def _visible(self, query_axis, key_axis, first_query, first_key, tile, ids) -> jax.Array:
@@ -266,12 +271,6 @@ class Seen:
         for condition in others:
             visible = visible & condition
         return visible
-
-    def _load_ids(self, which: int, b: Any, start: Any, count: int, layout: Any) -> jax.Array | None:
-        if not self._ids:
-            return None
-        ids = self._ids[which]
-        return launch.load(ids.at[b, launch.pl.ds(start, count)], layout, is_global=True)
 
     def _read(self, table: Any, b: Any, block: Any) -> Ends:
         b = _batch_index(table, b)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from pathlib import Path
 
@@ -85,7 +84,6 @@ def examined(path: Path) -> Kernel:
 def dumps(tmp_path, monkeypatch):
     """The folder in which Mosaic puts the PTX of its kernels."""
     monkeypatch.setenv("MOSAIC_GPU_DUMP_TO", str(tmp_path))
-    assert os.environ["MOSAIC_GPU_DUMP_TO"]
     return tmp_path
 
 
@@ -98,4 +96,5 @@ def test_registers_suffice(name, dumps):
         assert kernel.spilled <= budget, kernels
     assert kernels["forward"].products >= 16
     assert kernels["backward"].products >= 32
-    assert kernels["forward"].spills_in_main_loop == 0, kernels
+    # With documents, two in the branch that evaluates the mask.
+    assert kernels["forward"].spills_in_main_loop <= 2 * ("documents" in name), kernels

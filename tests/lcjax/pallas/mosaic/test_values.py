@@ -1,0 +1,183 @@
+"""The kernels' values and gradients against float64, in JAX's interpreter; and mutants, which must fail.
+
+The interpreter executes programs one after another. What only concurrent programs or the hardware
+can show needs a GPU: `scripts/parity.py` and the tests marked `gpu`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lcjax import ops
+from lcjax.ops.attention import reference
+from lcjax.ops.attention.call import AttentionCall
+from lcjax.pallas.mosaic import launch
+from lcjax.pallas.mosaic.backend import BACKEND
+from lcjax.pallas.mosaic.ranges import Seen
+from tests.lcjax.pallas.mosaic.interpreter import interpreted
+from tests.support.numerics import error_ratios
+from tests.support.thin import thinned
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    tokens: int
+    keys: int
+    heads: int = 2
+    kv_heads: int = 1
+    head_dim: int = 128
+    dtype: Any = jnp.bfloat16
+    batch: int = 1
+    documents: tuple[int, ...] = ()  # ids
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def segments(self) -> jax.Array | None:
+        """The ids of documents of changing length, [B, T]."""
+        if not self.documents:
+            return None
+        lengths = np.random.default_rng(1).permutation(self.tokens - 1)[: len(self.documents) - 1] + 1
+        ends = np.array([0, *sorted(lengths), self.tokens])
+        ids = np.repeat(self.documents, np.diff(ends))
+        return jnp.asarray(np.stack([ids] * self.batch), jnp.int32)
+
+    def inputs(self) -> list[jax.Array]:
+        """q, k, v and the cotangents of out and of the log-sum-exp."""
+        draw = np.random.default_rng(0)
+        heads = [(self.tokens, self.heads), (self.keys, self.kv_heads), (self.keys, self.kv_heads)]
+        shapes = [(self.batch, length, count, self.head_dim) for length, count in [*heads, heads[0]]]
+        arrays = [jnp.asarray(draw.normal(size=shape), self.dtype) for shape in shapes]
+        return [*arrays, jnp.asarray(draw.normal(size=(self.batch, self.heads, self.tokens)), jnp.float32)]
+
+    def visible(self) -> jax.Array:
+        """bool [B, 1, T, S]."""
+        offset = int(self.options.get("query_offset", self.keys - self.tokens))
+        segments = self.segments
+        ids = [jnp.zeros((self.batch, n), jnp.int32) for n in (self.tokens, self.keys)]
+        ids = ids if segments is None else [segments, segments]
+        causal = self.options.get("causal", True)
+        mask = reference.attention_mask(*ids, causal=causal, query_offset=offset)
+        if window := self.options.get("window"):
+            q, k = jnp.ogrid[: self.tokens, : self.keys]
+            mask &= (abs(k - q - offset) < window)[None, None]
+        return mask
+
+
+CASES = {
+    "causal": Case(256, 256),
+    "group of 3, ragged": Case(200, 200, heads=3),
+    "group of 4, two sequences": Case(130, 130, heads=8, kv_heads=2, batch=2),
+    "equal heads, not causal": Case(129, 300, kv_heads=2, options={"causal": False}),
+    "more keys": Case(128, 300),
+    "queries without keys": Case(300, 130, options={"query_offset": -140}),
+    "offset at run time": Case(140, 200, options={"query_offset": jnp.int32(77)}),
+    "window": Case(330, 330, options={"window": 70}),
+    "window on both sides": Case(330, 330, options={"window": 70, "causal": False}),
+    "documents": Case(330, 330, documents=(0, 1, 4, 5)),
+    "documents in no order": Case(330, 330, documents=(3, 1, 3, 0)),
+    "documents and a window": Case(330, 330, documents=(0, 1, 2), options={"window": 50}),
+    "head_dim 64": Case(300, 300, heads=4, head_dim=64),
+    "head_dim 64, documents": Case(300, 300, head_dim=64, documents=(0, 1, 2)),
+    "float16": Case(130, 130, dtype=jnp.float16),
+    "float16, head_dim 64": Case(136, 136, head_dim=64, dtype=jnp.float16),
+    "few tokens": Case(5, 13),
+    "one query": Case(1, 300, head_dim=64),
+}
+QUICK = ("group of 3, ragged", "documents in no order", "head_dim 64", "window")
+
+
+def value_and_gradients(attend, q, k, v, dout, dlse):
+    """(out, lse, dq, dk, dv), with zeros for the log-sum-exp of queries that see no key."""
+    (out, lse), pull_back = jax.vjp(attend, q, k, v)
+    sees = ~jnp.isneginf(lse)
+    return out, jnp.where(sees, lse, 0), *pull_back((dout, jnp.where(sees, dlse, 0).astype(lse.dtype)))
+
+
+def by_mosaic(case: Case, **changes):
+    segments = case.segments
+    options = {"query_segments_BT": segments, "key_segments_BS": segments, **case.options, **changes}
+    attend = functools.partial(ops.attention, return_lse=True, implementation="mosaic", **options)
+    return interpreted(functools.partial(value_and_gradients, attend), *case.inputs())
+
+
+def ratios(case: Case, actual) -> list[float]:
+    """The error of out, lse, dq, dk and dv over what the rule allows."""
+    attend = functools.partial(reference.attention, mask_BHTS=case.visible(), scale=case.head_dim**-0.5)
+    run = jax.jit(functools.partial(value_and_gradients, lambda q, k, v: attend(q, k, v)))
+    inputs = case.inputs()
+    plain = run(*inputs)
+    with jax.enable_x64(True):
+        exact = [np.asarray(x) for x in run(*(x.astype(jnp.float64) for x in inputs))]
+        in_float32 = run(*(x.astype(jnp.float32) for x in inputs))
+    # The log-sum-exp is float32 whatever the inputs are.
+    plain = [plain[0], np.asarray(in_float32[1]), *plain[2:]]
+    return error_ratios(list(actual), plain, exact)
+
+
+@pytest.mark.parametrize("name", thinned(CASES, lambda name: name in QUICK))
+def test_values_and_gradients(name):
+    assert max(found := ratios(CASES[name], by_mosaic(CASES[name]))) <= 1, found
+
+
+MUTANT_CASE = Case(200, 200)
+
+
+CHANGED_CALLS = {
+    "scale": {"scale": 128**-0.5 * 1.05},
+    "a window that hides a few": {"window": 190},
+    "one key less": {"query_offset": -1},
+}
+
+
+@pytest.mark.parametrize("changes", thinned(CHANGED_CALLS, lambda name: name == "one key less"))
+def test_other_calls_have_other_values(changes):
+    assert max(ratios(MUTANT_CASE, by_mosaic(MUTANT_CASE, **CHANGED_CALLS[changes]))) > 1
+
+
+def test_a_forgotten_block_fails(monkeypatch):
+    """Without the values of the last visit, only sums of queries that see one block are right."""
+    whole = launch.continue_sum
+
+    def without_the_last(sum_MN, add, *initial):
+        results = whole(sum_MN, add, *initial)
+        return results if initial else (sum_MN, *results[1:])
+
+    monkeypatch.setattr(launch, "continue_sum", without_the_last)
+    assert ratios(MUTANT_CASE, by_mosaic(MUTANT_CASE))[0] > 1
+
+
+def test_order_of_first_and_later_sums_matters(monkeypatch):
+    """Where every block of keys believes that it is the first, dq has the last one's part alone."""
+    monkeypatch.setattr(Seen, "first_block_of_keys", lambda self, b, block: launch.lax.axis_index("key_block"))
+    *others, dq, dk, dv = ratios(MUTANT_CASE, by_mosaic(MUTANT_CASE))
+    assert dq > 1
+    assert max(*others, dk, dv) <= 1
+
+
+@pytest.mark.parametrize("name", thinned(["more keys", "head_dim 64, documents"], lambda name: name == "more keys"))
+def test_the_passes_of_the_memory_engine(name):
+    """Forward in q's memory and backward with delta given, as layers in tiles call them: the same bits."""
+    case = CASES[name]
+    call = functools.partial(
+        AttentionCall.checked, causal=True, window=None, query_segments_BT=case.segments, key_segments_BS=case.segments,
+        query_offset=None, mask_mod=None, score_mod=None, soft_cap=None, sinks_H=None, scale=None, return_lse=False,
+    )  # fmt: skip
+
+    def halves(q, k, v, dout, _):
+        out, lse = BACKEND.forward(call(q, k, v))
+        delta = jnp.swapaxes((out.astype(jnp.float32) * dout.astype(jnp.float32)).sum(axis=-1), 1, 2)
+        return out, *BACKEND.backward(call(q, k, v), lse, dout, delta)
+
+    def whole(q, k, v, dout, _):
+        out, pull_back = jax.vjp(lambda *arrays: BACKEND.run(call(*arrays))[0], q, k, v)
+        return out, *pull_back(dout)
+
+    for a, b in zip(*(interpreted(run, *case.inputs()) for run in (halves, whole)), strict=True):
+        assert np.array_equal(a, b)
