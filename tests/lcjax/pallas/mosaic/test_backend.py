@@ -11,7 +11,7 @@ import pytest
 from lcjax import ops
 from lcjax.errors import InputError
 from lcjax.ops.attention.registry import backend_of, resolve_implementation, takes_segments
-from lcjax.plan.aot import abstract, gpu_sharding, lowering_for
+from lcjax.plan.compiling.aot import abstract, gpu_sharding, lowering_for
 
 INSTEAD = "use attention='pallas' or attention='xla'"
 OR_INSTEAD = "or attention='pallas' or attention='xla'"

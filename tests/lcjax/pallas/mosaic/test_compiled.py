@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from lcjax import ops
-from lcjax.plan.aot import abstract, compile_lowered, gpu_sharding, lowering_for
+from lcjax.plan.compiling.aot import abstract, compile_lowered, gpu_sharding, lowering_for
 from lcjax_scripts.codegen import ptx, sass, toolchain
 from tests.support.thin import thinned
 
