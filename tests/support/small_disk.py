@@ -1,6 +1,6 @@
-"""Runs `python -m lcjax.train` as if the folder $DISK were a file system of $DISK_BYTES bytes.
+"""Runs `python -m lcjax.train` as if the folder $DISK were a file system with $DISK_BYTES bytes.
 
-With `--free` it prints how many of them are free.
+With `--free`, it prints the number of free bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BLOCK_BYTES = 4096
 
 
 def limited(usage: Callable[[Any], Any], disk: Path, capacity: int) -> Callable[[Any], Any]:
-    """`shutil.disk_usage` of a machine on which `disk` is a file system of `capacity` bytes."""
+    """Returns a `shutil.disk_usage` for which `disk` is a file system with `capacity` bytes."""
 
     def limited_usage(path: Any) -> Any:
         found = usage(path)

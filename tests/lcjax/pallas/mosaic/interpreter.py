@@ -1,4 +1,4 @@
-"""JAX's interpreter of Mosaic GPU kernels, as a GPU that is not here."""
+"""JAX's interpreter of Mosaic GPU kernels, which simulates an absent GPU."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from lcjax.pallas.mosaic import launch
 
-# Its model of the few instructions that the kernels insert themselves has this name.
+# The name of its model of the few instructions that the kernels insert directly.
 _PARAMETERS = {"inline_mgpu": "_hack_model_inline_mgpu_tokamax"}
 
 
 def interpreted(function: Callable[..., Any], *arguments: Any, **parameters: Any) -> Any:
-    """`function(*arguments)` with its Mosaic kernels interpreted; `parameters` are the interpreter's."""
+    """Returns `function(*arguments)` with interpreted Mosaic kernels.
+
+    `parameters` are those of the interpreter.
+    """
     device = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", platform="gpu", num_cores=132)
     interpreter = plgpu.InterpretGPUParams(**_PARAMETERS, **parameters)
     with (

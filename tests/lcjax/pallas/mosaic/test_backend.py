@@ -1,4 +1,4 @@
-"""lcjax.pallas.mosaic.backend: what it refuses, and by which names it is found."""
+"""lcjax.pallas.mosaic.backend: the calls that it refuses, and its name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OR_INSTEAD = "or attention='pallas' or attention='xla'"
 
 
 def traced(gpu: str, head_dim: int = 128, dtype="bfloat16", **options) -> None:
-    """Traces a call for a GPU that is not here."""
+    """Traces a call for an absent GPU."""
     sharding = gpu_sharding(gpu)
     q, k = (jax.ShapeDtypeStruct((1, 200, heads, head_dim), dtype) for heads in (4, 2))
 
@@ -29,7 +29,7 @@ def traced(gpu: str, head_dim: int = 128, dtype="bfloat16", **options) -> None:
         jax.jit(attend).trace(*abstract((q, k), sharding))
 
 
-def test_the_registry_has_it_but_auto_is_another():
+def test_the_registry_has_it_but_auto_selects_another():
     assert backend_of("mosaic").name == "mosaic"
     assert takes_segments("mosaic")
     assert backend_of("mosaic").has_passes
@@ -66,7 +66,7 @@ def test_a_cpu():
 
 
 @pytest.mark.parametrize("gpu", ["h100-80gb", "h200"])
-def test_what_it_takes(gpu):
+def test_what_it_supports(gpu):
     ids = jnp.zeros((1, 200), jnp.int32)
     traced(gpu, return_lse=True, query_segments_BT=ids, key_segments_BS=ids, window=70)
     traced(gpu, head_dim=64, dtype="float16", causal=False)

@@ -1,4 +1,4 @@
-"""The kernels compiled for an H100 without one: registers, spills, and products that run one after another."""
+"""The kernels compiled for an absent H100: registers, spills and serialized products."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.thin import thinned
 TOKENS, HEADS, KV_HEADS = 8192, 32, 8
 
 # Bytes that the forward and the backward kernel may spill, measured with JAX 0.10.2 and 0.11.2 and
-# ptxas 13; anything above is a change of the code or of the compiler that should be looked at.
+# ptxas 13. More spills are due to a change of the code or the compiler, and should be investigated.
 CASES = {
     "causal": ({}, 128, "bfloat16", False, (32, 160)),
     "float16": ({}, 128, "float16", False, (32, 160)),
@@ -35,17 +35,17 @@ _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;")
 @dataclasses.dataclass(frozen=True)
 class Kernel:
     spilled: int
-    """Bytes that a thread stores because registers ran out."""
+    """Bytes per thread that are stored because registers ran out."""
     serialized: list[str]
-    """ptxas' warnings that it lets no two products overlap."""
+    """ptxas' warnings that products are serialized."""
     products: int
     """Tensor-core instructions of the main loop."""
     spills_in_main_loop: int
-    """Accesses of local memory there."""
+    """Accesses of local memory in the main loop."""
 
 
 def compiled(folder: Path, options, head_dim: int, dtype: str, with_documents: bool) -> dict[str, Kernel]:
-    """The kernels of a call and its derivative, by name: "forward" and "backward"."""
+    """Returns the kernels of a call and its derivative by name: "forward" and "backward"."""
     sharding = gpu_sharding("h100-80gb")
 
     def run(q, k, v, dout, ids):
@@ -61,7 +61,7 @@ def compiled(folder: Path, options, head_dim: int, dtype: str, with_documents: b
         lowered = jax.jit(run).lower(*abstract([*arguments, jax.ShapeDtypeStruct((1, TOKENS), jnp.int32)], sharding))
     compile_lowered(lowered)
     kernels = [examined(path) for path in sorted(folder.glob("*.ptx"))]
-    # JAX 0.10 loses the name of the backward kernel; more products are in it.
+    # JAX 0.10 loses the name of the backward kernel, which is the one with more products.
     return dict(zip(("forward", "backward"), sorted(kernels, key=lambda kernel: kernel.products), strict=True))
 
 
@@ -82,13 +82,13 @@ def examined(path: Path) -> Kernel:
 
 @pytest.fixture
 def dumps(tmp_path, monkeypatch):
-    """The folder in which Mosaic puts the PTX of its kernels."""
+    """The folder to which Mosaic writes the PTX of its kernels."""
     monkeypatch.setenv("MOSAIC_GPU_DUMP_TO", str(tmp_path))
     return tmp_path
 
 
 @pytest.mark.parametrize("name", thinned(CASES, lambda name: name in ("causal", "documents", "head_dim 64")))
-def test_registers_suffice(name, dumps):
+def test_registers_are_sufficient(name, dumps):
     *call, budgets = CASES[name]
     kernels = compiled(dumps, *call)
     for kernel, budget in zip(kernels.values(), budgets, strict=True):
@@ -96,5 +96,5 @@ def test_registers_suffice(name, dumps):
         assert kernel.spilled <= budget, kernels
     assert kernels["forward"].products >= 16
     assert kernels["backward"].products >= 32
-    # With documents, two in the branch that evaluates the mask.
+    # With documents, there are two in the branch that evaluates the mask.
     assert kernels["forward"].spills_in_main_loop <= 2 * ("documents" in name), kernels

@@ -1,4 +1,4 @@
-"""lcjax.pallas.mosaic.ranges: every visible pair is visited, full blocks are full, and the order of sums has no gap."""
+"""lcjax.pallas.mosaic.ranges: visible pairs are visited, and the order of sums has no gaps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def documents(tokens: int, keys: int, *, ascending: bool) -> Documents:
 
 
 def in_two_parts(tokens: int) -> Mask:
-    """Causal, with a document that another one interrupts."""
+    """Returns a causal mask with a document that is interrupted by another one."""
     ids = jnp.asarray(np.repeat([1, 2, 1], [8, 8, tokens - 16])[None], jnp.int32)
     return Band(after=0) & Documents(ids, ids)
 
@@ -57,7 +57,7 @@ def seen_by_kernel(mask: Mask, batch: int, tokens: int, keys: int, rows: str) ->
 
 
 def check_rows(ends, of_row, pairs_of_block, columns: int) -> None:
-    """One row of blocks: all visible blocks are visited, and full ones have only visible pairs."""
+    """Checks that all visible blocks are visited, and that full blocks are fully visible."""
     first, full_first, full_last, last = (int(x) for x in ends)
     for column in range(columns):
         pairs = pairs_of_block(column)
@@ -65,7 +65,7 @@ def check_rows(ends, of_row, pairs_of_block, columns: int) -> None:
         assert is_visited or not pairs.any(), (of_row, column)
         if full_first <= column < full_last:
             assert pairs.all(), (of_row, column)
-            # Beyond the last key there are zeros, and they need the mask.
+            # Keys beyond the last one are zeros, which must be masked.
             assert pairs.shape[1] == KEY_BLOCK, (of_row, column)
 
 
@@ -86,7 +86,7 @@ def check_visits(mask: Mask, batch: int, tokens: int, keys: int) -> None:
 
 
 def check_order(mask: Mask, batch: int, tokens: int, keys: int) -> None:
-    """What the backward kernel computes as the number of earlier blocks of keys is that number."""
+    """Checks the number of earlier blocks of keys that the backward kernel computes."""
     seen = seen_by_kernel(mask, batch, tokens, keys, "keys")
     for b in range(batch):
         counts = np.zeros(seen.view.query_blocks, int)
@@ -119,7 +119,7 @@ def test_a_document_in_two_parts():
     check_order(in_two_parts(30), 1, 30, 30)
 
 
-def test_bands_visit_no_block_in_vain():
+def test_bands_visit_only_visible_blocks():
     band = AllOf((Band(5, 0, 0),))
     seen = seen_by_kernel(band, 1, 64, 64, "queries")
     some, every = band.bounds(Blocks(1, 1, 64, 64, QUERY_BLOCK, KEY_BLOCK))
@@ -129,14 +129,14 @@ def test_bands_visit_no_block_in_vain():
         assert np.flatnonzero(every[0, 0, row]).tolist() == list(range(full_first, full_last))
 
 
-def test_a_gap_in_the_order_would_be_seen(monkeypatch):
-    """Without extended ends, documents in no order wait for blocks that never come."""
+def test_a_gap_in_the_order_is_detected(monkeypatch):
+    """Without extended ends, unordered documents would wait for blocks that are not visited."""
     monkeypatch.setattr(ranges.lax, "cummax", lambda x, **_: x)
     with pytest.raises(AssertionError):
         check_order(in_two_parts(24), 1, 24, 24)
 
 
-def test_an_offset_off_by_one_would_be_seen(monkeypatch):
+def test_an_offset_off_by_one_is_detected(monkeypatch):
     view_of = ranges.view_of
     monkeypatch.setattr(ranges, "view_of", lambda mask, *sizes: dataclasses.replace(view_of(mask, *sizes), offset=0))
     with pytest.raises(AssertionError):
@@ -151,7 +151,7 @@ def test_which_masks_are_bands_and_documents():
     assert ranges.parts_of(AllOf((band, Band(5, 0, 0)))) is None
 
 
-def test_when_every_query_is_sure_to_see_a_key():
+def test_when_every_query_certainly_sees_a_key():
     def sure(band, tokens=10, keys=10):
         return ranges.every_query_sees_a_key(ranges.view_of(band, tokens, keys, QUERY_BLOCK, KEY_BLOCK))
 

@@ -1,7 +1,7 @@
-"""The kernels' values and gradients against float64, in JAX's interpreter; and mutants, which must fail.
+"""Compares the interpreted kernels' values and gradients with float64; mutants must fail.
 
-The interpreter executes programs one after another. What only concurrent programs or the hardware
-can show needs a GPU: `scripts/parity.py` and the tests marked `gpu`.
+JAX's interpreter executes programs sequentially. Effects of concurrent programs or of the hardware
+need a GPU: see `scripts/parity.py` and the tests marked `gpu`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Case:
 
     @property
     def segments(self) -> jax.Array | None:
-        """The ids of documents of changing length, [B, T]."""
+        """The ids of documents with different lengths, [B, T]."""
         if not self.documents:
             return None
         lengths = np.random.default_rng(1).permutation(self.tokens - 1)[: len(self.documents) - 1] + 1
@@ -94,7 +94,7 @@ QUICK = ("group of 3, ragged", "documents in no order", "head_dim 64", "window")
 
 
 def value_and_gradients(attend, q, k, v, dout, dlse):
-    """(out, lse, dq, dk, dv), with zeros for the log-sum-exp of queries that see no key."""
+    """Returns (out, lse, dq, dk, dv), with a log-sum-exp of zero for queries that see no key."""
     (out, lse), pull_back = jax.vjp(attend, q, k, v)
     sees = ~jnp.isneginf(lse)
     return out, jnp.where(sees, lse, 0), *pull_back((dout, jnp.where(sees, dlse, 0).astype(lse.dtype)))
@@ -108,7 +108,7 @@ def by_mosaic(case: Case, **changes):
 
 
 def ratios(case: Case, actual) -> list[float]:
-    """The error of out, lse, dq, dk and dv over what the rule allows."""
+    """Returns the errors of out, lse, dq, dk and dv, divided by the allowed errors."""
     attend = functools.partial(reference.attention, mask_BHTS=case.visible(), scale=case.head_dim**-0.5)
     run = jax.jit(functools.partial(value_and_gradients, lambda q, k, v: attend(q, k, v)))
     inputs = case.inputs()
@@ -116,7 +116,7 @@ def ratios(case: Case, actual) -> list[float]:
     with jax.enable_x64(True):
         exact = [np.asarray(x) for x in run(*(x.astype(jnp.float64) for x in inputs))]
         in_float32 = run(*(x.astype(jnp.float32) for x in inputs))
-    # The log-sum-exp is float32 whatever the inputs are.
+    # The log-sum-exp is always float32.
     plain = [plain[0], np.asarray(in_float32[1]), *plain[2:]]
     return error_ratios(list(actual), plain, exact)
 
@@ -141,8 +141,8 @@ def test_other_calls_have_other_values(changes):
     assert max(ratios(MUTANT_CASE, by_mosaic(MUTANT_CASE, **CHANGED_CALLS[changes]))) > 1
 
 
-def test_a_forgotten_block_fails(monkeypatch):
-    """Without the values of the last visit, only sums of queries that see one block are right."""
+def test_a_missing_block_fails(monkeypatch):
+    """Without the values of the last visit, only queries that see one block are correct."""
     whole = launch.continue_sum
 
     def without_the_last(sum_MN, add, *initial):
@@ -153,8 +153,8 @@ def test_a_forgotten_block_fails(monkeypatch):
     assert ratios(MUTANT_CASE, by_mosaic(MUTANT_CASE))[0] > 1
 
 
-def test_order_of_first_and_later_sums_matters(monkeypatch):
-    """Where every block of keys believes that it is the first, dq has the last one's part alone."""
+def test_treating_every_block_as_the_first_fails(monkeypatch):
+    """If every block of keys writes instead of adding, dq has only the part of the last block."""
     monkeypatch.setattr(Seen, "first_block_of_keys", lambda self, b, block: launch.lax.axis_index("key_block"))
     *others, dq, dk, dv = ratios(MUTANT_CASE, by_mosaic(MUTANT_CASE))
     assert dq > 1
@@ -163,7 +163,7 @@ def test_order_of_first_and_later_sums_matters(monkeypatch):
 
 @pytest.mark.parametrize("name", thinned(["more keys", "head_dim 64, documents"], lambda name: name == "more keys"))
 def test_the_passes_of_the_memory_engine(name):
-    """Forward in q's memory and backward with delta given, as layers in tiles call them: the same bits."""
+    """Forward in the memory of q, and backward with a given delta: the same bits."""
     case = CASES[name]
     call = functools.partial(
         AttentionCall.checked, causal=True, window=None, query_segments_BT=case.segments, key_segments_BS=case.segments,
