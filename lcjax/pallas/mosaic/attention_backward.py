@@ -154,7 +154,7 @@ class _Program:
         launch.by_roles(self.compute, self.copy, self.add_dq)
 
     def place(self, step: Any) -> tuple[Any, Any]:
-        """(block of queries, query head): the heads of the group together, the last queries first."""
+        """Returns (block of queries, query head): by head within a block, the last block first."""
         group = self.static.group
         return self.ends.last - 1 - _quotient(step, group), self.kv_head * group + _remainder(step, group)
 

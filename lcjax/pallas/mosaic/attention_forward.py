@@ -151,7 +151,10 @@ class _Program:
         return _quotient(self.static.tiles - self.program + (programs - 1), programs)
 
     def tile(self, n: Any) -> _Tile:
-        """Heads come first, so that programs share keys in the cache; the last queries, with most keys, start."""
+        """Heads vary fastest, so that programs share keys in the cache.
+
+        The last queries come first, because they see most keys.
+        """
         number = self.program + n * self.static.programs
         heads, blocks = self.static.heads, self.view.query_blocks
         rest = _quotient(number, heads)

@@ -36,10 +36,11 @@ class Ends(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """The static part of a mask: query t sees the keys `t + offset - before + 1..t + offset + after`.
+    """The static part of a mask.
 
-    None means no limit on that side. `offset` is None if it is known at run time only. With
-    `documents` a query sees the keys of its own document alone.
+    Query t sees the keys `t + offset - before + 1..t + offset + after`. None means no limit on that
+    side. `offset` is None if it is known at run time only. With `documents` a query sees the keys
+    of its own document alone.
     """
 
     tokens: int
@@ -183,7 +184,7 @@ def operands(view: View, mask: Mask, batch: int, *, rows: str) -> list[jax.Array
 
 
 def in_ascending_order(ends_BM4: jax.Array, columns: int) -> list[jax.Array]:
-    """(the ends of every block of keys, the first block of keys that visits every block of queries).
+    """Returns (the ends of every block of keys, the first key block for each block of queries).
 
     The ends are extended where necessary, so that blocks of keys in ascending order have ascending
     ends. The blocks of keys that visit a block of queries are then adjacent, which the order of
@@ -217,7 +218,7 @@ class Seen:
         assert not refs
 
     def ends_of_queries(self, b: Any, block: Any) -> Ends:
-        """At least one block of keys for every block of queries, so that its results are written."""
+        """Returns at least one block of keys per block of queries, so that results are written."""
         ends = self.view.ends_of_queries(block) if self._table is None else self._read(self._table, b, block)
         first = jnp.minimum(ends.first, self.view.key_blocks - 1)
         # Without full blocks, all are after the full ones.
