@@ -9,12 +9,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from lcjax.cli.caches import digest_of, user_cache
 from lcjax.config import parse_memory
 from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
 from lcjax.model import Llama, ModelSettings
 from lcjax.train.compiled.builder import builder
-from lcjax.train.compiled.programs import Programs, digest_of, programs_folder
+from lcjax.train.compiled.programs import Programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ def open_programs(model: Llama, arguments: TrainingArguments, saved: Execution |
     settings = dataclasses.asdict(model.settings) | {"name_or_path": ""}
     rows = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
     shape = digest_of([dataclasses.asdict(model.config), settings, str(model.dtype), rows])
-    base = Path(arguments.programs_dir) if arguments.programs_dir else programs_folder()
+    base = Path(arguments.programs_dir) if arguments.programs_dir else user_cache("programs")
     try:
         if saved is None:
             return Programs.new(base, builder(), shape)

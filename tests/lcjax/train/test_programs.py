@@ -10,11 +10,12 @@ from pathlib import Path
 import jax
 import pytest
 
+from lcjax.cli.caches import digest_of
 from lcjax.config import MemorySettings
 from lcjax.model import ModelSettings
 from lcjax.train.__main__ import main
 from lcjax.train.compiled.execution import Execution
-from lcjax.train.compiled.programs import Programs, digest_of
+from lcjax.train.compiled.programs import Programs
 from tests.support.processes import records
 
 BUILDER = {"device": "a GPU", "jax": "1.2.3"}
