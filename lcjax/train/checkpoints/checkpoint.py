@@ -17,8 +17,9 @@ import jax
 
 from lcjax.errors import InputError
 from lcjax.step import TrainState
-from lcjax.train.checkpoints.checksums import CHECKSUMS, find_damage, sync, write_checksums
-from lcjax.train.disk import require_space, writing
+from lcjax.train.checkpoints.checksums import CHECKSUMS, find_damage, write_checksums
+from lcjax.train.disk import writing
+from lcjax.weights.staging import require_space, sync_to_disk
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -109,7 +110,7 @@ class Checkpoints:
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
-            sync(self.directory)
+            sync_to_disk(self.directory)
             self._remove_old()
 
     def run(self, step: int) -> dict[str, Any]:
