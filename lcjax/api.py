@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcjax import weights
-from lcjax.config import TARGET_MODULES, LlamaConfig, LoraConfig, MemorySettings, parse_memory
-from lcjax.config.policies import resolve_policy
+from lcjax.config import TARGET_MODULES, ExecutionRequest, LlamaConfig, LoraConfig, MemorySettings, parse_memory
+from lcjax.config.policies import check_policy
 from lcjax.config.precision import check_dtype, check_quantize
 from lcjax.config.rope_choice import check_choice, choose_rope, describe_rope
 from lcjax.errors import InputError
-from lcjax.model import Llama, ModelSettings, lora
+from lcjax.model import Llama, lora
 from lcjax.model.params import TensorName
-from lcjax.ops.attention.registry import resolve_implementation
+from lcjax.ops.attention.registry import check_implementation
+from lcjax.step import resolved_settings, with_request
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -71,7 +72,7 @@ def from_pretrained(
       InputError: the model or an argument is not usable; the message names it and the remedy.
     """
     jax_dtype = resolve_dtype(dtype)
-    resolve_implementation(attention)
+    check_implementation(attention)
     check_quantize(quantize)
     check_choice(rope_scaling, rope_theta)
     source = weights.resolve_model(str(name_or_path))
@@ -81,14 +82,12 @@ def from_pretrained(
     length = checkpoint.config.max_position_embeddings if max_seq_length is None else max_seq_length
     checkpoint.config.check_length(length)
     config = _with_chosen_rope(checkpoint.config, length, rope_scaling, rope_theta)
-    resolve_policy(use_gradient_checkpointing, length)
-    settings = ModelSettings(
-        max_seq_length=length,
+    settings = resolved_settings(
+        ExecutionRequest(attention, use_gradient_checkpointing, memory, loss_chunk),
+        config,
+        jax_dtype,
+        length,
         name_or_path=str(name_or_path),
-        use_gradient_checkpointing=use_gradient_checkpointing,
-        attention=attention,
-        memory=memory,
-        loss_chunk=loss_chunk,
         generation_config=weights.read_generation_config(source),
     )
     left = embeddings_on_host or (isinstance(memory, MemorySettings) and memory.embeddings_on_host)
@@ -124,7 +123,7 @@ def get_peft_model(
     """
     modules = (target_modules,) if isinstance(target_modules, str) else tuple(target_modules)
     config = LoraConfig(r, lora_alpha, modules, use_rslora, lora_dropout)
-    resolve_policy(use_gradient_checkpointing, model.settings.max_seq_length)
+    check_policy(use_gradient_checkpointing, model.settings.max_seq_length)
     adapter = lora.init_adapter(model.config, config, jax.random.key(random_state))
     return _with_adapter(model, config, adapter, use_gradient_checkpointing)
 
@@ -144,7 +143,7 @@ def load_adapter(model: Llama, directory: str | Path) -> Llama:
         logger.warning("RoPE is now that of the adapter in %s: %s", directory, describe_rope(config))
         config = _with_chosen_rope(config, model.settings.max_seq_length)
         model = Llama(config, model.params, model.settings)
-    return _with_adapter(model, lora_config, adapter, model.settings.use_gradient_checkpointing)
+    return _with_adapter(model, lora_config, adapter, model.settings.requested.use_gradient_checkpointing)
 
 
 def save_pretrained(model: Llama, directory: str | Path, tokenizer=None) -> None:
@@ -214,5 +213,6 @@ def _with_chosen_rope(
 def _with_adapter(model: Llama, config: LoraConfig, adapter: lora.Tree, use_gradient_checkpointing: str) -> Llama:
     if model.settings.lora is not None:
         raise InputError("this model already has an adapter; start from the base model, or from save_merged")
-    settings = dataclasses.replace(model.settings, lora=config, use_gradient_checkpointing=use_gradient_checkpointing)
+    settings = dataclasses.replace(model.settings, lora=config)
+    settings = with_request(settings, use_gradient_checkpointing=use_gradient_checkpointing)
     return Llama(model.config, lora.attach(model.params, adapter), settings)

@@ -5,7 +5,6 @@ flags.py            parsing of flags
 model_arguments.py  flags that select a model
 model_loading.py    loading of that model
 outputs.py          checking and writing of output files
-caches.py           folders and keys of caches on disk
 terminal.py         what is printed on the terminal
 native_log.py       redirection of what C++ libraries print
 signals.py          Ctrl-C and SIGTERM

@@ -9,6 +9,7 @@ rope.py         the kinds of RoPE, under config.json's names
 rope_choice.py  the choice of a kind for longer contexts
 memory.py       how layers run in tiles
 policies.py     what gradient checkpointing saves
+execution.py    how a model runs: the request, and what follows from it
 precision.py    the precision of the base weights
 training.py     the training arguments
 run_record.py   reading of a run's run.json
@@ -16,12 +17,13 @@ run_record.py   reading of a run's run.json
 
 from __future__ import annotations
 
+from lcjax.config.execution import Execution as Execution
+from lcjax.config.execution import ExecutionRequest as ExecutionRequest
 from lcjax.config.lora import ALL_LINEAR as ALL_LINEAR
 from lcjax.config.lora import TARGET_MODULES as TARGET_MODULES
 from lcjax.config.lora import LoraConfig as LoraConfig
 from lcjax.config.memory import MemorySettings as MemorySettings
 from lcjax.config.memory import parse_memory as parse_memory
-from lcjax.config.memory import resolve_memory as resolve_memory
 from lcjax.config.model import EMBEDDING_MODULES as EMBEDDING_MODULES
 from lcjax.config.model import LlamaConfig as LlamaConfig
 from lcjax.config.rope import RopeScaling as RopeScaling

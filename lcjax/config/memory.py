@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from lcjax.config.policies import OFFLOAD_ABOVE_TOKENS
 from lcjax.errors import InputError
-
-# "auto" uses tiles only if the sequence length is a multiple of this.
-_TOKENS_STEP = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,28 +45,6 @@ class MemorySettings:
     def __str__(self) -> str:
         """In the format that `parse_memory` reads."""
         return ",".join(f"{name}={str(value).lower()}" for name, value in vars(self).items())
-
-
-def resolve_memory(
-    requested: MemorySettings | str, tokens: int, *, attention_has_passes: bool
-) -> MemorySettings | None:
-    """How layers run over sequences of `tokens` tokens; None means plain, without tiles.
-
-    Args:
-      requested: settings; "none"; or "auto", which uses tiles above 32,768 tokens if their number
-        is a multiple of 1,024.
-      attention_has_passes: whether the implementation of attention runs in tiles.
-
-    Raises:
-      InputError: `requested` is any other word.
-    """
-    if isinstance(requested, MemorySettings):
-        return requested
-    settings = parse_memory(requested)
-    if settings != "auto":
-        return None
-    in_tiles = attention_has_passes and tokens > OFFLOAD_ABOVE_TOKENS and tokens % _TOKENS_STEP == 0
-    return MemorySettings() if in_tiles else None
 
 
 def parse_memory(text: str) -> MemorySettings | str:

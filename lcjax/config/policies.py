@@ -15,32 +15,41 @@ ALIASES = {"unsloth": "offload"}
 # policy that offloads is required, and "auto" runs layers in tiles. Up to it, layers without tiles
 # are faster and their activations fit.
 OFFLOAD_ABOVE_TOKENS = 32_768
-# Up to this length the intermediates of every layer are cheaper to save than to recompute.
+# Up to this length, saving the intermediates of every layer costs less than recomputing them.
 KEEP_UP_TO_TOKENS = 4_096
 
 
-def resolve_policy(requested: str, tokens: int, *, in_tiles: bool = False) -> str:
-    """The policy for sequences of `tokens` tokens: one of POLICIES.
-
-    `auto` is `none` up to 4,096 tokens, `full` up to 32,768 and `offload` above. Layers in tiles
-    are always recomputed; for them `auto` is never `none`.
+def check_policy(requested: str, tokens: int) -> None:
+    """Checks the name of a policy, an alias or "auto" for sequences of `tokens` tokens.
 
     Raises:
-      InputError: the name is unknown, or the policy saves residuals on the device above 32,768
-        tokens.
+      InputError: an unknown name, or a policy that saves inputs on the device above 32,768 tokens.
     """
-    policy = ALIASES.get(requested, requested)
-    if policy == "auto":
-        if tokens > OFFLOAD_ABOVE_TOKENS:
-            return "offload"
-        return "full" if in_tiles or tokens > KEEP_UP_TO_TOKENS else "none"
-    if policy not in POLICIES:
+    if requested == "auto":
+        return
+    if ALIASES.get(requested, requested) not in POLICIES:
         known = ", ".join(("auto", *POLICIES, *ALIASES))
         raise InputError(f"use_gradient_checkpointing={requested!r} is unknown; use one of {known}")
-    if tokens > OFFLOAD_ABOVE_TOKENS and policy in ("none", "full"):
+    if tokens > OFFLOAD_ABOVE_TOKENS and requested in ("none", "full"):
         raise InputError(
             f"use_gradient_checkpointing={requested!r} at {tokens:,} tokens saves every layer's "
             f"activations on the device; above {OFFLOAD_ABOVE_TOKENS:,} tokens use 'offload', "
             "'offload_attn' or 'auto'"
         )
-    return policy
+
+
+def policies_by_length(requested: str, *, in_tiles: bool = False) -> list[tuple[str, int | None]]:
+    """Pairs (policy, the longest sequence in tokens for which it holds), by ascending length.
+
+    None means any length. "auto" is `none` up to 4,096 tokens, `full` up to 32,768 and `offload`
+    above. Layers in tiles are always recomputed, so there `none` becomes `full`.
+
+    Raises:
+      InputError: the name is unknown.
+    """
+    check_policy(requested, 0)
+    if requested == "auto":
+        plain: list[tuple[str, int | None]] = [("none", KEEP_UP_TO_TOKENS)]
+        return [*([] if in_tiles else plain), ("full", OFFLOAD_ABOVE_TOKENS), ("offload", None)]
+    policy = ALIASES.get(requested, requested)
+    return [(policy, None if policy in OFFLOADING else OFFLOAD_ABOVE_TOKENS)]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from lcjax.config.policies import OFFLOAD_ABOVE_TOKENS, resolve_policy
+from lcjax.config import Execution
+from lcjax.config.policies import OFFLOAD_ABOVE_TOKENS
 from lcjax.doctor.findings import Finding
 from lcjax.errors import InputError
 from lcjax.plan.compiling.memory import GIB
@@ -38,7 +39,7 @@ def by_plan(workload: Workload, tokens: int, replan: Replan) -> Finding:
 
 
 def _rule(workload: Workload, tokens: int) -> str:
-    policy, config = resolve_policy("auto", tokens), workload.config
+    policy, config = Execution().form(tokens).policy, workload.config
     if tokens <= OFFLOAD_ABOVE_TOKENS:
         return f"up to {OFFLOAD_ABOVE_TOKENS:,} tokens activations may stay on the GPU ({policy})"
     inputs = config.num_hidden_layers * tokens * config.hidden_size * 2

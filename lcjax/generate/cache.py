@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from lcjax.memory import layer_numbers, scan_layers
 from lcjax.model import Llama
 from lcjax.model.attention import attend
 
@@ -69,9 +70,8 @@ def extend(
     context = model.context(positions_BT, None, length)
     structure, stacked_params = nnx.split(model.layers)
 
-    def one_layer(carry, inputs):
+    def one_layer(carry, i, params):
         x_BTD, keys_LBSKd, values_LBSKd = carry
-        i, params = inputs
         layer = nnx.merge(structure, params)
         q_BTHd, k_BTKd, v_BTKd = layer.before_attention(x_BTD, context, None)
         # The caches are carried through the loop and updated in place. As results of the scan, all
@@ -87,6 +87,6 @@ def extend(
         return (layer.after_attention(x_BTD, out_BTHd, None), keys_LBSKd, values_LBSKd), None
 
     start = model.embed_tokens(tokens_BT), cache.keys_LBSKd, cache.values_LBSKd
-    layers_L = jnp.arange(model.config.num_hidden_layers, dtype=jnp.int32)
-    (x_BTD, keys_LBSKd, values_LBSKd), _ = lax.scan(one_layer, start, (layers_L, stacked_params))
+    layers = layer_numbers(model.config.num_hidden_layers)
+    (x_BTD, keys_LBSKd, values_LBSKd), _ = scan_layers(one_layer, start, layers, stacked_params)
     return model.norm(x_BTD), KVCache(keys_LBSKd, values_LBSKd, cache.length + count)

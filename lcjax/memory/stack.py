@@ -24,7 +24,7 @@ from lcjax.errors import InputError
 from lcjax.memory.grouped_layer import GroupedLayer
 from lcjax.memory.layer import TiledLayer
 from lcjax.memory.parts import LayerInputs, LayerParts
-from lcjax.memory.stacked import layer_at, layer_numbers
+from lcjax.memory.stacked import layer_at, layer_numbers, scan_layers
 from lcjax.memory.trainable import Parameters
 from lcjax.ops.attention.passes import backend_with_passes
 from lcjax.parallel.memories import to_device, to_host
@@ -89,10 +89,10 @@ def run_stack(stack: Stack, x_BTD: jax.Array, params: Tree, dropout_keys: jax.Ar
     """
     layers = LayerInputs(Parameters.of(params, [False] * len(jax.tree.leaves(params))), dropout_keys, context)
 
-    def one_layer(x_BTD, layer):
+    def one_layer(x_BTD, layer, _):
         return stack.layer.forward(x_BTD, layers.of(layer))[0], None
 
-    return lax.scan(one_layer, x_BTD, layer_numbers(_layer_count(params)))[0]
+    return scan_layers(one_layer, x_BTD, layer_numbers(_layer_count(params)))[0]
 
 
 @jax.tree_util.register_dataclass
@@ -112,19 +112,19 @@ def _forward(stack, x_BTD, params, dropout_keys, context):
     def save(tree):
         return to_host(tree) if stack.offload else tree
 
-    def one_layer(x_BTD, layer):
+    def one_layer(x_BTD, layer, _):
         y_BTD, attended = stack.layer.forward(x_BTD, layers.of(layer))
         return y_BTD, save(attended) if stack.save_attention else None
 
-    def save_and_run(x_BTD, group):
-        y_BTD, attended = lax.scan(one_layer, x_BTD, group)
+    def save_and_run(x_BTD, group, _):
+        y_BTD, attended = scan_layers(one_layer, x_BTD, group)
         return y_BTD, (save(x_BTD), attended)
 
     count, size = _layer_count(params), stack.save_every
     if count % size:
         raise InputError(f"save_every={size} does not divide {count} layers; use one of {_divisors(count)}")
     groups = layer_numbers(count).reshape(count // size, size)
-    y_BTD, (saved_SBTD, attended) = lax.scan(save_and_run, x_BTD.value, groups)
+    y_BTD, (saved_SBTD, attended) = scan_layers(save_and_run, x_BTD.value, groups)
     attended_L = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), attended)
     return y_BTD, _Residuals(saved_SBTD, attended_L, layers)
 
@@ -151,7 +151,7 @@ def _backward(stack, residuals, dy_BTD):
     def rerun(i: jax.Array, x_BTD: jax.Array) -> jax.Array:
         return stack.layer.forward(x_BTD, residuals.layers.of(i), fetch(layer_at(residuals.attended_L, i)))[0]
 
-    def one_layer(carry, layer):
+    def one_layer(carry, layer, _):
         dy_BTD, fetched = carry
         if stack.fetch_ahead:
             (x_BTD, attended), below = fetched, fetch_for(jnp.maximum(layer - 1, 0))
@@ -166,7 +166,7 @@ def _backward(stack, residuals, dy_BTD):
         return (dx_BTD, below), [g.astype(dtype) for g, dtype in zip(gradients, dtypes, strict=True)]
 
     start = dy_BTD, fetch_for(jnp.int32(count - 1)) if stack.fetch_ahead else None
-    (dx_BTD, _), gradients = lax.scan(one_layer, start, layer_numbers(count), reverse=True)
+    (dx_BTD, _), gradients = scan_layers(one_layer, start, layer_numbers(count), reverse=True)
     return dx_BTD, params.with_leaves(gradients, [None] * len(params.frozen)), None, None
 
 

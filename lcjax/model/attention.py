@@ -18,7 +18,6 @@ from lcjax.model.context import Context, split_key
 from lcjax.model.linear import Linear
 from lcjax.model.norm import RMSNorm
 from lcjax.ops.residuals import PROJECTION, name_residual
-from lcjax.ops.rope.api import rope_backend_for
 
 Tree = dict[str, Any]
 
@@ -55,7 +54,7 @@ class SelfAttention(nnx.Module):
             context.positions_BT,
             context.inverse_frequencies_F,
             attention_factor=context.attention_factor,
-            implementation=rope_backend_for(context.attention),
+            implementation=context.rope,
         )
         q_BTHd, k_BTKd, v_BTKd = (name_residual(x, PROJECTION) for x in (q_BTHd, k_BTKd, v_BTKd))
         return q_BTHd, k_BTKd, v_BTKd

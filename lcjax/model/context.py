@@ -18,7 +18,8 @@ class Context:
     """What every layer reads in addition to the residual stream.
 
     Positions and segment ids are int32 [B, T]; segment ids are None for one document per row.
-    `attention` is the name of an implementation. `sees` limits which earlier tokens attention sees.
+    `attention` and `rope` are names of implementations. `sees` limits which earlier tokens
+    attention sees.
     """
 
     positions_BT: jax.Array
@@ -26,6 +27,7 @@ class Context:
     inverse_frequencies_F: jax.Array
     attention_factor: float = dataclasses.field(metadata={"static": True})
     attention: str = dataclasses.field(metadata={"static": True})
+    rope: str = dataclasses.field(metadata={"static": True})
     sees: AttentionView = dataclasses.field(metadata={"static": True})
 
 

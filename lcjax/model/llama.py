@@ -5,19 +5,19 @@ Shapes: B batch, T tokens, D hidden size, V vocabulary, F rotated pairs.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 
 from lcjax.config import LlamaConfig
 from lcjax.config.policies import OFFLOADING
 from lcjax.config.rope import attention_factor
 from lcjax.errors import InputError
-from lcjax.memory import Parameters, fetched, layer_at, layer_numbers, run_stack, tiled_stack
+from lcjax.memory import Parameters, fetched, layer_at, layer_numbers, run_stack, scan_layers, tiled_stack
 from lcjax.memory.checkpoint import checkpoint_layer
 from lcjax.model.context import Context
 from lcjax.model.decoder import DecoderLayer, LayerFunctions
@@ -107,7 +107,9 @@ class Llama(nnx.Module):
         length = jnp.max(positions_BT) + 1 if sequence_length is None else sequence_length
         frequencies_F = jnp.asarray(inverse_frequencies(self.config, length))
         factor = attention_factor(self.config)
-        return Context(positions_BT, segment_ids_BT, frequencies_F, factor, self.settings.attention, self.config.sees)
+        runs = self.settings.execution
+        sees = self.config.sees
+        return Context(positions_BT, segment_ids_BT, frequencies_F, factor, runs.attention, runs.rope, sees)
 
     def hidden_states(
         self,
@@ -139,28 +141,28 @@ class Llama(nnx.Module):
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None], tokens_BT.shape)
         # Padding comes after the document, whose tokens do not see later tokens.
         context = self.context(positions_BT, None if self.settings.one_document_a_row else segment_ids_BT)
-        tokens = tokens_BT.shape[1]
-        memory, policy = self.settings.memory_for(tokens), self.settings.policy_for(tokens)
+        form = self.settings.execution.form(tokens_BT.shape[1])
         layer_structure, stacked_params = nnx.split(self.layers)
 
         x_BTD = self.embed_tokens(tokens_BT)
         layer_keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.num_hidden_layers)
-        if memory is not None:
-            stack = tiled_stack(LayerFunctions(layer_structure), context.attention, policy, memory)
+        if form.memory is not None:
+            stack = tiled_stack(LayerFunctions(layer_structure), context.attention, form.policy, form.memory)
             return self.norm(run_stack(stack, x_BTD, stacked_params, layer_keys, context))
         # The scan itself must slice trainable weights, so that it accumulates their gradients. The
         # kernels that dequantize quantized weights read them from their stack.
         learns, quantized = self.settings.lora is None, self.layers.mlp.up_proj.is_quantized
-        by_number = policy in OFFLOADING and not learns and not quantized
+        by_number = form.policy in OFFLOADING and not learns and not quantized
         params = Parameters.of(stacked_params, [not by_number or adapts for adapts in _of_adapters(stacked_params)])
 
-        def layer(x_BTD, inputs):
-            number, trainable, key = inputs
+        def layer(x_BTD, number, inputs):
+            trainable, key = inputs
             layer_params = params.with_leaves(trainable, layer_at(params.frozen, number))
             return nnx.merge(layer_structure, layer_params)(x_BTD, context, key), None
 
-        inputs = layer_numbers(self.config.num_hidden_layers), params.trainable, layer_keys
-        x_BTD, _ = lax.scan(checkpoint_layer(layer, policy), x_BTD, inputs)
+        layers = layer_numbers(self.config.num_hidden_layers)
+        checkpoint = functools.partial(checkpoint_layer, policy=form.policy)
+        x_BTD, _ = scan_layers(layer, x_BTD, layers, (params.trainable, layer_keys), checkpoint=checkpoint)
         return self.norm(x_BTD)
 
 

@@ -28,9 +28,9 @@ class PlanArguments:
     gpu: str = "h100-80gb"
     """A name in lcjax/plan/targets, e.g. rtx4090, a100-40gb, h100-80gb, h200."""
     max_seq_length: int | None = None
-    """Tokens of context; the model's trained context if not given."""
+    """Tokens of context. Default: the model's trained context."""
     quantize: str | None = None
-    """nf4 stores the frozen weights in four bits; bfloat16 if not given."""
+    """nf4 stores the frozen weights in four bits. Default: bfloat16."""
     lora_r: int = LoraConfig.r
     """Rank of the adapter; 0 trains every weight."""
     use_gradient_checkpointing: str = "auto"
@@ -47,7 +47,7 @@ class PlanArguments:
     vram_gb: float | None = None
     """Plan for a GPU of the same kind that is sold with this many GB of memory."""
     host_gb: float | None = None
-    """GiB of host memory that may be pinned; no limit if not given."""
+    """GiB of host memory that may be pinned. Default: no limit."""
     find_max: bool = False
     """Search for the longest context that fits, in multiples of 1,024 tokens."""
     table: bool = False

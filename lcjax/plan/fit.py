@@ -51,7 +51,7 @@ def fit(
 ) -> Fit:
     """The fastest settings with which the training step fits.
 
-    All settings are tried if `settings.memory` is "auto". Otherwise only the requested ones are.
+    All settings are tried that `settings.requested` leaves open.
 
     Args:
       run: the run, its weights already placed as the step needs them.

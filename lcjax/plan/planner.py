@@ -50,17 +50,22 @@ class Plan:
     @property
     def policy(self) -> str:
         """The gradient checkpointing policy."""
-        return self.settings.policy_for(self.max_seq_length)
+        return self.settings.form.policy
+
+    @property
+    def attention(self) -> str:
+        """The implementation of attention."""
+        return self.settings.execution.attention
 
     @property
     def layers(self) -> str:
         """The memory settings of the layers, in the syntax of --memory."""
-        return str(self.settings.memory_for(self.max_seq_length) or "none")
+        return str(self.settings.form.memory or "none")
 
     @property
     def loss_chunk(self) -> int:
         """The largest number of tokens whose logits are computed at a time."""
-        return self.settings.loss_chunk or chunk_tokens(self.workload.config.vocab_size)
+        return self.settings.execution.loss_chunk or chunk_tokens(self.workload.config.vocab_size)
 
     @property
     def device_load(self) -> float:
@@ -102,7 +107,7 @@ class Plan:
             "policy": self.policy,
             "memory": self.layers,
             "loss_chunk": self.loss_chunk,
-            "attention": self.settings.attention,
+            "attention": self.attention,
             "host_state_bytes": memory.host_state_bytes,
             "host_weights_bytes": memory.host_weights_bytes,
             "quantize": workload.quantize,
@@ -151,7 +156,7 @@ class Planner:
             for this GPU.
         """
         settings = requested_settings(self.workload, tokens)
-        if settings.memory != "auto":
+        if not settings.requested.leaves_memory_open:
             return self._plan_with(settings)
         tuning = choose(self._run, settings, self.budget, lambda chosen: self._plan_with(chosen).memory)
         return dataclasses.replace(self._plan_with(tuning.chosen.applied(settings)), tuning=tuning)
@@ -167,7 +172,7 @@ class Planner:
             plan = self._of_least_memory(steps * LENGTH_STEP)
             # The number of saved inputs is chosen so that they fit the host. The host's load at one
             # length therefore does not predict its load at the next.
-            chosen = self.workload.memory == "auto"
+            chosen = self.workload.execution_request.leaves_memory_open
             return plan.device_load if chosen and plan.host_load <= 1 else max(plan.device_load, plan.host_load)
 
         for first, last in policy_lengths(self.workload, below - 1):
@@ -180,7 +185,7 @@ class Planner:
 
     def _of_least_memory(self, tokens: int) -> Plan:
         settings = requested_settings(self.workload, tokens)
-        if settings.memory == "auto":
+        if settings.requested.leaves_memory_open:
             settings = settings_of_least_memory(self._run, settings, self.budget)
         return self._plan_with(settings)
 

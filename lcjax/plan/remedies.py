@@ -46,9 +46,9 @@ def remedies(run: Run, settings: ModelSettings, evidence: Evidence) -> Iterator[
     The last item may name a machine instead of a flag.
     """
     flags = {
-        ANY_MEMORY: settings.memory != "auto",
+        ANY_MEMORY: not settings.requested.leaves_memory_open,
         ONE_SEQUENCE: run.sequences > 1,
-        OFFLOAD: settings.policy_for(settings.max_seq_length) in ("none", "full"),
+        OFFLOAD: settings.form.policy in ("none", "full"),
         FOUR_BITS: run.lora is not None and not run.quantized,
     }
     yield from (flag for flag, is_a_change in flags.items() if is_a_change and evidence.helps(flag))

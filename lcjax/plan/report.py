@@ -35,7 +35,7 @@ def plan_table(plan: Plan) -> Table:
         ("frozen weights", gib(memory.weights_bytes), _frozen(plan)),
         ("trained weights, optimizer", gib(memory.state_bytes), _trained(plan)),
         ("batch, outputs", gib(batch + memory.output_bytes), ""),
-        ("temporaries", gib(memory.temp_bytes), f"gradient checkpointing {plan.policy}, attention {plan.settings.attention}"),
+        ("temporaries", gib(memory.temp_bytes), f"gradient checkpointing {plan.policy}, attention {plan.attention}"),
         ("layers", "", "without tiles" if plan.layers == "none" else f"in tiles: {plan.layers}"),
         ("loss", "", f"{plan.loss_chunk:,} tokens at a time"),
         ("device", gib(memory.device_bytes), f"{plan.device_load:.0%} of {gib(limit)}; {gib(limit - memory.device_bytes)} left"),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from lcjax.config import LlamaConfig, LoraConfig, parse_memory
+from lcjax.config import ExecutionRequest, LlamaConfig, LoraConfig, parse_memory
 from lcjax.config.precision import check_quantize
 from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
-from lcjax.ops.attention.registry import resolve_implementation
+from lcjax.ops.attention.registry import check_implementation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +54,20 @@ class Workload:
             )
         if self.gpus < 1 or self.hosts < 1:
             raise InputError(f"--gpus {self.gpus} and --hosts {self.hosts} must both be at least 1")
-        resolve_implementation(self.attention)
+        check_implementation(self.attention)
         _ = self.training
 
     @property
     def training(self) -> TrainingArguments:
         """The run's arguments."""
         return TrainingArguments(optimizer_memory=self.optimizer_memory)
+
+    @property
+    def execution_request(self) -> ExecutionRequest:
+        """What is requested of the model's execution."""
+        return ExecutionRequest(
+            self.attention, self.use_gradient_checkpointing, parse_memory(self.memory), self.loss_chunk
+        )
 
     @property
     def lora(self) -> LoraConfig | None:

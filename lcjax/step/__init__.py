@@ -1,5 +1,6 @@
 """The training step: what training, planning, evaluation and the tests all compile.
 
+resolve.py      from what a user requests to how the model runs
 objective.py    the loss and its gradient over micro-batches
 update.py       one optimizer step, and how it is compiled
 program.py      a run's objective, optimizer and schedule, made from its arguments
@@ -10,6 +11,9 @@ from lcjax.step.objective import Batch as Batch
 from lcjax.step.objective import Objective as Objective
 from lcjax.step.objective import gradients as gradients
 from lcjax.step.objective import token_scores as token_scores
+from lcjax.step.resolve import resolve as resolve
+from lcjax.step.resolve import resolved_settings as resolved_settings
+from lcjax.step.resolve import with_request as with_request
 from lcjax.step.update import StepMetrics as StepMetrics
 from lcjax.step.update import TrainState as TrainState
 from lcjax.step.update import abstract_state as abstract_state

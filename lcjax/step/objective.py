@@ -48,7 +48,7 @@ class Objective:
         """
         model = Llama(self.config, lora.combine(trainable, frozen), self.settings)
         hidden_ND, head_VD, labels_N = _predictions(model, batch, dropout_key)
-        loss = linear_cross_entropy(hidden_ND, head_VD, labels_N, self.settings.loss_chunk)
+        loss = linear_cross_entropy(hidden_ND, head_VD, labels_N, self.settings.execution.loss_chunk)
         return loss, jnp.sum(labels_N != IGNORE)
 
 

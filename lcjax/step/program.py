@@ -50,7 +50,7 @@ def build_program(
     Raises:
       InputError: the settings place trainable embeddings in host memory.
     """
-    memory = settings.memory_for(settings.max_seq_length)
+    memory = settings.form.memory
     on_host = memory is not None and memory.embeddings_on_host
     if on_host and settings.lora is None:
         raise InputError(

@@ -89,9 +89,9 @@ def jit_train_step(
     means the default backend.
     """
     step = functools.partial(train_step, objective, optimizer)
-    policy = objective.settings.policy_for(objective.settings.max_seq_length)
-    options = _compiler_options(platform) | (_WITH_OFFLOAD if policy in OFFLOADING else {})
-    in_fixed_order = objective.settings.lora is None or _orders_on_request(objective.settings.attention)
+    settings = objective.settings
+    options = _compiler_options(platform) | (_WITH_OFFLOAD if settings.form.policy in OFFLOADING else {})
+    in_fixed_order = settings.lora is None or _orders_on_request(settings.execution.attention)
     if in_fixed_order and (platform or jax.default_backend()) != "cpu":
         options |= IN_FIXED_ORDER
     return jax.jit(step, donate_argnums=0, compiler_options=options)

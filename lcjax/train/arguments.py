@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from lcjax.config import TARGET_MODULES, LoraConfig, parse_memory
+from lcjax.config import TARGET_MODULES, ExecutionRequest, LoraConfig, parse_memory
 from lcjax.config.memory import check_loss_chunk
-from lcjax.config.policies import resolve_policy
+from lcjax.config.policies import check_policy
 from lcjax.config.precision import check_dtype, check_quantize
 from lcjax.config.rope import LONGEST
 from lcjax.config.rope_choice import check_choice
@@ -117,14 +117,21 @@ class RunArguments(TrainingArguments):
         check_quantize(self.quantize)
         check_choice(self.rope_scaling, self.rope_theta)
         parse_memory(self.memory)
-        resolve_policy(self.use_gradient_checkpointing, self.max_seq_length)
+        check_policy(self.use_gradient_checkpointing, self.max_seq_length)
         # "auto" would start the GPU before `prepare_devices` has set JAX's limits
         if self.attention != "auto":
             # imports JAX, which --help does not need
-            from lcjax.ops.attention.registry import resolve_implementation
+            from lcjax.ops.attention.registry import check_implementation
 
-            resolve_implementation(self.attention)
+            check_implementation(self.attention)
         check_dtype(self.dtype)
+
+    @property
+    def execution_request(self) -> ExecutionRequest:
+        """What the flags ask of the model's execution."""
+        return ExecutionRequest(
+            self.attention, self.use_gradient_checkpointing, parse_memory(self.memory), self.loss_chunk
+        )
 
 
 SECTIONS = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from lcjax.config import LlamaConfig, LoraConfig, parse_memory
+import jax.numpy as jnp
+
+from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.memory.allocators import pinnable_bytes, raise_limits
-from lcjax.model import ModelSettings
 from lcjax.plan.fit import pinned_at_most
+from lcjax.step import resolved_settings
 from lcjax.train.arguments import RunArguments
 
 
@@ -20,13 +22,12 @@ def host_bytes_at_most(config: LlamaConfig, arguments: RunArguments, limit: int)
     Does not start JAX's devices.
     """
     adapter = LoraConfig(arguments.lora_r, arguments.lora_alpha, arguments.target_modules)
-    settings = ModelSettings(
+    settings = resolved_settings(
+        arguments.execution_request,
+        config,
+        jnp.bfloat16,
         arguments.max_seq_length,
+        "gpu",  # asking JAX for the platform would start the GPU
         lora=None if arguments.full_finetuning else adapter,
-        use_gradient_checkpointing=arguments.use_gradient_checkpointing,
-        # The meaning of "auto" on a GPU; resolving it here would start the GPU.
-        attention="pallas" if arguments.attention == "auto" else arguments.attention,
-        memory=parse_memory(arguments.memory),
-        loss_chunk=arguments.loss_chunk,
     )
     return pinned_at_most(config, settings, arguments, limit)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,12 @@ def writing(path: Path) -> Iterator[None]:
         if code is None:
             raise
         raise _refusal(path, int(code[1]), os.strerror(int(code[1]))) from error
+
+
+def require_space(directory: Path, num_bytes: int) -> None:
+    """Raises OSError (ENOSPC) if the file system of `directory` has less than `num_bytes` free."""
+    if shutil.disk_usage(directory).free < num_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _refusal(path: Path, code: int | None, reason: str) -> InputError:

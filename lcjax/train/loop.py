@@ -35,7 +35,7 @@ from lcjax.step.program import build_program
 from lcjax.train.checkpoints.checkpoint import Checkpoints
 from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
 from lcjax.train.checkpoints.same_run import describe_arguments, describe_data, describe_model
-from lcjax.train.compiled.execution import Execution, open_programs
+from lcjax.train.compiled.execution import SavedExecution, open_programs
 from lcjax.train.data import load_run_data
 from lcjax.train.disk import writing
 from lcjax.train.divergence import TrainingDiverged
@@ -140,7 +140,7 @@ class _Run:
 
     def _open_programs(self, resources: contextlib.ExitStack) -> None:
         """Makes JAX compile into the run's own folder of programs and reuse the programs in it."""
-        self.saved_execution = Execution.of_json(self.folder.saved.get("execution"))
+        self.saved_execution = SavedExecution.of_json(self.folder.saved.get("execution"))
         self.programs = open_programs(self.model, self.arguments, self.saved_execution)
         resources.enter_context(self.programs.compiling())
         if self.programs.lost:
@@ -150,7 +150,7 @@ class _Run:
         arguments, model = self.arguments, self.model
         settings = self._settings_for(self.data.train_plan, "training")
         fitted = self._fitting_settings(settings)
-        self.execution = Execution.of(self.programs, fitted)
+        self.execution = SavedExecution.of(self.programs, fitted)
         settings = fitted or settings
         program = build_program(model.config, model.params, settings, arguments, self.max_steps)
         self.frozen, self.schedule = program.frozen, program.schedule
@@ -172,7 +172,7 @@ class _Run:
 
     def _settings_for(self, plan: PackingPlan, part: str) -> ModelSettings:
         """The model's settings for the rows of a plan."""
-        attention = self.model.settings.attention
+        attention = self.model.settings.execution.attention
         if not plan.one_document_a_row and not takes_segments(attention):
             raise InputError(
                 f"attention={attention!r} takes one document per row, but rows of the {part} "

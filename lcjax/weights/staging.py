@@ -42,7 +42,7 @@ def staged(target: Path, needed_bytes: int, *, replaces: tuple[str, ...] = ()) -
         # Next to or inside the target, so that the rename stays within one file system.
         place = target if target.is_dir() else target.parent
         place.mkdir(parents=True, exist_ok=True)
-        require_space(place, needed_bytes)
+        _require_space(place, needed_bytes)
         prefix = f".{target.name}.partial-"
         if place == target:  # absent when a process that was killed started
             with _cleared(target.parent, prefix):
@@ -106,8 +106,7 @@ def _lock(descriptor: int, *, wait: bool = False) -> bool:
     return True
 
 
-def require_space(place: Path, needed_bytes: int) -> None:
-    """Raises OSError (ENOSPC) if the file system of `place` has less than `needed_bytes` free."""
+def _require_space(place: Path, needed_bytes: int) -> None:
     if shutil.disk_usage(place).free < needed_bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -115,9 +114,9 @@ def require_space(place: Path, needed_bytes: int) -> None:
 def _publish(staging: Path, target: Path, replaces: tuple[str, ...]) -> None:
     saved = [path.relative_to(staging) for path in staging.rglob("*") if path.is_file()]
     for path in saved:
-        sync_to_disk(staging / path)
+        _reach_disk(staging / path)
     if not target.exists():
-        sync_to_disk(staging)
+        _reach_disk(staging)
         staging.rename(target)
     else:
         for path in sorted(saved, key=lambda path: (path.suffix != ".safetensors", path)):
@@ -126,12 +125,11 @@ def _publish(staging: Path, target: Path, replaces: tuple[str, ...]) -> None:
         former = {path.relative_to(target) for pattern in replaces for path in target.glob(pattern)}
         for path in former.difference(saved):
             (target / path).unlink()
-    sync_to_disk(target)
-    sync_to_disk(target.parent)
+    _reach_disk(target)
+    _reach_disk(target.parent)
 
 
-def sync_to_disk(path: Path) -> None:
-    """Waits until a file, or the names in a folder, would survive a power failure."""
+def _reach_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

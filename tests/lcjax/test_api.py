@@ -173,7 +173,7 @@ def test_get_peft_model_accepts_the_arguments_of_peft(pretrained):
     )
     assert model.settings.lora == lcjax.LoraConfig(8, 32, ("q_proj", "v_proj"), True, 0.1)
     assert model.settings.lora.scaling == 32 / np.sqrt(8)
-    assert model.settings.use_gradient_checkpointing == "unsloth"
+    assert model.settings.requested.use_gradient_checkpointing == "unsloth"
     everything = lcjax.get_peft_model(pretrained[0], target_modules="all-linear")
     assert everything.settings.lora.target_modules == TARGET_MODULES
     count = sum(leaf.size for leaf in jax.tree.leaves(lora.detach(everything.params)[1]))

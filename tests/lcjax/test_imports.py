@@ -23,11 +23,10 @@ ops
 pallas | optim
 memory
 model
-weights
+weights | step
 api
 cli
 data | convert | generate
-step
 leak | tokens
 plan | evaluate | audit
 train

@@ -18,10 +18,11 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 import lcjax
 from lcjax import step, weights
-from lcjax.model import ModelSettings, lora
+from lcjax.model import lora
 from lcjax.model.params import TensorName, tensor_names
 from lcjax.ops.cross_entropy import IGNORE
 from lcjax.weights.peft import adapter_names
+from tests.support.settings import model_settings
 from tests.support.shapes import MODEL_COMMON
 
 JAX_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -41,7 +42,7 @@ class Oracle:
     def model(self, **settings: Any) -> lcjax.Llama:
         """The model in lcjax."""
         config, params, _ = weights.load_model_files(self.directory, JAX_DTYPES[self.dtype])
-        model = lcjax.Llama(config, params, ModelSettings(max_seq_length=1024, **settings))
+        model = lcjax.Llama(config, params, model_settings(1024, **settings))
         return model if self.adapter is None else lcjax.load_adapter(model, self.adapter)
 
     @functools.cached_property

@@ -25,7 +25,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from lcjax.cli.caches import user_cache
 from lcjax.data.document import Document
 from lcjax.errors import InputError
 
@@ -53,8 +52,8 @@ class StoredTokens:
 
 
 def folder() -> Path:
-    """The folder in which tokens are stored."""
-    return user_cache("tokens")
+    """Where tokens are stored: lcjax/tokens under $XDG_CACHE_HOME, or under ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lcjax" / "tokens"
 
 
 def limit_bytes() -> int:

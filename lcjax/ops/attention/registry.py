@@ -38,37 +38,36 @@ def implementations() -> tuple[str, ...]:
     return ("auto", *BACKENDS)
 
 
-def resolve_implementation(implementation: str) -> str:
-    """The name of the backend that `implementation` stands for: "auto" depends on the device.
-
-    Raises:
-      InputError: the name is unknown.
-    """
+def check_implementation(implementation: str) -> None:
+    """Raises InputError for a name that `lcjax.ops.attention` does not accept."""
     if implementation not in implementations():
         raise InputError(f"attention={implementation!r} is unknown; use one of {', '.join(implementations())}")
-    if implementation == "auto":
-        return "pallas" if jax.default_backend() == "gpu" else "xla"
-    return implementation
+
+
+def default_implementation(platform: str | None = None) -> str:
+    """The implementation that "auto" stands for on a platform of JAX; None is the default one."""
+    return "pallas" if (platform or jax.default_backend()) == "gpu" else "xla"
 
 
 def backend_of(implementation: str) -> Backend:
     """The backend of a name that `lcjax.ops.attention` accepts. Raises InputError if unknown."""
-    found = BACKENDS[resolve_implementation(implementation)]
+    check_implementation(implementation)
+    found = BACKENDS[default_implementation() if implementation == "auto" else implementation]
     return importlib.import_module(found).BACKEND if isinstance(found, str) else found
 
 
-def choose_backend(implementation: str, call: AttentionCall) -> Backend:
-    """The backend that computes a call.
+def choose_backend(implementation: str, call: AttentionCall, platform: str | None = None) -> Backend:
+    """The backend that computes a call; `platform` is as in `default_implementation`.
 
     Raises:
       InputError: the implementation is unknown, or it was named and does not support the call; the
         message has the reason.
     """
+    if implementation == "auto":
+        backend = backend_of(default_implementation(platform))
+        return backend if backend.refusal(call) is None else backend_of("xla")
     backend = backend_of(implementation)
-    reason = backend.refusal(call)
-    if reason is not None and implementation == "auto":
-        return backend_of("xla")
-    if reason is not None:
+    if (reason := backend.refusal(call)) is not None:
         raise InputError(f"attention={implementation!r} {reason}")
     return backend
 

@@ -16,18 +16,25 @@ from lcjax.ops.rope.tables import rope_tables
 ROPE_IMPLEMENTATIONS = ("auto", "pallas", "xla")
 
 
-def resolve_rope(implementation: str) -> str:
-    """ "pallas" or "xla". Raises InputError for another name."""
+def resolve_rope(implementation: str, platform: str | None = None) -> str:
+    """ "pallas" or "xla", on a platform of JAX; None is the default one.
+
+    Raises:
+      InputError: another name.
+    """
     if implementation not in ROPE_IMPLEMENTATIONS:
         raise InputError(f"rope={implementation!r} is unknown; use one of {', '.join(ROPE_IMPLEMENTATIONS)}")
     if implementation == "auto":
-        return "pallas" if jax.default_backend() == "gpu" else "xla"
+        return "pallas" if (platform or jax.default_backend()) == "gpu" else "xla"
     return implementation
 
 
-def rope_backend_for(attention: str) -> str:
-    """The implementation of rope for one of attention: that of the same name, or else "auto"."""
-    return attention if attention in ROPE_IMPLEMENTATIONS else "auto"
+def rope_for(attention: str, platform: str | None = None) -> str:
+    """The implementation of rope for a requested one of attention.
+
+    It is that of the same name if there is one, and otherwise the platform's own.
+    """
+    return resolve_rope(attention if attention in ROPE_IMPLEMENTATIONS else "auto", platform)
 
 
 def rope(

@@ -13,6 +13,7 @@ from lcjax.config import LlamaConfig, MemorySettings
 from lcjax.config.policies import OFFLOAD_ABOVE_TOKENS, OFFLOADING, POLICIES
 from lcjax.model import ModelSettings
 from lcjax.ops.attention.passes import has_passes
+from lcjax.step import with_request
 
 # Tokens whose logits are computed at a time, from the least time to the least memory. More than
 # 1,024 bring no gain (docs/log.md).
@@ -64,12 +65,8 @@ class Candidate:
 
     def applied(self, settings: ModelSettings) -> ModelSettings:
         """A model's settings, changed to those of this candidate."""
-        return dataclasses.replace(
-            settings,
-            use_gradient_checkpointing=self.policy,
-            memory=self.memory or "none",
-            loss_chunk=self.loss_chunk,
-        )
+        memory = self.memory or "none"
+        return with_request(settings, use_gradient_checkpointing=self.policy, memory=memory, loss_chunk=self.loss_chunk)
 
     def __str__(self) -> str:
         """The values of --use-gradient-checkpointing, --memory and --loss-chunk."""
@@ -86,9 +83,8 @@ def candidates(
 ) -> list[Candidate]:
     """All candidates that are worth trying, in no particular order.
 
-    If `settings.memory` is not "auto", this is the requested one alone. Otherwise
-    `settings.use_gradient_checkpointing` and `settings.loss_chunk` restrict the candidates, unless
-    they are "auto" and None.
+    If `settings.requested` fixes the memory settings, this is the requested one alone. Otherwise a
+    policy and a loss chunk that it fixes restrict the candidates.
 
     Args:
       config: the model's configuration.
@@ -98,24 +94,24 @@ def candidates(
         too many.
       embeddings_may_be_on_host: whether embedding and head may be in host memory.
     """
-    requested, tokens = settings.use_gradient_checkpointing, settings.max_seq_length
-    if settings.memory != "auto":
-        return [Candidate(settings.policy_for(tokens), settings.memory_for(tokens), settings.loss_chunk)]
+    requested, tokens, form = settings.requested, settings.max_seq_length, settings.form
+    if not requested.leaves_memory_open:
+        return [Candidate(form.policy, form.memory, requested.loss_chunk)]
     allowed = POLICIES if tokens <= OFFLOAD_ABOVE_TOKENS else OFFLOADING
-    with_passes = has_passes(settings.attention)
-    policies = [settings.policy_for(tokens)]
-    if requested == "auto":
+    with_passes = has_passes(settings.execution.attention)
+    policies = [form.policy]
+    if requested.leaves_policy_open:
         policies = [policy for policy in allowed if with_passes or policy != "offload_attn"]
-    forms = list(_forms(config.num_key_value_heads, tokens, embeddings_may_be_on_host)) if with_passes else []
+    tilings = list(_tilings(config.num_key_value_heads, tokens, embeddings_may_be_on_host)) if with_passes else []
     found = [Candidate(policy, None) for policy in policies]
     for policy in policies:
-        for form in forms:
-            grouped = form.head_groups > 1
+        for memory in tilings:
+            grouped = memory.head_groups > 1
             offloads = policy in OFFLOADING
-            on_device = form.fetch_ahead and not form.embeddings_on_host
+            on_device = memory.fetch_ahead and not memory.embeddings_on_host
             if policy != "none" and not (grouped and policy == "offload_attn") and (offloads or on_device):
-                found.append(_within_host(Candidate(policy, form), config.num_hidden_layers, settings, host_fits))
-    chunks = _loss_chunks(tokens) if settings.loss_chunk is None else [settings.loss_chunk]
+                found.append(_within_host(Candidate(policy, memory), config.num_hidden_layers, settings, host_fits))
+    chunks = _loss_chunks(tokens) if requested.loss_chunk is None else [requested.loss_chunk]
     return [dataclasses.replace(candidate, loss_chunk=chunk) for candidate in found for chunk in chunks]
 
 
@@ -125,7 +121,7 @@ def _loss_chunks(tokens: int) -> list[int]:
     return [*(chunk for chunk in larger if chunk <= tokens), least]
 
 
-def _forms(kv_heads: int, tokens: int, embeddings_may_be_on_host: bool) -> Iterator[MemorySettings]:
+def _tilings(kv_heads: int, tokens: int, embeddings_may_be_on_host: bool) -> Iterator[MemorySettings]:
     tiles = [tile for tile in _TILES if tokens % tile == 0]
     places = (False, True) if embeddings_may_be_on_host else (False,)
     for tile, groups, ahead, on_host in itertools.product(tiles, _divisors(kv_heads), (True, False), places):

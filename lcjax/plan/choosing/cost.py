@@ -60,7 +60,7 @@ def step_seconds(
     costs as much as their forward pass, that of attention 2.5 times as much.
     """
     tokens = settings.max_seq_length
-    policy, memory = settings.policy_for(tokens), settings.memory_for(tokens)
+    policy, memory = settings.form.policy, settings.form.memory
     flops, passes = step_flops(config, tokens, lora_r), _passes(policy, memory, tokens)
     peak = 1e12 * PEAK_BF16_TFLOPS.get(gpu, PEAK_BF16_TFLOPS["h100-80gb"])
     forward_share = 1 / (2 if lora_r else 3)
@@ -70,7 +70,7 @@ def step_seconds(
     weights = config.num_hidden_layers * sum(math.prod(shape) for shape in config.linear_shapes().values())
     dequantization = passes.weight_reads * weights * _DEQUANTIZED_BYTES / _MEMORY if quantized else 0.0
     tiles = 0.0 if memory is None else _SECONDS_PER_TILE * passes.weight_reads * config.num_hidden_layers
-    chunks = math.ceil(tokens / (settings.loss_chunk or chunk_tokens(config.vocab_size)))
+    chunks = math.ceil(tokens / (settings.execution.loss_chunk or chunk_tokens(config.vocab_size)))
     loss = chunks * _LOSS_CHUNK * config.vocab_size * config.hidden_size * 2 / _MEMORY
     computing = products + attention + dequantization + tiles + loss
     return computing + _waiting(config, policy, memory, tokens, computing)

@@ -5,13 +5,16 @@ Where they are "auto", `lcjax.plan.choosing.tuner` chooses.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
-from lcjax.config import parse_memory
-from lcjax.config.policies import KEEP_UP_TO_TOKENS, OFFLOAD_ABOVE_TOKENS, resolve_policy
+import jax.numpy as jnp
+
+from lcjax.config.policies import policies_by_length
 from lcjax.model import ModelSettings
 from lcjax.ops.attention.registry import takes_segments
 from lcjax.plan.workload import Workload
+from lcjax.step import resolved_settings
 
 
 def requested_settings(workload: Workload, tokens: int) -> ModelSettings:
@@ -20,18 +23,9 @@ def requested_settings(workload: Workload, tokens: int) -> ModelSettings:
     Raises:
       InputError: a policy that is unknown or not allowed at this length.
     """
-    resolve_policy(workload.use_gradient_checkpointing, tokens)
-    # What "auto" means on the GPU where the step will run.
-    attention = "pallas" if workload.attention == "auto" else workload.attention
-    return ModelSettings(
-        max_seq_length=tokens,
-        lora=workload.lora,
-        use_gradient_checkpointing=workload.use_gradient_checkpointing,
-        memory=parse_memory(workload.memory),
-        loss_chunk=workload.loss_chunk,
-        attention=attention,
-        one_document_a_row=not takes_segments(attention),
-    )
+    request = workload.execution_request
+    settings = resolved_settings(request, workload.config, jnp.bfloat16, tokens, "gpu", lora=workload.lora)
+    return dataclasses.replace(settings, one_document_a_row=not takes_segments(settings.execution.attention))
 
 
 def policy_lengths(workload: Workload, longest: int) -> list[tuple[int, int]]:
@@ -39,16 +33,11 @@ def policy_lengths(workload: Workload, longest: int) -> list[tuple[int, int]]:
 
     Memory may drop from one range to the next, because a policy may apply only to some lengths.
     """
-    requested = workload.use_gradient_checkpointing
-    policy = resolve_policy(requested, 1)
-    if requested == "auto" and workload.memory == "auto":
-        edges = [0, longest]  # the settings of the least memory are allowed at every length
-    elif requested == "auto":
-        edges = [0, KEEP_UP_TO_TOKENS, OFFLOAD_ABOVE_TOKENS, longest]
-    elif policy in ("none", "full"):
-        edges = [0, OFFLOAD_ABOVE_TOKENS]
-    else:
-        edges = [0, longest]
-    edges = [min(edge, longest) for edge in edges]
+    requested = workload.execution_request
+    # The settings that need the least memory are allowed at every length.
+    limits: list[int | None] = [None]
+    if not (requested.leaves_policy_open and requested.leaves_memory_open):
+        limits = [limit for _, limit in policies_by_length(requested.use_gradient_checkpointing)]
+    edges = [0, *(longest if limit is None else min(limit, longest) for limit in limits)]
     ranges = [(below + 1, last) for below, last in itertools.pairwise(edges) if below < last]
     return ranges[::-1]

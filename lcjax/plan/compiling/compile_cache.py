@@ -11,11 +11,12 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lcjax.cli.caches import digest_of, installed_version, user_cache
 from lcjax.cli.outputs import written_atomically
 
 _COMPILERS = ("jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc")
@@ -42,13 +43,24 @@ def cached_result(inputs: Any, parse: Callable[[dict[str, Any]], Result], comput
 
 
 def cache_folder() -> Path:
-    """The folder of the cache."""
-    return user_cache("plan")
+    """The folder of the cache: lcjax/plan in $XDG_CACHE_HOME, or in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lcjax" / "plan"
 
 
 def _key(inputs: Any) -> str:
-    compilers = {name: installed_version(name) for name in _COMPILERS}
-    return digest_of({"inputs": inputs, "compilers": compilers, "source": source_digest()})
+    facts = {
+        "inputs": inputs,
+        "compilers": {name: _version(name) for name in _COMPILERS},
+        "source": source_digest(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 @functools.cache

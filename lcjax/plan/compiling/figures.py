@@ -59,5 +59,5 @@ def _cache_inputs(workload: Workload, settings: ModelSettings) -> dict[str, Any]
             workload.optimizer_memory,
             repr(workload.config),
         ],
-        "settings": [tokens, settings.policy_for(tokens), str(settings.memory_for(tokens)), repr(settings)],
+        "settings": [tokens, repr(settings)],
     }

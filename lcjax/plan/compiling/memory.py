@@ -88,7 +88,7 @@ def attention_scratch_bytes(config: LlamaConfig, settings: ModelSettings, sequen
     They are those of a step over `sequences` sequences of `settings.max_seq_length` tokens.
     """
     heads = config.num_attention_heads, config.num_key_value_heads
-    scratch_bytes = backend_of(settings.attention).scratch_bytes
+    scratch_bytes = backend_of(settings.execution.attention).scratch_bytes
     return scratch_bytes(*heads, config.head_dim, sequences * settings.max_seq_length)
 
 

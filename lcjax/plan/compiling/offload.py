@@ -21,7 +21,6 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lcjax.config import EMBEDDING_MODULES, LlamaConfig
-from lcjax.config.policies import resolve_policy
 from lcjax.errors import InputError
 from lcjax.model import ModelSettings
 from lcjax.model.params import tensor_names
@@ -65,8 +64,7 @@ def host_arrays(config: LlamaConfig, settings: ModelSettings, dtype: DTypeLike, 
       InputError: an implementation of attention that cannot save its output and log-sum-exp.
     """
     tokens, layers = settings.max_seq_length, config.num_hidden_layers
-    memory = settings.memory_for(tokens)
-    policy = resolve_policy(settings.use_gradient_checkpointing, tokens, in_tiles=memory is not None)
+    policy, memory = settings.form.policy, settings.form.memory
     if policy in ("none", "full"):
         return []
     dtype = jnp.dtype(dtype).name
@@ -94,7 +92,7 @@ def pinned_bytes(arrays: list[HostArray], state_bytes: int) -> int:
 
 
 def _of_attention(config: LlamaConfig, settings: ModelSettings, dtype: str, sequences: int) -> Iterator[HostArray]:
-    backend = backend_of(settings.attention)
+    backend = backend_of(settings.execution.attention)
     if not backend.has_passes:
         raise InputError(
             f"use_gradient_checkpointing='offload_attn' saves attention's log-sum-exp, which attention={backend.name!r} does not "

@@ -98,7 +98,5 @@ class Run:
     @functools.cached_property
     def _host_state_bytes(self) -> int:
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.params)
-        # The settings do not matter, but "auto" would ask JAX for its devices, which must not start
-        # yet.
-        settings = ModelSettings(LENGTH_STEP, lora=self.lora, attention="xla", memory="none")
+        settings = ModelSettings(LENGTH_STEP, lora=self.lora)  # any settings do
         return self.program(shapes, settings).host_state_bytes

@@ -17,9 +17,8 @@ import jax
 
 from lcjax.errors import InputError
 from lcjax.step import TrainState
-from lcjax.train.checkpoints.checksums import CHECKSUMS, find_damage, write_checksums
-from lcjax.train.disk import writing
-from lcjax.weights.staging import require_space, sync_to_disk
+from lcjax.train.checkpoints.checksums import CHECKSUMS, find_damage, sync, write_checksums
+from lcjax.train.disk import require_space, writing
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -110,7 +109,7 @@ class Checkpoints:
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
-            sync_to_disk(self.directory)
+            sync(self.directory)
             self._remove_old()
 
     def run(self, step: int) -> dict[str, Any]:

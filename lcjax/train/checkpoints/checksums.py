@@ -9,8 +9,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lcjax.weights.staging import sync_to_disk
-
 CHECKSUMS = "checksums.json"
 
 
@@ -27,7 +25,7 @@ def write_checksums(directory: Path) -> None:
     path = directory / CHECKSUMS
     path.write_bytes(content)
     for written in (path, *(folder for folder in directory.rglob("*") if folder.is_dir()), directory):
-        sync_to_disk(written)
+        sync(written)
 
 
 def find_damage(directory: Path) -> str | None:
@@ -60,6 +58,15 @@ def hashing_threads() -> concurrent.futures.ThreadPoolExecutor:
     """One thread for each available processor, at most 16; hashlib and disk I/O release the GIL."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return concurrent.futures.ThreadPoolExecutor(min(16, processors))
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, would survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _compare(path: Path, expected: dict[str, Any]) -> str | None:

@@ -34,7 +34,7 @@ _FREE_ARGUMENTS = _COMPARED_BY_RESULT | {
 }  # fmt: skip
 # The location of files and the scheduling of a step may change between two sessions; the numbers do
 # not.
-_FREE_SETTINGS = {"name_or_path", "use_gradient_checkpointing", "attention", "generation_config"}
+_FREE_SETTINGS = {"name_or_path", "execution", "use_gradient_checkpointing", "attention", "generation_config"}
 # Fields of LlamaConfig that checkpoints of earlier versions lack; the weights' names and bytes
 # distinguish the families.
 _ADDED_FIELDS = ("model_type", "own_values")
@@ -51,8 +51,10 @@ def describe_arguments(arguments: TrainingArguments) -> Description:
 
 def describe_model(model: Llama) -> Description:
     """Config, settings and every byte of the base weights."""
-    settings = {name: value for name, value in dataclasses.asdict(model.settings).items() if name not in _FREE_SETTINGS}
-    described = as_json(dataclasses.asdict(model.config) | settings | {"dtype": str(model.dtype)})
+    settings = dataclasses.asdict(model.settings)
+    settings |= settings.pop("requested")
+    compared = {name: value for name, value in settings.items() if name not in _FREE_SETTINGS}
+    described = as_json(dataclasses.asdict(model.config) | compared | {"dtype": str(model.dtype)})
     base, _ = lora.detach(model.params)
     return {"model": described, "weights": fingerprint(base)}
 

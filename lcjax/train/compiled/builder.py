@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib.metadata import PackageNotFoundError, version
 
-from lcjax.cli.caches import installed_version
 from lcjax.parallel.placement import this_device
 
 _SOFTWARE = ("jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda13-pjrt", "jax-cuda12-plugin", "jax-cuda12-pjrt")
@@ -15,13 +15,20 @@ def builder() -> dict[str, str]:
     """Names and versions on which the bits of a compiled program depend; starts JAX's devices."""
     device = this_device()
     kind = _processor() if device.platform == "cpu" else device.device_kind
-    software = {name: found for name in _SOFTWARE if (found := installed_version(name))}
+    software = {name: found for name in _SOFTWARE if (found := _version(name))}
     return {
         "device": kind,
         "driver": " ".join(device.client.platform_version.split()),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         **software,
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

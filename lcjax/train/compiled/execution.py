@@ -9,17 +9,17 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from lcjax.cli.caches import digest_of, user_cache
 from lcjax.config import parse_memory
 from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
 from lcjax.model import Llama, ModelSettings
+from lcjax.step import with_request
 from lcjax.train.compiled.builder import builder
-from lcjax.train.compiled.programs import Programs
+from lcjax.train.compiled.programs import Programs, digest_of, programs_folder
 
 
 @dataclasses.dataclass(frozen=True)
-class Execution:
+class SavedExecution:
     """What changes only the last bits of a step's numbers on a GPU, not its mathematics.
 
     Attributes:
@@ -36,29 +36,29 @@ class Execution:
     loss_chunk: int | None = None
 
     @classmethod
-    def of(cls, programs: Programs, fitted: ModelSettings | None) -> Execution:
+    def of(cls, programs: Programs, fitted: ModelSettings | None) -> SavedExecution:
         if fitted is None:
             return cls(programs.run, programs.builder)
-        memory = fitted.memory_for(fitted.max_seq_length)
-        policy = fitted.policy_for(fitted.max_seq_length)
-        return cls(programs.run, programs.builder, policy, str(memory or "none"), fitted.loss_chunk)
+        form, loss_chunk = fitted.form, fitted.execution.loss_chunk
+        return cls(programs.run, programs.builder, form.policy, str(form.memory or "none"), loss_chunk)
 
     def applied(self, settings: ModelSettings) -> ModelSettings:
         """The settings with the run's original form of the step, unless the user set another."""
-        if self.policy is None or self.memory is None or settings.memory != "auto":
+        requested = settings.requested
+        if self.policy is None or self.memory is None or not requested.leaves_memory_open:
             return settings
-        if settings.use_gradient_checkpointing not in ("auto", self.policy):
+        if not requested.leaves_policy_open and requested.use_gradient_checkpointing != self.policy:
             return settings
         form = {"use_gradient_checkpointing": self.policy, "memory": parse_memory(self.memory)}
-        return dataclasses.replace(settings, **form, loss_chunk=self.loss_chunk)
+        return with_request(settings, **form, loss_chunk=self.loss_chunk)
 
     @classmethod
-    def of_json(cls, value: Any) -> Execution | None:
-        """An Execution from its JSON; None for a checkpoint that has none."""
+    def of_json(cls, value: Any) -> SavedExecution | None:
+        """A SavedExecution from its JSON; None for a checkpoint that has none."""
         return cls(**value) if value else None
 
 
-def open_programs(model: Llama, arguments: TrainingArguments, saved: Execution | None) -> Programs:
+def open_programs(model: Llama, arguments: TrainingArguments, saved: SavedExecution | None) -> Programs:
     """The compiled programs of a new run, or of the resumed run whose execution is `saved`.
 
     Without `programs_dir`, a cache folder that cannot be written does not stop the run;
@@ -70,7 +70,7 @@ def open_programs(model: Llama, arguments: TrainingArguments, saved: Execution |
     settings = dataclasses.asdict(model.settings) | {"name_or_path": ""}
     rows = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
     shape = digest_of([dataclasses.asdict(model.config), settings, str(model.dtype), rows])
-    base = Path(arguments.programs_dir) if arguments.programs_dir else user_cache("programs")
+    base = Path(arguments.programs_dir) if arguments.programs_dir else programs_folder()
     try:
         if saved is None:
             return Programs.new(base, builder(), shape)

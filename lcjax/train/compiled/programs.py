@@ -155,6 +155,16 @@ class Programs:
         return [name for name in added if name.startswith(_NUMERICAL)]
 
 
+def programs_folder() -> Path:
+    """The folder of all runs' programs: lcjax/programs under $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lcjax" / "programs"
+
+
+def digest_of(shape: Any) -> str:
+    """32 hexadecimal digits for a value that JSON can represent."""
+    return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:32]
+
+
 def _set(values: dict[str, Any]) -> None:
     for name, value in values.items():
         jax.config.update(name, value)

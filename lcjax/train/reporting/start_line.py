@@ -35,15 +35,15 @@ def start_line(
             f"{rows:,} rows of {length:,}, {rows_per_step * length:,} tokens per step",
             f"{max_steps:,} steps, {max_steps * rows_per_step / max(rows, 1):.3g} epochs",
             f"learning rate {arguments.learning_rate:g} ({arguments.lr_scheduler_type})",
-            f"gradient checkpointing {settings.policy_for(length)}",
-            f"attention {_attention(settings.attention)}",
+            f"gradient checkpointing {settings.execution.form(length).policy}",
+            f"attention {_attention(settings.execution.attention)}",
         ]
     )
 
 
-def _attention(requested: str) -> str:
+def _attention(name: str) -> str:
     """The implementation, and what it implies for an exact resume (docs/resume.md)."""
-    backend = backend_of(requested)
+    backend = backend_of(name)
     differs = ", whose sums differ from run to run in the last bits" if backend.order_of_sums == "any" else ""
     return f"{backend.name}{differs}"
 

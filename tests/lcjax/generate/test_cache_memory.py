@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from lcjax.config.presets import resolve_config
 from lcjax.generate import generator
 from lcjax.generate.cache import KVCache
-from lcjax.model import Llama, ModelSettings
+from lcjax.model import Llama
 from lcjax.pallas.triton.block_sizes import traced_for
 from lcjax.plan.compiling.aot import abstract, compile_lowered, gpu_sharding
 from lcjax.plan.compiling.parameters import abstract_params
+from tests.support.settings import model_settings
 
 TOKENS = 131_072
 
@@ -19,7 +20,7 @@ TOKENS = 131_072
 def test_a_prompt_of_131072_tokens_needs_little_more_than_its_cache():
     """For Llama-3.1-8B, this is one layer's keys and values, and the activations of a chunk."""
     config = resolve_config("llama-3.1-8b")
-    settings = ModelSettings(max_seq_length=TOKENS, attention="pallas")
+    settings = model_settings(max_seq_length=TOKENS, attention="pallas")
     sharding = gpu_sharding("h100-80gb")
 
     def read(params, keys_LBSKd, values_LBSKd, tokens_BC, count):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from lcjax import step
-from lcjax.config.policies import POLICIES, resolve_policy
+from lcjax.config import Execution, ExecutionRequest
+from lcjax.config.execution import layer_forms
+from lcjax.config.policies import POLICIES, check_policy
 from lcjax.errors import InputError
 from tests.support.jaxprs import count, equations
 from tests.support.oracles import (
@@ -138,20 +140,24 @@ def test_offload_attn_still_recomputes_the_projections(oracle):
 
 
 def test_auto_and_the_aliases():
-    assert resolve_policy("auto", 4096) == "none"
-    assert resolve_policy("auto", 4097) == "full"
-    assert resolve_policy("auto", 32_768) == "full"
-    assert resolve_policy("auto", 32_769) == "offload"
-    assert resolve_policy("unsloth", 17) == "offload"
+    def policy_of(requested, tokens):
+        forms = layer_forms(ExecutionRequest(use_gradient_checkpointing=requested), attention_has_passes=False)
+        return Execution(forms=forms).form(tokens).policy
+
+    assert policy_of("auto", 4096) == "none"
+    assert policy_of("auto", 4097) == "full"
+    assert policy_of("auto", 32_768) == "full"
+    assert policy_of("auto", 32_769) == "offload"
+    assert policy_of("unsloth", 17) == "offload"
     for policy in POLICIES:
-        assert resolve_policy(policy, 32_768) == policy
+        assert policy_of(policy, 32_768) == policy
 
 
 @pytest.mark.parametrize("policy", ["none", "full"])
 def test_saving_on_the_device_is_refused_above_32768_tokens(oracle, policy):
     message = rf"use_gradient_checkpointing='{policy}' at 32,769 tokens .* use 'offload', 'offload_attn' or 'auto'"
     with pytest.raises(InputError, match=message):
-        resolve_policy(policy, 32_769)
+        check_policy(policy, 32_769)
     tokens = jax.ShapeDtypeStruct((1, 32_769), jnp.int32)
     with pytest.raises(InputError, match=message):
         jax.eval_shape(oracle.model(use_gradient_checkpointing=policy), tokens)
@@ -168,4 +174,4 @@ def test_an_unknown_policy_is_refused():
     with pytest.raises(
         InputError, match="'everything' is unknown; use one of auto, none, full, offload, offload_attn, unsloth"
     ):
-        resolve_policy("everything", 1)
+        check_policy("everything", 1)

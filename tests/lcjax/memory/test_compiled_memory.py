@@ -17,6 +17,7 @@ from lcjax.plan.choosing.settings import requested_settings
 from lcjax.plan.compiling.compile import CompiledStep, compile_step
 from lcjax.plan.compiling.memory import device_limit_bytes
 from lcjax.plan.workload import Workload
+from lcjax.step import with_request
 from tests.support.thin import thinned
 
 LAYERS = 2
@@ -33,7 +34,7 @@ INPUT_BYTES = 2 * CONFIG.hidden_size
 @functools.cache
 def compiled(settings: MemorySettings | str, tokens: int = TOKENS, policy: str = "offload") -> CompiledStep:
     workload = Workload("8b", CONFIG, "h100-80gb", 32, "nf4", policy)
-    return compile_step(workload, dataclasses.replace(requested_settings(workload, tokens), memory=settings))
+    return compile_step(workload, with_request(requested_settings(workload, tokens), memory=settings))
 
 
 @pytest.mark.slow
@@ -129,7 +130,7 @@ def test_more_than_2_to_the_31_elements_fit_an_h100(model, tokens):
     """The residual stream has that many elements, so offsets into it must have 64 bits."""
     config = PRESETS[model]
     workload = Workload(model, config, "h100-80gb", 32, "nf4", "offload", optimizer_memory="host")
-    settings = dataclasses.replace(requested_settings(workload, tokens), memory=FORMS["head groups"])
+    settings = with_request(requested_settings(workload, tokens), memory=FORMS["head groups"])
     step = compile_step(workload, settings)
     assert tokens * config.hidden_size > 2**31
     assert f"bf16[1,{tokens},{config.hidden_size}]" in {

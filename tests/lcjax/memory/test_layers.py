@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lcjax.config import MemorySettings, parse_memory, resolve_memory
+from lcjax.config import Execution, ExecutionRequest, MemorySettings, parse_memory
+from lcjax.config.execution import layer_forms
 from lcjax.errors import InputError
 from lcjax.memory import layer
 from lcjax.memory.tiles import Tiles
@@ -190,7 +191,9 @@ def test_memory_settings_as_text():
 
 def test_auto_uses_tiles_for_long_sequences():
     def resolved(tokens, requested="auto", attention_has_passes=True):
-        return resolve_memory(requested, tokens, attention_has_passes=attention_has_passes)
+        request = ExecutionRequest(memory=requested)
+        forms = layer_forms(request, attention_has_passes=attention_has_passes)
+        return Execution(forms=forms).form(tokens).memory
 
     assert resolved(32_768) is None
     assert resolved(33_792) == MemorySettings()

@@ -21,6 +21,7 @@ from lcjax.ops import nf4
 from lcjax.weights import load_model_files, load_tokenizer
 from tests.support.jaxprs import equations
 from tests.support.oracles import QUICK_TO_COMPILE, make_batch, make_oracle, split
+from tests.support.settings import model_settings
 from tests.support.thin import thinned
 
 # Rows are multiples of 64. All other axes have different sizes.
@@ -61,7 +62,7 @@ def dequantized(tree):
 
 
 def model_of(config, params, oracle, **settings) -> Llama:
-    model = Llama(config, params, ModelSettings(TOKENS, **settings))
+    model = Llama(config, params, model_settings(TOKENS, **settings))
     return lcjax.load_adapter(model, oracle.adapter)
 
 

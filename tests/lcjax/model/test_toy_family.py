@@ -32,6 +32,7 @@ from lcjax.ops.cross_entropy import IGNORE
 from lcjax.optim.adamw import make_optimizer
 from lcjax.plan.choosing.flops import step_flops
 from lcjax.plan.compiling.parameters import abstract_params
+from lcjax.step import with_request
 from lcjax.weights.gguf import gguf_name
 from tests.support.numerics import error_ratio, tree_error_ratio
 from tests.support.oracles import QUICK_TO_COMPILE, jax_gradients, make_batch, micro_batches, split
@@ -197,7 +198,7 @@ def references(adapted, tensors):
     "memory", ["none", MemorySettings(tile=10), MemorySettings(tile=15, head_groups=2, save_every=2)], ids=str
 )
 def test_layers_in_tiles_and_plain_ones_give_the_gradients_of_float64(adapted, references, memory):
-    settings = dataclasses.replace(adapted.settings, memory=memory, use_gradient_checkpointing="full")
+    settings = with_request(adapted.settings, memory=memory, use_gradient_checkpointing="full")
     loss, gradients = jax_gradients(lcjax.Llama(adapted.config, adapted.params, settings), batch_of(documents=2))
     (plain_loss, plain), (exact_loss, exact) = references
     assert error_ratio(np.float32(loss), plain_loss, exact_loss) <= 1
@@ -209,7 +210,7 @@ def test_the_norms_have_the_same_gradients_in_tiles(model):
     batch = batch_of(documents=2)
     gradients = []
     for memory in ("none", MemorySettings(tile=10, head_groups=2)):
-        settings = dataclasses.replace(model.settings, memory=memory, use_gradient_checkpointing="full")
+        settings = with_request(model.settings, memory=memory, use_gradient_checkpointing="full")
         gradients.append(
             jax_gradients(lcjax.Llama(model.config, model.params, settings), batch)[1]["layers"]["self_attn"]
         )

@@ -37,7 +37,7 @@ def compilations(monkeypatch) -> list[tuple[str, int]]:
 
     def compile_line(workload: Workload, settings) -> CompiledStep:
         tokens = settings.max_seq_length
-        policy = settings.policy_for(tokens)
+        policy = settings.form.policy
         calls.append((workload.gpu, tokens))
         weights = 4_000_000_000 if workload.quantize else 16_000_000_000
         a_token = {"none": 2_000_000, "full": 400_000}.get(policy, 200_000)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 from pathlib import Path
 
 import pytest
 
 from lcjax.config.presets import resolve_config
 from lcjax.errors import InputError
-from lcjax.model import ModelSettings
 from lcjax.plan.compiling.memory import attention_scratch_bytes, device_limit_bytes
+from tests.support.settings import model_settings
 from tests.support.tiny_model import TINY, TOKENS, compiled
 
 MEASURED = Path(__file__).parents[3] / "docs" / "measured"
@@ -87,8 +86,8 @@ def test_memory_that_flash_attention_3_allocates_itself():
         rows = [row for row in csv.DictReader(file) if row["attention"] == "fa3"]
     assert {int(row["tokens"]) for row in rows} == {16_384, 32_768, 65_536, 131_072}
     for row in rows:
-        settings = ModelSettings(int(row["tokens"]), attention="fa3", use_gradient_checkpointing=row["policy"])
+        settings = model_settings(int(row["tokens"]), attention="fa3", use_gradient_checkpointing=row["policy"])
         compilers, peak = int(row["planned_bytes"]), int(row["peak_bytes"])
         assert compilers + attention_scratch_bytes(config, settings) == pytest.approx(peak, rel=0.02)
         assert compilers != pytest.approx(peak, rel=0.017)
-    assert attention_scratch_bytes(config, dataclasses.replace(settings, attention="pallas")) == 0
+    assert attention_scratch_bytes(config, model_settings(131_072, attention="pallas")) == 0

@@ -12,12 +12,12 @@ from lcjax.config import MemorySettings, parse_memory
 from lcjax.config.presets import PRESETS
 from lcjax.errors import InputError
 from lcjax.memory import stack as memory_stack
-from lcjax.model import ModelSettings
 from lcjax.plan.choosing.settings import requested_settings
 from lcjax.plan.compiling.compile import compile_step
 from lcjax.plan.compiling.offload import host_arrays
 from lcjax.plan.workload import Workload
 from lcjax.step import program
+from tests.support.settings import model_settings
 from tests.support.thin import thinned
 from tests.support.tiny_model import TINY, TOKENS, compiled
 
@@ -25,7 +25,9 @@ LLAMA_8B = PRESETS["llama-3.1-8b"]
 
 
 def host_bytes(policy: str, memory: str = "none", dtype: str = "bfloat16", tokens: int = 131_072) -> int:
-    settings = ModelSettings(tokens, use_gradient_checkpointing=policy, memory=parse_memory(memory), attention="pallas")
+    settings = model_settings(
+        tokens, use_gradient_checkpointing=policy, memory=parse_memory(memory), attention="pallas"
+    )
     return sum(array.bytes for array in host_arrays(LLAMA_8B, settings, dtype))
 
 
@@ -43,7 +45,7 @@ def test_the_bytes_by_hand():
 @pytest.mark.parametrize("policy", ["none", "full", "offload", "offload_attn"])
 def test_a_compiled_step_has_exactly_these_bytes(policy):
     """`compile_step` raises an error if they differ."""
-    settings = ModelSettings(TOKENS, use_gradient_checkpointing=policy, memory="none", attention="pallas")
+    settings = model_settings(TOKENS, use_gradient_checkpointing=policy, memory="none", attention="pallas")
     expected = sum(array.bytes for array in host_arrays(TINY, settings, "bfloat16"))
     assert compiled(policy).memory.host_bytes == expected
     assert (expected > 0) == policy.startswith("offload")
@@ -76,7 +78,7 @@ def test_without_offload_the_offsets_are_known():
 def test_what_stayed_on_the_device_is_named(monkeypatch):
     """Mutant: a stack that does not move its inputs to the host."""
     monkeypatch.setattr(memory_stack.jax, "device_put", lambda tree, *args, **kwargs: tree)
-    settings = ModelSettings(
+    settings = model_settings(
         TOKENS, lora=None, use_gradient_checkpointing="offload", memory=MemorySettings(1024), attention="pallas"
     )
     workload = Workload("tiny", TINY, "h100-80gb", lora_r=8)
@@ -114,7 +116,7 @@ def test_embeddings_that_stayed_on_the_device_are_named(monkeypatch):
 
 
 def test_attention_that_hides_its_log_sum_exp_is_refused():
-    settings = ModelSettings(131_072, use_gradient_checkpointing="offload_attn", memory="none", attention="cudnn")
+    settings = model_settings(131_072, use_gradient_checkpointing="offload_attn", memory="none", attention="cudnn")
     with pytest.raises(InputError, match="saves attention's log-sum-exp, which attention='cudnn' does not return"):
         host_arrays(LLAMA_8B, settings, jnp.bfloat16)
     assert jax.default_backend() == "cpu"

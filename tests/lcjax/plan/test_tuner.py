@@ -10,7 +10,6 @@ import pytest
 
 from lcjax.config import MemorySettings, parse_memory
 from lcjax.config.presets import PRESETS
-from lcjax.model import ModelSettings
 from lcjax.plan.choosing.budget import Budget
 from lcjax.plan.choosing.candidates import Candidate, candidates
 from lcjax.plan.choosing.cost import step_seconds
@@ -22,10 +21,12 @@ from lcjax.plan.compiling.memory import Memory
 from lcjax.plan.compiling.offload import host_arrays
 from lcjax.plan.planner import Planner
 from lcjax.plan.workload import Workload
+from lcjax.step import with_request
+from tests.support.settings import model_settings
 from tests.support.tiny_model import TINY
 
 LLAMA_8B = PRESETS["llama-3.1-8b"]
-SETTINGS = ModelSettings(131_072, attention="pallas")
+SETTINGS = model_settings(131_072, attention="pallas")
 CANDIDATES = candidates(LLAMA_8B, SETTINGS, embeddings_may_be_on_host=True)
 SMALL = Workload("tiny", TINY, "h100-80gb", lora_r=4)
 
@@ -90,14 +91,14 @@ def test_the_candidates_of_a_length():
     assert {c.memory.head_groups for c in long if c.memory} == {1, 2, 4, 8}
     odd = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, max_seq_length=40_001))
     assert all(c.memory is None for c in odd)
-    requested = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, use_gradient_checkpointing="unsloth"))
+    requested = candidates(LLAMA_8B, with_request(SETTINGS, use_gradient_checkpointing="unsloth"))
     assert {c.policy for c in requested} == {"offload"}
-    hidden = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, attention="cudnn"))
+    hidden = candidates(LLAMA_8B, model_settings(131_072, attention="cudnn"))
     assert {c.form for c in hidden} == {("offload", None)}  # it does not return its log-sum-exp
     assert {str(c) for c in hidden} == {f"offload none, loss chunk {chunk}" for chunk in (1024, 256, 64)}
     for candidate in (*long, *short):
-        settings = candidate.applied(SETTINGS)
-        assert parse_memory(str(settings.memory)) == settings.memory
+        settings = candidate.applied(dataclasses.replace(SETTINGS, max_seq_length=8192))
+        assert parse_memory(str(settings.requested.memory)) == settings.requested.memory
 
 
 def test_chunks_of_the_loss():
@@ -107,7 +108,7 @@ def test_chunks_of_the_loss():
     """
     assert {c.loss_chunk for c in CANDIDATES} == {1024, 256, 64}
     assert len({c.form for c in CANDIDATES}) * 3 == len(CANDIDATES)
-    given = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, loss_chunk=100), embeddings_may_be_on_host=True)
+    given = candidates(LLAMA_8B, with_request(SETTINGS, loss_chunk=100), embeddings_may_be_on_host=True)
     assert {c.loss_chunk for c in given} == {100}
     assert {c.form for c in given} == {c.form for c in CANDIDATES}
     short = candidates(LLAMA_8B, dataclasses.replace(SETTINGS, max_seq_length=512))
@@ -118,13 +119,13 @@ def test_chunks_of_the_loss():
             assert seconds(twin) > seconds(candidate)
             assert candidate.needs_at_least(twin)
             assert not twin.needs_at_least(candidate)
-        assert candidate.applied(SETTINGS).loss_chunk == candidate.loss_chunk
+        assert candidate.applied(SETTINGS).execution.loss_chunk == candidate.loss_chunk
 
 
 def test_the_loss_has_the_chunk_that_is_planned():
     tokens = 2048
     for chunk in (128, 512):
-        step = compile_step(SMALL, dataclasses.replace(requested_settings(SMALL, tokens), loss_chunk=chunk))
+        step = compile_step(SMALL, with_request(requested_settings(SMALL, tokens), loss_chunk=chunk))
         arrays = {array for instruction in step.program.instructions.values() for array in instruction.arrays}
         logits = [re.fullmatch(rf"f32\[(\d+),{TINY.vocab_size}\]", shape) for shape, _ in arrays]
         assert max(int(found[1]) for found in logits if found) == chunk
@@ -145,7 +146,7 @@ def test_embeddings_are_on_the_host_if_that_is_requested():
 
 
 def test_as_many_inputs_are_saved_as_the_host_can_hold():
-    def bytes_of(settings: ModelSettings) -> int:
+    def bytes_of(settings) -> int:
         return sum(array.bytes for array in host_arrays(LLAMA_8B, settings, "bfloat16"))
 
     for gib, every in ((32, 1), (31, 2), (8, 4), (1, 32), (0.5, 32)):
@@ -173,7 +174,7 @@ def test_costs_are_in_the_order_that_was_measured():
         (65_536, "offload", "tile=8192"): 16.75,
     }
     for (tokens, policy, memory), took in measured.items():
-        settings = ModelSettings(
+        settings = model_settings(
             tokens, use_gradient_checkpointing=policy, memory=parse_memory(memory), attention="pallas"
         )
         estimate = step_seconds(LLAMA_8B, settings, lora_r=32, quantized=True, gpu="h200")

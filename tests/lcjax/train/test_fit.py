@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import re
@@ -18,7 +17,6 @@ from lcjax.config.presets import PRESETS
 from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
 from lcjax.memory import allocators, place_embeddings
-from lcjax.model import ModelSettings
 from lcjax.parallel.placement import abstract_like
 from lcjax.plan.choosing.budget import Budget, budget_here
 from lcjax.plan.compiling.aot import abstract, compile_lowered, gpu_sharding
@@ -27,9 +25,11 @@ from lcjax.plan.compiling.parameters import abstract_params
 from lcjax.plan.compiling.run import Run
 from lcjax.plan.fit import fit
 from lcjax.plan.workload import Workload
+from lcjax.step import with_request
 from lcjax.train.arguments import RunArguments
 from lcjax.train.devices import host_bytes_at_most
 from tests.support.jax_limits import HOST, SHARE, SHARE_OF_OLD, limits_at_start, limits_of_a_small_run
+from tests.support.settings import model_settings
 
 TINY = LlamaConfig(
     vocab_size=1000,
@@ -43,7 +43,7 @@ TINY = LlamaConfig(
 LORA = LoraConfig(8, 32)
 pytestmark = pytest.mark.usefixtures("empty_cache")
 TOKENS = 8192
-SETTINGS = ModelSettings(TOKENS, lora=LORA, attention="pallas")
+SETTINGS = model_settings(TOKENS, lora=LORA, attention="pallas")
 PLENTY = Budget(2**40, 2**40)
 
 
@@ -71,7 +71,7 @@ def fitted(params, settings, arguments, budget, compiler=compile_once):
 
 def test_with_enough_memory_the_fastest_is_selected_at_once(params):
     found = fitted(params, SETTINGS, TrainingArguments(), PLENTY)
-    assert found.settings.policy_for(TOKENS) == "none"
+    assert found.settings.form.policy == "none"
     assert len(found.tuning.trials) == 1
     again = fitted(params, SETTINGS, TrainingArguments(), PLENTY, compiler=never)  # is not called
     assert again == found
@@ -81,7 +81,7 @@ def test_with_enough_memory_the_fastest_is_selected_at_once(params):
 
 
 def test_the_figures_are_the_plan_s(params):
-    settings = dataclasses.replace(SETTINGS, use_gradient_checkpointing="offload", memory=MemorySettings(1024))
+    settings = with_request(SETTINGS, use_gradient_checkpointing="offload", memory=MemorySettings(1024))
     memory = step_memory(run_of(params), settings, compile_lowered)
     planned = compile_step(Workload("tiny", TINY, "h100-80gb", lora_r=8), settings).memory
     assert memory == planned
@@ -91,7 +91,7 @@ def test_the_figures_are_the_plan_s(params):
 @pytest.mark.slow
 def test_micro_batches_need_the_host_memory_of_one(params):
     form = MemorySettings(1024, embeddings_on_host=True)
-    settings = dataclasses.replace(SETTINGS, use_gradient_checkpointing="offload", memory=form)
+    settings = with_request(SETTINGS, use_gradient_checkpointing="offload", memory=form)
     memory = step_memory(run_of(params, TrainingArguments(gradient_accumulation_steps=3)), settings, compile_lowered)
     assert memory.host_bytes == 4 * TOKENS * 128 * 2 + 2 * 1000 * 128 * 2
 
@@ -99,13 +99,13 @@ def test_micro_batches_need_the_host_memory_of_one(params):
 @pytest.mark.slow
 def test_with_less_memory_something_slower_is_selected(params):
     free = fitted(params, SETTINGS, TrainingArguments(), PLENTY).memory
-    smallest = dataclasses.replace(SETTINGS, use_gradient_checkpointing="full", memory=MemorySettings(1024))
+    smallest = with_request(SETTINGS, use_gradient_checkpointing="full", memory=MemorySettings(1024))
     least = step_memory(run_of(params), smallest, compile_lowered)
     budget = Budget((free.device_bytes + least.device_bytes) // 2, 2**40)
     found = fitted(params, SETTINGS, TrainingArguments(), budget)
     assert least.device_bytes < free.device_bytes
     assert found.memory.device_bytes <= budget.device
-    assert found.settings.policy_for(TOKENS) != "none"
+    assert found.settings.form.policy != "none"
 
 
 def test_what_does_not_fit_is_refused_with_three_remedies(params):
@@ -130,7 +130,7 @@ def test_embeddings_stay_in_host_memory_where_the_loader_left_them(params):
 
 
 def test_explicit_settings_are_checked_and_used(params):
-    by_hand = dataclasses.replace(SETTINGS, memory="none", use_gradient_checkpointing="offload")
+    by_hand = with_request(SETTINGS, memory="none", use_gradient_checkpointing="offload")
     assert fitted(params, by_hand, TrainingArguments(), PLENTY).settings == by_hand
     with pytest.raises(
         InputError, match=r"use --memory auto, or --max-seq-length \d+, or a host that can pin 0\.0 GiB"
@@ -141,7 +141,7 @@ def test_explicit_settings_are_checked_and_used(params):
 def test_on_a_cpu_nothing_changes_unless_requested():
     assert budget_here() is None
     own = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract_params(TINY, LORA, None))
-    settings = ModelSettings(1024, lora=LORA, attention="xla")
+    settings = model_settings(1024, lora=LORA, attention="xla")
     run = run_of(place_embeddings(own, on_host=True))
     found = fit(run, settings, PLENTY)
     assert found.memory.device_bytes > 0
@@ -222,7 +222,7 @@ def test_the_query_does_not_start_jax():
 @pytest.mark.slow
 def test_full_fine_tuning_can_be_fitted(params):
     whole = abstract(abstract_params(TINY, None, None), gpu_sharding("h100-80gb"))
-    settings = dataclasses.replace(SETTINGS, lora=None)
+    settings = with_request(SETTINGS, lora=None)
     found = fitted(whole, settings, TrainingArguments(), PLENTY)
     weights = sum(leaf.size for leaf in jax.tree.leaves(whole))
     assert found.memory.host_bytes >= 12 * weights

@@ -16,6 +16,7 @@ from lcjax.ops.attention import registry
 from lcjax.plan.choosing.settings import requested_settings
 from lcjax.plan.compiling.compile import compile_step
 from lcjax.plan.workload import Workload
+from lcjax.step import with_request
 from lcjax.train import loop
 from lcjax.train.__main__ import main as train
 from tests.support.numerics import tree_error_ratio
@@ -88,7 +89,7 @@ def test_a_plan_with_cudnn_assumes_rows_with_one_document():
         with pytest.raises(
             InputError, match="needs the library, which is not installed: pip install nvidia-cudnn-cu13"
         ):
-            compile_step(workload, dataclasses.replace(requested_settings(workload, 8192), memory="none"))
+            compile_step(workload, with_request(requested_settings(workload, 8192), memory="none"))
 
 
 def test_named_cudnn_and_packed_documents_are_refused_before_anything_is_compiled(short, capsys, tmp_path):

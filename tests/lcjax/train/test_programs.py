@@ -10,13 +10,12 @@ from pathlib import Path
 import jax
 import pytest
 
-from lcjax.cli.caches import digest_of
 from lcjax.config import MemorySettings
-from lcjax.model import ModelSettings
 from lcjax.train.__main__ import main
-from lcjax.train.compiled.execution import Execution
-from lcjax.train.compiled.programs import Programs
+from lcjax.train.compiled.execution import SavedExecution
+from lcjax.train.compiled.programs import Programs, digest_of
 from tests.support.processes import records
+from tests.support.settings import model_settings
 
 BUILDER = {"device": "a GPU", "jax": "1.2.3"}
 SHAPE = digest_of(["a shape"])
@@ -191,25 +190,25 @@ def test_programs_come_only_from_the_folder_of_this_user(run, capsys, tmp_path, 
 
 
 @pytest.fixture
-def saved() -> Execution:
-    settings = ModelSettings(
+def saved() -> SavedExecution:
+    settings = model_settings(
         65536, use_gradient_checkpointing="offload", memory=MemorySettings(tile=2048), loss_chunk=256
     )
-    return Execution.of(Programs("0" * 16, Path(), BUILDER, SHAPE, {}), settings)
+    return SavedExecution.of(Programs("0" * 16, Path(), BUILDER, SHAPE, {}), settings)
 
 
 def test_a_resumed_step_has_the_settings_of_the_first_one(saved):
-    again = Execution.of_json(json.loads(json.dumps(dataclasses.asdict(saved))))
+    again = SavedExecution.of_json(json.loads(json.dumps(dataclasses.asdict(saved))))
     assert again is not None
-    settings = again.applied(ModelSettings(65536))
-    assert settings == ModelSettings(
+    settings = again.applied(model_settings(65536))
+    assert settings == model_settings(
         65536, use_gradient_checkpointing="offload", memory=MemorySettings(tile=2048), loss_chunk=256
     )
 
 
 @pytest.mark.parametrize("asked", [{"memory": "none"}, {"use_gradient_checkpointing": "offload_attn"}])
 def test_settings_that_the_user_gives_are_used(saved, asked):
-    assert saved.applied(ModelSettings(65536, **asked)) == ModelSettings(65536, **asked)
+    assert saved.applied(model_settings(65536, **asked)) == model_settings(65536, **asked)
 
 
 def test_a_run_continues_without_a_writable_cache_folder(short, finished, tmp_path, monkeypatch, capsys):

@@ -11,9 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lcjax import step
-from lcjax.config import parse_memory
 from lcjax.config.presets import resolve_config
-from lcjax.model import ModelSettings
 from lcjax.parallel.placement import on_one
 from lcjax.plan.compiling.aot import abstract
 from lcjax.plan.compiling.compile import LoweredStep, lower_step
@@ -21,6 +19,7 @@ from lcjax.plan.compiling.memory import Memory
 from lcjax.plan.compiling.parameters import abstract_params
 from lcjax.plan.compiling.run import Run
 from lcjax.plan.workload import Workload
+from lcjax.step import resolved_settings
 from lcjax.train.arguments import RunArguments
 from lcjax.train.devices import prepare_devices
 from lcjax_scripts.bench.steps.shape import Shape
@@ -99,13 +98,8 @@ def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedSte
     # Must come first, because the code below initializes JAX's devices.
     prepare_devices(config, arguments)
     lora = Workload(shape.model, config, "h100-80gb", shape.lora_r, quantize).lora
-    settings = ModelSettings(
-        tokens,
-        lora=lora,
-        use_gradient_checkpointing=policy,
-        attention=shape.attention,
-        memory=parse_memory(memory),
-        one_document_a_row=True,
+    settings = resolved_settings(
+        arguments.execution_request, config, jnp.bfloat16, tokens, lora=lora, one_document_a_row=True
     )
     params = abstract(abstract_params(config, lora, quantize), on_one(jax.devices()[0]))
     began = time.perf_counter()

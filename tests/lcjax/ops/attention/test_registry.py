@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from lcjax import ops
 from lcjax.errors import InputError
 from lcjax.ops.attention import fa3, registry
-from lcjax.ops.rope.api import rope_backend_for
+from lcjax.ops.rope.api import rope_for
 
 X = jnp.zeros((1, 4, 2, 8))
 HALF = X.astype(jnp.bfloat16)
@@ -77,9 +77,11 @@ def test_unknown_names():
 
 
 def test_auto():
-    assert registry.resolve_implementation("auto") == "xla"
-    assert rope_backend_for("cudnn") == "auto"
-    assert rope_backend_for("pallas") == "pallas"
+    assert registry.default_implementation() == registry.default_implementation("cpu") == "xla"
+    assert registry.default_implementation("gpu") == "pallas"
+    assert rope_for("cudnn") == "xla"
+    assert rope_for("cudnn", "gpu") == rope_for("pallas", "cpu") == "pallas"
+    assert rope_for("xla", "gpu") == "xla"
 
 
 @pytest.mark.parametrize(

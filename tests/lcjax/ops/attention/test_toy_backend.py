@@ -10,12 +10,13 @@ import pytest
 from lcjax import ops
 from lcjax.config import MemorySettings
 from lcjax.errors import InputError
-from lcjax.model import Llama, ModelSettings
+from lcjax.model import Llama
 from lcjax.ops.attention import registry
 from lcjax.ops.attention.backend import Backend
 from lcjax.ops.attention.call import AttentionCall
 from lcjax.train.arguments import RunArguments
 from lcjax.weights import load_model_files
+from tests.support.settings import model_settings
 
 
 class Toy:
@@ -71,13 +72,13 @@ def test_a_model_and_a_run_accept_its_name(toy, model_dir):
     assert RunArguments(attention="toy").attention == "toy"
     config, params, _ = load_model_files(model_dir, jnp.float32)
     tokens = jnp.arange(24, dtype=jnp.int32)[None]
-    by_toy, by_xla = (Llama(config, params, ModelSettings(24, attention=name))(tokens) for name in ("toy", "xla"))
+    by_toy, by_xla = (Llama(config, params, model_settings(24, attention=name))(tokens) for name in ("toy", "xla"))
     assert toy.calls > 0
     np.testing.assert_allclose(by_toy, by_xla, atol=1e-5)
 
 
 def test_tiles_need_its_two_passes(toy, model_dir):
     config, params, _ = load_model_files(model_dir, jnp.float32)
-    settings = ModelSettings(24, attention="toy", use_gradient_checkpointing="full", memory=MemorySettings(tile=8))
+    settings = model_settings(24, attention="toy", use_gradient_checkpointing="full", memory=MemorySettings(tile=8))
     with pytest.raises(InputError, match="attention='toy' does not run in tiles"):
         Llama(config, params, settings)(jnp.arange(24, dtype=jnp.int32)[None])

@@ -22,6 +22,7 @@ import lcjax
 from lcjax import weights
 from lcjax.config import MemorySettings
 from lcjax.model import ModelSettings
+from lcjax.step import with_request
 from tests.support.numerics import error_ratio
 from tests.support.oracles import QUICK_TO_COMPILE, make_batch, make_oracle, to_numpy, torch_logits
 from tests.support.rope_kinds import KINDS, PAIRS, with_exact_angles
@@ -94,7 +95,7 @@ def test_logits_equal_transformers(models, name):
 @pytest.mark.parametrize("name", ["yarn", "dynamic"])
 def test_layers_in_tiles_have_the_rope_of_the_whole_sequence(models, name):
     model = models(name).ours
-    in_tiles = dataclasses.replace(model.settings, memory=MemorySettings(tile=8))
+    in_tiles = with_request(model.settings, memory=MemorySettings(tile=8))
     assert models(name).ratio(lcjax.Llama(model.config, model.params, in_tiles)) <= 1
 
 

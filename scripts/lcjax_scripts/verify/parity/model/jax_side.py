@@ -63,7 +63,9 @@ def _with_adapter(model: lcjax.Llama, names, values: Arrays, implementation: str
     base, adapter = lora.detach(model.params)
     leaves = {path: jnp.stack([jnp.asarray(x) for x in of_layer]) for path, of_layer in layers.items()}
     adapter = jax.tree.map_with_path(lambda path, _: leaves[tuple(key.key for key in path)], adapter)
-    settings = dataclasses.replace(model.settings, attention=implementation)
+    requested = dataclasses.replace(model.settings.requested, attention=implementation)
+    execution = step.resolve(requested, model.config, model.dtype)
+    settings = dataclasses.replace(model.settings, requested=requested, execution=execution)
     return lcjax.Llama(model.config, lora.attach(base, adapter), settings)
 
 

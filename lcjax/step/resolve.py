@@ -1,0 +1,108 @@
+"""From what a user requests to how the model runs: the only place where "auto" is replaced.
+
+Shapes: B batch, T tokens, H query heads, K key/value heads, d head_dim.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+from jax.typing import DTypeLike
+
+from lcjax.config import Execution, ExecutionRequest, LlamaConfig, LoraConfig, MemorySettings
+from lcjax.config.execution import layer_forms
+from lcjax.config.policies import check_policy
+from lcjax.model import ModelSettings
+from lcjax.ops.attention.passes import has_passes, layer_call
+from lcjax.ops.attention.registry import backend_of, choose_backend
+from lcjax.ops.rope.api import rope_for
+
+
+def resolve(
+    requested: ExecutionRequest, config: LlamaConfig, dtype: DTypeLike, platform: str | None = None
+) -> Execution:
+    """The execution of a model on a platform.
+
+    Args:
+      requested: what the user asks for.
+      dtype: of the activations.
+      platform: a platform of JAX, such as "gpu"; None is the default one, whose devices JAX starts.
+
+    Raises:
+      InputError: a name is unknown, or the requested implementation of attention does not support
+        the model's layers.
+    """
+    attention = _attention(requested.attention, config, dtype, platform)
+    return Execution(
+        attention=attention,
+        rope=rope_for(requested.attention, platform),
+        forms=layer_forms(requested, attention_has_passes=has_passes(attention)),
+        loss_chunk=requested.loss_chunk,
+    )
+
+
+def resolved_settings(
+    requested: ExecutionRequest,
+    config: LlamaConfig,
+    dtype: DTypeLike,
+    max_seq_length: int,
+    platform: str | None = None,
+    *,
+    lora: LoraConfig | None = None,
+    name_or_path: str = "",
+    one_document_a_row: bool = False,
+    generation_config: str | None = None,
+) -> ModelSettings:
+    """The settings of a model that runs as requested.
+
+    Arguments are those of `resolve` and `ModelSettings`.
+
+    Raises:
+      InputError: as `resolve`, or the policy is not allowed for this length.
+    """
+    check_policy(requested.use_gradient_checkpointing, max_seq_length)
+    return ModelSettings(
+        max_seq_length,
+        name_or_path,
+        lora,
+        resolve(requested, config, dtype, platform),
+        requested,
+        one_document_a_row,
+        generation_config,
+    )
+
+
+def with_request(settings: ModelSettings, **changes: str | MemorySettings | int | None) -> ModelSettings:
+    """The settings with other choices about layers and loss; attention and RoPE do not change.
+
+    Args:
+      changes: fields of `ExecutionRequest` other than `attention`.
+
+    Raises:
+      InputError: a name is unknown, or the policy is not allowed for the settings' length.
+    """
+    requested = dataclasses.replace(settings.requested, **changes)  # pyright: ignore[reportArgumentType]
+    check_policy(requested.use_gradient_checkpointing, settings.max_seq_length)
+    forms = layer_forms(requested, attention_has_passes=has_passes(settings.execution.attention))
+    execution = dataclasses.replace(settings.execution, forms=forms, loss_chunk=requested.loss_chunk)
+    return dataclasses.replace(settings, requested=requested, execution=execution)
+
+
+def _attention(requested: str, config: LlamaConfig, dtype: DTypeLike, platform: str | None) -> str:
+    """The name of the implementation that computes the model's attention."""
+    if requested != "auto":
+        return backend_of(requested).name
+
+    def shape(heads: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, 1, heads, config.head_dim), dtype)
+
+    chosen = []
+
+    def attend(q_BTHd, k_BTKd):
+        call = layer_call(q_BTHd, k_BTKd, k_BTKd, None, config.sees)
+        chosen.append(choose_backend("auto", call, platform).name)
+        return q_BTHd
+
+    jax.eval_shape(attend, shape(config.num_attention_heads), shape(config.num_key_value_heads))
+    return chosen[0]

@@ -1,0 +1,98 @@
+"""A choice that is left open is made once, by `lcjax.step.resolve`; what computes never sees the word "auto"."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+import lcjax
+from lcjax.config import Execution, ExecutionRequest, MemorySettings
+from lcjax.config.execution import LayerForm, layer_forms
+from lcjax.errors import InputError
+from lcjax.model import ModelSettings
+from lcjax.step import resolve, resolved_settings, with_request
+from tests.support.settings import model_settings
+from tests.support.tiny_model import TINY
+
+PACKAGE = Path(lcjax.__file__).parent
+COMPUTING = ("model", "memory", "optim", "pallas", "parallel", "step", "ops")
+# The functions of lcjax.ops are public too, and have an edge of their own.
+EDGES = (
+    "step/resolve.py",
+    "step/program.py",  # where the optimizer's state is
+    "ops/attention/api.py",
+    "ops/attention/registry.py",
+    "ops/rope/api.py",
+)
+
+
+def words(path: Path) -> Iterator[str]:
+    """The strings of a file that are a word each."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def sees_auto(path: Path) -> bool:
+    return "auto" in words(path)
+
+
+def test_what_computes_does_not_see_the_word():
+    files = {str(path.relative_to(PACKAGE)): path for room in COMPUTING for path in (PACKAGE / room).rglob("*.py")}
+    assert [name for name, path in files.items() if sees_auto(path) and name not in EDGES] == []
+    assert [name for name in EDGES if not sees_auto(files[name])] == []
+
+
+def test_the_platform_decides_where_nothing_is_requested():
+    on_cpu, on_gpu = (resolve(ExecutionRequest(), TINY, jnp.bfloat16, name) for name in ("cpu", "gpu"))
+    assert (on_cpu.attention, on_cpu.rope) == ("xla", "xla")
+    assert (on_gpu.attention, on_gpu.rope) == ("pallas", "pallas")
+    assert on_cpu.forms == on_gpu.forms
+
+
+def test_attention_that_the_kernels_do_not_support_is_xla_s_from_the_start():
+    wide = dataclasses.replace(TINY, head_dim=512)
+    assert resolve(ExecutionRequest(), wide, jnp.bfloat16, "gpu") == Execution(
+        "xla", "pallas", layer_forms(ExecutionRequest(), attention_has_passes=True)
+    )
+
+
+def test_forms_by_length():
+    execution = resolve(ExecutionRequest(), TINY, jnp.float32, "gpu")
+    found = {tokens: execution.form(tokens) for tokens in (1, 4096, 4097, 32_768, 32_769, 33_792, 131_072)}
+    policies = {tokens: form.policy for tokens, form in found.items()}
+    assert list(policies.values()) == ["none", "none", "full", "full", "offload", "offload", "offload"]
+    assert [tokens for tokens, form in found.items() if form.memory is not None] == [33_792, 131_072]
+    cudnn = resolve(ExecutionRequest("cudnn"), TINY, jnp.bfloat16, "gpu")
+    assert cudnn.form(131_072) == LayerForm("offload")
+
+
+def test_layers_in_tiles_are_always_recomputed():
+    execution = resolve(ExecutionRequest(memory=MemorySettings(tile=64)), TINY, jnp.float32, "cpu")
+    assert [execution.form(tokens).policy for tokens in (128, 32_768, 32_769)] == ["full", "full", "offload"]
+    assert execution.form(128).memory == MemorySettings(tile=64)
+
+
+def test_another_request_resolves_the_rest_again():
+    settings = model_settings(65_536, use_gradient_checkpointing="offload")
+    again = with_request(settings, use_gradient_checkpointing="offload_attn")
+    assert (settings.form.policy, again.form.policy) == ("offload", "offload_attn")
+    assert settings.form.memory == again.form.memory == MemorySettings()
+    plain = with_request(settings, memory="none", loss_chunk=64)
+    assert plain.form.memory is None
+    assert (plain.execution.loss_chunk, plain.requested.loss_chunk) == (64, 64)
+    with pytest.raises(InputError, match="use_gradient_checkpointing='full' at 65,536 tokens"):
+        with_request(settings, use_gradient_checkpointing="full")
+
+
+def test_settings_without_a_request_run_anywhere():
+    assert ModelSettings(64).execution == Execution("xla", "xla")
+    with pytest.raises(InputError, match="use_gradient_checkpointing='none' at 40,000 tokens"):
+        resolved_settings(
+            ExecutionRequest(use_gradient_checkpointing="none"), TINY, jnp.float32, 64, "cpu"
+        ).execution.form(40_000)
