@@ -1,4 +1,4 @@
-"""A choice that is left open is made once, by `lcjax.step.resolve`; what computes never sees the word "auto"."""
+"""Open choices are made once, by `lcjax.step.resolve`; what computes never sees the word "auto"."""
 
 from __future__ import annotations
 
