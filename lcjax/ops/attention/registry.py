@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | xla | any device | 2^31 - 1 tokens per sequence |
 | pallas | GPUs; CPUs (interpreted, slow) | 2^31 - 1 tokens per sequence, arrays of any size |
-| mosaic | Hopper GPUs | 2^31 - 1 tokens per sequence |
+| mosaic | Hopper GPUs | 2^31 - 1 tokens per sequence, arrays of any size |
 | cudnn | GPUs | 2^31 - 1 elements per array; larger is untested |
 | fa3 | Hopper GPUs, with flash-attn3-jax | 2^31 - 1 elements per array; larger is untested |
 

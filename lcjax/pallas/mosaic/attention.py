@@ -15,9 +15,6 @@ from lcjax.ops.attention.masks import Mask
 from lcjax.ops.residuals import ATTENTION_LSE, ATTENTION_OUTPUT, name_residual
 from lcjax.pallas.mosaic import attention_backward, attention_forward, ranges
 
-HEAD_DIMS = (64, 128)
-"""The sizes that the kernels are for."""
-
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def flash_attention(
@@ -25,10 +22,10 @@ def flash_attention(
 ) -> tuple[jax.Array, jax.Array]:
     """The operation of `lcjax.ops.attention`: (out, lse float32 [B, H, T] in base e).
 
-    bfloat16 or float16, a head_dim of HEAD_DIMS, and a mask of which `ranges.parts_of` is not None.
-    Largest safe size: 2^31 - 1 tokens per sequence; arrays with 2^31 elements or more are untested.
-    The result is differentiable in q, k and v; the arrays of the mask are constants. Gradients have
-    the same bits every time. The backward pass has an array for dq in float32 while it runs.
+    bfloat16 or float16, a head_dim of 64 or 128, and a mask of which `ranges.parts_of` is not None.
+    Largest safe size: 2^31 - 1 tokens per sequence, and arrays of any number of elements. The
+    result is differentiable in q, k and v; the arrays of the mask are constants. Gradients have the
+    same bits every time. While the backward pass runs there is an array for dq in float32.
     """
     return _forward(scale, q_BTHD, k_BSKD, v_BSKD, mask)[0]
 

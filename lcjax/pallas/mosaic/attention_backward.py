@@ -33,7 +33,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from lcjax.pallas.mosaic import launch
 from lcjax.pallas.mosaic.attention_forward import LOG2_E
 from lcjax.pallas.mosaic.launch import COLUMNS, COMPUTING, ROWS
-from lcjax.pallas.mosaic.ranges import Seen, View
+from lcjax.pallas.mosaic.ranges import Seen, View, quotient, remainder
 
 KEY_BLOCK = 128
 
@@ -41,7 +41,7 @@ _KEYS = KEY_BLOCK // COMPUTING  # of a warpgroup
 _STAGES = 2
 _DQ_BUFFERS = 2
 _DQ_LINE_BYTES = 128
-_DQ_PART = 64  # columns or rows of dq that a warpgroup computes
+_DQ_PART = 64  # Rows and columns of dq that a warpgroup computes: half of the columns or of the rows.
 
 
 def query_block_for(head_dim: int) -> int:
@@ -66,7 +66,6 @@ def attention_backward(
     kv_heads = k_BSKD.shape[2]
     dtype, queries = q_BTHD.dtype, view.query_block
     static = _Static(view, scale, heads, heads // kv_heads)
-    part = _dq_part_shape(head_dim)
     scratch = {
         "k_smem": launch.swizzled((KEY_BLOCK, head_dim), dtype),
         "v_smem": launch.swizzled((KEY_BLOCK, head_dim), dtype),
@@ -75,7 +74,7 @@ def attention_backward(
         "lse_smem": plgpu.SMEM((_STAGES, queries), jnp.float32),
         "delta_smem": plgpu.SMEM((_STAGES, queries), jnp.float32),
         "ds_smem": launch.swizzled((KEY_BLOCK, queries), dtype),
-        "dq_smem": launch.swizzled((_DQ_BUFFERS, COMPUTING, *part), jnp.float32, _DQ_LINE_BYTES),
+        "dq_smem": launch.swizzled((_DQ_BUFFERS, COMPUTING, _DQ_PART, _DQ_PART), jnp.float32, _DQ_LINE_BYTES),
         "kv_copied": plgpu.Barrier(num_arrivals=2),
         "q_copied": plgpu.Barrier(num_arrivals=2 + view.documents, num_barriers=_STAGES),
         "dout_copied": plgpu.Barrier(num_arrivals=2, num_barriers=_STAGES),
@@ -104,11 +103,6 @@ def attention_backward(
         copying_warps=2,
     )  # fmt: skip
     return dq_BPHD, dk_BSKD, dv_BSKD
-
-
-def _dq_part_shape(head_dim: int) -> tuple[int, int]:
-    """What one warpgroup computes of dq: half of the columns at 128, half of the queries at 64."""
-    return (_DQ_PART, 64)
 
 
 class _Static(NamedTuple):
@@ -156,7 +150,7 @@ class _Program:
     def place(self, step: Any) -> tuple[Any, Any]:
         """Returns (block of queries, query head): by head within a block, the last block first."""
         group = self.static.group
-        return self.ends.last - 1 - _quotient(step, group), self.kv_head * group + _remainder(step, group)
+        return self.ends.last - 1 - quotient(step, group), self.kv_head * group + remainder(step, group)
 
     # ------------------------------------------------------------------ the warps that copy
 
@@ -168,7 +162,7 @@ class _Program:
 
         @pl.loop(0, self.steps)
         def _(step):
-            (block, h), stage = self.place(step), _remainder(step, _STAGES)
+            (block, h), stage = self.place(step), remainder(step, _STAGES)
             rows = pl.ds(block * self.queries, self.queries)
             for name, of_rows, free in (("q", "lse", self.q_free), ("dout", "delta", self.dout_free)):
                 copied = smem[f"{name}_copied"].at[stage]
@@ -186,7 +180,7 @@ class _Program:
 
         @pl.loop(0, self.steps)
         def _(step):
-            (block, h), buffer = self.place(step), _remainder(step, _DQ_BUFFERS)
+            (block, h), buffer = self.place(step), remainder(step, _DQ_BUFFERS)
             counter = (self.b * self.static.heads + h) * self.view.query_blocks + block
             earlier = self.block - self.seen.first_block_of_keys(self.b, block)
             self.dq_written.wait(buffer)
@@ -243,7 +237,7 @@ class _Program:
         plgpu.wait_smem_to_gmem(0)
 
     def compute_step(self, warpgroup, step, dk, dv) -> None:
-        stage, buffer = _remainder(step, _STAGES), _remainder(step, _DQ_BUFFERS)
+        stage, buffer = remainder(step, _STAGES), remainder(step, _DQ_BUFFERS)
         # This is always `warpgroup`, but the compiler does not know it. It computes addresses that
         # depend on it inside the loop. Outside they would need more registers than there are, and
         # then it runs the products one after another.
@@ -268,7 +262,7 @@ class _Program:
             self.dout_free.arrive(stage)
             return dq_MD
 
-        dq_MD = pl.run_scoped(from_ds, launch.accumulator(_dq_part_shape(self.head_dim)))
+        dq_MD = pl.run_scoped(from_ds, launch.accumulator((_DQ_PART, _DQ_PART)))
         self.dq_free.wait(buffer)
         self.smem["dq_smem"][buffer, warpgroup] = dq_MD
         launch.fence()
@@ -306,10 +300,10 @@ class _Program:
         def visible():
             ids = None
             if self.view.documents:
-                query_ids = launch.load(self.smem["ids_smem"].at[_remainder(step, _STAGES)], COLUMNS)
+                query_ids, key_ids = self.smem["ids_smem"], self.seen.key_ids
                 ids = (
-                    query_ids,
-                    launch.load(self.seen.key_ids.at[self.b, pl.ds(first_key, _KEYS)], ROWS, is_global=True),
+                    launch.load(query_ids.at[remainder(step, _STAGES)], COLUMNS),
+                    launch.load(key_ids.at[self.b, pl.ds(first_key, _KEYS)], ROWS, is_global=True),
                 )
             seen = self.seen.of_keys_and_queries(first_query, first_key, p_NM, ids)
             return jnp.where(seen, p_NM, 0.0)
@@ -324,11 +318,3 @@ class _Program:
             plgpu.wgmma(accumulator, launch.transposed(ds), k.at[:, part])
         else:
             plgpu.wgmma(accumulator, launch.transposed(ds.at[:, part]), k)
-
-
-def _quotient(x: Any, size: int) -> Any:
-    return lax.div(jnp.asarray(x, jnp.int32), jnp.int32(size))
-
-
-def _remainder(x: Any, size: int) -> Any:
-    return lax.rem(jnp.asarray(x, jnp.int32), jnp.int32(size))

@@ -27,7 +27,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from lcjax.pallas.mosaic import launch
 from lcjax.pallas.mosaic.launch import COLUMNS, COMPUTING, ROWS, TILE
-from lcjax.pallas.mosaic.ranges import Ends, Seen, View
+from lcjax.pallas.mosaic.ranges import Ends, Seen, View, quotient, remainder
 
 QUERY_BLOCK, KEY_BLOCK = 128, 128
 LOG2_E = math.log2(math.e)
@@ -148,7 +148,7 @@ class _Program:
     def tiles(self) -> jax.Array:
         """How many tiles this program has."""
         programs = self.static.programs
-        return _quotient(self.static.tiles - self.program + (programs - 1), programs)
+        return quotient(self.static.tiles - self.program + (programs - 1), programs)
 
     def tile(self, n: Any) -> _Tile:
         """Heads vary fastest, so that programs share keys in the cache.
@@ -157,10 +157,10 @@ class _Program:
         """
         number = self.program + n * self.static.programs
         heads, blocks = self.static.heads, self.view.query_blocks
-        rest = _quotient(number, heads)
-        b, block = _quotient(rest, blocks), blocks - 1 - lax.rem(rest, jnp.int32(blocks))
+        rest = quotient(number, heads)
+        b, block = quotient(rest, blocks), blocks - 1 - remainder(rest, blocks)
         ends = self.seen.ends_of_queries(b, block)
-        return _Tile(b, lax.rem(number, jnp.int32(heads)), block * QUERY_BLOCK, ends)
+        return _Tile(b, remainder(number, heads), block * QUERY_BLOCK, ends)
 
     # ------------------------------------------------------------------ the warp that copies
 
@@ -168,14 +168,14 @@ class _Program:
         def one_tile(n, blocks_before):
             tile = self.tile(n)
             first, last = tile.ends.first, tile.ends.last
-            kv_head = _quotient(tile.h, self.static.group)
+            kv_head = quotient(tile.h, self.static.group)
             pl.when(n > 0)(self.q_free.wait)
             rows = pl.ds(tile.first_query, QUERY_BLOCK)
             plgpu.copy_gmem_to_smem(self.q.at[tile.b, rows, tile.h], self.smem["q_smem"], self.smem["q_copied"])
 
             @pl.loop(0, last - first)
             def _(x):
-                stage = _stage(blocks_before + x)
+                stage = remainder(blocks_before + x, _STAGES)
                 keys = pl.ds((last - 1 - x) * KEY_BLOCK, KEY_BLOCK)
                 for name, source, free in (("k", self.k, self.k_free), ("v", self.v, self.v_free)):
                     free.wait(stage)
@@ -239,7 +239,7 @@ class _Program:
 
     def first_block(self, warpgroup, visit, block, mask) -> _Softmax:
         """The state after the last block of keys, which has no sum yet."""
-        stage = _stage(visit)
+        stage = remainder(visit, _STAGES)
 
         def scores(accumulator):
             plgpu.barrier_wait(self.smem["k_copied"].at[stage])
@@ -259,7 +259,7 @@ class _Program:
 
     def next_block(self, warpgroup, visit, block, mask, state: _Softmax) -> _Softmax:
         """The scores of this block, together with the values of the one visited before."""
-        stage, stage_before = _stage(visit), _stage(visit - 1)
+        stage, stage_before = remainder(visit, _STAGES), remainder(visit - 1, _STAGES)
         plgpu.barrier_wait(self.smem["k_copied"].at[stage])
 
         def with_sum(sum_accumulator):
@@ -290,7 +290,7 @@ class _Program:
 
     def finish(self, warpgroup, tile: _Tile, first_query, visit, state: _Softmax) -> None:
         """Adds the values of the last visit, and stores the results."""
-        stage = _stage(visit)
+        stage = remainder(visit, _STAGES)
         plgpu.barrier_wait(self.smem["v_copied"].at[stage])
 
         def add(accumulator):
@@ -325,11 +325,3 @@ class _Program:
         factor_M = jnp.exp2(maximum_M - new_maximum_M)
         weights_MN = jnp.exp2(scores_MN * self.c - launch.over_rows(new_maximum_M, scores_MN))
         return weights_MN, new_maximum_M, total_M * factor_M + weights_MN.sum(axis=1), factor_M
-
-
-def _stage(visit: Any) -> Any:
-    return lax.rem(visit, jnp.int32(_STAGES))
-
-
-def _quotient(x: Any, size: int) -> Any:
-    return lax.div(jnp.asarray(x, jnp.int32), jnp.int32(size))

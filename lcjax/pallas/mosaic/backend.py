@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -9,10 +10,10 @@ import jax.numpy as jnp
 
 from lcjax.ops.attention.backend import Backend, Gradients, Result
 from lcjax.ops.attention.call import AttentionCall
-from lcjax.pallas.mosaic import attention
 from lcjax.pallas.triton.block_sizes import traced_gpu
 
 OLDEST_JAX = (0, 10, 2)
+HEAD_DIMS = (64, 128)
 
 _INSTEAD = "use attention='pallas' or attention='xla'"
 _DTYPES = (jnp.bfloat16, jnp.float16)
@@ -27,8 +28,8 @@ def _refusal(call: AttentionCall) -> str | None:
         return f"runs on Hopper GPUs (H100, H200) only; {_INSTEAD}"
     if dtype not in _DTYPES:
         return f"does not support dtype {dtype}; use bfloat16 or float16, or attention='pallas' or attention='xla'"
-    if head_dim not in attention.HEAD_DIMS:
-        sizes = " or ".join(map(str, attention.HEAD_DIMS))
+    if head_dim not in HEAD_DIMS:
+        sizes = " or ".join(map(str, HEAD_DIMS))
         return f"does not support head_dim={head_dim}; use {sizes}, or attention='pallas' or attention='xla'"
     if found := [name for name in _UNSUPPORTED if name in call.extras]:
         return f"does not support {', '.join(found)}; {_INSTEAD}"
@@ -41,17 +42,24 @@ def _is_for_gpu() -> bool:
     return jax.default_backend() == "gpu" if device is None else device.platform == "gpu"
 
 
+def _kernels() -> ModuleType:
+    """The operation, which older versions of JAX cannot import."""
+    from lcjax.pallas.mosaic import attention
+
+    return attention
+
+
 def _run(call: AttentionCall) -> Result:
-    return attention.flash_attention(call.scale, call.q_BTHD, call.k_BSKD, call.v_BSKD, call.mask)
+    return _kernels().flash_attention(call.scale, call.q_BTHD, call.k_BSKD, call.v_BSKD, call.mask)
 
 
 def _forward(call: AttentionCall) -> tuple[jax.Array, Any]:
-    return attention.forward(call.scale, call.q_BTHD, call.k_BSKD, call.v_BSKD, call.mask, in_place=True)
+    return _kernels().forward(call.scale, call.q_BTHD, call.k_BSKD, call.v_BSKD, call.mask, in_place=True)
 
 
 def _backward(call: AttentionCall, lse: Any, dout_BTHD: jax.Array, delta_BHT: jax.Array) -> Gradients:
     arrays = call.q_BTHD, call.k_BSKD, call.v_BSKD
-    return attention.gradients(call.scale, *arrays, call.mask, lse, dout_BTHD, delta_BHT)
+    return _kernels().gradients(call.scale, *arrays, call.mask, lse, dout_BTHD, delta_BHT)
 
 
 BACKEND = Backend(

@@ -28,7 +28,6 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import llvm, nvvm
 
 VERSION = jax.__version_info__
-OLDEST_JAX = (0, 10, 2)
 
 TILE = plgpu.Layout.WGMMA
 """The layout of a [64, N] tile that a product reads from registers or leaves there."""

@@ -84,9 +84,9 @@ class View:
         """The blocks of keys that a block of queries visits, for a static band."""
         first_query, last_query = _ends(block, self.query_block, self.tokens)
         return Ends(
-            _quotient(self._first_key(first_query), self.key_block),
+            quotient(self._first_key(first_query), self.key_block),
             _quotient_up(self._first_key(last_query), self.key_block),
-            _quotient(self._keys_end(first_query), self.key_block),
+            quotient(self._keys_end(first_query), self.key_block),
             _quotient_up(self._keys_end(last_query), self.key_block),
         )
 
@@ -96,16 +96,16 @@ class View:
         Blocks of keys in ascending order have ascending ends.
         """
         first_key, last_key = _ends(block, self.key_block, self.keys)
-        first = _quotient(self._first_query(first_key), self.query_block)
+        first = quotient(self._first_query(first_key), self.query_block)
         last = _quotient_up(self._queries_end(last_key), self.query_block)
         full_first = _quotient_up(self._first_query(last_key), self.query_block)
-        full_last = _quotient(self._queries_end(first_key), self.query_block)
+        full_last = quotient(self._queries_end(first_key), self.query_block)
         return Ends(first, full_first, full_last, jnp.maximum(last, first))
 
     def first_block_of_keys(self, block: Any) -> Any:
         """The first block of keys that a block of queries visits, for a static band."""
         first_key = self._first_key(jnp.int32(block) * self.query_block)
-        return _quotient(jnp.minimum(first_key, self.keys - 1), self.key_block)
+        return quotient(jnp.minimum(first_key, self.keys - 1), self.key_block)
 
     def _first_key(self, query):
         if self.before is None:
@@ -288,12 +288,17 @@ def _ends(block: Any, size: int, length: int) -> tuple[Any, Any]:
     return first, jnp.minimum(first + size, length) - 1
 
 
-def _quotient(x: Any, size: int) -> Any:
+def quotient(x: Any, size: int) -> Any:
+    """x // size of int32 without the cases of negative numbers."""
     return lax.div(jnp.asarray(x, jnp.int32), jnp.int32(size))
 
 
+def remainder(x: Any, size: int) -> Any:
+    return lax.rem(jnp.asarray(x, jnp.int32), jnp.int32(size))
+
+
 def _quotient_up(x: Any, size: int) -> Any:
-    return _quotient(x + (size - 1), size)
+    return quotient(x + (size - 1), size)
 
 
 def _padded(ids_BT: jax.Array, length: int) -> jax.Array:

@@ -73,7 +73,7 @@ class Case:
 CASES = {
     "causal": Case(256, 256),
     "group of 3, ragged": Case(200, 200, heads=3),
-    "group of 4, two sequences": Case(130, 130, heads=8, kv_heads=2, batch=2),
+    "group of 4, two sequences": Case(130, 130, heads=4, batch=2),
     "equal heads, not causal": Case(129, 300, kv_heads=2, options={"causal": False}),
     "more keys": Case(128, 300),
     "queries without keys": Case(300, 130, options={"query_offset": -140}),
