@@ -12,8 +12,9 @@ well, and a warp adds it to global memory with the copy engine.
 
 The order of these sums is fixed: the programs of one head add to a block of queries in the order of
 their keys. A counter per block of queries says how many have. The first one stores instead, so that
-dq needs no zeros at the start. A program waits only for programs that have started before it. Where
-no block of keys visits a block of queries, dq is not written.
+dq needs no zeros at the start. A program waits only for programs before it in the grid; CUDA starts
+programs in this order, but does not promise to. Where no block of keys visits a block of queries,
+dq is not written.
 
 Shapes: B batch, T query tokens, S key tokens, H query heads, K key/value heads, D head_dim, P query
 tokens padded to whole tiles, N blocks of queries.
