@@ -19,12 +19,11 @@ from lcjax import step
 from lcjax.cli.native_log import NativeLog
 from lcjax.cli.terminal import say
 from lcjax.config.training import TrainingArguments
-from lcjax.data import Data, PackingPlan, iterate
+from lcjax.data import Data, iterate
 from lcjax.errors import InputError
 from lcjax.evaluate import LossByPosition
 from lcjax.leak import refuse_leak
 from lcjax.model import Llama, ModelSettings, lora
-from lcjax.ops.attention.registry import takes_segments
 from lcjax.parallel.placement import committed
 from lcjax.parallel.processes import writes_files
 from lcjax.plan.choosing.budget import budget_here
@@ -35,7 +34,7 @@ from lcjax.step.program import build_program
 from lcjax.train.checkpoints.checkpoint import Checkpoints
 from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
 from lcjax.train.checkpoints.same_run import describe_arguments, describe_data, describe_model
-from lcjax.train.compiled.execution import SavedExecution, open_programs
+from lcjax.train.compiled.execution import SavedExecution, open_programs, settings_for_rows
 from lcjax.train.data import load_run_data
 from lcjax.train.disk import writing
 from lcjax.train.divergence import TrainingDiverged
@@ -71,18 +70,13 @@ def train(
     """Fine-tunes the adapter of `model`, or every weight if it has none, on documents.
 
     Args:
-      model: from `lcjax.get_peft_model` (LoRA) or `lcjax.from_pretrained` (full fine-tuning); the
-        run does not change it.
+      model: from `lcjax.get_peft_model` or `lcjax.from_pretrained`; the run does not change it.
       tokenizer: the model's.
-      data: one or several text files, tables of records or folders, see `lcjax.data.read_sources`;
-        or the result of `load_corpus`.
-      arguments: or single fields of `TrainingArguments` by keyword, e.g. `max_steps=100,
-        learning_rate=1e-4`.
+      data: paths, see `lcjax.data.read_sources`; or the result of `lcjax.data.load_corpus`.
+      arguments: or fields of `TrainingArguments` by keyword, e.g. `learning_rate=1e-4`.
       console: for progress; standard error if None.
-      stop: when its `requested` is set the run saves and returns; by default SIGTERM and SIGINT set
-        it.
-      native_log: moved to xla.log in the output directory as soon as that exists; None leaves XLA's
-        output on the terminal.
+      stop: if its `requested` is set the run saves and returns; by default SIGTERM and SIGINT do.
+      native_log: moved to xla.log in the output directory; None leaves it on the terminal.
       folder: the output directory, if the caller has opened it; opened here by default.
 
     Returns:
@@ -148,7 +142,7 @@ class _Run:
 
     def _build_step(self) -> None:
         arguments, model = self.arguments, self.model
-        settings = self._settings_for(self.data.train_plan, "training")
+        settings = settings_for_rows(model.settings, self.data.train_plan, "training")
         fitted = self._fitting_settings(settings)
         self.execution = SavedExecution.of(self.programs, fitted)
         settings = fitted or settings
@@ -158,7 +152,7 @@ class _Run:
             self._say("checking that packed documents do not see each other")
             refuse_leak(Llama(model.config, model.params, settings), self.data)
         self.train_step = step.jit_train_step(program.objective, program.optimizer)
-        evaluated = self._settings_for(self.data.held_out_plan, "held-out")
+        evaluated = settings_for_rows(model.settings, self.data.held_out_plan, "held-out")
         self.settings = dataclasses.replace(settings, one_document_a_row=evaluated.one_document_a_row)
         state = step.init_state(program.optimizer, program.trainable, arguments.seed)
         # Committed to its devices, as a restored state is. Otherwise JAX would compile a separate
@@ -170,22 +164,8 @@ class _Run:
         count = sum(leaf.size for leaf in jax.tree.leaves(program.trainable))
         self._say(start_line(model, settings, self.data, arguments, count, self.max_steps))
 
-    def _settings_for(self, plan: PackingPlan, part: str) -> ModelSettings:
-        """The model's settings for the rows of a plan."""
-        attention = self.model.settings.execution.attention
-        if not plan.one_document_a_row and not takes_segments(attention):
-            raise InputError(
-                f"attention={attention!r} takes one document per row, but rows of the {part} "
-                "data have several; use attention='pallas' or attention='xla', or longer "
-                "documents"
-            )
-        return dataclasses.replace(self.model.settings, one_document_a_row=plan.one_document_a_row)
-
     def _fitting_settings(self, settings: ModelSettings) -> ModelSettings | None:
-        """The settings with which the step fits this GPU, from the resumed run or chosen now.
-
-        None on a CPU.
-        """
+        """The settings with which the step fits this GPU; None on a CPU."""
         budget, model = budget_here(), self.model
         if budget is None:
             return None
@@ -209,10 +189,7 @@ class _Run:
         return found.settings
 
     def _move_native_log(self) -> str:
-        """Sends XLA's output to a file in the output directory.
-
-        Returns its path, or "" if the output stays on the terminal.
-        """
+        """Sends XLA's output to a file; returns its path, or "" if it stays on the terminal."""
         with writing(self.output_dir):
             path = self.output_dir / "xla.log"
             if self.native_log is not None and self.native_log.path != path:

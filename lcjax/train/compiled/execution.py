@@ -11,8 +11,10 @@ from typing import Any
 
 from lcjax.config import parse_memory
 from lcjax.config.training import TrainingArguments
+from lcjax.data import PackingPlan
 from lcjax.errors import InputError
 from lcjax.model import Llama, ModelSettings
+from lcjax.ops.attention.registry import takes_segments
 from lcjax.step import with_request
 from lcjax.train.compiled.builder import builder
 from lcjax.train.compiled.programs import Programs, digest_of, programs_folder
@@ -56,6 +58,24 @@ class SavedExecution:
     def of_json(cls, value: Any) -> SavedExecution | None:
         """A SavedExecution from its JSON; None for a checkpoint that has none."""
         return cls(**value) if value else None
+
+
+def settings_for_rows(settings: ModelSettings, plan: PackingPlan, part: str) -> ModelSettings:
+    """A model's settings for the rows of a plan.
+
+    Args:
+      part: what the plan packs, for the error message.
+
+    Raises:
+      InputError: rows have several documents, and attention cannot separate them.
+    """
+    attention = settings.execution.attention
+    if not plan.one_document_a_row and not takes_segments(attention):
+        raise InputError(
+            f"attention={attention!r} takes one document per row, but rows of the {part} data have "
+            "several; use attention='pallas' or attention='xla', or longer documents"
+        )
+    return dataclasses.replace(settings, one_document_a_row=plan.one_document_a_row)
 
 
 def open_programs(model: Llama, arguments: TrainingArguments, saved: SavedExecution | None) -> Programs:
