@@ -83,7 +83,7 @@ class RunArguments(TrainingArguments):
     on a GPU, otherwise to fill 32 to 128 MiB.
     """
     attention: str = "auto"
-    """Implementation of attention: auto, pallas, mosaic, cudnn, fa3 or xla (lcjax.ops.attention)."""
+    """Implementation of attention: auto, pallas, mosaic, cudnn, fa3 or xla."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -42,7 +42,8 @@ _KEYS = KEY_BLOCK // COMPUTING  # of a warpgroup
 _STAGES = 2
 _DQ_BUFFERS = 2
 _DQ_LINE_BYTES = 128
-_DQ_PART = 64  # Rows and columns of dq that a warpgroup computes: half of the columns or of the rows.
+# Rows and columns of dq that a warpgroup computes: half of the columns or of the rows.
+_DQ_PART = 64
 
 
 def query_block_for(head_dim: int) -> int:

@@ -1,4 +1,4 @@
-"""The training step as it would run on an H100: both kernels are in it, and none runs more often than the policy asks for."""
+"""The training step for an H100 has both kernels, each as often as its policy requires."""
 
 from __future__ import annotations
 
