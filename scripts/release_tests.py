@@ -35,8 +35,11 @@ def main(argv: list[str] | None = None) -> int:
     before = state_of_tree()  # before writing the record, which must not count as a change
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "junit.xml"
-        command = [sys.executable, "-m", "pytest", "-n", "auto", "--dist", "loadfile", f"--junitxml={report}", *others]
-        code = subprocess.run(command, cwd=TREE, check=False).returncode
+        pytest = [sys.executable, "-m", "pytest", "-n", "auto", "--dist", "loadfile"]
+        # XLA optimizes as it does for users. By default, tests/conftest.py turns that off.
+        environment = {**os.environ, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+        command = [*pytest, f"--junitxml={report}", *others]
+        code = subprocess.run(command, cwd=TREE, env=environment, check=False).returncode
         if report.exists():
             record = {**before, **versions(), "exit_code": code, **counts_of(report)}
             arguments.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -12,13 +12,21 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["LCJAX_TOKEN_CACHE_GB"] = "0"
 # On a busy machine, torch's threads would otherwise spend most of the time in active waiting.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Compiling for the CPU takes half the time without optimization. `make test-all` sets XLA_FLAGS to
+# nothing, so that every test also runs on the code that users run.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 import jax
 import pytest
 
+from lcjax.plan.compiling import compile as compiling
 from lcjax.weights.demo import demo_model
+from tests.support.compiling import compile_optimized, compile_with_known_kernels
 from tests.support.tiny_llama import save_tiny_llama
 
+# Programs for GPUs are always optimized, as for users.
+jax.stages.Lowered.compile = compile_optimized
+compiling.compile_lowered = compile_with_known_kernels
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 WORDS = "the old river carried seven small boats past a quiet town while nobody there ever learned to swim".split()

@@ -22,13 +22,12 @@ from lcjax.model import lora
 from lcjax.model.params import TensorName, tensor_names
 from lcjax.ops.cross_entropy import IGNORE
 from lcjax.weights.peft import adapter_names
+from tests.support.compiling import QUICK_TO_COMPILE
 from tests.support.settings import model_settings
 from tests.support.shapes import MODEL_COMMON
 
 JAX_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Batch = dict[str, np.ndarray]
-# Halves the compile time, and still uses the libraries' matrix products.
-QUICK_TO_COMPILE = {"xla_backend_optimization_level": 1}
 
 
 @dataclasses.dataclass(frozen=True)

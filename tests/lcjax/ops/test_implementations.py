@@ -14,13 +14,12 @@ import pytest
 from lcjax import ops
 from lcjax.errors import InputError
 from lcjax.ops.attention import reference
+from tests.support.compiling import QUICK_TO_COMPILE
 from tests.support.numerics import error_ratio, error_ratios, tree_error_ratio
 from tests.support.shapes import ATTENTION, ATTENTION_BFLOAT16, AttentionShape
 from tests.support.thin import thinned
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# For the many references and mutants. Takes a third of the time of the default level 3.
-QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Call:
 
     def ratio(self, attention) -> float:
         """Returns the error ratio of `attention` and its gradients."""
-        actual = self.with_gradients(attention, compiler_options={"xla_backend_optimization_level": 1})
+        actual = self.with_gradients(attention, compiler_options=QUICK_TO_COMPILE)
         return tree_error_ratio(actual, *self.plain_and_exact)
 
     def ratios(self, attention) -> list[float]:

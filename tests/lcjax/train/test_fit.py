@@ -19,7 +19,7 @@ from lcjax.errors import InputError
 from lcjax.memory import allocators, place_embeddings
 from lcjax.parallel.placement import abstract_like
 from lcjax.plan.choosing.budget import Budget, budget_here
-from lcjax.plan.compiling.aot import abstract, compile_lowered, gpu_sharding
+from lcjax.plan.compiling.aot import abstract, gpu_sharding
 from lcjax.plan.compiling.compile import compile_step, step_memory
 from lcjax.plan.compiling.parameters import abstract_params
 from lcjax.plan.compiling.run import Run
@@ -28,6 +28,7 @@ from lcjax.plan.workload import Workload
 from lcjax.step import with_request
 from lcjax.train.arguments import RunArguments
 from lcjax.train.devices import host_bytes_at_most
+from tests.support.compiling import compile_with_known_kernels
 from tests.support.jax_limits import HOST, SHARE, SHARE_OF_OLD, limits_at_start, limits_of_a_small_run
 from tests.support.settings import model_settings
 
@@ -62,7 +63,7 @@ def run_of(params, arguments=None, lora=LORA):
     return Run.here(TINY, params, arguments or TrainingArguments(), lora)
 
 
-compile_once = functools.cache(lambda lowered: compile_lowered(lowered))
+compile_once = functools.cache(lambda lowered: compile_with_known_kernels(lowered))
 
 
 def fitted(params, settings, arguments, budget, compiler=compile_once):
@@ -82,7 +83,7 @@ def test_with_enough_memory_the_fastest_is_selected_at_once(params):
 
 def test_the_figures_are_the_plan_s(params):
     settings = with_request(SETTINGS, use_gradient_checkpointing="offload", memory=MemorySettings(1024))
-    memory = step_memory(run_of(params), settings, compile_lowered)
+    memory = step_memory(run_of(params), settings, compile_with_known_kernels)
     planned = compile_step(Workload("tiny", TINY, "h100-80gb", lora_r=8), settings).memory
     assert memory == planned
     assert memory.host_bytes == 4 * TOKENS * 128 * 2
@@ -92,7 +93,9 @@ def test_the_figures_are_the_plan_s(params):
 def test_micro_batches_need_the_host_memory_of_one(params):
     form = MemorySettings(1024, embeddings_on_host=True)
     settings = with_request(SETTINGS, use_gradient_checkpointing="offload", memory=form)
-    memory = step_memory(run_of(params, TrainingArguments(gradient_accumulation_steps=3)), settings, compile_lowered)
+    memory = step_memory(
+        run_of(params, TrainingArguments(gradient_accumulation_steps=3)), settings, compile_with_known_kernels
+    )
     assert memory.host_bytes == 4 * TOKENS * 128 * 2 + 2 * 1000 * 128 * 2
 
 
@@ -100,7 +103,7 @@ def test_micro_batches_need_the_host_memory_of_one(params):
 def test_with_less_memory_something_slower_is_selected(params):
     free = fitted(params, SETTINGS, TrainingArguments(), PLENTY).memory
     smallest = with_request(SETTINGS, use_gradient_checkpointing="full", memory=MemorySettings(1024))
-    least = step_memory(run_of(params), smallest, compile_lowered)
+    least = step_memory(run_of(params), smallest, compile_with_known_kernels)
     budget = Budget((free.device_bytes + least.device_bytes) // 2, 2**40)
     found = fitted(params, SETTINGS, TrainingArguments(), budget)
     assert least.device_bytes < free.device_bytes
@@ -238,7 +241,7 @@ def test_a_step_that_is_too_large_to_compile_does_not_fit(params):
         sizes.append(lowered)
         if len(sizes) == 1:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 20.00MiB")
-        return compile_lowered(lowered)
+        return compile_with_known_kernels(lowered)
 
     found = fitted(params, SETTINGS, TrainingArguments(), PLENTY, compiler=exhausted)
     assert found.tuning.trials[0].memory is None

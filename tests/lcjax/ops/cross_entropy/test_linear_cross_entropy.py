@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lcjax.ops.cross_entropy import IGNORE, chunk_tokens, linear, linear_cross_entropy, token_cross_entropy
+from tests.support.compiling import QUICK_TO_COMPILE
 from tests.support.jaxprs import output_shapes
 from tests.support.numerics import error_ratio, error_ratios
 
@@ -64,7 +65,7 @@ def with_gradients(objective, hidden, head, labels, dloss=0.37):
         losses = jax.lax.map(lambda y: objective(hidden, head, y), rotated)
         return (losses, *pull_back(jnp.asarray(dloss, losses.dtype)))
 
-    return jax.jit(forward_and_backward, compiler_options={"xla_backend_optimization_level": 1})(hidden, head, labels)
+    return jax.jit(forward_and_backward, compiler_options=QUICK_TO_COMPILE)(hidden, head, labels)
 
 
 def references(hidden, head, labels):
