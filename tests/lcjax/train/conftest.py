@@ -9,13 +9,17 @@ import pytest
 from tests.support.processes import SHORT, finish, start
 
 
-@pytest.fixture(scope="package", autouse=True)
-def cache(tmp_path_factory):
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
     """The user's cache folder, which shares compiled steps between runs and processes."""
-    folder = tmp_path_factory.mktemp("cache")
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache_in_use(cache):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        yield folder
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +31,7 @@ def short(model_dir, data_dir) -> list[str]:
     return ["--model", str(model_dir), "--data", str(data_dir), *SHORT]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def finished(short, cache, tmp_path_factory) -> Path:
     """The folder of such a run without interruptions. Tests must not change it."""
     folder = tmp_path_factory.mktemp("finished")
