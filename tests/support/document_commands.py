@@ -49,6 +49,8 @@ RUN_BY = {
     "scripts/rope_study.py": "tests/scripts/studies/test_rope_study.py",
     "lcjax.plan": "tests/lcjax/plan/test_plan_command.py",
 }
+# Commands that run in `make test-all` only. `make test` parses them.
+RUN_BEFORE_A_RELEASE = ("scripts/bench_train.py",)
 CODE = {"max_steps=100": "max_steps=2, eval_batches=1", "max_seq_length=8192": "max_seq_length=256", "r=16,": "r=2,"}
 
 

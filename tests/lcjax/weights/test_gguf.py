@@ -23,6 +23,7 @@ def by_transformers(path) -> tuple[transformers.LlamaConfig, dict[str, torch.Ten
     return model.config, states
 
 
+@pytest.mark.slow  # transformers takes most of the time; other tests read what this file says
 def test_smollm2_equals_transformers(smollm2):
     expected_config, expected = by_transformers(smollm2)
     config, params = load_gguf(smollm2, "float32")
