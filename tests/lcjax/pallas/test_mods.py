@@ -15,6 +15,7 @@ from jax.tree_util import Partial
 
 from lcjax import ops
 from lcjax.ops.attention import masks, reference
+from tests.support.compiling import QUICK_TO_COMPILE
 from tests.support.numerics import error_ratios, tree_error_ratio
 from tests.support.thin import thinned
 
@@ -53,7 +54,8 @@ MODS = {
 
 
 # Without optimization, because compiling takes most of the time.
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+# With the fusion emitters, as for users: without them the kernel and the reference round differently.
+quick = functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE | {"xla_cpu_use_fusion_emitters": True})
 
 
 def inputs(dtype):
