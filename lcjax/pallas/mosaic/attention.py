@@ -54,7 +54,8 @@ flash_attention.defvjp(_forward, _backward)
 def forward(scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, *, in_place: bool = False) -> tuple[jax.Array, jax.Array]:
     """(out, in q's memory if `in_place`; the log-sum-exp for `gradients`); not differentiable."""
     tokens, keys = q_BTHD.shape[1], k_BSKD.shape[1]
-    view = ranges.view_of(mask, tokens, keys, attention_forward.QUERY_BLOCK, attention_forward.KEY_BLOCK)
+    query_block, key_block = attention_forward.query_block_for(q_BTHD.shape[3]), attention_forward.KEY_BLOCK
+    view = ranges.view_of(mask, tokens, keys, query_block, key_block)
     operands = ranges.operands(view, mask, q_BTHD.shape[0], rows="queries")
     out_BTHD, lse_BHP = attention_forward.attention_forward(
         view, scale, _padded(q_BTHD), _padded(k_BSKD), _padded(v_BSKD), operands, in_place=in_place
@@ -70,6 +71,9 @@ def gradients(
     query_block, key_block = attention_backward.query_block_for(head_dim), attention_backward.KEY_BLOCK
     view = ranges.view_of(mask, tokens, keys, query_block, key_block)
     operands = ranges.operands(view, mask, batch, rows="keys")
+    # The two kernels pad to whole blocks of their own.
+    missing = max(0, view.query_blocks * query_block - lse_BHP.shape[2])
+    lse_BHP = jnp.pad(lse_BHP, ((0, 0), (0, 0), (0, missing)), constant_values=jnp.inf)
     delta_BHP = jnp.pad(delta_BHT, ((0, 0), (0, 0), (0, lse_BHP.shape[2] - tokens)))
     q_BTHD, k_BSKD, v_BSKD, dout_BTHD = (_padded(x) for x in (q_BTHD, k_BSKD, v_BSKD, dout_BTHD))
     dq_BPHD, dk_BSKD, dv_BSKD = attention_backward.attention_backward(

@@ -154,8 +154,6 @@ class _Program:
         group = self.static.group
         return self.ends.last - 1 - quotient(step, group), self.kv_head * group + remainder(step, group)
 
-    # ------------------------------------------------------------------ the warps that copy
-
     def copy(self) -> None:
         inputs, smem, b = self.inputs, self.smem, self.b
         keys = pl.ds(self.first_key, KEY_BLOCK)
@@ -207,8 +205,6 @@ class _Program:
             else:
                 plgpu.copy_smem_to_gmem(source, target, commit_group=False)
         plgpu.commit_smem_to_gmem_group()
-
-    # ------------------------------------------------------------------ the warpgroups that compute
 
     def compute(self, warpgroup: jax.Array) -> None:
         for stage in range(_STAGES):

@@ -1,10 +1,10 @@
 """The forward kernel: `softmax(scale * q k^T + mask) v` and the log-sum-exp.
 
-A program computes tiles of 128 queries of one head, one after another. Each of its two computing
+A program computes tiles of queries of one head, one after another. Each of its computing
 warpgroups has 64 of the queries. It visits blocks of 128 keys from the last to the first. While
-one warpgroup computes exponentials, the products of the other run; and within a warpgroup the
-scores of the next block are multiplied at the same time as the values of the previous one. One
-warp copies, and already copies the first blocks of the next tile while a tile ends.
+one warpgroup computes exponentials, the products of another run; and within a warpgroup the scores
+of the next block are multiplied at the same time as the values of the previous one. One warp
+copies, and already copies the first blocks of the next tile while a tile ends.
 
 Softmax is in base 2: `2^(c s - maximum)` with `c = scale * log2(e)`.
 
@@ -26,19 +26,29 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from lcjax.pallas.mosaic import launch
-from lcjax.pallas.mosaic.launch import COLUMNS, COMPUTING, ROWS, TILE
+from lcjax.pallas.mosaic.launch import COLUMNS, ROWS, TILE
 from lcjax.pallas.mosaic.ranges import Ends, Seen, View, quotient, remainder
 
-QUERY_BLOCK, KEY_BLOCK = 128, 128
+KEY_BLOCK = 128
 LOG2_E = math.log2(math.e)
 
-_QUERIES = QUERY_BLOCK // COMPUTING  # of a warpgroup
+_QUERIES = 64  # of a warpgroup
 _STAGES = 2
 _MULTIPROCESSORS = 132  # of an H100 or H200; another number is slower but right
 
 # A score after multiplication by c: far below every visible one, and still a finite number. A query
 # whose maximum is below half of it sees no key.
 _HIDDEN = -1e30
+
+
+def computing_for(head_dim: int) -> int:
+    """How many warpgroups compute: three would fit at 64, which is not measured."""
+    return {64: 2, 128: 2}[head_dim]
+
+
+def query_block_for(head_dim: int) -> int:
+    """Queries of a tile."""
+    return _QUERIES * computing_for(head_dim)
 
 
 def attention_forward(
@@ -51,52 +61,47 @@ def attention_forward(
 
     Args:
       q_BTHD, k_BSKD, v_BSKD: tokens in multiples of 8; `view` has the true numbers.
-      view, operands: the mask, from `ranges.view_of` with this file's block sizes and from
+      view, operands: the mask, from `ranges.view_of` with `query_block_for` and KEY_BLOCK and from
         `ranges.operands` with `rows="queries"`.
       in_place: write out into q's memory.
     """
     batch, _, heads, head_dim = q_BTHD.shape
-    lse_shape = jax.ShapeDtypeStruct((batch, heads, view.query_blocks * QUERY_BLOCK), jnp.float32)
+    computing = computing_for(head_dim)
+    lse_shape = jax.ShapeDtypeStruct((batch, heads, view.query_blocks * view.query_block), jnp.float32)
     tiles = batch * heads * view.query_blocks
     static = _Static(view, scale, heads, heads // k_BSKD.shape[2], tiles, min(tiles, _MULTIPROCESSORS))
     dtype = q_BTHD.dtype
     scratch = {
-        "q_smem": launch.swizzled((QUERY_BLOCK, head_dim), dtype),
+        "q_smem": launch.swizzled((view.query_block, head_dim), dtype),
         "k_smem": launch.swizzled((_STAGES, KEY_BLOCK, head_dim), dtype),
         "v_smem": launch.swizzled((_STAGES, KEY_BLOCK, head_dim), dtype),
-        "out_smem": launch.swizzled((COMPUTING, _QUERIES, head_dim), dtype),
-        "lse_smem": plgpu.SMEM((COMPUTING, _QUERIES), jnp.float32),
+        "out_smem": launch.swizzled((computing, _QUERIES, head_dim), dtype),
+        "lse_smem": plgpu.SMEM((computing, _QUERIES), jnp.float32),
         "q_copied": plgpu.Barrier(),
         "k_copied": plgpu.Barrier(num_arrivals=1 + view.documents, num_barriers=_STAGES),
         "v_copied": plgpu.Barrier(num_barriers=_STAGES),
         **({"ids_smem": plgpu.SMEM((_STAGES, KEY_BLOCK), jnp.int32)} if view.documents else {}),
-        **launch.left_operand_scratch((_QUERIES, KEY_BLOCK), dtype),
+        **launch.left_operand_scratch((_QUERIES, KEY_BLOCK), dtype, computing),
     }
-    run = functools.partial(
-        launch.launch,
-        name="mosaic_attention_forward",
-        grid={"program": static.programs},
-        scratch=scratch,
-        copying_warps=1,
-    )
-    if in_place:
-        # Each tile of q is read by the program that overwrites it, and by no other.
-        q_ref = jax.new_ref(q_BTHD)
-
-        def program(q, k, v, *refs, **scratch_refs):
-            *mask_refs, lse = refs
-            _Program(static, q, k, v, mask_refs, q, lse, scratch_refs).run()
-
-        [lse_BHP] = run(program, q_ref, k_BSKD, v_BSKD, *operands, outputs=[lse_shape])
-        return q_ref[...], lse_BHP
+    outputs = [lse_shape] if in_place else [jax.ShapeDtypeStruct(q_BTHD.shape, dtype), lse_shape]
 
     def program(q, k, v, *refs, **scratch_refs):
-        *mask_refs, out, lse = refs
+        # In place, each tile of q is read by the program that overwrites it, and by no other.
+        *mask_refs, out, lse = (*refs[:-1], q, refs[-1]) if in_place else refs
         _Program(static, q, k, v, mask_refs, out, lse, scratch_refs).run()
 
-    outputs = [jax.ShapeDtypeStruct(q_BTHD.shape, dtype), lse_shape]
-    out_BTHD, lse_BHP = run(program, q_BTHD, k_BSKD, v_BSKD, *operands, outputs=outputs)
-    return out_BTHD, lse_BHP
+    q = jax.new_ref(q_BTHD) if in_place else q_BTHD
+    results = launch.launch(
+        program,
+        q, k_BSKD, v_BSKD, *operands,
+        name="mosaic_attention_forward",
+        grid={"program": static.programs},
+        outputs=outputs,
+        scratch=scratch,
+        copying_warps=1,
+        computing=computing,
+    )  # fmt: skip
+    return (q[...], *results) if in_place else tuple(results)
 
 
 class _Static(NamedTuple):
@@ -135,14 +140,15 @@ class _Program:
         self.smem = scratch
         self.dtype, self.head_dim = q.dtype, q.shape[-1]
         self.c = static.scale * LOG2_E
-        both = COMPUTING, 1
+        self.computing = computing_for(self.head_dim)
+        both = self.computing, 1
         self.turn, self.q_free, self.k_free, self.v_free = launch.named_barriers(
-            (COMPUTING, COMPUTING, 0), (1, *both), (_STAGES, *both), (_STAGES, *both)
+            (self.computing, 2, 0), (1, *both), (_STAGES, *both), (_STAGES, *both)
         )
         self.program = lax.axis_index("program")
 
     def run(self) -> None:
-        launch.by_roles(self.compute, self.copy)
+        launch.by_roles(self.compute, self.copy, computing=self.computing)
 
     @property
     def tiles(self) -> jax.Array:
@@ -160,9 +166,7 @@ class _Program:
         rest = quotient(number, heads)
         b, block = quotient(rest, blocks), blocks - 1 - remainder(rest, blocks)
         ends = self.seen.ends_of_queries(b, block)
-        return _Tile(b, remainder(number, heads), block * QUERY_BLOCK, ends)
-
-    # ------------------------------------------------------------------ the warp that copies
+        return _Tile(b, remainder(number, heads), block * self.view.query_block, ends)
 
     def copy(self) -> None:
         def one_tile(n, blocks_before):
@@ -170,7 +174,7 @@ class _Program:
             first, last = tile.ends.first, tile.ends.last
             kv_head = quotient(tile.h, self.static.group)
             pl.when(n > 0)(self.q_free.wait)
-            rows = pl.ds(tile.first_query, QUERY_BLOCK)
+            rows = pl.ds(tile.first_query, self.view.query_block)
             plgpu.copy_gmem_to_smem(self.q.at[tile.b, rows, tile.h], self.smem["q_smem"], self.smem["q_copied"])
 
             @pl.loop(0, last - first)
@@ -189,13 +193,11 @@ class _Program:
 
         lax.fori_loop(0, self.tiles, one_tile, jnp.int32(0))
 
-    # ------------------------------------------------------------------ the warpgroups that compute
-
     def compute(self, warpgroup: jax.Array) -> None:
         for stage in range(_STAGES):
             self.k_free.arrive(stage)
             self.v_free.arrive(stage)
-        pl.when(warpgroup == 1)(self.turn.arrive)  # warpgroup 0 begins
+        pl.when(warpgroup == self.computing - 1)(self.turn.arrive)  # warpgroup 0 begins
         lax.fori_loop(0, self.tiles, functools.partial(self.compute_tile, warpgroup), jnp.int32(0))
         plgpu.wait_smem_to_gmem(0)
 
@@ -245,7 +247,7 @@ class _Program:
             plgpu.barrier_wait(self.smem["k_copied"].at[stage])
             self.turn.wait(warpgroup)
             self.multiply_scores(accumulator, warpgroup, stage)
-            self.turn.arrive(1 - warpgroup)
+            self.turn.arrive(remainder(warpgroup + 1, self.computing))
             return accumulator[...]
 
         scores_MN = pl.run_scoped(scores, launch.accumulator((_QUERIES, KEY_BLOCK)))
@@ -268,7 +270,7 @@ class _Program:
                 self.multiply_scores(accumulator, warpgroup, stage)
                 plgpu.barrier_wait(self.smem["v_copied"].at[stage_before])
                 self.multiply_values(sum_accumulator, warpgroup, state.weights_MN, stage_before)
-                self.turn.arrive(1 - warpgroup)
+                self.turn.arrive(remainder(warpgroup + 1, self.computing))
                 scores_MN = plgpu.wgmma_accumulator_load(accumulator, wait_n=1)
                 if mask is not None:
                     scores_MN = mask(scores_MN, block, stage)

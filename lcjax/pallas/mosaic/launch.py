@@ -1,8 +1,8 @@
 """All uses of Pallas' Mosaic GPU backend that depend on JAX's version or on the interpreter.
 
-Programs have three warpgroups of 128 threads. The first two compute. The warps of the third copy
-between global and shared memory, and give up most of their registers to the other two. The parts
-wait for each other at named barriers of the hardware.
+Programs have warpgroups of 128 threads, of which all but the last compute. The warps of the last
+one copy between global and shared memory, and give up most of their registers to the others. The
+parts wait for each other at named barriers of the hardware.
 
 JAX's interpreter for CPUs, from 0.11.2 on, runs these kernels inside `interpreted()`. It does not
 model warps, named barriers between warps, products with an operand in registers, or sums in global
@@ -35,10 +35,11 @@ ROWS, COLUMNS = TILE.reduce(1), TILE.reduce(0)
 """The layouts of one number per row and per column of a tile."""
 
 COMPUTING = 2
-"""Warpgroups that compute; the next one copies."""
+"""Warpgroups that compute, where a kernel does not choose; the next one copies."""
 WARPGROUP, WARP = 128, 32
 
-_REGISTERS_TO_COMPUTE, _REGISTERS_TO_COPY = 240, 24
+# Of a thread that computes and of one that copies, by the number of computing warpgroups.
+_REGISTERS = {2: (240, 24), 3: (160, 32)}
 _FIRST_FREE_BARRIER = 4  # Mosaic itself uses 0 to 3.
 _LAST_BARRIER = 15
 
@@ -67,13 +68,15 @@ def launch(
     outputs: Sequence[jax.ShapeDtypeStruct],
     scratch: dict[str, Any],
     copying_warps: int,
+    computing: int = COMPUTING,
 ) -> Any:
     """Calls `program(*arguments, *outputs, **scratch)` with references, once per point of the grid.
 
     Args:
       arguments: arrays, or references of `jax.new_ref`, which the program may write to.
       grid: sizes of the axes by name, the slowest first, as in C; programs start in this order.
-      copying_warps: how many warps of the third warpgroup have work.
+      copying_warps: how many warps of the last warpgroup have work.
+      computing: how many warpgroups compute.
     """
 
     def body(*refs):
@@ -84,7 +87,7 @@ def launch(
 
     # `plgpu.kernel` is this with a custom_vmap around it, through which JAX 0.10 cannot pass a
     # reference.
-    warpgroups = COMPUTING + (copying_warps if is_interpreted() else 1)
+    warpgroups = computing + (copying_warps if is_interpreted() else 1)
     mesh = plgpu.Mesh(
         grid=tuple(grid.values()),
         grid_names=tuple(grid),
@@ -97,27 +100,27 @@ def launch(
     return pl.kernel(body, out_type=list(outputs), mesh=mesh, compiler_params=parameters, name=name)(*arguments)
 
 
-def by_roles(compute: Callable[[jax.Array], None], *copies: Callable[[], None]) -> None:
+def by_roles(compute: Callable[[jax.Array], None], *copies: Callable[[], None], computing: int = COMPUTING) -> None:
     """`compute(warpgroup)` in the computing warpgroups, and each of `copies` in a warp of its own.
 
     In the interpreter each of `copies` has a warpgroup of its own.
     """
     warpgroup = lax.axis_index("warpgroup")
 
-    @pl.when(warpgroup < COMPUTING)
+    @pl.when(warpgroup < computing)
     def _():
         if not is_interpreted():
-            plgpu.set_max_registers(_REGISTERS_TO_COMPUTE, action="increase")
+            plgpu.set_max_registers(_REGISTERS[computing][0], action="increase")
         compute(warpgroup)
 
     if is_interpreted():
         for number, copy in enumerate(copies):
-            pl.when(warpgroup == COMPUTING + number)(copy)
+            pl.when(warpgroup == computing + number)(copy)
         return
 
-    @pl.when(warpgroup == COMPUTING)
+    @pl.when(warpgroup == computing)
     def _():
-        plgpu.set_max_registers(_REGISTERS_TO_COPY, action="decrease")
+        plgpu.set_max_registers(_REGISTERS[computing][1], action="decrease")
 
         @plgpu.warp_map
         def _(warp):
@@ -179,9 +182,9 @@ def left_operand(x: jax.Array, scratch: Any, slot: Any) -> Any:
     return scratch.at[slot]
 
 
-def left_operand_scratch(shape: Sequence[int], dtype: Any) -> dict[str, Any]:
+def left_operand_scratch(shape: Sequence[int], dtype: Any, computing: int = COMPUTING) -> dict[str, Any]:
     """The scratch memory that `left_operand` needs: in the interpreter only."""
-    return {"left": swizzled((COMPUTING, *shape), dtype)} if is_interpreted() else {}
+    return {"left": swizzled((computing, *shape), dtype)} if is_interpreted() else {}
 
 
 def continue_sum(sum_MN: jax.Array, add: Callable[[Any], tuple], *initial: jax.Array) -> tuple:

@@ -10,7 +10,7 @@ import pytest
 
 from lcjax import ops
 from lcjax.errors import InputError
-from lcjax.ops.attention.registry import backend_of, resolve_implementation, takes_segments
+from lcjax.ops.attention.registry import backend_of, default_implementation, takes_segments
 from lcjax.plan.compiling.aot import abstract, gpu_sharding, lowering_for
 
 INSTEAD = "use attention='pallas' or attention='xla'"
@@ -34,7 +34,7 @@ def test_the_registry_has_it_but_auto_selects_another():
     assert takes_segments("mosaic")
     assert backend_of("mosaic").has_passes
     assert backend_of("mosaic").order_of_sums == "fixed"
-    assert resolve_implementation("auto") == "xla"
+    assert default_implementation("gpu") == "pallas"
 
 
 @pytest.mark.parametrize(
