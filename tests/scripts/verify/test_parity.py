@@ -64,6 +64,11 @@ def test_the_repeated_shape_is_what_is_run():
         dataclasses.replace(few, batch=100),
         dataclasses.replace(fewest, batch=128),
     ]
+
+
+@pytest.mark.slow
+def test_a_repeated_shape_runs():
+    [job] = repeated([Job("job", "few rows", cases.AttentionShape(5, 2, 1, 64, keys=9))], 512)
     [(_, judged)] = harness.run([job])
     assert all(not case.failed and {"pallas", "xla", "triton"} <= case.verdicts.keys() for case in judged)
 
