@@ -41,6 +41,7 @@ KEY_BLOCK = 128
 _KEYS = KEY_BLOCK // COMPUTING  # of a warpgroup
 _STAGES = 2
 _DQ_BUFFERS = 2
+_PROGRAMS_TOGETHER = 250  # nearly two for each of 132 multiprocessors
 _DQ_LINE_BYTES = 128
 # Rows and columns of dq that a warpgroup computes: half of the columns or of the rows.
 _DQ_PART = 64
@@ -49,6 +50,17 @@ _DQ_PART = 64
 def query_block_for(head_dim: int) -> int:
     """Queries of a tile: as many as registers and shared memory hold."""
     return {64: 128, 128: 64}[head_dim]
+
+
+def heads_together(key_blocks: int, kv_heads: int) -> int:
+    """Of how many key/value heads the programs start together, the first keys first.
+
+    With a causal mask the first keys have the most queries. The last programs to start are then
+    short, if there are more programs of these heads than the GPU runs at once. More heads than
+    that would read more from memory: programs of one head share its queries in the cache.
+    """
+    divisors = [n for n in range(1, kv_heads + 1) if kv_heads % n == 0]
+    return next((n for n in divisors if n * key_blocks >= _PROGRAMS_TOGETHER), kv_heads)
 
 
 def attention_backward(
@@ -67,7 +79,8 @@ def attention_backward(
     batch, _, heads, head_dim = q_BTHD.shape
     kv_heads = k_BSKD.shape[2]
     dtype, queries = q_BTHD.dtype, view.query_block
-    static = _Static(view, scale, heads, heads // kv_heads)
+    together = heads_together(view.key_blocks, kv_heads)
+    static = _Static(view, scale, heads, heads // kv_heads, together)
     scratch = {
         "k_smem": launch.swizzled((KEY_BLOCK, head_dim), dtype),
         "v_smem": launch.swizzled((KEY_BLOCK, head_dim), dtype),
@@ -94,8 +107,7 @@ def attention_backward(
         program,
         q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHP, delta_BHP, *operands, counts,
         name="mosaic_attention_backward",
-        # The first keys start first: with a causal mask they have the most queries.
-        grid={"key_block": view.key_blocks, "batch": batch, "kv_head": kv_heads},
+        grid={"heads": batch * kv_heads // together, "key_block": view.key_blocks, "head": together},
         outputs=[
             jax.ShapeDtypeStruct(k_BSKD.shape, dtype),
             jax.ShapeDtypeStruct(v_BSKD.shape, dtype),
@@ -112,6 +124,7 @@ class _Static(NamedTuple):
     scale: float
     heads: int
     group: int  # query heads per key/value head
+    together: int  # key/value heads whose programs start together
 
 
 class _Inputs(NamedTuple):
@@ -141,7 +154,9 @@ class _Program:
         self.ds_written, self.dq_written, self.dq_free, self.q_free, self.dout_free = launch.named_barriers(
             (1, COMPUTING, 0), (_DQ_BUFFERS, *both), (_DQ_BUFFERS, *both), (_STAGES, *both), (_STAGES, *both)
         )
-        self.kv_head, self.block, self.b = (lax.axis_index(name) for name in ("kv_head", "key_block", "batch"))
+        heads, self.block, head = (lax.axis_index(name) for name in ("heads", "key_block", "head"))
+        sets = static.heads // static.group // static.together
+        self.b, self.kv_head = quotient(heads, sets), remainder(heads, sets) * static.together + head
         self.first_key = self.block * KEY_BLOCK
         self.ends = self.seen.ends_of_keys(self.b, self.block)
         self.steps = (self.ends.last - self.ends.first) * static.group

@@ -11,6 +11,7 @@ import pytest
 from lcjax import ops
 from lcjax.errors import InputError
 from lcjax.ops.attention.registry import backend_of, default_implementation, takes_segments
+from lcjax.pallas.mosaic.attention_backward import KEY_BLOCK, heads_together
 from lcjax.plan.compiling.aot import abstract, gpu_sharding, lowering_for
 
 INSTEAD = "use attention='pallas' or attention='xla'"
@@ -71,3 +72,10 @@ def test_what_it_supports(gpu):
     traced(gpu, return_lse=True, query_segments_BT=ids, key_segments_BS=ids, window=70)
     traced(gpu, head_dim=64, dtype="float16", causal=False)
     traced(gpu, query_offset=jnp.int32(3))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "kv_heads", "together"), [(4096, 8, 8), (8192, 8, 4), (16_384, 8, 2), (65_536, 8, 1), (16_384, 3, 3)]
+)
+def test_as_many_heads_start_together_as_fill_the_gpu_twice(tokens, kv_heads, together):
+    assert heads_together(tokens // KEY_BLOCK, kv_heads) == together
