@@ -93,7 +93,8 @@ def of_plan(folder: Path) -> dict[str, Any]:
         report = folder / "plan.json"
         code = plan([*flags.split(), "--json", str(report)])
         assert code in (0, 1), f"plan {flags} ended with {code}"
-        found[name] = json.loads(report.read_text())
+        content = json.loads(report.read_text())
+        found |= {f"{name}, {key}": value for key, value in content.items()}
         for number, text in enumerate(programs):
             (folder / f"{name} program {number}.hlo").write_text(text, encoding="utf-8")
     return found
