@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -14,13 +13,8 @@ os.environ["LCJAX_TOKEN_CACHE_GB"] = "0"
 # On a busy machine, torch's threads would otherwise spend most of the time in active waiting.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Compiling for the CPU takes half the time without optimization. `make test-all` sets XLA_FLAGS to
-# nothing, so that every test also runs on the code that users run. A flag that XLA does not know
-# ends the process, and jaxlib 0.11 removed the second one.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0"
-    + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith(("0.9.", "0.10.")) else ""),
-)
+# nothing, so that every test also runs on the code that users run.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import pytest

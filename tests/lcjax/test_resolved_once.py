@@ -43,7 +43,9 @@ def sees_auto(path: Path) -> bool:
 
 
 def test_what_computes_does_not_see_the_word():
-    files = {str(path.relative_to(PACKAGE)): path for room in COMPUTING for path in (PACKAGE / room).rglob("*.py")}
+    files = {
+        str(path.relative_to(PACKAGE)): path for package in COMPUTING for path in (PACKAGE / package).rglob("*.py")
+    }
     assert [name for name, path in files.items() if sees_auto(path) and name not in EDGES] == []
     assert [name for name in EDGES if not sees_auto(files[name])] == []
 

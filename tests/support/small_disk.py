@@ -5,16 +5,25 @@ With `--free`, it prints the number of free bytes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from lcjax.train.__main__ import main
 
 BLOCK_BYTES = 4096
+
+
+def sizes_in(folder: Path) -> Iterator[int]:
+    """Yields the bytes of every file; other threads may rename and remove files meanwhile."""
+    for directory, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                yield os.stat(os.path.join(directory, name)).st_size
 
 
 def limited(usage: Callable[[Any], Any], disk: Path, capacity: int) -> Callable[[Any], Any]:
@@ -24,8 +33,7 @@ def limited(usage: Callable[[Any], Any], disk: Path, capacity: int) -> Callable[
         found = usage(path)
         if not Path(path).resolve().is_relative_to(disk):
             return found
-        sizes = [file.stat().st_size for file in disk.rglob("*") if file.is_file()]
-        used = sum(-(-size // BLOCK_BYTES) * BLOCK_BYTES for size in sizes)
+        used = sum(-(-size // BLOCK_BYTES) * BLOCK_BYTES for size in sizes_in(disk))
         return found._replace(total=capacity, used=used, free=max(0, capacity - used))
 
     return limited_usage

@@ -54,8 +54,7 @@ MODS = {
 
 
 # Without optimization, because compiling takes most of the time.
-# With the fusion emitters, as for users. Without them, the two sides round differently.
-quick = functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE | {"xla_cpu_use_fusion_emitters": True})
+quick = functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
 
 
 def inputs(dtype):

@@ -107,7 +107,7 @@ def test_one_policy_holds_over_each_range(policy, ranges):
     workload = dataclasses.replace(BIG, use_gradient_checkpointing=policy)
     assert policy_lengths(workload, LONGEST) == ranges
     for first, last in ranges:
-        policies = {requested_settings(workload, n).use_gradient_checkpointing for n in (first, last)}
+        policies = {requested_settings(workload, n).form.policy for n in (first, last)}
         assert len(policies) == 1
 
 
