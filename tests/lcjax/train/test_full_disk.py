@@ -32,7 +32,7 @@ def resume_flags(run: Path) -> list[str]:
 # because the digits of a loss depend on the machine.
 LIMITS = {
     "run.json": (2000, 2),
-    "checkpoints/4": (6000, 2),
+    "checkpoints/4": (9000, 2),
     "adapter": (8000, 4),
     "loss.png": (14_000, 4),
 }
