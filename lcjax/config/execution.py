@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 
 from lcjax.config.memory import MemorySettings, check_loss_chunk
-from lcjax.config.policies import KEEP_UP_TO_TOKENS, OFFLOAD_ABOVE_TOKENS, check_policy, policies_by_length
+from lcjax.config.policies import OFFLOAD_ABOVE_TOKENS, check_policy, policies_by_length
 from lcjax.errors import InputError
 
 # A sequence of a multiple of this many tokens divides into equal tiles of any usual size.
@@ -97,11 +97,7 @@ def layer_forms(request: ExecutionRequest, *, attention_has_passes: bool) -> tup
     return forms
 
 
-PLAIN_FORMS = (
-    LayerForm("none", up_to=KEEP_UP_TO_TOKENS),
-    LayerForm("full", up_to=OFFLOAD_ABOVE_TOKENS),
-    LayerForm("offload"),
-)
+PLAIN_FORMS = layer_forms(ExecutionRequest(memory="none"), attention_has_passes=False)
 """The forms without tiles."""
 
 
