@@ -47,27 +47,37 @@ def measure(path: Path, dtype: str, *saved_or_quantize: Path | str) -> dict[str,
     return json.loads(run.stdout)
 
 
+def check_load(peak: dict[str, int], extra: int) -> None:
+    """Loading needed the model and less than `extra` bytes.
+
+    The lower bound only proves that the measurement sees the model. It leaves 5% because the kernel
+    counts resident memory (VmHWM, VmRSS) for each CPU and sums late, which proc(5) calls
+    inaccurate, and because the model can reuse pages that were freed before.
+    """
+    assert 0.95 * peak["model"] < peak["load"] < peak["model"] + extra
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_sharded_hugging_face_checkpoint(sharded, dtype, tmp_path):
     peak = measure(sharded, dtype, tmp_path / "saved")
     assert peak["model"] > (300 if dtype == "float32" else 150) * 10**6
-    assert peak["model"] <= peak["load"] < peak["model"] + 2 * peak["tensor"]
+    check_load(peak, 2 * peak["tensor"])
     assert peak["save"] < 2 * peak["tensor"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_gguf(smollm2, dtype, tmp_path):
     peak = measure(smollm2, dtype, tmp_path / "saved")
-    assert peak["model"] <= peak["load"] < peak["model"] + 2 * peak["tensor"]
+    check_load(peak, 2 * peak["tensor"])
     assert peak["save"] < 2 * peak["tensor"]
 
 
 def test_quantized_while_loading(sharded):
     """Neither the bfloat16 model nor a bfloat16 stack of its layers ever exists."""
     peak = measure(sharded, "bfloat16", "--quantize", "nf4")
-    assert peak["model"] <= peak["load"] < peak["model"] + 2 * peak["linear"]
+    check_load(peak, 2 * peak["linear"])
 
 
 def test_gguf_quantized_while_loading(smollm2):
     peak = measure(smollm2, "bfloat16", "--quantize", "nf4")
-    assert peak["model"] <= peak["load"] < peak["model"] + peak["tensor"]
+    check_load(peak, peak["tensor"])
