@@ -21,7 +21,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # Each mask of the matrix alone, over several blocks, and the small named shapes. The parity harness
 # has all shapes.
 SHAPES = {
-    name: AttentionShape(150, 8 if "sinks" in name else 2, 1, 16, **fields(150)) for name, fields in MASKS.items()
+    name: AttentionShape(150, 8 if "sinks" in name else 1, 1, 16, **fields(150)) for name, fields in MASKS.items()
 }
 SHAPES |= {n: shape for n, shape in (ATTENTION | ATTENTION_FEATURES).items() if shape.tokens * shape.key_count < 30_000}
 CASES = [(shape.dtype, name) for name, shape in SHAPES.items()]
@@ -43,7 +43,7 @@ def test_scale():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_default_block_sizes(dtype):
     """Uses the block sizes of the table, and several blocks."""
-    shape = AttentionShape(1000, 1, 1, 64) if dtype == "bfloat16" else AttentionShape(128, 1, 1, 128)
+    shape = AttentionShape(300, 1, 1, 64) if dtype == "bfloat16" else AttentionShape(128, 1, 1, 128)
     assert make_call(shape, DTYPES[dtype]).ratio(block_sizes=None) <= 1
 
 
@@ -83,7 +83,7 @@ def test_only_the_log_sum_exp_is_used():
 
 def test_layout_and_repetition_do_not_change_the_bits():
     """Non-contiguous inputs and cotangents give the same bits, and so does a second run."""
-    call = make_call(AttentionShape(70, 2, 1, 16, batch=2, sinks=True), torch.bfloat16)
+    call = make_call(AttentionShape(40, 2, 1, 16, batch=2, sinks=True), torch.bfloat16)
     transposed = {name: x.transpose(0, -1).contiguous().transpose(0, -1) for name, x in call.inputs.items()}
     strided = dataclasses.replace(call, inputs=transposed, dout=call.dout.transpose(1, 2).contiguous().transpose(1, 2))
     expected = call.results()
@@ -103,11 +103,11 @@ def test_distances_beyond_int32_do_not_wrap(offset, window):
 
 
 def test_beyond_2_to_the_31_elements():
-    """Uses the last keys of 131,200 x 64 x 256 elements; the pages before them are not touched."""
-    keys = 131_200
-    k, v = (torch.empty(1, keys, 64, 256, dtype=torch.bfloat16) for _ in range(2))
+    """Uses the last keys of 2,099,200 x 4 x 256 elements; the pages before them are not touched."""
+    keys = 2_099_200
+    k, v = (torch.empty(1, keys, 4, 256, dtype=torch.bfloat16) for _ in range(2))
     assert k.numel() > 2**31
-    call = make_call(AttentionShape(1, 64, 64, 256, keys=32), torch.bfloat16)
+    call = make_call(AttentionShape(1, 4, 4, 256, keys=32), torch.bfloat16)
     k[:, -32:], v[:, -32:] = call.inputs["k_BSKD"], call.inputs["v_BSKD"]
     q = call.inputs["q_BTHD"]
     # The single block of the small call has the same keys as the last block of the large call,
@@ -133,7 +133,7 @@ MUTANTS = {
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_mutants_of_the_mask_and_the_scores_fail(dtype):
     shape = AttentionShape(
-        70, 2, 1, 16, keys=100, query_offset=25, segments="packed", window=40, soft_cap=3.0, sinks=True
+        70, 1, 1, 16, keys=100, query_offset=25, segments="packed", window=40, soft_cap=3.0, sinks=True
     )
     call = make_call(shape, DTYPES[dtype])
     assert call.ratio() <= 1
@@ -143,7 +143,7 @@ def test_mutants_of_the_mask_and_the_scores_fail(dtype):
 
 
 def test_mutants_of_heads_and_sinks_fail():
-    call = make_call(AttentionShape(40, 6, 2, 16, sinks=True))
+    call = make_call(AttentionShape(24, 6, 2, 16, sinks=True))
 
     def ratios(attention):
         return call.ratios(call.run(attention, block_sizes=SMALL_BLOCK_SIZES, return_lse=True))
@@ -164,7 +164,7 @@ def test_mutants_of_heads_and_sinks_fail():
 
 def test_mutants_of_the_backward_pass_fail():
     """The output is correct; only the gradients are wrong."""
-    call = make_call(AttentionShape(40, 8, 1, 16, sinks=True))
+    call = make_call(AttentionShape(24, 8, 1, 16, sinks=True))
 
     def incomplete_group_sum(q_BTHD, k_BSKD, v_BSKD, **options):
         """Computes dk and dv without the last of eight query heads."""
@@ -211,17 +211,17 @@ def poisoned(call, first, last):
 @pytest.mark.parametrize("with_segments", [True, False])
 def test_hidden_blocks_are_never_touched(with_segments):
     """nan in a block that is not visible to others, and does not see them, changes no bits."""
-    call = make_call(AttentionShape(256, 2, 1, 16))
-    segments = torch.arange(256, dtype=torch.int32)[None] // 128
+    call = make_call(AttentionShape(128, 2, 1, 16))
+    segments = torch.arange(128, dtype=torch.int32)[None] // 64
     given = {"query_segments_BT": segments, "key_segments_BS": segments} if with_segments else {}
     call = dataclasses.replace(call, options=call.options | given)
-    expected, results = call.results(), poisoned(call, 128, 256).results()
+    expected, results = call.results(), poisoned(call, 64, 128).results()
     for name, tokens in (("out", 1), ("lse", 2), ("dq_BTHD", 1), ("dk_BSKD", 1), ("dv_BSKD", 1)):
         if not given and name in ("dk_BSKD", "dv_BSKD"):
             continue
-        untouched, clean = (np.take(x[name], np.arange(128), tokens) for x in (results, expected))
+        untouched, clean = (np.take(x[name], np.arange(64), tokens) for x in (results, expected))
         np.testing.assert_array_equal(untouched, clean, err_msg=name)
-    assert np.isnan(results["out"][:, 128:]).all()
+    assert np.isnan(results["out"][:, 64:]).all()
 
 
 @pytest.mark.parametrize("order", ["packed", "arbitrary"])
