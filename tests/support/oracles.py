@@ -22,7 +22,7 @@ from lcjax.model import lora
 from lcjax.model.params import TensorName, tensor_names
 from lcjax.ops.cross_entropy import IGNORE
 from lcjax.weights.peft import adapter_names
-from tests.support.compiling import QUICK_TO_COMPILE
+from tests.support.compiling import QUICK_TO_COMPILE, QUICKEST_TO_COMPILE
 from tests.support.settings import model_settings
 from tests.support.shapes import MODEL_COMMON
 
@@ -181,15 +181,24 @@ def micro_batches(batch: Batch, count: int = 1) -> step.Batch:
     return {name: jnp.asarray(value).reshape(count, -1, value.shape[-1]) for name, value in batch.items()}
 
 
-def jax_gradients(model: lcjax.Llama, batch: Batch, count: int = 1) -> tuple[float, lora.Tree]:
-    """Returns (mean loss, gradients) of lcjax's public step with `count` micro-batches."""
+def jax_gradients(
+    model: lcjax.Llama, batch: Batch, count: int = 1, *, same_bits: bool = False
+) -> tuple[float, lora.Tree]:
+    """Returns (mean loss, gradients) of lcjax's public step with `count` micro-batches.
+
+    With `same_bits`, it is compiled so that equal computations in other programs have equal bits.
+    """
     trainable, frozen, _ = split(model)
     objective = step.Objective(model.config, model.settings)
-    loss, _, gradients = _gradients(objective, trainable, frozen, micro_batches(batch, count), None)
+    compiled = _GRADIENTS["same bits" if same_bits else "quickest"]
+    loss, _, gradients = compiled(objective, trainable, frozen, micro_batches(batch, count), None)
     return float(loss), without_masked(gradients)
 
 
-_gradients = jax.jit(step.gradients, static_argnums=0, compiler_options=QUICK_TO_COMPILE)
+_GRADIENTS = {
+    name: jax.jit(step.gradients, static_argnums=0, compiler_options=options)
+    for name, options in (("same bits", QUICK_TO_COMPILE), ("quickest", QUICKEST_TO_COMPILE))
+}
 
 
 def without_masked(tree: lora.Tree) -> lora.Tree:

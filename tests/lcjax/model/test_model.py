@@ -19,9 +19,9 @@ import torch
 
 import lcjax
 from lcjax.config import RopeScaling
+from tests.support.compiling import QUICKEST_TO_COMPILE
 from tests.support.numerics import error_ratio, tree_error_ratio
 from tests.support.oracles import (
-    QUICK_TO_COMPILE,
     Oracle,
     jax_gradients,
     make_batch,
@@ -55,7 +55,7 @@ def grouped(tmp_path_factory) -> Oracle:
     return make_oracle(tmp_path_factory.mktemp("model"), **MODELS["untied gqa 3, odd head_dim"])
 
 
-@functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
+@functools.partial(jax.jit, compiler_options=QUICKEST_TO_COMPILE)
 def call(model: lcjax.Llama, *inputs) -> jax.Array:
     return model(*inputs)
 

@@ -22,8 +22,9 @@ from lcjax.config import LlamaConfig
 from lcjax.convert.__main__ import main as convert
 from lcjax.ops.rope import inverse_frequencies
 from lcjax.weights import load_tokenizer
+from tests.support.compiling import QUICKEST_TO_COMPILE
 from tests.support.numerics import error_ratio
-from tests.support.oracles import QUICK_TO_COMPILE, Oracle, make_batch, make_oracle, to_numpy, torch_logits
+from tests.support.oracles import Oracle, make_batch, make_oracle, to_numpy, torch_logits
 from tests.support.rope_kinds import transformers_frequencies, with_exact_angles
 from tests.support.shapes import MODELS
 
@@ -50,7 +51,7 @@ def batch():
     return make_batch(131, 2, 24, positions=np.stack(rows))
 
 
-@functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
+@functools.partial(jax.jit, compiler_options=QUICKEST_TO_COMPILE)
 def _call(model, *inputs):
     return model(*inputs)
 

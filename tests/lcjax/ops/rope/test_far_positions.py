@@ -23,8 +23,9 @@ from lcjax import weights
 from lcjax.config import MemorySettings
 from lcjax.model import ModelSettings
 from lcjax.step import with_request
+from tests.support.compiling import QUICKEST_TO_COMPILE
 from tests.support.numerics import error_ratio
-from tests.support.oracles import QUICK_TO_COMPILE, make_batch, make_oracle, to_numpy, torch_logits
+from tests.support.oracles import make_batch, make_oracle, to_numpy, torch_logits
 from tests.support.rope_kinds import KINDS, PAIRS, with_exact_angles
 
 LENGTHS = (8192, 32_768, 131_072)
@@ -58,7 +59,7 @@ class Models:
         return with_config(self.ours, rope_scaling=dataclasses.replace(self.ours.config.rope_scaling, **changes))
 
 
-@functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
+@functools.partial(jax.jit, compiler_options=QUICKEST_TO_COMPILE)
 def _call(model, *inputs):
     return model(*inputs)
 
