@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lcjax.ops.cross_entropy import IGNORE, chunk_tokens, linear, linear_cross_entropy, token_cross_entropy
-from tests.support.compiling import QUICK_TO_COMPILE
+from tests.support.compiling import QUICKEST_TO_COMPILE
 from tests.support.jaxprs import output_shapes
 from tests.support.numerics import error_ratio, error_ratios
 
@@ -65,7 +67,7 @@ def with_gradients(objective, hidden, head, labels, dloss=0.37):
         losses = jax.lax.map(lambda y: objective(hidden, head, y), rotated)
         return (losses, *pull_back(jnp.asarray(dloss, losses.dtype)))
 
-    return jax.jit(forward_and_backward, compiler_options=QUICK_TO_COMPILE)(hidden, head, labels)
+    return jax.jit(forward_and_backward, compiler_options=QUICKEST_TO_COMPILE)(hidden, head, labels)
 
 
 def references(hidden, head, labels):
@@ -130,6 +132,7 @@ def test_dropped_cotangent_fails():
     assert min(ratios[1:]) > 1
 
 
+@functools.partial(jax.jit, compiler_options=QUICKEST_TO_COMPILE)
 def plain_token_losses(hidden, head, labels):
     """Returns `plain_loss` of every token."""
     return jax.vmap(lambda h, y: plain_loss(h[None], head, y[None]))(hidden, labels)
