@@ -12,6 +12,7 @@ import pytest
 
 from lcjax import ops
 from lcjax.ops.rope import reference
+from tests.support.compiling import QUICK_TO_COMPILE, QUICKEST_TO_COMPILE
 from tests.support.numerics import error_ratios
 
 
@@ -59,17 +60,25 @@ def plain(positions, frequencies, factor, dtype, q, k):
     return tuple(jnp.concatenate([rotate(x), x[..., pairs:]], axis=-1) for x in (q, k))
 
 
+@functools.cache
+def plain_and_exact(shape: Shape):
+    """Returns the plain results in the dtype of the shape, and in float64."""
+    arrays, positions, frequencies = inputs(shape)
+
+    def computed(dtype, arrays, options):
+        rope = functools.partial(plain, positions, frequencies, shape.attention_factor, dtype)
+        return jax.jit(functools.partial(with_gradients, rope), compiler_options=options)(*arrays)
+
+    in_dtype = computed(shape.dtype, arrays, QUICK_TO_COMPILE)
+    with jax.enable_x64(True):
+        exact = computed(jnp.float64, [x.astype(jnp.float64) for x in arrays], QUICKEST_TO_COMPILE)
+        return in_dtype, [np.asarray(x) for x in exact]
+
+
 def ratios(shape: Shape, rope) -> list[float]:
     arrays, positions, frequencies = inputs(shape)
-    in_dtype = with_gradients(
-        lambda *x: plain(positions, frequencies, shape.attention_factor, shape.dtype, *x), *arrays
-    )
-    with jax.enable_x64(True):
-        wide = (x.astype(jnp.float64) for x in arrays)
-        exact = with_gradients(lambda *x: plain(positions, frequencies, shape.attention_factor, jnp.float64, *x), *wide)
-        exact = [np.asarray(x) for x in exact]
     compute = jax.jit(lambda *x: with_gradients(lambda q, k: rope(q, k, positions, frequencies), *x))
-    return error_ratios(compute(*arrays), in_dtype, exact)
+    return error_ratios(compute(*arrays), *plain_and_exact(shape))
 
 
 def kernel(q, k, positions, frequencies, attention_factor=1.0):
