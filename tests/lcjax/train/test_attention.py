@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from lcjax.train.__main__ import main
 from lcjax.train.reporting.metrics import read_rows
-from tests.support.processes import finish, start
 
 
-def test_pallas_trains_as_xla_does(short, finished, cache, tmp_path):
-    code, output = finish(start([*short, "--attention", "pallas", "--output-dir", "run"], tmp_path, cache))
-    assert code == 0, output
-    assert "attention pallas" in output
+def test_pallas_trains_as_xla_does(short, finished, tmp_path, capsys):
+    assert main([*short, "--attention", "pallas", "--output-dir", str(tmp_path / "run")]) == 0
+    assert "attention pallas" in capsys.readouterr().err
     rows, xla_rows = (read_rows(run / "metrics.jsonl") for run in (tmp_path / "run", finished))
     losses, xla_losses = ([row["loss"] for row in each if "loss" in row] for each in (rows, xla_rows))
     assert len(losses) == 4
