@@ -5,6 +5,7 @@ Limits of file sizes and /dev/full make real writes fail without any privilege.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -12,6 +13,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from lcjax.errors import InputError
 from lcjax.train.__main__ import main
 from lcjax.train.disk import writing
 from lcjax.train.reporting.metrics import RunLog
-from tests.support.processes import complete_saves, finish, records, start, torn_saves
+from tests.support.processes import complete_saves, records, torn_saves
 
 
 def resume_flags(run: Path) -> list[str]:
@@ -38,40 +40,37 @@ LIMITS = {
 }
 
 
-@pytest.fixture(scope="module")
-def attempts(finished, cache, tmp_path_factory):
-    """For each file, the folder of a run and the process that resumes it. All run in parallel."""
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    started = {}
-    for name, (limit, step) in LIMITS.items():
-        run = tmp_path_factory.mktemp("limited") / "run"
-        shutil.copytree(finished, run)
-        shutil.rmtree(run / "adapter")
-        if step == 2:
-            shutil.rmtree(run / "checkpoints" / "4")
-        # The limit is inherited. Python ignores the signal, so that writes fail.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-        try:
-            # Disable the tests' compilation cache, which would not fit either and cause a warning.
-            process = start(resume_flags(run), run.parent, cache, JAX_ENABLE_COMPILATION_CACHE="false")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        started[name] = run, process
-    return started
-
-
 PROGRESS = r"[\d,]+ |importing|compiling|reading|loading|checking|start: |resumed|measuring|step \d|held-out"
 
 
+@contextlib.contextmanager
+def file_size_limit(limit: int) -> Iterator[None]:
+    """Makes writes beyond `limit` bytes fail. Python ignores the signal."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 @pytest.mark.parametrize("name", LIMITS)
-def test_every_file_that_a_run_writes(name, attempts, finished):
-    run, process = attempts[name]
-    code, output = finish(process)
+def test_every_file_that_a_run_writes(name, finished, tmp_path, capsys):
+    """The run finds its compiled programs, which would not fit either."""
+    limit, step = LIMITS[name]
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "adapter")
+    if step == 2:
+        shutil.rmtree(run / "checkpoints" / "4")
+    with file_size_limit(limit):
+        code = main(resume_flags(run))
+    output = capsys.readouterr().err
     errors = [line for line in output.splitlines() if not re.match(PROGRESS, line)]
     assert code == 2, output
     assert len(errors) == 1, output
     assert re.match(rf"error: {re.escape(str(run / name))} cannot be written \(File too large\)", errors[0])
-    assert complete_saves(run / "checkpoints") == ([2] if LIMITS[name][1] == 2 else [2, 4])
+    assert complete_saves(run / "checkpoints") == ([2] if step == 2 else [2, 4])
     assert main(resume_flags(run)) == 0
     assert records(run) == records(finished)
     assert torn_saves(run / "checkpoints") == []
@@ -87,28 +86,21 @@ def test_records_that_grow_with_every_step(name, limit, logging_steps, tmp_path)
             log.step({"step": number, "loss": 1.5})
             log.sync()
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        with pytest.raises(
-            InputError, match=rf"{tmp_path / name} cannot be written \(File too large\); free disk space"
-        ):
-            train()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        log.close()
+    said = rf"{tmp_path / name} cannot be written \(File too large\); free disk space"
+    with file_size_limit(limit), pytest.raises(InputError, match=said):
+        train()
+    log.close()
 
 
-def test_a_device_without_space(finished, cache, tmp_path):
+def test_a_device_without_space(finished, tmp_path, capsys):
     """The kernel's own ENOSPC, from /dev/full."""
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     shutil.rmtree(run / "adapter")
     (run / "loss.png").unlink()
     (run / "loss.png").symlink_to("/dev/full")
-    code, output = finish(start(resume_flags(run), tmp_path, cache))
-    *_, last = output.splitlines()
-    assert code == 2, output
+    assert main(resume_flags(run)) == 2
+    *_, last = capsys.readouterr().err.splitlines()
     assert last.startswith(f"error: {run / 'loss.png'} cannot be written (No space left on device); free disk space, ")
     (run / "loss.png").unlink()
     assert main(resume_flags(run)) == 0
