@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import json
 import random
 import re
 import shutil
@@ -40,32 +40,12 @@ def arguments(model_dir, data_dir) -> list[str]:
     return ["--model", str(model_dir), "--data", str(data_dir), *RUN]
 
 
-class Uninterrupted:
-    """The same run without interruptions, in a process that compiles its own programs.
-
-    It runs in parallel with the tests that interrupt other runs.
-    """
-
-    def __init__(self, arguments, folder: Path):
-        self._run = folder / "run"
-        self._process = start([*arguments, "--output-dir", "run"], folder, folder / "cache")
-
-    @functools.cached_property
-    def output(self) -> str:
-        code, output = finish(self._process)
-        assert code == 0, output
-        return output
-
-    def records(self) -> dict:
-        assert self.output
-        return records(self._run)
-
-
 @pytest.fixture(scope="module")
-def uninterrupted(arguments, tmp_path_factory):
-    run = Uninterrupted(arguments, tmp_path_factory.mktemp("uninterrupted"))
-    yield run
-    assert run.output
+def uninterrupted(arguments, cache, tmp_path_factory) -> dict:
+    """The records of the same run without interruptions, in the process of the tests."""
+    run = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert main([*arguments, "--output-dir", str(run)]) == 0
+    return records(run)
 
 
 def resume_flags(run: Path) -> list[str]:
@@ -117,46 +97,48 @@ def test_five_kills_change_nothing(arguments, uninterrupted, cache, tmp_path, ca
     code, output = finish(start(resume_flags(run), tmp_path, cache))
     print(f"seed {seed}, killed {'; '.join(kills)}")
     assert code == 0, output
-    assert records(run) == uninterrupted.records()
+    assert records(run) == uninterrupted
     assert torn_saves(checkpoints) == []
     assert complete_saves(checkpoints) == [64, 68, 70]
 
 
+# All lines of a run, apart from the last one of a stopped run.
+PROGRESS = (
+    r"importing .*|24 documents, .*|loading .*|reading .*|checking .*|measuring .*|compiling .*|start: .*|resumed .*"
+    r"|step \d+/70  loss .* tok/s|held-out loss .*|(adapter|metrics|picture|checkpoints|tensorboard) +\S+"
+)
+
+
 def test_a_signal_saves_and_prints_how_to_resume(arguments, uninterrupted, cache, tmp_path):
-    """Tests both signals, in two runs in parallel."""
-    stopped = {}
-    for number, name in ((signal.SIGTERM, "a run: {1} :+1:"), (signal.SIGINT, "another")):
-        process = start([*arguments, "--output-dir", name], tmp_path, cache)
-        stopped[number] = tmp_path / name, process
-    for number, (run, process) in stopped.items():
-        wait_until(lambda run=run: lines(run / "metrics.jsonl") >= 5, process)
+    """SIGTERM stops the run, and SIGINT the one that continues it."""
+    name = "a run: {1} :+1:"
+    run = tmp_path / name
+    process = start([*arguments, "--output-dir", name], tmp_path, cache)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        target = lines(run / "metrics.jsonl") + 5
+        wait_until(lambda target=target: lines(run / "metrics.jsonl") >= target, process)
         process.send_signal(number)
-    going_on = []
-    for number, (run, process) in stopped.items():
         code, output = finish(process)
         assert code == 0, output
-        said = re.fullmatch(rf"{number.name}: saved after step (\d+); resume with: (.*)", output.splitlines()[-1])
+        *before, last = output.splitlines()
+        assert [line for line in before if not re.fullmatch(PROGRESS, line)] == []
+        said = re.fullmatch(rf"{number.name}: saved after step (\d+); resume with: (.*)", last)
         assert said, output
         assert max(complete_saves(run / "checkpoints")) == int(said[1]) == lines(run / "metrics.jsonl") < MAX_STEPS
         assert said[2].startswith("python -m lcjax.train --output-dir ")
-        going_on.append((run, launch(said[2], tmp_path, cache)))  # as it was printed
-    for run, process in going_on:
-        code, output = finish(process)
-        assert code == 0, output
-        assert records(run) == uninterrupted.records()
+        process = launch(said[2], tmp_path, cache)  # as it was printed
+    code, output = finish(process)
+    assert code == 0, output
+    assert [line for line in output.splitlines() if not re.fullmatch(PROGRESS, line)] == []
+    assert records(run) == uninterrupted
 
 
-def test_uninterrupted_run_learns_and_prints_nothing_but_its_progress(uninterrupted):
-    output, recorded = uninterrupted.output, uninterrupted.records()
-    assert [row["step"] for row in recorded["metrics"]] == list(range(1, MAX_STEPS + 1))
-    assert len({row["loss"] for row in recorded["metrics"]}) == MAX_STEPS
-    expected = (
-        r"importing .*|24 documents, .*|loading .*|reading .*|checking .*|measuring .*|compiling .*|start: .*"
-        r"|step \d+/70  loss .* tok/s|held-out loss .*|(adapter|metrics|picture|checkpoints|tensorboard) +\S+"
-    )
-    assert [line for line in output.splitlines() if not re.fullmatch(expected, line)] == []
-    before, after = re.search(r"held-out loss (\S+) before, (\S+) after", output).groups()
-    assert float(after) < float(before)
+def test_an_uninterrupted_run_learns(uninterrupted):
+    rows = uninterrupted["metrics"]
+    assert [row["step"] for row in rows] == list(range(1, MAX_STEPS + 1))
+    assert len({row["loss"] for row in rows}) == MAX_STEPS
+    before, *_, after = (json.loads(row)["eval_loss"] for row in uninterrupted["evaluation"])
+    assert after < before
 
 
 def test_master_weights_in_host_memory_resume_exactly(model_dir, data_dir, cache, tmp_path):

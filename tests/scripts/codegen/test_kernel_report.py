@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
@@ -12,6 +13,17 @@ from lcjax_scripts.codegen.compiled import HEAD_DIMS, KERNELS
 from lcjax_scripts.codegen.report import compile_all
 from lcjax_scripts.codegen.triton_process import triton_process
 from tests.support.thin import thinned
+
+
+@functools.cache
+def compiled_once(gpu, head_dims, dtype, kernels):
+    return compile_all(gpu, head_dims, dtype, kernels)
+
+
+@pytest.fixture
+def compiles_once(monkeypatch):
+    """The command reports kernels that another test here compiled, if there are such."""
+    monkeypatch.setattr(kernel_report, "compile_all", compiled_once)
 
 
 @pytest.fixture
@@ -32,6 +44,7 @@ def spoil(path, key: str, **limits) -> None:
 ROPE = ["--gpu", "h100-80gb", "--kernel", "rope", "--head-dim", "64"]
 
 
+@pytest.mark.usefixtures("compiles_once")
 def test_pallas_and_triton_are_reported(tmp_path, capsys):
     figures = tmp_path / "figures.json"
     assert kernel_report.main([*ROPE, "--json", str(figures)]) == 0
@@ -49,12 +62,14 @@ def test_pallas_and_triton_are_reported(tmp_path, capsys):
     assert "kernels 2, with a budget 2, over it 0" in printed
 
 
+@pytest.mark.usefixtures("compiles_once")
 def test_a_kernel_over_its_budget_fails(budget_file, capsys):
     spoil(budget_file, "rope 64 bfloat16 pallas", registers=8, narrow=0)
     assert kernel_report.main(ROPE) == 1
     assert "over budget: rope 64 bfloat16 pallas: registers " in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("compiles_once")
 def test_a_kernel_without_a_budget_fails(budget_file, capsys):
     sections = json.loads(budget_file.read_text())
     del sections["h100-80gb"]["rope 64 bfloat16 pallas"]
@@ -84,7 +99,8 @@ def test_budgets_cover_every_kernel():
 
 def test_new_budgets_are_those_of_what_is_compiled_now(budget_file, monkeypatch, capsys):
     spoil(budget_file, "rope 64 bfloat16 pallas", registers=8)
-    [row] = [row for row in compile_all("h100-80gb", (64,), "bfloat16", ["rope"]) if row[0].implementation == "pallas"]
+    rows = compiled_once("h100-80gb", (64,), "bfloat16", ("rope",))
+    [row] = [row for row in rows if row[0].implementation == "pallas"]
     monkeypatch.setattr(kernel_report, "compile_all", lambda *arguments: [row])
     assert kernel_report.main(["--write-budgets"]) == 0
     assert "1 budgets written" in capsys.readouterr().out
