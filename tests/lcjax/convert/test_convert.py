@@ -1,5 +1,7 @@
 import json
 import re
+import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -24,9 +26,9 @@ def tokenizer(smollm2):
     return load_tokenizer(smollm2)
 
 
-@pytest.fixture
-def model(tokenizer, tmp_path) -> transformers.LlamaForCausalLM:
-    """A random float32 model, saved by transformers with a tokenizer at tmp_path / "model"."""
+@pytest.fixture(scope="module")
+def saved(model_dir, tmp_path_factory) -> Path:
+    """A random float32 model with a small tokenizer, saved by transformers."""
     config = transformers.LlamaConfig(
         vocab_size=101,
         hidden_size=24,
@@ -36,10 +38,17 @@ def model(tokenizer, tmp_path) -> transformers.LlamaForCausalLM:
         num_key_value_heads=2,
         head_dim=8,
     )
-    model = transformers.LlamaForCausalLM(config)
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    return model
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    load_tokenizer(model_dir).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def model(saved, tmp_path) -> transformers.LlamaForCausalLM:
+    """This model, with a copy of its files at tmp_path / "model"."""
+    shutil.copytree(saved, tmp_path / "model")
+    return transformers.LlamaForCausalLM.from_pretrained(saved)
 
 
 def run(*arguments) -> int:
