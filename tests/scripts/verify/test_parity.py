@@ -20,6 +20,7 @@ from lcjax_scripts.verify import cases
 from lcjax_scripts.verify.inputs import digest, make_inputs
 from lcjax_scripts.verify.mutants import MUTANTS
 from lcjax_scripts.verify.parity import harness
+from lcjax_scripts.verify.parity import sides as sides_of_the_harness
 from lcjax_scripts.verify.parity.accuracy import less_accurate, pallas_over_triton
 from lcjax_scripts.verify.parity.hunt import caught, mutant_jobs, survivors
 from lcjax_scripts.verify.parity.jobs import Job, longest_first
@@ -29,6 +30,12 @@ from lcjax_scripts.verify.parity.verdicts import Case, Verdict, judge
 
 ROPE = cases.RopeShape(5, 2, 1, 8)
 JOB = Job("job", "a rope", ROPE)
+
+
+@pytest.fixture
+def one_process_a_side(monkeypatch):
+    """As on a machine with one core. Starting a process takes longer than a small shape."""
+    monkeypatch.setattr(sides_of_the_harness.os, "sched_getaffinity", lambda pid: {0})
 
 
 def test_a_slice_of_the_matrix(tmp_path, capsys):
@@ -82,6 +89,7 @@ def test_the_longest_shapes_start_first():
     assert (last.shape.operation, last.shape.tokens) == ("rope", 1)
 
 
+@pytest.mark.usefixtures("one_process_a_side")
 def test_a_failing_case_is_the_exit_code(tmp_path, capsys):
     path = tmp_path / "report.json"
     assert parity.main(["--shapes", "gqa 1", "--plant", "missing scale", "--json", str(path)]) == 1
@@ -90,6 +98,7 @@ def test_a_failing_case_is_the_exit_code(tmp_path, capsys):
     assert "pallas failed: gqa 1" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("one_process_a_side")
 def test_an_interrupted_run_reports_what_it_has_judged(tmp_path, capsys, monkeypatch):
     def interrupted_after_two(*args, **options):
         yield from itertools.islice(run_jobs(*args, **options), 2)
@@ -128,6 +137,7 @@ def becomes(true: Callable[[], bool], seconds: float = 60) -> bool:
     return False
 
 
+@pytest.mark.usefixtures("one_process_a_side")
 def test_planted_bugs_are_caught():
     _, planted = mutant_jobs()
     wanted = [job for job in planted if job.mutant in ("phase off by 0.01", "int32 wrap of offset")]
@@ -157,11 +167,12 @@ def test_parts_are_the_whole():
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+@pytest.mark.usefixtures("one_process_a_side")
 def test_long_shapes_are_judged_on_samples_of_rows(capsys, monkeypatch):
     small = {
-        "full attention": cases.LongShape(700, 4, 2, 64),
-        "a window": cases.LongShape(700, 2, 2, 64, window=100),
-        "rope": cases.LongShape(500, 4, 2, 64, of="rope"),
+        "full attention": cases.LongShape(300, 2, 1, 64),
+        "a window": cases.LongShape(300, 1, 1, 64, window=100),
+        "rope": cases.LongShape(300, 2, 1, 64, of="rope"),
     }
     monkeypatch.setattr(cases, "long_matrix", lambda: small)
     assert parity.main(["--long"]) == 0
