@@ -23,15 +23,15 @@ from tests.support.numerics import error_ratio
 from tests.support.oracles import Oracle, make_batch, make_oracle, to_numpy, torch_logits, with_random_adapter
 from tests.support.shapes import MODELS
 
-VOCABULARY = 49_152
+VOCABULARY = 320
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, smollm2) -> Oracle:
-    """A tiny random model with SmolLM2's tokenizer."""
+def base(tmp_path_factory, model_dir) -> Oracle:
+    """A tiny random model with a small tokenizer."""
     fields = {**MODELS["untied gqa 3, odd head_dim"], "vocab_size": VOCABULARY, "num_hidden_layers": 2}
     oracle = make_oracle(tmp_path_factory.mktemp("model"), adapter=False, **fields)
-    load_tokenizer(smollm2).save_pretrained(oracle.directory)
+    load_tokenizer(model_dir).save_pretrained(oracle.directory)
     return oracle
 
 
