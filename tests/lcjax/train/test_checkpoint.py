@@ -169,33 +169,49 @@ from tests.support.tiny_state import tiny_state
 def kill_before(module, name):
     setattr(module, name, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 
-checkpoints = checkpoint.Checkpoints(Path(sys.argv[1]), keep=1)
-checkpoints.save(1, tiny_state(), {}, {"format": 2})
-print("saved", flush=True)
-if sys.argv[2] == "checksums":
-    kill_before(checkpoint, "write_checksums")
-if sys.argv[2] == "rename":
-    kill_before(Path, "rename")
-if sys.argv[2] == "removal":
-    kill_before(checkpoint.shutil, "rmtree")
-checkpoints.save(2, tiny_state(), {}, {"format": 2})
+def save_twice(moment):
+    checkpoints = checkpoint.Checkpoints(Path(sys.argv[1], moment), keep=1)
+    checkpoints.save(1, tiny_state(), {}, {"format": 2})
+    if moment == "checksums":
+        kill_before(checkpoint, "write_checksums")
+    if moment == "rename":
+        kill_before(Path, "rename")
+    if moment == "removal":
+        kill_before(checkpoint.shutil, "rmtree")
+    checkpoints.save(2, tiny_state(), {}, {"format": 2})
+
+for moment in sys.argv[2:]:
+    child = os.fork()  # before JAX starts its threads
+    if child == 0:
+        save_twice(moment)
+        os._exit(0)
+    print(moment, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-@pytest.mark.parametrize(("moment", "complete"), [("checksums", [1]), ("rename", [1]), ("removal", [2])])
-def test_a_kill_at_any_moment_of_a_save_leaves_complete_checkpoints(moment, complete, tmp_path):
+@pytest.fixture(scope="module")
+def killed_saves(tmp_path_factory) -> Path:
+    """The folder of checkpoints of three processes, killed at the moments that name the folders."""
+    folder = tmp_path_factory.mktemp("killed")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", KILLED_AT, str(tmp_path / "checkpoints"), moment]
+    moments = ["checksums", "rename", "removal"]
+    command = [sys.executable, "-c", KILLED_AT, str(folder), *moments]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=600)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert ended.stdout == "saved\n"
-    assert len(torn_saves(tmp_path / "checkpoints")) == 1
-    reopened = Checkpoints(tmp_path / "checkpoints")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == [f"{moment} {-signal.SIGKILL}" for moment in moments], ended.stderr
+    return folder
+
+
+@pytest.mark.parametrize(("moment", "complete"), [("checksums", [1]), ("rename", [1]), ("removal", [2])])
+def test_a_kill_at_any_moment_of_a_save_leaves_complete_checkpoints(moment, complete, killed_saves):
+    folder = killed_saves / moment
+    assert len(torn_saves(folder)) == 1
+    reopened = Checkpoints(folder)
     assert reopened.steps() == complete
     assert [reopened.damage(step) for step in complete] == [None]
-    assert len(torn_saves(tmp_path / "checkpoints")) == 1  # readers remove nothing
-    assert Checkpoints(tmp_path / "checkpoints", keep=1).steps() == complete
-    assert torn_saves(tmp_path / "checkpoints") == []
+    assert len(torn_saves(folder)) == 1  # readers remove nothing
+    assert Checkpoints(folder, keep=1).steps() == complete
+    assert torn_saves(folder) == []
 
 
 def test_the_newest_checkpoints_survive(tmp_path):
