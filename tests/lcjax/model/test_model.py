@@ -175,8 +175,8 @@ def loaded(smollm2):
 
 @pytest.fixture(scope="module")
 def source(loaded) -> np.ndarray:
-    """The first 1,024 tokens of argparse."""
-    return np.asarray(loaded[1](inspect.getsource(argparse))["input_ids"][:1024], np.int32)[None]
+    """The first 256 tokens of argparse."""
+    return np.asarray(loaded[1](inspect.getsource(argparse))["input_ids"][:256], np.int32)[None]
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def smollm2_oracle(loaded, tmp_path_factory) -> Oracle:
 def test_smollm2_loss_of_argparse(loaded, source):
     log_probabilities = jax.nn.log_softmax(call(loaded[0], source), axis=-1)
     loss = -np.take_along_axis(np.asarray(log_probabilities[:, :-1]), source[:, 1:, None], axis=-1).mean()
-    assert round(float(loss), 3) == 2.361
+    assert round(float(loss), 3) == 2.364  # transformers' float32 logits give 2.36385
 
 
 def test_smollm2_knows_paris(loaded):

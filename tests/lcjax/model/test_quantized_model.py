@@ -203,14 +203,14 @@ def test_rows_that_cannot_be_quantized_are_refused_before_a_weight_is_read(tmp_p
 
 @pytest.fixture(scope="module")
 def argparse_source(smollm2):
-    """A batch of 256 tokens of Python."""
+    """A batch of 128 tokens of Python."""
     tokenizer = load_tokenizer(smollm2)
-    ids = np.array(tokenizer(inspect.getsource(argparse))["input_ids"][:257], np.int32)[None]
+    ids = np.array(tokenizer(inspect.getsource(argparse))["input_ids"][:129], np.int32)[None]
     return {
         "tokens": ids[:, :-1],
         "labels": ids[:, 1:],
-        "positions": np.arange(256, dtype=np.int32)[None],
-        "segment_ids": np.ones((1, 256), np.int32),
+        "positions": np.arange(128, dtype=np.int32)[None],
+        "segment_ids": np.ones((1, 128), np.int32),
     }
 
 
@@ -232,7 +232,7 @@ def with_uniform_levels(params, config):
 
 
 def test_nf4_is_better_than_uniform_levels_for_smollm2(smollm2, argparse_source):
-    """Nats per token: 2.355 in float32, 2.600 in NF4, 2.774 with uniform levels."""
+    """Nats per token: 3.151 in float32, 3.343 in NF4, 3.530 with uniform levels."""
     config, params, _ = load_model_files(smollm2, "float32")
     _, quantized, _ = load_model_files(smollm2, "float32", quantize="nf4")
     settings = ModelSettings(256)
