@@ -95,13 +95,16 @@ TINY = LlamaConfig(
 )
 
 
+@functools.cache
+def planned(where: str, layers: int, lora_r: int):
+    config = dataclasses.replace(TINY, num_hidden_layers=layers)
+    workload = Workload("tiny", config, "h100-80gb", lora_r, None, "offload", "tile=1024", optimizer_memory=where)
+    return compile_step(workload, requested_settings(workload, 8192)).memory
+
+
 @pytest.mark.parametrize("lora_r", thinned([0, 8], lambda lora_r: lora_r == 0))
 def test_a_compiled_step_has_the_state_on_the_host_and_a_layer_of_it_on_the_device(lora_r):
-    def planned(where: str):
-        workload = Workload("tiny", TINY, "h100-80gb", lora_r, None, "offload", "tile=1024", optimizer_memory=where)
-        return compile_step(workload, requested_settings(workload, 8192)).memory
-
-    here, there = planned("device"), planned("host")
+    here, there = (planned(where, 16, lora_r) for where in ("device", "host"))
     params = abstract_params(TINY, Workload("tiny", TINY, "h100-80gb", lora_r).lora, None)
     learning = params if lora_r == 0 else [x for x in jax.tree.leaves(params) if x.dtype == jnp.float32]
     state = (12 if lora_r == 0 else 8) * sum(leaf.size for leaf in jax.tree.leaves(learning))
@@ -114,11 +117,6 @@ def test_a_compiled_step_has_the_state_on_the_host_and_a_layer_of_it_on_the_devi
 
 def test_full_fine_tuning_needs_four_bytes_per_weight_on_the_device():
     """They are the weight and its gradient, both in bfloat16."""
-
-    def device_bytes(layers: int) -> int:
-        config = dataclasses.replace(TINY, num_hidden_layers=layers)
-        workload = Workload("tiny", config, "h100-80gb", 0, None, "offload", "tile=1024")
-        return compile_step(workload, requested_settings(workload, 2048)).memory.device_bytes
-
     layer = sum(math.prod(shape) for shape in TINY.linear_shapes().values())
-    assert (device_bytes(32) - device_bytes(16)) / 16 == pytest.approx(4 * layer, rel=0.02)
+    many, few = (planned("host", layers, 0).device_bytes for layers in (32, 16))
+    assert (many - few) / 16 == pytest.approx(4 * layer, rel=0.02)
