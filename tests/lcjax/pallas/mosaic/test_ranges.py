@@ -97,21 +97,21 @@ def check_order(mask: Mask, batch: int, tokens: int, keys: int) -> None:
                 counts[m] += 1
 
 
-@pytest.mark.parametrize(
-    ("tokens", "keys"), thinned(LENGTHS, lambda lengths: lengths in [(13, 30), (30, 13), (24, 24)])
-)
+@pytest.mark.parametrize(("tokens", "keys"), thinned(LENGTHS, lambda lengths: lengths in [(13, 30), (30, 13)]))
 def test_bands(tokens, keys):
     for band in BANDS:
         check_visits(AllOf((band,)), 1, tokens, keys)
         check_order(AllOf((band,)), 1, tokens, keys)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "keys"), thinned([(13, 30), (30, 13), (24, 24)], lambda lengths: lengths != (24, 24))
+)
 @pytest.mark.parametrize("name", MASKS)
-def test_masks_with_tables(name):
-    for tokens, keys in ((13, 30), (30, 13), (24, 24)):
-        mask = MASKS[name](tokens, keys)
-        check_visits(mask, 2, tokens, keys)
-        check_order(mask, 2, tokens, keys)
+def test_masks_with_tables(name, tokens, keys):
+    mask = MASKS[name](tokens, keys)
+    check_visits(mask, 2, tokens, keys)
+    check_order(mask, 2, tokens, keys)
 
 
 def test_a_document_in_two_parts():
