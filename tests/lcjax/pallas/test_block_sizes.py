@@ -22,6 +22,7 @@ from lcjax.pallas.triton.block_sizes import (
 )
 from lcjax.plan.compiling.aot import gpu_names
 from lcjax_scripts.codegen.compile_pallas import compile_attention, device_of
+from tests.support.compiling import QUICKEST_TO_COMPILE
 from tests.support.numerics import tree_error_ratio
 from tests.support.thin import thinned
 
@@ -82,13 +83,17 @@ def test_values_with_the_small_block_sizes(head_dim):
     def plain(q, k, v):
         return reference.attention(q, k, v, mask, scale=head_dim**-0.5)[0]
 
-    in_dtype = value_and_gradients(plain, inputs)
+    def computed(attend, inputs):
+        compute = functools.partial(value_and_gradients, attend)
+        return jax.jit(compute, compiler_options=QUICKEST_TO_COMPILE)(inputs)
+
+    in_dtype = computed(plain, inputs)
     with jax.enable_x64(True):
-        exact = jax.tree.map(np.asarray, value_and_gradients(plain, [x.astype(jnp.float64) for x in inputs]))
+        exact = jax.tree.map(np.asarray, computed(plain, [x.astype(jnp.float64) for x in inputs]))
     attend = functools.partial(ops.attention, implementation="pallas")
     with traced_for(device_of(RTX)):
-        actual = jax.jit(lambda *inputs: value_and_gradients(attend, inputs))(*inputs)
-        mutant = value_and_gradients(functools.partial(attend, scale=head_dim**-0.5 * 1.05), inputs)
+        actual = computed(attend, inputs)
+        mutant = computed(functools.partial(attend, scale=head_dim**-0.5 * 1.05), inputs)
     assert tree_error_ratio(actual, in_dtype, exact) <= 1
     assert tree_error_ratio(mutant, in_dtype, exact) > 1
 
