@@ -16,10 +16,10 @@ from lcjax import step
 from lcjax.model import lora
 from lcjax.ops.cross_entropy import IGNORE
 from lcjax.optim import adamw
+from tests.support.compiling import QUICKEST_TO_COMPILE
 from tests.support.jaxprs import count, equations
 from tests.support.numerics import tree_error_ratio
 from tests.support.oracles import (
-    QUICK_TO_COMPILE,
     Oracle,
     jax_gradients,
     make_batch,
@@ -243,7 +243,8 @@ def test_dropout_depends_on_seed_and_step_and_is_off_in_evaluation(oracle, tmp_p
     trainable, frozen, mask = split(model)
     objective = step.Objective(model.config, model.settings)
     optimizer = make_optimizer(mask)
-    train_step = jax.jit(functools.partial(step.train_step, objective, optimizer), compiler_options=QUICK_TO_COMPILE)
+    train_step = functools.partial(step.train_step, objective, optimizer)
+    train_step = jax.jit(train_step, compiler_options=QUICKEST_TO_COMPILE)
     batch = uneven_batch()
 
     def loss(seed, number):
