@@ -63,7 +63,8 @@ def test_repetitions_in_one_program(monkeypatch):
 @pytest.mark.parametrize(
     ("operation", "part", "kernels"), [("attention", FORWARD, 1), ("attention", BOTH, 3), ("rope", FORWARD, 1)]
 )
-def test_every_repetition_stays_in_the_compiled_program(operation, part, kernels):
+def test_every_repetition_stays_in_the_compiled_program(operation, part, kernels, monkeypatch):
+    monkeypatch.setattr(jax_side, "REPETITIONS", 3)
     with traced_with():
         function, arguments = jax_side.operation_of(Job(operation, part, "pallas", 256, 2, 1, 64, "bfloat16"))
         repeated = jax_side.repetitions_of(function, in_place=operation == "rope")
