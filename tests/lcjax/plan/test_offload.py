@@ -42,7 +42,9 @@ def test_the_bytes_by_hand():
     assert host_bytes("offload_attn", dtype="float32") == 4 * inputs + 2 * log_sums
 
 
-@pytest.mark.parametrize("policy", ["none", "full", "offload", "offload_attn"])
+@pytest.mark.parametrize(
+    "policy", thinned(["none", "full", "offload", "offload_attn"], lambda policy: policy in ("full", "offload_attn"))
+)
 def test_a_compiled_step_has_exactly_these_bytes(policy):
     """`compile_step` raises an error if they differ."""
     settings = model_settings(TOKENS, use_gradient_checkpointing=policy, memory="none", attention="pallas")
