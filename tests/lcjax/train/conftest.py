@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import SHORT, finish, start
+from lcjax.train.__main__ import main
+from tests.support.processes import SHORT
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +36,8 @@ def short(model_dir, data_dir) -> list[str]:
 def finished(short, cache, tmp_path_factory) -> Path:
     """The folder of such a run without interruptions. Tests must not change it."""
     folder = tmp_path_factory.mktemp("finished")
-    code, output = finish(start([*short, "--output-dir", "run"], folder, cache))
-    assert code == 0, output
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        assert main([*short, "--output-dir", "run"]) == 0
     return folder / "run"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from lcjax.config.run_record import read_run_record
 from lcjax.train.__main__ import main
 from tests.support.processes import (
     complete_saves,
@@ -122,6 +123,8 @@ def test_a_signal_saves_and_prints_how_to_resume(arguments, uninterrupted, cache
     run = tmp_path / "a run: {1} :+1:"
     process = start([*arguments, "--output-dir", run.name], tmp_path, cache)
     resume = stop(process, signal.SIGTERM, run)
+    [session] = read_run_record(run)["sessions"]
+    assert f"-m lcjax.train {shlex.join(arguments)}" in session["command"]
     # The process that gets the signal replaces the shell.
     process = launch(f"exec {resume}", tmp_path, cache)
     resume = stop(process, signal.SIGINT, run)
