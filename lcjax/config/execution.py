@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 
 from lcjax.config.memory import MemorySettings, check_loss_chunk
+from lcjax.config.mesh import ONE_DEVICE, MeshShape
 from lcjax.config.policies import OFFLOAD_ABOVE_TOKENS, check_policy, policies_by_length
 from lcjax.errors import InputError
 
@@ -110,15 +111,17 @@ class Execution:
       forms: how the layers run, by length; see `layer_forms`.
       loss_chunk: the number of tokens whose logits exist at a time. None means the value of
         `lcjax.ops.cross_entropy.chunk_tokens`.
+      mesh: the devices that share the work. Lengths in forms are in tokens of one device.
     """
 
     attention: str = "xla"
     rope: str = "xla"
     forms: tuple[LayerForm, ...] = PLAIN_FORMS
     loss_chunk: int | None = None
+    mesh: MeshShape = ONE_DEVICE
 
     def form(self, tokens: int) -> LayerForm:
-        """How the layers run over sequences of `tokens` tokens.
+        """How the layers run over `tokens` tokens of a device.
 
         Raises:
           InputError: no form holds for this length, because the policy saves too much for it.

@@ -23,7 +23,7 @@ from lcjax.memory.parts import LayerInputs, LayerParts
 from lcjax.memory.position_wise import Leaves, PositionWise, added, delta_of
 from lcjax.memory.tiles import Tiles
 from lcjax.memory.trainable import Parameters
-from lcjax.ops.attention.backend import Backend
+from lcjax.ops.attention.passes import Passes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class GroupedLayer:
     """Like `TiledLayer`, with attention in `groups` groups of heads."""
 
     parts: LayerParts
-    attention: Backend
+    attention: Passes
     tile: int
     groups: int
 

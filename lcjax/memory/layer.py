@@ -22,15 +22,15 @@ import jax.numpy as jnp
 from lcjax.memory.parts import LayerInputs, LayerParts
 from lcjax.memory.position_wise import Leaves, PositionWise, added, delta_of
 from lcjax.memory.tiles import Tiles
-from lcjax.ops.attention.backend import Backend
+from lcjax.ops.attention.passes import Passes
 
 
 @dataclasses.dataclass(frozen=True)
 class TiledLayer:
-    """A layer made of position-wise parts; `attention` has separate forward and backward passes."""
+    """A layer made of position-wise parts and attention."""
 
     parts: LayerParts
-    attention: Backend
+    attention: Passes
     tile: int
 
     def forward(self, x_BTD: jax.Array, inputs: LayerInputs, attended: Any = None) -> tuple[jax.Array, Any]:

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 
 from lcjax.memory.parts import LayerInputs, LayerParts
 from lcjax.memory.tiles import Tiles
-from lcjax.ops.attention.backend import Backend
-from lcjax.ops.attention.passes import attention_bwd, attention_fwd
+from lcjax.ops.attention.passes import Passes
 
 Tree = Any
 Leaves = list[jax.Array]
@@ -23,12 +22,12 @@ Leaves = list[jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class PositionWise:
-    """A layer's parts over tiles of a sequence; `attention` has separate passes."""
+    """A layer's parts over tiles of a sequence, and its attention over the whole of it."""
 
     parts: LayerParts
     inputs: LayerInputs
     tiles: Tiles
-    attention: Backend
+    attention: Passes
 
     @property
     def trainable(self) -> Leaves:
@@ -62,13 +61,13 @@ class PositionWise:
         """(out, log-sum-exp); out may reuse the queries' memory."""
         q_BTHd, k_BTKd, v_BTKd = qkv
         context = self.inputs.context
-        return attention_fwd(self.attention, q_BTHd, k_BTKd, v_BTKd, context.segment_ids_BT, context.sees)
+        return self.attention.forward(q_BTHd, k_BTKd, v_BTKd, context.segment_ids_BT, context.sees)
 
     def attention_gradients(self, qkv, lse: Any, dout_BTHd: jax.Array, delta_BHT: jax.Array) -> tuple[jax.Array, ...]:
         """(dq, dk, dv); dq may reuse the queries' memory."""
         q_BTHd, k_BTKd, v_BTKd = qkv
         shown = self.inputs.context.segment_ids_BT, self.inputs.context.sees
-        return attention_bwd(self.attention, q_BTHd, k_BTKd, v_BTKd, *shown, lse, dout_BTHd, delta_BHT)
+        return self.attention.backward(q_BTHd, k_BTKd, v_BTKd, *shown, lse, dout_BTHd, delta_BHT)
 
     def add_projection_gradients(self, x_BTD, dqkv: tuple[jax.Array, ...], dx_BTD, gradients: Leaves) -> tuple:
         """(dx, gradients) plus the contributions of queries, keys and values."""

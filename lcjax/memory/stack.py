@@ -20,12 +20,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from lcjax.config.memory import MemorySettings
+from lcjax.config.mesh import ONE_DEVICE, MeshShape
 from lcjax.errors import InputError
 from lcjax.memory.grouped_layer import GroupedLayer
 from lcjax.memory.layer import TiledLayer
 from lcjax.memory.parts import LayerInputs, LayerParts
 from lcjax.memory.stacked import layer_at, layer_numbers, scan_layers
 from lcjax.memory.trainable import Parameters
+from lcjax.ops.attention.parallel import passes_over
 from lcjax.ops.attention.passes import backend_with_passes
 from lcjax.parallel.memories import to_device, to_host
 
@@ -54,8 +56,10 @@ class Stack:
     save_every: int
 
 
-def tiled_stack(parts: LayerParts, attention: str, policy: str, settings: MemorySettings) -> Stack:
-    """The stack of layers made of `parts`.
+def tiled_stack(
+    parts: LayerParts, attention: str, policy: str, settings: MemorySettings, mesh: MeshShape = ONE_DEVICE
+) -> Stack:
+    """The stack of layers made of `parts`, over the tokens of one device of a mesh.
 
     Raises:
       InputError: the implementation of attention or the policy does not support tiles.
@@ -68,7 +72,7 @@ def tiled_stack(parts: LayerParts, attention: str, policy: str, settings: Memory
             "memory=embeddings_on_host=true goes with a policy that uses host memory, not with "
             f"use_gradient_checkpointing={policy!r}; use 'offload'"
         )
-    layer = TiledLayer(parts, backend_with_passes(attention), settings.tile)
+    layer = TiledLayer(parts, passes_over(mesh, backend_with_passes(attention)), settings.tile)
     if settings.head_groups > 1:
         layer = GroupedLayer(**vars(layer), groups=settings.head_groups)
     return Stack(

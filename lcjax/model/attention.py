@@ -17,6 +17,8 @@ from lcjax.errors import InputError
 from lcjax.model.context import Context, split_key
 from lcjax.model.linear import Linear
 from lcjax.model.norm import RMSNorm
+from lcjax.ops.attention.parallel import passes_over
+from lcjax.ops.attention.registry import backend_of
 from lcjax.ops.residuals import PROJECTION, name_residual
 
 Tree = dict[str, Any]
@@ -89,8 +91,13 @@ def attend(
 ) -> jax.Array:
     """A layer's attention: causal, within segments, and limited by the family's `AttentionView`.
 
-    Query 0 is at key index `query_offset`. None aligns the last query with the last key.
+    Query 0 is at key index `query_offset`. None aligns the last query with the last key. If devices
+    share the sequence, the offset must be None.
     """
+    if context.mesh.context > 1:
+        assert query_offset is None, "keys of a cache are on one device"
+        passes = passes_over(context.mesh, backend_of(context.attention))
+        return passes.run(q_BTHd, k_BSKd, v_BSKd, context.segment_ids_BT, context.sees)
     return ops.attention(
         q_BTHd,
         k_BSKd,

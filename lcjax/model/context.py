@@ -10,6 +10,7 @@ import dataclasses
 import jax
 
 from lcjax.config.families import AttentionView
+from lcjax.config.mesh import ONE_DEVICE, MeshShape
 
 
 @jax.tree_util.register_dataclass
@@ -19,7 +20,7 @@ class Context:
 
     Positions and segment ids are int32 [B, T]; segment ids are None for one document per row.
     `attention` and `rope` are names of implementations. `sees` limits which earlier tokens
-    attention sees.
+    attention sees. On a `mesh` of several devices, tokens are those of one device.
     """
 
     positions_BT: jax.Array
@@ -29,6 +30,7 @@ class Context:
     attention: str = dataclasses.field(metadata={"static": True})
     rope: str = dataclasses.field(metadata={"static": True})
     sees: AttentionView = dataclasses.field(metadata={"static": True})
+    mesh: MeshShape = dataclasses.field(default=ONE_DEVICE, metadata={"static": True})
 
 
 def split_key(key: jax.Array | None, count: int) -> list[jax.Array | None]:

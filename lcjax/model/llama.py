@@ -27,6 +27,7 @@ from lcjax.model.lora import adapters_only
 from lcjax.model.norm import RMSNorm
 from lcjax.model.settings import ModelSettings
 from lcjax.ops.rope import inverse_frequencies
+from lcjax.parallel.collectives import largest_over
 
 Tree = dict[str, Any]
 
@@ -104,12 +105,15 @@ class Llama(nnx.Module):
 
         Without `sequence_length`, the sequence ends at the highest position.
         """
-        length = jnp.max(positions_BT) + 1 if sequence_length is None else sequence_length
+        mesh = self.settings.execution.mesh
+        length = sequence_length
+        if length is None:
+            length = largest_over(mesh, jnp.max(positions_BT)) + 1
         frequencies_F = jnp.asarray(inverse_frequencies(self.config, length))
         factor = attention_factor(self.config)
         runs = self.settings.execution
         sees = self.config.sees
-        return Context(positions_BT, segment_ids_BT, frequencies_F, factor, runs.attention, runs.rope, sees)
+        return Context(positions_BT, segment_ids_BT, frequencies_F, factor, runs.attention, runs.rope, sees, mesh)
 
     def hidden_states(
         self,
@@ -136,7 +140,7 @@ class Llama(nnx.Module):
         check_ids(tokens_BT, self.config.vocab_size)
         if tokens_BT.ndim != 2 or not tokens_BT.size:
             raise InputError(f"token ids have the shape {tokens_BT.shape}; give rows of tokens: [batch, tokens]")
-        self.config.check_length(tokens_BT.shape[1])
+        self.config.check_length(tokens_BT.shape[1] * self.settings.execution.mesh.context)
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None], tokens_BT.shape)
         # Padding comes after the document, whose tokens do not see later tokens.
@@ -147,7 +151,9 @@ class Llama(nnx.Module):
         x_BTD = self.embed_tokens(tokens_BT)
         layer_keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.num_hidden_layers)
         if form.memory is not None:
-            stack = tiled_stack(LayerFunctions(layer_structure), context.attention, form.policy, form.memory)
+            stack = tiled_stack(
+                LayerFunctions(layer_structure), context.attention, form.policy, form.memory, context.mesh
+            )
             return self.norm(run_stack(stack, x_BTD, stacked_params, layer_keys, context))
         # The scan itself must slice trainable weights, so that it accumulates their gradients. The
         # kernels that dequantize quantized weights read them from their stack.

@@ -35,9 +35,9 @@ class ModelSettings:
 
     @property
     def form(self) -> LayerForm:
-        """How the layers run over sequences of `max_seq_length` tokens.
+        """How the layers run over a device's tokens of a sequence of `max_seq_length` tokens.
 
         Raises:
           InputError: as `Execution.form`.
         """
-        return self.execution.form(self.max_seq_length)
+        return self.execution.form(self.execution.mesh.local_tokens(self.max_seq_length))

@@ -17,6 +17,7 @@ from lcjax.config import LlamaConfig
 from lcjax.memory import fetched_for
 from lcjax.model import Llama, ModelSettings, lora
 from lcjax.ops.cross_entropy import IGNORE, TokenScores, linear_cross_entropy, token_cross_entropy
+from lcjax.parallel.collectives import own_part, sum_over
 
 Tree = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -78,11 +79,14 @@ def gradients(
     Micro-batches [A, B, T] are processed one at a time. The mean is over all counted tokens of all
     micro-batches, so any split of a batch gives the same gradient. Sums over micro-batches are
     float32. The gradient of a single micro-batch has the dtypes of the parameters.
+
+    On a mesh of several devices, inside `jax.shard_map`, the batches are those of one device, and
+    the results are those of all devices.
     """
-    count = batches["tokens"].shape[0]
-    keys = None if dropout_key is None else jax.random.split(dropout_key, count)
+    mesh, count = objective.settings.execution.mesh, batches["tokens"].shape[0]
+    keys = None if dropout_key is None else own_part(mesh, jax.random.split(dropout_key, mesh.data * count))
     batches = {name: batches[name] for name in BATCH_KEYS}
-    tokens = jnp.sum(batches["labels"] != IGNORE)
+    tokens = sum_over(mesh, jnp.sum(batches["labels"] != IGNORE))
     counted = jnp.maximum(tokens, 1).astype(jnp.float32)
 
     def share(trainable, batch, key):
@@ -102,4 +106,4 @@ def gradients(
         # saves in host memory would be allocated twice.
         start = jnp.float32(0), jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), trainable)
         (loss, grads), _ = lax.scan(add, start, micro_batches)
-    return loss, tokens, grads
+    return sum_over(mesh, loss), tokens, sum_over(mesh, grads)

@@ -12,11 +12,12 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Sharding
+from jax.sharding import Mesh, PartitionSpec, Sharding
 
 from lcjax.config.policies import OFFLOADING
 from lcjax.ops.attention.registry import backend_of
 from lcjax.optim.layerwise import global_norm, place
+from lcjax.parallel.mesh import STEP_SPEC, over_mesh
 from lcjax.step.objective import Batch, Objective, Tree, gradients, token_scores
 
 
@@ -81,19 +82,31 @@ def abstract_state(optimizer: optax.GradientTransformation, trainable: Tree, sha
 
 
 def jit_train_step(
-    objective: Objective, optimizer: optax.GradientTransformation, platform: str | None = None
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    platform: str | None = None,
+    mesh: Mesh | None = None,
 ) -> jax.stages.Wrapped:
     """The compiled step `(state, frozen, batches) -> (state, metrics)`.
 
-    The new state reuses the buffers of the old one. `platform` is the platform to compile for; None
-    means the default backend.
+    The new state reuses the buffers of the old one.
+
+    Args:
+      platform: the platform to compile for; None means the default backend.
+      mesh: the devices, of the shape in the objective's settings; None for one device. Batches are
+        then divided as `lcjax.parallel.mesh` says, with tokens in the order of `token_order`.
     """
     step = functools.partial(train_step, objective, optimizer)
     settings = objective.settings
+    assert (1 if mesh is None else mesh.size) == settings.execution.mesh.size
+    whole = PartitionSpec()
+    step = over_mesh(step, mesh, (whole, whole, STEP_SPEC), (whole, whole))
     options = _compiler_options(platform) | (_WITH_OFFLOAD if settings.form.policy in OFFLOADING else {})
     in_fixed_order = settings.lora is None or _orders_on_request(settings.execution.attention)
     if in_fixed_order and (platform or jax.default_backend()) != "cpu":
         options |= IN_FIXED_ORDER
+    if settings.execution.mesh.ring > 1 and (platform or jax.default_backend()) == "gpu":
+        options |= _WITH_RING
     return jax.jit(step, donate_argnums=0, compiler_options=options)
 
 
@@ -107,6 +120,9 @@ def jit_token_scores() -> jax.stages.Wrapped:
 # tokens), and device memory does not decrease. A command buffer (a CUDA graph) runs its operations
 # one after another, so copies run between kernels and not at the same time.
 _WITH_OFFLOAD = {"xla_disable_hlo_passes": "rematerialization", "xla_gpu_enable_command_buffer": ""}
+
+# By default only one of several exchanges along a ring runs at the same time as a kernel.
+_WITH_RING = {"xla_gpu_experimental_parallel_collective_overlap_limit": 4}
 
 # The gradient of an embedding is a sum for each token, and cuDNN's gradient of the queries is a sum
 # over blocks of keys. A GPU would compute both with atomic additions, in any order. Matrix products

@@ -18,7 +18,8 @@ PACKAGE = Path(lcjax.__file__).parent
 # Lowest first. Packages on one line do not import each other, only packages on lines above.
 ORDER = """
 errors | lazy
-config | parallel
+config
+parallel
 ops
 pallas | optim
 memory
@@ -49,7 +50,7 @@ LIBRARIES = {
     "config": "",
     "ops": "jax numpy flash_attn3_jax",
     "pallas": "jax jaxlib numpy",
-    "parallel": "jax",
+    "parallel": "jax numpy",
     "optim": "jax optax",
     "memory": "jax",
     "model": "jax flax numpy optax",

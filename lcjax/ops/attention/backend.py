@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
 from lcjax.ops.attention.call import AttentionCall
 
@@ -18,6 +19,24 @@ Result = tuple[jax.Array, jax.Array | None]
 
 Gradients = tuple[jax.Array, jax.Array, jax.Array]
 """(dq, dk, dv) in the dtypes of q, k and v."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LseForm:
+    """How a backend stores log-sum-exps, to join results for parts of the keys.
+
+    A log-sum-exp is the logarithm of `exp(maximum) total`, where both are float32 [B, H, T]. A
+    query that sees no key has the maximum -inf and the total 0.
+
+    Attributes:
+      read: (maximum, total) from a call and what `forward` returned.
+      write: what `backward` expects, from a call, maximum and total.
+      exp: the exponential function of a difference of two maxima; its base is the backend's.
+    """
+
+    read: Callable[[AttentionCall, Any], tuple[jax.Array, jax.Array]]
+    write: Callable[[AttentionCall, jax.Array, jax.Array], Any]
+    exp: Callable[[jax.Array], jax.Array] = jnp.exp
 
 
 def _no_scratch(heads: int, kv_heads: int, head_dim: int, tokens: int) -> int:
@@ -41,6 +60,8 @@ class Backend:
       backward: computes (dq, dk, dv) from a call, the log-sum-exp that `forward` returned, the
         cotangent of out, and `delta = sum over D of out dout`, float32 [B, H, T]. dq may reuse q's
         memory.
+      lse_form: how the log-sum-exps of its passes are read and written; None if `backward` cannot
+        compute the gradients for a part of the keys.
       scratch_bytes: bytes that the backward pass allocates without XLA's knowledge, as a function
         of (heads, kv_heads, head_dim, total tokens).
       kernel_pattern: a regular expression that matches the names of its kernels in a compiled
@@ -54,6 +75,7 @@ class Backend:
     order_of_sums: Literal["fixed", "on request", "any"] = "fixed"
     forward: Callable[[AttentionCall], tuple[jax.Array, Any]] | None = None
     backward: Callable[[AttentionCall, Any, jax.Array, jax.Array], Gradients] | None = None
+    lse_form: LseForm | None = None
     scratch_bytes: Callable[[int, int, int, int], int] = _no_scratch
     kernel_pattern: str = ""
 

@@ -93,6 +93,12 @@ class BlockPairs:
         x_BTKG1 = self.join_queries(x_nBKm[..., None])
         return jnp.moveaxis(x_BTKG1.reshape(*x_BTKG1.shape[:2], -1), 1, 2)
 
+    def split_rows(self, x_BHT: jax.Array) -> jax.Array:
+        """The inverse of `join_rows`; the values in padding are 0."""
+        batch, _, tokens = x_BHT.shape
+        x_BTKG1 = jnp.swapaxes(x_BHT, 1, 2).reshape(batch, tokens, self.kv_heads, self.group, 1)
+        return self.split_queries(x_BTKG1)[..., 0]
+
     def split_keys(self, x_BSKD: jax.Array) -> jax.Array:
         """[B, S, K, D] to [n, B, K, k, D]."""
         return jnp.swapaxes(_split(x_BSKD, self.key_count), 2, 3)

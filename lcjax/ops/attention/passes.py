@@ -1,7 +1,7 @@
-"""Attention as two calls, for a caller that schedules its own backward pass and reuses memory.
+"""A layer's attention as calls that the memory engine schedules, on one device or on a mesh.
 
-Before it calls `attention_bwd`, the caller computes `delta = sum over D of out dout`. It may then
-overwrite out with dout.
+A caller that computes its own backward pass calls `forward` and `backward`. Before `backward` it
+computes `delta = sum over D of out dout`. It may then overwrite out with dout.
 
 Shapes: B batch, T tokens, H query heads, K key/value heads, D head_dim.
 Source: Dao, FlashAttention-2, arXiv 2307.08691.
@@ -9,7 +9,8 @@ Source: Dao, FlashAttention-2, arXiv 2307.08691.
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, Protocol
 
 import jax
 
@@ -17,7 +18,55 @@ from lcjax.config.families import AttentionView
 from lcjax.errors import InputError
 from lcjax.ops.attention.backend import Backend, Gradients
 from lcjax.ops.attention.call import AttentionCall
-from lcjax.ops.attention.registry import backend_of
+from lcjax.ops.attention.registry import backend_of, choose_backend
+
+
+class Passes(Protocol):
+    """A layer's attention: causal, within segments, and limited by `sees`; hashable.
+
+    Arrays are [B, T, H or K, D], segment ids int32 [B, T] or None.
+    """
+
+    def run(self, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView, /) -> jax.Array:
+        """out [B, T, H, D]; differentiable in q, k and v.
+
+        Raises:
+          InputError: the implementation does not support the call.
+        """
+        ...
+
+    def forward(self, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView, /) -> tuple[jax.Array, Any]:
+        """(out, log-sum-exp in a form of its own). out may reuse q's memory if q is not used later."""
+        ...
+
+    def backward(
+        self, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView, lse: Any, dout_BTHD, delta_BHT, /
+    ) -> Gradients:
+        """(dq, dk, dv) in the dtypes of q, k and v; delta is float32. dq may reuse q's memory."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class OnOneDevice:
+    """Attention by one backend. `forward` and `backward` need one with separate passes."""
+
+    backend: Backend
+
+    def run(self, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView) -> jax.Array:
+        call = layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees)
+        return choose_backend(self.backend.name, call).run(call)[0]
+
+    def forward(self, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView) -> tuple[jax.Array, Any]:
+        assert self.backend.forward is not None
+        return self.backend.forward(layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees))
+
+    def backward(
+        self, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView, lse: Any, dout_BTHD, delta_BHT
+    ) -> Gradients:
+        assert self.backend.backward is not None
+        return self.backend.backward(
+            layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees), lse, dout_BTHD, delta_BHT
+        )
 
 
 def has_passes(implementation: str) -> bool:
@@ -40,25 +89,6 @@ def backend_with_passes(implementation: str) -> Backend:
             f"attention={implementation!r} does not run in tiles; use attention='pallas' or attention='xla'"
         )
     return backend
-
-
-def attention_fwd(
-    backend: Backend, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView
-) -> tuple[jax.Array, Any]:
-    """(out [B, T, H, D], log-sum-exp in the backend's own form) of a layer's attention.
-
-    See `layer_call`. out may reuse q's memory if q is not used afterward.
-    """
-    assert backend.forward is not None
-    return backend.forward(layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees))
-
-
-def attention_bwd(
-    backend: Backend, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView, lse: Any, dout_BTHD, delta_BHT
-) -> Gradients:
-    """(dq, dk, dv) in the dtypes of q, k and v; delta is float32. dq may reuse q's memory."""
-    assert backend.backward is not None
-    return backend.backward(layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees), lse, dout_BTHD, delta_BHT)
 
 
 def layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView) -> AttentionCall:

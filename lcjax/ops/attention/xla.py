@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lcjax.ops.attention.backend import Backend, Gradients, Result
+from lcjax.ops.attention.backend import Backend, Gradients, LseForm, Result
 from lcjax.ops.attention.block_pairs import BlockPairs
 from lcjax.ops.attention.call import AttentionCall
 from lcjax.ops.attention.masks import Mask
@@ -272,6 +272,20 @@ def _backward_pass(call: AttentionCall, lse: Any, dout_BTHD: jax.Array, delta_BH
     return blockwise_gradients(call.scale, *arrays, call.mask, call.score_mod, lse, dout_BTHD, delta_BHT)
 
 
+def _read_lse(call: AttentionCall, lse: Any) -> tuple[jax.Array, jax.Array]:
+    blocks = BlockPairs.of(call.mask, call.q_BTHD, call.k_BSKD)
+    maximum_BHT, total_BHT = (blocks.join_rows(x_n) for x_n in lse)
+    unseen = jnp.isposinf(maximum_BHT)
+    return jnp.where(unseen, -jnp.inf, maximum_BHT), jnp.where(unseen, 0.0, total_BHT)
+
+
+def _write_lse(call: AttentionCall, maximum_BHT: jax.Array, total_BHT: jax.Array) -> Any:
+    blocks = BlockPairs.of(call.mask, call.q_BTHD, call.k_BSKD)
+    unseen = total_BHT == 0
+    parts = jnp.where(unseen, jnp.inf, maximum_BHT), jnp.where(unseen, 1.0, total_BHT)
+    return tuple(blocks.split_rows(x_BHT) for x_BHT in parts)
+
+
 BACKEND = Backend(
     name="xla",
     refusal=lambda call: None,
@@ -279,4 +293,5 @@ BACKEND = Backend(
     takes_segments=True,
     forward=_forward_pass,
     backward=_backward_pass,
+    lse_form=LseForm(_read_lse, _write_lse),
 )

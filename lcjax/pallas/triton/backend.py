@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lcjax.ops.attention.backend import Backend, Gradients, Result
+from lcjax.ops.attention.backend import Backend, Gradients, LseForm, Result
 from lcjax.ops.attention.call import AttentionCall
 from lcjax.pallas.triton.attention import Options, flash_attention, forward_in_place, gradients_in_place
 from lcjax.pallas.triton.block_sizes import LARGEST_HEAD_DIM
+from lcjax.pallas.triton.scores import LOG2_E
 
 
 def _refusal(call: AttentionCall) -> str | None:
@@ -36,6 +37,23 @@ def _backward(call: AttentionCall, lse: Any, dout_BTHD: jax.Array, delta_BHT: ja
     return gradients_in_place(call.scale, *arrays, call.mask, call.score_mod, lse, dout_BTHD, delta_BHT)
 
 
+def _read_lse(call: AttentionCall, lse: Any) -> tuple[jax.Array, jax.Array]:
+    """In base 2, as the kernels for float32 store it; those for 16 bits store one number, base e."""
+    lse_BHT, total_BHT = lse
+    unseen = jnp.isposinf(lse_BHT)
+    maximum_BHT = lse_BHT * LOG2_E if total_BHT is None else lse_BHT
+    total_BHT = jnp.ones_like(lse_BHT) if total_BHT is None else total_BHT
+    return jnp.where(unseen, -jnp.inf, maximum_BHT), jnp.where(unseen, 0.0, total_BHT)
+
+
+def _write_lse(call: AttentionCall, maximum_BHT: jax.Array, total_BHT: jax.Array) -> Any:
+    unseen = total_BHT == 0
+    total_BHT = jnp.where(unseen, 1.0, total_BHT)
+    if call.q_BTHD.dtype == jnp.float32:
+        return jnp.where(unseen, jnp.inf, maximum_BHT), total_BHT
+    return jnp.where(unseen, jnp.inf, maximum_BHT / LOG2_E + jnp.log(total_BHT)), None
+
+
 BACKEND = Backend(
     name="pallas",
     refusal=_refusal,
@@ -43,5 +61,6 @@ BACKEND = Backend(
     takes_segments=True,
     forward=_forward,
     backward=_backward,
+    lse_form=LseForm(_read_lse, _write_lse, jnp.exp2),
     kernel_pattern="attention_(forward|dq|dkv)",
 )

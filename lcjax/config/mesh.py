@@ -1,0 +1,197 @@
+"""How a run is divided over devices: the mesh, and the choice of its sizes.
+
+A mesh has three axes. Along `data`, devices have different micro-batches of a step. Along `ring`
+and `heads` they have different tokens of the same sequences: together they are the context. Inside
+attention, devices along `heads` exchange tokens for heads, and keys and values travel along `ring`.
+
+Sources: Jacobs et al., DeepSpeed-Ulysses, arXiv 2309.14509 (heads); Liu et al., Ring Attention,
+arXiv 2310.01889 (ring).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from lcjax.errors import InputError
+
+DATA, RING, HEADS = "data", "ring", "heads"
+
+CONTEXT = (RING, HEADS)
+"""The axes that divide a sequence."""
+
+AXES = (DATA, RING, HEADS)
+
+LEAST_TOKENS = 16_384
+"""Of a device, where the mesh is chosen: with fewer, communication takes much of a layer's time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshShape:
+    """The sizes of the axes, in devices."""
+
+    data: int = 1
+    ring: int = 1
+    heads: int = 1
+
+    @property
+    def context(self) -> int:
+        """The number of devices that share a sequence."""
+        return self.ring * self.heads
+
+    @property
+    def size(self) -> int:
+        return self.data * self.context
+
+    @property
+    def pieces(self) -> int:
+        """The number of equal pieces of a sequence that devices along `ring` have: two each.
+
+        The work of causal attention grows along the sequence. The first device has the first and
+        the last piece, the second device the second and the last but one.
+        """
+        return 1 if self.ring == 1 else 2 * self.ring
+
+    def local_tokens(self, tokens: int) -> int:
+        """The tokens of a sequence on each device.
+
+        Raises:
+          InputError: the sequence cannot be cut into equal parts.
+        """
+        parts = self.context if self.ring == 1 else 2 * self.context
+        if tokens % parts:
+            raise InputError(
+                f"sequences of {tokens:,} tokens do not divide into {parts} equal parts for {self.context} "
+                f"devices; use a max_seq_length of {-(-tokens // parts) * parts:,}"
+            )
+        return tokens // self.context
+
+    def describe(self) -> str:
+        """For people, such as "2 data x 4 context (all-to-all over 4)"."""
+        if self.size == 1:
+            return "1 device"
+        exchanges = [f"all-to-all over {self.heads}"] * (self.heads > 1) + [f"ring of {self.ring}"] * (self.ring > 1)
+        how = f" ({', '.join(exchanges)})" if exchanges else ""
+        return f"{self.data} data x {self.context} context{how}"
+
+
+ONE_DEVICE = MeshShape()
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshRequest:
+    """What a user requests; None leaves a size open.
+
+    Attributes:
+      context_parallel_size: devices that share a sequence.
+      data_parallel_size: devices with different micro-batches.
+      ulysses_degree: the part of the context that exchanges tokens for heads.
+      ring_degree: the part of the context along which keys and values travel.
+
+    Raises:
+      InputError: a size is not positive, or the sizes contradict each other.
+    """
+
+    context_parallel_size: int | None = None
+    data_parallel_size: int | None = None
+    ulysses_degree: int | None = None
+    ring_degree: int | None = None
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if value is not None and value < 1:
+                raise InputError(f"{name}={value} must be at least 1")
+        context, heads, ring = self.context_parallel_size, self.ulysses_degree, self.ring_degree
+        if context and heads and ring and heads * ring != context:
+            raise InputError(
+                f"ulysses_degree={heads} times ring_degree={ring} is not context_parallel_size={context}; omit one"
+            )
+        for name, value in (("ulysses_degree", heads), ("ring_degree", ring)):
+            if context and value and context % value:
+                raise InputError(f"{name}={value} does not divide context_parallel_size={context}")
+
+    @property
+    def context(self) -> int | None:
+        if self.ulysses_degree and self.ring_degree:
+            return self.ulysses_degree * self.ring_degree
+        return self.context_parallel_size
+
+
+def choose_mesh(
+    request: MeshRequest,
+    *,
+    devices: int,
+    devices_per_host: int,
+    tokens: int,
+    micro_batches: int,
+    query_heads: int,
+    kv_heads: int,
+) -> MeshShape:
+    """The mesh of a run.
+
+    If nothing is requested, all devices are used. The context is as large as leaves every device
+    `LEAST_TOKENS` tokens of a sequence; the other devices take different micro-batches, as far as a
+    step has them. Attention exchanges tokens for heads inside a host, as far as heads divide, and
+    uses a ring for the rest.
+
+    Args:
+      devices, devices_per_host: of all hosts, and of each.
+      tokens: of a sequence.
+      micro_batches: of a step.
+
+    Raises:
+      InputError: the request does not fit the devices, the heads or the micro-batches.
+    """
+    context, data = request.context, request.data_parallel_size
+    if context is None and data is None:
+        fitting = [n for n in _divisors(devices) if tokens // n >= LEAST_TOKENS or n == 1]
+        # Devices that have no micro-batch of their own share a sequence, however short it is.
+        context = next(n for n in _divisors(devices) if n >= max(fitting) and micro_batches % (devices // n) == 0)
+    if data is None:
+        assert context is not None
+        data = max(1, math.gcd(devices // context, micro_batches))
+    if context is None:
+        context = max(1, devices // data)
+    if micro_batches % data:
+        raise InputError(
+            f"data_parallel_size={data} does not divide the {micro_batches} micro-batches of a step; "
+            f"use gradient_accumulation_steps={-(-micro_batches // data) * data}"
+        )
+    if data * context > devices:
+        raise InputError(
+            f"data_parallel_size={data} times context_parallel_size={context} needs {data * context} devices, "
+            f"but there are {devices}; omit one of the two"
+        )
+    heads = request.ulysses_degree
+    if heads is None and request.ring_degree is not None:
+        heads = context // request.ring_degree
+    if heads is None:
+        inside = math.gcd(context, devices_per_host)
+        heads = max(n for n in _divisors(inside) if divides_heads(n, query_heads, kv_heads))
+    if context % heads:
+        raise InputError(f"ulysses_degree={heads} does not divide a context of {context} devices")
+    if not divides_heads(heads, query_heads, kv_heads):
+        raise InputError(
+            f"ulysses_degree={heads} does not divide {query_heads} query heads in {kv_heads} groups; "
+            f"use ring_degree={context}"
+        )
+    mesh = MeshShape(data, context // heads, heads)
+    mesh.local_tokens(tokens)
+    return mesh
+
+
+def divides_heads(parts: int, query_heads: int, kv_heads: int) -> bool:
+    """Whether every one of `parts` devices can have the same number of heads.
+
+    If there are more devices than key/value heads, several devices have the same ones.
+    """
+    return query_heads % parts == 0 and (query_heads // kv_heads) % copies_of_kv(parts, kv_heads) == 0
+
+
+def copies_of_kv(parts: int, kv_heads: int) -> int:
+    """The number of copies of every key/value head, so that their number is divisible by `parts`."""
+    return parts // math.gcd(parts, kv_heads)
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]

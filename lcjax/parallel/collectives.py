@@ -1,0 +1,30 @@
+"""Sums and maxima over the devices of a mesh, inside `jax.shard_map`; on one device, no operation."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import jax
+from jax import lax
+
+from lcjax.config.mesh import AXES, CONTEXT, DATA, MeshShape
+
+Tree = TypeVar("Tree")
+
+
+def sum_over(mesh: MeshShape, tree: Tree) -> Tree:
+    """The sum of every leaf over all devices."""
+    return tree if mesh.size == 1 else lax.psum(tree, AXES)
+
+
+def largest_over(mesh: MeshShape, x: jax.Array) -> jax.Array:
+    """The largest value on the devices that share a sequence."""
+    return x if mesh.context == 1 else lax.pmax(x, CONTEXT)
+
+
+def own_part(mesh: MeshShape, x: jax.Array) -> jax.Array:
+    """This device's part along `data` of an array whose first axis is that of the micro-batches."""
+    if mesh.data == 1:
+        return x
+    count = x.shape[0] // mesh.data
+    return lax.dynamic_slice_in_dim(x, lax.axis_index(DATA) * count, count)
