@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from lcjax.errors import InputError
+from lcjax.errors import InputError, flag
 
 DATA, RING, HEADS = "data", "ring", "heads"
 
@@ -62,7 +62,7 @@ class MeshShape:
         if tokens % parts:
             raise InputError(
                 f"sequences of {tokens:,} tokens do not divide into {parts} equal parts for {self.context} "
-                f"devices; use a max_seq_length of {-(-tokens // parts) * parts:,}"
+                f"devices; use --max-seq-length {-(-tokens // parts) * parts:,}"
             )
         return tokens // self.context
 
@@ -98,17 +98,21 @@ class MeshRequest:
     ring_degree: int | None = None
 
     def __post_init__(self):
-        for name, value in dataclasses.asdict(self).items():
-            if value is not None and value < 1:
-                raise InputError(f"{name}={value} must be at least 1")
+        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        for name, value in given.items():
+            if type(value) is not int or value < 1:
+                raise InputError(f"{flag(name)} {value!r} is out of range; give a whole number from 1 on")
         context, heads, ring = self.context_parallel_size, self.ulysses_degree, self.ring_degree
         if context and heads and ring and heads * ring != context:
             raise InputError(
-                f"ulysses_degree={heads} times ring_degree={ring} is not context_parallel_size={context}; omit one"
+                f"--ulysses-degree {heads} times --ring-degree {ring} is not --context-parallel-size {context}; "
+                "omit one of the three"
             )
-        for name, value in (("ulysses_degree", heads), ("ring_degree", ring)):
-            if context and value and context % value:
-                raise InputError(f"{name}={value} does not divide context_parallel_size={context}")
+        for name in ("ulysses_degree", "ring_degree"):
+            if context and name in given and context % given[name]:
+                raise InputError(
+                    f"{flag(name)} {given[name]} does not divide --context-parallel-size {context}; omit one"
+                )
 
     @property
     def context(self) -> int | None:
@@ -142,42 +146,52 @@ def choose_mesh(
     Raises:
       InputError: the request does not fit the devices, the heads or the micro-batches.
     """
-    context, data = request.context, request.data_parallel_size
-    if context is None and data is None:
-        fitting = [n for n in _divisors(devices) if tokens // n >= LEAST_TOKENS or n == 1]
-        # Devices that have no micro-batch of their own share a sequence, however short it is.
-        context = next(n for n in _divisors(devices) if n >= max(fitting) and micro_batches % (devices // n) == 0)
-    if data is None:
-        assert context is not None
-        data = max(1, math.gcd(devices // context, micro_batches))
+    data, context = request.data_parallel_size, request.context
+    if data is None and context is None:
+        context = _longest_context(devices, tokens, micro_batches)
     if context is None:
-        context = max(1, devices // data)
-    if micro_batches % data:
-        raise InputError(
-            f"data_parallel_size={data} does not divide the {micro_batches} micro-batches of a step; "
-            f"use gradient_accumulation_steps={-(-micro_batches // data) * data}"
-        )
+        context = max(1, devices // (data or 1))
+    if data is None:
+        data = math.gcd(max(1, devices // context), micro_batches)
     if data * context > devices:
         raise InputError(
-            f"data_parallel_size={data} times context_parallel_size={context} needs {data * context} devices, "
-            f"but there are {devices}; omit one of the two"
+            f"--data-parallel-size {data} times --context-parallel-size {context} needs {data * context} devices, "
+            f"but there are {devices}; lower one of the two"
         )
-    heads = request.ulysses_degree
-    if heads is None and request.ring_degree is not None:
-        heads = context // request.ring_degree
-    if heads is None:
-        inside = math.gcd(context, devices_per_host)
-        heads = max(n for n in _divisors(inside) if divides_heads(n, query_heads, kv_heads))
-    if context % heads:
-        raise InputError(f"ulysses_degree={heads} does not divide a context of {context} devices")
-    if not divides_heads(heads, query_heads, kv_heads):
+    if micro_batches % data:
         raise InputError(
-            f"ulysses_degree={heads} does not divide {query_heads} query heads in {kv_heads} groups; "
-            f"use ring_degree={context}"
+            f"--data-parallel-size {data} does not divide --gradient-accumulation-steps {micro_batches}; use "
+            f"--gradient-accumulation-steps {-(-micro_batches // data) * data}"
         )
+    heads = _heads(request, context, devices_per_host, query_heads, kv_heads)
     mesh = MeshShape(data, context // heads, heads)
     mesh.local_tokens(tokens)
     return mesh
+
+
+def _longest_context(devices: int, tokens: int, micro_batches: int) -> int:
+    """The devices that share a sequence where nothing is requested; see `choose_mesh`."""
+    fitting = max(n for n in _divisors(devices) if n == 1 or tokens // n >= LEAST_TOKENS)
+    # Devices without a micro-batch of their own share a sequence, however short it is.
+    return next(n for n in _divisors(devices) if n >= fitting and micro_batches % (devices // n) == 0)
+
+
+def _heads(request: MeshRequest, context: int, devices_per_host: int, query_heads: int, kv_heads: int) -> int:
+    """The part of the context that exchanges tokens for heads; the rest is the ring."""
+    if request.ulysses_degree is None and request.ring_degree is None:
+        inside = math.gcd(context, devices_per_host)
+        return max(n for n in _divisors(inside) if divides_heads(n, query_heads, kv_heads))
+    name = "ring_degree" if request.ulysses_degree is None else "ulysses_degree"
+    given = getattr(request, name)
+    if context % given:
+        raise InputError(f"{flag(name)} {given} does not divide a context of {context} devices; omit it")
+    heads = given if request.ulysses_degree else context // given
+    if not divides_heads(heads, query_heads, kv_heads):
+        raise InputError(
+            f"{flag(name)} {given} exchanges tokens for heads over {heads} devices, which do not divide "
+            f"{query_heads} query heads in {kv_heads} groups; use --ring-degree {context}"
+        )
+    return heads
 
 
 def divides_heads(parts: int, query_heads: int, kv_heads: int) -> bool:

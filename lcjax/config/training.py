@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lcjax.config.mesh import MeshRequest
 from lcjax.errors import InputError, flag, unknown
 
 UNITS = ("file", "repository")
@@ -92,6 +93,19 @@ class TrainingArguments:
     them a resumed run continues bit for bit, and a run of the same shape starts sooner. Use a disk
     that outlives the machine and that others cannot write to.
     """
+    context_parallel_size: int | None = None
+    """Number of GPUs that share a sequence; by default as many as leave each 16,384 tokens of it."""
+    data_parallel_size: int | None = None
+    """Number of groups of GPUs with different micro-batches of a step; by default the GPUs that do
+    not share a sequence. It divides --gradient-accumulation-steps.
+    """
+    ulysses_degree: int | None = None
+    """The part of the context that exchanges tokens for heads (all-to-all); by default as many GPUs
+    of a host as the heads allow. For experts.
+    """
+    ring_degree: int | None = None
+    """The part of the context along which keys and values travel; by default the rest. For experts.
+    """
     skip_leak_check: bool = False
     """Skip the check that packed documents do not see each other; see lcjax.leak."""
     resume_from_checkpoint: str | None = None
@@ -104,6 +118,7 @@ class TrainingArguments:
         if self.optimizer_memory not in OPTIMIZER_MEMORY:
             known = ", ".join(OPTIMIZER_MEMORY)
             raise InputError(f"--optimizer-memory {self.optimizer_memory} is unknown; use one of {known}")
+        _ = self.mesh_request
         if self.documents not in UNITS:
             raise InputError(unknown("--documents", self.documents, UNITS))
         if self.warmup_steps and self.warmup_ratio:
@@ -133,6 +148,11 @@ class TrainingArguments:
             types, expected = _TYPES.get(type(field.default), (object, ""))
             if not isinstance(value, types) or (isinstance(value, bool) and expected in ("a number", "a whole number")):
                 raise InputError(f"{flag(field.name)} {value!r} is of type {type(value).__name__}; give {expected}")
+
+    @property
+    def mesh_request(self) -> MeshRequest:
+        """How the work is to be divided over devices."""
+        return MeshRequest(self.context_parallel_size, self.data_parallel_size, self.ulysses_degree, self.ring_degree)
 
     def number_of_steps(self, rows: int) -> int:
         """max_steps, or the number of steps in num_train_epochs passes over `rows` rows.

@@ -18,6 +18,7 @@ from jax import lax
 from lcjax.config import LlamaConfig
 from lcjax.data import Data, lay_out
 from lcjax.model import Llama, ModelSettings
+from lcjax.parallel.devices import ON_ONE, WHOLE, Devices, rows
 
 # Tokens around the first boundary in the check before training: two tiles of attention, cheap
 # compared with a step.
@@ -36,8 +37,10 @@ class LeakProbe:
     bit for bit.
     """
 
-    def __init__(self, model: Llama):
+    def __init__(self, model: Llama, devices: Devices = ON_ONE):
+        """`devices` form the mesh of the model's settings."""
         self._model = model
+        self._devices = devices
         self._params = model.params
         self._shift = model.config.vocab_size // 2 or 1
 
@@ -57,6 +60,7 @@ class LeakProbe:
           AssertionError: a document's own hidden states do not change with its tokens, so the probe
             cannot detect anything.
         """
+        row = self._divided(row)
         before_TD = self._run(row, row["tokens"])
         return {segment: self._reached_from(row, segment, before_TD) for segment in changed}
 
@@ -73,15 +77,23 @@ class LeakProbe:
 
     def _run(self, row: Mapping[str, Any], tokens_T: np.ndarray) -> jax.Array:
         arrays = tokens_T, row["positions"], row["segment_ids"]
-        return _hidden_states(self._model.config, self._model.settings, self._params, *arrays)
+        return _hidden_states(self._model.config, self._model.settings, self._devices, self._params, *arrays)
+
+    def _divided(self, row: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """The row with its tokens on the devices, in their order."""
+        arrays = {name: np.asarray(row[name]) for name in ("tokens", "positions", "segment_ids")}
+        return self._devices.divide_rows(arrays)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _hidden_states(
-    config: LlamaConfig, settings: ModelSettings, params: Any, tokens_T: Any, positions_T: Any, segment_ids_T: Any
+    config: LlamaConfig, settings: ModelSettings, devices: Devices, params: Any, *arrays_T: jax.Array
 ) -> jax.Array:
-    model = Llama(config, params, settings)
-    return model.hidden_states(tokens_T[None], positions_T[None], segment_ids_T[None])[0]
+    def compute(params, *arrays_T):
+        model = Llama(config, params, settings)
+        return model.hidden_states(*(x_T[None] for x_T in arrays_T))[0]
+
+    return devices.over(compute, (WHOLE, *[rows(1)] * len(arrays_T)), rows(1))(params, *arrays_T)
 
 
 @jax.jit
@@ -92,7 +104,7 @@ def _compare(x_TD: jax.Array, y_TD: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.any(differ_TD, axis=1), jnp.all(jnp.isfinite(x_TD))
 
 
-def refuse_leak(model: Llama, data: Data) -> None:
+def refuse_leak(model: Llama, data: Data, devices: Devices) -> None:
     """Probes the first packed row around its first boundary, in a fraction of a step's time.
 
     The first document there is changed, since what follows could see it; every other document is
@@ -109,7 +121,7 @@ def refuse_leak(model: Llama, data: Data) -> None:
         window = {name: row[name][start : start + _TOKENS] for name in ("tokens", "positions", "segment_ids")}
         # If numbers are not finite, the first step reports it and names the batch.
         with contextlib.suppress(FloatingPointError):
-            if reached := LeakProbe(model).reached(window, [1])[1]:
+            if reached := LeakProbe(model, devices).reached(window, [1])[1]:
                 raise PackingLeak(leak_line(data, index, 1, reached))
 
 

@@ -1,4 +1,4 @@
-"""Which devices arrays are on. A run currently uses one: the first device of this process."""
+"""Which devices arrays are on."""
 
 from __future__ import annotations
 

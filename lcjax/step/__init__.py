@@ -12,7 +12,9 @@ from lcjax.step.objective import Objective as Objective
 from lcjax.step.objective import gradients as gradients
 from lcjax.step.objective import token_scores as token_scores
 from lcjax.step.resolve import resolve as resolve
+from lcjax.step.resolve import resolve_mesh as resolve_mesh
 from lcjax.step.resolve import resolved_settings as resolved_settings
+from lcjax.step.resolve import with_mesh as with_mesh
 from lcjax.step.resolve import with_request as with_request
 from lcjax.step.update import StepMetrics as StepMetrics
 from lcjax.step.update import TrainState as TrainState

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from lcjax.config import Execution, ExecutionRequest, LlamaConfig, LoraConfig, MemorySettings
 from lcjax.config.execution import layer_forms
+from lcjax.config.mesh import MeshRequest, MeshShape, choose_mesh
 from lcjax.config.policies import check_policy
 from lcjax.model import ModelSettings
 from lcjax.ops.attention.passes import has_passes, layer_call
@@ -87,6 +88,24 @@ def with_request(settings: ModelSettings, **changes: str | MemorySettings | int 
     forms = layer_forms(requested, attention_has_passes=has_passes(settings.execution.attention))
     execution = dataclasses.replace(settings.execution, forms=forms, loss_chunk=requested.loss_chunk)
     return dataclasses.replace(settings, requested=requested, execution=execution)
+
+
+def resolve_mesh(requested: MeshRequest, config: LlamaConfig, max_seq_length: int, micro_batches: int) -> MeshShape:
+    """The mesh of a run on all devices of JAX; see `lcjax.config.mesh.choose_mesh`."""
+    return choose_mesh(
+        requested,
+        devices=jax.device_count(),
+        devices_per_host=jax.local_device_count(),
+        tokens=max_seq_length,
+        micro_batches=micro_batches,
+        query_heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+    )
+
+
+def with_mesh(settings: ModelSettings, mesh: MeshShape) -> ModelSettings:
+    """The settings of a model that runs on a mesh of devices."""
+    return dataclasses.replace(settings, execution=dataclasses.replace(settings.execution, mesh=mesh))
 
 
 def _attention(requested: str, config: LlamaConfig, dtype: DTypeLike, platform: str | None) -> str:

@@ -12,12 +12,12 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec, Sharding
+from jax.sharding import Sharding
 
 from lcjax.config.policies import OFFLOADING
 from lcjax.ops.attention.registry import backend_of
 from lcjax.optim.layerwise import global_norm, place
-from lcjax.parallel.mesh import STEP_SPEC, over_mesh
+from lcjax.parallel.devices import ON_ONE, STEP, WHOLE, Devices, rows
 from lcjax.step.objective import Batch, Objective, Tree, gradients, token_scores
 
 
@@ -85,7 +85,7 @@ def jit_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     platform: str | None = None,
-    mesh: Mesh | None = None,
+    devices: Devices = ON_ONE,
 ) -> jax.stages.Wrapped:
     """The compiled step `(state, frozen, batches) -> (state, metrics)`.
 
@@ -93,14 +93,13 @@ def jit_train_step(
 
     Args:
       platform: the platform to compile for; None means the default backend.
-      mesh: the devices, of the shape in the objective's settings; None for one device. Batches are
-        then divided as `lcjax.parallel.mesh` says, with tokens in the order of `token_order`.
+      devices: their mesh has the shape in the objective's settings. Batches are divided by
+        `Devices.divide_step`; every device has the whole state.
     """
     step = functools.partial(train_step, objective, optimizer)
     settings = objective.settings
-    assert (1 if mesh is None else mesh.size) == settings.execution.mesh.size
-    whole = PartitionSpec()
-    step = over_mesh(step, mesh, (whole, whole, STEP_SPEC), (whole, whole))
+    assert devices.shape == settings.execution.mesh
+    step = devices.over(step, (WHOLE, WHOLE, STEP), (WHOLE, WHOLE))
     options = _compiler_options(platform) | (_WITH_OFFLOAD if settings.form.policy in OFFLOADING else {})
     in_fixed_order = settings.lora is None or _orders_on_request(settings.execution.attention)
     if in_fixed_order and (platform or jax.default_backend()) != "cpu":
@@ -110,9 +109,13 @@ def jit_train_step(
     return jax.jit(step, donate_argnums=0, compiler_options=options)
 
 
-def jit_token_scores() -> jax.stages.Wrapped:
-    """The compiled `token_scores`; all results of this function share one compilation cache."""
-    return jax.jit(token_scores, compiler_options=_compiler_options())
+def jit_token_scores(devices: Devices = ON_ONE) -> jax.stages.Wrapped:
+    """The compiled `token_scores`; those for one device share one compilation cache.
+
+    Batches are divided by `Devices.divide_rows`, and so are the scores.
+    """
+    scores = devices.over(token_scores, (WHOLE, rows(2)), rows(2))
+    return jax.jit(scores, compiler_options=_compiler_options())
 
 
 # XLA's rematerialization counts arrays in host memory as device memory. It concludes that the

@@ -150,6 +150,7 @@ SECTIONS = {
         "eval_fraction", "eval_batches", "eval_steps", "save_steps", "save_total_limit",
         "logging_steps", "programs_dir", "skip_leak_check",
     ),
+    "several GPUs": ("context_parallel_size", "data_parallel_size", "ulysses_degree", "ring_degree"),
     "context, memory and speed": (
         "rope_scaling", "rope_theta", "use_gradient_checkpointing", "memory", "loss_chunk", "attention",
     ),

@@ -24,6 +24,7 @@ from lcjax.errors import InputError
 from lcjax.evaluate import LossByPosition
 from lcjax.leak import refuse_leak
 from lcjax.model import Llama, ModelSettings, lora
+from lcjax.parallel.devices import Devices
 from lcjax.parallel.placement import committed
 from lcjax.parallel.processes import writes_files
 from lcjax.plan.choosing.budget import budget_here
@@ -142,35 +143,40 @@ class _Run:
 
     def _build_step(self) -> None:
         arguments, model = self.arguments, self.model
+        length, micro_batches = model.settings.max_seq_length, arguments.gradient_accumulation_steps
+        self.devices = Devices.of(step.resolve_mesh(arguments.mesh_request, model.config, length, micro_batches))
+        params = self.devices.replicate(model.params)
         settings = settings_for_rows(model.settings, self.data.train_plan, "training")
-        fitted = self._fitting_settings(settings)
+        settings = step.with_mesh(settings, self.devices.shape)
+        fitted = self._fitting_settings(settings, params)
         self.execution = SavedExecution.of(self.programs, fitted)
         settings = fitted or settings
-        program = build_program(model.config, model.params, settings, arguments, self.max_steps)
+        program = build_program(model.config, params, settings, arguments, self.max_steps)
         self.frozen, self.schedule = program.frozen, program.schedule
         if not arguments.skip_leak_check:
             self._say("checking that packed documents do not see each other")
-            refuse_leak(Llama(model.config, model.params, settings), self.data)
-        self.train_step = step.jit_train_step(program.objective, program.optimizer)
+            refuse_leak(Llama(model.config, params, settings), self.data, self.devices)
+        self.train_step = step.jit_train_step(program.objective, program.optimizer, devices=self.devices)
+        self.token_scores = step.jit_token_scores(self.devices)
         evaluated = settings_for_rows(model.settings, self.data.held_out_plan, "held-out")
         self.settings = dataclasses.replace(settings, one_document_a_row=evaluated.one_document_a_row)
         state = step.init_state(program.optimizer, program.trainable, arguments.seed)
         # Committed to its devices, as a restored state is. Otherwise JAX would compile a separate
         # step for each of the two.
-        self.state = committed(state)
+        self.state = committed(self.devices.replicate(state))
         self.batches = iterate(
             self.data.train_dataset(arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps)
         )
         count = sum(leaf.size for leaf in jax.tree.leaves(program.trainable))
         self._say(start_line(model, settings, self.data, arguments, count, self.max_steps))
 
-    def _fitting_settings(self, settings: ModelSettings) -> ModelSettings | None:
+    def _fitting_settings(self, settings: ModelSettings, params: lora.Tree) -> ModelSettings | None:
         """The settings with which the step fits this GPU; None on a CPU."""
         budget, model = budget_here(), self.model
         if budget is None:
             return None
         as_before = settings if self.saved_execution is None else self.saved_execution.applied(settings)
-        run = Run.here(model.config, model.params, self.arguments, model.settings.lora)
+        run = Run.here(model.config, params, self.arguments, model.settings.lora)
         log = self._move_native_log()
         self._say(f"compiling the candidate forms of the step{log and f'; output of XLA goes to {log}'}")
         with self.console.status("compiling"):
@@ -229,7 +235,8 @@ class _Run:
     def _one_step(self, number: int, progress: TrainingProgress) -> None:
         began = time.perf_counter()
         batch = next(self.batches)
-        self.state, metrics = self.train_step(self.state, self.frozen, {k: batch[k] for k in step.BATCH_KEYS})
+        divided = self.devices.divide_step({k: batch[k] for k in step.BATCH_KEYS})
+        self.state, metrics = self.train_step(self.state, self.frozen, divided)
         loss, grad_norm = float(metrics.loss), float(metrics.grad_norm)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             what = f"the loss is {loss} and the norm of its gradient {grad_norm}"
@@ -253,14 +260,15 @@ class _Run:
         if not due or self.log.evaluated(number):
             return
         self._say(f"measuring the held-out loss {f'after step {number}' if number else 'before the first step'}")
-        model, token_scores, losses = self._trained(self.settings), step.jit_token_scores(), LossByPosition.none()
+        model, losses = self._trained(self.settings), LossByPosition.none()
         for batch in self.data.evaluation_batches(
             self.arguments.per_device_train_batch_size, self.arguments.eval_batches
         ):
             if self.stop.requested:
                 return
-            scores_BT = token_scores(model, {k: batch[k] for k in step.BATCH_KEYS})
-            losses += LossByPosition.of(scores_BT.losses, batch["labels"], batch["positions"])
+            divided = self.devices.divide_rows({k: batch[k] for k in step.BATCH_KEYS})
+            scores_BT = self.token_scores(model, divided)
+            losses += LossByPosition.of(scores_BT.losses, divided["labels"], divided["positions"])
             if not math.isfinite(losses.total):
                 documents = self.data.documents_of(batch, held_out=True)
                 raise self._diverged(number, f"the held-out loss is {losses.total}", documents, untrained=number == 0)

@@ -16,12 +16,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import PartitionSpec
 
 from lcjax import step
 from lcjax.config.mesh import MeshShape
 from lcjax.model import Llama, lora
-from lcjax.parallel.mesh import STEP_SPEC, device_mesh, divided, over_mesh
+from lcjax.parallel.devices import STEP, WHOLE, Devices
 from tests.support.compiling import QUICK_TO_COMPILE
 
 DEVICES = 8
@@ -41,14 +40,13 @@ def gradients(model: Llama, shape: MeshShape, batch: dict[str, np.ndarray], coun
     objective = step.Objective(model.config, dataclasses.replace(model.settings, execution=execution))
     mask = lora.trainable_mask(model.params, lora.everything if model.settings.lora is None else lora.adapters_only)
     trainable, frozen = lora.partition(model.params, mask)
-    mesh = None if shape.size == 1 else device_mesh(shape)
-    whole = PartitionSpec()
+    devices = Devices.of(shape)
 
     def compute(trainable, frozen, batches):
         loss, _, grads = step.gradients(objective, trainable, frozen, batches, None)
         return loss, grads
 
-    compute = over_mesh(compute, mesh, (whole, whole, STEP_SPEC), (whole, whole))
+    compute = devices.over(compute, (WHOLE, WHOLE, STEP), (WHOLE, WHOLE))
     batches = {name: value.reshape(count, -1, value.shape[-1]) for name, value in batch.items()}
     compiled = jax.jit(compute, compiler_options=QUICK_TO_COMPILE)
-    return compiled(trainable, frozen, divided(batches, shape, mesh))
+    return compiled(trainable, frozen, devices.divide_step(batches))

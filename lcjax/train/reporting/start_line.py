@@ -35,8 +35,9 @@ def start_line(
             f"{rows:,} rows of {length:,}, {rows_per_step * length:,} tokens per step",
             f"{max_steps:,} steps, {max_steps * rows_per_step / max(rows, 1):.3g} epochs",
             f"learning rate {arguments.learning_rate:g} ({arguments.lr_scheduler_type})",
-            f"gradient checkpointing {settings.execution.form(length).policy}",
+            f"gradient checkpointing {settings.form.policy}",
             f"attention {_attention(settings.execution.attention)}",
+            *_devices(settings),
         ]
     )
 
@@ -46,6 +47,15 @@ def _attention(name: str) -> str:
     backend = backend_of(name)
     differs = ", whose sums differ from run to run in the last bits" if backend.order_of_sums == "any" else ""
     return f"{backend.name}{differs}"
+
+
+def _devices(settings: ModelSettings) -> list[str]:
+    """How several devices share the work, and the tokens that each has of a sequence."""
+    mesh = settings.execution.mesh
+    if mesh.size == 1:
+        return []
+    local = mesh.local_tokens(settings.max_seq_length)
+    return [f"{mesh.size} devices: {mesh.describe()}, {local:,} tokens of a row each, all weights on each"]
 
 
 def _parameters(model: Llama) -> int:

@@ -1,0 +1,114 @@
+"""The devices of a run: the mesh that they form, and which part of the arrays each has.
+
+Shapes: A micro-batches per step, B sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lcjax.config.mesh import AXES, CONTEXT, DATA, ONE_DEVICE, MeshShape
+
+Arrays = dict[str, Any]
+Tree = TypeVar("Tree")
+
+WHOLE = PartitionSpec()
+"""An array of which every device has a copy."""
+
+STEP = PartitionSpec(DATA, None, CONTEXT)
+"""Arrays [A, B, T] of a step: micro-batches along `data`, tokens along the context."""
+
+
+def rows(axes: int) -> PartitionSpec:
+    """Arrays [..., T] with `axes` axes: tokens along the context, and all rows along `data`."""
+    return PartitionSpec(*[None] * (axes - 1), CONTEXT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """Devices that share the work of a run.
+
+    Attributes:
+      shape: the sizes of the mesh.
+      mesh: the devices; None for one device, where nothing is divided.
+    """
+
+    shape: MeshShape = ONE_DEVICE
+    mesh: Mesh | None = None
+
+    @classmethod
+    def of(cls, shape: MeshShape, devices: Sequence[Any] | None = None) -> Devices:
+        """The first of the given devices, or of all devices of JAX.
+
+        Devices of a process are adjacent, so those along `heads`, which communicate most, share a
+        host.
+        """
+        if shape.size == 1:
+            return cls()
+        ordered = sorted(jax.devices() if devices is None else devices, key=lambda x: (x.process_index, x.id))
+        sizes = shape.data, shape.ring, shape.heads
+        return cls(shape, Mesh(np.reshape(ordered[: shape.size], sizes), AXES))
+
+    def over(self, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+        """The function as every device calls it with its own parts; the same for one device.
+
+        Every axis is manual: a device computes with its own tokens, and only attention and sums at
+        the end communicate. If XLA divided a step by itself, it would gather the whole sequence on
+        every device.
+        """
+        if self.mesh is None:
+            return function
+        return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+    def replicate(self, tree: Tree) -> Tree:
+        """The arrays on every device, each in the kind of memory where it is."""
+        if self.mesh is None:
+            return tree
+        mesh = self.mesh
+
+        def everywhere(leaf: jax.Array) -> jax.Array:
+            return jax.device_put(leaf, NamedSharding(mesh, WHOLE, memory_kind=leaf.sharding.memory_kind))
+
+        return jax.tree.map(everywhere, tree)
+
+    def divide(self, batch: Arrays, spec: PartitionSpec) -> Arrays:
+        """Arrays [..., T], such as those of a batch, tokens in the order of the devices."""
+        if self.mesh is None:
+            return batch
+        sharding, order = NamedSharding(self.mesh, spec), token_order(self.shape, next(iter(batch.values())).shape[-1])
+
+        def on_devices(x: Any) -> jax.Array:
+            x = np.asarray(x) if order is None else np.asarray(x)[..., order]
+            return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+        return {name: on_devices(x) for name, x in batch.items()}
+
+    def divide_step(self, batch: Arrays) -> Arrays:
+        """Arrays [A, B, T] of a step."""
+        return self.divide(batch, STEP)
+
+    def divide_rows(self, batch: Arrays) -> Arrays:
+        """Arrays [..., T], for which all devices along `data` compute the same."""
+        return self.divide(batch, rows(next(iter(batch.values())).ndim))
+
+
+ON_ONE = Devices()
+"""The first device alone."""
+
+
+def token_order(shape: MeshShape, tokens: int) -> np.ndarray | None:
+    """The index in the sequence of each token in the order of the devices; None for the same order.
+
+    Each device along `ring` has two of the `2 ring` equal pieces of the sequence; see
+    `lcjax.ops.attention.parallel.ring`.
+    """
+    if shape.ring == 1:
+        return None
+    pieces = np.arange(tokens).reshape(shape.pieces, -1)
+    return np.concatenate([pieces[[r, shape.pieces - 1 - r]].reshape(-1) for r in range(shape.ring)])
