@@ -52,17 +52,21 @@ class MeshShape:
         """
         return 1 if self.ring == 1 else 2 * self.ring
 
+    @property
+    def parts(self) -> int:
+        """The number of equal parts that a sequence is cut into, one or two for each device."""
+        return self.pieces * self.heads
+
     def local_tokens(self, tokens: int) -> int:
         """The tokens of a sequence on each device.
 
         Raises:
           InputError: the sequence cannot be cut into equal parts.
         """
-        parts = self.context if self.ring == 1 else 2 * self.context
-        if tokens % parts:
+        if tokens % self.parts:
             raise InputError(
-                f"sequences of {tokens:,} tokens do not divide into {parts} equal parts for {self.context} "
-                f"devices; use --max-seq-length {-(-tokens // parts) * parts:,}"
+                f"sequences of {tokens:,} tokens do not divide into {self.parts} equal parts for {self.context} "
+                f"devices; use --max-seq-length {-(-tokens // self.parts) * self.parts}"
             )
         return tokens // self.context
 

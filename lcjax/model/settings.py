@@ -34,10 +34,19 @@ class ModelSettings:
     generation_config: str | None = None
 
     @property
+    def local_tokens(self) -> int:
+        """A device's tokens of a sequence of `max_seq_length` tokens.
+
+        Raises:
+          InputError: the devices cannot have equal parts of a sequence.
+        """
+        return self.execution.mesh.local_tokens(self.max_seq_length)
+
+    @property
     def form(self) -> LayerForm:
         """How the layers run over a device's tokens of a sequence of `max_seq_length` tokens.
 
         Raises:
           InputError: as `Execution.form`.
         """
-        return self.execution.form(self.execution.mesh.local_tokens(self.max_seq_length))
+        return self.execution.form(self.local_tokens)

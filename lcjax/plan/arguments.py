@@ -47,7 +47,7 @@ class PlanArguments:
     vram_gb: float | None = None
     """Plan for a GPU of the same kind that is sold with this many GB of memory."""
     host_gb: float | None = None
-    """GiB of host memory that may be pinned. Default: no limit."""
+    """GiB of each host's memory that may be pinned. Default: no limit."""
     find_max: bool = False
     """Search for the longest context that fits, in multiples of 1,024 tokens."""
     table: bool = False
@@ -57,9 +57,17 @@ class PlanArguments:
     plot: Path | None = None
     """Plot memory against context length in this .png file."""
     gpus: int = 1
-    """GPUs per host. Each GPU holds the whole run; sharding is not supported yet."""
+    """GPUs per host, which share every sequence."""
     hosts: int = 1
     """Number of hosts."""
+    context_parallel_size: int | None = None
+    """As in lcjax.train: the number of GPUs that share a sequence. Default: all."""
+    data_parallel_size: int | None = None
+    """As in lcjax.train: the number of groups of GPUs with different sequences."""
+    ulysses_degree: int | None = None
+    """As in lcjax.train: the part of the context that exchanges tokens for heads."""
+    ring_degree: int | None = None
+    """As in lcjax.train: the part of the context along which keys and values travel."""
 
     def __post_init__(self):
         for flag, value in (("--vram-gb", self.vram_gb), ("--host-gb", self.host_gb)):

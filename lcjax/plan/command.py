@@ -10,10 +10,10 @@ import jax
 from lcjax.cli.native_log import NativeLog
 from lcjax.cli.outputs import output_file, write_json
 from lcjax.cli.terminal import say, tables_console
+from lcjax.config.mesh import MeshRequest
 from lcjax.config.presets import resolve_config
 from lcjax.errors import InputError
 from lcjax.plan.arguments import PlanArguments
-from lcjax.plan.choosing.search import LENGTH_STEP
 from lcjax.plan.compiling.aot import gpu_memory_bytes, gpu_names, gpu_sharding
 from lcjax.plan.planner import Plan, Planner
 from lcjax.plan.plot import draw, lengths
@@ -59,6 +59,12 @@ def workload_of(arguments: PlanArguments) -> Workload:
         optimizer_memory=arguments.optimizer_memory,
         gpus=arguments.gpus,
         hosts=arguments.hosts,
+        mesh=MeshRequest(
+            arguments.context_parallel_size,
+            arguments.data_parallel_size,
+            arguments.ulysses_degree,
+            arguments.ring_degree,
+        ),
     )
 
 
@@ -79,7 +85,7 @@ class Command:
         planner = self.planner(self.workload)
         plan = self._chosen(planner)
         if self.arguments.plot:
-            plans = [planner.plan(tokens) for tokens in lengths(plan.max_seq_length)]
+            plans = [planner.plan(tokens) for tokens in lengths(plan.max_seq_length, self.workload.length_step)]
             with output_file(self.arguments.plot) as temporary:
                 draw(plans, temporary)
         write_json(plan.as_json(), self.arguments.json)
@@ -103,7 +109,7 @@ class Command:
     def _chosen(self, planner: Planner) -> Plan:
         if not self.arguments.find_max:
             return planner.plan(self.arguments.max_seq_length or self.workload.config.max_position_embeddings)
-        return planner.longest() or planner.plan(LENGTH_STEP)
+        return planner.longest() or planner.plan(self.workload.length_step)
 
     def _every_gpu(self) -> int:
         rows: list[tuple[str, Plan | str]] = []
@@ -116,7 +122,7 @@ class Command:
             except InputError as error:
                 rows.append((gpu, str(error)))
                 continue
-            rows.append((gpu, plan or "not even 1,024 tokens fit"))
+            rows.append((gpu, plan or f"not even {self.workload.length_step:,} tokens fit"))
             smaller = plan or smaller
         table = {"model": self.workload.model, "rows": [row.as_json() for _, row in rows if isinstance(row, Plan)]}
         write_json(table, self.arguments.json)

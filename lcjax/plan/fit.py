@@ -16,6 +16,7 @@ from lcjax.errors import InputError
 from lcjax.model import ModelSettings
 from lcjax.plan.choosing.budget import Budget
 from lcjax.plan.choosing.choose import choose, possible_candidates
+from lcjax.plan.choosing.search import LENGTH_STEP
 from lcjax.plan.choosing.tuner import Trial, Tuning
 from lcjax.plan.compiling.compile import step_memory
 from lcjax.plan.compiling.memory import Memory, gib
@@ -103,7 +104,9 @@ def _refusal(run: Run, settings: ModelSettings, budget: Budget, trial: Trial) ->
             "GPU with more memory"
         )
     host = "any amount" if budget.host is None else gib(budget.host)
-    cheapest = list(remedies(run, settings, Estimated(tokens, memory, budget)))[:3]
+    cheapest = list(
+        remedies(run, settings, Estimated(tokens, memory, budget, LENGTH_STEP * settings.execution.mesh.parts))
+    )[:3]
     return InputError(
         f"a step of {tokens:,} tokens takes {gib(memory.device_bytes)} of {gib(budget.device)} on the GPU and "
         f"{gib(memory.host_bytes)} of {host} of host memory ({trial.candidate}); use {', or '.join(cheapest)}"

@@ -13,7 +13,7 @@ from lcjax.ops.cross_entropy import chunk_tokens
 from lcjax.plan.choosing.budget import Budget, budget_of
 from lcjax.plan.choosing.choose import choose, settings_of_least_memory
 from lcjax.plan.choosing.flops import StepFlops, step_flops
-from lcjax.plan.choosing.search import LENGTH_STEP, largest_fitting
+from lcjax.plan.choosing.search import largest_fitting
 from lcjax.plan.choosing.settings import policy_lengths, requested_settings
 from lcjax.plan.choosing.tuner import Tuning
 from lcjax.plan.compiling.buffers import Buffer
@@ -84,7 +84,9 @@ class Plan:
     @property
     def utilization(self) -> float:
         """Model FLOP/s in the estimated time, as a fraction of the GPU's dense bfloat16 peak."""
-        return self.flops.seconds(self.workload.gpu, utilization=1.0) / self.seconds
+        return (
+            self.flops.seconds(self.workload.gpu, utilization=1.0) / self.seconds / self.settings.execution.mesh.context
+        )
 
     def length_within(self, limit_bytes: int) -> int:
         """Estimates the tokens that fill another limit; temporaries are proportional to tokens."""
@@ -114,6 +116,9 @@ class Plan:
             "lora_r": workload.lora_r,
             "gpus": workload.gpus,
             "hosts": workload.hosts,
+            "mesh": dataclasses.asdict(self.settings.execution.mesh),
+            "local_tokens": self.settings.local_tokens,
+            "host_bytes_of_all_gpus": memory.host_bytes * workload.gpus,
             "weights_bytes": memory.weights_bytes,
             "state_bytes": memory.state_bytes,
             "model_flops": self.flops.total,
@@ -130,7 +135,8 @@ class Planner:
     Args:
       workload: the run to plan.
       vram_gb: plans for a GPU that is sold with so many GB, if the workload's GPU has more.
-      host_gb: GiB of host memory that may be pinned; None means no limit.
+      host_gb: GiB of memory of each host that may be pinned; None means no limit. The GPUs of a
+        host have equal parts of it.
       compiling: called with the workload and the number of tokens before each compilation.
       compiled: called with the plan after each compilation.
     """
@@ -144,7 +150,7 @@ class Planner:
         compiled: Callable[[Plan], None] = lambda plan: None,
     ):
         self.workload = workload
-        self.budget = budget_of(workload.gpu, vram_gb, host_gb)
+        self.budget = budget_of(workload.gpu, vram_gb, None if host_gb is None else host_gb / workload.gpus)
         self._compiling, self._compiled = compiling, compiled
         self._plans: dict[ModelSettings, Plan] = {}
 
@@ -162,25 +168,28 @@ class Planner:
         return dataclasses.replace(self._plan_with(tuning.chosen.applied(settings)), tuning=tuning)
 
     def longest(self, below: int = LONGEST + 1, guess: int | None = None) -> Plan | None:
-        """The plan of the longest context below `below` tokens that fits, in multiples of 1,024.
+        """The plan of the longest context below `below` tokens that fits.
 
-        None if no length fits. If the workload says "auto", the settings are those that need the
-        least memory. `guess`, in tokens, is tried first.
+        Lengths are multiples of `Workload.length_step`. None if no length fits. If the workload
+        says "auto", the settings are those that need the least memory. `guess`, in tokens, is tried
+        first.
         """
 
+        step = self.workload.length_step
+
         def load(steps: int) -> float:
-            plan = self._of_least_memory(steps * LENGTH_STEP)
+            plan = self._of_least_memory(steps * step)
             # The number of saved inputs is chosen so that they fit the host. The host's load at one
             # length therefore does not predict its load at the next.
             chosen = self.workload.execution_request.leaves_memory_open
             return plan.device_load if chosen and plan.host_load <= 1 else max(plan.device_load, plan.host_load)
 
         for first, last in policy_lengths(self.workload, below - 1):
-            low, high = -(-first // LENGTH_STEP), last // LENGTH_STEP
-            start = guess // LENGTH_STEP if guess and low <= guess // LENGTH_STEP <= high else None
+            low, high = -(-first // step), last // step
+            start = guess // step if guess and low <= guess // step <= high else None
             found = largest_fitting(load, low, high, start) if low <= high else None
             if found is not None:
-                return self._of_least_memory(found * LENGTH_STEP)
+                return self._of_least_memory(found * step)
         return None
 
     def _of_least_memory(self, tokens: int) -> Plan:

@@ -18,10 +18,10 @@ from lcjax.plan.planner import Plan
 _POINTS = 5
 
 
-def lengths(last: int) -> list[int]:
-    """A few lengths up to `last` tokens at which to compute memory."""
-    steps = (last * i // _POINTS // LENGTH_STEP for i in range(1, _POINTS))
-    return sorted({max(1, step) * LENGTH_STEP for step in steps if step * LENGTH_STEP < last} | {last})
+def lengths(last: int, step: int = LENGTH_STEP) -> list[int]:
+    """A few multiples of `step` up to `last` tokens at which to compute memory."""
+    multiples = (last * i // _POINTS // step for i in range(1, _POINTS))
+    return sorted({max(1, n) * step for n in multiples if n * step < last} | {last})
 
 
 def draw(plans: Sequence[Plan], path: Path) -> None:

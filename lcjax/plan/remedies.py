@@ -65,6 +65,7 @@ class Estimated:
     tokens: int
     memory: Memory
     budget: Budget
+    length_step: int = LENGTH_STEP
 
     def helps(self, flag: str) -> bool:
         if flag == FOUR_BITS:
@@ -77,7 +78,7 @@ class Estimated:
             (budget.device - memory.argument_bytes) / max(1, memory.device_bytes - memory.argument_bytes),
             1.0 if budget.host is None else budget.host / max(1, memory.host_bytes),
         )
-        shorter = int(share * self.tokens) // LENGTH_STEP * LENGTH_STEP
+        shorter = int(share * self.tokens) // self.length_step * self.length_step
         return shorter if 0 < shorter < self.tokens else None
 
     def larger(self) -> str:

@@ -15,11 +15,15 @@ from lcjax.plan.planner import Plan
 def headline(plan: Plan) -> str:
     """One line that says whether the step fits."""
     workload, memory = plan.workload, plan.memory
-    needs = f"{gib(memory.device_bytes)} of {gib(plan.budget.device)} on the GPU"
+    mesh = plan.settings.execution.mesh
+    each = "the GPU" if mesh.size == 1 else "each GPU"
+    needs = f"{gib(memory.device_bytes)} of {gib(plan.budget.device)} on {each}"
     if memory.host_bytes:
-        needs += f", {gib(memory.host_bytes)} of pinned host memory"
+        needs += f", {gib(memory.host_bytes * min(workload.gpus, mesh.size))} of pinned host memory"
+        needs += "" if workload.hosts == 1 else " on each host"
+    gpu = workload.gpu if mesh.size == 1 else f"{mesh.size} x {workload.gpu}"
     verdict = "fits" if plan.fits else "does not fit"
-    return f"{workload.model}, {plan.max_seq_length:,} tokens, {workload.gpu}: {verdict} ({needs})"
+    return f"{workload.model}, {plan.max_seq_length:,} tokens, {gpu}: {verdict} ({needs})"
 
 
 def plan_table(plan: Plan) -> Table:
@@ -31,7 +35,12 @@ def plan_table(plan: Plan) -> Table:
     batch = memory.argument_bytes - memory.weights_bytes - memory.state_bytes
     limit = plan.budget.device
     host = "" if plan.budget.host is None else f"of {gib(plan.budget.host)}"
+    mesh = plan.settings.execution.mesh
+    if mesh.size > 1:
+        host = f"a GPU {host}".strip()
+    devices = f"{mesh.describe()}, {plan.settings.local_tokens:,} tokens of a sequence on each"
     for name, figure, note in (
+        *([("GPUs", str(mesh.size), devices)] if mesh.size > 1 else []),
         ("frozen weights", gib(memory.weights_bytes), _frozen(plan)),
         ("trained weights, optimizer", gib(memory.state_bytes), _trained(plan)),
         ("batch, outputs", gib(batch + memory.output_bytes), ""),

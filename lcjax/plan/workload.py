@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 from lcjax.config import ExecutionRequest, LlamaConfig, LoraConfig, parse_memory
+from lcjax.config.mesh import MeshRequest, MeshShape, choose_mesh
 from lcjax.config.precision import check_quantize
 from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
 from lcjax.ops.attention.registry import check_implementation
+from lcjax.plan.choosing.search import LENGTH_STEP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Workload:
         `lcjax.train`.
       gpus: number of GPUs in each host.
       hosts: number of hosts.
+      mesh: how the GPUs share the work; by default all of them share the sequence.
 
     Raises:
       InputError: an unknown name, a value out of range, or `quantize` without an adapter.
@@ -42,6 +45,7 @@ class Workload:
     optimizer_memory: str = "auto"
     gpus: int = 1
     hosts: int = 1
+    mesh: MeshRequest = dataclasses.field(default_factory=MeshRequest)
 
     def __post_init__(self):
         if self.lora_r < 0:
@@ -59,8 +63,30 @@ class Workload:
 
     @property
     def training(self) -> TrainingArguments:
-        """The run's arguments."""
-        return TrainingArguments(optimizer_memory=self.optimizer_memory)
+        """The run's arguments, with a micro-batch for each group of GPUs."""
+        micro_batches = self.mesh.data_parallel_size or 1
+        return TrainingArguments(optimizer_memory=self.optimizer_memory, gradient_accumulation_steps=micro_batches)
+
+    def mesh_for(self, tokens: int) -> MeshShape:
+        """How the GPUs share sequences of `tokens` tokens.
+
+        Raises:
+          InputError: they cannot, or not as requested.
+        """
+        return choose_mesh(
+            self.mesh,
+            devices=self.gpus * self.hosts,
+            devices_per_host=self.gpus,
+            tokens=tokens,
+            micro_batches=self.training.gradient_accumulation_steps,
+            query_heads=self.config.num_attention_heads,
+            kv_heads=self.config.num_key_value_heads,
+        )
+
+    @property
+    def length_step(self) -> int:
+        """Lengths are multiples of it, so that every part of a sequence is of 1,024 tokens or more."""
+        return LENGTH_STEP * self.mesh_for(LENGTH_STEP * 2 * self.gpus * self.hosts).parts
 
     @property
     def execution_request(self) -> ExecutionRequest:

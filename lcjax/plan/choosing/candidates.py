@@ -94,7 +94,7 @@ def candidates(
         too many.
       embeddings_may_be_on_host: whether embedding and head may be in host memory.
     """
-    requested, tokens, form = settings.requested, settings.max_seq_length, settings.form
+    requested, tokens, form = settings.requested, settings.local_tokens, settings.form
     if not requested.leaves_memory_open:
         return [Candidate(form.policy, form.memory, requested.loss_chunk)]
     allowed = POLICIES if tokens <= OFFLOAD_ABOVE_TOKENS else OFFLOADING

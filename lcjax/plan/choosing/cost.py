@@ -56,13 +56,15 @@ def step_seconds(
 ) -> float:
     """The estimated seconds of one step over one sequence of `settings.max_seq_length` tokens.
 
+    Devices that share the sequence are assumed to have equal work and not to wait for each other.
+
     A GPU that is not in `PEAK_BF16_TFLOPS` counts as an H100. The backward pass of frozen weights
     costs as much as their forward pass, that of attention 2.5 times as much.
     """
-    tokens = settings.max_seq_length
+    tokens, devices = settings.local_tokens, settings.execution.mesh.context
     policy, memory = settings.form.policy, settings.form.memory
-    flops, passes = step_flops(config, tokens, lora_r), _passes(policy, memory, tokens)
-    peak = 1e12 * PEAK_BF16_TFLOPS.get(gpu, PEAK_BF16_TFLOPS["h100-80gb"])
+    flops, passes = step_flops(config, settings.max_seq_length, lora_r), _passes(policy, memory, tokens)
+    peak = devices * 1e12 * PEAK_BF16_TFLOPS.get(gpu, PEAK_BF16_TFLOPS["h100-80gb"])
     forward_share = 1 / (2 if lora_r else 3)
     linear = flops.linear + flops.adapter
     products = (linear * (1 + forward_share * passes.products) + flops.head) / (peak * _PRODUCTS)

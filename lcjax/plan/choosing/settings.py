@@ -14,7 +14,7 @@ from lcjax.config.policies import policies_by_length
 from lcjax.model import ModelSettings
 from lcjax.ops.attention.registry import takes_segments
 from lcjax.plan.workload import Workload
-from lcjax.step import resolved_settings
+from lcjax.step import resolved_settings, with_mesh
 
 
 def requested_settings(workload: Workload, tokens: int) -> ModelSettings:
@@ -25,6 +25,7 @@ def requested_settings(workload: Workload, tokens: int) -> ModelSettings:
     """
     request = workload.execution_request
     settings = resolved_settings(request, workload.config, jnp.bfloat16, tokens, "gpu", lora=workload.lora)
+    settings = with_mesh(settings, workload.mesh_for(tokens))
     return dataclasses.replace(settings, one_document_a_row=not takes_segments(settings.execution.attention))
 
 

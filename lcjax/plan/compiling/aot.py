@@ -33,8 +33,10 @@ from jax.sharding import (
     use_abstract_mesh,
 )
 
+from lcjax.config.mesh import ONE_DEVICE, MeshShape
 from lcjax.errors import InputError, unknown
 from lcjax.pallas.triton.block_sizes import traced_for
+from lcjax.parallel.devices import Devices
 
 _TARGETS = resources.files("lcjax.plan") / "targets"
 _SUFFIX = ".txtpb"
@@ -57,6 +59,9 @@ class GpuSharding(NamedSharding):
 
     def with_memory_kind(self, kind: str) -> GpuSharding:
         return GpuSharding(self.mesh, self.spec, kind)
+
+    def with_spec(self, spec: PartitionSpec) -> GpuSharding:
+        return GpuSharding(self.mesh, spec, self._kind)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GpuSharding) and self._kind == other._kind and super().__eq__(other)
@@ -81,13 +86,14 @@ def gpu_memory_bytes(gpu: str) -> int:
     return int(size)
 
 
-def gpu_sharding(gpu: str, gpus: int = 1, hosts: int = 1) -> NamedSharding:
+def gpu_sharding(gpu: str, gpus: int = 1, hosts: int = 1, shape: MeshShape = ONE_DEVICE) -> GpuSharding:
     """A sharding that replicates an array on every GPU of several hosts.
 
     Args:
       gpu: one of `gpu_names()`.
       gpus: number of GPUs in each host.
       hosts: number of hosts.
+      shape: the mesh that the GPUs form; a single axis for one device.
 
     Raises:
       InputError: an unknown name, or a JAX that cannot compile for a GPU. The message says what to
@@ -99,7 +105,9 @@ def gpu_sharding(gpu: str, gpus: int = 1, hosts: int = 1) -> NamedSharding:
         topology = topologies.get_topology_desc(platform="cuda", target_config=target, topology=f"1x{hosts}x{gpus}")
     except NotImplementedError as error:
         raise InputError(f"gpu={gpu!r} cannot be compiled for on this machine: {_remedy()}") from error
-    return GpuSharding(topologies.make_mesh(topology, (hosts * gpus,), ("gpu",)), PartitionSpec())
+    if (mesh := Devices.of(shape, topology.devices).mesh) is None:
+        mesh = topologies.make_mesh(topology, (hosts * gpus,), ("gpu",))
+    return GpuSharding(mesh, PartitionSpec())
 
 
 def abstract(tree: Any, sharding: Sharding) -> Any:

@@ -17,6 +17,7 @@ from jax.sharding import Sharding
 
 from lcjax import step
 from lcjax.model import ModelSettings
+from lcjax.parallel.devices import STEP, Devices
 from lcjax.parallel.placement import abstract_like
 from lcjax.plan.compiling.aot import compile_lowered, gpu_sharding, lowering_for
 from lcjax.plan.compiling.compile_cache import cached_result
@@ -54,14 +55,19 @@ class LoweredStep:
 
 
 def lower_step(run: Run, settings: ModelSettings, max_steps: int = 1) -> LoweredStep:
-    """The same step that `lcjax.train` runs, for sequences of `settings.max_seq_length` tokens."""
+    """The same step that `lcjax.train` runs, for sequences of `settings.max_seq_length` tokens.
+
+    It is for the devices of the run's weights, whose mesh has the shape in the settings.
+    """
     params = jax.tree.map(abstract_like, run.params)
     sharding = params["norm"]["weight"].sharding
     program = run.program(params, settings, max_steps)
     state = step.abstract_state(program.optimizer, program.trainable, sharding)
     shape = run.arguments.gradient_accumulation_steps, run.sequences, settings.max_seq_length
-    batches = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding) for name in step.BATCH_KEYS}
-    train_step = step.jit_train_step(program.objective, program.optimizer, platform_of(sharding))
+    devices = Devices() if settings.execution.mesh.size == 1 else Devices(settings.execution.mesh, sharding.mesh)
+    divided = sharding if devices.mesh is None else sharding.with_spec(STEP)
+    batches = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=divided) for name in step.BATCH_KEYS}
+    train_step = step.jit_train_step(program.objective, program.optimizer, platform_of(sharding), devices)
     with lowering_for(sharding):
         lowered = train_step.lower(state, program.frozen, batches)
     return LoweredStep(run, settings, sharding, state, program.frozen, lowered)
@@ -101,7 +107,7 @@ def compile_step(workload: Workload, settings: ModelSettings) -> CompiledStep:
       InputError: an unknown GPU, no compiler for it, or an array that is not in host memory
         although it should be.
     """
-    sharding = gpu_sharding(workload.gpu, workload.gpus, workload.hosts)
+    sharding = gpu_sharding(workload.gpu, workload.gpus, workload.hosts, settings.execution.mesh)
     lowered_step = lower_step(Run.of(workload, sharding), settings)
     with tempfile.TemporaryDirectory() as folder:
         executable = compile_lowered(lowered_step.lowered, {"xla_dump_to": folder})

@@ -89,7 +89,8 @@ def attention_scratch_bytes(config: LlamaConfig, settings: ModelSettings, sequen
     """
     heads = config.num_attention_heads, config.num_key_value_heads
     scratch_bytes = backend_of(settings.execution.attention).scratch_bytes
-    return scratch_bytes(*heads, config.head_dim, sequences * settings.max_seq_length)
+    # Devices that exchange tokens for heads have fewer heads of more tokens: as many elements.
+    return scratch_bytes(*heads, config.head_dim, sequences * settings.local_tokens)
 
 
 def gib(count: int) -> str:

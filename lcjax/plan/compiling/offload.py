@@ -52,9 +52,9 @@ class HostArray:
 
 
 def host_arrays(config: LlamaConfig, settings: ModelSettings, dtype: DTypeLike, sequences: int = 1) -> list[HostArray]:
-    """The arrays in host memory of a step over `sequences` sequences; compiles nothing.
+    """A device's arrays in host memory, of a step over `sequences` sequences; compiles nothing.
 
-    Each sequence has `settings.max_seq_length` tokens. Under `offload` the arrays are every g-th
+    T is the number of its tokens of a sequence of `settings.max_seq_length` tokens. Under `offload` the arrays are every g-th
     layer's input, `L/g B T D` elements of `dtype`. Under `offload_attn` there are also every
     layer's attention output, `L B T H d`, and its log-sum-exp in the form that the implementation
     saves: float32 [L, B, H, T], two of them if `dtype` is float32. The memory settings may add
@@ -63,7 +63,7 @@ def host_arrays(config: LlamaConfig, settings: ModelSettings, dtype: DTypeLike, 
     Raises:
       InputError: an implementation of attention that cannot save its output and log-sum-exp.
     """
-    tokens, layers = settings.max_seq_length, config.num_hidden_layers
+    tokens, layers = settings.local_tokens, config.num_hidden_layers
     policy, memory = settings.form.policy, settings.form.memory
     if policy in ("none", "full"):
         return []
