@@ -1,52 +1,117 @@
 """Computes gradients on meshes of eight CPU devices, in a process of its own.
 
-JAX fixes the number of CPU devices when it starts, and other tests run on one device. Usage: python
--m tests.support.mesh_runs FOLDER. The folder holds cases.json, a list of (name, sizes of the mesh,
-requests, batch), and the arrays of every batch. It receives one file of arrays per case.
+JAX fixes the number of CPU devices when it starts, and other tests run on one device. `gradients_in`
+writes the inputs to a folder and starts this module, which writes the results there.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from lcjax import step
+import lcjax
+from lcjax import step, weights
 from lcjax.config.mesh import MeshShape
 from lcjax.model import Llama, lora
 from lcjax.parallel.devices import STEP, WHOLE, Devices
 from tests.support.compiling import QUICK_TO_COMPILE
+from tests.support.settings import model_settings
 
 DEVICES = 8
 
 
-def run_in_child(folder: Path) -> None:
-    """Runs this module in a process with eight CPU devices."""
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One computation.
+
+    Attributes:
+      mesh: the sizes (data, ring, heads).
+      batch: the name of a batch.
+      requested: arguments of `tests.support.settings.model_settings`.
+      quantize: as in `lcjax.weights.load_model_files`.
+      broken: a fault of `MUTANTS` to plant.
+    """
+
+    mesh: tuple[int, int, int]
+    batch: str = "packed"
+    requested: dict[str, str] = dataclasses.field(default_factory=dict)
+    quantize: str | None = None
+    broken: str | None = None
+
+
+MUTANTS = {
+    "tokens in the order of the sequence": ("lcjax.parallel.devices.token_order", lambda shape, tokens: None),
+    "copies of other heads": (
+        "lcjax.ops.attention.parallel.by_heads.jnp.repeat",
+        lambda x, copies, axis: jnp.concatenate([x] * copies, axis=axis),
+    ),
+    "one device's tokens alone": ("lcjax.step.objective.sum_over", lambda mesh, tree: tree),
+}
+
+
+def gradients_in(
+    folder: Path, cases: dict[str, Case], batches: dict[str, dict[str, np.ndarray]], model: Path, adapter: Path | None
+) -> dict[str, tuple[float, dict[str, np.ndarray]]]:
+    """(mean loss, gradients by path) of every case; all rows [B, T] of a batch are micro-batches."""
+    for name, arrays in batches.items():
+        np.savez(folder / f"batch-{name}.npz", **arrays)
+    described = {name: dataclasses.asdict(case) for name, case in cases.items()}
+    (folder / "cases.json").write_text(json.dumps(described))
     flags = os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={DEVICES}"
-    command = [sys.executable, "-m", "tests.support.mesh_runs", str(folder)]
-    done = subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True)
+    command = [sys.executable, "-m", "tests.support.mesh_runs", folder, model, *([adapter] if adapter else [])]
+    done = subprocess.run(
+        list(map(str, command)), env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
+    results = {}
+    for number, name in enumerate(cases):
+        arrays = dict(np.load(folder / f"result-{number}.npz"))
+        results[name] = (float(arrays.pop("loss")), arrays)
+    return results
 
 
-def gradients(model: Llama, shape: MeshShape, batch: dict[str, np.ndarray], count: int) -> tuple[Any, Any]:
-    """(mean loss, gradients of the trainable parameters) of [B, T] in `count` micro-batches."""
-    execution = dataclasses.replace(model.settings.execution, mesh=shape)
-    objective = step.Objective(model.config, dataclasses.replace(model.settings, execution=execution))
-    mask = lora.trainable_mask(model.params, lora.everything if model.settings.lora is None else lora.adapters_only)
-    trainable, frozen = lora.partition(model.params, mask)
-    devices = Devices.of(shape)
+def main(arguments: Sequence[str]) -> None:
+    folder, model, *adapter = map(Path, arguments)
+    for number, fields in enumerate(json.loads((folder / "cases.json").read_text()).values()):
+        case = Case(**fields | {"mesh": tuple(fields["mesh"])})
+        batch = dict(np.load(folder / f"batch-{case.batch}.npz"))
+        loss, gradients = _gradients(case, batch, model, *adapter)
+        arrays = {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(gradients)}
+        np.savez(folder / f"result-{number}.npz", loss=loss, **arrays)
+
+
+def _gradients(case: Case, batch: dict[str, np.ndarray], directory: Path, adapter: Path | None = None) -> Any:
+    config, params, _ = weights.load_model_files(directory, jnp.float32, case.quantize)
+    tokens = batch["tokens"].shape[1]
+    settings = step.with_mesh(model_settings(tokens, config, **case.requested), MeshShape(*case.mesh))
+    model = Llama(config, params, settings)
+    if adapter is not None:
+        model = lcjax.load_adapter(model, adapter)
+    trains = lora.everything if adapter is None else lora.adapters_only
+    trainable, frozen = lora.partition(model.params, lora.trainable_mask(model.params, trains))
+    objective, devices = step.Objective(config, model.settings), Devices.of(MeshShape(*case.mesh))
 
     def compute(trainable, frozen, batches):
-        loss, _, grads = step.gradients(objective, trainable, frozen, batches, None)
-        return loss, grads
+        loss, _, gradients = step.gradients(objective, trainable, frozen, batches, None)
+        return loss, gradients
 
-    compute = devices.over(compute, (WHOLE, WHOLE, STEP), (WHOLE, WHOLE))
-    batches = {name: value.reshape(count, -1, value.shape[-1]) for name, value in batch.items()}
-    compiled = jax.jit(compute, compiler_options=QUICK_TO_COMPILE)
-    return compiled(trainable, frozen, devices.divide_step(batches))
+    with mock.patch(*MUTANTS[case.broken]) if case.broken else mock.patch.dict({}):
+        compiled = jax.jit(
+            devices.over(compute, (WHOLE, WHOLE, STEP), (WHOLE, WHOLE)), compiler_options=QUICK_TO_COMPILE
+        )
+        return compiled(trainable, frozen, devices.divide_step({name: x[:, None] for name, x in batch.items()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

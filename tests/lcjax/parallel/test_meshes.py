@@ -1,0 +1,103 @@
+"""Gradients on meshes of eight devices are those of one, by the tolerance rule against float64."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from tests.support.mesh_runs import MUTANTS, Case, gradients_in
+from tests.support.numerics import tree_error_ratio
+from tests.support.oracles import Oracle, make_batch, make_oracle, names_of, torch_gradients, torch_loss
+from tests.support.thin import thinned
+
+ROWS, TOKENS = 8, 128
+FIELDS = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 10, "num_hidden_layers": 2}
+
+TILED = {"memory": "tile=8", "use_gradient_checkpointing": "offload"}
+LAYERS = {
+    "plain": {"use_gradient_checkpointing": "none"},
+    "recomputed": {"use_gradient_checkpointing": "full"},
+    "attention offloaded": {"memory": "tile=8", "use_gradient_checkpointing": "offload_attn"},
+    "tiles": TILED,
+    "tiles, two groups of heads, every second input": {**TILED, "memory": "tile=8,head_groups=2,save_every=2"},
+}
+# Data, ring, heads. With 8 devices along heads, each key/value head is on two of them.
+MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 2, 4)]
+CASES = {
+    f"{mesh}, {batch}, {layers}": Case(mesh, batch, LAYERS[layers])
+    for mesh in MESHES
+    for batch in ("one document", "packed")
+    for layers in LAYERS
+    # 2 of 4 key/value heads cannot be divided between 4 or 8 devices with 2 query heads each.
+    if not ("groups" in layers and mesh[2] > 2)
+}
+IN_EVERY_RUN = {
+    "(8, 1, 1), packed, recomputed",
+    "(1, 8, 1), packed, tiles",
+    "(1, 8, 1), one document, plain",
+    "(1, 1, 8), packed, attention offloaded",
+    "(2, 2, 2), packed, tiles, two groups of heads, every second input",
+    "(1, 2, 4), packed, plain",
+}
+BROKEN = {
+    "tokens in the order of the sequence": Case((1, 8, 1), "packed", LAYERS["plain"]),
+    "copies of other heads": Case((1, 1, 8), "packed", LAYERS["plain"]),
+    "one device's tokens alone": Case((2, 2, 2), "packed", LAYERS["plain"]),
+}
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory) -> Oracle:
+    return make_oracle(tmp_path_factory.mktemp("model"), **FIELDS)
+
+
+@pytest.fixture(scope="module")
+def batches(oracle) -> dict[str, dict[str, np.ndarray]]:
+    return {
+        name: make_batch(131, ROWS, TOKENS, documents=count) for name, count in (("one document", 1), ("packed", 4))
+    }
+
+
+@pytest.fixture(scope="module")
+def results(request, oracle, batches, tmp_path_factory):
+    """The results of the cases that this run of the tests has selected."""
+    wanted = {item.callspec.params["name"] for item in request.session.items if item.path == request.path}
+    cases = {name: case for name, case in CASES.items() if name in wanted}
+    cases |= {name: Case(**{**vars(case), "broken": name}) for name, case in BROKEN.items() if name in wanted}
+    return gradients_in(tmp_path_factory.mktemp("results"), cases, batches, oracle.directory, oracle.adapter)
+
+
+@pytest.fixture(scope="module")
+def expected(oracle, batches):
+    """(loss in float64, gradients in float32, gradients in float64) of each batch, by transformers."""
+    names = names_of(oracle.model())
+    return {
+        name: (
+            torch_loss(oracle.exact, batch).item(),
+            *(_by_path(torch_gradients(model, batch, names)) for model in (oracle.plain, oracle.exact)),
+        )
+        for name, batch in batches.items()
+    }
+
+
+def _by_path(tree) -> dict[str, np.ndarray]:
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def ratio(result, expected) -> float:
+    """The error of the gradients, relative to what the tolerance rule allows."""
+    _, plain, exact = expected
+    return tree_error_ratio({path: result[1][path] for path in exact}, plain, exact)
+
+
+@pytest.mark.parametrize("name", thinned(CASES, lambda name: name in IN_EVERY_RUN))
+def test_gradients(name, results, expected):
+    loss, *_ = wanted = expected[CASES[name].batch]
+    assert results[name][0] == pytest.approx(loss, rel=1e-5)
+    assert ratio(results[name], wanted) <= 1
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutants_fail(name, results, expected):
+    assert ratio(results[name], expected[BROKEN[name].batch]) > 1
