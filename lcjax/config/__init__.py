@@ -1,6 +1,7 @@
 """Config of models, adapters, RoPE and runs: frozen, validated and hashable; imports no JAX.
 
 families/       families of models: parameters in every file format, and what attention sees
+parallel/       how a run is divided over devices and processes
 model.py        the shape of a decoder
 reading.py      reading of config.json, with the defaults of its family
 presets.py      the shapes of published models

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 
 from lcjax.config.memory import MemorySettings, check_loss_chunk
-from lcjax.config.mesh import ONE_DEVICE, MeshShape
+from lcjax.config.parallel.mesh import ONE_DEVICE, MeshShape
 from lcjax.config.policies import OFFLOAD_ABOVE_TOKENS, check_policy, policies_by_length
 from lcjax.errors import InputError
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lcjax.config.mesh import MeshRequest
+from lcjax.config.parallel.mesh import MeshRequest
 from lcjax.errors import InputError, flag, unknown
 
 UNITS = ("file", "repository")

@@ -18,6 +18,7 @@ from jax import lax
 from lcjax.config import LlamaConfig
 from lcjax.data import Data, lay_out
 from lcjax.model import Llama, ModelSettings
+from lcjax.parallel.collectives import all_tokens
 from lcjax.parallel.devices import ON_ONE, WHOLE, Devices, rows
 
 # Tokens around the first boundary in the check before training: two tiles of attention, cheap
@@ -60,7 +61,8 @@ class LeakProbe:
           AssertionError: a document's own hidden states do not change with its tokens, so the probe
             cannot detect anything.
         """
-        row = self._divided(row)
+        # In the order of the devices, as all arrays below.
+        row = {name: self._devices.in_order(row[name]) for name in ("tokens", "positions", "segment_ids")}
         before_TD = self._run(row, row["tokens"])
         return {segment: self._reached_from(row, segment, before_TD) for segment in changed}
 
@@ -76,13 +78,8 @@ class LeakProbe:
         return sorted(reached - {segment, 0})  # padding has no label
 
     def _run(self, row: Mapping[str, Any], tokens_T: np.ndarray) -> jax.Array:
-        arrays = tokens_T, row["positions"], row["segment_ids"]
+        arrays = self._devices.place({**row, "tokens": tokens_T}, rows(1)).values()
         return _hidden_states(self._model.config, self._model.settings, self._devices, self._params, *arrays)
-
-    def _divided(self, row: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """The row with its tokens on the devices, in their order."""
-        arrays = {name: np.asarray(row[name]) for name in ("tokens", "positions", "segment_ids")}
-        return self._devices.divide_rows(arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -91,9 +88,9 @@ def _hidden_states(
 ) -> jax.Array:
     def compute(params, *arrays_T):
         model = Llama(config, params, settings)
-        return model.hidden_states(*(x_T[None] for x_T in arrays_T))[0]
+        return all_tokens(devices.shape, model.hidden_states(*(x_T[None] for x_T in arrays_T))[0], axis=0)
 
-    return devices.over(compute, (WHOLE, *[rows(1)] * len(arrays_T)), rows(1))(params, *arrays_T)
+    return devices.over(compute, (WHOLE, *[rows(1)] * len(arrays_T)), WHOLE)(params, *arrays_T)
 
 
 @jax.jit

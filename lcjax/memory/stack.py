@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lcjax.config.memory import MemorySettings
-from lcjax.config.mesh import ONE_DEVICE, MeshShape
+from lcjax.config.parallel.mesh import ONE_DEVICE, MeshShape
 from lcjax.errors import InputError
 from lcjax.memory.grouped_layer import GroupedLayer
 from lcjax.memory.layer import TiledLayer

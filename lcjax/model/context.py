@@ -10,7 +10,7 @@ import dataclasses
 import jax
 
 from lcjax.config.families import AttentionView
-from lcjax.config.mesh import ONE_DEVICE, MeshShape
+from lcjax.config.parallel.mesh import ONE_DEVICE, MeshShape
 
 
 @jax.tree_util.register_dataclass

@@ -7,7 +7,7 @@ from typing import TypeVar
 import jax
 from jax import lax
 
-from lcjax.config.mesh import AXES, CONTEXT, DATA, MeshShape
+from lcjax.config.parallel.mesh import AXES, CONTEXT, DATA, MeshShape
 
 Tree = TypeVar("Tree")
 
@@ -20,6 +20,11 @@ def sum_over(mesh: MeshShape, tree: Tree) -> Tree:
 def largest_over(mesh: MeshShape, x: jax.Array) -> jax.Array:
     """The largest value on the devices that share a sequence."""
     return x if mesh.context == 1 else lax.pmax(x, CONTEXT)
+
+
+def all_tokens(mesh: MeshShape, x: jax.Array, axis: int) -> jax.Array:
+    """The tokens of all devices that share a sequence, in the order of the devices."""
+    return x if mesh.context == 1 else lax.all_gather(x, CONTEXT, axis=axis, tiled=True)
 
 
 def own_part(mesh: MeshShape, x: jax.Array) -> jax.Array:

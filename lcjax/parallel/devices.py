@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from lcjax.config.mesh import AXES, CONTEXT, DATA, ONE_DEVICE, MeshShape
+from lcjax.config.parallel.mesh import AXES, CONTEXT, DATA, ONE_DEVICE, MeshShape
 
 Arrays = dict[str, Any]
 Tree = TypeVar("Tree")
@@ -73,29 +73,43 @@ class Devices:
         mesh = self.mesh
 
         def everywhere(leaf: jax.Array) -> jax.Array:
-            return jax.device_put(leaf, NamedSharding(mesh, WHOLE, memory_kind=leaf.sharding.memory_kind))
+            if leaf.sharding.device_set == set(mesh.devices.flat):
+                return leaf
+            # Copied by each process to its own devices: every process has all of the array.
+            kind = leaf.sharding.memory_kind
+            places = [SingleDeviceSharding(device, memory_kind=kind) for device in mesh.local_devices]
+            copies = [jax.device_put(leaf, place) for place in places]
+            sharding = NamedSharding(mesh, WHOLE, memory_kind=kind)
+            return jax.make_array_from_single_device_arrays(leaf.shape, sharding, copies)
 
         return jax.tree.map(everywhere, tree)
 
-    def divide(self, batch: Arrays, spec: PartitionSpec) -> Arrays:
-        """Arrays [..., T], such as those of a batch, tokens in the order of the devices."""
+    def place(self, arrays: Arrays, spec: PartitionSpec) -> Arrays:
+        """Arrays whose tokens are in the order of the devices, each device's part on it."""
         if self.mesh is None:
-            return batch
-        sharding, order = NamedSharding(self.mesh, spec), token_order(self.shape, next(iter(batch.values())).shape[-1])
+            return arrays
+        sharding = NamedSharding(self.mesh, spec)
 
-        def on_devices(x: Any) -> jax.Array:
-            x = np.asarray(x) if order is None else np.asarray(x)[..., order]
+        def on_devices(x: np.ndarray) -> jax.Array:
             return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
-        return {name: on_devices(x) for name, x in batch.items()}
+        return {name: on_devices(x) for name, x in arrays.items()}
+
+    def in_order(self, x: Any) -> Any:
+        """An array [..., T] with its tokens in the order of the devices."""
+        order = token_order(self.shape, np.shape(x)[-1])
+        return x if order is None else np.asarray(x)[..., order]
 
     def divide_step(self, batch: Arrays) -> Arrays:
-        """Arrays [A, B, T] of a step."""
-        return self.divide(batch, STEP)
+        """Arrays [A, B, T] of a step, each device's part on it."""
+        return self.place(self._in_order(batch), STEP)
 
     def divide_rows(self, batch: Arrays) -> Arrays:
         """Arrays [..., T], for which all devices along `data` compute the same."""
-        return self.divide(batch, rows(next(iter(batch.values())).ndim))
+        return self.place(self._in_order(batch), rows(next(iter(batch.values())).ndim))
+
+    def _in_order(self, batch: Arrays) -> Arrays:
+        return batch if self.mesh is None else {name: self.in_order(x) for name, x in batch.items()}
 
 
 ON_ONE = Devices()

@@ -1,10 +1,103 @@
-"""Which process of a run does the work that is needed only once."""
+"""The processes of a run: which one writes files, and how they agree.
+
+Every process computes the same, each on its own devices. What happens outside of the devices, such
+as an error in reading a file, happens in one process only, and the others must be told. Otherwise
+they would wait for it in the next collective operation.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from lcjax.errors import InputError
+
+T = TypeVar("T")
+
+
+def is_alone() -> bool:
+    """Whether this process is the only one of its run."""
+    return not jax.distributed.is_initialized()
 
 
 def writes_files() -> bool:
-    """Whether this process writes the run's files (the first does). Initializes JAX's backend."""
-    return jax.process_index() == 0
+    """Whether this process writes the run's files; the first does."""
+    return is_alone() or jax.process_index() == 0
+
+
+def first_before_others(function: Callable[[], T]) -> T:
+    """The result of `function` in this process, which the other processes call after the first.
+
+    They find on a shared disk what it has left there.
+
+    Raises:
+      InputError: as `together`.
+    """
+    first = together(lambda: (function(),) if writes_files() else None)
+    return together(lambda: function() if first is None else first[0])
+
+
+def together(function: Callable[[], T]) -> T:
+    """The result of `function` in this process, if it succeeds in all processes.
+
+    Raises:
+      InputError: that of this process, or else one with the message of the first process in which
+        it failed.
+    """
+    if is_alone():
+        return function()
+    result, failure = None, None
+    try:
+        result = function()
+    except InputError as error:
+        failure = error
+    messages = _exchange(None if failure is None else str(failure))
+    if failure is not None:
+        raise failure
+    for number, message in enumerate(messages):
+        if message is not None:
+            raise InputError(f"process {number} has stopped: {message}")
+    return result  # pyright: ignore[reportReturnType]
+
+
+def from_first(value: T) -> T:
+    """The first process's value, which JSON can represent."""
+    return value if is_alone() else _exchange(value)[0]
+
+
+def any_of(value: T | None) -> T | None:
+    """The first value that is not None, over all processes in their order."""
+    if is_alone():
+        return value
+    return next((found for found in _exchange(value) if found is not None), None)
+
+
+def require_same(what: dict[str, Any]) -> None:
+    """Checks that all processes have the same values, which JSON can represent.
+
+    Raises:
+      InputError: one differs; the message names it and both values. All processes raise it.
+    """
+    if is_alone():
+        return
+    first, *others = _exchange(what)
+    for number, other in enumerate(others, start=1):
+        for name, value in first.items():
+            if other[name] != value:
+                raise InputError(
+                    f"{name} is {value!r} in process 0 and {other[name]!r} in process {number}; "
+                    "all processes of a run need the same"
+                )
+
+
+def _exchange(value: Any) -> list[Any]:
+    """The values of all processes, in their order."""
+    message = json.dumps(value).encode()
+    longest = int(multihost_utils.process_allgather(np.int32(len(message))).max())
+    padded = np.frombuffer(message.ljust(longest), np.uint8)
+    return [json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)]

@@ -10,7 +10,7 @@ import jax
 from lcjax.cli.native_log import NativeLog
 from lcjax.cli.outputs import output_file, write_json
 from lcjax.cli.terminal import say, tables_console
-from lcjax.config.mesh import MeshRequest
+from lcjax.config.parallel.mesh import MeshRequest
 from lcjax.config.presets import resolve_config
 from lcjax.errors import InputError
 from lcjax.plan.arguments import PlanArguments

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from lcjax.config import ExecutionRequest, LlamaConfig, LoraConfig, parse_memory
-from lcjax.config.mesh import MeshRequest, MeshShape, choose_mesh
+from lcjax.config.parallel.mesh import MeshRequest, MeshShape, choose_mesh
 from lcjax.config.precision import check_quantize
 from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError

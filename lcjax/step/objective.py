@@ -17,7 +17,7 @@ from lcjax.config import LlamaConfig
 from lcjax.memory import fetched_for
 from lcjax.model import Llama, ModelSettings, lora
 from lcjax.ops.cross_entropy import IGNORE, TokenScores, linear_cross_entropy, token_cross_entropy
-from lcjax.parallel.collectives import own_part, sum_over
+from lcjax.parallel.collectives import all_tokens, own_part, sum_over
 
 Tree = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -56,10 +56,12 @@ class Objective:
 def token_scores(model: Llama, batch: Batch) -> TokenScores:
     """The terms of `Objective.loss` without dropout, each [B, T].
 
-    They are losses in nats, and whether the label was the most likely token.
+    They are losses in nats, and whether the label was the most likely token. On a mesh of several
+    devices, the batch is that of one device, and the scores are those of all tokens, in the order
+    of the devices.
     """
-    scores_N = token_cross_entropy(*_predictions(model, batch))
-    return jax.tree.map(lambda x_N: x_N.reshape(batch["labels"].shape), scores_N)
+    scores_N, mesh = token_cross_entropy(*_predictions(model, batch)), model.settings.execution.mesh
+    return jax.tree.map(lambda x_N: all_tokens(mesh, x_N.reshape(batch["labels"].shape), axis=1), scores_N)
 
 
 def _predictions(

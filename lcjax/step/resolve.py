@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from lcjax.config import Execution, ExecutionRequest, LlamaConfig, LoraConfig, MemorySettings
 from lcjax.config.execution import layer_forms
-from lcjax.config.mesh import MeshRequest, MeshShape, choose_mesh
+from lcjax.config.parallel.mesh import MeshRequest, MeshShape, choose_mesh
 from lcjax.config.policies import check_policy
 from lcjax.model import ModelSettings
 from lcjax.ops.attention.passes import has_passes, layer_call
@@ -91,7 +91,7 @@ def with_request(settings: ModelSettings, **changes: str | MemorySettings | int 
 
 
 def resolve_mesh(requested: MeshRequest, config: LlamaConfig, max_seq_length: int, micro_batches: int) -> MeshShape:
-    """The mesh of a run on all devices of JAX; see `lcjax.config.mesh.choose_mesh`."""
+    """The mesh of a run on all devices of JAX; see `lcjax.config.parallel.mesh.choose_mesh`."""
     return choose_mesh(
         requested,
         devices=jax.device_count(),

@@ -112,9 +112,9 @@ def jit_train_step(
 def jit_token_scores(devices: Devices = ON_ONE) -> jax.stages.Wrapped:
     """The compiled `token_scores`; those for one device share one compilation cache.
 
-    Batches are divided by `Devices.divide_rows`, and so are the scores.
+    Batches are divided by `Devices.divide_rows`.
     """
-    scores = devices.over(token_scores, (WHOLE, rows(2)), rows(2))
+    scores = devices.over(token_scores, (WHOLE, rows(2)), WHOLE)
     return jax.jit(scores, compiler_options=_compiler_options())
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 from lcjax.config import TARGET_MODULES, ExecutionRequest, LoraConfig, parse_memory
 from lcjax.config.memory import check_loss_chunk
+from lcjax.config.parallel.cluster import Cluster
 from lcjax.config.policies import check_policy
 from lcjax.config.precision import check_dtype, check_quantize
 from lcjax.config.rope import LONGEST
@@ -84,6 +85,14 @@ class RunArguments(TrainingArguments):
     """
     attention: str = "auto"
     """Implementation of attention: auto, pallas, mosaic, cudnn, fa3 or xla."""
+    coordinator: str | None = None
+    """HOST:PORT at which process 0 of a run on several hosts listens; not needed under SLURM, Open
+    MPI and torchrun (see docs/multi-host.md).
+    """
+    num_processes: int | None = None
+    """Number of processes of a run on several hosts, usually one for each host."""
+    process_id: int | None = None
+    """Number of this process, from 0."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -112,6 +121,7 @@ class RunArguments(TrainingArguments):
                 f"--full-finetuning and --quantize {self.quantize} contradict each other: "
                 "quantized weights cannot be trained; omit one"
             )
+        _ = self.cluster
         # Check values now that loading the model would reject minutes later.
         check_loss_chunk(self.loss_chunk)
         check_quantize(self.quantize)
@@ -125,6 +135,11 @@ class RunArguments(TrainingArguments):
 
             check_implementation(self.attention)
         check_dtype(self.dtype)
+
+    @property
+    def cluster(self) -> Cluster:
+        """The processes of the run."""
+        return Cluster(self.coordinator, self.num_processes, self.process_id)
 
     @property
     def execution_request(self) -> ExecutionRequest:
@@ -150,7 +165,10 @@ SECTIONS = {
         "eval_fraction", "eval_batches", "eval_steps", "save_steps", "save_total_limit",
         "logging_steps", "programs_dir", "skip_leak_check",
     ),
-    "several GPUs": ("context_parallel_size", "data_parallel_size", "ulysses_degree", "ring_degree"),
+    "several GPUs and hosts": (
+        "context_parallel_size", "data_parallel_size", "ulysses_degree", "ring_degree",
+        "coordinator", "num_processes", "process_id",
+    ),
     "context, memory and speed": (
         "rope_scaling", "rope_theta", "use_gradient_checkpointing", "memory", "loss_chunk", "attention",
     ),

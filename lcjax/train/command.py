@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from signal import Signals
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -15,8 +18,13 @@ from lcjax.cli.native_log import NativeLog
 from lcjax.cli.outputs import check_output_dir
 from lcjax.cli.startup import EXIT_CODES
 from lcjax.cli.terminal import mute_libraries, say, show_warnings
+from lcjax.config import LlamaConfig
+from lcjax.config.run_record import as_json
 from lcjax.data import Data, check_data_paths
+from lcjax.errors import flag
 from lcjax.leak import PackingLeak
+from lcjax.parallel.distributed import join
+from lcjax.parallel.processes import first_before_others, from_first, require_same, together, writes_files
 from lcjax.plan.choosing.budget import budget_here
 from lcjax.train.arguments import RunArguments
 from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
@@ -35,26 +43,33 @@ def run(arguments: RunArguments) -> int:
     0: finished, or stopped by a signal and saved. 130 or 143: a signal came before the first step.
     1: diverged, or leaking. 2: bad input.
     """
-    console = Console(stderr=True)
     mute_libraries()
+    several = join(arguments.cluster)
+    if several:
+        # Before the processes first talk to each other, which starts JAX's devices.
+        prepare_devices(_config(arguments), arguments)
+    console = Console(stderr=True, quiet=not writes_files())
     with show_warnings(console), StopRequest() as stop, NativeLog() as native_log:
         try:
             check_data_paths(arguments.data)
             if arguments.programs_dir:
                 check_output_dir("--programs-dir", arguments.programs_dir)
-            output_dir = arguments.output_dir or default_output_dir(str(arguments.model))
+            require_same(_shared_by_processes(arguments))
+            output_dir = Path(from_first(str(arguments.output_dir or default_output_dir(str(arguments.model)))))
             with open_run_folder(output_dir, arguments) as folder:
                 if folder.has_nothing_to_do(arguments):
                     say_finished(console, folder)
                     return 0
-                data = read_data(arguments, folder, console)
+                data = first_before_others(lambda: read_data(arguments, folder, console))
+                require_same({"the data": data.fingerprint()})
                 say(console, f"loading {arguments.model}")
-                prepare_devices(weights.open_model_files(weights.resolve_model(str(arguments.model))).config, arguments)
+                if not several:
+                    prepare_devices(_config(arguments), arguments)
                 if os.environ.get("XLA_FLAGS"):
                     # XLA prints a line about an unknown flag and ends the process
                     with native_log.paused():
                         jax.local_devices()
-                model, tokenizer = load(arguments)
+                model, tokenizer = together(lambda: load(arguments))
                 result = train(
                     model,
                     tokenizer,
@@ -75,6 +90,17 @@ def run(arguments: RunArguments) -> int:
             print("error:", error, file=sys.stderr)
             return 1
     return EXIT_CODES[Signals[result.stopped_by]] if result.stopped_by and not result.steps else 0
+
+
+def _config(arguments: RunArguments) -> LlamaConfig:
+    return weights.open_model_files(weights.resolve_model(str(arguments.model))).config
+
+
+def _shared_by_processes(arguments: RunArguments) -> dict[str, Any]:
+    """What must be the same in all processes: flags and software."""
+    flags = {flag(name): value for name, value in as_json(dataclasses.asdict(arguments)).items()}
+    flags.pop("--process-id")
+    return flags | {name: version(name) for name in ("lcjax", "jax", "jaxlib")}
 
 
 def read_data(arguments: RunArguments, folder: RunFolder, console: Console) -> Data:

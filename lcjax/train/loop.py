@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from lcjax.leak import refuse_leak
 from lcjax.model import Llama, ModelSettings, lora
 from lcjax.parallel.devices import Devices
 from lcjax.parallel.placement import committed
-from lcjax.parallel.processes import writes_files
+from lcjax.parallel.processes import any_of, together, writes_files
 from lcjax.plan.choosing.budget import budget_here
 from lcjax.plan.compiling.run import Run
 from lcjax.plan.fit import fit
@@ -130,6 +131,8 @@ class _Run:
         self._build_step()
 
     def _write_record(self) -> None:
+        if not writes_files():
+            return
         arguments = dataclasses.asdict(self.arguments) | {"output_dir": self.output_dir, "data": self.data.paths}
         write_run_record(self.output_dir, self.started, self.start, arguments, self.model, self.data, self.max_steps)
 
@@ -211,26 +214,34 @@ class _Run:
             self._say(f"resumed from {resume}")
         self._move_native_log()
         self.was_finished = folder.is_finished(self.max_steps)
-        for line in folder.set_aside_what_resuming_overwrites(self.max_steps):
+        for line in together(
+            lambda: folder.set_aside_what_resuming_overwrites(self.max_steps) if writes_files() else []
+        ):
             self._say(line)
         self.checkpoints = Checkpoints(self.output_dir / "checkpoints", self.arguments.save_total_limit)
-        log = RunLog(self.output_dir, self.start, self.arguments.logging_steps, folder.records, self.title)
+        # The other processes need the rows, but nobody reads their files.
+        kept = self.output_dir if writes_files() else Path(resources.enter_context(tempfile.TemporaryDirectory()))
+        log = together(lambda: RunLog(kept, self.start, self.arguments.logging_steps, folder.records, self.title))
         self.log = resources.enter_context(contextlib.closing(log))
-        if writes_files():
-            self._write_record()
+        together(self._write_record)
 
     def execute(self) -> TrainingResult:
         self.stop.defer()
         self._evaluate_if_due(self.start)  # also one that a signal cut short before its checkpoint
         with TrainingProgress(self.console, self.start, self.max_steps, self.arguments.logging_steps) as progress:
             for number in range(self.start + 1, self.max_steps + 1):
-                if self.stop.requested:
+                if self._stop_requested():
                     return self._leave(number - 1)
                 self._one_step(number, progress)
                 self._evaluate_if_due(number)
                 if number % self.arguments.save_steps == 0 or number == self.max_steps:
                     self._save(number)
-        return self._leave(self.max_steps) if self.stop.requested else self._finish()
+        return self._leave(self.max_steps) if self._stop_requested() else self._finish()
+
+    def _stop_requested(self) -> str | None:
+        """The signal that asks the run to stop, whichever process it came to."""
+        self.stop.requested = any_of(self.stop.requested)
+        return self.stop.requested
 
     def _one_step(self, number: int, progress: TrainingProgress) -> None:
         began = time.perf_counter()
@@ -243,16 +254,15 @@ class _Run:
             raise self._diverged(number, what, self.data.documents_of(batch), untrained=number == 1)
         tokens = int(np.count_nonzero(batch["segment_ids"]))
         rate = tokens / (time.perf_counter() - began)
-        self.log.step(
-            {
-                "step": number,
-                "loss": loss,
-                "grad_norm": grad_norm,
-                "learning_rate": float(jnp.asarray(self.schedule(number - 1))),
-                "tokens": tokens,
-                "tokens_per_second": round(rate, 1),
-            }
-        )
+        row = {
+            "step": number,
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "learning_rate": float(jnp.asarray(self.schedule(number - 1))),
+            "tokens": tokens,
+            "tokens_per_second": round(rate, 1),
+        }
+        together(lambda: self.log.step(row))
         progress.update(number, loss, rate)
 
     def _evaluate_if_due(self, number: int) -> None:
@@ -264,17 +274,18 @@ class _Run:
         for batch in self.data.evaluation_batches(
             self.arguments.per_device_train_batch_size, self.arguments.eval_batches
         ):
-            if self.stop.requested:
+            if self._stop_requested():
                 return
             divided = self.devices.divide_rows({k: batch[k] for k in step.BATCH_KEYS})
             scores_BT = self.token_scores(model, divided)
-            losses += LossByPosition.of(scores_BT.losses, divided["labels"], divided["positions"])
+            labels_BT, positions_BT = (self.devices.in_order(batch[name]) for name in ("labels", "positions"))
+            losses += LossByPosition.of(scores_BT.losses, labels_BT, positions_BT)
             if not math.isfinite(losses.total):
                 documents = self.data.documents_of(batch, held_out=True)
                 raise self._diverged(number, f"the held-out loss is {losses.total}", documents, untrained=number == 0)
         if losses.tokens:
             row = {"step": number, "eval_loss": losses.mean, "eval_tokens": losses.tokens}
-            self.log.evaluation(row | {"eval_loss_by_position": losses.means()})
+            together(lambda: self.log.evaluation(row | {"eval_loss_by_position": losses.means()}))
             self._say(f"held-out loss {losses.mean:.4f} at step {number} ({losses.tokens:,} tokens)")
 
     def _trained(self, settings: ModelSettings) -> Llama:
@@ -282,7 +293,7 @@ class _Run:
         return Llama(self.model.config, lora.combine(self.state.trainable, self.frozen), settings)
 
     def _save(self, number: int) -> None:
-        self.log.sync()
+        together(self.log.sync)
         compiled = self.programs.publish()
         if compiled and self.saved_execution is not None and not self.programs.lost:
             self._say(
@@ -290,7 +301,7 @@ class _Run:
             )
         description = self.description | {"execution": dataclasses.asdict(self.execution)}
         self.checkpoints.save(number, self.state, self.batches.get_state(), description, self.log.files)
-        self.log.draw()
+        together(lambda: self.log.draw() if writes_files() else None)
 
     def _diverged(self, number: int, what: str, documents: list[str], *, untrained: bool) -> TrainingDiverged:
         # A checkpoint is good if a finite step followed it. The state from which step `number`
@@ -313,10 +324,18 @@ class _Run:
         if self.was_finished:
             say_finished(self.console, self.folder)
             return result
-        weights_dir = save_results(result.model, self.output_dir, self.tokenizer)
-        self.log.draw()
-        say_results(self.console, self.output_dir, weights_dir, self.log.evaluations.rows)
+        weights_dir = together(lambda: self._save_results(result.model))
+        if weights_dir is not None:
+            say_results(self.console, self.output_dir, weights_dir, self.log.evaluations.rows)
         return result
+
+    def _save_results(self, model: Llama) -> Path | None:
+        """The folder of the results; None in a process that writes none."""
+        if not writes_files():
+            return None
+        weights_dir = save_results(model, self.output_dir, self.tokenizer)
+        self.log.draw()
+        return weights_dir
 
     def _result(self, steps: int, stopped_by: str | None = None) -> TrainingResult:
         before, after = losses_before_and_after(self.log.evaluations.rows)

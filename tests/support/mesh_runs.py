@@ -22,7 +22,7 @@ import numpy as np
 
 import lcjax
 from lcjax import step, weights
-from lcjax.config.mesh import MeshShape
+from lcjax.config.parallel.mesh import MeshShape
 from lcjax.model import Llama, lora
 from lcjax.parallel.devices import STEP, WHOLE, Devices
 from tests.support.compiling import QUICK_TO_COMPILE

@@ -33,7 +33,7 @@ from jax.sharding import (
     use_abstract_mesh,
 )
 
-from lcjax.config.mesh import ONE_DEVICE, MeshShape
+from lcjax.config.parallel.mesh import ONE_DEVICE, MeshShape
 from lcjax.errors import InputError, unknown
 from lcjax.pallas.triton.block_sizes import traced_for
 from lcjax.parallel.devices import Devices

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from lcjax.errors import InputError
+from lcjax.parallel.processes import from_first, together, writes_files
 from lcjax.step import TrainState
 from lcjax.train.checkpoints.checksums import CHECKSUMS, find_damage, sync, write_checksums
 from lcjax.train.disk import require_space, writing
@@ -54,7 +55,7 @@ class Checkpoints:
         """
         self.directory = directory.absolute()
         self._keep = keep
-        if keep is not None:
+        if keep is not None and writes_files():
             with writing(self.directory):
                 self.directory.mkdir(parents=True, exist_ok=True)
                 for torn in self.directory.glob(".*.partial-*"):
@@ -80,7 +81,8 @@ class Checkpoints:
     ) -> None:
         """Saves after `step` steps, with copies of the files `records`.
 
-        The oldest checkpoints beyond `keep` are removed.
+        The oldest checkpoints beyond `keep` are removed. All processes of a run call it, and each
+        writes the arrays that only it has.
 
         Raises:
           InputError: the disk cannot be written; the older checkpoints still exist.
@@ -92,23 +94,34 @@ class Checkpoints:
             iterator=ocp.args.JsonSave(iterator),
             run=ocp.args.JsonSave(run),
         )
-        final = self.directory / str(step)
-        with writing(final):
-            # A failure in tensorstore would leave a torn save; this check leaves nothing.
-            arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-            copied = sum(path.stat().st_size for path in records)
-            require_space(self.directory, arrays + copied + _OVERHEAD_BYTES)
-            partial = self._hidden(step)
-            try:
-                with _orbax() as checkpointer:
-                    checkpointer.save(partial, args=items)
-                for path in records:
-                    shutil.copyfile(path, partial / path.name)
-                write_checksums(partial)
-                partial.rename(final)
-            except BaseException:
+        final, partial = self.directory / str(step), Path(from_first(str(self._hidden(step))))
+        together(lambda: self._require_space(final, state, records))
+        try:
+            with writing(final), _orbax() as checkpointer:
+                checkpointer.save(partial, args=items)
+            together(lambda: self._publish(partial, final, records))
+        except BaseException:
+            if writes_files():
                 shutil.rmtree(partial, ignore_errors=True)
-                raise
+            raise
+
+    def _require_space(self, final: Path, state: TrainState, records: Sequence[Path]) -> None:
+        """A failure in tensorstore would leave a torn save; this check leaves nothing."""
+        if writes_files():
+            with writing(final):
+                arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+                copied = sum(path.stat().st_size for path in records)
+                require_space(self.directory, arrays + copied + _OVERHEAD_BYTES)
+
+    def _publish(self, partial: Path, final: Path, records: Sequence[Path]) -> None:
+        """Completes a save, which then appears under its name, and removes the oldest ones."""
+        if not writes_files():
+            return
+        with writing(final):
+            for path in records:
+                shutil.copyfile(path, partial / path.name)
+            write_checksums(partial)
+            partial.rename(final)
             sync(self.directory)
             self._remove_old()
 

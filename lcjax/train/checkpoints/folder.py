@@ -14,6 +14,7 @@ from lcjax.config.run_record import RECORD, now
 from lcjax.config.training import TrainingArguments
 from lcjax.data import Data
 from lcjax.errors import InputError
+from lcjax.parallel.processes import first_before_others, from_first, writes_files
 from lcjax.train.checkpoints.checkpoint import Checkpoints, unused_name
 from lcjax.train.checkpoints.lock import locked
 from lcjax.train.checkpoints.resume import RESULTS, ResumePoint, find_resume_point, refuse_damage, set_newer_aside
@@ -142,14 +143,29 @@ class RunFolder:
 def open_run_folder(output_dir: Path, arguments: TrainingArguments) -> Iterator[RunFolder]:
     """Locks the output directory, creates it if needed, and checks what needs no model.
 
-    Until the context is left no other process can open it. A folder that was created and stayed
-    empty is removed.
+    Until the context is left no other run can open it. A folder that was created and stayed empty
+    is removed. If the run has several processes, the first one does this, and the others read.
 
     Raises:
       InputError: another run uses it; a fresh run would overwrite one; the checkpoint to resume
         from does not exist, is damaged or has other arguments; a file is in the place of a folder,
         or the reverse; or it cannot be written.
     """
+    with contextlib.ExitStack() as opened:
+
+        def open_() -> RunFolder:
+            if not writes_files():
+                return _open(output_dir, arguments)
+            return opened.enter_context(_open_alone(output_dir, arguments))
+
+        folder = first_before_others(open_)
+        started = datetime.datetime.fromisoformat(from_first(folder.started.isoformat()))
+        yield dataclasses.replace(folder, started=started)
+
+
+@contextlib.contextmanager
+def _open_alone(output_dir: Path, arguments: TrainingArguments) -> Iterator[RunFolder]:
+    """`open_run_folder` for the only process, or the first one."""
     made: list[Path] = []
     with contextlib.ExitStack() as removal:
         removal.callback(_remove_empty, made)

@@ -36,6 +36,9 @@ def arguments_of_resumed_run(given: RunArguments) -> RunArguments:
         saved |= {"output_dir": output_dir, "resume_from_checkpoint": requested}
         # machine code is never loaded from a folder named in a file
         saved.pop("programs_dir", None)
+        # the processes may be others now
+        for name in ("coordinator", "num_processes", "process_id"):
+            saved.pop(name, None)
         saved |= {name: tuple(saved[name]) for name in ("data", "data_weights", "target_modules") if name in saved}
         if "working_directory" in description:
             there = functools.partial(path_from, description["working_directory"])

@@ -9,7 +9,7 @@ Everything else in a model works position by position and needs no communication
 
 from __future__ import annotations
 
-from lcjax.config.mesh import MeshShape
+from lcjax.config.parallel.mesh import MeshShape
 from lcjax.ops.attention.backend import Backend
 from lcjax.ops.attention.parallel.by_heads import ByHeads
 from lcjax.ops.attention.parallel.ring import Ring

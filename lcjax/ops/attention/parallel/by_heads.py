@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lcjax.config.families import AttentionView
-from lcjax.config.mesh import HEADS, copies_of_kv
+from lcjax.config.parallel.mesh import HEADS, copies_of_kv
 from lcjax.ops.attention.backend import Gradients
 from lcjax.ops.attention.passes import Passes
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lcjax.config.families import AttentionView
-from lcjax.config.mesh import RING
+from lcjax.config.parallel.mesh import RING
 from lcjax.errors import InputError
 from lcjax.ops.attention.backend import Backend, Gradients
 from lcjax.ops.attention.call import AttentionCall

@@ -1,0 +1,82 @@
+"""Joins the processes of a run, which JAX then treats as one machine with all their devices.
+
+They find each other by what the user gives, by the variables that torchrun sets, or by JAX's own
+detection of SLURM, Open MPI and Kubernetes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from lcjax.config.parallel.cluster import Cluster
+from lcjax.errors import InputError
+
+TIMEOUT_S = 60
+"""Seconds to wait for the coordinator, and for all processes to arrive."""
+
+HEARTBEAT_S = 30
+"""Seconds without a sign of life after which a process counts as dead, and the others end."""
+
+# A launcher sets one of these in every process that it starts; jax.distributed then knows the rest.
+_DETECTED_BY_JAX = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+_OF_JAX = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+def join(cluster: Cluster) -> bool:
+    """Connects this process with the others; returns whether there are any.
+
+    Call it before JAX starts its devices.
+
+    Raises:
+      InputError: the coordinator or a process did not answer in time.
+    """
+    arguments = _arguments(cluster, os.environ)
+    if arguments is None or arguments.get("num_processes") == 1:
+        return False
+    try:
+        jax.distributed.initialize(
+            **arguments,
+            initialization_timeout=TIMEOUT_S,
+            heartbeat_timeout_seconds=HEARTBEAT_S,
+            shutdown_timeout_seconds=TIMEOUT_S,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        where = arguments.get("coordinator_address", "the coordinator")
+        raise InputError(
+            f"the processes of the run did not meet at {where} within {TIMEOUT_S} s ({reason}); start every one of "
+            "them, with the same address and with different process ids"
+        ) from None
+    return True
+
+
+def _arguments(cluster: Cluster, variables: Mapping[str, str]) -> dict[str, Any] | None:
+    """The arguments of `jax.distributed.initialize`; None for a process that is alone."""
+    if cluster.coordinator is not None:
+        return {
+            "coordinator_address": cluster.coordinator,
+            "num_processes": cluster.num_processes,
+            "process_id": cluster.process_id,
+        }
+    if all(name in variables for name in _OF_JAX):
+        coordinator, count, process = (variables[name] for name in _OF_JAX)
+        return {"coordinator_address": coordinator, "num_processes": int(count), "process_id": int(process)}
+    if int(variables.get("WORLD_SIZE", 1)) > 1 and "MASTER_ADDR" in variables:
+        return _of_torchrun(variables)
+    if any(int(variables.get(name, 1)) > 1 for name in _DETECTED_BY_JAX):
+        return {}
+    return None
+
+
+def _of_torchrun(variables: Mapping[str, str]) -> dict[str, Any]:
+    """torchrun starts one process for each GPU, and listens at MASTER_PORT itself."""
+    return {
+        "coordinator_address": f"{variables['MASTER_ADDR']}:{int(variables['MASTER_PORT']) + 1}",
+        "num_processes": int(variables["WORLD_SIZE"]),
+        "process_id": int(variables["RANK"]),
+        "local_device_ids": [int(variables["LOCAL_RANK"])],
+    }
