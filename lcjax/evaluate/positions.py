@@ -12,12 +12,14 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from lcjax import step
 from lcjax.config.rope import LONGEST
 from lcjax.model import Llama
 from lcjax.ops.cross_entropy import IGNORE
+from lcjax.parallel.devices import ON_ONE, Devices
 
 # The first positions of a document share a bucket; separate buckets would be means of few tokens.
 FIRST_STOP = 16
@@ -118,6 +120,17 @@ def loss_by_position(model: Llama, batches: Iterable[Mapping[str, Any]]) -> Loss
     token_scores = step.jit_token_scores()
     result = LossByPosition.none()
     for batch in batches:
-        scores_BT = token_scores(model, {name: batch[name] for name in step.BATCH_KEYS})
-        result += LossByPosition.of(scores_BT.losses, batch["labels"], batch["positions"])
+        result += batch_loss_by_position(model, batch, token_scores)
     return result
+
+
+def batch_loss_by_position(
+    model: Llama, batch: Mapping[str, Any], token_scores: jax.stages.Wrapped, devices: Devices = ON_ONE
+) -> LossByPosition:
+    """The loss of every token of one batch, by `token_scores` of `lcjax.step.jit_token_scores`.
+
+    `devices` form the mesh of the model's settings.
+    """
+    scores_BT = token_scores(model, devices.divide_rows({name: batch[name] for name in step.BATCH_KEYS}))
+    labels_BT, positions_BT = (devices.in_order(batch[name]) for name in ("labels", "positions"))
+    return LossByPosition.of(scores_BT.losses, labels_BT, positions_BT)

@@ -1,4 +1,7 @@
-"""Sums and maxima over the devices of a mesh, inside `jax.shard_map`; on one device, no operation."""
+"""Sums and maxima over the devices of a mesh, inside `jax.shard_map`.
+
+On one device they do nothing.
+"""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class Workload:
 
     @property
     def length_step(self) -> int:
-        """Lengths are multiples of it, so that every part of a sequence is of 1,024 tokens or more."""
+        """Tokens that divide every length, so that each part has a multiple of 1,024 tokens."""
         return LENGTH_STEP * self.mesh_for(LENGTH_STEP * 2 * self.gpus * self.hosts).parts
 
     @property

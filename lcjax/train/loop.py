@@ -21,8 +21,7 @@ from lcjax.cli.native_log import NativeLog
 from lcjax.cli.terminal import say
 from lcjax.config.training import TrainingArguments
 from lcjax.data import Data, iterate
-from lcjax.errors import InputError
-from lcjax.evaluate import LossByPosition
+from lcjax.evaluate.positions import LossByPosition, batch_loss_by_position
 from lcjax.leak import refuse_leak
 from lcjax.model import Llama, ModelSettings, lora
 from lcjax.parallel.devices import Devices
@@ -30,13 +29,12 @@ from lcjax.parallel.placement import committed
 from lcjax.parallel.processes import any_of, together, writes_files
 from lcjax.plan.choosing.budget import budget_here
 from lcjax.plan.compiling.run import Run
-from lcjax.plan.fit import fit
-from lcjax.plan.report import trial_table
 from lcjax.step.program import build_program
 from lcjax.train.checkpoints.checkpoint import Checkpoints
 from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
 from lcjax.train.checkpoints.same_run import describe_arguments, describe_data, describe_model
 from lcjax.train.compiled.execution import SavedExecution, open_programs, settings_for_rows
+from lcjax.train.compiled.fitting import COMPILED_AGAIN, fitting_settings
 from lcjax.train.data import load_run_data
 from lcjax.train.disk import writing
 from lcjax.train.divergence import TrainingDiverged
@@ -52,9 +50,6 @@ from lcjax.train.result import TrainingResult, default_output_dir
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-
-_COMPILED_AGAIN = "on a GPU the numbers then agree up to rounding, not bit for bit"
 
 
 def train(
@@ -142,7 +137,7 @@ class _Run:
         self.programs = open_programs(self.model, self.arguments, self.saved_execution)
         resources.enter_context(self.programs.compiling())
         if self.programs.lost:
-            self._say(f"warning: {self.programs.lost}; {_COMPILED_AGAIN}")
+            self._say(f"warning: {self.programs.lost}; {COMPILED_AGAIN}")
 
     def _build_step(self) -> None:
         arguments, model = self.arguments, self.model
@@ -178,24 +173,10 @@ class _Run:
         budget, model = budget_here(), self.model
         if budget is None:
             return None
-        as_before = settings if self.saved_execution is None else self.saved_execution.applied(settings)
         run = Run.here(model.config, params, self.arguments, model.settings.lora)
         log = self._move_native_log()
         self._say(f"compiling the candidate forms of the step{log and f'; output of XLA goes to {log}'}")
-        with self.console.status("compiling"):
-            try:
-                found = fit(run, as_before, budget)
-            except InputError as error:
-                if as_before == settings:
-                    raise
-                self._say(
-                    f"warning: the step no longer fits in the form that the run began with ({error}); {_COMPILED_AGAIN}"
-                )
-                found = fit(run, settings, budget)
-        self._say(found.describe(budget))
-        if len(found.tuning.trials) > 1:
-            self.console.print(trial_table(found.tuning))
-        return found.settings
+        return fitting_settings(run, settings, self.saved_execution, budget, self.console)
 
     def _move_native_log(self) -> str:
         """Sends XLA's output to a file; returns its path, or "" if it stays on the terminal."""
@@ -276,10 +257,7 @@ class _Run:
         ):
             if self._stop_requested():
                 return
-            divided = self.devices.divide_rows({k: batch[k] for k in step.BATCH_KEYS})
-            scores_BT = self.token_scores(model, divided)
-            labels_BT, positions_BT = (self.devices.in_order(batch[name]) for name in ("labels", "positions"))
-            losses += LossByPosition.of(scores_BT.losses, labels_BT, positions_BT)
+            losses += batch_loss_by_position(model, batch, self.token_scores, self.devices)
             if not math.isfinite(losses.total):
                 documents = self.data.documents_of(batch, held_out=True)
                 raise self._diverged(number, f"the held-out loss is {losses.total}", documents, untrained=number == 0)
@@ -297,7 +275,7 @@ class _Run:
         compiled = self.programs.publish()
         if compiled and self.saved_execution is not None and not self.programs.lost:
             self._say(
-                f"warning: the step is compiled to another program than at the start of the run; {_COMPILED_AGAIN}"
+                f"warning: the step is compiled to another program than at the start of the run; {COMPILED_AGAIN}"
             )
         description = self.description | {"execution": dataclasses.asdict(self.execution)}
         self.checkpoints.save(number, self.state, self.batches.get_state(), description, self.log.files)

@@ -64,7 +64,7 @@ LIBRARIES = {
     "leak": "jax numpy rich",
     "tokens": "matplotlib numpy rich",
     "plan": "jax rich matplotlib",
-    "evaluate": "numpy rich matplotlib transformers",
+    "evaluate": "jax numpy rich matplotlib transformers",
     "audit": "matplotlib numpy rich",
     "train": "jax numpy optax orbax rich matplotlib tensorboardX transformers",
     "doctor": "rich",

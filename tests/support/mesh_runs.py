@@ -1,7 +1,7 @@
 """Computes gradients on meshes of eight CPU devices, in a process of its own.
 
-JAX fixes the number of CPU devices when it starts, and other tests run on one device. `gradients_in`
-writes the inputs to a folder and starts this module, which writes the results there.
+JAX fixes the number of CPU devices when it starts, and other tests run on one device.
+`gradients_in` writes the inputs to a folder and starts this module, which writes the results there.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ MUTANTS = {
 def gradients_in(
     folder: Path, cases: dict[str, Case], batches: dict[str, dict[str, np.ndarray]], model: Path, adapter: Path | None
 ) -> dict[str, tuple[float, dict[str, np.ndarray]]]:
-    """(mean loss, gradients by path) of every case; all rows [B, T] of a batch are micro-batches."""
+    """(mean loss, gradients by path) of every case; each row of a batch [B, T] is a micro-batch."""
     for name, arrays in batches.items():
         np.savez(folder / f"batch-{name}.npz", **arrays)
     described = {name: dataclasses.asdict(case) for name, case in cases.items()}

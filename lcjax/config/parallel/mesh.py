@@ -207,7 +207,7 @@ def divides_heads(parts: int, query_heads: int, kv_heads: int) -> bool:
 
 
 def copies_of_kv(parts: int, kv_heads: int) -> int:
-    """The number of copies of every key/value head, so that their number is divisible by `parts`."""
+    """How many copies of every key/value head make their number divisible by `parts`."""
     return parts // math.gcd(parts, kv_heads)
 
 

@@ -36,7 +36,7 @@ class Passes(Protocol):
         ...
 
     def forward(self, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView, /) -> tuple[jax.Array, Any]:
-        """(out, log-sum-exp in a form of its own). out may reuse q's memory if q is not used later."""
+        """(out, log-sum-exp in a form of its own). out may reuse q's memory."""
         ...
 
     def backward(

@@ -54,11 +54,12 @@ class HostArray:
 def host_arrays(config: LlamaConfig, settings: ModelSettings, dtype: DTypeLike, sequences: int = 1) -> list[HostArray]:
     """A device's arrays in host memory, of a step over `sequences` sequences; compiles nothing.
 
-    T is the number of its tokens of a sequence of `settings.max_seq_length` tokens. Under `offload` the arrays are every g-th
-    layer's input, `L/g B T D` elements of `dtype`. Under `offload_attn` there are also every
-    layer's attention output, `L B T H d`, and its log-sum-exp in the form that the implementation
-    saves: float32 [L, B, H, T], two of them if `dtype` is float32. The memory settings may add
-    embedding and head.
+    T is the number of its tokens of a sequence of `settings.max_seq_length` tokens. Under `offload`
+    the arrays are every g-th layer's input, `L/g B T D` elements of `dtype`. Under `offload_attn`
+    there are also every layer's attention output, `L B T H d`, and its log-sum-exp in the form that
+    the implementation saves: float32 [L, B, H, T], two of them if `dtype` is float32 or if keys
+    travel along a ring. If devices exchange tokens for heads, it has more tokens of fewer heads.
+    The memory settings may add embedding and head.
 
     Raises:
       InputError: an implementation of attention that cannot save its output and log-sum-exp.
@@ -99,16 +100,20 @@ def _of_attention(config: LlamaConfig, settings: ModelSettings, dtype: str, sequ
             "return; use 'offload', or attention='pallas' or attention='xla'"
         )
 
-    def shape(*heads: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((sequences, settings.max_seq_length, *heads), jnp.dtype(dtype))
+    mesh, local_tokens = settings.execution.mesh, settings.local_tokens
 
-    queries = shape(config.num_attention_heads, config.head_dim)
-    keys = shape(config.num_key_value_heads, config.head_dim)
-    segments = jax.ShapeDtypeStruct((sequences, settings.max_seq_length), jnp.int32)
+    def shape(heads: int) -> jax.ShapeDtypeStruct:
+        """Of what a device has while attention runs."""
+        size = sequences, local_tokens * mesh.heads, -(-heads // mesh.heads), config.head_dim
+        return jax.ShapeDtypeStruct(size, jnp.dtype(dtype))
+
+    queries, keys = shape(config.num_attention_heads), shape(config.num_key_value_heads)
+    segments = jax.ShapeDtypeStruct(queries.shape[:2], jnp.int32)
     with traced_with():  # block sizes do not change these shapes, and JAX need not start
-        out, lse = backend.residual_shapes(
-            functools.partial(layer_call, sees=config.sees), queries, keys, keys, segments
-        )
+        _, lse = backend.residual_shapes(functools.partial(layer_call, sees=config.sees), queries, keys, keys, segments)
+    if mesh.ring > 1:
+        lse = [jax.ShapeDtypeStruct((sequences, queries.shape[2], queries.shape[1]), jnp.float32)] * 2
+    out = jax.ShapeDtypeStruct((sequences, local_tokens, config.num_attention_heads, config.head_dim), jnp.dtype(dtype))
     for name, arrays in (("attention's outputs", [out]), ("attention's log-sum-exps", jax.tree.leaves(lse))):
         for array in arrays:
             yield HostArray(name, (config.num_hidden_layers, *array.shape), array.dtype.name)

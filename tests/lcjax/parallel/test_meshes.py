@@ -70,7 +70,7 @@ def results(request, oracle, batches, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(oracle, batches):
-    """(loss in float64, gradients in float32, gradients in float64) of each batch, by transformers."""
+    """transformers' (loss in float64, gradients in float32, gradients in float64) of each batch."""
     names = names_of(oracle.model())
     return {
         name: (
