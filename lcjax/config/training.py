@@ -94,7 +94,7 @@ class TrainingArguments:
     that outlives the machine and that others cannot write to.
     """
     context_parallel_size: int | None = None
-    """Number of GPUs that share a sequence; by default as many as leave each of them 16,384 tokens."""
+    """Number of GPUs that share a sequence; by default each then has 16,384 tokens or more."""
     data_parallel_size: int | None = None
     """Number of groups of GPUs with different micro-batches of a step; by default the GPUs that do
     not share a sequence. It divides --gradient-accumulation-steps.

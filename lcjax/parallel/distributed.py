@@ -18,8 +18,11 @@ from lcjax.errors import InputError
 TIMEOUT_S = 60
 """Seconds to wait for the coordinator, and for all processes to arrive."""
 
-HEARTBEAT_S = 30
+HEARTBEAT_S = 20
 """Seconds without a sign of life after which a process counts as dead, and the others end."""
+
+SHUTDOWN_S = 15
+"""Seconds that a process waits for the others before it ends."""
 
 # A launcher sets one of these in every process that it starts; jax.distributed then knows the rest.
 _DETECTED_BY_JAX = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
@@ -42,7 +45,7 @@ def join(cluster: Cluster) -> bool:
             **arguments,
             initialization_timeout=TIMEOUT_S,
             heartbeat_timeout_seconds=HEARTBEAT_S,
-            shutdown_timeout_seconds=TIMEOUT_S,
+            shutdown_timeout_seconds=SHUTDOWN_S,
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]

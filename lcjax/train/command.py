@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -14,6 +15,7 @@ import jax
 from rich.console import Console
 
 from lcjax import api, weights
+from lcjax.cli.last_words import LastWords
 from lcjax.cli.native_log import NativeLog
 from lcjax.cli.outputs import check_output_dir
 from lcjax.cli.startup import EXIT_CODES
@@ -36,6 +38,11 @@ from lcjax.train.loop import train
 from lcjax.train.outcome import say_finished
 from lcjax.train.result import default_output_dir
 
+_LOST = (
+    "this process ended because another process of the run had ended or no longer answered, or because it was "
+    "killed; see the output of the others, and resume with --resume-from-checkpoint latest"
+)
+
 
 def run(arguments: RunArguments) -> int:
     """Trains; returns the exit code.
@@ -49,7 +56,11 @@ def run(arguments: RunArguments) -> int:
         # Before the processes first talk to each other, which starts JAX's devices.
         prepare_devices(_config(arguments), arguments)
     console = Console(stderr=True, quiet=not writes_files())
-    with show_warnings(console), StopRequest() as stop, NativeLog() as native_log:
+    with contextlib.ExitStack() as contexts:
+        if several:
+            contexts.enter_context(LastWords(f"error: {_LOST}"))
+        contexts.enter_context(show_warnings(console))
+        stop, native_log = contexts.enter_context(StopRequest()), contexts.enter_context(NativeLog())
         try:
             check_data_paths(arguments.data)
             if arguments.programs_dir:
@@ -89,6 +100,12 @@ def run(arguments: RunArguments) -> int:
         except (PackingLeak, TrainingDiverged) as error:
             print("error:", error, file=sys.stderr)
             return 1
+        except jax.errors.JaxRuntimeError as error:
+            if not several:
+                raise
+            print(f"error: {_LOST} ({str(error).splitlines()[0][:300]})", file=sys.stderr, flush=True)
+            contexts.close()
+            os._exit(1)  # otherwise it would wait for the others
     return EXIT_CODES[Signals[result.stopped_by]] if result.stopped_by and not result.steps else 0
 
 
