@@ -7,6 +7,8 @@ detection of SLURM, Open MPI and Kubernetes.
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,36 +31,53 @@ _DETECTED_BY_JAX = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 _OF_JAX = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
-def join(cluster: Cluster) -> bool:
-    """Connects this process with the others; returns whether there are any.
+def meeting(cluster: Cluster) -> dict[str, Any] | None:
+    """The arguments of `jax.distributed.initialize` for this process; None if it is alone."""
+    found = _arguments(cluster, os.environ)
+    return None if found is None or found.get("num_processes") == 1 else found
 
-    Call it before JAX starts its devices.
+
+def unmet(arguments: dict[str, Any]) -> str:
+    """The message if the processes do not find each other, for which JAX itself ends a process."""
+    where = arguments.get("coordinator_address", "the coordinator")
+    return (
+        f"the processes of the run did not meet at {where} within {TIMEOUT_S} s; start every one of them, with the "
+        "same address, and numbered from 0"
+    )
+
+
+def join(arguments: dict[str, Any]) -> None:
+    """Connects this process with the others. Call it before JAX starts its devices.
+
+    If another process is missing, JAX ends this one after `TIMEOUT_S` seconds.
 
     Raises:
-      InputError: the coordinator or a process did not answer in time.
+      InputError: the coordinator does not answer.
     """
-    arguments = _arguments(cluster, os.environ)
-    if arguments is None or arguments.get("num_processes") == 1:
-        return False
-    try:
-        jax.distributed.initialize(
-            **arguments,
-            initialization_timeout=TIMEOUT_S,
-            heartbeat_timeout_seconds=HEARTBEAT_S,
-            shutdown_timeout_seconds=SHUTDOWN_S,
-        )
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
-        where = arguments.get("coordinator_address", "the coordinator")
-        raise InputError(
-            f"the processes of the run did not meet at {where} within {TIMEOUT_S} s ({reason}); start every one of "
-            "them, with the same address and with different process ids"
-        ) from None
-    return True
+    if arguments.get("process_id"):
+        _wait_for(arguments["coordinator_address"], arguments)
+    jax.distributed.initialize(
+        **arguments,
+        initialization_timeout=TIMEOUT_S,
+        heartbeat_timeout_seconds=HEARTBEAT_S,
+        shutdown_timeout_seconds=SHUTDOWN_S,
+    )
+
+
+def _wait_for(address: str, arguments: dict[str, Any]) -> None:
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise InputError(f"{unmet(arguments)} ({error.strerror or error})") from None
+        time.sleep(0.2)
 
 
 def _arguments(cluster: Cluster, variables: Mapping[str, str]) -> dict[str, Any] | None:
-    """The arguments of `jax.distributed.initialize`; None for a process that is alone."""
     if cluster.coordinator is not None:
         return {
             "coordinator_address": cluster.coordinator,

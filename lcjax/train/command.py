@@ -25,8 +25,8 @@ from lcjax.config.run_record import as_json
 from lcjax.data import Data, check_data_paths
 from lcjax.errors import flag
 from lcjax.leak import PackingLeak
-from lcjax.parallel.distributed import join
-from lcjax.parallel.processes import first_before_others, from_first, require_same, together, writes_files
+from lcjax.parallel.distributed import join, meeting, unmet
+from lcjax.parallel.processes import first_before_others, from_first, is_alone, require_same, together, writes_files
 from lcjax.plan.choosing.budget import budget_here
 from lcjax.train.arguments import RunArguments
 from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
@@ -51,16 +51,18 @@ def run(arguments: RunArguments) -> int:
     1: diverged, or leaking. 2: bad input.
     """
     mute_libraries()
-    several = join(arguments.cluster)
-    if several:
-        # Before the processes first talk to each other, which starts JAX's devices.
-        prepare_devices(_config(arguments), arguments)
-    console = Console(stderr=True, quiet=not writes_files())
     with contextlib.ExitStack() as contexts:
-        if several:
-            contexts.enter_context(LastWords(f"error: {_LOST}"))
+        last_words = contexts.enter_context(LastWords()) if (found := meeting(arguments.cluster)) else None
+        native_log = contexts.enter_context(NativeLog())
+        if found is not None and last_words is not None:
+            last_words.will_be(f"error: {unmet(found)}")
+            join(found)
+            last_words.will_be(f"error: {_LOST}")
+            # Before the processes first talk to each other, which starts JAX's devices.
+            prepare_devices(_config(arguments), arguments)
+        console = Console(stderr=True, quiet=not writes_files())
         contexts.enter_context(show_warnings(console))
-        stop, native_log = contexts.enter_context(StopRequest()), contexts.enter_context(NativeLog())
+        stop = contexts.enter_context(StopRequest())
         try:
             check_data_paths(arguments.data)
             if arguments.programs_dir:
@@ -74,7 +76,7 @@ def run(arguments: RunArguments) -> int:
                 data = first_before_others(lambda: read_data(arguments, folder, console))
                 require_same({"the data": data.fingerprint()})
                 say(console, f"loading {arguments.model}")
-                if not several:
+                if is_alone():
                     prepare_devices(_config(arguments), arguments)
                 if os.environ.get("XLA_FLAGS"):
                     # XLA prints a line about an unknown flag and ends the process
@@ -101,7 +103,7 @@ def run(arguments: RunArguments) -> int:
             print("error:", error, file=sys.stderr)
             return 1
         except jax.errors.JaxRuntimeError as error:
-            if not several:
+            if is_alone():
                 raise
             print(f"error: {_LOST} ({str(error).splitlines()[0][:300]})", file=sys.stderr, flush=True)
             contexts.close()

@@ -8,7 +8,10 @@ import pytest
 from jaxlib.mlir import ir
 from jaxlib.triton import dialect
 
+from lcjax_scripts.verify.parity.report.files import as_json
+from lcjax_scripts.verify.parity.verdicts import Case, Verdict
 from lcjax_scripts.verify.same_numbers.compare import differing
+from lcjax_scripts.verify.same_numbers.measure import verdicts_of
 from lcjax_scripts.verify.same_numbers.programs import unescaped, without_names
 
 KERNEL = """
@@ -81,3 +84,13 @@ def test_every_difference_is_a_line():
         "longer: 1 lines before, 2 now",
         "program, line 2: b before, c now",
     ]
+
+
+def test_the_verdicts_are_those_of_the_harness_s_report():
+    verdicts = {"pallas": Verdict(0.5, 0.25), "xla": Verdict(0.5, 2.0)}
+    case = Case("gqa 3", "attention", "bfloat16", 64, 3, 128, (), "dq", verdicts, {})
+    found = verdicts_of(as_json([case], {}, {}))
+    assert {name: verdict["failed"] for name, verdict in found.items()} == {
+        "gqa 3 bfloat16 dq pallas": False,
+        "gqa 3 bfloat16 dq xla": True,
+    }

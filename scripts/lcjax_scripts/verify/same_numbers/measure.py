@@ -64,10 +64,14 @@ def of_parity(folder: Path) -> dict[str, Any]:
     report = folder / "parity.json"
     command = [sys.executable, "scripts/parity.py", "--json", str(report), "--shapes", *SHAPES]
     subprocess.run(command, check=True, stdout=sys.stderr)
-    cases = json.loads(report.read_text())["results"]
+    return verdicts_of(json.loads(report.read_text()))
+
+
+def verdicts_of(report: dict[str, Any]) -> dict[str, Any]:
+    """Returns every verdict in a report of the parity harness, by shape, tensor and implementation."""
     return {
-        f"{case['shape']} {case['tensor']} {name}": verdict
-        for case in cases
+        f"{case['name']} {case['dtype']} {case['tensor']} {name}": verdict
+        for case in report["results"]
         for name, verdict in case["verdicts"].items()
     }
 

@@ -1,0 +1,152 @@
+"""Two processes train as one does; a dead one ends the other, and the run goes on in any number."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lcjax.config.parallel.cluster import Cluster
+from lcjax.errors import InputError
+from lcjax.parallel.distributed import meeting
+from tests.support.processes import complete_saves, finish, kill, metrics_of, start, wait_until
+from tests.support.several_processes import free_port, start_together
+
+STEPS = 14
+RUN = (
+    f"--max-seq-length 48 --max-steps {STEPS} --save-steps 3 --eval-steps 7 --eval-fraction 0.2 --eval-batches 2 "
+    "--gradient-accumulation-steps 2 --lora-r 4 --learning-rate 1e-3"
+).split()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def arguments(model_dir, data_dir) -> list[str]:
+    return ["--model", str(model_dir), "--data", str(data_dir), *RUN]
+
+
+def test_killed_signaled_and_resumed_by_other_numbers_of_processes(arguments, tmp_path, cache):
+    """Two processes until one is killed, two until one gets a signal, and one to the end."""
+    alone = start([*arguments, "--output-dir", "alone"], tmp_path, cache)
+    folder = [*arguments, "--output-dir", "run"]
+    first, second = start_together(folder, tmp_path, cache)
+    wait_until(lambda: bool(complete_saves(tmp_path / "run" / "checkpoints")), first)
+    time.sleep(random.Random(7).random() / 2)
+    kill(second)
+    killed = time.monotonic()
+    code, output = finish(first)
+    assert code != 0
+    assert "another process of the run had ended" in output
+    assert time.monotonic() - killed < 60
+
+    resumed = [*folder, "--resume-from-checkpoint", "latest"]
+    saved = complete_saves(tmp_path / "run" / "checkpoints")[-1]
+    both = start_together(resumed, tmp_path, cache)
+    wait_until(lambda: complete_saves(tmp_path / "run" / "checkpoints")[-1] > saved, both[0])
+    both[1].send_signal(signal.SIGTERM)
+    (code, output), (other_code, _) = (finish(process) for process in both)
+    assert (code, other_code) == (0, 0)
+    stopped = complete_saves(tmp_path / "run" / "checkpoints")[-1]
+    assert f"SIGTERM: saved after step {stopped}" in output or stopped == STEPS
+
+    code, output = finish(start(resumed, tmp_path, cache))
+    assert code == 0, output
+    assert finish(alone)[0] == 0
+    _assert_same_losses(tmp_path / "run", tmp_path / "alone")
+
+
+def _assert_same_losses(run: Path, other: Path) -> None:
+    rows, expected = metrics_of(run), metrics_of(other)
+    assert [row["step"] for row in rows] == [row["step"] for row in expected] == list(range(1, STEPS + 1))
+    for name in ("loss", "grad_norm"):
+        assert [row[name] for row in rows] == pytest.approx([row[name] for row in expected], rel=2e-5)
+    evaluations = [
+        [json.loads(line)["eval_loss"] for line in (folder / "evaluation.jsonl").read_text().splitlines()]
+        for folder in (run, other)
+    ]
+    assert evaluations[0] == pytest.approx(evaluations[1], rel=2e-5)
+
+
+def test_processes_with_different_flags_refuse_to_start(arguments, tmp_path, cache):
+    processes = start_together([*arguments, "--output-dir", "run"], tmp_path, cache, [(), ("--learning-rate", "0.1")])
+    for code, output in map(finish, processes):
+        assert code == 2
+        assert "--learning-rate is 0.001 in process 0 and 0.1 in process 1; all processes of a run need the same" in (
+            output
+        )
+
+
+def test_a_coordinator_that_does_not_answer():
+    program = (
+        "import lcjax.parallel.distributed as d; from lcjax.config.parallel.cluster import Cluster; "
+        f"d.TIMEOUT_S = 2; d.join(d.meeting(Cluster('127.0.0.1:{free_port()}', 2, 1)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "InputError: the processes of the run did not meet at 127.0.0.1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("node0:1", None, None), "--num-processes and --process-id must be given, too"),
+        (("node0", 2, 0), "--coordinator 'node0' is no address; give HOST:PORT"),
+        (("node0:99999", 2, 0), "--coordinator 'node0:99999' is no address"),
+        (("node0:1", 2, 2), "--process-id 2 is out of range for --num-processes 2"),
+    ],
+)
+def test_incomplete_or_invalid_clusters(values, message):
+    with pytest.raises(InputError, match=message):
+        Cluster(*values)
+
+
+def test_a_process_alone_joins_nothing(monkeypatch):
+    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert meeting(Cluster()) is None
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert meeting(Cluster("node0:1", 1, 0)) is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "4"}, {}),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, {}),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "node0:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"},
+            {"coordinator_address": "node0:1", "num_processes": 2, "process_id": 1},
+        ),
+        (
+            {"MASTER_ADDR": "node0", "MASTER_PORT": "29500", "WORLD_SIZE": "16", "RANK": "9", "LOCAL_RANK": "1"},
+            {"coordinator_address": "node0:29501", "num_processes": 16, "process_id": 9, "local_device_ids": [1]},
+        ),
+    ],
+)
+def test_launchers(monkeypatch, variables, expected):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert meeting(Cluster()) == expected
+
+
+def test_a_process_that_waits_in_vain_for_the_others(arguments, tmp_path, cache):
+    """JAX aborts the process; a line says why."""
+    program = (
+        "import sys, lcjax.parallel.distributed as d; d.TIMEOUT_S = 2; "
+        "from lcjax.train.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    flags = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--process-id", "0"]
+    command = [sys.executable, "-c", program, *arguments, *flags, "--output-dir", "run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].startswith("error: the processes of the run did not meet at 127.0.0.1")
+    assert "stack trace" not in done.stderr
