@@ -106,6 +106,10 @@ class TrainingArguments:
     ring_degree: int | None = None
     """The part of the context along which keys and values travel; by default the rest. For experts.
     """
+    shard_weights: str = "auto"
+    """Whether the GPUs of a host share the weights, and gather them a layer at a time: layers, none,
+    or auto (if every weight is trained, or if the weights take more than half of a GPU).
+    """
     skip_leak_check: bool = False
     """Skip the check that packed documents do not see each other; see lcjax.leak."""
     resume_from_checkpoint: str | None = None
@@ -152,7 +156,7 @@ class TrainingArguments:
     @property
     def mesh_request(self) -> MeshRequest:
         """How the work is to be divided over devices."""
-        return MeshRequest(self.context_parallel_size, self.data_parallel_size, self.ulysses_degree, self.ring_degree)
+        return MeshRequest(**{field.name: getattr(self, field.name) for field in dataclasses.fields(MeshRequest)})
 
     def number_of_steps(self, rows: int) -> int:
         """max_steps, or the number of steps in num_train_epochs passes over `rows` rows.

@@ -20,6 +20,7 @@ from lcjax.data import Data, lay_out
 from lcjax.model import Llama, ModelSettings
 from lcjax.parallel.collectives import all_tokens
 from lcjax.parallel.devices import ON_ONE, WHOLE, Devices, rows
+from lcjax.parallel.weights import specs_of
 
 # Tokens around the first boundary in the check before training: two tiles of attention, cheap
 # compared with a step.
@@ -90,7 +91,8 @@ def _hidden_states(
         model = Llama(config, params, settings)
         return all_tokens(devices.shape, model.hidden_states(*(x_T[None] for x_T in arrays_T))[0], axis=0)
 
-    return devices.over(compute, (WHOLE, *[rows(1)] * len(arrays_T)), WHOLE)(params, *arrays_T)
+    parts = specs_of(devices.shape, params)
+    return devices.over(compute, (parts, *[rows(1)] * len(arrays_T)), WHOLE)(params, *arrays_T)
 
 
 @jax.jit

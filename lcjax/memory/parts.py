@@ -5,12 +5,14 @@ Shapes: B batch, t tokens of a tile, D hidden size, H query heads, K key/value h
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
 from lcjax.memory.stacked import layer_at
 from lcjax.memory.trainable import Parameters
+from lcjax.parallel.weights import gather_layer
 
 Tree = Any
 
@@ -43,7 +45,8 @@ class LayerParts(Protocol):
 class LayerInputs(NamedTuple):
     """What one layer reads in addition to the residual stream.
 
-    `context` has the positions and segment ids of all tokens, and `sees`, which limits attention.
+    `context` has the positions and segment ids of all tokens, `sees`, which limits attention, and
+    the `mesh` of the devices.
     """
 
     params: Parameters
@@ -51,5 +54,9 @@ class LayerInputs(NamedTuple):
     context: Any
 
     def of(self, layer: jax.Array) -> LayerInputs:
-        """The inputs of one layer, from the stacked parameters and keys of all layers."""
-        return self._replace(params=layer_at(self.params, layer), dropout_key=layer_at(self.dropout_key, layer))
+        """The inputs of one layer, from the stacked parameters and keys of all layers.
+
+        The parameters are whole, also if devices share them.
+        """
+        params = layer_at(self.params, layer).replaced(functools.partial(gather_layer, self.context.mesh))
+        return self._replace(params=params, dropout_key=layer_at(self.dropout_key, layer))

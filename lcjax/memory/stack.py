@@ -30,6 +30,7 @@ from lcjax.memory.trainable import Parameters
 from lcjax.ops.attention.parallel import passes_over
 from lcjax.ops.attention.passes import backend_with_passes
 from lcjax.parallel.memories import to_device, to_host
+from lcjax.parallel.weights import scatter_layer
 
 Tree = Any
 
@@ -164,6 +165,7 @@ def _backward(stack, residuals, dy_BTD):
         if size > 1:
             x_BTD = lax.fori_loop(layer - layer % size, layer, rerun, x_BTD)
         dx_BTD, gradients = stack.layer.backward(x_BTD, residuals.layers.of(layer), dy_BTD, attended)
+        gradients = scatter_layer(residuals.layers.context.mesh, params.trainable_paths, gradients)
         # Convert to the weights' dtype now. The gradients of all layers together are as large as
         # the weights, and twice that in float32.
         dtypes = [x.dtype for x in params.trainable]

@@ -43,11 +43,19 @@ class Parameters:
 
         A leaf of the result is trainable if the leaf with the same path is trainable here.
         """
-        tree = self.joined(self.trainable)
-        paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
-        learning = {path for path, mine in zip(paths, self.learns, strict=True) if mine}
-        result, other = function(tree)
+        learning = set(self.trainable_paths)
+        result, other = function(self.joined(self.trainable))
         return Parameters.of(result, [path in learning for path, _ in jax.tree.leaves_with_path(result)]), other
+
+    @property
+    def trainable_paths(self) -> list[Any]:
+        """The paths of the trainable leaves in the tree."""
+        paths = [path for path, _ in jax.tree.leaves_with_path(self.joined(self.trainable))]
+        return [path for path, mine in zip(paths, self.learns, strict=True) if mine]
+
+    def replaced(self, function: Callable[[Tree], Tree]) -> Parameters:
+        """`function` applied to the tree, which keeps its structure."""
+        return Parameters.of(function(self.joined(self.trainable)), self.learns)
 
     def zeros(self) -> list[jax.Array]:
         """float32 zeros, the initial sums of the gradients."""

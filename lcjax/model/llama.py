@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from lcjax.config import LlamaConfig
+from lcjax.config.parallel.mesh import ONE_DEVICE, MeshShape
 from lcjax.config.policies import OFFLOADING
 from lcjax.config.rope import attention_factor
 from lcjax.errors import InputError
@@ -28,6 +29,7 @@ from lcjax.model.norm import RMSNorm
 from lcjax.model.settings import ModelSettings
 from lcjax.ops.rope import inverse_frequencies
 from lcjax.parallel.collectives import largest_over
+from lcjax.parallel.weights import gather_layer, gather_rows
 
 Tree = dict[str, Any]
 
@@ -38,8 +40,8 @@ class Embedding(nnx.Module):
     def __init__(self, tree: Tree):
         self.weight = nnx.Param(tree["weight"])
 
-    def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-        return jnp.take(fetched(self.weight[...]), tokens_BT, axis=0)
+    def __call__(self, tokens_BT: jax.Array, mesh: MeshShape = ONE_DEVICE) -> jax.Array:
+        return jnp.take(gather_rows(mesh, fetched(self.weight[...])), tokens_BT, axis=0)
 
 
 class Llama(nnx.Module):
@@ -148,7 +150,7 @@ class Llama(nnx.Module):
         form = self.settings.execution.form(tokens_BT.shape[1])
         layer_structure, stacked_params = nnx.split(self.layers)
 
-        x_BTD = self.embed_tokens(tokens_BT)
+        x_BTD = self.embed_tokens(tokens_BT, context.mesh)
         layer_keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.num_hidden_layers)
         if form.memory is not None:
             stack = tiled_stack(
@@ -164,6 +166,7 @@ class Llama(nnx.Module):
         def layer(x_BTD, number, inputs):
             trainable, key = inputs
             layer_params = params.with_leaves(trainable, layer_at(params.frozen, number))
+            layer_params = gather_layer(context.mesh, layer_params)
             return nnx.merge(layer_structure, layer_params)(x_BTD, context, key), None
 
         layers = layer_numbers(self.config.num_hidden_layers)

@@ -22,7 +22,9 @@ import optax
 from jax import lax
 from jax.sharding import Sharding
 
+from lcjax.config.parallel.mesh import ONE_DEVICE, MeshShape
 from lcjax.parallel.memories import PINNED, to_device, to_host
+from lcjax.parallel.weights import divided, global_norm, part_bytes
 
 Tree = Any
 
@@ -74,13 +76,16 @@ class AdamW:
         return master - self.schedule(count) * direction, mu, nu
 
 
-def layerwise(adamw: AdamW, *, max_grad_norm: float, on_host: bool) -> optax.GradientTransformation:
+def layerwise(
+    adamw: AdamW, *, max_grad_norm: float, on_host: bool, mesh: MeshShape = ONE_DEVICE
+) -> optax.GradientTransformation:
     """Clipping by global norm, then AdamW, for one layer of one leaf after another.
 
     Args:
       adamw: the update rule and its constants.
       max_grad_norm: gradients with a larger global norm are scaled down to it; 0 does not clip.
       on_host: whether masters and moments are in host memory between steps.
+      mesh: the devices that may share the weights.
 
     Returns:
       A transformation of gradients that are float32 or have the dtypes of the parameters. Its
@@ -102,7 +107,7 @@ def layerwise(adamw: AdamW, *, max_grad_norm: float, on_host: bool) -> optax.Gra
         structure = jax.tree.structure(params)
         trees = [tree.arrays if on_host else tree for tree in state[1:]]
         columns = [structure.flatten_up_to(tree) for tree in (updates, *trees)]
-        scale = _clip_factor(updates, max_grad_norm)
+        scale = clip_factor(mesh, updates, max_grad_norm)
         results = []
         for (path, leaf), *arrays in zip(jax.tree.leaves_with_path(params), *columns, strict=True):
             step = _Step(adamw, state.steps, scale, adamw.decays(path), on_host)
@@ -147,34 +152,35 @@ class _Step:
         return update, *state
 
 
-def place(state: Tree, sharding: Sharding) -> Tree:
-    """ShapeDtypeStructs like `state`, on the devices of `sharding`.
+def place(state: Tree, sharding: Sharding, mesh: MeshShape = ONE_DEVICE) -> Tree:
+    """ShapeDtypeStructs like `state`, on the devices of `sharding`, which form `mesh`.
 
     Trees that are `OnHost` are in the host memory of these devices.
     """
 
-    def placed(node: Any) -> Any:
+    def placed(path: Any, node: Any) -> Any:
         memory = sharding.with_memory_kind(PINNED) if isinstance(node, OnHost) else sharding
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=memory), node)
 
-    return jax.tree.map(placed, state, is_leaf=_is_on_host)
+        def leaf(inner: Any, x: Any) -> jax.ShapeDtypeStruct:
+            part = divided(memory, mesh, (*path, *inner), x)
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=part)
+
+        return jax.tree.map_with_path(leaf, node)
+
+    return jax.tree.map_with_path(placed, state, is_leaf=_is_on_host)
 
 
 def host_bytes(state: Tree) -> int:
-    """The total bytes of the arrays in a tree that are `OnHost`."""
+    """The bytes of a device's parts of the arrays in a tree that are `OnHost`."""
     nodes = list(filter(_is_on_host, jax.tree.leaves(state, is_leaf=_is_on_host)))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(nodes))
+    return sum(part_bytes(leaf) for leaf in jax.tree.leaves(nodes))
 
 
-def global_norm(tree: Tree) -> jax.Array:
-    """The Euclidean norm of all leaves together, summed in float32 for leaves of any dtype."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)))
-
-
-def _clip_factor(grads: Tree, max_grad_norm: float) -> jax.Array:
+def clip_factor(mesh: MeshShape, grads: Tree, max_grad_norm: float) -> jax.Array:
+    """The factor that scales a larger global norm down to `max_grad_norm`; 0 does not clip."""
     if max_grad_norm == 0:
         return jnp.float32(1)
-    return jnp.minimum(1.0, max_grad_norm / global_norm(grads))
+    return jnp.minimum(1.0, max_grad_norm / global_norm(mesh, grads))
 
 
 def _is_on_host(node: Any) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from lcjax.config.parallel.mesh import AXES, CONTEXT, DATA, ONE_DEVICE, MeshShape
+from lcjax.parallel.weights import spec_of
 
 Arrays = dict[str, Any]
 Tree = TypeVar("Tree")
@@ -66,23 +67,29 @@ class Devices:
             return function
         return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
-    def replicate(self, tree: Tree) -> Tree:
-        """The arrays on every device, each in the kind of memory where it is."""
+    def distribute(self, tree: Tree) -> Tree:
+        """Parameters, or the state of a step, on the devices: each has its part of every array.
+
+        Each array stays in the kind of memory where it is.
+        """
         if self.mesh is None:
             return tree
         mesh = self.mesh
 
-        def everywhere(leaf: jax.Array) -> jax.Array:
-            if leaf.sharding.device_set == set(mesh.devices.flat):
-                return leaf
-            # Copied by each process to its own devices: every process has all of the array.
+        def place(path: Any, leaf: jax.Array) -> jax.Array:
             kind = leaf.sharding.memory_kind
-            places = [SingleDeviceSharding(device, memory_kind=kind) for device in mesh.local_devices]
-            copies = [jax.device_put(leaf, place) for place in places]
-            sharding = NamedSharding(mesh, WHOLE, memory_kind=kind)
+            sharding = NamedSharding(mesh, spec_of(self.shape, path, leaf), memory_kind=kind)
+            if leaf.sharding.device_set == set(mesh.devices.flat):
+                return jax.device_put(leaf, sharding)
+            # Every process has all of the array, and copies to its own devices what they need.
+            parts = sharding.addressable_devices_indices_map(leaf.shape)
+            copies = [
+                jax.device_put(leaf if sharding.is_fully_replicated else leaf[index], _in_memory(device, kind))
+                for device, index in parts.items()
+            ]
             return jax.make_array_from_single_device_arrays(leaf.shape, sharding, copies)
 
-        return jax.tree.map(everywhere, tree)
+        return jax.tree.map_with_path(place, tree)
 
     def place(self, arrays: Arrays, spec: PartitionSpec) -> Arrays:
         """Arrays whose tokens are in the order of the devices, each device's part on it."""
@@ -110,6 +117,10 @@ class Devices:
 
     def _in_order(self, batch: Arrays) -> Arrays:
         return batch if self.mesh is None else {name: self.in_order(x) for name, x in batch.items()}
+
+
+def _in_memory(device: Any, kind: str | None) -> SingleDeviceSharding:
+    return SingleDeviceSharding(device, memory_kind=kind)
 
 
 ON_ONE = Devices()

@@ -68,6 +68,8 @@ class PlanArguments:
     """As in lcjax.train: the part of the context that exchanges tokens for heads."""
     ring_degree: int | None = None
     """As in lcjax.train: the part of the context along which keys and values travel."""
+    shard_weights: str = "auto"
+    """As in lcjax.train: layers (the GPUs of a host share the weights), none or auto."""
 
     def __post_init__(self):
         for flag, value in (("--vram-gb", self.vram_gb), ("--host-gb", self.host_gb)):

@@ -64,6 +64,7 @@ def workload_of(arguments: PlanArguments) -> Workload:
             arguments.data_parallel_size,
             arguments.ulysses_degree,
             arguments.ring_degree,
+            arguments.shard_weights,
         ),
     )
 

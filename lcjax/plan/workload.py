@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+
 from lcjax.config import ExecutionRequest, LlamaConfig, LoraConfig, parse_memory
-from lcjax.config.parallel.mesh import MeshRequest, MeshShape, choose_mesh
+from lcjax.config.parallel.mesh import MeshRequest, MeshShape
 from lcjax.config.precision import check_quantize
 from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
 from lcjax.ops.attention.registry import check_implementation
 from lcjax.plan.choosing.search import LENGTH_STEP
+from lcjax.plan.compiling.aot import gpu_memory_bytes
+from lcjax.plan.compiling.parameters import abstract_params
+from lcjax.step import Hardware, resolve_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +78,15 @@ class Workload:
         Raises:
           InputError: they cannot, or not as requested.
         """
-        return choose_mesh(
+        params = abstract_params(self.config, None, self.quantize)
+        return resolve_mesh(
             self.mesh,
-            devices=self.gpus * self.hosts,
-            devices_per_host=self.gpus,
-            tokens=tokens,
+            self.config,
+            Hardware(self.gpus * self.hosts, self.gpus, gpu_memory_bytes(self.gpu)),
+            max_seq_length=tokens,
             micro_batches=self.training.gradient_accumulation_steps,
-            query_heads=self.config.num_attention_heads,
-            kv_heads=self.config.num_key_value_heads,
+            weights_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)),
+            trains_every_weight=self.lora is None,
         )
 
     @property

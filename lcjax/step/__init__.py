@@ -11,6 +11,7 @@ from lcjax.step.objective import Batch as Batch
 from lcjax.step.objective import Objective as Objective
 from lcjax.step.objective import gradients as gradients
 from lcjax.step.objective import token_scores as token_scores
+from lcjax.step.resolve import Hardware as Hardware
 from lcjax.step.resolve import resolve as resolve
 from lcjax.step.resolve import resolve_mesh as resolve_mesh
 from lcjax.step.resolve import resolved_settings as resolved_settings

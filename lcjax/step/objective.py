@@ -18,6 +18,7 @@ from lcjax.memory import fetched_for
 from lcjax.model import Llama, ModelSettings, lora
 from lcjax.ops.cross_entropy import IGNORE, TokenScores, linear_cross_entropy, token_cross_entropy
 from lcjax.parallel.collectives import all_tokens, own_part, sum_over
+from lcjax.parallel.weights import gather_rows, sum_gradients
 
 Tree = dict[str, Any]
 Batch = dict[str, jax.Array]
@@ -70,6 +71,7 @@ def _predictions(
     """(hidden states [N, D], head [V, D], labels [N]) of a batch: inputs of the cross-entropy."""
     hidden_BTD = model.hidden_states(batch["tokens"], batch["positions"], batch["segment_ids"], dropout_key)
     hidden_BTD, head_VD = fetched_for(hidden_BTD, model.stored_head_VD)
+    head_VD = gather_rows(model.settings.execution.mesh, head_VD)
     return hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), head_VD, batch["labels"].reshape(-1)
 
 
@@ -108,4 +110,4 @@ def gradients(
         # saves in host memory would be allocated twice.
         start = jnp.float32(0), jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), trainable)
         (loss, grads), _ = lax.scan(add, start, micro_batches)
-    return sum_over(mesh, loss), tokens, sum_over(mesh, grads)
+    return sum_over(mesh, loss), tokens, sum_gradients(mesh, grads)

@@ -76,5 +76,6 @@ def build_program(
         max_grad_norm=arguments.max_grad_norm,
         by_layers=masters,
         on_host=arguments.optimizer_memory == "host" or (masters and arguments.optimizer_memory == "auto"),
+        mesh=settings.execution.mesh,
     )
     return Program(Objective(config, settings), optimizer, schedule, trainable, frozen)

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from lcjax.config import Execution, ExecutionRequest, LlamaConfig, LoraConfig, MemorySettings
 from lcjax.config.execution import layer_forms
-from lcjax.config.parallel.mesh import MeshRequest, MeshShape, choose_mesh
+from lcjax.config.parallel.mesh import MeshRequest, MeshShape, choose_mesh, choose_shard_axes
 from lcjax.config.policies import check_policy
 from lcjax.model import ModelSettings
 from lcjax.ops.attention.passes import has_passes, layer_call
@@ -90,17 +90,46 @@ def with_request(settings: ModelSettings, **changes: str | MemorySettings | int 
     return dataclasses.replace(settings, requested=requested, execution=execution)
 
 
-def resolve_mesh(requested: MeshRequest, config: LlamaConfig, max_seq_length: int, micro_batches: int) -> MeshShape:
-    """The mesh of a run on all devices of JAX; see `lcjax.config.parallel.mesh.choose_mesh`."""
-    return choose_mesh(
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """The devices of a run; `device_bytes` is the memory of each, None if it is not limited."""
+
+    devices: int
+    devices_per_host: int
+    device_bytes: int | None = None
+
+
+def resolve_mesh(
+    requested: MeshRequest,
+    config: LlamaConfig,
+    hardware: Hardware,
+    *,
+    max_seq_length: int,
+    micro_batches: int,
+    weights_bytes: int,
+    trains_every_weight: bool,
+) -> MeshShape:
+    """The mesh of a run; see `lcjax.config.parallel.mesh`.
+
+    Args:
+      weights_bytes: of the model.
+
+    Raises:
+      InputError: the devices cannot share the work, or not as requested.
+    """
+    mesh = choose_mesh(
         requested,
-        devices=jax.device_count(),
-        devices_per_host=jax.local_device_count(),
+        devices=hardware.devices,
+        devices_per_host=hardware.devices_per_host,
         tokens=max_seq_length,
         micro_batches=micro_batches,
         query_heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
     )
+    too_large = hardware.device_bytes is not None and 2 * weights_bytes > hardware.device_bytes
+    rows = {row.shape(config)[0] for row in config.family.stored(config) if len(row.shape(config)) == 2}
+    needed = mesh.size > 1 and (trains_every_weight or too_large)
+    return choose_shard_axes(requested, mesh, hardware.devices_per_host, rows, needed=needed)
 
 
 def with_mesh(settings: ModelSettings, mesh: MeshShape) -> ModelSettings:

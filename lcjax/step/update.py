@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -14,10 +15,14 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Sharding
 
+from lcjax.config.parallel.mesh import ONE_DEVICE, MeshShape
 from lcjax.config.policies import OFFLOADING
+from lcjax.model import Llama
 from lcjax.ops.attention.registry import backend_of
-from lcjax.optim.layerwise import global_norm, place
+from lcjax.ops.cross_entropy import TokenScores
+from lcjax.optim.layerwise import place
 from lcjax.parallel.devices import ON_ONE, STEP, WHOLE, Devices, rows
+from lcjax.parallel.weights import global_norm, specs_of
 from lcjax.step.objective import Batch, Objective, Tree, gradients, token_scores
 
 
@@ -58,7 +63,8 @@ def train_step(
     loss, tokens, grads = gradients(objective, state.trainable, frozen, batches, dropout_key)
     updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
     trainable = cast(Tree, optax.apply_updates(state.trainable, updates))
-    metrics = StepMetrics(loss=loss, grad_norm=global_norm(grads), tokens=tokens)
+    grad_norm = global_norm(objective.settings.execution.mesh, grads)
+    metrics = StepMetrics(loss=loss, grad_norm=grad_norm, tokens=tokens)
     return TrainState(state.step + 1, trainable, optimizer_state, state.key), metrics
 
 
@@ -72,13 +78,15 @@ def init_state(optimizer: optax.GradientTransformation, trainable: Tree, seed: i
     return TrainState(jnp.int32(0), trainable, optimizer.init(trainable), jax.random.key_data(jax.random.key(seed)))
 
 
-def abstract_state(optimizer: optax.GradientTransformation, trainable: Tree, sharding: Sharding) -> TrainState:
+def abstract_state(
+    optimizer: optax.GradientTransformation, trainable: Tree, sharding: Sharding, mesh: MeshShape = ONE_DEVICE
+) -> TrainState:
     """The shapes of `init_state`, on the devices of `sharding` and in their host memory.
 
-    Nothing is computed.
+    Nothing is computed. The devices form `mesh`.
     """
     state = jax.eval_shape(functools.partial(init_state, optimizer, seed=0), trainable)
-    return place(state, sharding)
+    return place(state, sharding, mesh)
 
 
 def jit_train_step(
@@ -99,7 +107,7 @@ def jit_train_step(
     step = functools.partial(train_step, objective, optimizer)
     settings = objective.settings
     assert devices.shape == settings.execution.mesh
-    step = devices.over(step, (WHOLE, WHOLE, STEP), (WHOLE, WHOLE))
+    step = _divided(step, devices)
     options = _compiler_options(platform) | (_WITH_OFFLOAD if settings.form.policy in OFFLOADING else {})
     in_fixed_order = settings.lora is None or _orders_on_request(settings.execution.attention)
     if in_fixed_order and (platform or jax.default_backend()) != "cpu":
@@ -109,12 +117,25 @@ def jit_train_step(
     return jax.jit(step, donate_argnums=0, compiler_options=options)
 
 
+def _divided(step: Callable[..., Any], devices: Devices) -> Callable[..., Any]:
+    """The step over arrays of which every device has its part."""
+
+    def over_all(state: TrainState, frozen: Tree, batches: Batch) -> tuple[TrainState, StepMetrics]:
+        parts = specs_of(devices.shape, (state, frozen))
+        return devices.over(step, (*parts, STEP), (parts[0], WHOLE))(state, frozen, batches)
+
+    return step if devices.mesh is None else over_all
+
+
 def jit_token_scores(devices: Devices = ON_ONE) -> jax.stages.Wrapped:
     """The compiled `token_scores`; those for one device share one compilation cache.
 
     Batches are divided by `Devices.divide_rows`.
     """
-    scores = devices.over(token_scores, (WHOLE, rows(2)), WHOLE)
+
+    def scores(model: Llama, batch: Batch) -> TokenScores:
+        return devices.over(token_scores, (specs_of(devices.shape, model), rows(2)), WHOLE)(model, batch)
+
     return jax.jit(scores, compiler_options=_compiler_options())
 
 

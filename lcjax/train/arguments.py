@@ -166,7 +166,7 @@ SECTIONS = {
         "logging_steps", "programs_dir", "skip_leak_check",
     ),
     "several GPUs and hosts": (
-        "context_parallel_size", "data_parallel_size", "ulysses_degree", "ring_degree",
+        "context_parallel_size", "data_parallel_size", "ulysses_degree", "ring_degree", "shard_weights",
         "coordinator", "num_processes", "process_id",
     ),
     "context, memory and speed": (

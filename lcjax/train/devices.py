@@ -1,19 +1,42 @@
-"""Sets how much of the machine's memory JAX's devices may use, before JAX starts them."""
+"""The devices of a run: how much memory they may use, and how they share the work."""
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from lcjax.config import LlamaConfig, LoraConfig
+from lcjax.config.parallel.mesh import MeshShape
+from lcjax.config.training import TrainingArguments
 from lcjax.memory.allocators import pinnable_bytes, raise_limits
+from lcjax.model import Llama
+from lcjax.plan.choosing.budget import budget_here
 from lcjax.plan.fit import pinned_at_most
-from lcjax.step import resolved_settings
+from lcjax.step import Hardware, resolve_mesh, resolved_settings
 from lcjax.train.arguments import RunArguments
 
 
 def prepare_devices(config: LlamaConfig, arguments: RunArguments) -> None:
     """Allows JAX the host memory that the run needs, and nearly all of the GPU's memory."""
     raise_limits(host_bytes_at_most(config, arguments, pinnable_bytes()))
+
+
+def mesh_of(model: Llama, arguments: TrainingArguments) -> MeshShape:
+    """How all devices of JAX share the work of a run.
+
+    Raises:
+      InputError: they cannot, or not as requested.
+    """
+    budget = budget_here()
+    return resolve_mesh(
+        arguments.mesh_request,
+        model.config,
+        Hardware(jax.device_count(), jax.local_device_count(), None if budget is None else budget.device),
+        max_seq_length=model.settings.max_seq_length,
+        micro_batches=arguments.gradient_accumulation_steps,
+        weights_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)),
+        trains_every_weight=model.settings.lora is None,
+    )
 
 
 def host_bytes_at_most(config: LlamaConfig, arguments: RunArguments, limit: int) -> int:

@@ -36,6 +36,7 @@ from lcjax.train.checkpoints.same_run import describe_arguments, describe_data, 
 from lcjax.train.compiled.execution import SavedExecution, open_programs, settings_for_rows
 from lcjax.train.compiled.fitting import COMPILED_AGAIN, fitting_settings
 from lcjax.train.data import load_run_data
+from lcjax.train.devices import mesh_of
 from lcjax.train.disk import writing
 from lcjax.train.divergence import TrainingDiverged
 from lcjax.train.interrupt import StopRequest
@@ -141,9 +142,8 @@ class _Run:
 
     def _build_step(self) -> None:
         arguments, model = self.arguments, self.model
-        length, micro_batches = model.settings.max_seq_length, arguments.gradient_accumulation_steps
-        self.devices = Devices.of(step.resolve_mesh(arguments.mesh_request, model.config, length, micro_batches))
-        params = self.devices.replicate(model.params)
+        self.devices = Devices.of(mesh_of(model, arguments))
+        params = self.devices.distribute(model.params)
         settings = settings_for_rows(model.settings, self.data.train_plan, "training")
         settings = step.with_mesh(settings, self.devices.shape)
         fitted = self._fitting_settings(settings, params)
@@ -161,7 +161,7 @@ class _Run:
         state = step.init_state(program.optimizer, program.trainable, arguments.seed)
         # Committed to its devices, as a restored state is. Otherwise JAX would compile a separate
         # step for each of the two.
-        self.state = committed(self.devices.replicate(state))
+        self.state = committed(self.devices.distribute(state))
         self.batches = iterate(
             self.data.train_dataset(arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps)
         )

@@ -25,6 +25,7 @@ from lcjax import step, weights
 from lcjax.config.parallel.mesh import MeshShape
 from lcjax.model import Llama, lora
 from lcjax.parallel.devices import STEP, WHOLE, Devices
+from lcjax.parallel.weights import specs_of
 from tests.support.compiling import QUICK_TO_COMPILE
 from tests.support.settings import model_settings
 
@@ -39,6 +40,7 @@ class Case:
       mesh: the sizes (data, ring, heads).
       batch: the name of a batch.
       requested: arguments of `tests.support.settings.model_settings`.
+      shard_axes: the axes along which devices share the weights.
       quantize: as in `lcjax.weights.load_model_files`.
       broken: a fault of `MUTANTS` to plant.
     """
@@ -47,6 +49,7 @@ class Case:
     batch: str = "packed"
     requested: dict[str, str] = dataclasses.field(default_factory=dict)
     quantize: str | None = None
+    shard_axes: tuple[str, ...] = ()
     broken: str | None = None
 
 
@@ -84,7 +87,7 @@ def gradients_in(
 def main(arguments: Sequence[str]) -> None:
     folder, model, *adapter = map(Path, arguments)
     for number, fields in enumerate(json.loads((folder / "cases.json").read_text()).values()):
-        case = Case(**fields | {"mesh": tuple(fields["mesh"])})
+        case = Case(**fields | {name: tuple(fields[name]) for name in ("mesh", "shard_axes")})
         batch = dict(np.load(folder / f"batch-{case.batch}.npz"))
         loss, gradients = _gradients(case, batch, model, *adapter)
         arrays = {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(gradients)}
@@ -94,23 +97,25 @@ def main(arguments: Sequence[str]) -> None:
 def _gradients(case: Case, batch: dict[str, np.ndarray], directory: Path, adapter: Path | None = None) -> Any:
     config, params, _ = weights.load_model_files(directory, jnp.float32, case.quantize)
     tokens = batch["tokens"].shape[1]
-    settings = step.with_mesh(model_settings(tokens, config, **case.requested), MeshShape(*case.mesh))
+    shape = MeshShape(*case.mesh, shard_axes=case.shard_axes)
+    settings = step.with_mesh(model_settings(tokens, config, **case.requested), shape)
     model = Llama(config, params, settings)
     if adapter is not None:
         model = lcjax.load_adapter(model, adapter)
     trains = lora.everything if adapter is None else lora.adapters_only
     trainable, frozen = lora.partition(model.params, lora.trainable_mask(model.params, trains))
-    objective, devices = step.Objective(config, model.settings), Devices.of(MeshShape(*case.mesh))
+    objective, devices = step.Objective(config, model.settings), Devices.of(model.settings.execution.mesh)
 
     def compute(trainable, frozen, batches):
         loss, _, gradients = step.gradients(objective, trainable, frozen, batches, None)
         return loss, gradients
 
+    trainable, frozen = devices.distribute(trainable), devices.distribute(frozen)
+    parts = specs_of(devices.shape, (trainable, frozen))
     with mock.patch(*MUTANTS[case.broken]) if case.broken else mock.patch.dict({}):
-        compiled = jax.jit(
-            devices.over(compute, (WHOLE, WHOLE, STEP), (WHOLE, WHOLE)), compiler_options=QUICK_TO_COMPILE
-        )
-        return compiled(trainable, frozen, devices.divide_step({name: x[:, None] for name, x in batch.items()}))
+        compute = devices.over(compute, (*parts, STEP), (WHOLE, parts[0]))
+        batches = devices.divide_step({name: x[:, None] for name, x in batch.items()})
+        return jax.jit(compute, compiler_options=QUICK_TO_COMPILE)(trainable, frozen, batches)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from lcjax.errors import InputError, flag
+from lcjax.errors import InputError, flag, unknown
 
 DATA, RING, HEADS = "data", "ring", "heads"
 
@@ -22,17 +22,24 @@ CONTEXT = (RING, HEADS)
 
 AXES = (DATA, RING, HEADS)
 
+SHARD_WEIGHTS = ("auto", "none", "layers")
+
 LEAST_TOKENS = 16_384
 """Of a device, where the mesh is chosen: with fewer, communication takes much of a layer's time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshShape:
-    """The sizes of the axes, in devices."""
+    """The sizes of the axes, in devices.
+
+    `shard_axes` are the axes along which devices have different rows of the weights; without them
+    every device has all weights.
+    """
 
     data: int = 1
     ring: int = 1
     heads: int = 1
+    shard_axes: tuple[str, ...] = ()
 
     @property
     def context(self) -> int:
@@ -42,6 +49,11 @@ class MeshShape:
     @property
     def size(self) -> int:
         return self.data * self.context
+
+    @property
+    def shards(self) -> int:
+        """The number of devices that share the weights."""
+        return math.prod(getattr(self, axis) for axis in self.shard_axes)
 
     @property
     def pieces(self) -> int:
@@ -91,6 +103,9 @@ class MeshRequest:
       data_parallel_size: devices with different micro-batches.
       ulysses_degree: the part of the context that exchanges tokens for heads.
       ring_degree: the part of the context along which keys and values travel.
+      shard_weights: one of `SHARD_WEIGHTS`. "layers" gives each GPU of a host some rows of every
+        matrix, "none" all weights, and "auto" is "layers" if every weight is trained, or if the
+        weights take more than half of a GPU's memory.
 
     Raises:
       InputError: a size is not positive, or the sizes contradict each other.
@@ -100,9 +115,13 @@ class MeshRequest:
     data_parallel_size: int | None = None
     ulysses_degree: int | None = None
     ring_degree: int | None = None
+    shard_weights: str = "auto"
 
     def __post_init__(self):
-        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        if self.shard_weights not in SHARD_WEIGHTS:
+            raise InputError(unknown("--shard-weights", self.shard_weights, SHARD_WEIGHTS))
+        given = {name: value for name, value in dataclasses.asdict(self).items() if type(value) is not str}
+        given = {name: value for name, value in given.items() if value is not None}
         for name, value in given.items():
             if type(value) is not int or value < 1:
                 raise InputError(f"{flag(name)} {value!r} is out of range; give a whole number from 1 on")
@@ -196,6 +215,38 @@ def _heads(request: MeshRequest, context: int, devices_per_host: int, query_head
             f"{query_heads} query heads in {kv_heads} groups; use --ring-degree {context}"
         )
     return heads
+
+
+def choose_shard_axes(
+    request: MeshRequest, mesh: MeshShape, devices_per_host: int, rows: set[int], *, needed: bool
+) -> MeshShape:
+    """The mesh with the axes inside of a host along which the weights are cut.
+
+    Args:
+      rows: the numbers of rows of all matrices.
+      needed: whether the weights are cut if the request leaves it open.
+
+    Raises:
+      InputError: the request cannot be met, because the rows of a matrix do not divide.
+    """
+    if request.shard_weights == "none" or (request.shard_weights == "auto" and not needed):
+        return mesh
+    axes, devices = [], 1
+    for axis in reversed(AXES):  # devices along `heads` are adjacent, then those along `ring`
+        devices *= getattr(mesh, axis)
+        if devices > devices_per_host:
+            break
+        axes.insert(0, axis)
+    cut = dataclasses.replace(mesh, shard_axes=tuple(axis for axis in axes if getattr(mesh, axis) > 1))
+    uneven = sorted(count for count in rows if count % cut.shards)
+    if not uneven:
+        return cut
+    if request.shard_weights == "auto":
+        return mesh
+    raise InputError(
+        f"--shard-weights layers: {cut.shards} GPUs cannot have equal parts of a matrix with {uneven[0]:,} rows; use "
+        "--shard-weights none, or another number of GPUs"
+    )
 
 
 def divides_heads(parts: int, query_heads: int, kv_heads: int) -> bool:

@@ -6,19 +6,23 @@ The step is for this machine's devices or for an absent GPU.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Sharding
 
 from lcjax import step
+from lcjax.config.parallel.mesh import MeshShape
 from lcjax.model import ModelSettings
 from lcjax.parallel.devices import STEP, Devices
 from lcjax.parallel.placement import abstract_like
+from lcjax.parallel.weights import divided
 from lcjax.plan.compiling.aot import compile_lowered, gpu_sharding, lowering_for
 from lcjax.plan.compiling.compile_cache import cached_result
 from lcjax.plan.compiling.hlo import Program
@@ -60,17 +64,23 @@ def lower_step(run: Run, settings: ModelSettings, max_steps: int = 1) -> Lowered
     It is for the devices of the run's weights, whose mesh has the shape in the settings.
     """
     params = jax.tree.map(abstract_like, run.params)
-    sharding = params["norm"]["weight"].sharding
+    sharding, mesh = params["norm"]["weight"].sharding, settings.execution.mesh
+    params = jax.tree.map_with_path(functools.partial(_placed, mesh), params)
     program = run.program(params, settings, max_steps)
-    state = step.abstract_state(program.optimizer, program.trainable, sharding)
+    state = step.abstract_state(program.optimizer, program.trainable, sharding, mesh)
     shape = run.arguments.gradient_accumulation_steps, run.sequences, settings.max_seq_length
-    devices = Devices() if settings.execution.mesh.size == 1 else Devices(settings.execution.mesh, sharding.mesh)
+    devices = Devices() if mesh.size == 1 else Devices(mesh, sharding.mesh)
     divided = sharding if devices.mesh is None else sharding.with_spec(STEP)
     batches = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=divided) for name in step.BATCH_KEYS}
     train_step = step.jit_train_step(program.objective, program.optimizer, platform_of(sharding), devices)
     with lowering_for(sharding):
         lowered = train_step.lower(state, program.frozen, batches)
     return LoweredStep(run, settings, sharding, state, program.frozen, lowered)
+
+
+def _placed(mesh: MeshShape, path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    sharding = divided(leaf.sharding, mesh, path, leaf)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def step_memory(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.model import lora
 from lcjax.ops import nf4
+from lcjax.parallel.weights import part_bytes
 
 Tree = dict[str, Any]
 
@@ -42,5 +43,5 @@ def _quantized(shape_LOI: tuple[int, ...]) -> Tree:
 
 
 def tree_bytes(tree: Any) -> int:
-    """The number of bytes of all leaves."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    """The bytes of a device's parts of all leaves."""
+    return sum(part_bytes(leaf) for leaf in jax.tree.leaves(tree))

@@ -93,7 +93,7 @@ class Run:
 
     def pinned_bytes(self, settings: ModelSettings) -> int:
         """An upper bound of the bytes of host memory that a step pins; compiles nothing."""
-        return pinned_bytes(self.host_arrays(settings), self._host_state_bytes)
+        return pinned_bytes(self.host_arrays(settings), self._host_state_bytes // settings.execution.mesh.shards)
 
     @functools.cached_property
     def _host_state_bytes(self) -> int:

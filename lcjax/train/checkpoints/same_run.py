@@ -31,7 +31,7 @@ _FREE_ARGUMENTS = _COMPARED_BY_RESULT | {
     "output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "eval_steps",
     "eval_batches", "logging_steps", "use_gradient_checkpointing", "attention", "skip_leak_check",
     "programs_dir", "context_parallel_size", "data_parallel_size", "ulysses_degree", "ring_degree",
-    "coordinator", "num_processes", "process_id",
+    "shard_weights", "coordinator", "num_processes", "process_id",
 }  # fmt: skip
 # The location of files and the scheduling of a step may change between two sessions; the numbers do
 # not.

@@ -55,7 +55,8 @@ def _devices(settings: ModelSettings) -> list[str]:
     if mesh.size == 1:
         return []
     local = mesh.local_tokens(settings.max_seq_length)
-    return [f"{mesh.size} devices: {mesh.describe()}, {local:,} tokens of a row each, all weights on each"]
+    weights = f"weights cut over {mesh.shards}" if mesh.shard_axes else "all weights on each"
+    return [f"{mesh.size} devices: {mesh.describe()}, {local:,} tokens of a row each, {weights}"]
 
 
 def _parameters(model: Llama) -> int:

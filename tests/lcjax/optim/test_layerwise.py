@@ -13,9 +13,11 @@ import optax
 import pytest
 
 from lcjax.config import LlamaConfig
+from lcjax.config.parallel.mesh import ONE_DEVICE
 from lcjax.optim.adamw import make_optimizer
-from lcjax.optim.layerwise import global_norm, host_bytes
+from lcjax.optim.layerwise import host_bytes
 from lcjax.optim.schedules import make_schedule
+from lcjax.parallel.weights import global_norm
 from lcjax.plan.choosing.settings import requested_settings
 from lcjax.plan.compiling.compile import compile_step
 from lcjax.plan.compiling.parameters import abstract_params
@@ -80,8 +82,8 @@ def test_state_stays_in_host_memory():
 def test_the_norm_of_bfloat16_gradients_is_summed_in_float32():
     tree = random_tree(3, jnp.bfloat16)
     exact = np.sqrt(sum(np.sum(np.asarray(leaf, np.float64) ** 2) for leaf in jax.tree.leaves(tree)))
-    np.testing.assert_allclose(global_norm(tree), exact, rtol=1e-6)
-    assert global_norm(tree).dtype == jnp.float32
+    np.testing.assert_allclose(global_norm(ONE_DEVICE, tree), exact, rtol=1e-6)
+    assert global_norm(ONE_DEVICE, tree).dtype == jnp.float32
 
 
 TINY = LlamaConfig(

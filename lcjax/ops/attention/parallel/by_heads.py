@@ -45,7 +45,8 @@ class ByHeads:
         arrays = *self._by_heads(q_BtHD, k_BtKD, v_BtKD), _gathered(segment_ids_Bt), sees
         delta = lax.all_to_all(delta_BHt, HEADS, split_axis=1, concat_axis=2, tiled=True)
         dq, dk, dv = self.inner.backward(*arrays, lse, _to_heads(dout_BtHD), delta)
-        return _to_tokens(dq), *(self._sum_of_copies(_to_tokens(x), k_BtKD.shape[2]) for x in (dk, dv))
+        dk, dv = (self._sum_of_copies(_to_tokens(x), k_BtKD.shape[2]) for x in (dk, dv))
+        return _to_tokens(dq), dk, dv
 
     def _by_heads(self, q_BtHD, k_BtKD, v_BtKD) -> tuple[jax.Array, jax.Array, jax.Array]:
         copies = copies_of_kv(self.devices, k_BtKD.shape[2])
