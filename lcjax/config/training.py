@@ -107,8 +107,8 @@ class TrainingArguments:
     """The part of the context along which keys and values travel; by default the rest. For experts.
     """
     shard_weights: str = "auto"
-    """Whether the GPUs of a host share the weights, and gather them a layer at a time: layers, none,
-    or auto (if every weight is trained, or if the weights take more than half of a GPU).
+    """Whether the GPUs of a host share the weights, gathered a layer at a time: layers, none, or
+    auto (layers if every weight is trained, or if the weights take more than half of a GPU).
     """
     skip_leak_check: bool = False
     """Skip the check that packed documents do not see each other; see lcjax.leak."""

@@ -103,7 +103,7 @@ def _compare(x_TD: jax.Array, y_TD: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.any(differ_TD, axis=1), jnp.all(jnp.isfinite(x_TD))
 
 
-def refuse_leak(model: Llama, data: Data, devices: Devices) -> None:
+def refuse_leak(model: Llama, data: Data, devices: Devices = ON_ONE) -> None:
     """Probes the first packed row around its first boundary, in a fraction of a step's time.
 
     The first document there is changed, since what follows could see it; every other document is

@@ -221,8 +221,8 @@ class _Run:
 
     def _stop_requested(self) -> str | None:
         """The signal that asks the run to stop, whichever process it came to."""
-        self.stop.requested = any_of(self.stop.requested)
-        return self.stop.requested
+        self.stopped_by = any_of(self.stop.requested)
+        return self.stopped_by
 
     def _one_step(self, number: int, progress: TrainingProgress) -> None:
         began = time.perf_counter()
@@ -294,8 +294,8 @@ class _Run:
             self._save(number)
         command = how_to_resume(self.arguments, self.data.paths, self.output_dir, number)
         done = f"saved after step {number}" if number else "stopped before the first step"
-        self._say(f"{self.stop.requested}: {done}; resume with: {command}")
-        return self._result(number, stopped_by=self.stop.requested)
+        self._say(f"{self.stopped_by}: {done}; resume with: {command}")
+        return self._result(number, stopped_by=self.stopped_by)
 
     def _finish(self) -> TrainingResult:
         result = self._result(self.max_steps)

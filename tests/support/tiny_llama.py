@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -11,10 +12,10 @@ from lcjax import weights
 from lcjax.model.params import tensor_names
 
 
-def save_tiny_llama(directory: Path, texts: list[str]) -> None:
+def save_tiny_llama(directory: Path, texts: list[str], **fields: Any) -> None:
     """Saves a float32 model with 2 layers, hidden size 32 and grouped queries.
 
-    The tokenizer has all bytes, and merges learned from `texts`.
+    `fields` change its config. The tokenizer has all bytes, and merges learned from `texts`.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -30,17 +31,18 @@ def save_tiny_llama(directory: Path, texts: list[str]) -> None:
     )
     backend.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
-    config = lcjax.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-    )
+    defaults = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": True,
+    }
+    config = lcjax.LlamaConfig(**defaults | fields)
     weights.save_checkpoint(directory, random_params(config), config, tokenizer)
 
 

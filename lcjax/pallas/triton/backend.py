@@ -38,7 +38,7 @@ def _backward(call: AttentionCall, lse: Any, dout_BTHD: jax.Array, delta_BHT: ja
 
 
 def _read_lse(call: AttentionCall, lse: Any) -> tuple[jax.Array, jax.Array]:
-    """In base 2, as the kernels for float32 store it; for 16 bits they store one number in base e."""
+    """In base 2, as the kernels for float32 store it; for 16 bits they store one number, base e."""
     lse_BHT, total_BHT = lse
     unseen = jnp.isposinf(lse_BHT)
     maximum_BHT = lse_BHT * LOG2_E if total_BHT is None else lse_BHT

@@ -20,7 +20,7 @@ COMPILED_AGAIN = "on a GPU the numbers then agree up to rounding, not bit for bi
 def fitting_settings(
     run: Run, settings: ModelSettings, saved: SavedExecution | None, budget: Budget, console: Console
 ) -> ModelSettings:
-    """The settings with which the step fits the GPU; those that a resumed run began with, if it can.
+    """The settings with which the step fits the GPU; if possible, those that a resumed run had.
 
     Args:
       run: the run, its weights placed as the step needs them.

@@ -12,7 +12,16 @@ from tests.support.oracles import Oracle, make_batch, make_oracle, names_of, tor
 from tests.support.thin import thinned
 
 ROWS, TOKENS = 8, 128
-FIELDS = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 10, "num_hidden_layers": 2}
+# Eight devices can have equal parts of the rows of every matrix.
+VOCABULARY = 136
+FIELDS = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 10,
+    "num_hidden_layers": 2,
+    "vocab_size": VOCABULARY,
+    "intermediate_size": 80,
+}
 
 TILED = {"memory": "tile=8", "use_gradient_checkpointing": "offload"}
 LAYERS = {
@@ -31,6 +40,12 @@ CASES = {
     for layers in LAYERS
     # 2 of 4 key/value heads cannot be divided between 4 or 8 devices with 2 query heads each.
     if not ("groups" in layers and mesh[2] > 2)
+}
+# Devices that share the weights, of an adapter's base and of a model that is trained as a whole.
+SHARDED = {
+    f"{mesh}, {layers}, weights cut along {' and '.join(axes)}": Case(mesh, "packed", LAYERS[layers], shard_axes=axes)
+    for mesh, axes in (((1, 1, 8), ("heads",)), ((2, 2, 2), ("ring", "heads")), ((8, 1, 1), ("data",)))
+    for layers in ("recomputed", "tiles")
 }
 IN_EVERY_RUN = {
     "(8, 1, 1), packed, recomputed",
@@ -55,7 +70,8 @@ def oracle(tmp_path_factory) -> Oracle:
 @pytest.fixture(scope="module")
 def batches(oracle) -> dict[str, dict[str, np.ndarray]]:
     return {
-        name: make_batch(131, ROWS, TOKENS, documents=count) for name, count in (("one document", 1), ("packed", 4))
+        name: make_batch(VOCABULARY, ROWS, TOKENS, documents=count)
+        for name, count in (("one document", 1), ("packed", 4))
     }
 
 
@@ -64,6 +80,7 @@ def results(request, oracle, batches, tmp_path_factory):
     """The results of the cases that this run of the tests has selected."""
     wanted = {item.callspec.params["name"] for item in request.session.items if item.path == request.path}
     cases = {name: case for name, case in CASES.items() if name in wanted}
+    cases |= {name: case for name, case in SHARDED.items() if name in wanted}
     cases |= {name: Case(**{**vars(case), "broken": name}) for name, case in BROKEN.items() if name in wanted}
     return gradients_in(tmp_path_factory.mktemp("results"), cases, batches, oracle.directory, oracle.adapter)
 
@@ -96,6 +113,11 @@ def test_gradients(name, results, expected):
     loss, *_ = wanted = expected[CASES[name].batch]
     assert results[name][0] == pytest.approx(loss, rel=1e-5)
     assert ratio(results[name], wanted) <= 1
+
+
+@pytest.mark.parametrize("name", thinned(SHARDED, lambda name: name.startswith("(2, 2, 2), tiles")))
+def test_weights_that_devices_share(name, results, expected):
+    assert ratio(results[name], expected["packed"]) <= 1
 
 
 @pytest.mark.parametrize("name", MUTANTS)

@@ -48,12 +48,13 @@ def test_the_real_step_end_to_end(plan, tiny_json):
 
 
 def test_several_gpus_and_hosts(plan, tiny_json):
-    """The step is compiled for all of them; each GPU holds the whole run."""
+    """All of them share a sequence; each GPU has the whole model."""
     flags = ("--model", tiny_json, "--max-seq-length", 1024, "--lora-r", 4, "--memory", "none", "--json", "-")
     code, out, _ = plan(*flags, "--gpus", 8, "--hosts", 4)
     found = json.loads(out)
-    assert (code, found["gpus"], found["hosts"]) == (0, 8, 4)
-    batch = 4 * 4 * 1024
+    assert (code, found["gpus"], found["hosts"], found["local_tokens"]) == (0, 8, 4, 32)
+    assert found["mesh"] == {"data": 1, "ring": 8, "heads": 4, "shard_axes": []}
+    batch = 4 * 4 * 1024 // 32
     assert found["device_argument_bytes"] == found["weights_bytes"] + found["state_bytes"] + batch
 
 

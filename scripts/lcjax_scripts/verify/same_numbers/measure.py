@@ -68,7 +68,7 @@ def of_parity(folder: Path) -> dict[str, Any]:
 
 
 def verdicts_of(report: dict[str, Any]) -> dict[str, Any]:
-    """Returns every verdict in a report of the parity harness, by shape, tensor and implementation."""
+    """Returns a parity report's verdicts by shape, tensor and implementation."""
     return {
         f"{case['name']} {case['dtype']} {case['tensor']} {name}": verdict
         for case in report["results"]
