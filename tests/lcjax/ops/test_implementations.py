@@ -111,8 +111,8 @@ def make_call(shape: AttentionShape, dtype=jnp.float32, seed: int = 0, sharpness
 
 
 CASES = [("float32", name) for name in ATTENTION] + [("bfloat16", name) for name in ATTENTION_BFLOAT16]
-# Every kind of mask and of lengths, and every GQA ratio ("arbitrary segments" has 4). The other shapes
-# combine them differently. In bfloat16, extreme head counts with queries without keys.
+# Every kind of mask and of lengths, and every GQA ratio ("arbitrary segments" has 4). The other
+# shapes combine them differently. In bfloat16, extreme head counts with queries without keys.
 COMBINED = ("gqa 4", "packed full", "arbitrary segments full", "decoding", "queries from the start")
 COMBINED = (*COMBINED, "fewer keys, later queries")
 CASES = thinned(

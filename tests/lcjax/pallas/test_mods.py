@@ -53,8 +53,9 @@ MODS = {
 }
 
 
-# Without optimization, because compiling takes most of the time. The quickest code is only for float64
-# and for mutants: its float32 results have larger errors, and exceed the tolerance for the mod "odd".
+# Without optimization, because compiling takes most of the time. The quickest code is only for
+# float64 and for mutants: its float32 results have larger errors, and exceed the tolerance for the
+# mod "odd".
 quick = functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
 quickest = functools.partial(jax.jit, compiler_options=QUICKEST_TO_COMPILE)
 
