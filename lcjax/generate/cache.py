@@ -84,7 +84,7 @@ def extend(
             lax.dynamic_index_in_dim(whole, i, keepdims=False) for whole in (keys_LBSKd, values_LBSKd)
         )
         out_BTHd = attend(q_BTHd, keys_BSKd, values_BSKd, context, query_offset=cache.length)
-        return (layer.after_attention(x_BTD, out_BTHd, None), keys_LBSKd, values_LBSKd), None
+        return (layer.after_attention(x_BTD, out_BTHd), keys_LBSKd, values_LBSKd), None
 
     start = model.embed_tokens(tokens_BT), cache.keys_LBSKd, cache.values_LBSKd
     layers = layer_numbers(model.config.num_hidden_layers)

@@ -12,6 +12,7 @@ import jax
 
 from lcjax.memory.stacked import layer_at
 from lcjax.memory.trainable import Parameters
+from lcjax.ops.dropout import DropoutKey
 from lcjax.parallel.weights import gather_layer
 
 Tree = Any
@@ -21,16 +22,16 @@ class LayerParts(Protocol):
     """The position-wise parts of a layer; hashable. `key` is for dropout; None means no dropout."""
 
     def before_attention(
-        self, params: Tree, x_BtD: jax.Array, context: Any, key: jax.Array | None, /
+        self, params: Tree, x_BtD: jax.Array, context: Any, key: DropoutKey | None, /
     ) -> tuple[jax.Array, ...]:
         """(q_BtHd, k_BtKd, v_BtKd)."""
         ...
 
-    def attention_output(self, params: Tree, out_BtHd: jax.Array, key: jax.Array | None, /) -> jax.Array:
+    def attention_output(self, params: Tree, out_BtHd: jax.Array, key: DropoutKey | None, /) -> jax.Array:
         """What attention adds to the residual stream, [B, t, D]."""
         ...
 
-    def feed_forward(self, params: Tree, x_BtD: jax.Array, key: jax.Array | None, /) -> jax.Array:
+    def feed_forward(self, params: Tree, x_BtD: jax.Array, key: DropoutKey | None, /) -> jax.Array:
         """The residual stream after the MLP, [B, t, D]."""
         ...
 
@@ -45,7 +46,7 @@ class LayerParts(Protocol):
 class LayerInputs(NamedTuple):
     """What one layer reads in addition to the residual stream.
 
-    `context` has the positions and segment ids of all tokens, `sees`, which limits attention, and
+    `context` has the positions, segment ids and places of all tokens, `sees`, which limits attention, and
     the `mesh` of the devices.
     """
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from lcjax.memory.parts import LayerInputs, LayerParts
 from lcjax.memory.tiles import Tiles
 from lcjax.ops.attention.passes import Passes
+from lcjax.ops.dropout import DropoutKey
 
 Tree = Any
 Leaves = list[jax.Array]
@@ -82,11 +83,12 @@ class PositionWise:
 
         return self.tiles.loop(one_tile, (dx_BTD, gradients))
 
-    def _key(self, i: Any, part: int) -> jax.Array | None:
+    def _key(self, i: Any, part: int) -> DropoutKey | None:
         """The dropout key of one part of a tile, the same in both passes."""
         if self.inputs.dropout_key is None:
             return None
-        return jax.random.fold_in(jax.random.fold_in(self.inputs.dropout_key, part), i)
+        places_t = self.tiles.take(self.inputs.context.places_T, i, axis=0)
+        return DropoutKey(self.inputs.dropout_key, places_t).split(3)[part]
 
 
 def delta_of(out_BtHd: jax.Array, dout_BtHd: jax.Array) -> jax.Array:

@@ -14,11 +14,12 @@ from flax import nnx
 from lcjax import ops
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.errors import InputError
-from lcjax.model.context import Context, split_key
+from lcjax.model.context import Context
 from lcjax.model.linear import Linear
 from lcjax.model.norm import RMSNorm
 from lcjax.ops.attention.parallel import passes_over
 from lcjax.ops.attention.registry import backend_of
+from lcjax.ops.dropout import DropoutKey, split_key
 from lcjax.ops.residuals import PROJECTION, name_residual
 
 Tree = dict[str, Any]
@@ -41,7 +42,7 @@ class SelfAttention(nnx.Module):
         self.head_dim = config.head_dim
         self.kv_heads = config.num_key_value_heads
 
-    def project(self, x_BTD: jax.Array, context: Context, dropout_key: jax.Array | None) -> tuple[jax.Array, ...]:
+    def project(self, x_BTD: jax.Array, context: Context, dropout_key: DropoutKey | None) -> tuple[jax.Array, ...]:
         """(queries [B, T, H, d], keys [B, T, K, d], values [B, T, K, d]), with RoPE applied."""
         q_key, k_key, v_key = split_key(dropout_key, 3)
         heads = (*x_BTD.shape[:2], -1, self.head_dim)
@@ -77,7 +78,7 @@ class SelfAttention(nnx.Module):
         own.o_proj = self.o_proj.columns(group, groups)
         return own
 
-    def output(self, out_BTHd: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+    def output(self, out_BTHd: jax.Array, dropout_key: DropoutKey | None) -> jax.Array:
         return self.o_proj(out_BTHd.reshape(*out_BTHd.shape[:2], -1), dropout_key)
 
 

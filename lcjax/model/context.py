@@ -1,4 +1,4 @@
-"""What every layer reads in addition to the residual stream, and how the dropout key is split.
+"""What every layer reads in addition to the residual stream.
 
 Shapes: B batch, T tokens, F rotated pairs.
 """
@@ -20,19 +20,16 @@ class Context:
 
     Positions and segment ids are int32 [B, T]; segment ids are None for one document per row.
     `attention` and `rope` are names of implementations. `sees` limits which earlier tokens
-    attention sees. On a `mesh` of several devices, tokens are those of one device.
+    attention sees. `places_T`, int32, has each token's index in its sequence; None without dropout.
+    On a `mesh` of several devices, tokens are those of one device.
     """
 
     positions_BT: jax.Array
     segment_ids_BT: jax.Array | None
     inverse_frequencies_F: jax.Array
+    places_T: jax.Array | None
     attention_factor: float = dataclasses.field(metadata={"static": True})
     attention: str = dataclasses.field(metadata={"static": True})
     rope: str = dataclasses.field(metadata={"static": True})
     sees: AttentionView = dataclasses.field(metadata={"static": True})
     mesh: MeshShape = dataclasses.field(default=ONE_DEVICE, metadata={"static": True})
-
-
-def split_key(key: jax.Array | None, count: int) -> list[jax.Array | None]:
-    """A key for each of `count` parts; None for each part if `key` is None."""
-    return [None] * count if key is None else list(jax.random.split(key, count))

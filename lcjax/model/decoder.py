@@ -14,9 +14,10 @@ from flax import nnx
 
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.model.attention import SelfAttention, attend
-from lcjax.model.context import Context, split_key
+from lcjax.model.context import Context
 from lcjax.model.linear import Linear
 from lcjax.model.norm import RMSNorm
+from lcjax.ops.dropout import DropoutKey, split_key
 from lcjax.ops.residuals import LAYER_INPUT, MIDDLE, PROJECTION, name_residual
 
 Tree = dict[str, Any]
@@ -30,7 +31,7 @@ class MLP(nnx.Module):
         self.up_proj = Linear(tree["up_proj"], lora)
         self.down_proj = Linear(tree["down_proj"], lora)
 
-    def __call__(self, x_BTD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, dropout_key: DropoutKey | None) -> jax.Array:
         gate_key, up_key, down_key = split_key(dropout_key, 3)
         gate, up = self.gate_proj(x_BTD, gate_key), self.up_proj(x_BTD, up_key)
         gate, up = (name_residual(x, PROJECTION) for x in (gate, up))
@@ -50,25 +51,30 @@ class DecoderLayer(nnx.Module):
         self.post_attention_layernorm = RMSNorm(tree["post_attention_layernorm"], config.rms_norm_eps)
         self.mlp = MLP(tree["mlp"], lora)
 
-    def __call__(self, x_BTD: jax.Array, context: Context, dropout_key: jax.Array | None) -> jax.Array:
-        before_key, after_key = split_key(dropout_key, 2)
+    def __call__(self, x_BTD: jax.Array, context: Context, dropout_key: DropoutKey | None) -> jax.Array:
+        before_key, *after_keys = split_key(dropout_key, 3)
         x_BTD = name_residual(x_BTD, LAYER_INPUT)
         q_BTHd, k_BTKd, v_BTKd = self.before_attention(x_BTD, context, before_key)
-        return self.after_attention(x_BTD, attend(q_BTHd, k_BTKd, v_BTKd, context), after_key)
+        return self.after_attention(x_BTD, attend(q_BTHd, k_BTKd, v_BTKd, context), *after_keys)
 
     def before_attention(
-        self, x_BTD: jax.Array, context: Context, dropout_key: jax.Array | None
+        self, x_BTD: jax.Array, context: Context, dropout_key: DropoutKey | None
     ) -> tuple[jax.Array, ...]:
         """Queries, keys and values of part of the residual stream; `context` has its positions."""
         return self.self_attn.project(self.input_layernorm(x_BTD), context, dropout_key)
 
-    def after_attention(self, x_BTD: jax.Array, out_BTHd: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+    def after_attention(
+        self,
+        x_BTD: jax.Array,
+        out_BTHd: jax.Array,
+        output_key: DropoutKey | None = None,
+        mlp_key: DropoutKey | None = None,
+    ) -> jax.Array:
         """The layer's output, from residual stream and attention's output at the same positions."""
-        output_key, mlp_key = split_key(dropout_key, 2)
         x_BTD = name_residual(x_BTD + self.self_attn.output(out_BTHd, output_key), MIDDLE)
         return self.feed_forward(x_BTD, mlp_key)
 
-    def feed_forward(self, x_BTD: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+    def feed_forward(self, x_BTD: jax.Array, dropout_key: DropoutKey | None) -> jax.Array:
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD), dropout_key)
 
 
@@ -78,13 +84,13 @@ class LayerFunctions:
 
     structure: nnx.GraphDef
 
-    def before_attention(self, params: Any, x_BtD: jax.Array, context: Context, key: jax.Array | None):
+    def before_attention(self, params: Any, x_BtD: jax.Array, context: Context, key: DropoutKey | None):
         return nnx.merge(self.structure, params).before_attention(x_BtD, context, key)
 
-    def attention_output(self, params: Any, out_BtHd: jax.Array, key: jax.Array | None):
+    def attention_output(self, params: Any, out_BtHd: jax.Array, key: DropoutKey | None):
         return nnx.merge(self.structure, params).self_attn.output(out_BtHd, key)
 
-    def feed_forward(self, params: Any, x_BtD: jax.Array, key: jax.Array | None):
+    def feed_forward(self, params: Any, x_BtD: jax.Array, key: DropoutKey | None):
         return nnx.merge(self.structure, params).feed_forward(x_BtD, key)
 
     def heads(self, params: Any, group: jax.Array, groups: int):

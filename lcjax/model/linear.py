@@ -14,6 +14,7 @@ from jax import lax
 
 from lcjax.config import LoraConfig
 from lcjax.ops import nf4
+from lcjax.ops.dropout import DropoutKey, dropout
 from lcjax.ops.residuals import LOW_RANK, name_residual
 
 Tree = dict[str, Any]
@@ -34,7 +35,7 @@ class Linear(nnx.Module):
         self.lora_B = nnx.LoRAParam(tree["lora_B"]) if "lora_B" in tree else None
         self.lora = lora
 
-    def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, dropout_key: DropoutKey | None = None) -> jax.Array:
         """x [..., I] to [..., O], in x's dtype; products accumulate in float32."""
         weight = self._weight()
         y = _times_transposed(x, nf4.dequantize(weight, x.dtype) if nf4.is_quantized(weight) else weight)
@@ -75,11 +76,10 @@ class Linear(nnx.Module):
             return {name: leaf[...] for name, leaf in self.weight.items()}
         return self.weight[...]
 
-    def _dropout(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
+    def _dropout(self, x: jax.Array, key: DropoutKey | None) -> jax.Array:
         if key is None or self.lora is None or self.lora.lora_dropout == 0.0:
             return x
-        keep = 1.0 - self.lora.lora_dropout
-        return jnp.where(jax.random.bernoulli(key, keep, x.shape), x / keep, jnp.zeros_like(x))
+        return dropout(x, self.lora.lora_dropout, key)
 
 
 def part_of(x: Any, part: jax.Array, parts: int, axis: int) -> Any:

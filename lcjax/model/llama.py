@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, D hidden size, V vocabulary, F rotated pairs.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -27,8 +28,9 @@ from lcjax.model.linear import Linear
 from lcjax.model.lora import adapters_only
 from lcjax.model.norm import RMSNorm
 from lcjax.model.settings import ModelSettings
+from lcjax.ops.dropout import DropoutKey
 from lcjax.ops.rope import inverse_frequencies
-from lcjax.parallel.collectives import largest_over
+from lcjax.parallel.collectives import largest_over, places_of
 from lcjax.parallel.weights import gather_layer, gather_rows
 
 Tree = dict[str, Any]
@@ -115,7 +117,7 @@ class Llama(nnx.Module):
         factor = attention_factor(self.config)
         runs = self.settings.execution
         sees = self.config.sees
-        return Context(positions_BT, segment_ids_BT, frequencies_F, factor, runs.attention, runs.rope, sees, mesh)
+        return Context(positions_BT, segment_ids_BT, frequencies_F, None, factor, runs.attention, runs.rope, sees, mesh)
 
     def hidden_states(
         self,
@@ -151,7 +153,10 @@ class Llama(nnx.Module):
         layer_structure, stacked_params = nnx.split(self.layers)
 
         x_BTD = self.embed_tokens(tokens_BT, context.mesh)
-        layer_keys = None if dropout_key is None else jax.random.split(dropout_key, self.config.num_hidden_layers)
+        layer_keys = None
+        if dropout_key is not None:
+            layer_keys = jax.random.split(dropout_key, self.config.num_hidden_layers)
+            context = dataclasses.replace(context, places_T=places_of(context.mesh, tokens_BT.shape[1]))
         if form.memory is not None:
             stack = tiled_stack(
                 LayerFunctions(layer_structure), context.attention, form.policy, form.memory, context.mesh
@@ -167,7 +172,8 @@ class Llama(nnx.Module):
             trainable, key = inputs
             layer_params = params.with_leaves(trainable, layer_at(params.frozen, number))
             layer_params = gather_layer(context.mesh, layer_params)
-            return nnx.merge(layer_structure, layer_params)(x_BTD, context, key), None
+            dropout_key = None if key is None else DropoutKey(key, context.places_T)
+            return nnx.merge(layer_structure, layer_params)(x_BTD, context, dropout_key), None
 
         layers = layer_numbers(self.config.num_hidden_layers)
         checkpoint = functools.partial(checkpoint_layer, policy=form.policy)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
-from lcjax.config.parallel.mesh import AXES, CONTEXT, DATA, MeshShape
+from lcjax.config.parallel.mesh import AXES, CONTEXT, DATA, HEADS, RING, MeshShape
 
 Tree = TypeVar("Tree")
 
@@ -23,6 +24,22 @@ def sum_over(mesh: MeshShape, tree: Tree) -> Tree:
 def largest_over(mesh: MeshShape, x: jax.Array) -> jax.Array:
     """The largest value on the devices that share a sequence."""
     return x if mesh.context == 1 else lax.pmax(x, CONTEXT)
+
+
+def places_of(mesh: MeshShape, tokens: int) -> jax.Array:
+    """The index in its sequence of each of this device's `tokens` tokens, int32 [tokens].
+
+    They are those of `lcjax.parallel.devices.token_order`.
+    """
+    if mesh.context == 1:
+        return jnp.arange(tokens, dtype=jnp.int32)
+    group, of_group = lax.axis_index(RING), lax.axis_index(HEADS)
+    local = of_group * tokens + jnp.arange(tokens, dtype=jnp.int32)
+    if mesh.ring == 1:
+        return local
+    piece = tokens * mesh.heads // 2
+    start = jnp.where(local < piece, group * piece, (mesh.pieces - 2 - group) * piece)
+    return (start + local).astype(jnp.int32)
 
 
 def all_tokens(mesh: MeshShape, x: jax.Array, axis: int) -> jax.Array:

@@ -39,6 +39,13 @@ def abstract_like(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruc
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
+def with_spec(sharding: Sharding, spec: PartitionSpec) -> Sharding:
+    """A sharding on the same mesh and in the same memory; one without a mesh is unchanged."""
+    if not isinstance(sharding, NamedSharding):
+        return sharding
+    return type(sharding)(sharding.mesh, spec, memory_kind=sharding.memory_kind)
+
+
 def committed(tree: Tree) -> Tree:
     """The same arrays, committed to their current devices.
 

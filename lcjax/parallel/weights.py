@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jax.sharding import PartitionSpec, Sharding
 
 from lcjax.config.parallel.mesh import AXES, MeshShape
+from lcjax.parallel.placement import with_spec
 
 Tree = TypeVar("Tree")
 
@@ -49,7 +50,7 @@ def specs_of(mesh: MeshShape, tree: Any) -> Any:
 
 def divided(sharding: Sharding, mesh: MeshShape, path: Any, leaf: Any) -> Sharding:
     """The sharding of a leaf on the devices of a sharding that is the same for all leaves."""
-    return sharding.with_spec(spec_of(mesh, path, leaf)) if isinstance(sharding, NamedSharding) else sharding
+    return with_spec(sharding, spec_of(mesh, path, leaf))
 
 
 def part_bytes(leaf: Any) -> int:

@@ -49,19 +49,16 @@ class GpuSharding(NamedSharding):
     devices have none.
     """
 
-    def __init__(self, mesh: Mesh | AbstractMesh, spec: PartitionSpec, kind: str = "device"):
+    def __init__(self, mesh: Mesh | AbstractMesh, spec: PartitionSpec, *, memory_kind: str = "device"):
         super().__init__(mesh, spec)
-        self._kind = kind
+        self._kind = memory_kind
 
     @property
     def memory_kind(self) -> str:
         return self._kind
 
     def with_memory_kind(self, kind: str) -> GpuSharding:
-        return GpuSharding(self.mesh, self.spec, kind)
-
-    def with_spec(self, spec: PartitionSpec) -> GpuSharding:
-        return GpuSharding(self.mesh, spec, self._kind)
+        return GpuSharding(self.mesh, self.spec, memory_kind=kind)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GpuSharding) and self._kind == other._kind and super().__eq__(other)

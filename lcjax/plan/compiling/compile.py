@@ -21,7 +21,7 @@ from lcjax import step
 from lcjax.config.parallel.mesh import MeshShape
 from lcjax.model import ModelSettings
 from lcjax.parallel.devices import STEP, Devices
-from lcjax.parallel.placement import abstract_like
+from lcjax.parallel.placement import abstract_like, with_spec
 from lcjax.parallel.weights import divided
 from lcjax.plan.compiling.aot import compile_lowered, gpu_sharding, lowering_for
 from lcjax.plan.compiling.compile_cache import cached_result
@@ -70,7 +70,7 @@ def lower_step(run: Run, settings: ModelSettings, max_steps: int = 1) -> Lowered
     state = step.abstract_state(program.optimizer, program.trainable, sharding, mesh)
     shape = run.arguments.gradient_accumulation_steps, run.sequences, settings.max_seq_length
     devices = Devices() if mesh.size == 1 else Devices(mesh, sharding.mesh)
-    divided = sharding if devices.mesh is None else sharding.with_spec(STEP)
+    divided = sharding if devices.mesh is None else with_spec(sharding, STEP)
     batches = {name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=divided) for name in step.BATCH_KEYS}
     train_step = step.jit_train_step(program.objective, program.optimizer, platform_of(sharding), devices)
     with lowering_for(sharding):
