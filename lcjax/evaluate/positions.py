@@ -20,6 +20,7 @@ from lcjax.config.rope import LONGEST
 from lcjax.model import Llama
 from lcjax.ops.cross_entropy import IGNORE
 from lcjax.parallel.devices import ON_ONE, Devices
+from lcjax.step.on_devices import on_all_devices
 
 # The first positions of a document share a bucket; separate buckets would be means of few tokens.
 FIRST_STOP = 16
@@ -110,18 +111,26 @@ class LossByPosition:
 
 
 def loss_by_position(model: Llama, batches: Iterable[Mapping[str, Any]]) -> LossByPosition:
-    """The loss of every token of `batches`, one forward pass each.
+    """The loss of every token of `batches`, one forward pass each, on all devices of the machine.
 
     Args:
       model: with or without an adapter.
       batches: int32 arrays [B, T] with the keys `lcjax.step.BATCH_KEYS`, as from
         `lcjax.data.evaluation_batches`. Each new shape is compiled. Labels IGNORE do not count.
     """
-    token_scores = step.jit_token_scores()
-    result = LossByPosition.none()
+    result, scores = LossByPosition.none(), {}
     for batch in batches:
-        result += batch_loss_by_position(model, batch, token_scores)
+        tokens = batch["tokens"].shape[1]
+        if tokens not in scores:
+            scores[tokens] = _scores_on_all_devices(model, tokens)
+        placed, token_scores, devices = scores[tokens]
+        result += batch_loss_by_position(placed, batch, token_scores, devices)
     return result
+
+
+def _scores_on_all_devices(model: Llama, tokens: int) -> tuple[Llama, jax.stages.Wrapped, Devices]:
+    placed, devices = on_all_devices(model, tokens)
+    return placed, step.jit_token_scores(devices), devices
 
 
 def batch_loss_by_position(

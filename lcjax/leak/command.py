@@ -13,6 +13,7 @@ from lcjax.errors import InputError
 from lcjax.leak.arguments import LeakArguments
 from lcjax.leak.probe import LeakProbe, leak_line
 from lcjax.model import Llama
+from lcjax.step.on_devices import on_all_devices
 
 
 def run(arguments: LeakArguments) -> int:
@@ -64,7 +65,7 @@ def find_leaks(model: Llama, data: Data, rows: int, console: Console) -> list[st
     """
     chosen = _chosen(data, rows)
     say(console, f"probing {len(chosen)} rows")
-    probe, leaks = LeakProbe(model), []
+    probe, leaks = LeakProbe(*on_all_devices(model, data.train_plan.max_seq_length)), []
     columns = TextColumn("rows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         for index in progress.track(chosen):

@@ -46,8 +46,8 @@ class LayerParts(Protocol):
 class LayerInputs(NamedTuple):
     """What one layer reads in addition to the residual stream.
 
-    `context` has the positions, segment ids and places of all tokens, `sees`, which limits attention, and
-    the `mesh` of the devices.
+    `context` has the positions, segment ids and places of all tokens, `sees`, which limits
+    attention, and the `mesh` of the devices.
     """
 
     params: Parameters

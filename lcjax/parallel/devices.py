@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from lcjax.config.parallel.mesh import AXES, CONTEXT, DATA, ONE_DEVICE, MeshShape
@@ -90,6 +91,21 @@ class Devices:
             return jax.make_array_from_single_device_arrays(leaf.shape, sharding, copies)
 
         return jax.tree.map_with_path(place, tree)
+
+    def collect(self, tree: Tree) -> Tree:
+        """The whole arrays on the first device of this process, for what follows a run."""
+        if self.mesh is None:
+            return tree
+
+        def whole(leaf: jax.Array) -> Any:
+            if leaf.is_fully_replicated:
+                return leaf.addressable_data(0)
+            here = _in_memory(self.mesh.local_devices[0], leaf.sharding.memory_kind)
+            if leaf.is_fully_addressable:
+                return jax.device_put(leaf, here)
+            return jax.device_put(multihost_utils.process_allgather(leaf, tiled=True), here)
+
+        return jax.tree.map(whole, tree)
 
     def place(self, arrays: Arrays, spec: PartitionSpec) -> Arrays:
         """Arrays whose tokens are in the order of the devices, each device's part on it."""

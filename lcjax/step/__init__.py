@@ -3,6 +3,7 @@
 resolve.py      from what a user requests to how the model runs
 objective.py    the loss and its gradient over micro-batches
 update.py       one optimizer step, and how it is compiled
+on_devices.py   a model on all devices, for commands that do not train
 program.py      a run's objective, optimizer and schedule, made from its arguments
 """
 

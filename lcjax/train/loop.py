@@ -317,7 +317,10 @@ class _Run:
 
     def _result(self, steps: int, stopped_by: str | None = None) -> TrainingResult:
         before, after = losses_before_and_after(self.log.evaluations.rows)
-        model = self._trained(self.model.settings)
+        trains = lora.everything if self.model.settings.lora is None else lora.adapters_only
+        _, frozen = lora.partition(self.model.params, lora.trainable_mask(self.model.params, trains))
+        trained = lora.combine(self.devices.collect(self.state.trainable), frozen)
+        model = Llama(self.model.config, trained, self.model.settings)
         return TrainingResult(model, self.output_dir, steps, before, after, stopped_by)
 
     def _say(self, line: str) -> None:

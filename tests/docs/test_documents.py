@@ -44,7 +44,7 @@ def flags(command: Command) -> set[str]:
 
 
 def is_run_here(command: Command) -> bool:
-    """Whether every run of the tests runs it: not if an earlier command has the same flags and more."""
+    """Whether every run of the tests runs it; not if an earlier command has all its flags."""
     earlier = (other for other in PYTHON[: PYTHON.index(command)] if other.program == command.program)
     return command.program not in RUN_BEFORE_A_RELEASE and not any(flags(command) <= flags(other) for other in earlier)
 
