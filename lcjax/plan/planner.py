@@ -17,6 +17,7 @@ from lcjax.plan.choosing.search import largest_fitting
 from lcjax.plan.choosing.settings import policy_lengths, requested_settings
 from lcjax.plan.choosing.tuner import Tuning
 from lcjax.plan.compiling.buffers import Buffer
+from lcjax.plan.compiling.collectives import Collectives
 from lcjax.plan.compiling.figures import compiled_figures
 from lcjax.plan.compiling.memory import Memory
 from lcjax.plan.compiling.run import Run
@@ -38,6 +39,7 @@ class Plan:
     budget: Budget
     buffers: tuple[Buffer, ...]
     kernels: dict[str, int]
+    collectives: tuple[Collectives, ...]
     flops: StepFlops
     seconds: float
     tuning: Tuning | None = None
@@ -125,6 +127,7 @@ class Plan:
             "utilization": self.utilization,
             "step_seconds": self.seconds,
             "kernels": self.kernels,
+            "collectives": [dataclasses.asdict(row) for row in self.collectives],
             "largest_buffers": [dataclasses.asdict(buffer) for buffer in self.buffers],
         }
 
@@ -213,6 +216,7 @@ class Planner:
                 budget=self.budget,
                 buffers=figures.buffers,
                 kernels=figures.kernels,
+                collectives=figures.collectives,
                 flops=step_flops(self.workload.config, settings.max_seq_length, self.workload.lora_r),
                 seconds=self._run.seconds(settings),
             )

@@ -53,9 +53,18 @@ def plan_table(plan: Plan) -> Table:
         ("model FLOPs", f"{flops.total / 1e15:,.2f} P", f"attention {flops.attention / flops.total:.0%}"),
         ("step", duration(plan.seconds), f"estimated: {plan.utilization:.0%} of the GPU's dense bfloat16 peak"),
         ("kernels", str(sum(plan.kernels.values())), ", ".join(f"{n} x {name}" for name, n in plan.kernels.items())),
+        *_communication(plan),
     ):  # fmt: skip
         table.add_row(name, figure, Text(note))
     return table
+
+
+def _communication(plan: Plan) -> list[tuple[str, str, str]]:
+    """The row about collective operations; none for one GPU."""
+    if not plan.collectives:
+        return []
+    calls = sum(row.calls for row in plan.collectives)
+    return [("collectives", str(calls), ", ".join(map(str, plan.collectives)))]
 
 
 def trial_table(tuning: Tuning) -> Table:

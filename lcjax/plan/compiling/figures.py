@@ -7,6 +7,7 @@ from typing import Any
 
 from lcjax.model import ModelSettings
 from lcjax.plan.compiling.buffers import Buffer, largest_buffers
+from lcjax.plan.compiling.collectives import Collectives, collectives
 from lcjax.plan.compiling.compile import CompiledStep, compile_step
 from lcjax.plan.compiling.compile_cache import cached_result
 from lcjax.plan.compiling.memory import Memory
@@ -17,23 +18,25 @@ _BUFFERS = 12
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """Memory, the largest buffers at the peak, and the number of kernels by name."""
+    """Memory, the largest buffers at the peak, the kernels by name, and collective operations."""
 
     memory: Memory
     buffers: tuple[Buffer, ...]
     kernels: dict[str, int]
+    collectives: tuple[Collectives, ...] = ()
 
     @classmethod
     def of(cls, step: CompiledStep) -> Figures:
         """The figures of a compiled step."""
         buffers = largest_buffers(step.live_ranges, step.program, _BUFFERS)
-        return cls(step.memory, tuple(buffers), dict(step.program.kernels()))
+        return cls(step.memory, tuple(buffers), dict(step.program.kernels()), collectives(step.program))
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Figures:
         """The inverse of `dataclasses.asdict`."""
         buffers = tuple(Buffer(**buffer) for buffer in content["buffers"])
-        return cls(Memory(**content["memory"]), buffers, content["kernels"])
+        found = tuple(Collectives(**row) for row in content["collectives"])
+        return cls(Memory(**content["memory"]), buffers, content["kernels"], found)
 
 
 def compiled_figures(workload: Workload, settings: ModelSettings) -> Figures:
