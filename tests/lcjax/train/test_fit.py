@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import re
@@ -226,7 +227,7 @@ def test_the_query_does_not_start_jax():
 @pytest.mark.slow
 def test_full_fine_tuning_can_be_fitted(params):
     whole = abstract(abstract_params(TINY, None, None), gpu_sharding("h100-80gb"))
-    settings = with_request(SETTINGS, lora=None)
+    settings = dataclasses.replace(SETTINGS, lora=None)
     found = fitted(whole, settings, TrainingArguments(), PLENTY)
     weights = sum(leaf.size for leaf in jax.tree.leaves(whole))
     assert found.memory.host_bytes >= 12 * weights
