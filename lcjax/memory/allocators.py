@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
+
+from lcjax.config.memory import PINNABLE_SHARE
 
 # JAX rejects both at once.
 _GPU_SHARE, _GPU_SHARE_OF_OLD = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
@@ -11,8 +14,6 @@ _HOST_GIB = "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"  # it is multiplied by 2^30
 
 # JAX's default is 75% of the GPU. The remaining 3% is for the CUDA context.
 _SHARE_OF_GPU = 0.97
-# The rest of the host's memory is for the operating system, the data and Python.
-_SHARE_OF_HOST = 0.85
 # For everything else that is pinned: weights during their transfer to the GPU, embeddings that wait
 # for free memory on the GPU, and batches.
 _STAGING_BYTES = 8 * 2**30
@@ -36,8 +37,19 @@ def raise_limits(host_bytes: int) -> None:
 
 
 def pinnable_bytes() -> int:
-    """Bytes of this host's memory that a run may pin."""
-    return int(_SHARE_OF_HOST * _physical_bytes())
+    """Bytes of this host's memory that this process may pin.
+
+    torchrun starts several processes on a host, which have equal parts of it.
+    """
+    return int(PINNABLE_SHARE * _physical_bytes()) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def visible_gpus() -> int:
+    """The number of GPUs that JAX will find, without starting it; 1 if that is unknown."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return max(1, len([word for word in chosen.split(",") if word.strip()]))
+    return max(1, len([path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()]))
 
 
 def host_limit_bytes() -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lcjax.cli.outputs import check_outputs
 from lcjax.config import LoraConfig
+from lcjax.config.memory import PINNABLE_SHARE
 from lcjax.config.rope import LONGEST
 from lcjax.errors import InputError
 
@@ -48,6 +49,8 @@ class PlanArguments:
     """Plan for a GPU of the same kind that is sold with this many GB of memory."""
     host_gb: float | None = None
     """GiB of each host's memory that may be pinned. Default: no limit."""
+    host_memory: float | None = None
+    """GiB of memory that each host has, 85% of which lcjax.train may pin."""
     find_max: bool = False
     """Search for the longest context that fits, in multiples of 1,024 tokens."""
     table: bool = False
@@ -72,7 +75,12 @@ class PlanArguments:
     """As in lcjax.train: layers (the GPUs of a host share the weights), none or auto."""
 
     def __post_init__(self):
-        for flag, value in (("--vram-gb", self.vram_gb), ("--host-gb", self.host_gb)):
+        if self.host_gb is not None and self.host_memory is not None:
+            raise InputError(
+                f"--host-gb {self.host_gb} and --host-memory {self.host_memory} limit the same memory; omit one"
+            )
+        sizes = {"--vram-gb": self.vram_gb, "--host-gb": self.host_gb, "--host-memory": self.host_memory}
+        for flag, value in sizes.items():
             if value is not None and not value > 0:
                 raise InputError(f"{flag} {value} is out of range; it must be positive")
         if self.max_seq_length is not None and not 2 <= self.max_seq_length <= LONGEST:
@@ -85,3 +93,8 @@ class PlanArguments:
         if self.table and (self.find_max or self.vram_gb or self.plot):
             raise InputError("--table searches every GPU; remove --find-max, --vram-gb and --plot")
         check_outputs([self.model], json=self.json, plot=self.plot)
+
+    @property
+    def pinnable_gb(self) -> float | None:
+        """GiB of each host's memory that may be pinned; None for no limit."""
+        return self.host_gb if self.host_memory is None else PINNABLE_SHARE * self.host_memory

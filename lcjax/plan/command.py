@@ -105,7 +105,7 @@ class Command:
     def planner(self, workload: Workload) -> Planner:
         """A planner with the budget of the command line; --vram-gb applies only to --gpu."""
         vram_gb = self.arguments.vram_gb if workload.gpu == self.arguments.gpu else None
-        return Planner(workload, vram_gb, self.arguments.host_gb, self.progress.compiling, self.progress.compiled)
+        return Planner(workload, vram_gb, self.arguments.pinnable_gb, self.progress.compiling, self.progress.compiled)
 
     def _chosen(self, planner: Planner) -> Plan:
         if not self.arguments.find_max:

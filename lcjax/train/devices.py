@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.config.parallel.mesh import MeshShape
 from lcjax.config.training import TrainingArguments
-from lcjax.memory.allocators import pinnable_bytes, raise_limits
+from lcjax.memory.allocators import pinnable_bytes, raise_limits, visible_gpus
 from lcjax.model import Llama
 from lcjax.plan.choosing.budget import budget_here
 from lcjax.plan.fit import pinned_at_most
@@ -17,8 +19,13 @@ from lcjax.train.arguments import RunArguments
 
 
 def prepare_devices(config: LlamaConfig, arguments: RunArguments) -> None:
-    """Allows JAX the host memory that the run needs, and nearly all of the GPU's memory."""
-    raise_limits(host_bytes_at_most(config, arguments, pinnable_bytes()))
+    """Allows JAX the host memory that the run needs, and nearly all of the GPU's memory.
+
+    GPUs that share a sequence pin together what one GPU would pin for it. Those with other
+    micro-batches pin as much again.
+    """
+    groups = math.gcd(arguments.gradient_accumulation_steps, visible_gpus())
+    raise_limits(groups * host_bytes_at_most(config, arguments, pinnable_bytes() // groups))
 
 
 def mesh_of(model: Llama, arguments: TrainingArguments) -> MeshShape:

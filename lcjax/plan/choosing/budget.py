@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+
 from lcjax.memory.allocators import host_limit_bytes
 from lcjax.parallel.placement import this_device
 from lcjax.plan.compiling.memory import GIB, Memory, device_limit_bytes
@@ -34,10 +36,13 @@ class Budget:
 
 
 def budget_here() -> Budget | None:
-    """The memory that this process may use; None without a GPU, where there is no fixed limit."""
+    """The memory that a GPU of this process may use; None without one, where no limit is fixed.
+
+    The GPUs of a process have equal parts of the host memory that it may pin.
+    """
     device = this_device()
     statistics = device.memory_stats() if device.platform == "gpu" else None
-    return Budget(statistics["bytes_limit"], host_limit_bytes()) if statistics else None
+    return Budget(statistics["bytes_limit"], host_limit_bytes() // jax.local_device_count()) if statistics else None
 
 
 def budget_of(gpu: str, vram_gb: float | None = None, host_gb: float | None = None) -> Budget:
