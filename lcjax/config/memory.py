@@ -7,7 +7,7 @@ import dataclasses
 from lcjax.errors import InputError
 
 PINNABLE_SHARE = 0.85
-"""The part of a host's memory that a run may pin; the rest is for the system, the data and Python."""
+"""The part of a host's memory that a run may pin; the system, the data and Python have the rest."""
 
 
 @dataclasses.dataclass(frozen=True)
