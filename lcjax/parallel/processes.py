@@ -8,6 +8,8 @@ they would wait for it in the next collective operation.
 from __future__ import annotations
 
 import json
+import socket
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,6 +30,13 @@ def is_alone() -> bool:
 def writes_files() -> bool:
     """Whether this process writes the run's files; the first does."""
     return is_alone() or jax.process_index() == 0
+
+
+def processes_per_host() -> int:
+    """The number of processes on each host; the smallest if hosts differ."""
+    if is_alone():
+        return 1
+    return min(Counter(_exchange(socket.gethostname())).values())
 
 
 def first_before_others(function: Callable[[], T]) -> T:
@@ -63,6 +72,15 @@ def together(function: Callable[[], T]) -> T:
         if message is not None:
             raise InputError(f"process {number} has stopped: {message}")
     return result  # pyright: ignore[reportReturnType]
+
+
+def only_first(function: Callable[[], T]) -> T | None:
+    """What `function` returns in the first process; the others do not call it, and get None.
+
+    Raises:
+      InputError: as `together`.
+    """
+    return together(lambda: function() if writes_files() else None)
 
 
 def from_first(value: T) -> T:

@@ -12,6 +12,7 @@ from lcjax.config.parallel.mesh import MeshShape
 from lcjax.config.training import TrainingArguments
 from lcjax.memory.allocators import pinnable_bytes, raise_limits, visible_gpus
 from lcjax.model import Llama
+from lcjax.parallel.processes import processes_per_host
 from lcjax.plan.choosing.budget import budget_here
 from lcjax.plan.fit import pinned_at_most
 from lcjax.step import Hardware, resolve_mesh, resolved_settings
@@ -34,11 +35,11 @@ def mesh_of(model: Llama, arguments: TrainingArguments) -> MeshShape:
     Raises:
       InputError: they cannot, or not as requested.
     """
-    budget = budget_here()
+    budget, of_a_host = budget_here(), jax.local_device_count() * processes_per_host()
     return resolve_mesh(
         arguments.mesh_request,
         model.config,
-        Hardware(jax.device_count(), jax.local_device_count(), None if budget is None else budget.device),
+        Hardware(jax.device_count(), of_a_host, None if budget is None else budget.device),
         max_seq_length=model.settings.max_seq_length,
         micro_batches=arguments.gradient_accumulation_steps,
         weights_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)),

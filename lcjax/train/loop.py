@@ -26,7 +26,7 @@ from lcjax.leak import refuse_leak
 from lcjax.model import Llama, ModelSettings, lora
 from lcjax.parallel.devices import Devices
 from lcjax.parallel.placement import committed
-from lcjax.parallel.processes import any_of, together, writes_files
+from lcjax.parallel.processes import any_of, only_first, together, writes_files
 from lcjax.plan.choosing.budget import budget_here
 from lcjax.plan.compiling.run import Run
 from lcjax.step.program import build_program
@@ -40,7 +40,7 @@ from lcjax.train.devices import mesh_of
 from lcjax.train.disk import writing
 from lcjax.train.divergence import TrainingDiverged
 from lcjax.train.interrupt import StopRequest
-from lcjax.train.outcome import losses_before_and_after, save_results, say_finished, say_results
+from lcjax.train.outcome import losses_before_and_after, save_results, say_finished, say_results, trained_model
 from lcjax.train.reporting.how_to_resume import how_to_resume
 from lcjax.train.reporting.metrics import RunLog
 from lcjax.train.reporting.picture import run_title
@@ -127,8 +127,6 @@ class _Run:
         self._build_step()
 
     def _write_record(self) -> None:
-        if not writes_files():
-            return
         arguments = dataclasses.asdict(self.arguments) | {"output_dir": self.output_dir, "data": self.data.paths}
         write_run_record(self.output_dir, self.started, self.start, arguments, self.model, self.data, self.max_steps)
 
@@ -195,16 +193,14 @@ class _Run:
             self._say(f"resumed from {resume}")
         self._move_native_log()
         self.was_finished = folder.is_finished(self.max_steps)
-        for line in together(
-            lambda: folder.set_aside_what_resuming_overwrites(self.max_steps) if writes_files() else []
-        ):
+        for line in only_first(lambda: folder.set_aside_what_resuming_overwrites(self.max_steps)) or []:
             self._say(line)
         self.checkpoints = Checkpoints(self.output_dir / "checkpoints", self.arguments.save_total_limit)
         # The other processes need the rows, but nobody reads their files.
         kept = self.output_dir if writes_files() else Path(resources.enter_context(tempfile.TemporaryDirectory()))
         log = together(lambda: RunLog(kept, self.start, self.arguments.logging_steps, folder.records, self.title))
         self.log = resources.enter_context(contextlib.closing(log))
-        together(self._write_record)
+        only_first(self._write_record)
 
     def execute(self) -> TrainingResult:
         self.stop.defer()
@@ -279,7 +275,7 @@ class _Run:
             )
         description = self.description | {"execution": dataclasses.asdict(self.execution)}
         self.checkpoints.save(number, self.state, self.batches.get_state(), description, self.log.files)
-        together(lambda: self.log.draw() if writes_files() else None)
+        only_first(self.log.draw)
 
     def _diverged(self, number: int, what: str, documents: list[str], *, untrained: bool) -> TrainingDiverged:
         # A checkpoint is good if a finite step followed it. The state from which step `number`
@@ -302,25 +298,19 @@ class _Run:
         if self.was_finished:
             say_finished(self.console, self.folder)
             return result
-        weights_dir = together(lambda: self._save_results(result.model))
+        weights_dir = only_first(lambda: self._save_results(result.model))
         if weights_dir is not None:
             say_results(self.console, self.output_dir, weights_dir, self.log.evaluations.rows)
         return result
 
-    def _save_results(self, model: Llama) -> Path | None:
-        """The folder of the results; None in a process that writes none."""
-        if not writes_files():
-            return None
+    def _save_results(self, model: Llama) -> Path:
         weights_dir = save_results(model, self.output_dir, self.tokenizer)
         self.log.draw()
         return weights_dir
 
     def _result(self, steps: int, stopped_by: str | None = None) -> TrainingResult:
         before, after = losses_before_and_after(self.log.evaluations.rows)
-        trains = lora.everything if self.model.settings.lora is None else lora.adapters_only
-        _, frozen = lora.partition(self.model.params, lora.trainable_mask(self.model.params, trains))
-        trained = lora.combine(self.devices.collect(self.state.trainable), frozen)
-        model = Llama(self.model.config, trained, self.model.settings)
+        model = trained_model(self.model, self.devices.collect(self.state.trainable))
         return TrainingResult(model, self.output_dir, steps, before, after, stopped_by)
 
     def _say(self, line: str) -> None:

@@ -9,12 +9,19 @@ from rich.console import Console
 
 from lcjax import api
 from lcjax.cli.terminal import say
-from lcjax.model import Llama
+from lcjax.model import Llama, lora
 from lcjax.train.checkpoints.folder import RunFolder
 from lcjax.train.reporting.metrics import parse_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+
+def trained_model(model: Llama, trainable: lora.Tree) -> Llama:
+    """The model of a run with the weights that were trained, as of `lcjax.model.lora.partition`."""
+    trains = lora.everything if model.settings.lora is None else lora.adapters_only
+    _, frozen = lora.partition(model.params, lora.trainable_mask(model.params, trains))
+    return Llama(model.config, lora.combine(trainable, frozen), model.settings)
 
 
 def save_results(model: Llama, output_dir: Path, tokenizer: PreTrainedTokenizerFast) -> Path:

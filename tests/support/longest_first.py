@@ -8,6 +8,7 @@ ROOT = Path(__file__).parents[2]
 
 # From about 60 to 20 seconds of CPU time. The order decides only how long the last worker is alone.
 LONGEST = """
+tests/lcjax/parallel/test_processes.py
 tests/lcjax/train/test_fit.py
 tests/lcjax/train/test_resume.py
 tests/triton_ref/test_triton_attention.py
@@ -24,6 +25,9 @@ tests/lcjax/train/test_programs.py
 tests/lcjax/plan/test_plan_command.py
 tests/lcjax/train/test_attention.py
 tests/lcjax/pallas/test_pallas_rope.py
+tests/lcjax/parallel/test_meshes.py
+tests/lcjax/plan/test_several_gpus.py
+tests/lcjax/parallel/test_steps.py
 tests/lcjax/model/test_model.py
 tests/lcjax/train/test_divergence.py
 tests/lcjax/ops/cross_entropy/test_linear_cross_entropy.py

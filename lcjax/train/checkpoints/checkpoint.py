@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from lcjax.errors import InputError
-from lcjax.parallel.processes import from_first, together, writes_files
+from lcjax.parallel.processes import from_first, only_first, writes_files
 from lcjax.step import TrainState
 from lcjax.train.checkpoints.checksums import CHECKSUMS, find_damage, sync, write_checksums
 from lcjax.train.disk import require_space, writing
@@ -95,11 +95,11 @@ class Checkpoints:
             run=ocp.args.JsonSave(run),
         )
         final, partial = self.directory / str(step), Path(from_first(str(self._hidden(step))))
-        together(lambda: self._require_space(final, state, records))
+        only_first(lambda: self._require_space(final, state, records))
         try:
             with writing(final), _orbax() as checkpointer:
                 checkpointer.save(partial, args=items)
-            together(lambda: self._publish(partial, final, records))
+            only_first(lambda: self._publish(partial, final, records))
         except BaseException:
             if writes_files():
                 shutil.rmtree(partial, ignore_errors=True)
@@ -107,16 +107,13 @@ class Checkpoints:
 
     def _require_space(self, final: Path, state: TrainState, records: Sequence[Path]) -> None:
         """A failure in tensorstore would leave a torn save; this check leaves nothing."""
-        if writes_files():
-            with writing(final):
-                arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-                copied = sum(path.stat().st_size for path in records)
-                require_space(self.directory, arrays + copied + _OVERHEAD_BYTES)
+        with writing(final):
+            arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            copied = sum(path.stat().st_size for path in records)
+            require_space(self.directory, arrays + copied + _OVERHEAD_BYTES)
 
     def _publish(self, partial: Path, final: Path, records: Sequence[Path]) -> None:
         """Completes a save, which then appears under its name, and removes the oldest ones."""
-        if not writes_files():
-            return
         with writing(final):
             for path in records:
                 shutil.copyfile(path, partial / path.name)

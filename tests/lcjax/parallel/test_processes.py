@@ -15,7 +15,8 @@ import pytest
 from lcjax.config.parallel.cluster import Cluster
 from lcjax.errors import InputError
 from lcjax.parallel.distributed import meeting
-from tests.support.processes import complete_saves, finish, kill, metrics_of, start, wait_until
+from lcjax.train.__main__ import main
+from tests.support.processes import complete_saves, finish, kill, metrics_of, wait_until
 from tests.support.several_processes import free_port, start_together
 
 STEPS = 14
@@ -35,10 +36,10 @@ def arguments(model_dir, data_dir) -> list[str]:
     return ["--model", str(model_dir), "--data", str(data_dir), *RUN]
 
 
-def test_killed_signaled_and_resumed_by_other_numbers_of_processes(arguments, tmp_path, cache):
+def test_killed_signaled_and_resumed_by_other_numbers_of_processes(arguments, tmp_path, cache, monkeypatch):
     """Two processes until one is killed, two until one gets a signal, and one to the end."""
-    alone = start([*arguments, "--output-dir", "alone"], tmp_path, cache)
-    folder = [*arguments, "--output-dir", "run"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    folder = [*arguments, "--output-dir", str(tmp_path / "run")]
     first, second = start_together(folder, tmp_path, cache)
     wait_until(lambda: bool(complete_saves(tmp_path / "run" / "checkpoints")), first)
     time.sleep(random.Random(7).random() / 2)
@@ -59,9 +60,8 @@ def test_killed_signaled_and_resumed_by_other_numbers_of_processes(arguments, tm
     stopped = complete_saves(tmp_path / "run" / "checkpoints")[-1]
     assert f"SIGTERM: saved after step {stopped}" in output or stopped == STEPS
 
-    code, output = finish(start(resumed, tmp_path, cache))
-    assert code == 0, output
-    assert finish(alone)[0] == 0
+    assert main(resumed) == 0
+    assert main([*arguments, "--output-dir", str(tmp_path / "alone")]) == 0
     _assert_same_losses(tmp_path / "run", tmp_path / "alone")
 
 
