@@ -172,7 +172,8 @@ class Llama(nnx.Module):
             trainable, key = inputs
             layer_params = params.with_leaves(trainable, layer_at(params.frozen, number))
             layer_params = gather_layer(context.mesh, layer_params)
-            dropout_key = None if key is None else DropoutKey(key, context.places_T)
+            places_T = context.places_T
+            dropout_key = None if key is None or places_T is None else DropoutKey(key, places_T)
             return nnx.merge(layer_structure, layer_params)(x_BTD, context, dropout_key), None
 
         layers = layer_numbers(self.config.num_hidden_layers)

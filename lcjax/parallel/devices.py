@@ -96,11 +96,12 @@ class Devices:
         """The whole arrays on the first device of this process, for what follows a run."""
         if self.mesh is None:
             return tree
+        first = self.mesh.local_devices[0]
 
         def whole(leaf: jax.Array) -> Any:
             if leaf.is_fully_replicated:
                 return leaf.addressable_data(0)
-            here = _in_memory(self.mesh.local_devices[0], leaf.sharding.memory_kind)
+            here = _in_memory(first, leaf.sharding.memory_kind)
             if leaf.is_fully_addressable:
                 return jax.device_put(leaf, here)
             return jax.device_put(multihost_utils.process_allgather(leaf, tiled=True), here)
