@@ -143,7 +143,7 @@ def provenance(
 def _changed_data(data: Data, run: Run) -> Iterator[str]:
     """A warning if the files changed since the run read them, so it may have held out others."""
     recorded = run.record.get("data", {})
-    if len(data.corpus.tokens) != recorded.get("tokens") or len(data.corpus) != recorded.get("documents"):
+    if len(data.corpus.tokens) != recorded.get("tokens") or data.num_documents != recorded.get("documents"):
         yield (
             f"the data has changed since {run.folder} read it ({recorded.get('tokens', 0):,} "
             f"tokens then, {len(data.corpus.tokens):,} now): what is held out of it now may have "

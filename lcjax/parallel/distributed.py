@@ -42,7 +42,7 @@ def unmet(arguments: dict[str, Any]) -> str:
     where = arguments.get("coordinator_address", "the coordinator")
     return (
         f"the processes of the run did not meet at {where} within {TIMEOUT_S} s; start every one of them, with the "
-        "same address, and numbered from 0"
+        "same address, and with the numbers 0, 1, 2, ..., each once"
     )
 
 

@@ -32,6 +32,21 @@ def writes_files() -> bool:
     return is_alone() or jax.process_index() == 0
 
 
+def require_equal_devices() -> None:
+    """Checks that all processes have as many devices; call it before they first exchange anything.
+
+    Raises:
+      InputError: they do not. All processes raise it.
+    """
+    counts = sorted(Counter(device.process_index for device in jax.devices()).items())
+    for process, count in counts:
+        if count != counts[0][1]:
+            raise InputError(
+                f"process 0 has {counts[0][1]} devices and process {process} has {count}; all processes of a run need "
+                "as many, see CUDA_VISIBLE_DEVICES"
+            )
+
+
 def processes_per_host() -> int:
     """The number of processes on each host; the smallest if hosts differ."""
     if is_alone():

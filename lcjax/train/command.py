@@ -6,15 +6,17 @@ import contextlib
 import dataclasses
 import os
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from signal import Signals
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from rich.console import Console
 
 from lcjax import api, weights
+from lcjax.cli.flags import in_flags
 from lcjax.cli.last_words import LastWords
 from lcjax.cli.native_log import NativeLog
 from lcjax.cli.outputs import check_output_dir
@@ -23,10 +25,18 @@ from lcjax.cli.terminal import mute_libraries, say, show_warnings
 from lcjax.config import LlamaConfig
 from lcjax.config.run_record import as_json
 from lcjax.data import Data, check_data_paths
-from lcjax.errors import flag
+from lcjax.errors import InputError, flag
 from lcjax.leak import PackingLeak
 from lcjax.parallel.distributed import join, meeting, unmet
-from lcjax.parallel.processes import first_before_others, from_first, is_alone, require_same, together, writes_files
+from lcjax.parallel.processes import (
+    first_before_others,
+    from_first,
+    is_alone,
+    require_equal_devices,
+    require_same,
+    together,
+    writes_files,
+)
 from lcjax.plan.choosing.budget import budget_here
 from lcjax.train.arguments import RunArguments
 from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
@@ -42,6 +52,10 @@ _LOST = (
     "this process ended because another process of the run had ended or no longer answered, or because it was "
     "killed; see the output of the others, and resume with --resume-from-checkpoint latest"
 )
+
+
+# If all processes fail, each prints its own message before JAX ends it because of the others.
+_GRACE_S = 2
 
 
 def run(arguments: RunArguments) -> int:
@@ -64,6 +78,8 @@ def run(arguments: RunArguments) -> int:
         contexts.enter_context(show_warnings(console))
         stop = contexts.enter_context(StopRequest())
         try:
+            if not is_alone():
+                require_equal_devices()
             check_data_paths(arguments.data)
             if arguments.programs_dir:
                 check_output_dir("--programs-dir", arguments.programs_dir)
@@ -102,13 +118,23 @@ def run(arguments: RunArguments) -> int:
         except (PackingLeak, TrainingDiverged) as error:
             print("error:", error, file=sys.stderr)
             return 1
+        except InputError as error:
+            if is_alone():
+                raise
+            _end_at_once(in_flags(" ".join(str(error).splitlines())), 2, contexts)
         except jax.errors.JaxRuntimeError as error:
             if is_alone():
                 raise
-            print(f"error: {_LOST} ({str(error).splitlines()[0][:300]})", file=sys.stderr, flush=True)
-            contexts.close()
-            os._exit(1)  # otherwise it would wait for the others
+            _end_at_once(f"{_LOST} ({str(error).splitlines()[0][:300]})", 1, contexts)
     return EXIT_CODES[Signals[result.stopped_by]] if result.stopped_by and not result.steps else 0
+
+
+def _end_at_once(message: str, code: int, contexts: contextlib.ExitStack) -> NoReturn:
+    """Ends one of several processes. JAX would first wait for the others, and then abort."""
+    print("error:", message, file=sys.stderr, flush=True)
+    contexts.close()
+    time.sleep(_GRACE_S)
+    os._exit(code)
 
 
 def _config(arguments: RunArguments) -> LlamaConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import jax
@@ -17,6 +18,8 @@ from lcjax.plan.choosing.budget import budget_here
 from lcjax.plan.fit import pinned_at_most
 from lcjax.step import Hardware, resolve_mesh, resolved_settings
 from lcjax.train.arguments import RunArguments
+
+logger = logging.getLogger("lcjax")
 
 
 def prepare_devices(config: LlamaConfig, arguments: RunArguments) -> None:
@@ -36,7 +39,7 @@ def mesh_of(model: Llama, arguments: TrainingArguments) -> MeshShape:
       InputError: they cannot, or not as requested.
     """
     budget, of_a_host = budget_here(), jax.local_device_count() * processes_per_host()
-    return resolve_mesh(
+    mesh = resolve_mesh(
         arguments.mesh_request,
         model.config,
         Hardware(jax.device_count(), of_a_host, None if budget is None else budget.device),
@@ -45,6 +48,12 @@ def mesh_of(model: Llama, arguments: TrainingArguments) -> MeshShape:
         weights_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)),
         trains_every_weight=model.settings.lora is None,
     )
+    if model.settings.lora is None and mesh.size > 1 and not mesh.shard_axes and arguments.shard_weights == "auto":
+        logger.warning(
+            "every device has all weights and their optimizer's state, because the rows of some matrix cannot be divided; "
+            "--shard-weights layers says which"
+        )
+    return mesh
 
 
 def host_bytes_at_most(config: LlamaConfig, arguments: RunArguments, limit: int) -> int:

@@ -51,7 +51,12 @@ RUN_BY = {
 }
 # Commands that run in `make test-all` only. `make test` parses them.
 RUN_BEFORE_A_RELEASE = ("scripts/bench_train.py",)
-CODE = {"max_steps=100": "max_steps=2, eval_batches=1", "max_seq_length=8192": "max_seq_length=256", "r=16,": "r=2,"}
+CODE = {
+    "DIR_OR_HUB_ID": "smollm2",
+    "max_steps=100": "max_steps=2, eval_batches=1",
+    "max_seq_length=8192": "max_seq_length=256",
+    "r=16,": "r=2,",
+}
 
 
 @dataclasses.dataclass(frozen=True)

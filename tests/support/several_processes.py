@@ -13,19 +13,22 @@ DEVICES = 2
 
 
 def start_together(
-    arguments: Sequence[str | Path], cwd: Path, cache: Path, extra: Sequence[Sequence[str]] = ((), ())
+    arguments: Sequence[str | Path],
+    cwd: Path,
+    cache: Path,
+    extra: Sequence[Sequence[str]] = ((), ()),
+    devices: Sequence[int] = (DEVICES, DEVICES),
 ) -> list[subprocess.Popen[str]]:
     """Starts one process for each item of `extra`, which is added to its arguments."""
     address = f"127.0.0.1:{free_port()}"
-    flags = f"--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0"
     return [
         start(
             [*arguments, "--coordinator", address, "--num-processes", str(len(extra)), "--process-id", str(i), *more],
             cwd,
             cache,
-            XLA_FLAGS=flags,
+            XLA_FLAGS=f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0",
         )
-        for i, more in enumerate(extra)
+        for i, (more, count) in enumerate(zip(extra, devices, strict=True))
     ]
 
 

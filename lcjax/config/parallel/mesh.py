@@ -171,15 +171,18 @@ def choose_mesh(
     """
     data, context = request.data_parallel_size, request.context
     if data is None and context is None:
-        context = _longest_context(devices, tokens, micro_batches)
+        degrees = request.ulysses_degree or request.ring_degree
+        context = devices if degrees else _longest_context(devices, tokens, micro_batches)
     if context is None:
         context = max(1, devices // (data or 1))
     if data is None:
         data = math.gcd(max(1, devices // context), micro_batches)
+    if context > devices:
+        raise InputError(f"a context of {context} devices does not fit {devices}; use at most {devices}")
     if data * context > devices:
         raise InputError(
-            f"--data-parallel-size {data} times --context-parallel-size {context} needs {data * context} devices, "
-            f"but there are {devices}; lower one of the two"
+            f"--data-parallel-size {data} times a context of {context} needs {data * context} devices, but there are "
+            f"{devices}; lower one of the two"
         )
     if micro_batches % data:
         raise InputError(
@@ -211,8 +214,8 @@ def _heads(request: MeshRequest, context: int, devices_per_host: int, query_head
     heads = given if request.ulysses_degree else context // given
     if not divides_heads(heads, query_heads, kv_heads):
         raise InputError(
-            f"{flag(name)} {given} exchanges tokens for heads over {heads} devices, which do not divide "
-            f"{query_heads} query heads in {kv_heads} groups; use --ring-degree {context}"
+            f"{flag(name)} {given}: {query_heads} query heads with {kv_heads} key/value heads cannot be divided between "
+            f"{heads} devices; use --ring-degree {context} instead of it"
         )
     return heads
 

@@ -23,6 +23,8 @@ def how_to_resume(arguments: TrainingArguments, data: Sequence[str | Path], outp
         return _call(arguments, data, output_dir, step)
     if not step:
         return "the same command"
+    if arguments.num_processes:
+        return "the same command in every process, with --resume-from-checkpoint latest"
     programs = f" --programs-dir {shlex.quote(str(arguments.programs_dir))}" if arguments.programs_dir else ""
     return (
         f"python -m lcjax.train --output-dir {shlex.quote(str(output_dir))} --resume-from-checkpoint latest{programs}"

@@ -56,7 +56,9 @@ def _devices(settings: ModelSettings) -> list[str]:
         return []
     local = mesh.local_tokens(settings.max_seq_length)
     weights = f"weights cut over {mesh.shards}" if mesh.shard_axes else "all weights on each"
-    return [f"{mesh.size} devices: {mesh.describe()}, {local:,} tokens of a row each, {weights}"]
+    others = jax.device_count() - mesh.size
+    number = f"{mesh.size} devices" if not others else f"{mesh.size} of {jax.device_count()} devices"
+    return [f"{number}: {mesh.describe()}, {local:,} tokens of a row each, {weights}"]
 
 
 def _parameters(model: Llama) -> int:

@@ -35,6 +35,7 @@ def mesh(devices: int, tokens: int, micro_batches: int = 1, *, hosts: int = 1, h
         # 4 key/value heads: each is on two of 8 devices.
         (mesh(8, 1_048_576, heads=(32, 4)), MeshShape(1, 1, 8)),
         (mesh(8, 1_048_576, ring_degree=2), MeshShape(1, 2, 4)),
+        (mesh(8, 2048, 4, ring_degree=8), MeshShape(1, 8, 1)),
         (mesh(8, 1_048_576, ulysses_degree=2), MeshShape(1, 4, 2)),
         (mesh(8, 65_536, 3, context_parallel_size=2), MeshShape(1, 1, 2)),
         (mesh(8, 65_536, 4, data_parallel_size=2), MeshShape(2, 1, 4)),
@@ -48,12 +49,17 @@ def test_what_is_chosen(found, expected):
     ("arguments", "requested", "message"),
     [
         ((8, 1001), {}, r"sequences of 1,001 tokens do not divide into 8 equal parts .*; use --max-seq-length 1008"),
-        ((8, 2048), {"context_parallel_size": 16}, "needs 16 devices, but there are 8; lower one of the two"),
+        ((8, 2048), {"context_parallel_size": 16}, "a context of 16 devices does not fit 8; use at most 8"),
+        ((8, 2048, 4), {"data_parallel_size": 4, "context_parallel_size": 4}, "needs 16 devices, but there are 8"),
         ((8, 2048), {"data_parallel_size": 8}, "does not divide --gradient-accumulation-steps 1; use .*-steps 8"),
         ((8, 2048), {"context_parallel_size": 8, "ring_degree": 3}, "--ring-degree 3 does not divide"),
         ((8, 2048), {"context_parallel_size": 8, "ring_degree": 2, "ulysses_degree": 2}, "2 times --ring-degree 2 is"),
         ((8, 2048), {"ulysses_degree": 3}, "--ulysses-degree 3 does not divide a context of 8 devices"),
-        ((6, 6144), {"ulysses_degree": 6}, "do not divide 32 query heads in 8 groups; use --ring-degree 6"),
+        (
+            (6, 6144),
+            {"ulysses_degree": 6},
+            "32 query heads with 8 key/value heads cannot be divided between 6 devices; use --ring-",
+        ),
         ((8, 2048), {"context_parallel_size": 0}, "--context-parallel-size 0 is out of range"),
         ((8, 2048), {"shard_weights": "all"}, "--shard-weights='all' is unknown"),
     ],

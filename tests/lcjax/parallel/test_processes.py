@@ -86,6 +86,14 @@ def test_processes_with_different_flags_refuse_to_start(arguments, tmp_path, cac
         )
 
 
+def test_processes_with_different_numbers_of_devices_refuse_to_start(arguments, tmp_path, cache):
+    processes = start_together([*arguments, "--output-dir", "run"], tmp_path, cache, devices=(2, 1))
+    for code, output in map(finish, processes):
+        assert code == 2
+        assert "error: process 0 has 2 devices and process 1 has 1; all processes of a run need as many" in output
+        assert "stack trace" not in output
+
+
 def test_a_coordinator_that_does_not_answer():
     program = (
         "import lcjax.parallel.distributed as d; from lcjax.config.parallel.cluster import Cluster; "
