@@ -65,6 +65,11 @@ def compiled(folder: Path, options, head_dim: int, dtype: str, with_documents: b
     return dict(zip(("forward", "backward"), sorted(kernels, key=lambda kernel: kernel.products), strict=True))
 
 
+# In the branch that evaluates the mask, which a few blocks of each row take. That of a window has
+# two comparisons for each pair; it is known to spill, and a limit so that it does not spill more.
+SPILLS_OF_MASKS = {"documents": 2, "window": 15}
+
+
 def examined(path: Path) -> Kernel:
     module, cubin = path.read_text(encoding="utf-8"), path.with_suffix(".cubin")
     report = toolchain.assemble(path, cubin, architecture=ptx.target(module))
@@ -96,5 +101,5 @@ def test_registers_are_sufficient(name, dumps):
         assert kernel.spilled <= budget, kernels
     assert kernels["forward"].products >= 16
     assert kernels["backward"].products >= 32
-    # With documents, there are two in the branch that evaluates the mask.
-    assert kernels["forward"].spills_in_main_loop <= 2 * ("documents" in name), kernels
+    [allowed] = [count for words, count in SPILLS_OF_MASKS.items() if words in name] or [0]
+    assert kernels["forward"].spills_in_main_loop <= allowed, kernels
