@@ -156,7 +156,7 @@ class TrainingArguments:
     @property
     def mesh_request(self) -> MeshRequest:
         """How the work is to be divided over devices."""
-        return MeshRequest(**{field.name: getattr(self, field.name) for field in dataclasses.fields(MeshRequest)})
+        return MeshRequest.of(self)
 
     def number_of_steps(self, rows: int) -> int:
         """max_steps, or the number of steps in num_train_epochs passes over `rows` rows.

@@ -1,8 +1,8 @@
 """The processes of a run: which one writes files, and how they agree.
 
 Every process computes the same, each on its own devices. What happens outside of the devices, such
-as an error in reading a file, happens in one process only, and the others must be told. Otherwise
-they would wait for it in the next collective operation.
+as an error in reading a file, happens in one process only, and the others must learn of it.
+Otherwise they would wait for it in the next collective operation.
 """
 
 from __future__ import annotations

@@ -59,13 +59,7 @@ def workload_of(arguments: PlanArguments) -> Workload:
         optimizer_memory=arguments.optimizer_memory,
         gpus=arguments.gpus,
         hosts=arguments.hosts,
-        mesh=MeshRequest(
-            arguments.context_parallel_size,
-            arguments.data_parallel_size,
-            arguments.ulysses_degree,
-            arguments.ring_degree,
-            arguments.shard_weights,
-        ),
+        mesh=MeshRequest.of(arguments),
     )
 
 

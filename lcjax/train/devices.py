@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.config.parallel.mesh import MeshShape
 from lcjax.config.training import TrainingArguments
+from lcjax.errors import InputError
 from lcjax.memory.allocators import pinnable_bytes, raise_limits, visible_gpus
 from lcjax.model import Llama
-from lcjax.parallel.processes import processes_per_host
+from lcjax.parallel.processes import is_alone, processes_per_host
 from lcjax.plan.choosing.budget import budget_here
 from lcjax.plan.fit import pinned_at_most
 from lcjax.step import Hardware, resolve_mesh, resolved_settings
@@ -48,6 +49,11 @@ def mesh_of(model: Llama, arguments: TrainingArguments) -> MeshShape:
         weights_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)),
         trains_every_weight=model.settings.lora is None,
     )
+    if mesh.size < jax.device_count() and not is_alone():
+        raise InputError(
+            f"the run would use {mesh.size} of the {jax.device_count()} devices of its processes; give "
+            f"--context-parallel-size {jax.device_count()}, or start fewer processes"
+        )
     if model.settings.lora is None and mesh.size > 1 and not mesh.shard_axes and arguments.shard_weights == "auto":
         logger.warning(
             "every device has all weights and their optimizer's state, because the rows of some matrix cannot be divided; "

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 from lcjax.errors import InputError, flag, unknown
 
@@ -136,6 +137,11 @@ class MeshRequest:
                 raise InputError(
                     f"{flag(name)} {given[name]} does not divide --context-parallel-size {context}; omit one"
                 )
+
+    @classmethod
+    def of(cls, arguments: Any) -> MeshRequest:
+        """From a command's arguments, which have fields of the same names."""
+        return cls(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(cls)})
 
     @property
     def context(self) -> int | None:

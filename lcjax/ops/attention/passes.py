@@ -18,6 +18,7 @@ from lcjax.config.families import AttentionView
 from lcjax.errors import InputError
 from lcjax.ops.attention.backend import Backend, Gradients
 from lcjax.ops.attention.call import AttentionCall
+from lcjax.ops.attention.masks import Mask
 from lcjax.ops.attention.registry import backend_of, choose_backend
 
 
@@ -91,18 +92,24 @@ def backend_with_passes(implementation: str) -> Backend:
     return backend
 
 
-def layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView) -> AttentionCall:
-    """A layer's attention over whole sequences: causal, within segments, and limited by `sees`."""
+def layer_call(
+    q_BTHD, k_BSKD, v_BSKD, segment_ids_BT, sees: AttentionView, *, key_segments_BS=None, mask: Mask | None = None
+) -> AttentionCall:
+    """A layer's attention: causal, within segments, and limited by `sees`.
+
+    It is over whole sequences. For some of the keys, `key_segments_BS` are their segment ids, and
+    `mask` takes the place of the causal mask and of the window.
+    """
     return AttentionCall.checked(
         q_BTHD,
-        k_BTKD,
-        v_BTKD,
-        causal=True,
-        window=sees.window,
+        k_BSKD,
+        v_BSKD,
+        causal=mask is None,
+        window=sees.window if mask is None else None,
         query_segments_BT=segment_ids_BT,
-        key_segments_BS=segment_ids_BT,
+        key_segments_BS=segment_ids_BT if key_segments_BS is None else key_segments_BS,
         query_offset=None,
-        mask_mod=None,
+        mask_mod=mask,
         score_mod=None,
         soft_cap=sees.soft_cap,
         sinks_H=None,

@@ -28,6 +28,7 @@ from lcjax.errors import InputError
 from lcjax.ops.attention.backend import Backend, Gradients
 from lcjax.ops.attention.call import AttentionCall
 from lcjax.ops.attention.parallel.pieces import Pieces
+from lcjax.ops.attention.passes import layer_call
 from lcjax.ops.residuals import ATTENTION_LSE, ATTENTION_OUTPUT, name_residual
 
 
@@ -118,22 +119,7 @@ class Ring:
         here, piece = lax.axis_index(RING), q_BtHD.shape[1] // 2
         source = (here - step) % self.devices
         mask = Pieces(self._starts(here, piece), self._starts(source, piece), piece, piece, sees.window)
-        return AttentionCall.checked(
-            q_BtHD,
-            keys.k,
-            keys.v,
-            causal=False,
-            window=None,
-            query_segments_BT=ids_Bt,
-            key_segments_BS=keys.ids,
-            query_offset=None,
-            mask_mod=mask,
-            score_mod=None,
-            soft_cap=sees.soft_cap,
-            sinks_H=None,
-            scale=sees.scale,
-            return_lse=False,
-        )
+        return layer_call(q_BtHD, keys.k, keys.v, ids_Bt, sees, key_segments_BS=keys.ids, mask=mask)
 
     def _starts(self, device: jax.Array, piece: int) -> jax.Array:
         """Where the two pieces of a device start in the sequence."""
