@@ -2,12 +2,13 @@
 
     python scripts/bench_step.py --lengths 16384 32768 --settings "full none" "offload tile=8192"
     python scripts/bench_step.py --lengths 16384 --quantize none --peft  # and transformers + PEFT
+    python scripts/bench_step.py --lengths 131072 --meshes 1x1x1 1x1x2  # one and two GPUs
 
-The weights are random, and the batch is one sequence. Every row of the table runs in a separate
-process, so that peak memory is measured for that row alone, and running out of memory does not
-affect the other rows. A row shows the seconds of the fastest step, tokens per second, model FLOPs
-as a fraction of the GPU's peak (MFU), peak and predicted device memory in GiB, and pinned host
-memory in GiB. With --ahead, the next rows are traced while one is timed. They are compiled only
+The weights are random, and the batch is one sequence for each part of the mesh along `data`. Every
+row of the table runs in a separate process, so that peak memory is measured for that row alone, and
+running out of memory does not affect the other rows. A row shows the seconds of the fastest step,
+tokens per second, model FLOPs as a fraction of the GPUs' peak (MFU), peak and predicted memory of
+one device in GiB, and pinned host memory in GiB for each device. With --ahead, the next rows are traced while one is timed. They are compiled only
 when they have the device to themselves, because XLA runs algorithms on the device to choose one.
 """
 
@@ -43,6 +44,8 @@ class Bench(Shape):
     """Combine every setting with each of these, instead of with --quantize."""
     attentions: tuple[str, ...] = ()
     """Combine every setting with each of these implementations, instead of with --attention."""
+    meshes: tuple[str, ...] = ()
+    """Combine every setting with each of these meshes, instead of with --mesh."""
     ahead: int = 0
     """Number of rows that are traced while another is timed. Each uses 0.5 GiB of the device."""
     steps: int = 2
@@ -58,7 +61,7 @@ class Bench(Shape):
 def main(argv: list[str] | None = None) -> int:
     bench = tyro.cli(Bench, args=argv, description=__doc__)
     print(*(f"{name} {version(name)}" for name in ("jax", "flax", "optax")), flush=True)
-    rows = rows_of(bench, bench.lengths, bench.settings, bench.quantizations, bench.attentions, peft=bench.peft)
+    rows = rows_of(bench, bench.lengths, bench.settings, bench.quantizations, bench.attentions, bench.meshes, peft=bench.peft)
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {
             # Reuse the algorithms that XLA chose in an earlier process.

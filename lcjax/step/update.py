@@ -113,7 +113,7 @@ def jit_train_step(
     if in_fixed_order and (platform or jax.default_backend()) != "cpu":
         options |= IN_FIXED_ORDER
     if settings.execution.mesh.ring > 1 and (platform or jax.default_backend()) == "gpu":
-        options |= _WITH_RING
+        options |= WITH_RING
     return jax.jit(step, donate_argnums=0, compiler_options=options)
 
 
@@ -146,7 +146,7 @@ def jit_token_scores(devices: Devices = ON_ONE) -> jax.stages.Wrapped:
 _WITH_OFFLOAD = {"xla_disable_hlo_passes": "rematerialization", "xla_gpu_enable_command_buffer": ""}
 
 # By default only one of several exchanges along a ring runs at the same time as a kernel.
-_WITH_RING = {"xla_gpu_experimental_parallel_collective_overlap_limit": 4}
+WITH_RING = {"xla_gpu_experimental_parallel_collective_overlap_limit": 4}
 
 # The gradient of an embedding is a sum for each token, and cuDNN's gradient of the queries is a sum
 # over blocks of keys. A GPU would compute both with atomic additions, in any order. Matrix products

@@ -1,18 +1,24 @@
-"""The step of `lcjax.train`, with random weights that are created on the device."""
+"""The step of `lcjax.train`, with random weights that are created on the devices."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
 
 from lcjax import step
+from lcjax.config.parallel.mesh import MeshShape
 from lcjax.config.presets import resolve_config
+from lcjax.parallel.devices import WHOLE, Devices
 from lcjax.parallel.placement import on_one
+from lcjax.parallel.weights import divided
 from lcjax.plan.compiling.aot import abstract
 from lcjax.plan.compiling.compile import LoweredStep, lower_step
 from lcjax.plan.compiling.memory import Memory
@@ -32,6 +38,7 @@ class TracedStep:
     """A step traced for the present device. It uses no device memory yet."""
 
     step: LoweredStep
+    devices: Devices
     trace_seconds: float
 
     def compile(self) -> CompiledStep:
@@ -39,7 +46,7 @@ class TracedStep:
         began = time.perf_counter()
         executable = self.step.lowered.compile()
         seconds = time.perf_counter() - began
-        return CompiledStep(self.step, executable, self.step.memory(executable), seconds)
+        return CompiledStep(self.step, self.devices, executable, self.step.memory(executable), seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +54,7 @@ class CompiledStep:
     """A compiled step. `planned` is the memory that the compiler reports."""
 
     step: LoweredStep
+    devices: Devices
     executable: jax.stages.Compiled
     planned: Memory
     compile_seconds: float
@@ -56,14 +64,14 @@ class CompiledStep:
 
         Returns a function that takes a step and returns its loss.
         """
-        run, settings = self.step.run, self.step.settings
-        program = run.program(jax.tree.map(_random, run.params), settings, MAX_STEPS)
-        state = step.init_state(program.optimizer, program.trainable, 0)
+        run, settings, devices = self.step.run, self.step.settings, self.devices
+        weights = jax.tree.map_with_path(functools.partial(_random, devices.shape), run.params)
+        program = run.program(weights, settings, MAX_STEPS)
+        del weights
+        state = devices.distribute(step.init_state(program.optimizer, program.trainable, 0))
         frozen = program.frozen
         del program  # otherwise the trained weights would exist twice: here and in the state
-        positions = jnp.arange(settings.max_seq_length, dtype="int32")[None, None]
-        ids = positions * 7919 % run.config.vocab_size
-        batch = dict(zip(step.BATCH_KEYS, (ids, ids, positions, positions * 0), strict=True))
+        batch = devices.divide_step(_batch(devices.shape.data, settings.max_seq_length, run.config.vocab_size))
 
         def one_step() -> float:
             nonlocal state
@@ -94,6 +102,8 @@ def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedSte
         optimizer_memory=shape.optimizer_memory,
         lora_r=shape.lora_r or RunArguments.lora_r,
         full_finetuning=not shape.lora_r,
+        gradient_accumulation_steps=shape.mesh_shape.data,
+        **dataclasses.asdict(shape.mesh_request),
     )
     # Must come first, because the code below initializes JAX's devices.
     prepare_devices(config, arguments)
@@ -101,19 +111,37 @@ def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedSte
     settings = resolved_settings(
         arguments.execution_request, config, jnp.bfloat16, tokens, lora=lora, one_document_a_row=True
     )
-    params = abstract(abstract_params(config, lora, quantize), on_one(jax.devices()[0]))
+    params = abstract_params(config, lora, quantize)
+    mesh = step.resolve_mesh(
+        arguments.mesh_request,
+        config,
+        step.Hardware(jax.device_count(), jax.local_device_count()),
+        max_seq_length=tokens,
+        micro_batches=arguments.gradient_accumulation_steps,
+        weights_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)),
+        trains_every_weight=lora is None,
+    )
+    devices, settings = Devices.of(mesh), step.with_mesh(settings, mesh)
+    params = abstract(params, on_one(jax.devices()[0]) if devices.mesh is None else NamedSharding(devices.mesh, WHOLE))
     began = time.perf_counter()
     lowered = lower_step(Run.here(config, params, arguments, lora), settings, MAX_STEPS)
-    return TracedStep(lowered, time.perf_counter() - began)
+    return TracedStep(lowered, devices, time.perf_counter() - began)
 
 
 def peak_bytes() -> int:
-    """Returns the peak device memory of this process."""
-    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    """Returns the largest peak of a device's memory in this process."""
+    return max((device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices())
 
 
-def _random(leaf: Any) -> Any:
-    """Returns values with the shape and dtype of a weight, created on the device."""
+def _batch(rows: int, tokens: int, vocab_size: int) -> dict[str, np.ndarray]:
+    """Arrays [rows, 1, tokens] of a step, one document in each row."""
+    positions = np.broadcast_to(np.arange(tokens, dtype=np.int32), (rows, 1, tokens))
+    ids = (positions.astype(np.int64) * 7919 % vocab_size).astype(np.int32)
+    return dict(zip(step.BATCH_KEYS, (ids, ids, positions, positions * 0), strict=True))
+
+
+def _random(mesh: MeshShape, path: Any, leaf: Any) -> Any:
+    """Returns values with the shape and dtype of a weight, created on the devices of `mesh`."""
 
     def make():
         bits = jax.lax.iota(jnp.uint32, leaf.size) * jnp.uint32(2654435761) >> 8
@@ -121,4 +149,4 @@ def _random(leaf: Any) -> Any:
             return (bits & 0xFF).astype(jnp.uint8).reshape(leaf.shape)
         return ((bits.astype(jnp.float32) / 2**23 - 1) * 0.03).astype(leaf.dtype).reshape(leaf.shape)
 
-    return jax.jit(make)()
+    return jax.jit(make, out_shardings=divided(leaf.sharding, mesh, path, leaf))()

@@ -13,7 +13,7 @@ from lcjax_scripts.bench.steps.shape import Shape
 GIB = 2**30
 
 COLUMNS = (
-    *("device", "jax", "implementation", "tokens", "policy", "memory", "quantize", "lora_r", "optimizer_memory"),
+    *("device", "jax", "implementation", "tokens", "policy", "memory", "quantize", "lora_r", "optimizer_memory", "mesh"),
     *("attention", "compile_seconds", "seconds", "tokens_per_second", "mfu", "peak_bytes", "planned_bytes"),
     *("host_bytes", "loss", "error"),
 )
@@ -27,29 +27,30 @@ def rows_of(
     settings: Sequence[str],
     quantizations: Sequence[str] = (),
     attentions: Sequence[str] = (),
+    meshes: Sequence[str] = (),
     *,
     peft: bool = False,
 ) -> Iterator[Row]:
     """Yields every length with every combination of settings, followed by PEFT if `peft`.
 
     Args:
-      shape: the model; its quantization and attention are used if none are given.
+      shape: the model; its quantization and attention are used if none are given, and its mesh.
       lengths: tokens of the sequence.
       settings: pairs of gradient checkpointing and `--memory`, separated by a space.
     """
     for tokens in lengths:
-        for quantize, attention, setting in itertools.product(
-            quantizations or (shape.quantize,), attentions or (shape.attention,), settings
+        for quantize, attention, setting, mesh in itertools.product(
+            quantizations or (shape.quantize,), attentions or (shape.attention,), settings, meshes or (shape.mesh,)
         ):
             policy, _, memory = setting.partition(" ")
-            yield _row("lcjax", tokens, policy, memory or "auto", quantize, attention)
+            yield _row("lcjax", tokens, policy, memory or "auto", quantize, attention, mesh)
         if peft:
-            yield _row("peft", tokens, "full", "none", "none", "sdpa")
+            yield _row("peft", tokens, "full", "none", "none", "sdpa", "1x1x1")
 
 
 def line_of(result: Row) -> str:
     """Returns a measured row as a line of text."""
-    kind = f"{result['quantize']:4} {result['attention']:6}"
+    kind = f"{result['quantize']:4} {result['attention']:6} {result['mesh']}"
     name = f"{result['implementation']:5} {result['tokens']:>7,}  {kind}  {result['policy']:12} {result['memory']:40}"
     if "error" in result:
         return f"{name} {result['error']}"
@@ -70,7 +71,7 @@ def append_csv(path: Path, result: Row) -> None:
         writer.writerow(result)
 
 
-def _row(implementation: str, tokens: int, policy: str, memory: str, quantize: str, attention: str) -> Row:
+def _row(implementation: str, tokens: int, policy: str, memory: str, quantize: str, attention: str, mesh: str) -> Row:
     return {
         "implementation": implementation,
         "tokens": tokens,
@@ -78,4 +79,5 @@ def _row(implementation: str, tokens: int, policy: str, memory: str, quantize: s
         "memory": memory,
         "quantize": quantize,
         "attention": attention,
+        "mesh": mesh,
     }

@@ -19,7 +19,8 @@ from lcjax_scripts.bench.steps.shape import Shape
 def command_of(shape: Shape, row: Mapping[str, Any], steps: int) -> list[str]:
     """Returns the command line of the process that measures a row."""
     attention = "auto" if row["implementation"] == "peft" else row["attention"]
-    of_row = Shape(shape.model, row["quantize"], attention, shape.lora_r, shape.optimizer_memory)
+    of_all = {field.name: getattr(shape, field.name) for field in dataclasses.fields(Shape)}
+    of_row = Shape(**of_all | {"quantize": row["quantize"], "attention": attention, "mesh": row["mesh"]})
     arguments = [json.dumps(dataclasses.asdict(of_row)), json.dumps(dict(row)), str(steps)]
     return [sys.executable, "-m", "lcjax_scripts.bench.steps.worker", *arguments]
 
@@ -85,13 +86,14 @@ def timed(one_step: Callable[[], float], steps: int) -> tuple[list[float], float
 
 
 def rates(shape: Shape, tokens: int, seconds: float) -> dict[str, float]:
-    """Returns tokens per second, and model FLOPs as a fraction of an H100's peak."""
+    """Returns tokens per second of all GPUs, and model FLOPs as a fraction of H100s' peak."""
     from lcjax.config.presets import resolve_config
     from lcjax.plan.choosing.flops import PEAK_BF16_TFLOPS, step_flops
 
-    flops = step_flops(resolve_config(shape.model), tokens, shape.lora_r).total
-    mfu = flops / seconds / (PEAK_BF16_TFLOPS["h100-80gb"] * 1e12)
-    return {"seconds": seconds, "tokens_per_second": tokens / seconds, "mfu": mfu}
+    rows, gpus = shape.mesh_shape.data, shape.mesh_shape.size
+    flops = rows * step_flops(resolve_config(shape.model), tokens, shape.lora_r).total
+    mfu = flops / seconds / (gpus * PEAK_BF16_TFLOPS["h100-80gb"] * 1e12)
+    return {"seconds": seconds, "tokens_per_second": rows * tokens / seconds, "mfu": mfu}
 
 
 if __name__ == "__main__":
