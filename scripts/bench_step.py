@@ -8,8 +8,9 @@ The weights are random, and the batch is one sequence for each part of the mesh 
 row of the table runs in a separate process, so that peak memory is measured for that row alone, and
 running out of memory does not affect the other rows. A row shows the seconds of the fastest step,
 tokens per second, model FLOPs as a fraction of the GPUs' peak (MFU), peak and predicted memory of
-one device in GiB, and pinned host memory in GiB for each device. With --ahead, the next rows are traced while one is timed. They are compiled only
-when they have the device to themselves, because XLA runs algorithms on the device to choose one.
+one device in GiB, and pinned host memory in GiB for each device. With --ahead, the next rows are
+traced while one is timed. They are compiled only when they have the device to themselves, because
+XLA runs algorithms on the device to choose one.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class Bench(Shape):
 def main(argv: list[str] | None = None) -> int:
     bench = tyro.cli(Bench, args=argv, description=__doc__)
     print(*(f"{name} {version(name)}" for name in ("jax", "flax", "optax")), flush=True)
-    rows = rows_of(bench, bench.lengths, bench.settings, bench.quantizations, bench.attentions, bench.meshes, peft=bench.peft)
+    rows = rows_of(
+        bench, bench.lengths, bench.settings, bench.quantizations, bench.attentions, bench.meshes, peft=bench.peft
+    )
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {
             # Reuse the algorithms that XLA chose in an earlier process.

@@ -107,7 +107,7 @@ def attention_backward(
         program,
         q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHP, delta_BHP, *operands, counts,
         name="mosaic_attention_backward",
-        grid={"heads": batch * kv_heads // together, "key_block": view.key_blocks, "head": together},
+        grid={"head_set": batch * kv_heads // together, "key_block": view.key_blocks, "head": together},
         outputs=[
             jax.ShapeDtypeStruct(k_BSKD.shape, dtype),
             jax.ShapeDtypeStruct(v_BSKD.shape, dtype),
@@ -154,9 +154,9 @@ class _Program:
         self.ds_written, self.dq_written, self.dq_free, self.q_free, self.dout_free = launch.named_barriers(
             (1, COMPUTING, 0), (_DQ_BUFFERS, *both), (_DQ_BUFFERS, *both), (_STAGES, *both), (_STAGES, *both)
         )
-        heads, self.block, head = (lax.axis_index(name) for name in ("heads", "key_block", "head"))
+        head_set, self.block, head = (lax.axis_index(name) for name in ("head_set", "key_block", "head"))
         sets = static.heads // static.group // static.together
-        self.b, self.kv_head = quotient(heads, sets), remainder(heads, sets) * static.together + head
+        self.b, self.kv_head = quotient(head_set, sets), remainder(head_set, sets) * static.together + head
         self.first_key = self.block * KEY_BLOCK
         self.ends = self.seen.ends_of_keys(self.b, self.block)
         self.steps = (self.ends.last - self.ends.first) * static.group

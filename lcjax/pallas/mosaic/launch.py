@@ -74,7 +74,8 @@ def launch(
 
     Args:
       arguments: arrays, or references of `jax.new_ref`, which the program may write to.
-      grid: sizes of the axes by name, the slowest first, as in C; programs start in this order.
+      grid: sizes of the axes by name, the slowest first, as in C; programs start in this order. A
+        name must not be an axis of the mesh of devices: the compiler would take the device's index.
       copying_warps: how many warps of the last warpgroup have work.
       computing: how many warpgroups compute.
     """
@@ -85,6 +86,7 @@ def launch(
 
         pl.run_scoped(with_scratch, *scratch.values(), collective_axes="warpgroup")
 
+    assert not set(grid) & set(jax.sharding.get_abstract_mesh().axis_names), f"{[*grid]} are axes of devices, too"
     # `plgpu.kernel` is this with a custom_vmap around it, through which JAX 0.10 cannot pass a
     # reference.
     warpgroups = computing + (copying_warps if is_interpreted() else 1)

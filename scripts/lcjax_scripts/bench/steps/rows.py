@@ -13,8 +13,8 @@ from lcjax_scripts.bench.steps.shape import Shape
 GIB = 2**30
 
 COLUMNS = (
-    *("device", "jax", "implementation", "tokens", "policy", "memory", "quantize", "lora_r", "optimizer_memory", "mesh"),
-    *("attention", "compile_seconds", "seconds", "tokens_per_second", "mfu", "peak_bytes", "planned_bytes"),
+    *("device", "jax", "implementation", "tokens", "policy", "memory", "quantize", "lora_r", "optimizer_memory"),
+    *("mesh", "attention", "compile_seconds", "seconds", "tokens_per_second", "mfu", "peak_bytes", "planned_bytes"),
     *("host_bytes", "loss", "error"),
 )
 

@@ -7,11 +7,15 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from lcjax import ops
+from lcjax.config.parallel.mesh import HEADS, MeshShape
 from lcjax.errors import InputError
 from lcjax.ops.attention.registry import backend_of, default_implementation, takes_segments
+from lcjax.pallas.mosaic import launch
 from lcjax.pallas.mosaic.attention_backward import KEY_BLOCK, heads_together
+from lcjax.parallel.devices import Devices
 from lcjax.plan.compiling.aot import abstract, gpu_sharding, lowering_for
 
 INSTEAD = "use attention='pallas' or attention='xla'"
@@ -79,3 +83,29 @@ def test_what_it_supports(gpu):
 )
 def test_as_many_heads_start_together_as_fill_the_gpu_twice(tokens, kv_heads, together):
     assert heads_together(tokens // KEY_BLOCK, kv_heads) == together
+
+
+def test_no_axis_of_the_grid_is_an_axis_of_the_devices():
+    """Inside shard_map a kernel would take the device's index along the axis for its own.
+
+    `launch` compares the names where the kernels are traced.
+    """
+    shape = MeshShape(heads=2)
+    sharding = gpu_sharding("h100-80gb", 2, 1, shape)
+    devices, of_heads = Devices(shape, sharding.mesh), P(None, None, HEADS)
+
+    def gradient(q, k):
+        return jax.grad(lambda q: ops.attention(q, k, k, implementation="mosaic").astype(jnp.float32).sum())(q)
+
+    q, k = (jax.ShapeDtypeStruct((1, 256, heads, 128), jnp.bfloat16) for heads in (8, 4))
+    with lowering_for(sharding):
+        jax.jit(devices.over(gradient, of_heads, of_heads)).trace(*abstract((q, k), sharding))
+    with pytest.raises(AssertionError, match="axes of devices"):
+        jax.eval_shape(devices.over(launched_over_heads, P(), P()), q)
+
+
+def launched_over_heads(x):
+    out = jax.ShapeDtypeStruct((8,), jnp.float32)
+    return launch.launch(
+        lambda *refs: None, x, name="test", grid={HEADS: 2}, outputs=[out], scratch={}, copying_warps=1
+    )
