@@ -21,6 +21,7 @@ from lcjax.errors import InputError
 from lcjax.model import Llama, lora
 from lcjax.model.params import TensorName
 from lcjax.ops.attention.registry import check_implementation
+from lcjax.parallel.devices import ON_ONE, Devices
 from lcjax.step import resolved_settings, with_request
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def from_pretrained(
     rope_theta: float | None = None,
     embeddings_on_host: bool = False,
     loss_chunk: int | None = None,
+    devices: Devices = ON_ONE,
 ) -> tuple[Llama, PreTrainedTokenizerFast]:
     """Loads a model and its tokenizer.
 
@@ -64,6 +66,8 @@ def from_pretrained(
         them, until they are needed. `memory` may request this as well.
       loss_chunk: number of tokens whose logits exist at a time during training; None means as many
         as fill 32 to 128 MiB.
+      devices: that get the weights, or each a part of them, see `lcjax.parallel.devices`; by
+        default the first device alone. `lcjax.train` distributes them itself if they are on one.
 
     Returns:
       (model, tokenizer): a `lcjax.model.Llama` and a transformers `PreTrainedTokenizerFast`.
@@ -91,7 +95,7 @@ def from_pretrained(
         generation_config=weights.read_generation_config(source),
     )
     left = embeddings_on_host or (isinstance(memory, MemorySettings) and memory.embeddings_on_host)
-    params = checkpoint.load(jax_dtype, quantize, embeddings_on_host=left)
+    params = checkpoint.load(jax_dtype, quantize, embeddings_on_host=left, devices=devices)
     return Llama(config, params, settings), tokenizer
 
 

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from lcjax.config.parallel.mesh import AXES, CONTEXT, DATA, ONE_DEVICE, MeshShape
+from lcjax.parallel.loading import Destination
 from lcjax.parallel.weights import spec_of
 
 Arrays = dict[str, Any]
@@ -68,10 +69,23 @@ class Devices:
             return function
         return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
+    def destination(self, path: Sequence[str], array: jax.ShapeDtypeStruct, *, on_host: bool = False) -> Destination:
+        """Where a parameter goes that is read from a file; to pinned host memory with `on_host`."""
+        return Destination.of(self.shape, self.mesh, path, array, on_host=on_host)
+
+    @property
+    def cut_between_processes(self) -> bool:
+        """Whether processes have different rows of the weights.
+
+        The devices of a process are adjacent, so with enough of them they have all rows.
+        """
+        return self.mesh is not None and self.shape.shards > len(self.mesh.local_devices)
+
     def distribute(self, tree: Tree) -> Tree:
         """Parameters, or the state of a step, on the devices: each has its part of every array.
 
-        Each array stays in the kind of memory where it is.
+        Each array stays in the kind of memory where it is. Arrays that are there already are not
+        copied.
         """
         if self.mesh is None:
             return tree
@@ -80,6 +94,8 @@ class Devices:
         def place(path: Any, leaf: jax.Array) -> jax.Array:
             kind = leaf.sharding.memory_kind
             sharding = NamedSharding(mesh, spec_of(self.shape, path, leaf), memory_kind=kind)
+            if leaf.sharding == sharding:
+                return leaf
             if leaf.sharding.device_set == set(mesh.devices.flat):
                 return jax.device_put(leaf, sharding)
             # Every process has all of the array, and copies to its own devices what they need.

@@ -2,7 +2,8 @@
 
 Every process computes the same, each on its own devices. What happens outside of the devices, such
 as an error in reading a file, happens in one process only, and the others must learn of it.
-Otherwise they would wait for it in the next collective operation.
+Otherwise they would wait for it in the next collective operation. So every exchange of values also
+carries the error of a process that has none to send.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from lcjax.errors import InputError
 T = TypeVar("T")
 
 
+class AgreedError(InputError):
+    """An error that all processes have raised, or are about to raise."""
+
+
 def is_alone() -> bool:
     """Whether this process is the only one of its run."""
     return not jax.distributed.is_initialized()
@@ -32,19 +37,12 @@ def writes_files() -> bool:
     return is_alone() or jax.process_index() == 0
 
 
-def require_equal_devices() -> None:
-    """Checks that all processes have as many devices; call it before they first exchange anything.
+def leave_together() -> None:
+    """Ends the connection of the processes, when all of them have raised an `AgreedError`.
 
-    Raises:
-      InputError: they do not. All processes raise it.
+    Otherwise JAX would abort those that have not yet printed it when the first one ends.
     """
-    counts = sorted(Counter(device.process_index for device in jax.devices()).items())
-    for process, count in counts:
-        if count != counts[0][1]:
-            raise InputError(
-                f"process 0 has {counts[0][1]} devices and process {process} has {count}; all processes of a run need "
-                "as many, see CUDA_VISIBLE_DEVICES"
-            )
+    jax.distributed.shutdown()
 
 
 def processes_per_host() -> int:
@@ -69,24 +67,27 @@ def first_before_others(function: Callable[[], T]) -> T:
 def together(function: Callable[[], T]) -> T:
     """The result of `function` in this process, if it succeeds in all processes.
 
+    `function` may exchange values with the other processes itself. If it fails in one process, the
+    others learn of it where they next exchange something.
+
     Raises:
-      InputError: that of this process, or else one with the message of the first process in which
-        it failed.
+      InputError: with the message of the first process in which it failed.
+      Exception: what it has raised in this process.
     """
     if is_alone():
         return function()
-    result, failure = None, None
     try:
         result = function()
+    except (AgreedError, jax.errors.JaxRuntimeError):  # the second one if another process has ended
+        raise
     except InputError as error:
-        failure = error
-    messages = _exchange(None if failure is None else str(failure))
-    if failure is not None:
-        raise failure
-    for number, message in enumerate(messages):
-        if message is not None:
-            raise InputError(f"process {number} has stopped: {message}")
-    return result  # pyright: ignore[reportReturnType]
+        _exchange(None, str(error))
+        raise AgreedError(str(error)) from error
+    except Exception as error:
+        _exchange(None, f"{type(error).__name__}: {error}")
+        raise
+    _exchange(None)
+    return result
 
 
 def only_first(function: Callable[[], T]) -> T | None:
@@ -122,15 +123,42 @@ def require_same(what: dict[str, Any]) -> None:
     for number, other in enumerate(others, start=1):
         for name, value in first.items():
             if other[name] != value:
-                raise InputError(
+                raise AgreedError(
                     f"{name} is {value!r} in process 0 and {other[name]!r} in process {number}; "
                     "all processes of a run need the same"
                 )
 
 
-def _exchange(value: Any) -> list[Any]:
-    """The values of all processes, in their order."""
-    message = json.dumps(value).encode()
+def _exchange(value: Any, failure: str | None = None) -> list[Any]:
+    """The values of all processes, in their order, which JSON can represent.
+
+    Args:
+      failure: why this process has no value; it then raises its own error.
+
+    Raises:
+      InputError: another process has none.
+    """
+    _require_equal_devices()
+    message = json.dumps([failure, value]).encode()
     longest = int(multihost_utils.process_allgather(np.int32(len(message))).max())
     padded = np.frombuffer(message.ljust(longest), np.uint8)
-    return [json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)]
+    found = [json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)]
+    for number, (other, _) in enumerate(found):
+        if other is not None and failure is None:
+            raise AgreedError(f"process {number} has stopped: {other}")
+    return [value for _, value in found]
+
+
+def _require_equal_devices() -> None:
+    """Without equal numbers of devices, processes cannot exchange anything.
+
+    Raises:
+      InputError: the numbers differ. All processes raise it.
+    """
+    counts = sorted(Counter(device.process_index for device in jax.devices()).items())
+    for process, count in counts:
+        if count != counts[0][1]:
+            raise AgreedError(
+                f"process 0 has {counts[0][1]} devices and process {process} has {count}; all processes of a run need "
+                "as many, see CUDA_VISIBLE_DEVICES"
+            )

@@ -10,12 +10,13 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from signal import Signals
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import jax
 from rich.console import Console
 
 from lcjax import api, weights
+from lcjax.cli.entry import as_input_error
 from lcjax.cli.flags import in_flags
 from lcjax.cli.last_words import LastWords
 from lcjax.cli.native_log import NativeLog
@@ -25,14 +26,17 @@ from lcjax.cli.terminal import mute_libraries, say, show_warnings
 from lcjax.config import LlamaConfig
 from lcjax.config.run_record import as_json
 from lcjax.data import Data, check_data_paths
-from lcjax.errors import InputError, flag
+from lcjax.errors import flag
 from lcjax.leak import PackingLeak
+from lcjax.model import Llama
+from lcjax.parallel.devices import Devices
 from lcjax.parallel.distributed import join, meeting, unmet
 from lcjax.parallel.processes import (
+    AgreedError,
     first_before_others,
     from_first,
     is_alone,
-    require_equal_devices,
+    leave_together,
     require_same,
     together,
     writes_files,
@@ -41,12 +45,15 @@ from lcjax.plan.choosing.budget import budget_here
 from lcjax.train.arguments import RunArguments
 from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
 from lcjax.train.data import load_run_data
-from lcjax.train.devices import prepare_devices
+from lcjax.train.devices import mesh_of, prepare_devices
 from lcjax.train.divergence import TrainingDiverged
 from lcjax.train.interrupt import Interrupted, StopRequest
 from lcjax.train.loop import train
 from lcjax.train.outcome import say_finished
 from lcjax.train.result import default_output_dir
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 _LOST = (
     "this process ended because another process of the run had ended or no longer answered, or because it was "
@@ -72,33 +79,15 @@ def run(arguments: RunArguments) -> int:
             last_words.will_be(f"error: {unmet(found)}")
             join(found)
             last_words.will_be(f"error: {_LOST}")
-            # Before the processes first talk to each other, which starts JAX's devices.
-            prepare_devices(_config(arguments), arguments)
         console = Console(stderr=True, quiet=not writes_files())
         contexts.enter_context(show_warnings(console))
         stop = contexts.enter_context(StopRequest())
         try:
-            if not is_alone():
-                require_equal_devices()
-            check_data_paths(arguments.data)
-            if arguments.programs_dir:
-                check_output_dir("--programs-dir", arguments.programs_dir)
-            require_same(_shared_by_processes(arguments))
-            output_dir = Path(from_first(str(arguments.output_dir or default_output_dir(str(arguments.model)))))
-            with open_run_folder(output_dir, arguments) as folder:
-                if folder.has_nothing_to_do(arguments):
-                    say_finished(console, folder)
+            with contextlib.ExitStack() as opened:
+                prepared = together(lambda: _prepare(arguments, console, native_log, opened))
+                if prepared is None:
                     return 0
-                data = first_before_others(lambda: read_data(arguments, folder, console))
-                require_same({"the data": data.fingerprint()})
-                say(console, f"loading {arguments.model}")
-                if is_alone():
-                    prepare_devices(_config(arguments), arguments)
-                if os.environ.get("XLA_FLAGS"):
-                    # XLA prints a line about an unknown flag and ends the process
-                    with native_log.paused():
-                        jax.local_devices()
-                model, tokenizer = together(lambda: load(arguments))
+                folder, data, model, tokenizer = prepared
                 result = train(
                     model,
                     tokenizer,
@@ -118,15 +107,53 @@ def run(arguments: RunArguments) -> int:
         except (PackingLeak, TrainingDiverged) as error:
             print("error:", error, file=sys.stderr)
             return 1
-        except InputError as error:
-            if is_alone():
-                raise
-            _end_at_once(in_flags(" ".join(str(error).splitlines())), 2, contexts)
         except jax.errors.JaxRuntimeError as error:
             if is_alone():
                 raise
             _end_at_once(f"{_LOST} ({str(error).splitlines()[0][:300]})", 1, contexts)
+        except AgreedError as error:
+            print("error:", in_flags(" ".join(str(error).splitlines())), file=sys.stderr, flush=True)
+            assert last_words is not None
+            last_words.will_be("")
+            leave_together()
+            return 2
+        except Exception as error:
+            refusal = as_input_error(error)
+            if is_alone() or refusal is None:
+                raise
+            _end_at_once(in_flags(" ".join(str(refusal).splitlines())), 2, contexts)
     return EXIT_CODES[Signals[result.stopped_by]] if result.stopped_by and not result.steps else 0
+
+
+def _prepare(
+    arguments: RunArguments, console: Console, native_log: NativeLog, opened: contextlib.ExitStack
+) -> tuple[RunFolder, Data, Llama, PreTrainedTokenizerFast] | None:
+    """All that a run needs; None if it has nothing left to do.
+
+    Several processes call this together. The output directory is open until `opened` is closed.
+    """
+    if not is_alone():
+        # Before the processes first exchange something, which starts JAX's devices.
+        prepare_devices(_config(arguments), arguments)
+    check_data_paths(arguments.data)
+    if arguments.programs_dir:
+        check_output_dir("--programs-dir", arguments.programs_dir)
+    require_same(_shared_by_processes(arguments))
+    output_dir = Path(from_first(str(arguments.output_dir or default_output_dir(str(arguments.model)))))
+    folder = opened.enter_context(open_run_folder(output_dir, arguments))
+    if folder.has_nothing_to_do(arguments):
+        say_finished(console, folder)
+        return None
+    data = first_before_others(lambda: read_data(arguments, folder, console))
+    require_same({"the data": data.fingerprint()})
+    say(console, f"loading {arguments.model}")
+    if is_alone():
+        prepare_devices(_config(arguments), arguments)
+    if os.environ.get("XLA_FLAGS"):
+        # XLA prints a line about an unknown flag and ends the process
+        with native_log.paused():
+            jax.local_devices()
+    return folder, data, *load(arguments)
 
 
 def _end_at_once(message: str, code: int, contexts: contextlib.ExitStack) -> NoReturn:
@@ -160,9 +187,20 @@ def read_data(arguments: RunArguments, folder: RunFolder, console: Console) -> D
     return data
 
 
-def load(arguments: RunArguments):
-    """(model, tokenizer), with a new adapter unless every weight is trained."""
+def load(arguments: RunArguments) -> tuple[Llama, PreTrainedTokenizerFast]:
+    """(model, tokenizer), with a new adapter unless every weight is trained.
+
+    The weights are on the run's devices, each of which has its part of them.
+    """
     assert arguments.model is not None
+    checkpoint = weights.open_model_files(weights.resolve_model(arguments.model))
+    mesh = mesh_of(
+        checkpoint.config,
+        arguments,
+        max_seq_length=arguments.max_seq_length,
+        weights_bytes=checkpoint.weights_bytes(api.resolve_dtype(arguments.dtype), arguments.quantize),
+        trains_every_weight=arguments.full_finetuning,
+    )
     model, tokenizer = api.from_pretrained(
         arguments.model,
         arguments.max_seq_length,
@@ -176,6 +214,7 @@ def load(arguments: RunArguments):
         rope_theta=arguments.rope_theta,
         # Until it is known whether they fit on the device.
         embeddings_on_host=budget_here() is not None and arguments.memory == "auto" and not arguments.full_finetuning,
+        devices=Devices.of(mesh),
     )
     if not arguments.full_finetuning:
         model = api.get_peft_model(

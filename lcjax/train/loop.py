@@ -36,7 +36,7 @@ from lcjax.train.checkpoints.same_run import describe_arguments, describe_data, 
 from lcjax.train.compiled.execution import SavedExecution, open_programs, settings_for_rows
 from lcjax.train.compiled.fitting import COMPILED_AGAIN, fitting_settings
 from lcjax.train.data import load_run_data
-from lcjax.train.devices import mesh_of
+from lcjax.train.devices import mesh_of_model
 from lcjax.train.disk import writing
 from lcjax.train.divergence import TrainingDiverged
 from lcjax.train.interrupt import StopRequest
@@ -140,7 +140,7 @@ class _Run:
 
     def _build_step(self) -> None:
         arguments, model = self.arguments, self.model
-        self.devices = Devices.of(mesh_of(model, arguments))
+        self.devices = Devices.of(mesh_of_model(model, arguments))
         params = self.devices.distribute(model.params)
         settings = settings_for_rows(model.settings, self.data.train_plan, "training")
         settings = step.with_mesh(settings, self.devices.shape)
@@ -172,7 +172,7 @@ class _Run:
         if budget is None:
             return None
         run = Run.here(model.config, params, self.arguments, model.settings.lora)
-        log = self._move_native_log()
+        log = together(self._move_native_log)
         self._say(f"compiling the candidate forms of the step{log and f'; output of XLA goes to {log}'}")
         return fitting_settings(run, settings, self.saved_execution, budget, self.console)
 
@@ -191,7 +191,7 @@ class _Run:
             self.state, iterator = Checkpoints(resume.directory).restore(resume.step, self.state)
             self.batches.set_state(iterator)
             self._say(f"resumed from {resume}")
-        self._move_native_log()
+        together(self._move_native_log)
         self.was_finished = folder.is_finished(self.max_steps)
         for line in only_first(lambda: folder.set_aside_what_resuming_overwrites(self.max_steps)) or []:
             self._say(line)

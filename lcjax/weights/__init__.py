@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import DTypeLike
 
 from lcjax.config import LlamaConfig
+from lcjax.parallel.devices import ON_ONE, Devices
 from lcjax.weights.assembly import Checkpoint as Checkpoint
 from lcjax.weights.generation import read_generation_config as read_generation_config
 from lcjax.weights.generation import stop_ids as stop_ids
@@ -38,6 +39,7 @@ def load_model_files(
     quantize: str | None = None,
     *,
     embeddings_on_host: bool = False,
+    devices: Devices = ON_ONE,
 ) -> tuple[LlamaConfig, dict[str, Any], Path]:
     """Loads a model by directory, GGUF file or hub id.
 
@@ -45,11 +47,12 @@ def load_model_files(
       The config, the parameter tree in `dtype` (float32 or bfloat16), and the path that was read,
       for `load_tokenizer`. With `quantize="nf4"`, or if the checkpoint itself is 4-bit, the linear
       maps are quantized (see `lcjax.ops.nf4.format`). With `embeddings_on_host`, embedding and head
-      are in pinned host memory.
+      are in pinned host memory. Each of the `devices` has its part of the weights.
 
     Raises:
       InputError: see `resolve_model`, `load_params` and `load_gguf`.
     """
     path = resolve_model(name_or_path)
     checkpoint = open_model_files(path)
-    return checkpoint.config, checkpoint.load(dtype, quantize, embeddings_on_host=embeddings_on_host), path
+    params = checkpoint.load(dtype, quantize, embeddings_on_host=embeddings_on_host, devices=devices)
+    return checkpoint.config, params, path

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -16,8 +18,10 @@ from numpy.typing import DTypeLike
 from lcjax.config import EMBEDDING_MODULES, LlamaConfig
 from lcjax.errors import InputError
 from lcjax.model.params import TensorName, tensor_names
-from lcjax.parallel.placement import pinned_here
-from lcjax.weights.packing import Packer, Packing, Path, TensorReader, quantizing
+from lcjax.parallel.devices import ON_ONE, Devices
+from lcjax.parallel.loading import Rows
+from lcjax.parallel.processes import together
+from lcjax.weights.packing import Packer, Packing, Parts, Path, TensorReader, one_array, quantizing
 from lcjax.weights.packing import Shape as Shape
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -40,9 +44,10 @@ _NAMED = 3
 class Checkpoint:
     """A checkpoint on disk whose names and shapes match its config; its weights are not read yet.
 
-    `read` fills an array with one tensor and casts to the array's dtype. `dtype` is the smallest
-    parameter dtype that represents every stored tensor exactly: bfloat16 if all tensors are
-    bfloat16, otherwise float32. `packed` finds the tensors that are stored in 4 bits and stay so.
+    `read` fills an array with rows of one tensor and casts to the array's dtype. `dtype` is the
+    smallest parameter dtype that represents every stored tensor exactly: bfloat16 if all tensors
+    are bfloat16, otherwise float32. `packed` finds the tensors that are stored in 4 bits and stay
+    so.
     """
 
     config: LlamaConfig
@@ -51,30 +56,46 @@ class Checkpoint:
     packed: Packer = lambda name: None
 
     def load(
-        self, dtype: DTypeLike, quantize: str | None = None, *, embeddings_on_host: bool = False
+        self,
+        dtype: DTypeLike,
+        quantize: str | None = None,
+        *,
+        embeddings_on_host: bool = False,
+        devices: Devices = ON_ONE,
     ) -> dict[str, Any]:
-        """The parameter tree, on the default device; see `assemble`.
+        """The parameter tree; see `assemble`.
 
         Args:
           dtype: float32 or bfloat16, for all weights that are not quantized.
-          quantize: "nf4" quantizes the layers' linear maps from the stored values, one tensor at a
-            time while it is read.
+          quantize: "nf4" quantizes the layers' linear maps from the stored values, some rows at a
+            time while they are read.
           embeddings_on_host: puts embedding and head in pinned host memory; they never reach the
             device.
+          devices: that get the weights, or parts of them; by default the first one alone.
 
         Raises:
           InputError: an option is invalid, or a weight's shape cannot be quantized.
         """
-        quantized = quantizing(self.read, self.config, quantize)
-        layers = self.config.num_hidden_layers
         return assemble(
             tensor_names(self.config),
             self.read,
-            layers,
+            self.config.num_hidden_layers,
             parameter_dtype(dtype),
-            lambda name: self.packed(name) or quantized(name),
+            self._packer(quantize),
             on_host=EMBEDDING_MODULES if embeddings_on_host else (),
+            devices=devices,
         )
+
+    def weights_bytes(self, dtype: DTypeLike, quantize: str | None = None) -> int:
+        """The bytes of all weights as `load` returns them; reads none."""
+        packed, plain = self._packer(quantize), parameter_dtype(dtype)
+        packings = (packed(name) or one_array(name, self.read, plain) for name in tensor_names(self.config))
+        kinds = itertools.chain.from_iterable(packing.leaves.values() for packing in packings)
+        return sum(math.prod(shape) * of.itemsize for shape, of in kinds)
+
+    def _packer(self, quantize: str | None) -> Packer:
+        quantized = quantizing(self.read, self.config, quantize)
+        return lambda name: self.packed(name) or quantized(name)
 
 
 def parameter_dtype(dtype: DTypeLike) -> np.dtype:
@@ -163,47 +184,74 @@ def assemble(
     packed: Packer = lambda name: None,
     *,
     on_host: Collection[str] = (),
+    devices: Devices = ON_ONE,
 ) -> dict[str, Any]:
-    """Builds the parameter tree, one host buffer per leaf; each full buffer goes to the device.
+    """Builds the parameter tree, one leaf of all layers at a time, on its devices.
 
     Args:
       names: the tensors in the order of `tensor_names`: all layers of one kind before the next
         kind.
-      read: fills an array of the tensor's shape and of `dtype` with the named tensor.
+      read: fills an array of `dtype` with rows of the named tensor.
       layers: the number of layers in each stack.
       dtype: the leaves' dtype.
       packed: the leaves of the named tensor, the same for all its layers; None for one array of
         `dtype`.
       on_host: modules outside the layers whose leaves go to pinned host memory instead of the
         device.
+      devices: that get the leaves, or parts of them. If processes have different parts, all of them
+        call this.
 
     Returns:
       The nested dictionary of `lcjax.model.params`, of JAX arrays. On the CPU they own the filled
-      buffers. Nothing is copied, so the peak is the tree itself plus what `read` needs.
+      buffers. Nothing is copied, so the peak is the tree itself plus what `read` needs. On a GPU
+      the host has one leaf at a time, or the part of it that belongs to this process's GPUs.
+
+    Raises:
+      InputError: of `read`; if processes have different parts, all of them raise it.
     """
     tree: dict[str, Any] = {}
-    buffers: dict[Path, np.ndarray] = {}
-    for name in names:
-        packing = packed(name) or _one_array(name, read, dtype)
-        if name.layer is None:
-            buffers = {path: aligned_empty(*leaf) for path, leaf in packing.leaves.items()}
-            packing.fill(buffers)
-        else:
-            if name.layer == 0:
-                buffers = {path: aligned_empty((layers, *shape), of) for path, (shape, of) in packing.leaves.items()}
-            packing.fill({path: buffer[name.layer, ...] for path, buffer in buffers.items()})
-            if name.layer < layers - 1:
-                continue
-        place = pinned_here() if name.path[0] in on_host else None
-        for path, buffer in buffers.items():
-            # Wait, so that the next buffer is not filled while this one is still being copied to an
-            # accelerator.
-            insert(tree, name.path + path, jax.device_put(buffer, place, may_alias=True).block_until_ready())
+    # Otherwise the others would wait for a process that cannot read its rows.
+    agreed = together if devices.cut_between_processes else lambda function: function()
+    for path, tensors in itertools.groupby(names, lambda name: name.path):
+        stack = None
+        for name in tensors:
+            packing = packed(name) or one_array(name, read, dtype)
+            stack = stack or _Stack(name, packing, layers, devices, on_host=path[0] in on_host)
+            rows, out = stack.rows, stack.parts(name.layer)
+            packing.finish(rows, out, agreed(functools.partial(packing.read, rows, out)))
+        assert stack is not None
+        for below, leaf in stack.put().items():
+            insert(tree, path + below, leaf)
     return tree
 
 
-def _one_array(name: TensorName, read: TensorReader, dtype: np.dtype) -> Packing:
-    return Packing({(): (name.shape, dtype)}, lambda leaves: read(name, leaves[()]))
+class _Stack:
+    """The leaves of a tensor of all layers, or of one outside of them, while they are filled.
+
+    Attributes:
+      rows: of the tensor, those that this process has.
+    """
+
+    def __init__(self, name: TensorName, packing: Packing, layers: int, devices: Devices, *, on_host: bool):
+        self._leaves = {}
+        cut = []
+        for path, (shape, dtype) in packing.leaves.items():
+            stacked = shape if name.layer is None else (layers, *shape)
+            leaf = devices.destination(name.path + path, jax.ShapeDtypeStruct(stacked, dtype), on_host=on_host)
+            self._leaves[path] = leaf, [aligned_empty(shape, dtype) for shape in leaf.part_shapes()]
+            cut += [rows for rows in [leaf.rows()] if rows is not None]
+        self.rows = cut[0] if cut else Rows((slice(0, name.shape[0]),))
+
+    def parts(self, layer: int | None) -> Parts:
+        """The buffers of one layer."""
+        return {
+            path: buffers if layer is None else [buffer[layer, ...] for buffer in buffers]
+            for path, (_, buffers) in self._leaves.items()
+        }
+
+    def put(self) -> dict[Path, jax.Array]:
+        """The filled leaves on their devices, by their paths below the tensor's."""
+        return {path: leaf.put(buffers) for path, (leaf, buffers) in self._leaves.items()}
 
 
 def insert(tree: dict[str, Any], path: tuple[str, ...], leaf: Any) -> None:

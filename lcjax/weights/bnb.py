@@ -27,8 +27,9 @@ from lcjax.errors import InputError
 from lcjax.model.params import tensor_names
 from lcjax.ops import nf4
 from lcjax.ops.nf4.format import ABSMAX_BLOCK, BLOCK, CODEBOOK, DYNAMIC_MAP
+from lcjax.parallel.loading import Rows
 from lcjax.weights.assembly import abridged
-from lcjax.weights.packing import Packing, Path, Shape
+from lcjax.weights.packing import Packing, Parts, Path, Shape
 from lcjax.weights.safetensors_files import StoredTensor, read_into, require_plain
 
 _STATE = ".quant_state.bitsandbytes__"
@@ -54,11 +55,12 @@ class PackedWeight:
         """Its place in the parameter tree."""
         return Packing({(leaf,): kind for leaf, kind in self._leaves().items()}, self._fill)
 
-    def read(self, out: np.ndarray) -> None:
-        """Fills an array [O, I] with the dequantized values, rounded to the array's dtype."""
+    def read(self, out: np.ndarray, start: int = 0) -> None:
+        """Fills an array with dequantized rows from `start` on, rounded to the array's dtype."""
         leaves = {name: np.empty(*kind) for name, kind in self._leaves().items()}
-        self._fill({(name,): leaf for name, leaf in leaves.items()})
-        out[...] = np.asarray(nf4.dequantize({name: jnp.asarray(leaf) for name, leaf in leaves.items()}, out.dtype))
+        self._fill(Rows((slice(0, self.shape[0]),)), {(name,): [leaf] for name, leaf in leaves.items()})
+        values = nf4.dequantize({name: jnp.asarray(leaf) for name, leaf in leaves.items()}, out.dtype)
+        out[...] = np.asarray(values)[start : start + len(out)]
 
     def _leaves(self) -> dict[str, tuple[Shape, np.dtype]]:
         leaves = nf4.leaf_types(*self.shape)
@@ -68,11 +70,15 @@ class PackedWeight:
             leaves["absmax_map"] = (DYNAMIC_MAP.shape, DYNAMIC_MAP.dtype)
         return leaves
 
-    def _fill(self, out: Mapping[Path, np.ndarray]) -> None:
+    def _fill(self, rows: Rows, out: Parts) -> None:
         for name, tensor in self.arrays.items():
-            read_into(tensor, out[name,])
+            if name in ("codes", "absmax"):  # the same number of values in every row
+                for part, values in zip(rows.parts, out[name,], strict=True):
+                    read_into(tensor, values, part.start * math.prod(values.shape[1:]))
+            else:
+                read_into(tensor, out[name,][0])
         if self.offset is not None:
-            out["absmax_offset",][...] = self.offset
+            out["absmax_offset",][0][...] = self.offset
 
 
 def take_packed_weights(

@@ -49,8 +49,8 @@ def open_gguf(path: str | os.PathLike[str]) -> Checkpoint:
         remedy="use a GGUF file of a plain Llama model",
     )
 
-    def read(name: TensorName, out: np.ndarray) -> None:
-        _read_tensor(file, file.tensors[gguf_name(name, config)], _row_places(name, config), out)
+    def read(name: TensorName, out: np.ndarray, start: int = 0) -> None:
+        _read_tensor(file, file.tensors[gguf_name(name, config)], _row_places(name, config), out, start)
 
     all_bfloat16 = all(tensor.type.name == "BF16" for tensor in file.tensors.values())
     return Checkpoint(config, DTYPES["bfloat16" if all_bfloat16 else "float32"], read)
@@ -61,35 +61,41 @@ def gguf_name(name: TensorName, config: LlamaConfig) -> str:
     return config.family.by_path[name.path].gguf.format(layer=name.layer)
 
 
-def _row_places(name: TensorName, config: LlamaConfig) -> np.ndarray | None:
-    """The destination of each of the file's rows, for Q and K; None if the order is the same.
+def _row_places(name: TensorName, config: LlamaConfig) -> np.ndarray:
+    """The destination of each of the file's rows.
 
-    llama.cpp rotates neighboring pairs (2i, 2i + 1) of a head. Hugging Face rotates pairs half a
-    head apart (i, i + head_dim / 2). So llama.cpp's converter interleaves the two halves of every
-    head.
+    For Q and K the order differs. llama.cpp rotates neighboring pairs (2i, 2i + 1) of a head.
+    Hugging Face rotates pairs half a head apart (i, i + head_dim / 2). So llama.cpp's converter
+    interleaves the two halves of every head.
     """
+    rows = np.arange(name.shape[0])
     if not config.family.by_path[name.path].interleaved:
-        return None
-    return np.arange(name.shape[0]).reshape(-1, 2, config.head_dim // 2).swapaxes(1, 2).ravel()
+        return rows
+    return rows.reshape(-1, 2, config.head_dim // 2).swapaxes(1, 2).ravel()
 
 
-def _read_tensor(file: GgufFile, tensor: GgufTensor, places: np.ndarray | None, out: np.ndarray) -> None:
-    """Dequantizes a tensor into `out`, a few rows at a time.
+def _read_tensor(file: GgufFile, tensor: GgufTensor, places: np.ndarray, out: np.ndarray, start: int) -> None:
+    """Dequantizes the rows whose destinations are from `start` on into `out`, a few at a time.
 
-    A vector is a column of one-element rows.
+    If they are not adjacent in the file, those between them are read and skipped. A vector is a
+    column of one-element rows.
     """
-    encoded_row, decoded_row = tensor.num_bytes // out.shape[0], out.nbytes // out.shape[0]
+    wanted = np.flatnonzero((places >= start) & (places < start + len(out)))
+    first, count = int(wanted[0]), int(wanted[-1] + 1 - wanted[0])
+    encoded_row, decoded_row = tensor.num_bytes // len(places), out.nbytes // len(out)
     try:
         with file.path.open("rb") as stream:
-            stream.seek(tensor.offset)
-            for rows in row_chunks(out.shape[0], decoded_row):
-                encoded = np.empty((rows.stop - rows.start, encoded_row), np.uint8)
+            stream.seek(tensor.offset + first * encoded_row)
+            for chunk in row_chunks(count, decoded_row):
+                encoded = np.empty((chunk.stop - chunk.start, encoded_row), np.uint8)
                 if stream.readinto(encoded.data) < encoded.nbytes:
                     raise InputError(f"{file.path} is truncated or corrupt: it ends inside {tensor.name}; {REMEDY}")
                 with np.errstate(all="ignore"):  # `require_finite` reports a damaged block's values
                     decoded = dequantize(encoded, tensor.type).astype(out.dtype, copy=False)
-                start = rows.start * decoded.shape[1]
-                require_finite(decoded, file.path, tensor.name, shape=tensor.shape, start=start)
-                out[rows if places is None else places[rows]] = decoded[:, 0] if out.ndim == 1 else decoded
+                value = (first + chunk.start) * decoded.shape[1]
+                require_finite(decoded, file.path, tensor.name, shape=tensor.shape, start=value)
+                to = places[first + chunk.start : first + chunk.stop] - start
+                kept = (to >= 0) & (to < len(out))
+                out[to[kept]] = decoded[kept, 0] if out.ndim == 1 else decoded[kept]
     except OSError as error:
         raise InputError(f"{file.path} cannot be read ({error}); check the disk and the permissions") from None

@@ -71,11 +71,11 @@ def open_checkpoint(directory: str | os.PathLike[str], config: LlamaConfig | Non
         remedy="use the config.json that belongs to these weights, of a plain Llama model",
     )
 
-    def read(name: TensorName, out: np.ndarray) -> None:
+    def read(name: TensorName, out: np.ndarray, start: int = 0) -> None:
         if name.name in packed:
-            packed[name.name].read(out)
+            packed[name.name].read(out, start)
         else:
-            read_into(stored[name.name], out)
+            read_into(stored[name.name], out, start * math.prod(name.shape[1:]))
 
     def packing(name: TensorName) -> Packing | None:
         return packed[name.name].packing() if name.name in packed else None

@@ -153,9 +153,9 @@ def load_adapter(
         remedy=f"load the adapter with the base model it was trained on{named_base(parsed)}",
     )
 
-    def read(name: TensorName, out: np.ndarray) -> None:
+    def read(name: TensorName, out: np.ndarray, start: int = 0) -> None:
         if (name.layer, name.path[2]) in adapted:
-            read_into(stored[name.name], out)
+            read_into(stored[name.name], out, start * name.shape[1])
         else:  # A = B = 0 adds exactly zero, and no gradient changes it
             out[...] = 0
 

@@ -84,8 +84,11 @@ def require_plain(tensors: Mapping[str, StoredTensor]) -> None:
             raise _unsupported(tensor.path, name, "U8")
 
 
-def read_into(tensor: StoredTensor, out: np.ndarray) -> None:
+def read_into(tensor: StoredTensor, out: np.ndarray, first: int = 0) -> None:
     """Fills a C-contiguous array, a few MB at a time, and casts to its dtype (to nearest even).
+
+    Args:
+      first: the index of the tensor's value, in the order of the file, that becomes the first one.
 
     Raises:
       InputError: the file ends early, cannot be read, or contains NaN or infinity and `out` is
@@ -93,15 +96,16 @@ def read_into(tensor: StoredTensor, out: np.ndarray) -> None:
     """
     flat = out.reshape(-1)
     try:
-        with tensor.path.open("rb") as file:
-            file.seek(tensor.offset)
+        # Unbuffered, because the buffer would be larger than many parts of a quantized tensor.
+        with tensor.path.open("rb", buffering=0) as file:
+            file.seek(tensor.offset + first * tensor.dtype.itemsize)
             for part in row_chunks(flat.size, tensor.dtype.itemsize):
                 # If the dtypes match, the bytes are read directly into `out`.
                 chunk = flat[part] if out.dtype == tensor.dtype else np.empty(part.stop - part.start, tensor.dtype)
                 _fill(file, chunk, tensor)
                 if chunk.dtype != out.dtype:
                     flat[part] = chunk
-                require_finite(flat[part], tensor.path, tensor.name, shape=tensor.shape, start=part.start)
+                require_finite(flat[part], tensor.path, tensor.name, shape=tensor.shape, start=first + part.start)
     except OSError as error:
         raise InputError(f"{tensor.path} cannot be read ({error}); check the disk and the permissions") from None
 
@@ -161,6 +165,10 @@ def _unsupported(path: Path, name: str, dtype: str) -> InputError:
     )
 
 
-def _fill(file: io.BufferedReader, chunk: np.ndarray, tensor: StoredTensor) -> None:
-    if file.readinto(chunk.view(np.uint8).data) < chunk.nbytes:
-        raise InputError(f"{tensor.path} is truncated or corrupt: it ends inside {tensor.name}; {_REMEDY}")
+def _fill(file: io.FileIO, chunk: np.ndarray, tensor: StoredTensor) -> None:
+    rest = chunk.view(np.uint8).data
+    while rest:
+        count = file.readinto(rest)
+        if not count:
+            raise InputError(f"{tensor.path} is truncated or corrupt: it ends inside {tensor.name}; {_REMEDY}")
+        rest = rest[count:]

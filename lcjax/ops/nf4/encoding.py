@@ -27,12 +27,29 @@ def quantize(weight_OI: np.ndarray) -> dict[str, np.ndarray]:
     Raises:
       InputError: I is not a multiple of 64, or a value is not finite.
     """
-    leaves = {name: np.empty(shape, dtype) for name, (shape, dtype) in leaf_types(*weight_OI.shape).items()}
-    absmax_N = _quantize_blocks(weight_OI.reshape(-1, BLOCK), leaves["codes"].reshape(-1, BLOCK // 2))
-    offset = torch_mean(absmax_N)
-    leaves["absmax_offset"][...] = offset
-    leaves["absmax_scale"][...] = _quantize_absmax(absmax_N - offset, leaves["absmax"].reshape(-1))
-    return leaves
+    codes = np.empty(*leaf_types(*weight_OI.shape)["codes"])
+    absmax_ON = quantize_rows(weight_OI, codes)
+    return {"codes": codes, **quantize_scales(absmax_ON)}
+
+
+def quantize_rows(weight_RI: np.ndarray, codes_RC: np.ndarray) -> np.ndarray:
+    """Fills in the codes of some rows of a weight, contiguous arrays; returns their scales.
+
+    Returns:
+      The largest magnitude of each block, float32 [R, N], for `quantize_scales`.
+
+    Raises:
+      InputError: a value is not finite.
+    """
+    absmax_N = _quantize_blocks(weight_RI.reshape(-1, BLOCK), codes_RC.reshape(-1, BLOCK // 2))
+    return absmax_N.reshape(len(weight_RI), -1)
+
+
+def quantize_scales(absmax_ON: np.ndarray) -> dict[str, np.ndarray]:
+    """The leaves other than the codes, from the largest magnitudes of all blocks of a weight."""
+    codes_ON, offset = np.empty(absmax_ON.shape, np.uint8), torch_mean(absmax_ON.reshape(-1))
+    scale_S = _quantize_absmax(absmax_ON.reshape(-1) - offset, codes_ON.reshape(-1))
+    return {"absmax": codes_ON, "absmax_scale": scale_S, "absmax_offset": np.asarray(offset, np.float32)}
 
 
 def _quantize_blocks(weight_NB: np.ndarray, codes_NC: np.ndarray) -> np.ndarray:

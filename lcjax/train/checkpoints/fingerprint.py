@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from jax import lax
 
+from lcjax.parallel.host_blocks import host_blocks
 from lcjax.train.checkpoints.checksums import hashing_threads
 
 # The number of bytes hashed at a time; it is part of the definition of a fingerprint.
 BLOCK_BYTES = 32 * 2**20
 
+# The number of blocks that wait for a thread, in memory if other processes have sent them.
+_AHEAD = 32
+
 
 def fingerprint(params: Any) -> str:
     """32 hexadecimal digits that depend on every bit, path, shape and dtype of a tree of arrays.
 
-    The arrays may be in device or host memory. Each is read in blocks along its first axis, which
-    threads read and hash; the blocks' digests are joined in a fixed order. On a GPU no thread needs
-    more than one block of memory, on the device and on the host. An array in pinned host memory is
-    copied as a whole.
+    The arrays may be in device or host memory, on one device or on several. Each is read in blocks
+    along its first axis, which threads read and hash; the blocks' digests are joined in a fixed
+    order. On a GPU no thread needs more than one block of memory, on the device and on the host. An
+    array in pinned host memory is copied as a whole. If processes have different parts of the
+    arrays, all of them must call this.
     """
+    jobs = (job for path, leaf in jax.tree.leaves_with_path(params) for job in (_heading(path, leaf), *_blocks(leaf)))
     with hashing_threads() as threads:
-        digests = [
-            threads.submit(job)
-            for path, leaf in jax.tree.leaves_with_path(params)
-            for job in (_heading(path, leaf), *_blocks(leaf))
-        ]
+        digests = []
+        for job in jobs:
+            digests.append(threads.submit(job))
+            if len(digests) > _AHEAD:
+                digests[-_AHEAD].result()
         return hashlib.sha256(b"".join(digest.result() for digest in digests)).hexdigest()[:32]
 
 
@@ -44,17 +48,8 @@ def _blocks(leaf: jax.Array) -> Iterator[Callable[[], bytes]]:
     if leaf.ndim == 0:
         yield lambda: _digest(np.asarray(leaf)[None])
         return
-    rows = max(1, BLOCK_BYTES * leaf.shape[0] // max(1, leaf.nbytes))
-    on_device = leaf.sharding.memory_kind == "device" and next(iter(leaf.devices())).platform != "cpu"
-    source = leaf if on_device else np.asarray(leaf)
-    for first in range(0, leaf.shape[0], rows):
-        yield functools.partial(_digest_of_rows, source, first, min(rows, leaf.shape[0] - first))
-
-
-def _digest_of_rows(source: jax.Array | np.ndarray, first: int, count: int) -> bytes:
-    if isinstance(source, np.ndarray):
-        return _digest(source[first : first + count])
-    return _digest(np.asarray(lax.dynamic_slice_in_dim(source, first, count)))
+    for block in host_blocks(leaf, max(1, BLOCK_BYTES * leaf.shape[0] // max(1, leaf.nbytes))):
+        yield lambda block=block: _digest(block())
 
 
 def _digest(array: np.ndarray) -> bytes:

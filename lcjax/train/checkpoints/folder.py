@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import datetime
 import errno
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,7 @@ def open_run_folder(output_dir: Path, arguments: TrainingArguments) -> Iterator[
 
         def open_() -> RunFolder:
             if not writes_files():
+                _require_writable(output_dir)
                 return _open(output_dir, arguments)
             return opened.enter_context(_open_alone(output_dir, arguments))
 
@@ -184,6 +186,17 @@ def _open_alone(output_dir: Path, arguments: TrainingArguments) -> Iterator[RunF
             ) from None
         with locked(output_dir):
             yield _open(output_dir, arguments)
+
+
+def _require_writable(output_dir: Path) -> None:
+    """Checks the folder in a process that will write its part of the checkpoints there."""
+    try:
+        tempfile.TemporaryFile(dir=output_dir).close()
+    except OSError as error:
+        raise InputError(
+            f"--output-dir {output_dir.absolute()} cannot be written by every process ({error.strerror}); give a "
+            "folder on a disk that all of them share"
+        ) from None
 
 
 def _remove_empty(folders: list[Path]) -> None:
