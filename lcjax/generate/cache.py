@@ -2,7 +2,7 @@
 
 The cache has a fixed size, so that one program serves every step. Entries beyond its `length` are
 ignored: no query sees a later key, and the next tokens overwrite them. So a chunk may be padded
-with any tokens, and setting `length` discards the rest.
+with any tokens, and setting `length` discards the rest. Several devices have different heads.
 
 Shapes: B batch, T new tokens, S the cache's size in tokens, D hidden size, H query heads, K
 key/value heads, d head_dim, L layers.
@@ -16,10 +16,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
+from lcjax.config.parallel.mesh import HEADS, ONE_DEVICE, copies_of_kv
+from lcjax.generate.exchange import Exchange
 from lcjax.memory import layer_numbers, scan_layers
 from lcjax.model import Llama
 from lcjax.model.attention import attend
+from lcjax.parallel.devices import ON_ONE, WHOLE, Devices
+
+_BY_HEADS = PartitionSpec(None, None, None, HEADS)
 
 
 @jax.tree_util.register_dataclass
@@ -27,7 +33,8 @@ from lcjax.model.attention import attend
 class KVCache:
     """Rotated keys and values [L, B, S, K, d] in the weights' dtype.
 
-    Only the first `length` (int32 scalar) tokens are valid.
+    Only the first `length` (int32 scalar) tokens are valid. If there are more devices than
+    key/value heads, K counts their copies.
     """
 
     keys_LBSKd: jax.Array
@@ -35,12 +42,19 @@ class KVCache:
     length: jax.Array
 
     @classmethod
-    def empty(cls, model: Llama, capacity: int, batch: int = 1) -> KVCache:
+    def empty(cls, model: Llama, capacity: int, batch: int = 1, devices: Devices = ON_ONE) -> KVCache:
         """An empty cache for `capacity` tokens: 2 L S K d numbers per sequence."""
         config = model.config
-        shape = (config.num_hidden_layers, batch, capacity, config.num_key_value_heads, config.head_dim)
-        dtype = model.head_VD.dtype
-        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.int32(0))
+        heads = config.num_key_value_heads * copies_of_kv(devices.shape.heads, config.num_key_value_heads)
+        shape = (config.num_hidden_layers, batch, capacity, heads, config.head_dim)
+        where = None if devices.mesh is None else NamedSharding(devices.mesh, _BY_HEADS)
+        keys, values = (jnp.zeros(shape, model.dtype, device=where) for _ in range(2))
+        return cls(keys, values, jnp.int32(0))
+
+    @classmethod
+    def parts(cls) -> KVCache:
+        """Which part of each array a device has, as a tree of PartitionSpecs."""
+        return cls(_BY_HEADS, _BY_HEADS, WHOLE)  # pyright: ignore[reportArgumentType]
 
 
 def extend(
@@ -50,7 +64,7 @@ def extend(
     count: int | jax.Array,
     sequence_length: jax.Array | None = None,
 ) -> tuple[jax.Array, KVCache]:
-    """The forward pass of tokens that follow those in the cache.
+    """The forward pass of tokens that follow those in the cache, as each device calls it.
 
     Memory in addition to the cache is O(T + S): a chunk, and one layer's keys and values. A donated
     cache is updated in place.
@@ -64,16 +78,24 @@ def extend(
     Returns:
       (hidden states [B, T, D], the cache with `count` more tokens)
     """
+    exchange = Exchange(model.settings.execution.mesh.heads, tokens_BT.shape[1])
     positions_T = cache.length + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
     positions_BT = jnp.broadcast_to(positions_T[None], tokens_BT.shape)
     length = cache.length + count if sequence_length is None else sequence_length
-    context = model.context(positions_BT, None, length)
+    # Each device attends with its own heads to all keys, as a single device would.
+    context = model.context(exchange.own_tokens(positions_BT), None, length)
+    context = dataclasses.replace(context, mesh=ONE_DEVICE)
     structure, stacked_params = nnx.split(model.layers)
 
     def one_layer(carry, i, params):
         x_BTD, keys_LBSKd, values_LBSKd = carry
         layer = nnx.merge(structure, params)
         q_BTHd, k_BTKd, v_BTKd = layer.before_attention(x_BTD, context, None)
+        q_BTHd, k_BTKd, v_BTKd = (
+            exchange.own_heads(q_BTHd),
+            exchange.own_kv_heads(k_BTKd),
+            exchange.own_kv_heads(v_BTKd),
+        )
         # The caches are carried through the loop and updated in place. As results of the scan, all
         # layers' caches would exist twice.
         keys_LBSKd, values_LBSKd = (
@@ -84,9 +106,10 @@ def extend(
             lax.dynamic_index_in_dim(whole, i, keepdims=False) for whole in (keys_LBSKd, values_LBSKd)
         )
         out_BTHd = attend(q_BTHd, keys_BSKd, values_BSKd, context, query_offset=cache.length)
+        out_BTHd = exchange.all_heads(out_BTHd)
         return (layer.after_attention(x_BTD, out_BTHd), keys_LBSKd, values_LBSKd), None
 
-    start = model.embed_tokens(tokens_BT), cache.keys_LBSKd, cache.values_LBSKd
+    start = model.embed_tokens(exchange.own_tokens(tokens_BT)), cache.keys_LBSKd, cache.values_LBSKd
     layers = layer_numbers(model.config.num_hidden_layers)
     (x_BTD, keys_LBSKd, values_LBSKd), _ = scan_layers(one_layer, start, layers, stacked_params)
-    return model.norm(x_BTD), KVCache(keys_LBSKd, values_LBSKd, cache.length + count)
+    return exchange.all_tokens(model.norm(x_BTD)), KVCache(keys_LBSKd, values_LBSKd, cache.length + count)

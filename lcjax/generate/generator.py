@@ -1,4 +1,4 @@
-"""Generation: the prompt in chunks, then one compiled step per token.
+"""Generation: the prompt in chunks, then one compiled step per token, on all devices.
 
 Shapes: B batch (1), C tokens of a chunk, V vocabulary.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Container, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,9 @@ from lcjax.generate.next_token import next_token
 from lcjax.generate.sampling import Sampling
 from lcjax.model import Llama
 from lcjax.model.ids import check_ids
+from lcjax.parallel.devices import WHOLE, Devices
+from lcjax.parallel.weights import specs_of
+from lcjax.step.on_devices import by_heads_on_all_devices
 
 # A prompt is processed in chunks of the first size, and its remainder in chunks of the second, the
 # last one padded. So two programs serve prompts of any length. They need no more memory than a
@@ -35,7 +39,7 @@ def check_length(prompt: Sequence[int], capacity: int) -> None:
 
 
 class Generator:
-    """A model and the cache of one sequence.
+    """A model and the cache of one sequence, on all devices of this process.
 
     Tokens that are already in the cache are not recomputed: for a prompt that begins like the last
     one, such as a continued conversation, only the new tokens are computed.
@@ -51,9 +55,9 @@ class Generator:
             raise InputError(f"a capacity of {capacity} tokens is too small; use 1 or more")
         model.config.check_length(capacity)
         self.capacity = capacity
-        self._model = model
+        self._model, self._devices = by_heads_on_all_devices(model)
         # A chunk is written including its padding; only the smallest chunks are padded.
-        self._cache = KVCache.empty(model, capacity + min(CHUNKS))
+        self._cache = KVCache.empty(self._model, capacity + min(CHUNKS), devices=self._devices)
         self._logits_BV: jax.Array | None = None
         self._ids: list[int] = []
 
@@ -84,7 +88,7 @@ class Generator:
         for _ in range(min(max_new_tokens, self.capacity - len(prompt))):
             assert self._logits_BV is not None
             token_B, self._logits_BV, self._cache = decode_token(
-                sampling, self._model, self._cache, self._logits_BV, key
+                self._devices, sampling, self._model, self._cache, self._logits_BV, key
             )
             token = int(token_B[0])
             if token < 0:
@@ -114,34 +118,54 @@ class Generator:
             ids = prompt[done : done + size]
             tokens_BC = np.array([ids + [0] * (size - len(ids))], np.int32)
             self._logits_BV, self._cache = read_chunk(
-                self._model, self._cache, tokens_BC, jnp.int32(len(ids)), jnp.int32(len(prompt))
+                self._devices, self._model, self._cache, tokens_BC, jnp.int32(len(ids)), jnp.int32(len(prompt))
             )
             self._ids += ids
             done += len(ids)
             on_prefill(done)
 
 
-@functools.partial(jax.jit, donate_argnames="cache")
+@functools.partial(jax.jit, static_argnums=0, donate_argnames="cache")
 def read_chunk(
-    model: Llama, cache: KVCache, tokens_BC: jax.Array, count: jax.Array, sequence_length: jax.Array
+    devices: Devices,
+    model: Llama,
+    cache: KVCache,
+    tokens_BC: jax.Array,
+    count: jax.Array,
+    sequence_length: jax.Array,
 ) -> tuple[jax.Array, KVCache]:
     """(logits [B, V] after the last valid token, cache), for a chunk of a prompt.
 
     The prompt has `sequence_length` tokens.
     """
-    hidden_BCD, cache = extend(model, cache, tokens_BC, count, sequence_length)
-    return _logits_at(model, hidden_BCD, count - 1), cache
+
+    def read(model, cache, tokens_BC, count, sequence_length):
+        hidden_BCD, cache = extend(model, cache, tokens_BC, count, sequence_length)
+        return _logits_at(model, hidden_BCD, count - 1), cache
+
+    arguments = model, cache, tokens_BC, count, sequence_length
+    return _over(devices, read, model, 3)(*arguments)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnames=("cache", "logits_BV"))
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnames=("cache", "logits_BV"))
 def decode_token(
-    sampling: Sampling, model: Llama, cache: KVCache, logits_BV: jax.Array, key: jax.Array
+    devices: Devices, sampling: Sampling, model: Llama, cache: KVCache, logits_BV: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, KVCache]:
     """(chosen token [B], -1 if logits are not finite; the logits after it [B, V]; cache)."""
     token_B = next_token(sampling, logits_BV, jax.random.fold_in(key, cache.length))
     token_B = jnp.where(jnp.isfinite(logits_BV).all(axis=-1), token_B, -1)
-    hidden_B1D, cache = extend(model, cache, token_B[:, None], 1)
-    return token_B, _logits_at(model, hidden_B1D, 0), cache
+
+    def read(model, cache, token_B):
+        hidden_B1D, cache = extend(model, cache, token_B[:, None], 1)
+        return _logits_at(model, hidden_B1D, 0), cache
+
+    return token_B, *_over(devices, read, model, 1)(model, cache, token_B)
+
+
+def _over(devices: Devices, read: Callable[..., Any], model: Llama, others: int) -> Callable[..., Any]:
+    """`read(model, cache, *others)` on all devices, which have different heads in the cache."""
+    parts = specs_of(devices.shape, model), KVCache.parts(), *[WHOLE] * others
+    return devices.over(read, parts, (WHOLE, KVCache.parts()))
 
 
 def _logits_at(model: Llama, hidden_BCD: jax.Array, index: int | jax.Array) -> jax.Array:

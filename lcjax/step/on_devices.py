@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from lcjax.config.parallel.mesh import ONE_DEVICE, MeshRequest, MeshShape, choose_mesh
+from lcjax.config.parallel.mesh import ONE_DEVICE, MeshRequest, MeshShape, choose_mesh, divides_heads
 from lcjax.errors import InputError
 from lcjax.model import Llama
 from lcjax.parallel.devices import Devices
@@ -16,10 +16,23 @@ def on_all_devices(model: Llama, tokens: int) -> tuple[Llama, Devices]:
 
     As many devices are used as can have equal parts of a sequence.
     """
-    mesh = _widest_context(model, tokens)
+    return _distributed(model, _widest_context(model, tokens))
+
+
+def by_heads_on_all_devices(model: Llama) -> tuple[Llama, Devices]:
+    """(the model, its devices), each for an equal part of the heads.
+
+    As many devices are used as can have equal parts.
+    """
+    heads, kv_heads = model.config.num_attention_heads, model.config.num_key_value_heads
+    count = next(n for n in range(jax.local_device_count(), 0, -1) if divides_heads(n, heads, kv_heads))
+    return _distributed(model, MeshShape(heads=count))
+
+
+def _distributed(model: Llama, mesh: MeshShape) -> tuple[Llama, Devices]:
     if mesh == ONE_DEVICE:
         return model, Devices()
-    devices = Devices.of(mesh)
+    devices = Devices.of(mesh, jax.local_devices())
     return Llama(model.config, devices.distribute(model.params), with_mesh(model.settings, mesh)), devices
 
 

@@ -10,6 +10,7 @@ from lcjax.generate import generator
 from lcjax.generate.cache import KVCache
 from lcjax.model import Llama
 from lcjax.pallas.triton.block_sizes import traced_for
+from lcjax.parallel.devices import ON_ONE
 from lcjax.plan.compiling.aot import abstract, compile_lowered, gpu_sharding
 from lcjax.plan.compiling.parameters import abstract_params
 from tests.support.settings import model_settings
@@ -25,7 +26,7 @@ def test_a_prompt_of_131072_tokens_needs_little_more_than_its_cache():
 
     def read(params, keys_LBSKd, values_LBSKd, tokens_BC, count):
         cache = KVCache(keys_LBSKd, values_LBSKd, count)
-        return generator.read_chunk.__wrapped__(Llama(config, params, settings), cache, tokens_BC, count, count)
+        return generator.read_chunk.__wrapped__(ON_ONE, Llama(config, params, settings), cache, tokens_BC, count, count)
 
     chunk = max(generator.CHUNKS)
     shape = (config.num_hidden_layers, 1, TOKENS + chunk, config.num_key_value_heads, config.head_dim)
