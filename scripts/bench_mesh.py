@@ -5,8 +5,8 @@
 One sequence is divided over the GPUs of each mesh, data x ring x heads: along `heads` GPUs exchange
 tokens for heads, along `ring` keys and values travel. A line shows the time of one layer's causal
 attention, how many times as fast as one GPU it is, and the largest difference of any result from
-one GPU's, relative to its largest value. By heads the kernels compute the same numbers, so the
-difference is 0 if they sum in a fixed order.
+one GPU's, relative to its largest value. By heads the kernels are the same, and results differ at
+most by the rounding of what the compiler computes around them.
 """
 
 from __future__ import annotations

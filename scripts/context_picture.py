@@ -32,7 +32,8 @@ class Arguments:
 
 def figures(rows: list[dict[str, Any]]) -> list[tuple[int, int, int]]:
     """Returns (GB, tokens of lcjax, tokens of Unsloth) for each of SIZES_GB."""
-    found = {row["vram_gb"]: row for row in rows if (row["model"], row["trains"]) == (MODEL, TRAINS)}
+    drawn = MODEL, TRAINS, 1
+    found = {row["vram_gb"]: row for row in rows if (row["model"], row["trains"], row["gpus"]) == drawn}
     return [
         (size, found[size]["max_seq_length"], int(found[size]["others"].split()[-1].replace(",", "")))
         for size in SIZES_GB

@@ -2,6 +2,7 @@
 
     python scripts/context_table.py             # every row, about 15 minutes on two cores
     python scripts/context_table.py --only 70b  # only rows whose model contains "70b"
+    python scripts/context_table.py --only " x " --at-once 8  # only rows of several GPUs
 
 Compiled programs are cached on disk (see `lcjax.plan.compiling.compile_cache`), so an interrupted
 run resumes where it stopped.
@@ -24,14 +25,16 @@ class Arguments:
     """The rows to compute."""
 
     only: str = ""
-    """Compute rows whose model, GPU or weights contain this; copy the rest from context.json."""
+    """Compute rows whose model, GPUs or weights contain this; copy the rest from context.json."""
+    at_once: int = 1
+    """Number of searches that run at the same time."""
 
 
 @entry_point
 def main(argv: list[str] | None = None) -> int:
     arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     start_quietly()
-    context_table.update(arguments.only)
+    context_table.update(arguments.only, arguments.at_once)
     return 0
 
 

@@ -169,7 +169,7 @@ def plan_table(paths: Sequence[Path]) -> str:
     groups: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for row in (row for path in paths for row in rows_of(path)):
         if row["planned_bytes"] and row["peak_bytes"]:
-            kind = _ATTENTION["fa3"] if row["attention"] == "fa3" else "lcjax (Pallas), cuDNN"
+            kind = _ATTENTION["fa3"] if row["attention"] == "fa3" else "lcjax, cuDNN"
             pair = int(row["peak_bytes"]), int(row["planned_bytes"])
             groups.setdefault((row["device"].split(" 80GB")[0], kind), []).append(pair)
     lines = []

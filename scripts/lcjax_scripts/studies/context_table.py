@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from typing import Any
 
@@ -18,12 +20,13 @@ from lcjax_scripts.paths import TREE
 
 DOCS = TREE / "docs"
 SLOPES = TREE / "tests" / "lcjax" / "memory" / "bytes_a_token.json"
-LARGE_HOST_GIB = 256
+LARGE_HOST_GIB, LARGEST_HOST_GIB = 256, 2048
+"""The limits of a host's memory, for one GPU and for several."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A model on a GPU with a nominal memory of `vram_gb`.
+    """A model on GPUs with a nominal memory of `vram_gb` each, `gpus` in each of `hosts` hosts.
 
     `others` is the context length in tokens that others published for the same memory.
     """
@@ -36,6 +39,8 @@ class Row:
     quantize: str | None = "nf4"
     lora_r: int = 32
     optimizer_memory: str = "host"
+    gpus: int = 1
+    hosts: int = 1
 
     @property
     def workload(self) -> Workload:
@@ -47,7 +52,21 @@ class Row:
             self.lora_r,
             self.quantize,
             optimizer_memory=self.optimizer_memory,
+            gpus=self.gpus,
+            hosts=self.hosts,
         )
+
+    @property
+    def host_limits(self) -> tuple[int | None, int]:
+        """The limits of a host's memory to search with, in GiB."""
+        return None, LARGE_HOST_GIB if self.gpus == 1 else LARGEST_HOST_GIB
+
+    @property
+    def machine(self) -> str:
+        """The GPUs."""
+        each = f"{self.vram_gb} GB, {self.gpu}"
+        hosts = f"{self.hosts} x " if self.hosts > 1 else ""
+        return each if self.gpus == 1 else f"{hosts}{self.gpus} x {each}"
 
     @property
     def trains(self) -> str:
@@ -69,43 +88,68 @@ ROWS = (
     Row("llama-3.1-70b", "h100-80gb", 80, 393_216, "Unsloth 89,389"),
     Row("llama-3.1-8b", "h100-80gb", 80, 1_048_576, "", quantize=None),
     Row("llama-3.1-8b", "h100-80gb", 80, 512_000, "ALST 500K", quantize=None, lora_r=0),
+    Row("llama-3.1-8b", "h100-80gb", 80, 4_194_304, gpus=2),
+    Row("llama-3.1-8b", "h100-80gb", 80, 8_388_608, gpus=4),
+    Row("llama-3.1-8b", "h100-80gb", 80, 16_777_216, gpus=8),
+    Row("llama-3.1-8b", "h100-80gb", 80, 67_108_864, gpus=8, hosts=4),
+    Row("llama-3.1-70b", "h100-80gb", 80, 4_194_304, gpus=8),
+    Row("llama-3.1-8b", "h100-80gb", 80, 8_388_608, "ALST 3.7M", quantize=None, lora_r=0, gpus=8),
+    Row("llama-3.1-8b", "h100-80gb", 80, 33_554_432, "ALST 15M", quantize=None, lora_r=0, gpus=8, hosts=4),
 )
 
 
-def update(only: str) -> None:
-    """Computes the rows that contain `only`; writes docs/context.json and context.md."""
+def update(only: str, at_once: int = 1) -> None:
+    """Computes the rows that contain `only`; writes docs/context.json and context.md.
+
+    `at_once` searches run in processes of their own.
+    """
     path = DOCS / "context.json"
     before = {key(entry): entry for entry in json.loads(path.read_text())["rows"]} if path.exists() else {}
-    entries = []
-    with CompilationProgress() as progress:
-        for row in ROWS:
-            wanted = only in f"{row.model} {row.gpu} {row.trains}"
-            for host_gb in (None, LARGE_HOST_GIB):
-                entry = entry_of(row, host_gb, longest(row, host_gb, progress)) if wanted else None
-                entry = entry or before.get((row.model, row.trains, row.vram_gb, host_gb))
-                if entry is not None:
-                    entries.append(entry)
-                    print(row.model, row.trains, row.vram_gb, host_gb, entry["max_seq_length"], flush=True)
-    compiler = {name: version(name) for name in ("jax", "jax-cuda13-pjrt")}
-    path.write_text(json.dumps({"margin_bytes": MARGIN_BYTES, "versions": compiler, "rows": entries}, indent=1) + "\n")
+    wanted = [
+        (row, host) for row in ROWS for host in row.host_limits if only in f"{row.model} {row.machine} {row.trains}"
+    ]
+    found = {}
+    for (row, host_gb), plan in _searched(wanted, at_once):
+        found[row, host_gb] = entry_of(row, host_gb, plan)
+        print(row.model, row.trains, row.machine, host_gb, found[row, host_gb]["max_seq_length"], flush=True)
+    everything = ((row, host) for row in ROWS for host in row.host_limits)
+    entries = [found.get((row, host)) or before.get(key(entry_of(row, host, None))) for row, host in everything]
+    entries = [entry for entry in entries if entry is not None]
+    path.write_text(json.dumps({"margin_bytes": MARGIN_BYTES, "rows": entries}, indent=1) + "\n")
     (DOCS / "context.md").write_text(page(entries), encoding="utf-8")
 
 
-def longest(row: Row, host_gb: int | None, progress: CompilationProgress) -> Plan | None:
-    """Returns the plan of the longest context, a multiple of 1,024; None if 1,024 does not fit."""
-    planner = Planner(row.workload, row.vram_gb, host_gb, progress.compiling)
-    return planner.longest(guess=row.target)
+def _searched(
+    wanted: list[tuple[Row, int | None]], at_once: int
+) -> Iterator[tuple[tuple[Row, int | None], Plan | None]]:
+    if at_once == 1:
+        with CompilationProgress() as progress:
+            for row, host_gb in wanted:
+                yield (row, host_gb), longest(row, host_gb, progress.compiling)
+        return
+    # A process that has started JAX cannot fork.
+    with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
+        yield from zip(wanted, pool.map(longest, *zip(*wanted, strict=True)), strict=True)
+
+
+def longest(
+    row: Row, host_gb: int | None, compiling: Callable[[Workload, int], None] = lambda workload, tokens: None
+) -> Plan | None:
+    """Returns the plan of the longest context; None if the shortest does not fit."""
+    return Planner(row.workload, row.vram_gb, host_gb, compiling).longest(guess=row.target)
 
 
 def entry_of(row: Row, host_gb: int | None, plan: Plan | None) -> dict[str, Any]:
     """Returns a row of the JSON file."""
-    facts = dataclasses.asdict(row) | {"trains": row.trains, "host_gb": host_gb, "max_seq_length": 0}
-    return facts | (plan.as_json() if plan else {})
+    names = ("jax", "jax-cuda13-pjrt")
+    facts = {"trains": row.trains, "machine": row.machine, "host_gb": host_gb, "max_seq_length": 0}
+    facts["versions"] = {name: version(name) for name in names}
+    return dataclasses.asdict(row) | facts | (plan.as_json() if plan else {})
 
 
 def key(entry: dict[str, Any]) -> tuple:
     """Returns what identifies a row."""
-    return entry["model"], entry["trains"], entry["vram_gb"], entry["host_gb"]
+    return (*(entry[name] for name in ("model", "trains", "vram_gb", "gpus", "hosts", "host_gb")),)
 
 
 def page(entries: Iterable[dict[str, Any]]) -> str:
@@ -116,14 +160,16 @@ def page(entries: Iterable[dict[str, Any]]) -> str:
         "",
         "This page is generated by `make context-table` (`scripts/context_table.py`). The figures are in",
         "[context.json](context.json), and `scripts/context_picture.py` draws the picture. Each row is the",
-        "longest context, in multiples of 1,024 tokens, whose training step fits a GPU of that size. It",
+        "longest context, in multiples of 1,024 tokens a GPU, whose training step fits GPUs of that size. It",
         "is the step of `lcjax.train`: forward, backward, and AdamW with its state in host memory, with one",
         "sequence per step. It was compiled for that GPU, without having the GPU, and was not run.",
         "",
         f"- {MARGIN_BYTES / GIB:.1f} GiB are reserved for the CUDA context and the allocator. A GPU with N GB is",
         "  assumed to have 0.98 N GiB, or what its driver reports.",
-        "- Host memory is pinned. With a limit of 256 GiB, the inputs of fewer layers are saved, which",
-        "  costs additional forward passes.",
+        f"- Host memory is pinned. With a limit of {LARGE_HOST_GIB} GiB, or {LARGEST_HOST_GIB:,} GiB for a",
+        "  host with several GPUs, the inputs of fewer layers are saved, which costs additional forward",
+        "  passes.",
+        "- Several GPUs share each sequence ([many-gpus.md](many-gpus.md)).",
         "- Such steps take long. The JSON has their time at a quarter of the GPU's peak.",
         "- If `memory` in the JSON has `embeddings_on_host=true`, embedding and head are in host memory.",
         "- Unsloth's and ALST's figures are as published; [log.md](log.md) has the sources.",
@@ -134,17 +180,19 @@ def page(entries: Iterable[dict[str, Any]]) -> str:
         "",
         "![longest context on 24, 48 and 80 GB](context.png)",
         "",
-        "| model, weights | memory, GPU | aim | longest, any host | GPU GiB | host GiB | 256 GiB host | saved inputs | others |",
+        "| model, weights | memory, GPU | aim | longest, any host | GiB a GPU | GiB a host | limited host "
+        "| saved inputs | others |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     rows: dict[tuple, dict[int | None, dict[str, Any]]] = {}
     for entry in entries:
-        rows.setdefault(key(entry)[:3], {})[entry["host_gb"]] = entry
+        rows.setdefault(key(entry)[:-1], {})[entry["host_gb"]] = entry
     for by_host in rows.values():
-        free, bound = by_host[None], by_host[LARGE_HOST_GIB]
+        free = by_host.pop(None)
+        [bound] = by_host.values()
         lines.append(
-            f"| {free['model']}, {free['trains']} | {free['vram_gb']} GB, {free['gpu']} | {free['target']:,} "
-            f"| **{free['max_seq_length']:,}** | {_gib(free, 'device_bytes')} | {_gib(free, 'host_bytes')} "
+            f"| {free['model']}, {free['trains']} | {free['machine']} | {free['target']:,} "
+            f"| **{free['max_seq_length']:,}** | {_gib(free, 'device_bytes')} | {_gib(free, 'host_bytes_of_all_gpus')} "
             f"| {bound['max_seq_length']:,} | {_every(bound)} | {free['others']} |"
         )
     return "\n".join([*lines, ""])
