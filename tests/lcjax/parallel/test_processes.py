@@ -16,7 +16,8 @@ from lcjax.config.parallel.cluster import Cluster
 from lcjax.errors import InputError
 from lcjax.parallel.distributed import meeting
 from lcjax.train.__main__ import main
-from tests.support.processes import complete_saves, finish, kill, metrics_of, wait_until
+from tests.support.failing_processes import messages_of_both
+from tests.support.processes import complete_saves, finish, kill, metrics_of, start, wait_until
 from tests.support.several_processes import free_port, start_together
 
 STEPS = 14
@@ -92,6 +93,44 @@ def test_processes_with_different_numbers_of_devices_refuse_to_start(arguments, 
         assert code == 2
         assert "error: process 0 has 2 devices and process 1 has 1; all processes of a run need as many" in output
         assert "stack trace" not in output
+
+
+def test_a_process_without_the_model_ends_the_others_with_its_line(arguments, model_dir, tmp_path, cache):
+    both, address = [], f"127.0.0.1:{free_port()}"
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        if number == 0:
+            (folder / "tiny").symlink_to(model_dir)
+        flags = ["--coordinator", address, "--num-processes", "2", "--process-id", str(number), "--output-dir", "run"]
+        both.append(start(["--model", "tiny", *arguments[2:], *flags], folder, cache))
+    (code, output), (other_code, other_output) = map(finish, both)
+    assert (code, other_code) == (2, 2)
+    message = "tiny does not exist; check the path, or give a hub id"
+    assert output.splitlines()[-1].startswith(f"error: process 1 has stopped: {message}")
+    assert other_output.splitlines()[-1].startswith(f"error: {message}")
+    assert "stack trace" not in output + other_output
+
+
+def test_an_error_in_one_process_reaches_the_other_wherever_it_waits(tmp_path):
+    first, second = messages_of_both(tmp_path)
+    assert first.keys() == second.keys()
+    for name in first:
+        match name.partition(", process ")[2]:
+            case "0":
+                assert (first[name], second[name]) == ("no disk", "process 0 has stopped: no disk")
+            case "1":
+                assert (first[name], second[name]) == ("process 1 has stopped: no disk", "no disk")
+    assert (first["both"], second["both"]) == ("number 0", "number 1")
+    assert second["data"].startswith("other.txt does not exist")
+    assert second["a folder of its own"].startswith(f"--output-dir {tmp_path / '1' / 'run'} cannot be written by every")
+    assert first["a file in the first"] == "--output-dir folder is a file; give a folder"
+    for failing, waiting, number in (
+        (second["data"], first["data"], 1),
+        (second["a folder of its own"], first["a folder of its own"], 1),
+        (first["a file in the first"], second["a file in the first"], 0),
+    ):
+        assert waiting == f"process {number} has stopped: {failing}"
 
 
 def test_a_coordinator_that_does_not_answer():
