@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import use_abstract_mesh
 
 from lcjax import ops
 from lcjax.pallas.triton import rope
 from lcjax.pallas.triton.block_sizes import block_sizes_for, traced_for
-from lcjax.plan.compiling.aot import abstract, compile_lowered, gpu_sharding
+from lcjax.plan.compiling.aot import abstract, compile_lowered, gpu_sharding, lowering_for
 from lcjax_scripts.codegen import ptx
 from lcjax_scripts.codegen.compiled import ATTENTION_KERNELS, HEADS, KEY_VALUE_HEADS, TOKENS, CompiledKernel
 
@@ -100,10 +99,11 @@ class Emitted(NamedTuple):
 def emitted(function: Callable, arguments: Any, gpu: str) -> dict[str, Emitted]:
     """Returns every kernel that a compiled function launches, including XLA's own, by name."""
     sharding = gpu_sharding(gpu)
-    with traced_for(device_of(gpu)), use_abstract_mesh(sharding.mesh.abstract_mesh):
+    with lowering_for(sharding):
         lowered = jax.jit(function).lower(*abstract(arguments, sharding))
     with tempfile.TemporaryDirectory() as folder:
-        compile_lowered(lowered, {"xla_dump_to": folder})
+        # From JAX 0.12 on, XLA writes PTX only if it is asked for the results of the emitter.
+        compile_lowered(lowered, {"xla_dump_to": folder, "xla_dump_emitter_re": ".*"})
         modules = [path.read_text(encoding="utf-8") for path in Path(folder).glob("*.ptx")]
         launches = "".join(path.read_text(encoding="utf-8") for path in Path(folder).glob("*thunk_sequence.txt"))
     module_of = {name: module for module in modules for name in ptx.entries(module)}

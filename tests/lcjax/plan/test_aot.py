@@ -12,7 +12,14 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from lcjax import ops
 from lcjax.errors import InputError
-from lcjax.plan.compiling.aot import abstract, compile_lowered, gpu_memory_bytes, gpu_names, gpu_sharding
+from lcjax.plan.compiling.aot import (
+    abstract,
+    compile_lowered,
+    gpu_memory_bytes,
+    gpu_names,
+    gpu_sharding,
+    lowering_for,
+)
 from tests.support.hlos import Program, aliases
 
 ARCHITECTURES = {
@@ -171,7 +178,9 @@ def compile_step(step) -> Program:
         jax.ShapeDtypeStruct((1, TOKENS), "int32"),
         jax.ShapeDtypeStruct((HEAD_DIM // 2,), "float32"),
     )
-    lowered = jax.jit(step).lower(*abstract(arguments, gpu_sharding("h100-80gb")))
+    sharding = gpu_sharding("h100-80gb")
+    with lowering_for(sharding):
+        lowered = jax.jit(step).lower(*abstract(arguments, sharding))
     text = compile_lowered(lowered).as_text()
     assert text is not None
     return Program(text)
