@@ -1,4 +1,4 @@
-"""Compares Pallas, XLA, Triton, cuDNN and torch with a float64 reference on identical inputs.
+"""Compares Pallas, Mosaic, XLA, Triton, cuDNN and torch with float64 on identical inputs.
 
     python scripts/parity.py --html parity.html
     python scripts/parity.py --mutants
@@ -9,8 +9,8 @@ tensor (the value or a gradient) of one shape. It passes if the error of every i
 most twice the error of plain PyTorch in the same dtype, plus rounding
 (lcjax_scripts/verify/tolerance.py). Over the whole matrix, the error of Pallas may exceed that of
 Triton by at most 10%. JAX and torch run in separate processes. Without a GPU, the kernels are
-interpreted, which takes minutes. Ctrl-C ends a run and reports the cases judged so far. Needs the
-extra `ref`.
+interpreted, which takes minutes; those of Mosaic need a newer JAX (--jax-python). Ctrl-C ends a run
+and reports the cases judged so far. Needs the extra `ref`.
 """
 
 from __future__ import annotations
@@ -53,6 +53,9 @@ class Parity:
     """Instead of the matrix, inject each known bug into each implementation; all must be caught."""
     plant: str | None = None
     """Inject one mutant into every implementation of the matrix, to check that it is caught."""
+    jax_python: Path = Path(sys.executable)
+    """The Python of JAX's side. On a CPU, only JAX 0.11.2 or later interprets the Mosaic kernels. Use
+    e.g. .venv-newest/bin/python, which `make test` installs."""
     json: Path | None = None
     """Also write every verdict to this file."""
     html: Path | None = None
@@ -70,7 +73,7 @@ def main(argv: list[str] | None) -> int:
         sound, planted = matrix_jobs(matrix, parity.shapes, parity.part, parity.plant), []
     sound, planted = (repeated(jobs, parity.rows, full=parity.full) for jobs in (sound, planted))
     whole = not (parity.shapes or parity.part != "1/1" or parity.mutants or parity.long)
-    findings = examine(sound, planted, alone=parity.long, whole=whole)
+    findings = examine(sound, planted, alone=parity.long, whole=whole, jax_python=str(parity.jax_python))
     report = findings.as_json()
     if parity.json:
         parity.json.write_text(json.dumps(report, indent=1, allow_nan=False), encoding="utf-8")
@@ -88,6 +91,8 @@ def check(parity: Parity) -> None:
     for flag, path in (("--json", parity.json), ("--html", parity.html)):
         if path and not path.parent.is_dir():
             raise InputError(f"{flag} {path}: the directory {path.parent} does not exist")
+    if not parity.jax_python.is_file():
+        raise InputError(f"--jax-python {parity.jax_python} is not a file; use e.g. .venv-newest/bin/python")
     if parity.plant is not None and parity.plant not in MUTANTS:
         raise InputError(f"--plant {parity.plant!r} is unknown; use one of {', '.join(MUTANTS)}")
     if parity.mutants and (parity.full or parity.shapes or parity.plant):

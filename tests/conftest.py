@@ -21,9 +21,14 @@ import pytest
 
 from lcjax.plan.compiling import compile as compiling
 from lcjax.weights.demo import demo_model
+from lcjax_scripts.verify.parity.interpreter.mosaic import OLDEST_JAX, THREADS
 from tests.support.compiling import compile_optimized, compile_with_known_kernels
 from tests.support.longest_first import place_of
 from tests.support.tiny_llama import save_tiny_llama
+
+if jax.__version_info__ >= OLDEST_JAX:
+    for name, value in THREADS.items():
+        os.environ.setdefault(name, value)
 
 # Programs for GPUs are always optimized, as for users.
 jax.stages.Lowered.compile = compile_optimized

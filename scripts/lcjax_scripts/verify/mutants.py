@@ -36,7 +36,11 @@ ATTENTION_SHAPES: Shapes = {
     "mutants, attention float32": AttentionShape(150, 6, 2, 64, query_offset=0, segments="packed"),
     "mutants, attention bfloat16": AttentionShape(150, 6, 2, 64, query_offset=0, window=40, dtype="bfloat16"),
 }
-FAR_SHAPES: Shapes = {"offset beyond int32": ATTENTION_FEATURES["offset beyond int32"]}
+FAR_SHAPES: Shapes = {
+    "offset beyond int32": ATTENTION_FEATURES["offset beyond int32"],
+    # Mosaic supports no other dtypes and values of head_dim than such.
+    "mutants, offset beyond int32": AttentionShape(150, 2, 1, 64, keys=100, query_offset=2**31 + 50, dtype="bfloat16"),
+}
 ROPE_SHAPES: Shapes = {
     "mutants, rope float32": RopeShape(67, 6, 2, 64, positions="at 1M"),
     "mutants, rope bfloat16": RopeShape(67, 6, 2, 64, pairs=24, positions="at 1M", dtype="bfloat16"),

@@ -57,7 +57,9 @@ def test_a_slice_of_the_matrix(tmp_path, capsys):
     page = files["html"].read_text()
     assert "http" not in page
     assert all(json.dumps(name) in page for name in names)
-    assert f"{report['cases']} cases" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"{report['cases']} cases" in out
+    assert ("mosaic" in report["implementations"]) != ("mosaic has no case: needs a Hopper GPU, or the" in out)
 
 
 def test_the_repeated_shape_is_what_is_run():
@@ -189,6 +191,7 @@ def test_long_shapes_are_judged_on_samples_of_rows(capsys, monkeypatch):
         (["--part", "0/3"], "--part '0/3' is not understood; use K/N with K from 1 to N"),
         (["--part", "4/3"], "--part '4/3' is not understood"),
         (["--part", "half"], "--part 'half' is not understood"),
+        (["--jax-python", "no/such/python"], "--jax-python no/such/python is not a file; use e.g. .venv-newest"),
         (["--rows", "0"], "--rows 0 must be at least 1"),
         (["--json", "no/such/folder/report.json"], "the directory no/such/folder does not exist"),
     ],
@@ -307,9 +310,9 @@ def test_results_survive_their_file(tmp_path):
 
 
 def test_a_matrix_in_which_pallas_is_less_accurate_fails(monkeypatch, capsys):
-    monkeypatch.setattr(harness, "run", lambda jobs, *, alone: [(job, [case_of(0.6, 0.5)]) for job in jobs])
+    monkeypatch.setattr(harness, "run", lambda jobs, **options: [(job, [case_of(0.6, 0.5)]) for job in jobs])
     assert parity.main([]) == 1
     assert "Pallas is less accurate than Triton, 1.20: rope float32" in capsys.readouterr().out
     assert parity.main(["--shapes", "rope"]) == 0  # not checked for a part of the matrix
-    monkeypatch.setattr(harness, "run", lambda jobs, *, alone: [(job, [case_of(0.5, 0.5)]) for job in jobs])
+    monkeypatch.setattr(harness, "run", lambda jobs, **options: [(job, [case_of(0.5, 0.5)]) for job in jobs])
     assert parity.main([]) == 0

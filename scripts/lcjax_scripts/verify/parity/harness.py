@@ -7,6 +7,7 @@ import dataclasses
 import os
 import platform
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -44,6 +45,8 @@ class Findings:
     """Number of shapes to be judged."""
     shapes_judged: int
     seconds: float
+    machine: str
+    """The processor and the versions."""
 
     @property
     def faults(self) -> list[str]:
@@ -63,7 +66,7 @@ class Findings:
     def as_json(self) -> dict[str, Any]:
         """Returns every verdict, with the machine and the versions."""
         facts = {
-            "machine": machine(),
+            "machine": self.machine,
             "seconds": self.seconds,
             "shapes": self.shapes,
             "shapes_judged": self.shapes_judged,
@@ -86,7 +89,14 @@ class Findings:
             print(f"interrupted: {self.shapes_judged} of {self.shapes} shapes are judged", file=sys.stderr)
 
 
-def examine(sound: Sequence[Job], planted: Sequence[Job] = (), *, alone: bool = False, whole: bool = False) -> Findings:
+def examine(
+    sound: Sequence[Job],
+    planted: Sequence[Job] = (),
+    *,
+    alone: bool = False,
+    whole: bool = False,
+    jax_python: str = sys.executable,
+) -> Findings:
     """Judges all jobs, or those that finish before Ctrl-C.
 
     Args:
@@ -95,10 +105,11 @@ def examine(sound: Sequence[Job], planted: Sequence[Job] = (), *, alone: bool = 
       alone: run one side after the other, each with the device to itself.
       whole: `sound` is a whole matrix. In a part of it, a difference of 10% between Pallas and
         Triton may be chance, so it is not checked.
+      jax_python: runs JAX's side.
     """
     began = time.monotonic()
     jobs = [*sound, *planted]
-    judged = run(jobs, alone=alone)
+    judged = run(jobs, alone=alone, jax_python=jax_python)
     hunts = {job.key for job in planted}
     cases = [case for job, of_job in judged if job.key not in hunts for case in of_job]
     return Findings(
@@ -108,10 +119,11 @@ def examine(sound: Sequence[Job], planted: Sequence[Job] = (), *, alone: bool = 
         len(jobs),
         len(judged),
         round(time.monotonic() - began, 1),
+        machine(jax_python),
     )
 
 
-def run(jobs: Sequence[Job], *, alone: bool = False) -> Judged:
+def run(jobs: Sequence[Job], *, alone: bool = False, jax_python: str = sys.executable) -> Judged:
     """Judges every job, or those that finish before Ctrl-C; returns them in the order given."""
     judged: Judged = []
     with (
@@ -119,7 +131,7 @@ def run(jobs: Sequence[Job], *, alone: bool = False) -> Judged:
         MatrixProgress(Console(stderr=True), len(jobs)) as progress,
         contextlib.suppress(KeyboardInterrupt),
     ):
-        for job, *sides in run_jobs(jobs, Path(folder), alone=alone):
+        for job, *sides in run_jobs(jobs, Path(folder), alone=alone, jax_python=jax_python):
             judged.append((job, judge(job, sides)))
             failed = sum(case.failed for done, cases in judged if done.mutant is None for case in cases)
             progress.judged(job.name, failed)
@@ -127,7 +139,16 @@ def run(jobs: Sequence[Job], *, alone: bool = False) -> Judged:
     return sorted(judged, key=lambda pair: order[pair[0].key])
 
 
-def machine() -> str:
+def machine(jax_python: str = sys.executable) -> str:
     """Returns the processor and the versions."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch", "triton", "transformers", "peft"))
+    others = ("torch", "triton", "transformers", "peft")
+    versions = {"jax": _version_in(jax_python, "jax")} | {name: version(name) for name in others}
+    packages = ", ".join(f"{name} {found}" for name, found in versions.items())
     return f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores; {packages}"
+
+
+def _version_in(python: str, package: str) -> str:
+    if python == sys.executable:
+        return version(package)
+    program = f"from importlib.metadata import version; print(version({package!r}))"
+    return subprocess.run([python, "-c", program], capture_output=True, text=True, check=True).stdout.strip()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import itertools
 import sys
@@ -16,6 +18,7 @@ from lcjax import ops
 from lcjax.errors import InputError
 from lcjax.ops.attention.registry import BACKENDS
 from lcjax_scripts.verify.inputs import Arrays, Options, digest
+from lcjax_scripts.verify.parity.interpreter import mosaic as interpreter
 from lcjax_scripts.verify.parity.jobs import Job, outcome_of, work
 from lcjax_scripts.verify.parity.results import Outcome, SideResult
 
@@ -23,6 +26,13 @@ from lcjax_scripts.verify.parity.results import Outcome, SideResult
 MANY_PRODUCTS = 2**27
 # A kernel computes at least this many rows and columns.
 TILE = 128
+
+# The most products of a shape that JAX's interpreter of Mosaic kernels computes within a minute.
+MOST_INTERPRETED_WORK = 2**29
+
+# Fusion emitters cost more compile time than they save in an interpreted kernel. From 0.11 on,
+# jaxlib always has them and does not know the option.
+WITHOUT_EMITTERS = {} if jax.__version_info__ >= (0, 11) else {"xla_cpu_use_fusion_emitters": False}
 
 # A compiled CPU program takes about a hundred memory mappings; a process may have 65,530.
 JOBS_BETWEEN_CLEARINGS = 32
@@ -41,19 +51,25 @@ def main(jobs_file: str) -> int:
 
 
 def run(job: Job) -> SideResult:
+    names, absent = implementations(job)
+    result = _run(job, names)
+    return dataclasses.replace(result, refused=absent | result.refused)
+
+
+def _run(job: Job, names: tuple[str, ...]) -> SideResult:
     if job.shape.operation == "model":
         from lcjax_scripts.verify.parity.model import jax_side
 
-        return jax_side.run(job, implementations("attention"))
+        return jax_side.run(job, names)
     if job.shape.operation == "long":
         from lcjax_scripts.verify.parity.long import jax_side
 
-        return jax_side.run(job, implementations("attention"))
+        return jax_side.run(job, names)
     arrays, options = job.planted_inputs()
     outcomes: dict[str, Outcome] = {}
     refused: dict[str, str] = {}
     call = _attention if job.shape.operation == "attention" else _rope
-    for name in implementations(job.shape.operation):
+    for name in names:
         try:
             outcomes[name] = outcome_of(functools.partial(call, name, arrays, options), refusal=InputError)
         except InputError as reason:
@@ -61,11 +77,17 @@ def run(job: Job) -> SideResult:
     return SideResult(digest(job.inputs()[0]), outcomes, refused)
 
 
-def implementations(operation: str) -> tuple[str, ...]:
-    """Returns the implementations that run on this machine. Some of them need a GPU."""
-    if operation == "rope" or jax.default_backend() != "gpu":
-        return ("pallas", "xla")
-    return tuple(BACKENDS)
+def implementations(job: Job) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Returns (the implementations that run on this machine, why Mosaic does not)."""
+    if job.shape.operation == "rope" or getattr(job.shape, "of", None) == "rope":
+        return ("pallas", "xla"), {}
+    if jax.default_backend() == "gpu":
+        return tuple(BACKENDS), {}
+    if reason := interpreter.missing():
+        return ("pallas", "xla"), {"mosaic": reason}
+    if job.shape.operation != "attention" or job.shape.work > MOST_INTERPRETED_WORK:
+        return ("pallas", "xla"), {"mosaic": "would take minutes in the interpreter"}
+    return ("pallas", "xla", "mosaic"), {}
 
 
 def _attention(implementation: str, arrays: Arrays, options: Options) -> Arrays:
@@ -76,6 +98,7 @@ def _attention(implementation: str, arrays: Arrays, options: Options) -> Arrays:
     """
     batch, tokens, heads, head_dim = arrays["q"].shape
     products = batch * heads * head_dim * max(tokens, TILE) * max(arrays["k"].shape[1], TILE)
+    is_interpreted = implementation == "mosaic" and jax.default_backend() != "gpu"
 
     # For float32, the rounding of scores matters. Only optimized code has fused multiply-adds, as
     # on a GPU.
@@ -83,7 +106,8 @@ def _attention(implementation: str, arrays: Arrays, options: Options) -> Arrays:
 
     def results(*, with_lse: bool) -> Arrays:
         fn = _attention_with_gradients(implementation, with_lse, tuple(options.items()))
-        return _numpy(_compiled(fn, optimized=optimized)(arrays))
+        with interpreter.interpreting() if is_interpreted else contextlib.nullcontext():
+            return _numpy(_compiled(fn, optimized=optimized)(arrays))
 
     try:
         return results(with_lse=True)
@@ -146,8 +170,7 @@ def _rope_with_gradients(implementation: str, attention_factor: float) -> Callab
 
 @functools.cache
 def _compiled(fn: Callable, *, optimized: bool = False) -> Callable:
-    # Fusion emitters cost more compile time than they save in an interpreted kernel.
-    quick = {"xla_backend_optimization_level": int(optimized), "xla_cpu_use_fusion_emitters": False}
+    quick = {"xla_backend_optimization_level": int(optimized), **WITHOUT_EMITTERS}
     return jax.jit(fn, compiler_options=None if jax.default_backend() == "gpu" else quick)
 
 

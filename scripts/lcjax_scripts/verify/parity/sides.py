@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lcjax_scripts.paths import python_path
+from lcjax_scripts.verify.parity.interpreter.mosaic import THREADS
 from lcjax_scripts.verify.parity.jobs import PARENT, Job, longest_first, result_path, save_jobs
 from lcjax_scripts.verify.parity.results import SideResult, load
 
@@ -21,10 +22,13 @@ SECONDS_BETWEEN_LOOKS = 0.1
 Finished = tuple[Job, SideResult, SideResult]
 
 
-def run_jobs(jobs: Sequence[Job], folder: Path, *, alone: bool = False) -> Iterator[Finished]:
+def run_jobs(
+    jobs: Sequence[Job], folder: Path, *, alone: bool = False, jax_python: str = sys.executable
+) -> Iterator[Finished]:
     """Yields (job, JAX's result, torch's result) of each job when both sides have finished it.
 
-    With `alone`, one process uses the device at a time; that of JAX is first.
+    With `alone`, one process uses the device at a time; that of JAX is first. `jax_python` runs
+    JAX's side.
 
     Raises:
       RuntimeError: a process died. The message has the end of its stderr.
@@ -33,13 +37,14 @@ def run_jobs(jobs: Sequence[Job], folder: Path, *, alone: bool = False) -> Itera
     processes = []
     try:
         if alone:
-            processes = [_start("jax", 0, folder)]
+            processes = [_start("jax", 0, folder, jax_python)]
             processes[0].wait()
             processes.append(_start("torch", 0, folder))
         else:
             # Start a process of each side per core, so that no core is idle when a side finishes.
             count = min(len(os.sched_getaffinity(0)), MOST_PROCESSES_A_SIDE, len(jobs))
-            processes = [_start(side, n, folder) for n in range(count) for side in SIDES]
+            pythons = {"jax": jax_python, "torch": sys.executable}
+            processes = [_start(side, n, folder, pythons[side]) for n in range(count) for side in SIDES]
         yield from _finished(jobs, folder, processes)
     finally:
         for process in processes:
@@ -47,8 +52,8 @@ def run_jobs(jobs: Sequence[Job], folder: Path, *, alone: bool = False) -> Itera
             process.wait()
 
 
-def _start(side: str, number: int, folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", f"lcjax_scripts.verify.parity.run_{side}", str(folder / JOBS)]
+def _start(side: str, number: int, folder: Path, python: str = sys.executable) -> subprocess.Popen:
+    command = [python, "-m", f"lcjax_scripts.verify.parity.run_{side}", str(folder / JOBS)]
     # The sides share the GPU, if there is one.
     environment = os.environ | {
         "PYTHONPATH": python_path(),
@@ -57,6 +62,7 @@ def _start(side: str, number: int, folder: Path) -> subprocess.Popen:
     }
     if side == "jax":
         # On a GPU, XLA would spend most of the time of a shape on autotuning its own products.
+        environment |= {name: os.environ.get(name, value) for name, value in THREADS.items()}
         environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
     else:
         environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

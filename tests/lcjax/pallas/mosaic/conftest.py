@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 import jax
 
-# The interpreter's threads wait for each other. With fewer threads than a program has, it hangs.
-os.environ.setdefault("NPROC", "16")
+from lcjax_scripts.verify.parity.interpreter.mosaic import OLDEST_JAX
 
-collect_ignore = [] if jax.__version_info__ >= (0, 11, 2) else ["test_values.py"]
+collect_ignore = [] if jax.__version_info__ >= OLDEST_JAX else ["test_values.py"]

@@ -21,7 +21,7 @@ from lcjax.ops.attention.call import AttentionCall
 from lcjax.pallas.mosaic import launch
 from lcjax.pallas.mosaic.backend import BACKEND
 from lcjax.pallas.mosaic.ranges import Seen
-from tests.lcjax.pallas.mosaic.interpreter import interpreted
+from lcjax_scripts.verify.parity.interpreter.mosaic import interpreted
 from tests.support.numerics import error_ratios
 from tests.support.thin import thinned
 

@@ -1,1 +1,4 @@
-"""Changes Triton's interpreter to round like a GPU and to run faster."""
+"""The interpreters of kernels: JAX's of Mosaic, and changes to Triton's.
+
+Triton's rounds like a GPU then, and runs faster.
+"""

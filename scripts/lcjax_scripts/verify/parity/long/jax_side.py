@@ -28,9 +28,8 @@ from lcjax_scripts.verify.parity.long.inputs import (
 from lcjax_scripts.verify.parity.results import Outcome, SideResult
 
 
-def run(job: Job, attention_implementations: tuple[str, ...]) -> SideResult:
+def run(job: Job, implementations: tuple[str, ...]) -> SideResult:
     shape = long_shape(job)
-    implementations = ("pallas", "xla") if shape.of == "rope" else attention_implementations
     results = _rope if shape.of == "rope" else _attention
     outcomes: dict[str, Outcome] = {}
     refused: dict[str, str] = {}

@@ -12,7 +12,7 @@ from rich.text import Text
 from lcjax_scripts.verify.parity.accuracy import LARGEST_QUOTIENT, pallas_over_triton
 from lcjax_scripts.verify.parity.verdicts import PEERS, Case
 
-IMPLEMENTATIONS = ("pallas", "triton", "xla", "cudnn", "fa3", "sdpa")
+IMPLEMENTATIONS = ("pallas", "mosaic", "triton", "xla", "cudnn", "fa3", "sdpa")
 MOST_LINES = 12
 
 
@@ -40,6 +40,8 @@ def print_summary(console: Console, cases: Sequence[Case]) -> None:
         of_it = [case for case in cases if case.operation == operation]
         table.add_row(operation, str(len(of_it)), *(_cell(of_it, name) for name in names))
     console.print(table)
+    for line in absences(cases):
+        console.print(Text(line, style="dim"))
     quotients = pallas_over_triton(cases)
     if quotients:
         console.print(
@@ -49,6 +51,16 @@ def print_summary(console: Console, cases: Sequence[Case]) -> None:
         console.print(Text(line, style="red"))
     if len(failures(cases)) > MOST_LINES:
         console.print(f"... and {len(failures(cases)) - MOST_LINES} more; --json and --html have them all")
+
+
+def absences(cases: Iterable[Case]) -> list[str]:
+    """Returns a line for each implementation that supports no case, if the reason is the same."""
+    cases = list(cases)
+    ran, reasons = present(cases), {}
+    for case in cases:
+        for name in case.refused.keys() - ran:
+            reasons.setdefault(name, set()).add(case.refused[name])
+    return [f"{name} has no case: {', '.join(found)}" for name, found in reasons.items() if len(found) == 1]
 
 
 def failures(cases: Iterable[Case]) -> list[str]:
