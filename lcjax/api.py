@@ -84,7 +84,6 @@ def from_pretrained(
     checkpoint = weights.open_model_files(source)
     tokenizer = weights.load_tokenizer(source)
     length = checkpoint.config.max_position_embeddings if max_seq_length is None else max_seq_length
-    checkpoint.config.check_length(length)
     config = _with_chosen_rope(checkpoint.config, length, rope_scaling, rope_theta)
     settings = resolved_settings(
         ExecutionRequest(attention, use_gradient_checkpointing, memory, loss_chunk),

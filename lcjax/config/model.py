@@ -17,6 +17,7 @@ _SIZES = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
     num_key_value_heads head_dim max_position_embeddings
 """.split()
+_OF_SOME_FAMILIES = "attention_bias", "mlp_bias", "sliding_window"
 # Sizes are int32 in every program. The deepest models have a few hundred layers. The limit on
 # layers bounds the list of names that is built before any tensor is read.
 _INT32 = 2**31 - 1
@@ -29,13 +30,13 @@ class LlamaConfig:
 
     Sizes are element counts, `max_position_embeddings` is in tokens. `head_dim` need not be
     `hidden_size / num_attention_heads`. RoPE rotates the first `partial_rotary_factor` of a head's
-    dimensions. Each token attends to the last `sliding_window` tokens, including itself, or to all
-    earlier tokens if it is None; see `check_length`. `own_values` are (key, value) pairs that only
-    its family's config.json has.
+    dimensions. In layers with a window, each token attends to the last `sliding_window` tokens,
+    including itself; `sees` says which layers have one. `own_values` are (key, value) pairs that
+    only its family's config.json has.
 
     Raises:
       InputError: a value has the wrong type or is out of range, the head counts do not divide,
-        head_dim is odd, or the RoPE settings do not match.
+        head_dim is odd, the RoPE settings do not match, or the family does not support the model.
     """
 
     vocab_size: int
@@ -81,6 +82,8 @@ class LlamaConfig:
         if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
             raise self._fault("rms_norm_eps", "must be a number above 0 and below 1")
         self._check_heads()
+        if (refusal := self.family.refusal(self)) is not None:
+            raise InputError(f"{self.model_type}: {refusal} in the model's config")
 
     def _check_heads(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -103,23 +106,6 @@ class LlamaConfig:
         value = repr(getattr(self, name))
         value = value if len(value) <= 60 else f"{value[:60]}..."
         return InputError(f"{name}={value} in the model's config {what}")
-
-    def check_length(self, tokens: int) -> None:
-        """Raises InputError if a sequence is longer than a sliding window that is not applied.
-
-        Up to the window's length, attention with the window is full attention.
-        """
-        if self.longest_sequence is not None and tokens > self.longest_sequence:
-            raise InputError(
-                f"{tokens:,} tokens exceed sliding_window={self.sliding_window} in the model's "
-                "config, and sliding-window attention is not supported; use a max_seq_length "
-                f"(--max-seq-length) of at most {self.sliding_window}"
-            )
-
-    @property
-    def longest_sequence(self) -> int | None:
-        """In tokens: the sliding window, if attention does not apply it; None for any length."""
-        return self.sliding_window if self.sees.window is None else None
 
     @property
     def family(self) -> Family:
@@ -168,9 +154,11 @@ class LlamaConfig:
         fields["rope_scaling"] = self.rope_scaling.to_dict()
         if self.partial_rotary_factor == 1.0:
             del fields["partial_rotary_factor"]  # no Llama of transformers has it
-        if "sliding_window" not in family.keys:
-            del fields["sliding_window"]
+        for name in _OF_SOME_FAMILIES:
+            if name not in family.keys:
+                del fields[name]
         own = {key: self.own_value(key) for key in family.own_keys}
+        own = {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
         return {"architectures": [family.architecture], "hidden_act": "silu", **fields, **own}
 
     @property

@@ -27,12 +27,10 @@ def read_fields(config: Any, source: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{source} is a {type(config).__name__}, not an object; download the model again")
     family = _family(config, source)
-    fields = {
-        key: config[key] if _is_given(config, key) and key not in family.ignored_keys else default
-        for key, default in family.keys.items()
-    }
+    fields = {key: config[key] if _is_given(config, key) else default for key, default in family.keys.items()}
     fields["model_type"] = family.model_type
-    fields["own_values"] = tuple((key, config.get(key, default)) for key, default in family.own_keys.items())
+    own = {key: config.get(key, default) for key, default in family.own_keys.items()}
+    fields["own_values"] = tuple((key, tuple(x) if isinstance(x, list) else x) for key, x in own.items())
     heads, hidden = fields["num_attention_heads"], fields["hidden_size"]
     if fields["num_key_value_heads"] is None:
         fields["num_key_value_heads"] = heads
@@ -82,7 +80,7 @@ def _family(config: dict[str, Any], source: str) -> Family:
         name = "llama"
     if not isinstance(name, str) or name not in FAMILIES:
         raise InputError(
-            f"{source} says model_type={name!r}; supported are {' and '.join(FAMILIES)}: use a model of these families"
+            f"{source} says model_type={name!r}; supported are {', '.join(FAMILIES)}: use a model of these families"
         )
     if (activation := config.get("hidden_act") or "silu") not in _SILU:
         raise InputError(f"{source} says hidden_act={activation!r}; only silu is supported: use another model")

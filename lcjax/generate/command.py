@@ -68,8 +68,7 @@ class Command:
         chat_ids(
             self.tokenizer, [*self._system(), message("user", "")]
         )  # report an error now, not after the first turn
-        trained = self.config.max_position_embeddings
-        usable = min(trained, self.config.longest_sequence or trained, _CONVERSATION_TOKENS)
+        usable = min(self.config.max_position_embeddings, _CONVERSATION_TOKENS)
         generator = self._generator(self.arguments.max_seq_length or usable)
         messages = self._system()
         for turn in _lines():

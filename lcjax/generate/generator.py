@@ -49,11 +49,10 @@ class Generator:
         """`capacity`: tokens of prompt and continuation together; 2 L K d numbers per token.
 
         Raises:
-          InputError: capacity is not positive, or beyond the model's sliding window.
+          InputError: capacity is not positive.
         """
         if capacity < 1:
             raise InputError(f"a capacity of {capacity} tokens is too small; use 1 or more")
-        model.config.check_length(capacity)
         self.capacity = capacity
         self._model, self._devices = by_heads_on_all_devices(model)
         # A chunk is written including its padding; only the smallest chunks are padded.

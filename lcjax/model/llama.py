@@ -136,15 +136,13 @@ class Llama(nnx.Module):
           dropout_key: enables the adapter's dropout.
 
         Raises:
-          InputError: the ids are not rows of tokens, an id is outside the vocabulary, or a row is
-            longer than the model's sliding window. A traced call cannot check ids; there the
-            embedding of such an id is NaN.
+          InputError: the ids are not rows of tokens, or an id is outside the vocabulary. A traced
+            call cannot check ids; there the embedding of such an id is NaN.
         """
         tokens_BT = jnp.asarray(tokens_BT)
         check_ids(tokens_BT, self.config.vocab_size)
         if tokens_BT.ndim != 2 or not tokens_BT.size:
             raise InputError(f"token ids have the shape {tokens_BT.shape}; give rows of tokens: [batch, tokens]")
-        self.config.check_length(tokens_BT.shape[1] * self.settings.execution.mesh.context)
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None], tokens_BT.shape)
         # Padding comes after the document, whose tokens do not see later tokens.

@@ -51,11 +51,11 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
         rope_theta=theta,
         rope_scaling=_rope_scaling(file, metadata, theta, head_dim),
         tie_word_embeddings="output.weight" not in file.tensors,
-        attention_bias="blk.0.attn_q.bias" in file.tensors,
-        mlp_bias="blk.0.ffn_up.bias" in file.tensors,
+        attention_bias="attention_bias" in family.keys and "blk.0.attn_q.bias" in file.tensors,
+        mlp_bias="mlp_bias" in family.keys and "blk.0.ffn_up.bias" in file.tensors,
         bos_token_id=file.metadata.get("tokenizer.ggml.bos_token_id"),
         eos_token_id=file.metadata.get("tokenizer.ggml.eos_token_id"),
-        sliding_window=metadata.integer("attention.sliding_window") if "sliding_window" in family.keys else None,
+        sliding_window=metadata.optional("attention.sliding_window") if "sliding_window" in family.keys else None,
         model_type=family.model_type,
     )
 
@@ -96,6 +96,10 @@ class _Metadata:
 
     def integer(self, key: str, default: int | None = None) -> int:
         return self.value(key, int, default)
+
+    def optional(self, key: str) -> int | None:
+        """An integer; None if the file lacks the key."""
+        return self.integer(key) if f"{self.prefix}.{key}" in self.file.metadata else None
 
     def decimal(self, key: str, default: float | None = None) -> float:
         # The file stores float32. The shortest decimal that rounds to the stored value is the

@@ -1,4 +1,4 @@
-"""Writes small GGUF files with the layout of llama.cpp's converter for Llama."""
+"""Writes small GGUF files with the layout of llama.cpp's converter."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ NAMES = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
@@ -47,22 +49,27 @@ def plain(array: np.ndarray) -> tuple[np.ndarray, Type]:
     return array, Type.F32
 
 
-def add_model(writer: gguf.GGUFWriter, model: transformers.LlamaForCausalLM, encode: Encode = plain) -> None:
-    """Adds the model's metadata and tensors: matrices through `encode`, vectors in float32."""
+def add_model(writer: gguf.GGUFWriter, model: transformers.PreTrainedModel, encode: Encode = plain) -> None:
+    """Adds the model's metadata and tensors: matrices through `encode`, vectors in float32.
+
+    The heads of queries and keys are interleaved for Llama alone.
+    """
     config = model.config
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_rope_dimension_count(head_dim)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    heads = heads if config.model_type == "llama" else {}
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
@@ -74,9 +81,9 @@ def add_model(writer: gguf.GGUFWriter, model: transformers.LlamaForCausalLM, enc
         writer.add_tensor(gguf_name(name), np.ascontiguousarray(encoded), raw_dtype=stored)
 
 
-def write(path: Path, fill: Callable[[gguf.GGUFWriter], None]) -> Path:
-    """Writes a file of architecture llama with the content that `fill` adds."""
-    writer = gguf.GGUFWriter(path, "llama")
+def write(path: Path, fill: Callable[[gguf.GGUFWriter], None], architecture: str = "llama") -> Path:
+    """Writes a file with the content that `fill` adds."""
+    writer = gguf.GGUFWriter(path, architecture)
     fill(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -1,4 +1,4 @@
-"""One Llama in three versions: lcjax, and transformers + PEFT in the same dtype and in float64."""
+"""One model in three versions: lcjax, and transformers + PEFT in the same dtype and in float64."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import numpy as np
 import peft
 import torch
 import transformers
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 import lcjax
 from lcjax import step, weights
@@ -54,7 +53,8 @@ class Oracle:
         """The model in transformers, in float64."""
         model = self._with_adapter(torch.float32).double()
         for module in model.modules():
-            if isinstance(module, LlamaRMSNorm):  # transformers always computes it in float32
+            # transformers always computes it in float32
+            if type(module).__name__.endswith("RMSNorm"):
                 module.forward = functools.partial(_exact_norm, module)
         return model
 
@@ -71,12 +71,12 @@ class Oracle:
 def make_oracle(directory: Path, *, adapter: bool = True, seed: int = 0, **fields: Any) -> Oracle:
     """Makes a random model with large attention scores, random norms and biases, and an adapter.
 
-    Both A and B of the adapter are random.
+    Both A and B of the adapter are random. `fields` are those of config.json.
     """
     torch.manual_seed(seed)
     dtype = fields.pop("dtype", "float32")
-    config = transformers.LlamaConfig(**{**MODEL_COMMON, **fields}, initializer_range=0.15)
-    model = transformers.LlamaForCausalLM(config)
+    fields = {"model_type": "llama", **MODEL_COMMON, **fields, "initializer_range": 0.15}
+    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**fields))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias") or "norm" in name:
@@ -124,7 +124,10 @@ def make_batch(
 def torch_logits(model, batch: Batch) -> torch.Tensor:
     """Returns transformers' logits. The mask is explicit, so that positions can be arbitrary."""
     tokens, positions, segments = (torch.from_numpy(batch[k]).long() for k in ("tokens", "positions", "segment_ids"))
-    mask = (segments[:, :, None] == segments[:, None, :]).tril()[:, None]
+    mask = (segments[:, :, None] == segments[:, None, :]).tril()
+    if (window := getattr(model.config, "sliding_window", None)) is not None:
+        mask = mask.triu(1 - window)
+    mask = mask[:, None]
     return model(input_ids=tokens, position_ids=positions, attention_mask=mask, use_cache=False).logits
 
 

@@ -16,8 +16,8 @@ __all__ = ["ATTENTION", "ATTENTION_BFLOAT16", "MODELS", "MODEL_COMMON", "Attenti
 ATTENTION_BFLOAT16 = ("gqa 1", "gqa 3", "gqa 8", "packed", "arbitrary segments", "fewer keys")
 
 
-# Fields of transformers' LlamaConfig. All axes of a model have different sizes, so that confusing
-# two axes changes a shape or a value.
+# Fields of config.json; the model_type is llama if it is not given. All axes of a model have
+# different sizes, so that confusing two axes changes a shape or a value.
 MODELS: dict[str, dict[str, Any]] = {
     "tied gqa 1": {"num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 18, "tie_word_embeddings": True},
     "untied gqa 3, odd head_dim": {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 20},
@@ -65,6 +65,38 @@ MODELS: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "mlp_bias": True,
         "tie_word_embeddings": True,
+    },
+    "mistral, window": {
+        "model_type": "mistral",
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 20,
+        "sliding_window": 20,
+    },
+    "qwen2, tied": {
+        "model_type": "qwen2",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "sliding_window": 20,
+        "tie_word_embeddings": True,
+    },
+    "qwen2, window": {
+        "model_type": "qwen2",
+        "num_attention_heads": 6,
+        "num_key_value_heads": 1,
+        "use_sliding_window": True,
+        "max_window_layers": 0,
+        "sliding_window": 20,
+    },
+    "qwen3": {"model_type": "qwen3", "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 20},
+    "qwen3, biases, bfloat16": {
+        "model_type": "qwen3",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+        "dtype": "bfloat16",
     },
 }
 MODEL_COMMON = {

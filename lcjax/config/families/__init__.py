@@ -1,8 +1,10 @@
 """The families of models, by the model_type of config.json.
 
 family.py   what defines a family
+decoder.py  the table of parameters that most families share
 llama.py    the first family; a new one needs a file like it and an entry in FAMILIES
-mistral.py  Llama with other defaults and a sliding window
+mistral.py  Llama without biases, with a window
+qwen.py     Qwen2, Qwen2.5 and Qwen3
 """
 
 from __future__ import annotations
@@ -15,5 +17,7 @@ from lcjax.config.families.family import linear as linear
 from lcjax.config.families.family import norm as norm
 from lcjax.config.families.llama import LLAMA as LLAMA
 from lcjax.config.families.mistral import MISTRAL as MISTRAL
+from lcjax.config.families.qwen import QWEN2 as QWEN2
+from lcjax.config.families.qwen import QWEN3 as QWEN3
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA, MISTRAL)}
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)}

@@ -114,8 +114,8 @@ class Family:
       parameters: the table, in the order in which checkpoints are written.
       own_keys: keys of its config.json that no other family has, with their defaults; see
         `LlamaConfig.own_value`.
-      ignored_keys: keys whose value in the file has no effect.
       sees: what attention sees in a model with a given config.
+      refusal: why a model with a given config is not supported; None if it is.
       gguf_architecture: its name in GGUF files; None if GGUF files of this family cannot be read.
     """
 
@@ -124,8 +124,8 @@ class Family:
     keys: Mapping[str, Any]
     parameters: tuple[Parameter, ...]
     own_keys: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    ignored_keys: frozenset[str] = frozenset()
     sees: Callable[[LlamaConfig], AttentionView] = lambda config: AttentionView()
+    refusal: Callable[[LlamaConfig], str | None] = lambda config: None
     gguf_architecture: str | None = None
 
     @functools.cached_property

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lcjax.config.families.family import Family, Parameter, linear, norm
+from lcjax.config.families.decoder import decoder_parameters
+from lcjax.config.families.family import Family
 
 if TYPE_CHECKING:
     from lcjax.config.model import LlamaConfig
@@ -42,25 +43,7 @@ LLAMA = Family(
         "bos_token_id": 1,
         "eos_token_id": 2,
     },
-    parameters=(
-        Parameter(("embed_tokens", "weight"), "model.embed_tokens.weight", "token_embd.weight", ("vocab", "embed")),
-        norm("input_layernorm", "attn_norm", "embed"),
-        *linear("self_attn.q_proj", "attn_q", "heads", "embed", has_bias=_attention_bias, interleaved=True),
-        *linear("self_attn.k_proj", "attn_k", "kv_heads", "embed", has_bias=_attention_bias, interleaved=True),
-        *linear("self_attn.v_proj", "attn_v", "kv_heads", "embed", has_bias=_attention_bias),
-        *linear("self_attn.o_proj", "attn_output", "embed", "heads", has_bias=_attention_bias),
-        *linear("mlp.gate_proj", "ffn_gate", "mlp", "embed", has_bias=_mlp_bias),
-        *linear("mlp.up_proj", "ffn_up", "mlp", "embed", has_bias=_mlp_bias),
-        *linear("mlp.down_proj", "ffn_down", "embed", "mlp", has_bias=_mlp_bias),
-        norm("post_attention_layernorm", "ffn_norm", "embed"),
-        Parameter(("norm", "weight"), "model.norm.weight", "output_norm.weight", ("embed",)),
-        Parameter(
-            ("lm_head", "weight"),
-            "lm_head.weight",
-            "output.weight",
-            ("vocab", "embed"),
-            matmul=True,  # by the embedding if they are tied
-            stored=lambda config: not config.tie_word_embeddings,
-        ),
+    parameters=decoder_parameters(
+        qkv_bias=_attention_bias, output_bias=_attention_bias, mlp_bias=_mlp_bias, interleaved=True
     ),
 )

@@ -18,7 +18,7 @@ SIZES = {
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 2,
-    "num_attention_heads": 16,
+    "num_attention_heads": 32,
     "num_key_value_heads": 4,
     "max_position_embeddings": 512,
     "rms_norm_eps": 1e-5,
@@ -35,19 +35,26 @@ SHARED_FIELDS = [
 ]
 
 
+ABSENT = {"attention_bias": False, "mlp_bias": False, "sliding_window": None}
+
+
 def theirs(config: dict) -> dict:
     """Returns transformers' values of the fields, by lcjax's names."""
     read = transformers.AutoConfig.for_model(**config)
     eos = read.eos_token_id
     fields = {name: getattr(read, name, None) for name in SHARED_FIELDS}
-    no_window = {"sliding_window": None} if read.model_type == "llama" else {"attention_bias": False, "mlp_bias": False}
-    return fields | no_window | {"eos_token_id": tuple(eos) if isinstance(eos, list) else eos}
+    if fields["head_dim"] is None:
+        fields["head_dim"] = read.hidden_size // read.num_attention_heads
+    keys = FAMILIES[read.model_type].keys
+    without = {name: default for name, default in ABSENT.items() if name not in keys}
+    return fields | without | {"eos_token_id": tuple(eos) if isinstance(eos, list) else eos}
 
 
 def ours(config: dict) -> dict:
     read = LlamaConfig.from_dict(config)
     assert (read.rope_theta, read.rope_scaling.rope_type, read.partial_rotary_factor) == (10_000.0, "default", 1.0)
-    return {name: getattr(read, name) for name in SHARED_FIELDS}
+    # transformers forgets a window that the file has but does not use.
+    return {name: getattr(read, name) for name in SHARED_FIELDS} | {"sliding_window": read.sees.window}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -70,8 +77,13 @@ def test_each_key_may_be_missing(family, absent):
     assert ours(config) == expected
 
 
-# transformers' Mistral does not accept null for num_key_value_heads.
-NULLS = [(family, key) for family in FAMILIES for key in ("head_dim", "bos_token_id", "eos_token_id", "sliding_window")]
+# transformers' Mistral does not accept null for num_key_value_heads, nor its Qwen3 for head_dim.
+NULLS = [
+    (family, key)
+    for family in FAMILIES
+    for key in ("head_dim", "bos_token_id", "eos_token_id", "sliding_window")
+    if (family, key) != ("qwen3", "head_dim")
+]
 
 
 @pytest.mark.parametrize(("family", "key"), [*NULLS, ("llama", "num_key_value_heads")])
@@ -105,7 +117,7 @@ FAULTS = [
     ("num_attention_heads", 5, "num_attention_heads=5, which does not divide hidden_size=64"),
     ("num_attention_heads", 0, "num_attention_heads=0"),
     ("num_attention_heads", 64, "head_dim=1 in the model's config must be even"),
-    ("num_key_value_heads", 3, "num_attention_heads=16 in the model's config is not a multiple of num_key_value_heads=3"),
+    ("num_key_value_heads", 3, "num_attention_heads=32 in the model's config is not a multiple of num_key_value_heads=3"),
     ("num_key_value_heads", 0, "num_key_value_heads=0"),
     ("head_dim", 7, "head_dim=7"),
     ("max_position_embeddings", 0, "max_position_embeddings=0"),

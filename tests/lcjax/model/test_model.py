@@ -41,8 +41,12 @@ FAR = np.sort(np.random.default_rng(1).choice(32_768, (2, 61), replace=False), a
 POSITIONS = {"first": None, "at 32K": np.arange(32_768 - 61, 32_768), "spread over 32K": FAR}
 
 
-# Together they cover several GQA ratios, tied and untied embeddings, biases and both dtypes.
-IN_EVERY_RUN = ("tied gqa 1", "untied gqa 3, odd head_dim", "untied gqa 8, biases", "bfloat16 biases, tied")
+# Together they cover several GQA ratios, tied and untied embeddings, biases, both dtypes, and each
+# family.
+IN_EVERY_RUN = (
+    *("tied gqa 1", "untied gqa 3, odd head_dim", "untied gqa 8, biases", "bfloat16 biases, tied"),
+    *("mistral, window", "qwen2, tied", "qwen3"),
+)
 
 
 @pytest.fixture(scope="module", params=thinned(MODELS, lambda name: name in IN_EVERY_RUN))

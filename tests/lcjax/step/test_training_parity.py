@@ -10,19 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-import transformers
 
 import lcjax
-from lcjax import step
 from lcjax.ops.cross_entropy import IGNORE
-from lcjax.optim.adamw import make_optimizer
-from lcjax.optim.schedules import make_schedule
 from lcjax.weights.peft import adapter_names
-from tests.support.oracles import Oracle, micro_batches, split, stacked, torch_loss, with_random_adapter
+from tests.support.adamw_steps import Trainer, train_with_torch
+from tests.support.oracles import Oracle, stacked, with_random_adapter
 
 STEPS, ROWS, TOKENS = 20, 2, 64
-RATE, WARMUP, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-3, 3, 0.01, 1.0
 
 pytestmark = pytest.mark.slow
 
@@ -53,40 +48,11 @@ def batches(pretrained) -> list[dict[str, np.ndarray]]:
     ]
 
 
-def train_with_torch(oracle: Oracle, batches):
-    model = oracle.plain
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=WEIGHT_DECAY)
-    scheduler = transformers.get_scheduler("linear", optimizer, num_warmup_steps=WARMUP, num_training_steps=STEPS)
-    losses = []
-    for batch in batches:
-        loss = torch_loss(model, batch)
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
-        optimizer.step()
-        scheduler.step()
-    adapter = {n.replace(".default.", "."): p.detach().numpy() for n, p in model.named_parameters() if p.requires_grad}
-    return np.array(losses), adapter
-
-
-def train_with_lcjax(train_step, state: step.TrainState, frozen, batches):
-    losses = []
-    for batch in batches:
-        state, metrics = train_step(state, frozen, micro_batches(batch))
-        losses.append(float(metrics.loss))
-    return np.array(losses), state.trainable
-
-
 def test_twenty_steps_of_adamw(pretrained, oracle, batches):
     expected, torch_adapter = train_with_torch(oracle, batches)
     model = lcjax.load_adapter(pretrained[0], oracle.adapter)
-    trainable, frozen, mask = split(model)
-    schedule = make_schedule("linear", RATE, STEPS, warmup_steps=WARMUP)
-    optimizer = make_optimizer(schedule, mask, weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_GRAD_NORM)
-    train_step = step.jit_train_step(step.Objective(model.config, model.settings), optimizer)
-    losses, trained = train_with_lcjax(train_step, step.init_state(optimizer, trainable, 0), frozen, batches)
+    trainer = Trainer(model, STEPS)
+    losses, trained = trainer.train(trainer.new_state(), batches)
     deviations = np.abs(losses / expected - 1)
     assert deviations.max() < 1e-4, deviations
     print(f"largest deviation of a loss: {deviations.max():.1e}")
@@ -101,7 +67,7 @@ def test_twenty_steps_of_adamw(pretrained, oracle, batches):
             assert np.linalg.norm(ours - other[block][module]["lora_B"]) < 0.01 * moved, module
 
     # The comparison detects an optimizer that starts a step late, within four steps.
-    state = step.init_state(optimizer, trainable, 0)
+    state = trainer.new_state()
     late = jax.tree.map(lambda x: x + 1 if jnp.issubdtype(x.dtype, jnp.integer) else x, state.optimizer)
-    wrong, _ = train_with_lcjax(train_step, dataclasses.replace(state, optimizer=late), frozen, batches[:4])
+    wrong, _ = trainer.train(dataclasses.replace(state, optimizer=late), batches[:4])
     assert np.abs(wrong / expected[:4] - 1).max() > 1e-4

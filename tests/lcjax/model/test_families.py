@@ -1,0 +1,167 @@
+"""Every family: windows, generation, training and files, compared with transformers and PEFT.
+
+`test_model.py` compares logits and gradients of the same models with float64.
+"""
+
+from __future__ import annotations
+
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import lcjax
+from lcjax import weights
+from lcjax.config import LlamaConfig
+from lcjax.config.families import FAMILIES
+from lcjax.convert.__main__ import main as convert
+from lcjax.errors import InputError
+from lcjax.generate import Generator, Sampling
+from lcjax.model import Llama
+from lcjax.weights import load_gguf
+from lcjax.weights.peft import adapter_names
+from tests.support.adamw_steps import Trainer, train_with_torch
+from tests.support.gguf_writing import add_model, write
+from tests.support.oracles import Oracle, make_batch, make_oracle, stacked
+from tests.support.settings import model_settings
+from tests.support.shapes import MODEL_COMMON, MODELS
+from tests.support.states import assert_equal_states, state_dict_of
+from tests.support.thin import thinned
+
+VOCABULARY, TOKENS = MODEL_COMMON["vocab_size"], 61
+VARIANTS = ("untied gqa 3, odd head_dim", "mistral, window", "qwen2, tied", "qwen2, window", "qwen3")
+WINDOW = 20
+NEW_TOKENS = 100
+
+
+# llama.cpp calls Mistral llama, which has no window, and its converter does not write Qwen2's.
+IN_GGUF = ("untied gqa 3, odd head_dim", "qwen2, tied", "qwen3")
+IN_EVERY_RUN = ("mistral, window", "qwen3")
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def oracle(request, tmp_path_factory) -> Oracle:
+    """A random model, its parameter the name of a shape."""
+    return make_oracle(tmp_path_factory.mktemp("model"), **MODELS[request.param])
+
+
+@pytest.fixture(scope="module")
+def prompt() -> list[int]:
+    return np.random.default_rng(0).integers(0, VOCABULARY, 30).tolist()
+
+
+def test_every_family_is_here():
+    assert {MODELS[name].get("model_type", "llama") for name in VARIANTS} == set(FAMILIES)
+
+
+def test_transformers_own_masks_have_the_window(oracle):
+    """The other comparisons give transformers a mask."""
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, (2, TOKENS))
+    with torch.no_grad():
+        expected = oracle.exact(torch.tensor(ids)).logits.numpy()
+    model = oracle.model()
+    np.testing.assert_allclose(model(jnp.asarray(ids)), expected, atol=2e-4)
+    assert (model.config.sees.window == WINDOW) == (model.config.sees.window is not None)
+
+
+@pytest.mark.parametrize("oracle", thinned(VARIANTS, lambda name: name in IN_EVERY_RUN), indirect=True)
+def test_greedy_tokens_beyond_the_window(oracle, prompt):
+    with torch.no_grad():
+        ids = torch.tensor([prompt])
+        settings = transformers.GenerationConfig(max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0)
+        expected = oracle.exact.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+    found = Generator(oracle.model(), len(prompt) + NEW_TOKENS)
+    actual = list(found.generate(prompt, Sampling(), max_new_tokens=NEW_TOKENS))
+    assert actual == expected[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("oracle", thinned(VARIANTS, lambda name: name in IN_EVERY_RUN), indirect=True)
+def test_twenty_steps_of_adamw(oracle):
+    batches = [make_batch(VOCABULARY, 2, TOKENS, documents=2, seed=seed) for seed in range(20)]
+    model = oracle.model()
+    trainer = Trainer(model, len(batches))
+    losses, trained = trainer.train(trainer.new_state(), batches)
+    expected, adapter = train_with_torch(oracle, batches)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    other = stacked(adapter, adapter_names(model.settings.lora, model.config))["layers"]
+    start = model.params["layers"]
+    for block in other:
+        for module in other[block]:
+            ours = trained["layers"][block][module]["lora_B"]
+            moved = np.linalg.norm(ours - start[block][module]["lora_B"])
+            assert np.linalg.norm(ours - other[block][module]["lora_B"]) < 0.02 * moved, module
+
+
+def test_written_checkpoints_have_the_same_bits(oracle, tmp_path):
+    config, params, _ = weights.load_model_files(oracle.directory, "float32")
+    weights.save_checkpoint(tmp_path / "again", params, config)
+    first, second = (
+        transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        for path in (oracle.directory, tmp_path / "again")
+    )
+    assert_equal_states(second.state_dict(), first.state_dict())
+    ignored = {"_name_or_path", "transformers_version", "initializer_range", "dtype"}
+    before, after = ({k: v for k, v in x.config.to_dict().items() if k not in ignored} for x in (first, second))
+    assert {key: after[key] for key in before} == before
+
+
+@pytest.mark.parametrize("oracle", IN_GGUF, indirect=True)
+def test_gguf_files(oracle, tmp_path):
+    model = transformers.AutoModelForCausalLM.from_pretrained(oracle.directory, dtype=torch.float32)
+    architecture = FAMILIES[model.config.model_type].gguf_architecture
+    assert architecture is not None
+    path = write(tmp_path / "model.gguf", lambda writer: add_model(writer, model), architecture)
+    config, params = load_gguf(path, "float32")
+    states = model.state_dict()
+    if model.config.tie_word_embeddings:
+        del states["lm_head.weight"]
+    assert_equal_states(state_dict_of(params), states)
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, VOCABULARY, (1, TOKENS)))
+    np.testing.assert_array_equal(
+        Llama(config, params, model_settings(TOKENS))(ids), Oracle(oracle.directory).model()(ids)
+    )
+
+
+SIZES = {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4}
+HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4}
+REFUSED = {
+    "2 of 4 layers have a window; layers that differ are not supported": {
+        "model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 2,
+    },
+    "layer_types has 'linear_attention', and only full_attention and sliding_attention": {
+        "model_type": "qwen3", "layer_types": ["linear_attention"] * 4,
+    },
+    "layer_types has 3 entries for 4 layers": {"model_type": "qwen3", "layer_types": ["full_attention"] * 3},
+    "layer_types has sliding_attention, but there is no sliding_window": {
+        "model_type": "qwen3", "layer_types": ["sliding_attention"] * 4,
+    },
+    "hidden_act='gelu'": {"model_type": "qwen2", "hidden_act": "gelu"},
+    "model_type='qwen3_moe'; supported are llama, mistral, qwen2, qwen3": {"model_type": "qwen3_moe"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_is_not_supported_is_refused_by_name(message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        LlamaConfig.from_dict({**SIZES, **HEADS, **REFUSED[message]})
+
+
+def test_a_converted_model_has_its_window(tmp_path, model_dir):
+    torch.manual_seed(0)
+    fields = {**SIZES, **HEADS, "sliding_window": WINDOW, "initializer_range": 0.2, "head_dim": 8}
+    model = transformers.MistralForCausalLM(transformers.MistralConfig(**fields)).eval()
+    model.save_pretrained(tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "model" / name).write_bytes((model_dir / name).read_bytes())
+    assert convert([str(tmp_path / "model"), str(tmp_path / "out")]) == 0
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert (again.config.model_type, again.config.sliding_window) == ("mistral", WINDOW)
+    ids = torch.tensor(np.random.default_rng(1).integers(0, 320, (1, 2 * WINDOW)))
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids).logits, model(ids).logits, rtol=0, atol=0)
+    ours = lcjax.from_pretrained(tmp_path / "model", 2 * WINDOW, "float32")[0]
+    with torch.no_grad():
+        np.testing.assert_allclose(ours(jnp.asarray(ids.numpy())), model(ids).logits.numpy(), atol=1e-4, rtol=1e-4)

@@ -1,0 +1,55 @@
+"""The same steps of AdamW over an adapter, by torch with PEFT and by lcjax."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import transformers
+
+import lcjax
+from lcjax import step
+from lcjax.optim.adamw import make_optimizer
+from lcjax.optim.schedules import make_schedule
+from tests.support.oracles import Batch, Oracle, micro_batches, split, torch_loss
+
+RATE, WARMUP, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-3, 3, 0.01, 1.0
+
+
+def train_with_torch(oracle: Oracle, batches: list[Batch]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(the losses before each step, the trained adapter by name)."""
+    model = oracle.plain
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=WEIGHT_DECAY)
+    scheduler = transformers.get_scheduler(
+        "linear", optimizer, num_warmup_steps=WARMUP, num_training_steps=len(batches)
+    )
+    losses = []
+    for batch in batches:
+        loss = torch_loss(model, batch)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
+        optimizer.step()
+        scheduler.step()
+    adapter = {n.replace(".default.", "."): p.detach().numpy() for n, p in model.named_parameters() if p.requires_grad}
+    return np.array(losses), adapter
+
+
+class Trainer:
+    """lcjax's compiled step over the adapter of a model."""
+
+    def __init__(self, model: lcjax.Llama, steps: int):
+        trainable, self.frozen, mask = split(model)
+        schedule = make_schedule("linear", RATE, steps, warmup_steps=WARMUP)
+        optimizer = make_optimizer(schedule, mask, weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_GRAD_NORM)
+        self.train_step = step.jit_train_step(step.Objective(model.config, model.settings), optimizer)
+        self.new_state = lambda: step.init_state(optimizer, trainable, 0)
+
+    def train(self, state: step.TrainState, batches: list[Batch]) -> tuple[np.ndarray, dict]:
+        """(the losses before each step, the trained adapter)."""
+        losses = []
+        for batch in batches:
+            state, metrics = self.train_step(state, self.frozen, micro_batches(batch))
+            losses.append(float(metrics.loss))
+        return np.array(losses), state.trainable
