@@ -14,7 +14,7 @@ import numpy as np
 
 from lcjax import weights
 from lcjax.config import TARGET_MODULES, ExecutionRequest, LlamaConfig, LoraConfig, MemorySettings, parse_memory
-from lcjax.config.policies import check_policy
+from lcjax.config.policies import check_policy_name
 from lcjax.config.precision import check_dtype, check_quantize
 from lcjax.config.rope_choice import check_choice, choose_rope, describe_rope
 from lcjax.errors import InputError
@@ -92,6 +92,7 @@ def from_pretrained(
         length,
         name_or_path=str(name_or_path),
         generation_config=weights.read_generation_config(source),
+        mesh=devices.shape if devices.mesh is not None or _runs_on_one() else None,
     )
     left = embeddings_on_host or (isinstance(memory, MemorySettings) and memory.embeddings_on_host)
     params = checkpoint.load(jax_dtype, quantize, embeddings_on_host=left, devices=devices)
@@ -126,7 +127,7 @@ def get_peft_model(
     """
     modules = (target_modules,) if isinstance(target_modules, str) else tuple(target_modules)
     config = LoraConfig(r, lora_alpha, modules, use_rslora, lora_dropout)
-    check_policy(use_gradient_checkpointing, model.settings.max_seq_length)
+    check_policy_name(use_gradient_checkpointing)
     adapter = lora.init_adapter(model.config, config, jax.random.key(random_state))
     return _with_adapter(model, config, adapter, use_gradient_checkpointing)
 
@@ -213,9 +214,16 @@ def _with_chosen_rope(
     return config
 
 
+def _runs_on_one() -> bool:
+    """Whether a model can only run on one device; otherwise a run chooses how many share it."""
+    return jax.device_count() == 1
+
+
 def _with_adapter(model: Llama, config: LoraConfig, adapter: lora.Tree, use_gradient_checkpointing: str) -> Llama:
     if model.settings.lora is not None:
         raise InputError("this model already has an adapter; start from the base model, or from save_merged")
     settings = dataclasses.replace(model.settings, lora=config)
-    settings = with_request(settings, use_gradient_checkpointing=use_gradient_checkpointing)
+    settings = with_request(
+        settings, mesh_is_known=_runs_on_one(), use_gradient_checkpointing=use_gradient_checkpointing
+    )
     return Llama(model.config, lora.attach(model.params, adapter), settings)

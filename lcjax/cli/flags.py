@@ -178,6 +178,10 @@ def refuse_empty(words: list[str]) -> None:
         before = name if word.startswith("--") else before
 
 
+# What tyro says about the value of a flag that may be omitted: a reason for each of its types.
+_OPTIONAL = re.compile(r": (?i:no type) matching .* - <class '(?!NoneType)\w+'>: (.*)$")
+
+
 def _in_one_line(box: str) -> str:
     """The first paragraph of tyro's error box, and the flag that it suggests, in one line."""
     framed = [line.strip("│").rstrip() for line in box.splitlines() if line.startswith("│")]
@@ -198,6 +202,7 @@ def _in_one_line(box: str) -> str:
     message = " ".join(line.strip() for line in first).rstrip(".")
     for pattern, words in _PYTHON_REASONS:
         message = pattern.sub(words, message)
+    message = _OPTIONAL.sub(r": \1", message)
     message = message.removeprefix("Error parsing ").replace("Unrecognized options:", "unknown:")
     similar = [word for lines in paragraphs[1:] if "Perhaps" in lines[0] for word in lines[1].split()[:1]]
     return message[:1].lower() + message[1:] + (f"; did you mean {similar[0]}?" if similar else "")

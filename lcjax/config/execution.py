@@ -30,7 +30,7 @@ class ExecutionRequest:
       loss_chunk: the number of tokens whose logits exist at a time.
 
     Raises:
-      InputError: `loss_chunk` is not positive.
+      InputError: `loss_chunk` is not positive, or the policy does not go with the tiles.
     """
 
     attention: str = "auto"
@@ -40,6 +40,8 @@ class ExecutionRequest:
 
     def __post_init__(self):
         check_loss_chunk(self.loss_chunk)
+        if isinstance(self.memory, MemorySettings):
+            check_tiles(self.use_gradient_checkpointing, self.memory)
 
     @property
     def leaves_policy_open(self) -> bool:
@@ -50,6 +52,24 @@ class ExecutionRequest:
     def leaves_memory_open(self) -> bool:
         """Whether the layers may run in tiles of any size, or without tiles."""
         return self.memory == "auto"
+
+
+def check_tiles(requested: str, memory: MemorySettings) -> None:
+    """Checks that layers run in tiles with a policy, an alias or "auto".
+
+    Raises:
+      InputError: they do not.
+    """
+    if requested == "none" or (requested == "offload_attn" and memory.head_groups > 1):
+        also = "" if requested == "none" else " in groups of heads"
+        raise InputError(
+            f"use_gradient_checkpointing={requested!r} does not run in tiles{also}; use 'full' or 'offload'"
+        )
+    if memory.embeddings_on_host and requested == "full":
+        raise InputError(
+            "memory=embeddings_on_host=true goes with a policy that uses host memory, not with "
+            f"use_gradient_checkpointing={requested!r}; use 'offload'"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

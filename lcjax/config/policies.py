@@ -19,23 +19,35 @@ OFFLOAD_ABOVE_TOKENS = 32_768
 KEEP_UP_TO_TOKENS = 4_096
 
 
+def check_policy_name(requested: str) -> None:
+    """Checks the name of a policy, an alias or "auto".
+
+    Raises:
+      InputError: it is unknown.
+    """
+    if requested != "auto" and ALIASES.get(requested, requested) not in POLICIES:
+        known = ", ".join(("auto", *POLICIES, *ALIASES))
+        raise InputError(f"use_gradient_checkpointing={requested!r} is unknown; use one of {known}")
+
+
 def check_policy(requested: str, tokens: int) -> None:
-    """Checks the name of a policy, an alias or "auto" for sequences of `tokens` tokens.
+    """Checks a policy for sequences of which each device has `tokens` tokens.
 
     Raises:
       InputError: an unknown name, or a policy that saves inputs on the device above 32,768 tokens.
     """
-    if requested == "auto":
-        return
-    if ALIASES.get(requested, requested) not in POLICIES:
-        known = ", ".join(("auto", *POLICIES, *ALIASES))
-        raise InputError(f"use_gradient_checkpointing={requested!r} is unknown; use one of {known}")
-    if tokens > OFFLOAD_ABOVE_TOKENS and requested in ("none", "full"):
+    check_policy_name(requested)
+    if tokens > OFFLOAD_ABOVE_TOKENS and saves_on_device(requested):
         raise InputError(
-            f"use_gradient_checkpointing={requested!r} at {tokens:,} tokens saves every layer's "
-            f"activations on the device; above {OFFLOAD_ABOVE_TOKENS:,} tokens use 'offload', "
+            f"use_gradient_checkpointing={requested!r} at {tokens:,} tokens on a device saves every layer's "
+            f"activations there; above {OFFLOAD_ABOVE_TOKENS:,} tokens use 'offload', "
             "'offload_attn' or 'auto'"
         )
+
+
+def saves_on_device(requested: str) -> bool:
+    """Whether a policy never uses host memory; "auto" may."""
+    return requested in ("none", "full")
 
 
 def policies_by_length(requested: str, *, in_tiles: bool = False) -> list[tuple[str, int | None]]:
@@ -47,7 +59,7 @@ def policies_by_length(requested: str, *, in_tiles: bool = False) -> list[tuple[
     Raises:
       InputError: the name is unknown.
     """
-    check_policy(requested, 0)
+    check_policy_name(requested)
     if requested == "auto":
         plain: list[tuple[str, int | None]] = [("none", KEEP_UP_TO_TOKENS)]
         return [*([] if in_tiles else plain), ("full", OFFLOAD_ABOVE_TOKENS), ("offload", None)]

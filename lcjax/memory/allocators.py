@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 
 from lcjax.config.memory import PINNABLE_SHARE
@@ -50,6 +51,12 @@ def visible_gpus() -> int:
     if chosen is not None:
         return max(1, len([word for word in chosen.split(",") if word.strip()]))
     return max(1, len([path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()]))
+
+
+def visible_devices() -> int:
+    """At most so many devices JAX will find, without starting it: GPUs, or parts of the CPU."""
+    parts = re.findall(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    return max(visible_gpus(), *map(int, parts[-1:]), 1)
 
 
 def host_limit_bytes() -> int:

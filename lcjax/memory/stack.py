@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lcjax.config.execution import check_tiles
 from lcjax.config.memory import MemorySettings
 from lcjax.config.parallel.mesh import ONE_DEVICE, MeshShape
 from lcjax.errors import InputError
@@ -33,10 +34,6 @@ from lcjax.parallel.memories import to_device, to_host
 from lcjax.parallel.weights import scatter_layer
 
 Tree = Any
-
-
-# The policies of `lcjax.memory.checkpoint` that a tiled stack supports.
-IN_TILES = ("full", "offload", "offload_attn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +62,7 @@ def tiled_stack(
     Raises:
       InputError: the implementation of attention or the policy does not support tiles.
     """
-    if policy not in IN_TILES or (policy == "offload_attn" and settings.head_groups > 1):
-        also = " in groups of heads" if policy in IN_TILES else ""
-        raise InputError(f"use_gradient_checkpointing={policy!r} does not run in tiles{also}; use 'full' or 'offload'")
-    if settings.embeddings_on_host and policy == "full":
-        raise InputError(
-            "memory=embeddings_on_host=true goes with a policy that uses host memory, not with "
-            f"use_gradient_checkpointing={policy!r}; use 'offload'"
-        )
+    check_tiles(policy, settings)
     layer = TiledLayer(parts, passes_over(mesh, backend_with_passes(attention)), settings.tile)
     if settings.head_groups > 1:
         layer = GroupedLayer(**vars(layer), groups=settings.head_groups)

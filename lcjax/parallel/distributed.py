@@ -52,10 +52,13 @@ def join(arguments: dict[str, Any]) -> None:
     If another process is missing, JAX ends this one after `TIMEOUT_S` seconds.
 
     Raises:
-      InputError: the coordinator does not answer.
+      InputError: the coordinator does not answer, or this process is to be the coordinator and its
+        port is in use.
     """
     if arguments.get("process_id"):
         _wait_for(arguments["coordinator_address"], arguments)
+    elif "process_id" in arguments:
+        _require_free_port(arguments["coordinator_address"])
     jax.distributed.initialize(
         **arguments,
         initialization_timeout=TIMEOUT_S,
@@ -75,6 +78,20 @@ def _wait_for(address: str, arguments: dict[str, Any]) -> None:
             if time.monotonic() > deadline:
                 raise InputError(f"{unmet(arguments)} ({error.strerror or error})") from None
         time.sleep(0.2)
+
+
+def _require_free_port(address: str) -> None:
+    """Two processes can have the number 0 by mistake. JAX lets both listen, and both would wait."""
+    with socket.socket() as listener:
+        # Also right after a former run, whose connections the system still remembers.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", int(address.rpartition(":")[2])))
+        except OSError as error:
+            raise InputError(
+                f"process 0 cannot listen at {address} ({error.strerror or error}); give every process its own number, "
+                "or choose another port"
+            ) from None
 
 
 def _arguments(cluster: Cluster, variables: Mapping[str, str]) -> dict[str, Any] | None:

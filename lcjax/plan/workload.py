@@ -92,7 +92,16 @@ class Workload:
     @property
     def length_step(self) -> int:
         """Tokens that divide every length, so that each part has a multiple of 1,024 tokens."""
-        return LENGTH_STEP * self.mesh_for(LENGTH_STEP * 2 * self.gpus * self.hosts).parts
+        return LENGTH_STEP * self._usual_mesh.parts
+
+    @property
+    def context(self) -> int:
+        """The number of GPUs that share a sequence."""
+        return self._usual_mesh.context
+
+    @property
+    def _usual_mesh(self) -> MeshShape:
+        return self.mesh_for(LENGTH_STEP * 2 * self.gpus * self.hosts)
 
     @property
     def execution_request(self) -> ExecutionRequest:

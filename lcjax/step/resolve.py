@@ -12,8 +12,8 @@ from jax.typing import DTypeLike
 
 from lcjax.config import Execution, ExecutionRequest, LlamaConfig, LoraConfig, MemorySettings
 from lcjax.config.execution import layer_forms
-from lcjax.config.parallel.mesh import MeshRequest, MeshShape, choose_mesh, choose_shard_axes
-from lcjax.config.policies import check_policy
+from lcjax.config.parallel.mesh import ONE_DEVICE, MeshRequest, MeshShape, choose_mesh, choose_shard_axes
+from lcjax.config.policies import check_policy, check_policy_name
 from lcjax.model import ModelSettings
 from lcjax.ops.attention.passes import has_passes, layer_call
 from lcjax.ops.attention.registry import backend_of, choose_backend
@@ -54,16 +54,18 @@ def resolved_settings(
     name_or_path: str = "",
     one_document_a_row: bool = False,
     generation_config: str | None = None,
+    mesh: MeshShape | None = ONE_DEVICE,
 ) -> ModelSettings:
     """The settings of a model that runs as requested.
 
-    Arguments are those of `resolve` and `ModelSettings`.
+    Arguments are those of `resolve` and `ModelSettings`, and `mesh`: the devices that share the
+    work. If they are not known yet, it is None, and `with_mesh` checks the policy when they are.
 
     Raises:
-      InputError: as `resolve`, or the policy is not allowed for this length.
+      InputError: as `resolve`, or the policy is not allowed for a device's tokens.
     """
-    check_policy(requested.use_gradient_checkpointing, max_seq_length)
-    return ModelSettings(
+    check_policy_name(requested.use_gradient_checkpointing)
+    settings = ModelSettings(
         max_seq_length,
         name_or_path,
         lora,
@@ -72,19 +74,25 @@ def resolved_settings(
         one_document_a_row,
         generation_config,
     )
+    return settings if mesh is None else with_mesh(settings, mesh)
 
 
-def with_request(settings: ModelSettings, **changes: str | MemorySettings | int | None) -> ModelSettings:
+def with_request(
+    settings: ModelSettings, *, mesh_is_known: bool = True, **changes: str | MemorySettings | int | None
+) -> ModelSettings:
     """The settings with other choices about layers and loss; attention and RoPE do not change.
 
     Args:
+      mesh_is_known: if not, `with_mesh` checks later whether the policy is allowed.
       changes: fields of `ExecutionRequest` other than `attention`.
 
     Raises:
-      InputError: a name is unknown, or the policy is not allowed for the settings' length.
+      InputError: a name is unknown, or the policy is not allowed for a device's tokens.
     """
     requested = dataclasses.replace(settings.requested, **changes)  # pyright: ignore[reportArgumentType]
-    check_policy(requested.use_gradient_checkpointing, settings.max_seq_length)
+    check_policy_name(requested.use_gradient_checkpointing)
+    if mesh_is_known:
+        _check_policy_on(settings.execution.mesh, requested, settings.max_seq_length)
     forms = layer_forms(requested, attention_has_passes=has_passes(settings.execution.attention))
     execution = dataclasses.replace(settings.execution, forms=forms, loss_chunk=requested.loss_chunk)
     return dataclasses.replace(settings, requested=requested, execution=execution)
@@ -133,8 +141,17 @@ def resolve_mesh(
 
 
 def with_mesh(settings: ModelSettings, mesh: MeshShape) -> ModelSettings:
-    """The settings of a model that runs on a mesh of devices."""
+    """The settings of a model that runs on a mesh of devices.
+
+    Raises:
+      InputError: the policy is not allowed for a device's tokens.
+    """
+    _check_policy_on(mesh, settings.requested, settings.max_seq_length)
     return dataclasses.replace(settings, execution=dataclasses.replace(settings.execution, mesh=mesh))
+
+
+def _check_policy_on(mesh: MeshShape, requested: ExecutionRequest, max_seq_length: int) -> None:
+    check_policy(requested.use_gradient_checkpointing, -(-max_seq_length // mesh.context))
 
 
 def _attention(requested: str, config: LlamaConfig, dtype: DTypeLike, platform: str | None) -> str:

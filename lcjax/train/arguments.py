@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from lcjax.config import TARGET_MODULES, ExecutionRequest, LoraConfig, parse_memory
-from lcjax.config.memory import check_loss_chunk
 from lcjax.config.parallel.cluster import Cluster
-from lcjax.config.policies import check_policy
+from lcjax.config.policies import check_policy, check_policy_name
 from lcjax.config.precision import check_dtype, check_quantize
 from lcjax.config.rope import LONGEST
 from lcjax.config.rope_choice import check_choice
@@ -123,11 +122,13 @@ class RunArguments(TrainingArguments):
             )
         _ = self.cluster
         # Check values now that loading the model would reject minutes later.
-        check_loss_chunk(self.loss_chunk)
+        _ = self.execution_request
         check_quantize(self.quantize)
         check_choice(self.rope_scaling, self.rope_theta)
-        parse_memory(self.memory)
-        check_policy(self.use_gradient_checkpointing, self.max_seq_length)
+        check_policy_name(self.use_gradient_checkpointing)
+        # Otherwise the devices that share a sequence are not known yet.
+        if self.mesh_request.context:
+            check_policy(self.use_gradient_checkpointing, -(-self.max_seq_length // self.mesh_request.context))
         # "auto" would start the GPU before `prepare_devices` has set JAX's limits
         if self.attention != "auto":
             # imports JAX, which --help does not need

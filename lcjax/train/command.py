@@ -24,6 +24,7 @@ from lcjax.cli.outputs import check_output_dir
 from lcjax.cli.startup import EXIT_CODES
 from lcjax.cli.terminal import mute_libraries, say, show_warnings
 from lcjax.config import LlamaConfig
+from lcjax.config.policies import check_policy
 from lcjax.config.run_record import as_json
 from lcjax.data import Data, check_data_paths
 from lcjax.errors import flag
@@ -45,7 +46,7 @@ from lcjax.plan.choosing.budget import budget_here
 from lcjax.train.arguments import RunArguments
 from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
 from lcjax.train.data import load_run_data
-from lcjax.train.devices import mesh_of, prepare_devices
+from lcjax.train.devices import check_policy_early, mesh_of, prepare_devices
 from lcjax.train.divergence import TrainingDiverged
 from lcjax.train.interrupt import Interrupted, StopRequest
 from lcjax.train.loop import train
@@ -74,7 +75,7 @@ def run(arguments: RunArguments) -> int:
     mute_libraries()
     with contextlib.ExitStack() as contexts:
         last_words = contexts.enter_context(LastWords()) if (found := meeting(arguments.cluster)) else None
-        native_log = contexts.enter_context(NativeLog())
+        native_log = contexts.enter_context(NativeLog(with_stdout=found is not None))
         if found is not None and last_words is not None:
             last_words.will_be(f"error: {unmet(found)}")
             join(found)
@@ -135,6 +136,7 @@ def _prepare(
     if not is_alone():
         # Before the processes first exchange something, which starts JAX's devices.
         prepare_devices(_config(arguments), arguments)
+    check_policy_early(arguments)
     check_data_paths(arguments.data)
     if arguments.programs_dir:
         check_output_dir("--programs-dir", arguments.programs_dir)
@@ -201,6 +203,7 @@ def load(arguments: RunArguments) -> tuple[Llama, PreTrainedTokenizerFast]:
         weights_bytes=checkpoint.weights_bytes(api.resolve_dtype(arguments.dtype), arguments.quantize),
         trains_every_weight=arguments.full_finetuning,
     )
+    check_policy(arguments.use_gradient_checkpointing, mesh.local_tokens(arguments.max_seq_length))
     model, tokenizer = api.from_pretrained(
         arguments.model,
         arguments.max_seq_length,

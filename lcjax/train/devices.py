@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 
@@ -9,10 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.config import LlamaConfig, LoraConfig
-from lcjax.config.parallel.mesh import MeshShape
+from lcjax.config.parallel.mesh import MeshRequest, MeshShape
+from lcjax.config.policies import OFFLOAD_ABOVE_TOKENS, check_policy, saves_on_device
 from lcjax.config.training import TrainingArguments
-from lcjax.errors import InputError
-from lcjax.memory.allocators import pinnable_bytes, raise_limits, visible_gpus
+from lcjax.errors import InputError, flag
+from lcjax.memory.allocators import pinnable_bytes, raise_limits, visible_devices, visible_gpus
 from lcjax.model import Llama, lora
 from lcjax.parallel.processes import is_alone, processes_per_host
 from lcjax.plan.choosing.budget import budget_here
@@ -31,6 +33,18 @@ def prepare_devices(config: LlamaConfig, arguments: RunArguments) -> None:
     """
     groups = math.gcd(arguments.gradient_accumulation_steps, visible_gpus())
     raise_limits(groups * host_bytes_at_most(config, arguments, pinnable_bytes() // groups))
+
+
+def check_policy_early(arguments: RunArguments) -> None:
+    """Checks a policy before anything is read: it must be allowed if all devices share a sequence.
+
+    If this process is alone, JAX's devices are not started.
+
+    Raises:
+      InputError: the policy is not allowed.
+    """
+    devices = arguments.mesh_request.context or (visible_devices() if is_alone() else jax.device_count())
+    check_policy(arguments.use_gradient_checkpointing, -(-arguments.max_seq_length // devices))
 
 
 def mesh_of(
@@ -77,6 +91,8 @@ def mesh_of_model(model: Llama, arguments: TrainingArguments) -> MeshShape:
         weights_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(base)),
         trains_every_weight=model.settings.lora is None,
     )
+    if mesh.size < jax.device_count():
+        logger.warning(_idle(mesh, arguments.mesh_request))
     if model.settings.lora is None and mesh.size > 1 and not mesh.shard_axes and arguments.shard_weights == "auto":
         logger.warning(
             "every device has all weights and their optimizer's state, because the rows of some matrix cannot be divided; "
@@ -85,18 +101,34 @@ def mesh_of_model(model: Llama, arguments: TrainingArguments) -> MeshShape:
     return mesh
 
 
+def _idle(mesh: MeshShape, requested: MeshRequest) -> str:
+    count = jax.device_count()
+    sizes = {name: value for name, value in dataclasses.asdict(requested).items() if type(value) is int}
+    line = f"{count - mesh.size} of the {count} devices stay idle; to use them, omit " + " and ".join(
+        f"{flag(name)} {value}" for name, value in sizes.items()
+    )
+    if requested.data_parallel_size is None and count % mesh.context == 0:
+        line += f", or give --gradient-accumulation-steps a multiple of {count // mesh.context}"
+    return line
+
+
 def host_bytes_at_most(config: LlamaConfig, arguments: RunArguments, limit: int) -> int:
     """Bytes of host memory that a run pins at most, over all settings that pin up to `limit` bytes.
 
     Does not start JAX's devices.
     """
     adapter = LoraConfig(arguments.lora_r, arguments.lora_alpha, arguments.target_modules)
+    tokens = arguments.max_seq_length
+    if saves_on_device(arguments.use_gradient_checkpointing):
+        # Nothing that it pins depends on the length, and no device has more tokens.
+        tokens = min(tokens, OFFLOAD_ABOVE_TOKENS)
     settings = resolved_settings(
         arguments.execution_request,
         config,
         jnp.bfloat16,
-        arguments.max_seq_length,
+        tokens,
         "gpu",  # asking JAX for the platform would start the GPU
         lora=None if arguments.full_finetuning else adapter,
+        mesh=None,
     )
     return pinned_at_most(config, settings, arguments, limit)

@@ -13,9 +13,10 @@ import pytest
 import lcjax
 from lcjax.config import Execution, ExecutionRequest, MemorySettings
 from lcjax.config.execution import LayerForm, layer_forms
+from lcjax.config.parallel.mesh import ONE_DEVICE, MeshShape
 from lcjax.errors import InputError
 from lcjax.model import ModelSettings
-from lcjax.step import resolve, resolved_settings, with_request
+from lcjax.step import resolve, resolved_settings, with_mesh, with_request
 from tests.support.settings import model_settings
 from tests.support.tiny_model import TINY
 
@@ -98,3 +99,16 @@ def test_settings_without_a_request_run_anywhere():
         resolved_settings(
             ExecutionRequest(use_gradient_checkpointing="none"), TINY, jnp.float32, 64, "cpu"
         ).execution.form(40_000)
+
+
+def test_a_policy_is_judged_by_the_tokens_of_a_device():
+    request = ExecutionRequest(use_gradient_checkpointing="none")
+    settings = resolved_settings(request, TINY, jnp.float32, 65_536, "cpu", mesh=MeshShape(1, 1, 8))
+    assert settings.form.policy == "none"
+    assert with_request(settings, use_gradient_checkpointing="full").form.policy == "full"
+    for mesh in (ONE_DEVICE, MeshShape(8, 1, 1)):  # whose devices have other sequences
+        unknown = resolved_settings(request, TINY, jnp.float32, 65_536, "cpu", mesh=None)
+        with pytest.raises(InputError, match="use_gradient_checkpointing='none' at 65,536 tokens on a device"):
+            with_mesh(unknown, mesh)
+        with pytest.raises(InputError, match="use_gradient_checkpointing='none' at 65,536 tokens on a device"):
+            resolved_settings(request, TINY, jnp.float32, 65_536, "cpu", mesh=mesh)

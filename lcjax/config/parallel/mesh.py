@@ -77,9 +77,10 @@ class MeshShape:
           InputError: the sequence cannot be cut into equal parts.
         """
         if tokens % self.parts:
+            shorter = tokens // self.parts * self.parts
             raise InputError(
                 f"sequences of {tokens:,} tokens do not divide into {self.parts} equal parts for {self.context} "
-                f"devices; use --max-seq-length {-(-tokens // self.parts) * self.parts}"
+                f"devices; use --max-seq-length {f'{shorter} or ' if shorter else ''}{shorter + self.parts}"
             )
         return tokens // self.context
 

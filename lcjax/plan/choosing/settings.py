@@ -14,7 +14,7 @@ from lcjax.config.policies import policies_by_length
 from lcjax.model import ModelSettings
 from lcjax.ops.attention.registry import takes_segments
 from lcjax.plan.workload import Workload
-from lcjax.step import resolved_settings, with_mesh
+from lcjax.step import resolved_settings
 
 
 def requested_settings(workload: Workload, tokens: int) -> ModelSettings:
@@ -24,8 +24,9 @@ def requested_settings(workload: Workload, tokens: int) -> ModelSettings:
       InputError: a policy that is unknown or not allowed at this length.
     """
     request = workload.execution_request
-    settings = resolved_settings(request, workload.config, jnp.bfloat16, tokens, "gpu", lora=workload.lora)
-    settings = with_mesh(settings, workload.mesh_for(tokens))
+    settings = resolved_settings(
+        request, workload.config, jnp.bfloat16, tokens, "gpu", lora=workload.lora, mesh=workload.mesh_for(tokens)
+    )
     return dataclasses.replace(settings, one_document_a_row=not takes_segments(settings.execution.attention))
 
 
@@ -38,7 +39,8 @@ def policy_lengths(workload: Workload, longest: int) -> list[tuple[int, int]]:
     # The settings that need the least memory are allowed at every length.
     limits: list[int | None] = [None]
     if not (requested.leaves_policy_open and requested.leaves_memory_open):
-        limits = [limit for _, limit in policies_by_length(requested.use_gradient_checkpointing)]
+        by_length = policies_by_length(requested.use_gradient_checkpointing)
+        limits = [limit and limit * workload.context for _, limit in by_length]
     edges = [0, *(longest if limit is None else min(limit, longest) for limit in limits)]
     ranges = [(below + 1, last) for below, last in itertools.pairwise(edges) if below < last]
     return ranges[::-1]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lcjax.config.training import TrainingArguments
+from lcjax.parallel.processes import is_alone
 from lcjax.train.arguments import RunArguments
 
 
@@ -21,10 +22,11 @@ def how_to_resume(arguments: TrainingArguments, data: Sequence[str | Path], outp
     """
     if not (isinstance(arguments, RunArguments) and arguments.model):
         return _call(arguments, data, output_dir, step)
+    if not is_alone():
+        latest = ", with --resume-from-checkpoint latest" if step else ""
+        return f"the same command in every process{latest}"
     if not step:
         return "the same command"
-    if arguments.num_processes:
-        return "the same command in every process, with --resume-from-checkpoint latest"
     programs = f" --programs-dir {shlex.quote(str(arguments.programs_dir))}" if arguments.programs_dir else ""
     return (
         f"python -m lcjax.train --output-dir {shlex.quote(str(output_dir))} --resume-from-checkpoint latest{programs}"

@@ -69,3 +69,15 @@ def test_a_pause_gives_libraries_the_terminal(tmp_path, capfd):
         log.move_to(tmp_path / "xla.log")
     assert capfd.readouterr().err == "seen\n"
     assert (tmp_path / "xla.log").read_text() == "not seen\n"
+
+
+def test_standard_output_as_well(tmp_path, capfd):
+    with NativeLog(with_stdout=True) as log:
+        os.write(1, b"of a library\n")
+        print("the terminal")
+        with log.paused():
+            os.write(1, b"seen\n")
+        log.move_to(tmp_path / "xla.log")
+    os.write(1, b"after\n")
+    assert capfd.readouterr().out == "the terminal\nseen\nafter\n"
+    assert (tmp_path / "xla.log").read_text() == "of a library\n"

@@ -48,7 +48,11 @@ def test_what_is_chosen(found, expected):
 @pytest.mark.parametrize(
     ("arguments", "requested", "message"),
     [
-        ((8, 1001), {}, r"sequences of 1,001 tokens do not divide into 8 equal parts .*; use --max-seq-length 1008"),
+        (
+            (8, 1001),
+            {},
+            r"sequences of 1,001 tokens do not divide into 8 equal parts .*; use --max-seq-length 1000 or 1008",
+        ),
         ((8, 2048), {"context_parallel_size": 16}, "a context of 16 devices does not fit 8; use at most 8"),
         ((8, 2048, 4), {"data_parallel_size": 4, "context_parallel_size": 4}, "needs 16 devices, but there are 8"),
         ((8, 2048), {"data_parallel_size": 8}, "does not divide --gradient-accumulation-steps 1; use .*-steps 8"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import pytest
 
 from lcjax.config.parallel.cluster import Cluster
 from lcjax.errors import InputError
-from lcjax.parallel.distributed import meeting
+from lcjax.parallel.distributed import join, meeting
 from lcjax.train.__main__ import main
 from tests.support.failing_processes import messages_of_both
 from tests.support.processes import complete_saves, finish, kill, metrics_of, start, wait_until
@@ -59,7 +60,9 @@ def test_killed_signaled_and_resumed_by_other_numbers_of_processes(arguments, tm
     (code, output), (other_code, _) = (finish(process) for process in both)
     assert (code, other_code) == (0, 0)
     stopped = complete_saves(tmp_path / "run" / "checkpoints")[-1]
-    assert f"SIGTERM: saved after step {stopped}" in output or stopped == STEPS
+    assert f"SIGTERM: saved after step {stopped}; resume with: the same command in every process, with --res" in (
+        output
+    ) or (stopped == STEPS)
 
     assert main(resumed) == 0
     assert main([*arguments, "--output-dir", str(tmp_path / "alone")]) == 0
@@ -110,6 +113,7 @@ def test_a_process_without_the_model_ends_the_others_with_its_line(arguments, mo
     assert output.splitlines()[-1].startswith(f"error: process 1 has stopped: {message}")
     assert other_output.splitlines()[-1].startswith(f"error: {message}")
     assert "stack trace" not in output + other_output
+    assert "[Gloo]" not in output + other_output
 
 
 def test_an_error_in_one_process_reaches_the_other_wherever_it_waits(tmp_path):
@@ -131,6 +135,15 @@ def test_an_error_in_one_process_reaches_the_other_wherever_it_waits(tmp_path):
         (first["a file in the first"], second["a file in the first"], 0),
     ):
         assert waiting == f"process {number} has stopped: {failing}"
+
+
+def test_a_number_given_twice():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"process 0 cannot listen at {address} .* its own number"):
+            join({"coordinator_address": address, "num_processes": 2, "process_id": 0})
 
 
 def test_a_coordinator_that_does_not_answer():

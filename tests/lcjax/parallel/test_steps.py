@@ -61,6 +61,8 @@ def runs(tmp_path_factory, texts, data_dir) -> Path:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count(f"{DEVICES} devices: 2 data x 4 context") == len(KINDS)
+    idle = "7 of the 8 devices stay idle; to use them, omit --context-parallel-size 1 and --data-parallel-size 1\n"
+    assert done.stderr.count(idle) == len(KINDS)
     return folder
 
 

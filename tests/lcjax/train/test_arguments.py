@@ -12,6 +12,7 @@ from lcjax.errors import InputError, flag
 from lcjax.train.__main__ import main, parse
 from lcjax.train.arguments import SECTIONS, RunArguments
 from lcjax.train.demo import demo
+from lcjax.train.devices import check_policy_early
 
 
 @pytest.mark.parametrize(
@@ -92,3 +93,38 @@ def test_a_value_of_another_type_is_named(given, named):
     with pytest.raises(InputError, match=named):
         TrainingArguments(**given)
     assert TrainingArguments(learning_rate=1).learning_rate == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"use_gradient_checkpointing": "none", "memory": "tile=64"},
+            "use_gradient_checkpointing='none' does not run in tiles; use 'full' or 'offload'",
+        ),
+        (
+            {"use_gradient_checkpointing": "offload_attn", "memory": "head_groups=2"},
+            "use_gradient_checkpointing='offload_attn' does not run in tiles in groups of heads",
+        ),
+        (
+            {"use_gradient_checkpointing": "none", "max_seq_length": 65_536, "context_parallel_size": 1},
+            "use_gradient_checkpointing='none' at 65,536 tokens on a device",
+        ),
+    ],
+)
+def test_contradictions_are_refused_before_anything_is_read(given, message):
+    with pytest.raises(InputError, match=message):
+        RunArguments(**given)
+
+
+def test_a_policy_is_judged_when_the_devices_are_known(monkeypatch):
+    explicit = {"use_gradient_checkpointing": "none", "max_seq_length": 65_536}
+    check_policy_early(RunArguments(**explicit, context_parallel_size=8))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    check_policy_early(RunArguments(**explicit))
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    check_policy_early(RunArguments(**explicit))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(InputError, match="use_gradient_checkpointing='none' at 65,536 tokens on a device"):
+        check_policy_early(RunArguments(**explicit))

@@ -109,7 +109,7 @@ def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedSte
     prepare_devices(config, arguments)
     lora = Workload(shape.model, config, "h100-80gb", shape.lora_r, quantize).lora
     settings = resolved_settings(
-        arguments.execution_request, config, jnp.bfloat16, tokens, lora=lora, one_document_a_row=True
+        arguments.execution_request, config, jnp.bfloat16, tokens, lora=lora, one_document_a_row=True, mesh=None
     )
     params = abstract_params(config, lora, quantize)
     mesh = step.resolve_mesh(
