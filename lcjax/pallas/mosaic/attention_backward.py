@@ -79,8 +79,7 @@ def attention_backward(
     batch, _, heads, head_dim = q_BTHD.shape
     kv_heads = k_BSKD.shape[2]
     dtype, queries = q_BTHD.dtype, view.query_block
-    # With packed documents the programs have about the same work in any order.
-    together = 1 if view.documents else heads_together(view.key_blocks, kv_heads)
+    together = heads_together(view.key_blocks, kv_heads)
     static = _Static(view, scale, heads, heads // kv_heads, together)
     scratch = {
         "k_smem": launch.swizzled((KEY_BLOCK, head_dim), dtype),
