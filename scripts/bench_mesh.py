@@ -24,7 +24,17 @@ from lcjax.cli.entry import entry_point
 from lcjax.memory.allocators import raise_limits
 from lcjax_scripts.bench.steps.shape import mesh_of
 
-COLUMNS = ("device", "jax", "implementation", "pass", "tokens", "mesh", "milliseconds", "speedup", "difference")
+COLUMNS: tuple[str, ...] = (
+    "device",
+    "jax",
+    "implementation",
+    "pass",
+    "tokens",
+    "mesh",
+    "milliseconds",
+    "speedup",
+    "difference",
+)
 
 
 @dataclasses.dataclass(frozen=True)
