@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import socket
@@ -18,10 +19,11 @@ from lcjax.errors import InputError
 from lcjax.parallel.distributed import join, meeting
 from lcjax.train.__main__ import main
 from tests.support.failing_processes import messages_of_both
-from tests.support.processes import complete_saves, finish, kill, metrics_of, start, wait_until
+from tests.support.processes import complete_saves, finish, kill, lines, metrics_of, start, wait_until
 from tests.support.several_processes import free_port, start_together
 
 STEPS = 14
+KILLS = 5
 RUN = (
     f"--max-seq-length 48 --max-steps {STEPS} --save-steps 3 --eval-steps 7 --eval-fraction 0.2 --eval-batches 2 "
     "--gradient-accumulation-steps 2 --lora-r 4 --learning-rate 1e-3"
@@ -67,6 +69,35 @@ def test_killed_signaled_and_resumed_by_other_numbers_of_processes(arguments, tm
     assert main(resumed) == 0
     assert main([*arguments, "--output-dir", str(tmp_path / "alone")]) == 0
     _assert_same_losses(tmp_path / "run", tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_and_finished_by_one(arguments, tmp_path, cache, monkeypatch):
+    """Either process is killed: while both start, between steps, or while they save."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    seed = int(os.environ.get("LCJAX_TEST_SEED") or random.SystemRandom().randrange(2**32))
+    print(f"to repeat these moments, set LCJAX_TEST_SEED={seed}")
+    draw, run = random.Random(seed), tmp_path / "run"
+    folder = [*arguments, "--output-dir", str(run)]
+    resume = ["--resume-from-checkpoint", "latest"]
+    for _ in range(KILLS):
+        both = start_together([*folder, *(resume if complete_saves(run / "checkpoints") else [])], tmp_path, cache)
+        victim, other = draw.sample(both, 2)
+        if draw.random() < 0.25:
+            time.sleep(draw.uniform(0, 10))
+        else:
+            step = min(lines(run / "metrics.jsonl") + draw.randint(1, 5), STEPS - 1)
+            wait_until(lambda step=step: lines(run / "metrics.jsonl") >= step, victim)
+            time.sleep(draw.uniform(0, 0.2))
+        victim.kill()
+        victim.communicate()
+        code, output = finish(other)
+        # The victim may just have finished.
+        assert code != 0 or complete_saves(run / "checkpoints")[-1] == STEPS, output
+        assert "Traceback" not in output
+    assert main([*folder, *(resume if complete_saves(run / "checkpoints") else [])]) == 0
+    assert main([*arguments, "--output-dir", str(tmp_path / "alone")]) == 0
+    _assert_same_losses(run, tmp_path / "alone")
 
 
 def _assert_same_losses(run: Path, other: Path) -> None:
