@@ -6,7 +6,12 @@ K key/value heads, G = H / K, D head_dim, F rotated pairs.
 
 from __future__ import annotations
 
+import math
+
 import torch
+
+# 2^66 / (2 pi) in two words of 32 bits.
+INVERSE_OF_2_PI = 0xA2F9836E, 0x4E441529
 
 
 def attention(
@@ -92,12 +97,13 @@ def rope(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Specifies `triton_ref.rope`, out of place.
 
-    The angles are float32 products even if q and k are float64, because the specification defines
-    them so.
+    The float32 frequencies are taken as exact. The angles are float64 even if q and k are not, and
+    right to 2^-29 radians at every int32 position.
     """
-    angles = positions_BT.float()[..., None] * inverse_frequencies_F.float()
-    angles = angles.to(torch.promote_types(torch.float32, q_BTHD.dtype))
-    cos, sin = (attention_factor * f(angles)[:, :, None].to(q_BTHD.dtype) for f in (torch.cos, torch.sin))
+    # The product of integers wraps around, which removes whole turns.
+    turns = positions_BT.long()[..., None] * _turns_per_token(inverse_frequencies_F)
+    angles = turns.double() * (2 * math.pi / 2**64)
+    cos, sin = ((attention_factor * f(angles))[:, :, None].to(q_BTHD.dtype) for f in (torch.cos, torch.sin))
     half = inverse_frequencies_F.shape[0]
 
     def rotate(x: torch.Tensor) -> torch.Tensor:
@@ -105,3 +111,18 @@ def rope(
         return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
 
     return rotate(q_BTHD), rotate(k_BTKD)
+
+
+def _turns_per_token(inverse_frequencies_F: torch.Tensor) -> torch.Tensor:
+    """Returns frequencies from -4 to 4 in units of 2^-64 turns, rounded toward 0, int64 [F].
+
+    A frequency is an integer of 24 bits times a power of two. The product of the integer and the
+    bits of 1 / (2 pi) has 88 bits, in a pair of int64, and is shifted.
+    """
+    significands, exponents = torch.frexp(inverse_frequencies_F.double().abs())
+    integers, shifts = (significands * 2**24).long(), 26 - exponents.long()
+    low = integers * INVERSE_OF_2_PI[1]
+    high, low = integers * INVERSE_OF_2_PI[0] + (low >> 32), low & 0xFFFFFFFF
+    near = (high << (32 - shifts).clamp(min=0)) + (low >> shifts.clamp(max=63))
+    turns = torch.where(shifts <= 32, near, high >> (shifts - 32).clamp(0, 63))
+    return torch.where(inverse_frequencies_F < 0, -turns, turns)

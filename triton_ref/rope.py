@@ -9,12 +9,17 @@ Shapes: B batch, T tokens, H query heads, K key heads, D head_dim, F rotated pai
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
 
 from triton_ref.checks import check_rope
 
+# 2^66 / (2 pi), and in units of 2^-32 turns: a quarter turn, an eighth, the radians of a unit.
+INVERSE_OF_2_PI = tl.constexpr(0xA2F9836E4E441529)
+QUARTER, EIGHTH, RADIANS = tl.constexpr(1 << 30), tl.constexpr(1 << 29), tl.constexpr(math.pi / 2**31)
 HEADS_A_STEP = tl.constexpr(32)
 OPTIONS = {"num_warps": 2, "enable_fp_fusion": True}
 
@@ -28,16 +33,17 @@ def rope(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotates the pairs (x[i], x[i + F]) of every head by `position * inverse_frequencies[i]`.
 
-    Works in place; elements from 2 F on are not changed. Angles (one float32 product), cosines,
-    sines and the rotation are float32. The backward pass rotates the cotangents in the opposite
-    direction, with the same attention factor. It works out of place, because other operations may
-    use the cotangents too. Safe for any tensor size with B T below 2^31 tokens.
+    Works in place; elements from 2 F on are not changed. Angles are exact fractions of a turn at
+    every position (see `_cos_and_sin`). Cosines, sines and the rotation are float32. The backward
+    pass rotates the cotangents in the opposite direction, with the same attention factor. It works
+    out of place, because other operations may use the cotangents too. Safe for any tensor size with
+    B T below 2^31 tokens.
 
     Args:
       q_BTHD, k_BTKD: bfloat16, float16 or float32, contiguous; overwritten.
       positions_BT: int32, one position in tokens for each token, so that packed documents can start
         again at 0.
-      inverse_frequencies_F: float32, radians per token.
+      inverse_frequencies_F: float32, radians per token, from 0 to 4.
       attention_factor: factor of cosines and sines, a compile-time constant.
 
     Returns:
@@ -111,8 +117,7 @@ def rope_kernel(
     token = tl.program_id(0).to(tl.int64)
     pair = tl.arange(0, PADDED_PAIRS)
     frequency = tl.load(inverse_frequencies + pair, mask=pair < PAIRS, other=0.0)
-    angle = tl.load(positions + token).to(tl.float32) * frequency
-    cos, sin = tl.cos(angle), tl.sin(angle)
+    cos, sin = _cos_and_sin(tl.load(positions + token), frequency)
     if ATTENTION_FACTOR != 1.0:
         cos = cos * ATTENTION_FACTOR
         sin = sin * ATTENTION_FACTOR
@@ -120,6 +125,31 @@ def rope_kernel(
         sin = -sin
     _rotate_heads(q_in, q_out, token, cos, sin, HEADS, HEAD_DIM, PAIRS, PADDED_REST, IN_PLACE)
     _rotate_heads(k_in, k_out, token, cos, sin, KV_HEADS, HEAD_DIM, PAIRS, PADDED_REST, IN_PLACE)
+
+
+@triton.jit
+def _cos_and_sin(position, frequency):
+    """The cosine and the sine of `position * frequency`, exact except for float32 at the end.
+
+    A frequency is an integer m of 24 bits times 2^(e - 150). In turns, its first 64 fractional bits
+    are those of m / (2 pi), shifted. The product with a position wraps around, which removes whole
+    turns. Its first 32 bits are reduced to an eighth of a turn on either side, then converted.
+    """
+    bits = frequency.to(tl.uint32, bitcast=True)
+    exponent = bits >> 23
+    integer = (bits & 0x7FFFFF) | 0x800000
+    turns_per_token = tl.umulhi(integer.to(tl.uint64) << 40, INVERSE_OF_2_PI) >> tl.minimum(128 - exponent, 63)
+    turns = ((position.to(tl.uint64) * turns_per_token) >> 32).to(tl.int32)
+    quarters = turns + EIGHTH
+    angle = ((quarters & (QUARTER - 1)) - EIGHTH).to(tl.float32) * RADIANS
+    square = angle * angle
+    # The polynomials of Cephes' sinf and cosf. Those of libdevice also reduce large angles.
+    sine = ((-1.9515295891e-4 * square + 8.3321608736e-3) * square - 1.6666654611e-1) * square * angle + angle
+    cosine = ((2.443315711809948e-5 * square - 1.388731625493765e-3) * square + 4.166664568298827e-2) * square
+    cosine = (cosine - 0.5) * square + 1.0
+    odd = (quarters & QUARTER) != 0
+    cos, sin = tl.where(odd, sine, cosine), tl.where(odd, cosine, sine)
+    return tl.where(quarters + QUARTER < 0, -cos, cos), tl.where(quarters < 0, -sin, sin)
 
 
 @triton.jit

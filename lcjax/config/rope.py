@@ -11,8 +11,8 @@ from lcjax.errors import InputError
 if TYPE_CHECKING:
     from lcjax.config.model import LlamaConfig
 
-LONGEST = 2**24
-"""The most tokens of a sequence: up to here float32 represents every position, so every angle."""
+LONGEST = 2**31 - 1
+"""The most tokens of a sequence, since positions are int32."""
 
 # The keys of config.json that each kind reads.
 KEYS: dict[str, tuple[str, ...]] = {

@@ -25,7 +25,7 @@ from lcjax.step.on_devices import on_all_devices
 # The first positions of a document share a bucket; separate buckets would be means of few tokens.
 FIRST_STOP = 16
 # The start of each bucket: 0, 16, 32, ... The last one contains all later positions.
-_STARTS_N = np.array([0] + [2**n for n in range(FIRST_STOP.bit_length() - 1, LONGEST.bit_length() - 1)])
+_STARTS_N = np.array([0] + [2**n for n in range(FIRST_STOP.bit_length() - 1, (LONGEST - 1).bit_length())])
 
 
 class Bucket(NamedTuple):
@@ -98,7 +98,7 @@ class LossByPosition:
 
     def buckets(self) -> list[Bucket]:
         """The buckets that contain a token, the first positions first."""
-        stops_N = np.append(_STARTS_N[1:], LONGEST)
+        stops_N = np.append(_STARTS_N[1:], 2 * _STARTS_N[-1])
         return [
             Bucket(int(start), int(stop), int(count), float(total / count))
             for start, stop, count, total in zip(_STARTS_N, stops_N, self.counts_N, self.sums_N, strict=True)

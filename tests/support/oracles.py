@@ -44,14 +44,19 @@ class Oracle:
         return model if self.adapter is None else lcjax.load_adapter(model, self.adapter)
 
     @functools.cached_property
-    def plain(self):
-        """The model in transformers, in the checkpoint's dtype."""
+    def original(self):
+        """The model in transformers, in the checkpoint's dtype. Its angles are float32 products."""
         return self._with_adapter(getattr(torch, self.dtype))
 
     @functools.cached_property
+    def plain(self):
+        """The model in transformers, in the checkpoint's dtype, with exact angles."""
+        return _with_exact_angles(self._with_adapter(getattr(torch, self.dtype)))
+
+    @functools.cached_property
     def exact(self):
-        """The model in transformers, in float64."""
-        model = self._with_adapter(torch.float32).double()
+        """The model in transformers, in float64, with exact angles of its float32 frequencies."""
+        model = _with_exact_angles(self._with_adapter(torch.float32).double())
         for module in model.modules():
             # transformers always computes it in float32
             if type(module).__name__.endswith("RMSNorm"):
@@ -66,6 +71,21 @@ class Oracle:
                 model, str(self.adapter), is_trainable=True, autocast_adapter_dtype=False
             )
         return model.eval()
+
+
+def _with_exact_angles(model):
+    """Changes a model of transformers to have float64 angles of its float32 frequencies."""
+    [rotary] = (module for module in model.modules() if type(module).__name__.endswith("RotaryEmbedding"))
+    in_float32 = rotary.forward
+
+    def forward(x, position_ids):
+        in_float32(x, position_ids)  # computes the frequencies again if they depend on the length
+        angles = position_ids[..., None].double() * rotary.inv_freq.double()
+        angles = torch.cat([angles, angles], dim=-1)
+        return tuple((rotary.attention_scaling * f(angles)).to(x.dtype) for f in (torch.cos, torch.sin))
+
+    rotary.forward = forward
+    return model
 
 
 def make_oracle(directory: Path, *, adapter: bool = True, seed: int = 0, **fields: Any) -> Oracle:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import triton_ref
+from tests.support.exact_angles import exact_angles
 from tests.support.numerics import error_ratio
 from triton_ref import reference
 
@@ -55,6 +56,45 @@ def test_the_attention_factor():
     call = Call(SHAPES["partial"], torch.float32)
     assert max(call.ratios(expected_factor=1.2, attention_factor=1.2)) <= 1
     assert min(call.ratios(expected_factor=1.2)) > 1
+
+
+def far_call() -> Call:
+    """Returns a call at positions up to 2^31 - 1, with frequencies up to 4 and down to 1e-7."""
+    call = Call(SHAPES["many heads"], torch.float32)
+    far = np.concatenate([np.arange(n - 3, n + 3) for n in (2**24, 2**30)] + [2**31 - 1 - np.arange(30)])
+    call.positions = torch.from_numpy(far).reshape(2, 21).int()
+    call.frequencies = torch.tensor([3.9, 2.0, 1.0, 0.7, 1e-2, 3e-4, 1e-5, 1e-7])
+    return call
+
+
+def exact_rope(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, attention_factor=1.0):
+    angles = torch.from_numpy(exact_angles(positions_BT.numpy(), inverse_frequencies_F.numpy()))
+    cos, sin = ((attention_factor * f(angles))[:, :, None].to(q_BTHD.dtype) for f in (torch.cos, torch.sin))
+    halves = (x.chunk(2, dim=-1) for x in (q_BTHD, k_BTKD))
+    return tuple(torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1) for a, b in halves)
+
+
+def test_positions_up_to_2_to_the_31():
+    call = far_call()
+    plain, exact = (call.run(exact_rope, dtype) for dtype in (torch.float32, torch.float64))
+
+    def worst(actual):
+        return max(error_ratio(*x, dtype=jnp.float32) for x in zip(actual, plain, exact, strict=True))
+
+    assert worst(call.run(triton_ref.rope)) <= 1
+    assert worst(call.run(triton_ref.rope, positions_BT=call.positions - 1)) > 1
+    assert worst(call.run(triton_ref.rope, positions_BT=call.positions.float().int())) > 1
+
+
+def test_the_reference_is_right_at_positions_up_to_2_to_the_31():
+    call = far_call()
+    for sign in (1, -1):
+        frequencies = sign * call.frequencies
+        actual, exact = (
+            call.run(f, torch.float64, inverse_frequencies_F=frequencies) for f in (reference.rope, exact_rope)
+        )
+        for x, y in zip(actual, exact, strict=True):
+            np.testing.assert_allclose(x, y, rtol=0, atol=2**-29 * 2 * np.abs(y).max())
 
 
 def test_it_works_in_place_and_on_views():

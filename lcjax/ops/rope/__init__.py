@@ -2,6 +2,7 @@
 
 api.py           `lcjax.ops.rope`
 frequencies.py   the frequencies of every kind of RoPE
+turns.py         angles as exact fractions of a turn
 tables.py        cosines and sines by position
 reference.py     the specification
 report.py        a report of what a change of RoPE does, in numbers

@@ -8,10 +8,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from lcjax.config.rope import LONGEST
 from lcjax.errors import InputError
 from lcjax.ops.rope import reference
 from lcjax.ops.rope.tables import rope_tables
+from lcjax.ops.rope.turns import turns_per_token
 
 ROPE_IMPLEMENTATIONS = ("auto", "pallas", "xla")
 
@@ -48,14 +48,14 @@ def rope(
 ) -> tuple[jax.Array, jax.Array]:
     """Rotates the pairs (x[i], x[i + F]) of q and k by `position * inverse_frequencies[i]`.
 
-    Angles, cosines, sines and the rotation are float32. The results have the dtypes of q and k.
-    Dimensions beyond 2 F are unchanged (partial rotary embedding). The results are differentiable
-    in q and k.
+    Angles are exact at every position (see `lcjax.ops.rope.turns`). Cosines, sines and the rotation
+    are float32. The results have the dtypes of q and k. Dimensions beyond 2 F are unchanged
+    (partial rotary embedding). The results are differentiable in q and k.
 
     Args:
       q_BTHD, k_BTKD: float32, bfloat16 or float16.
-      positions_BT: integer positions in tokens, exact up to 2^24. Each token has its own, so that
-        packed documents can restart at 0.
+      positions_BT: integer positions in tokens that int32 represents. Each token has its own, so
+        that packed documents can restart at 0.
       inverse_frequencies_F: float32, radians per token (see `lcjax.ops.rope.inverse_frequencies`);
         2 F <= D.
       attention_factor: a constant by which rotated pairs are multiplied (see
@@ -64,7 +64,7 @@ def rope(
 
     Raises:
       InputError: the implementation is unknown.
-      ValueError: shapes do not fit together, or there are more than 2^24 tokens.
+      ValueError: shapes do not fit together.
 
     Source: Su et al., RoFormer, arXiv 2104.09864, with the two halves of a head paired as in
     Hugging Face's Llama.
@@ -77,15 +77,11 @@ def rope(
             f"{positions_BT.shape} and {rotated // 2} frequencies; expected [B, T, H, D], [B, T, "
             "K, D], [B, T] and at most D / 2"
         )
-    if positions_BT.shape[1] > LONGEST:
-        raise ValueError(
-            f"rope: {positions_BT.shape[1]:,} tokens are more than {LONGEST:,}, beyond which "
-            "float32 does not hold every position; use shorter sequences"
-        )
     if resolve_rope(implementation) == "pallas":
         from lcjax.pallas.triton.rope import rotate  # import Pallas' Triton backend only if it runs
 
-        return rotate(q_BTHD, k_BTKD, positions_BT.astype(jnp.int32), inverse_frequencies_F, float(attention_factor))
+        positions_BT, turns_2F = positions_BT.astype(jnp.int32), turns_per_token(inverse_frequencies_F)
+        return rotate(q_BTHD, k_BTKD, positions_BT, turns_2F, float(attention_factor))
     cos, sin = rope_tables(positions_BT, inverse_frequencies_F, attention_factor)
     return _rotated(q_BTHD, cos, sin), _rotated(k_BTKD, cos, sin)
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from lcjax.ops.rope.turns import cos_and_sin, turns_per_token
+
 
 def rope_tables(
     positions_BT: jax.Array, inverse_frequencies_F: jax.Array, attention_factor: float = 1.0
 ) -> tuple[jax.Array, jax.Array]:
     """`attention_factor` times the cosine and the sine of `position * frequency`.
 
-    Both are float32 [B, T, F]. Positions are integers of any dtype.
+    Both are float32 [B, T, F], and right at every position. Positions are integers that int32
+    represents, frequencies float32.
     """
-    angles_BTF = positions_BT.astype(jnp.float32)[..., None] * inverse_frequencies_F[None, None, :]
-    cos_BTF, sin_BTF = jnp.cos(angles_BTF), jnp.sin(angles_BTF)
+    high_F, low_F = turns_per_token(inverse_frequencies_F)
+    cos_BTF, sin_BTF = cos_and_sin(positions_BT.astype(jnp.int32)[..., None], high_F[None, None], low_F[None, None])
     return (cos_BTF, sin_BTF) if attention_factor == 1.0 else (cos_BTF * attention_factor, sin_BTF * attention_factor)

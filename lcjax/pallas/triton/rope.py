@@ -29,24 +29,20 @@ def rotate(
     q_BTHD: jax.Array,
     k_BTKD: jax.Array,
     positions_BT: jax.Array,
-    inverse_frequencies_F: jax.Array,
+    turns_2F: jax.Array,
     attention_factor: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """The operation of `lcjax.ops.rope`.
+    """The operation of `lcjax.ops.rope`, with its frequencies as `turns_per_token`, int32 [2, F].
 
-    Differentiable in q and k; positions and frequencies are constants. Largest safe size: positions
-    up to 2^24 (float32 represents no larger integer exactly); arrays of any number of elements.
+    Differentiable in q and k; positions and frequencies are constants. Largest safe size: all int32
+    positions; arrays of any number of elements.
     """
-    return _rotate(
-        q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, attention_factor=attention_factor, transposed=False
-    )
+    return _rotate(q_BTHD, k_BTKD, positions_BT, turns_2F, attention_factor=attention_factor, transposed=False)
 
 
-def _forward(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, attention_factor):
-    rotated = _rotate(
-        q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, attention_factor=attention_factor, transposed=False
-    )
-    return rotated, (positions_BT, inverse_frequencies_F)
+def _forward(q_BTHD, k_BTKD, positions_BT, turns_2F, attention_factor):
+    rotated = _rotate(q_BTHD, k_BTKD, positions_BT, turns_2F, attention_factor=attention_factor, transposed=False)
+    return rotated, (positions_BT, turns_2F)
 
 
 def _backward(attention_factor, residuals, cotangents):
@@ -56,7 +52,7 @@ def _backward(attention_factor, residuals, cotangents):
 rotate.defvjp(_forward, _backward)
 
 
-def _rotate(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, *, attention_factor: float, transposed: bool):
+def _rotate(q_BTHD, k_BTKD, positions_BT, turns_2F, *, attention_factor: float, transposed: bool):
     batch, tokens = positions_BT.shape
     heads_specs = tuple(pl.BlockSpec((None, None, *x.shape[2:]), lambda t, b: (b, t, 0, 0)) for x in (q_BTHD, k_BTKD))
     return launch(
@@ -64,12 +60,12 @@ def _rotate(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, *, attention_fa
         q_BTHD,
         k_BTKD,
         positions_BT,
-        inverse_frequencies_F,
+        turns_2F,
         name="rope",
         # One token and many heads per program: more loads are in flight than with many tokens of
         # one head (docs/log.md).
         grid=(tokens, batch),
-        in_specs=(*heads_specs, whole(positions_BT), whole(inverse_frequencies_F)),
+        in_specs=(*heads_specs, whole(positions_BT), whole(turns_2F)),
         out_specs=heads_specs,
         out_shape=tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q_BTHD, k_BTKD)),
         input_output_aliases={0: 0, 1: 1},
@@ -79,19 +75,21 @@ def _rotate(q_BTHD, k_BTKD, positions_BT, inverse_frequencies_F, *, attention_fa
 
 
 def _kernel(
-    q_ref, k_ref, positions_ref, frequencies_ref, rotated_q_ref, rotated_k_ref,
+    q_ref, k_ref, positions_ref, turns_ref, rotated_q_ref, rotated_k_ref,
     *, attention_factor: float, transposed: bool, native: bool,
 ):  # fmt: skip
     """Rotates all heads of a token in place.
 
     Each group of heads is read before it is written, since the results reuse the arguments' memory.
     """
-    pairs = frequencies_ref.shape[0]
+    pairs = turns_ref.shape[1]
     width = pl.next_power_of_2(pairs)
     in_columns_F = jnp.arange(width, dtype=jnp.int32) < pairs
     position = load(positions_ref.at[pl.program_id(1), pl.program_id(0)])
-    frequencies_F = load(frequencies_ref.at[_span(0, width)], mask=in_columns_F, other=0.0)
-    cos_1F, sin_1F = (x[None, :] for x in cos_and_sin(position.astype(jnp.float32) * frequencies_F, native=native))
+    high_F, low_F = (
+        load(turns_ref.at[jnp.int32(word), _span(0, width)], mask=in_columns_F, other=0) for word in (0, 1)
+    )
+    cos_1F, sin_1F = (x[None, :] for x in cos_and_sin(position, high_F, low_F, native=native))
     if attention_factor != 1.0:
         cos_1F, sin_1F = cos_1F * attention_factor, sin_1F * attention_factor
     if transposed:

@@ -144,7 +144,7 @@ def test_the_base_is_the_user_s_or_stretches_the_slowest_wave():
         ((SMOLLM2, 65_536, "none", 1e6), "contradict each other"),
         ((SMOLLM2, 65_536, "auto", 1.0), "rope_theta=1.0 is out of range; it must be above 1"),
         ((SMOLLM2, "128"), "max_seq_length='128' must be a positive number of tokens"),
-        ((SMOLLM2, 2**24 + 1), "max_seq_length=16777217 must be a positive number of tokens, at most 16,777,216"),
+        ((SMOLLM2, 2**31), "max_seq_length=2147483648 must be a positive number of tokens, at most 2,147,483,647"),
         ((SMOLLM2, 0), "max_seq_length=0 must be"),
     ],
 )

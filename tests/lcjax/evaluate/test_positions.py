@@ -33,7 +33,7 @@ def by_hand(losses, labels, positions) -> dict[int, list[float]]:
 
 def test_the_buckets_by_hand():
     rng = np.random.default_rng(0)
-    positions = np.concatenate([np.arange(300), [2**20 - 1, 2**20, LONGEST - 1]])[None]
+    positions = np.concatenate([np.arange(300), [2**20 - 1, 2**20, 2**30, LONGEST - 1]])[None]
     labels = np.where(rng.random(positions.shape) < 0.2, IGNORE, 5)
     labels[0, -3:] = 7
     losses = rng.random(positions.shape).astype(np.float32)

@@ -13,6 +13,7 @@ import pytest
 from lcjax import ops
 from lcjax.ops.rope import reference
 from tests.support.compiling import QUICK_TO_COMPILE, QUICKEST_TO_COMPILE
+from tests.support.exact_angles import exact_angles
 from tests.support.numerics import error_ratios
 
 
@@ -54,9 +55,10 @@ def with_gradients(rope, q, k, dq, dk):
 
 
 def plain(positions, frequencies, factor, dtype, q, k):
-    angles = (positions.astype(jnp.float32)[..., None] * frequencies[None, None]).astype(dtype)
+    angles = exact_angles(np.asarray(positions), np.asarray(frequencies))
     pairs = 2 * frequencies.size
-    rotate = lambda x: reference.rope(x[..., :pairs], factor * jnp.cos(angles), factor * jnp.sin(angles))  # noqa: E731
+    cos, sin = (jnp.asarray(factor * f(angles), dtype) for f in (np.cos, np.sin))
+    rotate = lambda x: reference.rope(x[..., :pairs], cos, sin)  # noqa: E731
     return tuple(jnp.concatenate([rotate(x), x[..., pairs:]], axis=-1) for x in (q, k))
 
 

@@ -149,7 +149,7 @@ def test_the_plot_shows_the_memory_and_its_limit(plan, tiny_json, tmp_path, comp
     [
         (("--gpu", "h100"), r"--gpu h100 is unknown; did you mean h100-80gb\? use one of .*"),
         (("--model", "llama-3.1-9b"), r"--model llama-3.1-9b is unknown; did you mean llama-3.1-8b .*"),
-        (("--max-seq-length", "1"), "--max-seq-length 1 is out of range; it must be from 2 to 16,777,216"),
+        (("--max-seq-length", "1"), "--max-seq-length 1 is out of range; it must be from 2 to 2,147,483,647"),
         (("--host-gb", "0"), "--host-gb 0.0 is out of range; it must be positive"),
         (("--host-memory", "abc"), "--host-memory: 'abc' is not a number; see python -m lcjax.plan --help"),
         (("--vram-gb", "0.5"), "--vram-gb 0.5 leaves no memory after the margin of 1.0 GiB"),

@@ -177,8 +177,11 @@ def test_bad_data(name, content, said, refused, model_dir, tmp_path):
         ("--save-total-limit 0", "--save-total-limit 0 is out of range"),
         ("--logging-steps 0", "--logging-steps 0 is out of range"),
         ("--lr-scheduler-type polynomial", "polynomial is unknown; use one of linear, cosine, constant"),
-        ("--max-seq-length 1", "--max-seq-length 1 is out of range; it must be from 2 to 16,777,216"),
-        ("--max-seq-length 1000000000", "--max-seq-length 1000000000 is out of range; it must be from 2 to 16,777,216"),
+        ("--max-seq-length 1", "--max-seq-length 1 is out of range; it must be from 2 to 2,147,483,647"),
+        (
+            "--max-seq-length 3000000000",
+            "--max-seq-length 3000000000 is out of range; it must be from 2 to 2,147,483,647",
+        ),
         ("--max-seq-length 40000 --use-gradient-checkpointing full", "above 32,768 tokens use 'offload'"),
         ("--use-gradient-checkpointing some", "--use-gradient-checkpointing some is unknown; use one of auto, none"),
         ("--attention flash", "--attention flash is unknown; use one of auto, pallas, mosaic, cudnn, fa3, xla"),

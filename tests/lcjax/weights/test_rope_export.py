@@ -65,7 +65,7 @@ def logits(model):
 def ratio(model, oracle: Oracle) -> float:
     exact = with_exact_angles(oracle.exact, LlamaConfig.from_json(oracle.directory / "config.json"))
     with torch.no_grad():
-        return error_ratio(logits(model), *(to_numpy(torch_logits(m, batch())) for m in (oracle.plain, exact)))
+        return error_ratio(logits(model), *(to_numpy(torch_logits(m, batch())) for m in (oracle.original, exact)))
 
 
 @pytest.mark.parametrize(

@@ -121,12 +121,12 @@ class RopeShape:
         return tuple(name for name, present in terms.items() if present)
 
 
-# The position of token t of n. float32 represents every integer up to 2^24.
+# The position of token t of n.
 POSITIONS: dict[str, Callable[[int, int], int]] = {
     "from 0": lambda t, n: t,
     "packed": lambda t, n: t % (n // 3 + 1),
     "at 1M": lambda t, n: 1_000_000 + t - n // 2,
-    "scattered": lambda t, n: (t * 6_700_417 + 999_999) % 2**24,
+    "scattered": lambda t, n: (t * 6_700_417 + 999_999) % (2**31 - 1),
 }
 
 

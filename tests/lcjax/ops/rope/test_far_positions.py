@@ -78,7 +78,7 @@ def models(tmp_path_factory):
             fields = {**MODEL, "max_position_embeddings": context, "rope_parameters": dict(KINDS[name])}
             oracle = make_oracle(tmp_path_factory.mktemp("rope"), adapter=False, **fields)
             ours = oracle.model()
-            made[name] = Models(ours, oracle.plain, with_exact_angles(oracle.exact, ours.config))
+            made[name] = Models(ours, oracle.original, with_exact_angles(oracle.exact, ours.config))
         return made[name]
 
     return make

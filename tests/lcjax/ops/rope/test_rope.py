@@ -1,4 +1,4 @@
-"""Compares RoPE with transformers and float64. The angle is float32 by definition."""
+"""Compares RoPE with transformers and float64. The angles are exact."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lcjax import ops
 from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
 from lcjax.ops.rope import inverse_frequencies, rope_tables
+from tests.support.exact_angles import exact_angles
 from tests.support.numerics import error_ratio, error_ratios
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -123,10 +124,10 @@ def test_equals_transformers(name, positions):
 
 
 def by_transformers(config, q, k, positions, dtype):
-    """Returns transformers' rotation in `dtype`, with its float32 angles."""
+    """Returns transformers' rotation in `dtype`, in float64 with exact angles."""
     rotary = LlamaRotaryEmbedding(config)
-    angles = torch.from_numpy(np.array(positions))[..., None].float() * rotary.inv_freq
-    cos, sin = (f(torch.cat([angles, angles], dim=-1).to(dtype)) for f in (torch.cos, torch.sin))
+    angles = torch.from_numpy(exact_angles(np.asarray(positions), rotary.inv_freq.numpy()))
+    cos, sin = (f(torch.cat([angles, angles], dim=-1)) for f in (torch.cos, torch.sin))
     if dtype == torch.float32:
         cos, sin = rotary(torch.zeros(1), torch.from_numpy(np.array(positions)))
     heads_first = (torch.from_numpy(np.array(x)).to(dtype).transpose(1, 2) for x in (q, k))
@@ -136,7 +137,7 @@ def by_transformers(config, q, k, positions, dtype):
 def rotate(x, angles, sign=1):
     """Rotates in numpy, in the dtype of x: pair (i, i + F) is multiplied by exp(i angle)."""
     first, second = np.split(x, 2, axis=-1)
-    cos, sin = (f(angles.astype(np.float64))[:, :, None].astype(x.dtype) for f in (np.cos, np.sin))
+    cos, sin = (f(angles)[:, :, None].astype(x.dtype) for f in (np.cos, np.sin))
     return np.concatenate([first * cos - sign * second * sin, second * cos + sign * first * sin], axis=-1)
 
 
@@ -147,7 +148,7 @@ def with_gradients(q, k, dq, dk, positions, frequencies):
 
 def references(dtype, positions, frequencies, *tensors):
     """Returns (q, k, dq, dk) from numpy. The transpose of a rotation is its inverse."""
-    angles = np.asarray(positions, np.float32)[..., None] * np.asarray(frequencies)
+    angles = exact_angles(np.asarray(positions), np.asarray(frequencies))
     return tuple(
         rotate(np.asarray(x).astype(dtype), angles, sign) for x, sign in zip(tensors, (1, 1, -1, -1), strict=True)
     )
@@ -218,13 +219,6 @@ def test_the_attention_factor_scales_the_rotated_part_and_its_gradients():
     factors = np.where(np.arange(20) < 12, 1.25, 1.0).astype(np.float32)
     for one, other in zip((*plain[0], *plain[1]((dq, dk))), (*scaled[0], *scaled[1]((dq, dk))), strict=True):
         np.testing.assert_allclose(np.asarray(one) * factors, other, rtol=4 * np.finfo(np.float32).eps, atol=1e-6)
-
-
-def test_every_position_up_to_16_million_has_its_own_angle():
-    """float32 represents integers exactly up to 2^24. The fastest pair has the angle `position`."""
-    cos, sin = rope_tables(jnp.asarray([[2**24 - 2, 2**24 - 1, 2**24]]), jnp.ones(1, jnp.float32))
-    turned = np.angle(np.asarray(cos[0, :, 0]) + 1j * np.asarray(sin[0, :, 0]))
-    np.testing.assert_allclose(np.mod(np.diff(turned), 2 * np.pi), 1.0, atol=4 * np.finfo(np.float32).eps)
 
 
 def test_bad_arguments_are_refused():

@@ -1,4 +1,4 @@
-"""The same model in transformers + PEFT, in its dtype and in float64."""
+"""The same model in transformers + PEFT, in its dtype and in float64, with exact angles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import peft
 import torch
 import transformers
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
 from lcjax_scripts.verify.inputs import Arrays, digest
 from lcjax_scripts.verify.parity.jobs import Job
@@ -35,6 +35,7 @@ def run(job: Job) -> SideResult:
     base = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=getattr(torch, shape.dtype))
     options = {"r": shape.rank, "lora_alpha": LORA_ALPHA, "target_modules": list(TARGET_MODULES), "lora_dropout": 0.0}
     model = peft.get_peft_model(base, peft.LoraConfig(**options, task_type="CAUSAL_LM")).eval().to(DEVICE)
+    _use_float64_angles(model)
     values = {}
     for name, parameter in _adapter(model).items():
         values[name] = adapter_tensor(name, tuple(parameter.shape))
@@ -61,6 +62,19 @@ def _logits_and_gradients(model, tokens: np.ndarray, labels: np.ndarray) -> Arra
     gradients = torch.autograd.grad(loss, list(adapter.values()))
     named = {name: gradient.cpu().numpy() for name, gradient in zip(adapter, gradients, strict=True)}
     return {"logits": logits.detach().cpu().numpy()} | stacked(named)
+
+
+def _use_float64_angles(model) -> None:
+    """Changes the RoPE of transformers, whose angles are float32 products."""
+    [rotary] = (module for module in model.modules() if isinstance(module, LlamaRotaryEmbedding))
+    frequencies = rotary.inv_freq.double()  # before the model becomes float64
+
+    def forward(x, position_ids):
+        angles = position_ids[..., None].double() * frequencies
+        angles = torch.cat([angles, angles], dim=-1)
+        return tuple((rotary.attention_scaling * f(angles)).to(x.dtype) for f in (torch.cos, torch.sin))
+
+    object.__setattr__(rotary, "forward", forward)
 
 
 def _exact_norm(module, x: torch.Tensor) -> torch.Tensor:
