@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from lcjax.config import LlamaConfig, MemorySettings
+from lcjax.config.parallel.mesh import divides_heads
 from lcjax.config.policies import OFFLOAD_ABOVE_TOKENS, OFFLOADING, POLICIES
 from lcjax.model import ModelSettings
 from lcjax.ops.attention.passes import has_passes
@@ -102,7 +103,14 @@ def candidates(
     policies = [form.policy]
     if requested.leaves_policy_open:
         policies = [policy for policy in allowed if with_passes or policy != "offload_attn"]
-    tilings = list(_tilings(config.num_key_value_heads, tokens, embeddings_may_be_on_host)) if with_passes else []
+    groups = [
+        groups
+        for groups in _divisors(config.num_key_value_heads)
+        if divides_heads(
+            settings.execution.mesh.heads, config.num_attention_heads // groups, config.num_key_value_heads // groups
+        )
+    ]
+    tilings = list(_tilings(groups, tokens, embeddings_may_be_on_host)) if with_passes else []
     found = [Candidate(policy, None) for policy in policies]
     for policy in policies:
         for memory in tilings:
@@ -121,10 +129,10 @@ def _loss_chunks(tokens: int) -> list[int]:
     return [*(chunk for chunk in larger if chunk <= tokens), least]
 
 
-def _tilings(kv_heads: int, tokens: int, embeddings_may_be_on_host: bool) -> Iterator[MemorySettings]:
+def _tilings(head_groups: Sequence[int], tokens: int, embeddings_may_be_on_host: bool) -> Iterator[MemorySettings]:
     tiles = [tile for tile in _TILES if tokens % tile == 0]
     places = (False, True) if embeddings_may_be_on_host else (False,)
-    for tile, groups, ahead, on_host in itertools.product(tiles, _divisors(kv_heads), (True, False), places):
+    for tile, groups, ahead, on_host in itertools.product(tiles, head_groups, (True, False), places):
         yield MemorySettings(tile=tile, head_groups=groups, fetch_ahead=ahead, embeddings_on_host=on_host)
 
 

@@ -9,6 +9,7 @@ import re
 import pytest
 
 from lcjax.config import MemorySettings, parse_memory
+from lcjax.config.parallel.mesh import MeshShape
 from lcjax.config.presets import PRESETS
 from lcjax.plan.choosing.budget import Budget
 from lcjax.plan.choosing.candidates import Candidate, candidates
@@ -22,6 +23,7 @@ from lcjax.plan.compiling.offload import host_arrays
 from lcjax.plan.planner import Planner
 from lcjax.plan.workload import Workload
 from lcjax.step import with_request
+from lcjax.step.resolve import with_mesh
 from tests.support.settings import model_settings
 from tests.support.thin import thinned
 from tests.support.tiny_model import TINY
@@ -100,6 +102,14 @@ def test_the_candidates_of_a_length():
     for candidate in (*long, *short):
         settings = candidate.applied(dataclasses.replace(SETTINGS, max_seq_length=8192))
         assert parse_memory(str(settings.requested.memory)) == settings.requested.memory
+
+
+def test_groups_of_heads_have_equal_parts_on_all_devices():
+    """Of eight groups, each has four query heads, too few for eight devices."""
+    for heads, expected in ((1, {1, 2, 4, 8}), (4, {1, 2, 4, 8}), (8, {1, 2, 4}), (32, {1})):
+        settings = with_mesh(SETTINGS, MeshShape(heads=heads))
+        found = candidates(LLAMA_8B, settings, embeddings_may_be_on_host=True)
+        assert {candidate.memory.head_groups for candidate in found if candidate.memory} == expected
 
 
 def test_chunks_of_the_loss():

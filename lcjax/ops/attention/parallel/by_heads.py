@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from lcjax.config.families import AttentionView
-from lcjax.config.parallel.mesh import HEADS, copies_of_kv
+from lcjax.config.parallel.mesh import HEADS, copies_of_kv, divides_heads
+from lcjax.errors import InputError
 from lcjax.ops.attention.backend import Gradients
 from lcjax.ops.attention.passes import Passes
 
@@ -49,7 +50,13 @@ class ByHeads:
         return _to_tokens(dq), dk, dv
 
     def _by_heads(self, q_BtHD, k_BtKD, v_BtKD) -> tuple[jax.Array, jax.Array, jax.Array]:
-        copies = copies_of_kv(self.devices, k_BtKD.shape[2])
+        query_heads, kv_heads = q_BtHD.shape[2], k_BtKD.shape[2]
+        if not divides_heads(self.devices, query_heads, kv_heads):
+            raise InputError(
+                f"{self.devices} GPUs cannot have equal parts of groups of {query_heads} query and {kv_heads} "
+                "key/value heads; use fewer head_groups, or a smaller --ulysses-degree"
+            )
+        copies = copies_of_kv(self.devices, kv_heads)
         k, v = (x if copies == 1 else jnp.repeat(x, copies, axis=2) for x in (k_BtKD, v_BtKD))
         return _to_heads(q_BtHD), _to_heads(k), _to_heads(v)
 
