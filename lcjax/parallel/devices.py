@@ -11,15 +11,17 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from lcjax.config.parallel.mesh import AXES, CONTEXT, DATA, ONE_DEVICE, MeshShape
+from lcjax.parallel.host_blocks import host_blocks
 from lcjax.parallel.loading import Destination
 from lcjax.parallel.weights import spec_of
 
 Arrays = dict[str, Any]
 Tree = TypeVar("Tree")
+
+_BLOCK_BYTES = 2**25
 
 WHOLE = PartitionSpec()
 """An array of which every device has a copy."""
@@ -109,18 +111,23 @@ class Devices:
         return jax.tree.map_with_path(place, tree)
 
     def collect(self, tree: Tree) -> Tree:
-        """The whole arrays on the first device of this process, for what follows a run."""
+        """The whole arrays, for what follows a run.
+
+        Those of which every device has a copy are on the first device of this process. Others are
+        in host memory, since all of them together may be larger than a device.
+        """
         if self.mesh is None:
             return tree
-        first = self.mesh.local_devices[0]
 
         def whole(leaf: jax.Array) -> Any:
             if leaf.is_fully_replicated:
                 return leaf.addressable_data(0)
-            here = _in_memory(first, leaf.sharding.memory_kind)
-            if leaf.is_fully_addressable:
-                return jax.device_put(leaf, here)
-            return jax.device_put(multihost_utils.process_allgather(leaf, tiled=True), here)
+            array, start = np.empty(leaf.shape, leaf.dtype), 0
+            for block in host_blocks(leaf, max(1, _BLOCK_BYTES * leaf.shape[0] // leaf.nbytes)):
+                values = block()
+                array[start : start + len(values)] = values
+                start += len(values)
+            return array
 
         return jax.tree.map(whole, tree)
 
