@@ -21,9 +21,11 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lcjax.config import EMBEDDING_MODULES, LlamaConfig
+from lcjax.config.families import AttentionView
 from lcjax.errors import InputError
 from lcjax.model import ModelSettings
 from lcjax.model.params import tensor_names
+from lcjax.ops.attention.backend import Backend
 from lcjax.ops.attention.passes import layer_call
 from lcjax.ops.attention.registry import backend_of
 from lcjax.pallas.triton.block_sizes import traced_with
@@ -108,15 +110,28 @@ def _of_attention(config: LlamaConfig, settings: ModelSettings, dtype: str, sequ
         return jax.ShapeDtypeStruct(size, jnp.dtype(dtype))
 
     queries, keys = shape(config.num_attention_heads), shape(config.num_key_value_heads)
-    segments = jax.ShapeDtypeStruct(queries.shape[:2], jnp.int32)
-    with traced_with():  # block sizes do not change these shapes, and JAX need not start
-        _, lse = backend.residual_shapes(functools.partial(layer_call, sees=config.sees), queries, keys, keys, segments)
+    lse = _log_sum_exps(backend, config.sees, queries, keys)
     if mesh.ring > 1:
         lse = [jax.ShapeDtypeStruct((sequences, queries.shape[2], queries.shape[1]), jnp.float32)] * 2
     out = jax.ShapeDtypeStruct((sequences, local_tokens, config.num_attention_heads, config.head_dim), jnp.dtype(dtype))
-    for name, arrays in (("attention's outputs", [out]), ("attention's log-sum-exps", jax.tree.leaves(lse))):
+    for name, arrays in (("attention's outputs", [out]), ("attention's log-sum-exps", lse)):
         for array in arrays:
             yield HostArray(name, (config.num_hidden_layers, *array.shape), array.dtype.name)
+
+
+@functools.cache
+def _log_sum_exps(
+    backend: Backend, sees: AttentionView, queries: jax.ShapeDtypeStruct, keys: jax.ShapeDtypeStruct
+) -> list[jax.ShapeDtypeStruct]:
+    """What `backend` saves apart from its output, for queries and keys of shape [B, T, H, d].
+
+    Cached, because a search over memory settings asks for the same few shapes a hundred times, and
+    tracing a kernel takes 25 ms.
+    """
+    segments = jax.ShapeDtypeStruct(queries.shape[:2], jnp.int32)
+    with traced_with():  # block sizes do not change these shapes, and JAX need not start
+        _, lse = backend.residual_shapes(functools.partial(layer_call, sees=sees), queries, keys, keys, segments)
+    return jax.tree.leaves(lse)
 
 
 def check_offload(expected: list[HostArray], memory: Memory, text: Callable[[], str]) -> None:
