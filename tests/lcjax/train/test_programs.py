@@ -141,14 +141,22 @@ def test_the_settings_of_jax_are_restored(first):
     assert [getattr(jax.config, name) for name in options] == before
 
 
-@pytest.fixture
-def run(short, tmp_path) -> tuple[Path, Path]:
-    """A run after two of its four steps, and the folder of its programs."""
-    output_dir, base = tmp_path / "run", tmp_path / "base"
-    assert main([*short, "--output-dir", str(output_dir), "--programs-dir", str(base)]) == 0
+@pytest.fixture(scope="module")
+def partial_run(short, tmp_path_factory) -> Path:
+    """A folder with a run after two of its four steps, and with its programs."""
+    folder = tmp_path_factory.mktemp("partial")
+    output_dir = folder / "run"
+    assert main([*short, "--output-dir", str(output_dir), "--programs-dir", str(folder / "base")]) == 0
     shutil.rmtree(output_dir / "checkpoints" / "4")
     shutil.rmtree(output_dir / "adapter")
-    return output_dir, base
+    return folder
+
+
+@pytest.fixture
+def run(partial_run, tmp_path) -> tuple[Path, Path]:
+    """Copies of the run and of the folder of its programs."""
+    shutil.copytree(partial_run, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "run", tmp_path / "base"
 
 
 def resume(output_dir: Path, base: Path) -> int:
