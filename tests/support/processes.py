@@ -52,13 +52,13 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, output
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Waits until the condition holds. Fails if the process ends before."""
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], every_s: float = 0.0005) -> None:
+    """Looks every `every_s` seconds until the condition holds. Fails if the process ends before."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert process.poll() is None, f"ended too early: {process.communicate()[0]}"
         assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.0005)
+        time.sleep(every_s)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
