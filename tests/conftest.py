@@ -7,14 +7,16 @@ import random
 import shutil
 from pathlib import Path
 
+from tests.support.xla_options import QUICKEST_TO_COMPILE, as_flags
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # No test uses the user's token cache. The tests of the cache use their own folder.
 os.environ["LCJAX_TOKEN_CACHE_GB"] = "0"
 # On a busy machine, torch's threads would otherwise spend most of the time in active waiting.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# Compiling for the CPU takes half the time without optimization. `make test-all` sets XLA_FLAGS to
+# Compiling for the CPU takes a tenth of the time with these. `make test-all` sets XLA_FLAGS to
 # nothing, so that every test also runs on the code that users run.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault("XLA_FLAGS", as_flags(QUICKEST_TO_COMPILE))
 
 import jax
 import pytest

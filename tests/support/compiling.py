@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from importlib.metadata import version
 from typing import Any
 
 import jax
 
 from lcjax.plan.compiling.aot import compile_lowered
+from tests.support.xla_options import QUICK_TO_COMPILE, QUICKEST_TO_COMPILE
 
-# A third of the time of the default level 3, and the same matrix products of libraries.
-QUICK_TO_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0}
-
-# Half of the time of QUICK_TO_COMPILE, for numbers that are compared within a tolerance. Without
-# the fusion emitters, two programs that are equal bit for bit may differ in the last bits. From
-# 0.11 on, jaxlib always has the emitters and does not know the option.
-QUICKEST_TO_COMPILE = QUICK_TO_COMPILE | (
-    {"xla_cpu_use_fusion_emitters": False} if version("jaxlib").startswith(("0.9.", "0.10.")) else {}
-)
+__all__ = ["QUICKEST_TO_COMPILE", "QUICK_TO_COMPILE", "compile_optimized", "compile_with_known_kernels"]
 
 _compile = jax.stages.Lowered.compile
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.processes import start
+from tests.support.xla_options import QUICKEST_TO_COMPILE, as_flags
 
 DEVICES = 2
 
@@ -26,7 +27,7 @@ def start_together(
             [*arguments, "--coordinator", address, "--num-processes", str(len(extra)), "--process-id", str(i), *more],
             cwd,
             cache,
-            XLA_FLAGS=f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0",
+            XLA_FLAGS=f"{as_flags(QUICKEST_TO_COMPILE)} --xla_force_host_platform_device_count={count}",
         )
         for i, (more, count) in enumerate(zip(extra, devices, strict=True))
     ]
