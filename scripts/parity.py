@@ -54,8 +54,8 @@ class Parity:
     plant: str | None = None
     """Inject one mutant into every implementation of the matrix, to check that it is caught."""
     jax_python: Path = Path(sys.executable)
-    """The Python of JAX's side. On a CPU, only JAX 0.11.2 or later interprets the Mosaic kernels. Use
-    e.g. .venv-newest/bin/python, which `make test` installs."""
+    """The Python of JAX's side. On a CPU, only JAX 0.11.2 or later interprets Mosaic's kernels. Use
+    e.g. .venv-newest/bin/python, which `make test` makes."""
     json: Path | None = None
     """Also write every verdict to this file."""
     html: Path | None = None
