@@ -1,9 +1,9 @@
-"""Reports the machine code of every kernel, without a GPU, for Pallas and Triton.
+"""Reports the machine code of every kernel, without a GPU, for Pallas, Mosaic and Triton.
 
     python scripts/kernel_report.py --gpu h100-80gb
 
 Compiles attention (32 query and 8 key/value heads, 8,192 tokens, causal, forward and backward) and
-RoPE for a named GPU. Both implementations are assembled by the same ptxas. The report lists
+RoPE for a named GPU. All implementations are assembled by the same ptxas. The report lists
 registers, spills, tensor-core instructions, copies and loops. The exit code is 1 if a kernel
 exceeds its budget (scripts/lcjax_scripts/codegen/budgets.json). Triton's rows need the extra `ref`.
 """
@@ -40,7 +40,7 @@ class Report:
 
     gpu: str = "h100-80gb"
     """A target in lcjax/plan/targets."""
-    kernel: tuple[Literal["attention_forward", "attention_dq", "attention_dkv", "rope"], ...] = ()
+    kernel: tuple[Literal["attention_forward", "attention_dq", "attention_dkv", "attention_backward", "rope"], ...] = ()
     """Report only these kernels."""
     head_dim: tuple[Literal[64, 80, 96, 128, 256], ...] = HEAD_DIMS
     """Report only these head dimensions."""

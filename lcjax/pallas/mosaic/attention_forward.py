@@ -33,7 +33,7 @@ KEY_BLOCK = 128
 LOG2_E = math.log2(math.e)
 
 _QUERIES = 64  # of a warpgroup
-_STAGES = 2
+STAGES = 2
 _MULTIPROCESSORS = 132  # of an H100 or H200; another number is slower but right
 
 # A score after multiplication by c: far below every visible one, and still a finite number. A query
@@ -73,14 +73,14 @@ def attention_forward(
     dtype = q_BTHD.dtype
     scratch = {
         "q_smem": launch.swizzled((view.query_block, head_dim), dtype),
-        "k_smem": launch.swizzled((_STAGES, KEY_BLOCK, head_dim), dtype),
-        "v_smem": launch.swizzled((_STAGES, KEY_BLOCK, head_dim), dtype),
+        "k_smem": launch.swizzled((STAGES, KEY_BLOCK, head_dim), dtype),
+        "v_smem": launch.swizzled((STAGES, KEY_BLOCK, head_dim), dtype),
         "out_smem": launch.swizzled((computing, _QUERIES, head_dim), dtype),
         "lse_smem": plgpu.SMEM((computing, _QUERIES), jnp.float32),
         "q_copied": plgpu.Barrier(),
-        "k_copied": plgpu.Barrier(num_arrivals=1 + view.documents, num_barriers=_STAGES),
-        "v_copied": plgpu.Barrier(num_barriers=_STAGES),
-        **({"ids_smem": plgpu.SMEM((_STAGES, KEY_BLOCK), jnp.int32)} if view.documents else {}),
+        "k_copied": plgpu.Barrier(num_arrivals=1 + view.documents, num_barriers=STAGES),
+        "v_copied": plgpu.Barrier(num_barriers=STAGES),
+        **({"ids_smem": plgpu.SMEM((STAGES, KEY_BLOCK), jnp.int32)} if view.documents else {}),
         **launch.left_operand_scratch((_QUERIES, KEY_BLOCK), dtype, computing),
     }
     outputs = [lse_shape] if in_place else [jax.ShapeDtypeStruct(q_BTHD.shape, dtype), lse_shape]
@@ -143,7 +143,7 @@ class _Program:
         self.computing = computing_for(self.head_dim)
         both = self.computing, 1
         self.turn, self.q_free, self.k_free, self.v_free = launch.named_barriers(
-            (self.computing, 2, 0), (1, *both), (_STAGES, *both), (_STAGES, *both)
+            (self.computing, 2, 0), (1, *both), (STAGES, *both), (STAGES, *both)
         )
         self.program = lax.axis_index("program")
 
@@ -179,7 +179,7 @@ class _Program:
 
             @pl.loop(0, last - first)
             def _(x):
-                stage = remainder(blocks_before + x, _STAGES)
+                stage = remainder(blocks_before + x, STAGES)
                 keys = pl.ds((last - 1 - x) * KEY_BLOCK, KEY_BLOCK)
                 for name, source, free in (("k", self.k, self.k_free), ("v", self.v, self.v_free)):
                     free.wait(stage)
@@ -194,7 +194,7 @@ class _Program:
         lax.fori_loop(0, self.tiles, one_tile, jnp.int32(0))
 
     def compute(self, warpgroup: jax.Array) -> None:
-        for stage in range(_STAGES):
+        for stage in range(STAGES):
             self.k_free.arrive(stage)
             self.v_free.arrive(stage)
         pl.when(warpgroup == self.computing - 1)(self.turn.arrive)  # warpgroup 0 begins
@@ -241,7 +241,7 @@ class _Program:
 
     def first_block(self, warpgroup, visit, block, mask) -> _Softmax:
         """The state after the last block of keys, which has no sum yet."""
-        stage = remainder(visit, _STAGES)
+        stage = remainder(visit, STAGES)
 
         def scores(accumulator):
             plgpu.barrier_wait(self.smem["k_copied"].at[stage])
@@ -261,7 +261,7 @@ class _Program:
 
     def next_block(self, warpgroup, visit, block, mask, state: _Softmax) -> _Softmax:
         """The scores of this block, together with the values of the one visited before."""
-        stage, stage_before = remainder(visit, _STAGES), remainder(visit - 1, _STAGES)
+        stage, stage_before = remainder(visit, STAGES), remainder(visit - 1, STAGES)
         plgpu.barrier_wait(self.smem["k_copied"].at[stage])
 
         def with_sum(sum_accumulator):
@@ -292,7 +292,7 @@ class _Program:
 
     def finish(self, warpgroup, tile: _Tile, first_query, visit, state: _Softmax) -> None:
         """Adds the values of the last visit, and stores the results."""
-        stage = remainder(visit, _STAGES)
+        stage = remainder(visit, STAGES)
         plgpu.barrier_wait(self.smem["v_copied"].at[stage])
 
         def add(accumulator):

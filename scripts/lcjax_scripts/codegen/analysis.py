@@ -34,6 +34,8 @@ class Codegen:
     main_loop: int
     """Machine instructions of the loop that dominates the time of a long sequence; 0 if there is
     none."""
+    main_loop_spills: int
+    """Accesses of local memory in that loop."""
 
 
 def analyze(module: str) -> dict[str, Codegen]:
@@ -63,6 +65,7 @@ def _facts(name: str, body: str, report: str, lines: list[str]) -> Codegen:
         counts=ptx.count(body),
         loops=tuple(loop.instructions for loop in sass.work_loops(loops)),
         main_loop=main.instructions if main else 0,
+        main_loop_spills=main.spills if main else 0,
     )
 
 

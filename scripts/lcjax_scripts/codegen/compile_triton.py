@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from lcjax_scripts.codegen.compiled import ATTENTION_KERNELS, HEADS, KERNELS, KEY_VALUE_HEADS, CompiledKernel, save
+from lcjax_scripts.codegen.compiled import ATTENTION_KERNELS, HEADS, KEY_VALUE_HEADS, CompiledKernel, save
 from triton_ref.block_sizes import block_sizes_for
 from triton_ref.compile import compiled
 from triton_ref.rope import HEADS_A_STEP
@@ -20,7 +20,7 @@ CAPABILITIES = {"a100-80gb": 80, "h100-80gb": 90, "h200": 90, "b200": 100}
 
 
 def main(gpu: str, head_dims: str, dtype: str, output: str) -> int:
-    names = [(kernel, int(head_dim)) for head_dim in head_dims.split(",") for kernel in KERNELS]
+    names = [(kernel, int(head_dim)) for head_dim in head_dims.split(",") for kernel in (*ATTENTION_KERNELS, "rope")]
     save((_compile(gpu, kernel, head_dim, dtype) for kernel, head_dim in names), Path(output))
     return 0
 

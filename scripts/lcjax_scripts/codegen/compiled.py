@@ -1,4 +1,4 @@
-"""A kernel compiled for a GPU by Pallas or Triton, as the report receives it."""
+"""A kernel compiled for a GPU by Pallas, Mosaic or Triton, as the report receives it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
 ATTENTION_KERNELS = ("attention_forward", "attention_dq", "attention_dkv")
-KERNELS = (*ATTENTION_KERNELS, "rope")
+# "attention_backward" computes dq, dk and dv at once.
+KERNELS = (*ATTENTION_KERNELS, "attention_backward", "rope")
 
 # All kernels are compiled for one shape: the heads of Llama-3.1-8B, causal, one sequence.
 TOKENS, HEADS, KEY_VALUE_HEADS = 8192, 32, 8
@@ -25,7 +26,7 @@ class CompiledKernel:
     dtype: str
     """Of q, k and v: "bfloat16", "float16" or "float32"."""
     implementation: str
-    """"pallas" or "triton"."""
+    """"pallas", "mosaic" or "triton"."""
     block: tuple[int, ...]
     """The block of one iteration: (queries, keys) of attention, or (heads,) of RoPE."""
     num_warps: int

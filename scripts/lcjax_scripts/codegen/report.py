@@ -1,4 +1,4 @@
-"""Compiles and assembles every kernel of both implementations, and checks the budgets."""
+"""Compiles and assembles every kernel of all implementations, and checks the budgets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib.metadata import distributions
 from rich.console import Console
 from rich.progress import Progress
 
-from lcjax_scripts.codegen import budgets
+from lcjax_scripts.codegen import budgets, compile_mosaic
 from lcjax_scripts.codegen.analysis import Codegen, analyze
 from lcjax_scripts.codegen.compile_pallas import compile_attention, compile_rope
 from lcjax_scripts.codegen.compiled import ATTENTION_KERNELS, KERNELS, CompiledKernel
@@ -22,7 +22,7 @@ Rows = list[tuple[CompiledKernel, Codegen]]
 
 
 def compile_all(gpu: str, head_dims: Sequence[int], dtype: str, wanted: Sequence[str] = KERNELS) -> Rows:
-    """Compiles and assembles the wanted kernels of both implementations.
+    """Compiles and assembles the wanted kernels of all implementations.
 
     Triton compiles in a separate process.
     """
@@ -33,6 +33,8 @@ def compile_all(gpu: str, head_dims: Sequence[int], dtype: str, wanted: Sequence
                 compiled.append(compile_rope(gpu, head_dim, dtype))
             if set(wanted) & set(ATTENTION_KERNELS):
                 compiled += compile_attention(gpu, head_dim, dtype)
+            if set(wanted) & set(compile_mosaic.KERNELS) and compile_mosaic.supports(gpu, head_dim, dtype):
+                compiled += compile_mosaic.compile_attention(gpu, head_dim, dtype)
         for kernels in progress.track([triton_kernels], description="Triton"):
             compiled += kernels()
         chosen = [kernel for kernel in compiled if kernel.kernel in wanted]

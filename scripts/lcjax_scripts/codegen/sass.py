@@ -25,6 +25,8 @@ class Loop:
     """Number of tensor-core instructions inside the loop."""
     stores: int
     """Number of stores to global memory inside the loop."""
+    spills: int
+    """Number of accesses of local memory inside the loop."""
 
     @property
     def instructions(self) -> int:
@@ -32,6 +34,9 @@ class Loop:
 
     def encloses(self, other: Loop) -> bool:
         return self != other and self.first <= other.first and other.last <= self.last
+
+    def ends_within(self, other: Loop) -> bool:
+        return self.first < other.first <= self.last < other.last
 
 
 def functions(disassembly: str) -> dict[str, list[str]]:
@@ -64,7 +69,8 @@ def loops(lines: Sequence[str]) -> list[Loop]:
         if match and (first := labels.get(match.group(1), last)) < last:
             body = opcodes[first : last + 1]
             products = sum(opcode.endswith("MMA") for opcode in body)
-            found.append(Loop(first, last, products, stores=body.count("STG")))
+            spills = body.count("STL") + body.count("LDL")
+            found.append(Loop(first, last, products, body.count("STG"), spills))
     return found
 
 
@@ -74,6 +80,8 @@ def work_loops(found: Sequence[Loop]) -> list[Loop]:
     These are loops that multiply or, in a kernel without products, write results. Inner loops that
     do neither, such as waiting for a barrier or reducing a large angle, count as part of them.
     """
+    # A wait that is placed after all other code, and branches back to where it was, is no loop.
+    found = [loop for loop in found if not any(other.ends_within(loop) for other in found)]
     work = [loop for loop in found if loop.products] or [loop for loop in found if loop.stores]
     return [loop for loop in work if not any(loop.encloses(other) for other in work)]
 

@@ -10,7 +10,7 @@ import pytest
 
 from lcjax.errors import InputError
 from lcjax.pallas.triton.scores import LONGEST_SUM
-from lcjax_scripts.codegen import budgets, ptx, sass, toolchain
+from lcjax_scripts.codegen import budgets, compile_mosaic, ptx, sass, toolchain
 from lcjax_scripts.codegen.analysis import Codegen, analyze
 from lcjax_scripts.codegen.compile_pallas import compile_attention, compile_rope
 from lcjax_scripts.codegen.compiled import ATTENTION_KERNELS, CompiledKernel
@@ -111,6 +111,16 @@ def test_pallas_rope(head_dim):
     assert (codegen.spill_stores, codegen.spill_loads) == (0, 0)
     assert codegen.counts.wide > 0
     check_budget(kernel, codegen)
+
+
+@pytest.mark.parametrize("head_dim", thinned(compile_mosaic.HEAD_DIMS, lambda head_dim: head_dim == 128))
+def test_mosaic_attention(head_dim):
+    for kernel in compile_mosaic.compile_attention(GPU, head_dim, DTYPE):
+        codegen = codegen_of(kernel)
+        assert codegen.serialized == ()
+        check_budget(kernel, codegen)
+        if kernel.kernel == "attention_forward":
+            assert codegen.main_loop_spills == 0
 
 
 @pytest.mark.parametrize("head_dim", thinned(HEAD_DIMS, lambda head_dim: head_dim == 128))
@@ -245,6 +255,25 @@ def test_the_main_loop_is_the_innermost_that_multiplies():
     without_products = sass.loops([text.replace("HGMMA", "FADD") for text in code])
     assert [loop.instructions for loop in sass.work_loops(without_products)] == [5]
     assert sass.main_loop([]) is None
+
+
+def test_a_wait_that_is_placed_after_the_code_is_no_loop():
+    """The branch back to the code goes from the end of the kernel into the loop."""
+    code = [
+        ".L_x_0:",
+        "        /*0000*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [R2], R3 ;",
+        "        /*0010*/                   @!P0 BRA `(.L_x_2) ;",
+        ".L_x_1:",
+        "        /*0020*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR4], R24 ;",
+        "        /*0030*/                   LDL R4, [R1] ;",
+        "        /*0040*/                   @P1 BRA `(.L_x_0) ;",
+        "        /*0050*/                   EXIT ;",
+        ".L_x_2:",
+        "        /*0060*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [R2], R3 ;",
+        "        /*0070*/                   BRA `(.L_x_1) ;",
+    ]
+    [loop] = sass.work_loops(sass.loops(code))
+    assert (loop.instructions, loop.products, loop.spills) == (5, 1, 1)
 
 
 def test_a_missing_assembler_is_named(monkeypatch, tmp_path):
