@@ -15,6 +15,8 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%([\w.-]+) \(")
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%([\w.-]+) = (\(.*?\)|\S+) ([a-z][\w-]*)\((.*?)\)(?:, (.*))?$")
 _NAME = re.compile(r"%([\w.-]+)")
 _ARRAY = re.compile(r"(\w+\[[\d,]*\])(?:\{([^}]*)\})?")
+# Kernels of Pallas' two backends. A Mosaic kernel's name is a part of the path of its operation.
+_MOSAIC_NAME = re.compile(r"/(mosaic_\w+)(?:/|$)")
 _KERNEL = re.compile(r'custom_call_target="__gpu\$xla\.gpu\.triton".*?name = "(\w+)"')
 
 
@@ -36,6 +38,10 @@ class Instruction:
         """The first group of the pattern's first match in the attributes; None without a match."""
         match = re.search(pattern, self.attributes)
         return match.group(1) if match else None
+
+    @property
+    def is_mosaic_kernel(self) -> bool:
+        return "mosaic_gpu" in (self.attribute(r'custom_call_target="(\w+)"') or "")
 
     @property
     def op_name(self) -> str:
@@ -69,7 +75,10 @@ class Program:
 
     def kernels(self) -> Counter[str]:
         """The number of calls of each Pallas kernel in the program; a loop's body counts once."""
-        return Counter(_KERNEL.findall(self._text))
+        paths = [call.op_name for call in self.instructions.values() if call.is_mosaic_kernel]
+        return Counter(_KERNEL.findall(self._text)) + Counter(
+            found[-1] if (found := _MOSAIC_NAME.findall(path)) else "mosaic kernel without a name" for path in paths
+        )
 
     def producer(self, name: str, index: int | None) -> Instruction:
         """The instruction that computes the value of `name`, or its element `index` if a tuple.
