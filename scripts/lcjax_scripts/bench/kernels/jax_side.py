@@ -1,12 +1,14 @@
-"""The JAX implementations: Pallas, XLA, cuDNN, FlashAttention-3, and the kernels in JAX's examples.
+"""The JAX implementations: lcjax's own, XLA, cuDNN, FlashAttention-3, tokamax, and JAX's examples.
 
 Shapes: B batch, T tokens, H query heads, K key/value heads, D head_dim.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +28,7 @@ REPETITIONS = 16
 def provenance() -> dict[str, str]:
     """Returns the device and the versions."""
     found = {"device": jax.devices()[0].device_kind}
-    for name in ("jax", "jaxlib", "flash-attn3-jax"):
+    for name in ("jax", "jaxlib", "flash-attn3-jax", "tokamax"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -127,7 +129,14 @@ def _attention(job: Job) -> Callable:
         return _mosaic_example(job)
     if job.implementation == "pallas_example":
         return _pallas_example(job)
+    if job.implementation == "tokamax":
+        return _tokamax(job)
     return lambda q, k, v: ops.attention(q, k, v, causal=job.causal, implementation=job.implementation)
+
+
+def _tokamax(job: Job) -> Callable:
+    tokamax: Any = importlib.import_module("tokamax")  # needs Python 3.12
+    return lambda q, k, v: tokamax.dot_product_attention(q, k, v, is_causal=job.causal, implementation="mosaic")
 
 
 def _mosaic_example(job: Job) -> Callable:

@@ -13,14 +13,14 @@ from typing import Any
 FORWARD, BACKWARD, BOTH = "forward", "backward", "both"
 KERNELS = ("attention_forward", "attention_dq", "attention_dkv")
 
-JAX_IMPLEMENTATIONS = ("pallas", "xla", "cudnn", "fa3", "mosaic_example", "pallas_example")
+JAX_IMPLEMENTATIONS = ("pallas", "mosaic", "xla", "cudnn", "fa3", "tokamax", "mosaic_example", "pallas_example")
 TORCH_IMPLEMENTATIONS = ("sdpa_fa2", "sdpa_cudnn", "triton", "liger")
 IMPLEMENTATIONS = (*JAX_IMPLEMENTATIONS, *TORCH_IMPLEMENTATIONS)
 
 # The implementations of each operation, in the order of measurement.
 DEFAULTS = {
     "attention": (
-        *("pallas", "triton", "sdpa_fa2", "sdpa_cudnn", "cudnn", "fa3"),
+        *("pallas", "mosaic", "triton", "sdpa_fa2", "sdpa_cudnn", "cudnn", "fa3", "tokamax"),
         *("mosaic_example", "pallas_example", "xla"),
     ),
     "rope": ("pallas", "xla", "triton", "liger"),
