@@ -51,3 +51,12 @@ def test_a_step_of_many_gpus(name):
         assert math.isclose(step.memory.host_state_bytes, 12 * 8.03e9 / 8, rel_tol=0.01)
     permutes = [row for row in collectives(step.program) if row.kind == "collective-permute"]
     assert all(row.overlapped >= row.calls - 1 for row in permutes)  # the last hop is alone
+
+
+def test_a_step_of_more_than_2_to_the_24_tokens():
+    """float32 does not represent every position of such a sequence."""
+    config, tokens = resolve_config("llama-3.1-8b"), 25_165_824
+    workload = Workload("8b", config, "h100-80gb", 32, "nf4", "offload", "tile=8192", gpus=8, hosts=4)
+    step = compile_step(workload, requested_settings(workload, tokens))
+    assert step.memory.device_bytes < 65 * GIB
+    assert step.memory.host_bytes == 192 * GIB
