@@ -16,16 +16,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
 
-from lcjax.config.parallel.mesh import HEADS, ONE_DEVICE, copies_of_kv
+from lcjax.config.parallel.mesh import ONE_DEVICE, copies_of_kv
 from lcjax.generate.exchange import Exchange
 from lcjax.memory import layer_numbers, scan_layers
 from lcjax.model import Llama
 from lcjax.model.attention import attend
-from lcjax.parallel.devices import ON_ONE, WHOLE, Devices
-
-_BY_HEADS = PartitionSpec(None, None, None, HEADS)
+from lcjax.parallel.devices import CACHE, ON_ONE, WHOLE, Devices
 
 
 @jax.tree_util.register_dataclass
@@ -47,14 +44,13 @@ class KVCache:
         config = model.config
         heads = config.num_key_value_heads * copies_of_kv(devices.shape.heads, config.num_key_value_heads)
         shape = (config.num_hidden_layers, batch, capacity, heads, config.head_dim)
-        where = None if devices.mesh is None else NamedSharding(devices.mesh, _BY_HEADS)
-        keys, values = (jnp.zeros(shape, model.dtype, device=where) for _ in range(2))
+        keys, values = (devices.zeros(shape, model.dtype, CACHE) for _ in range(2))
         return cls(keys, values, jnp.int32(0))
 
     @classmethod
     def parts(cls) -> KVCache:
-        """Which part of each array a device has, as a tree of PartitionSpecs."""
-        return cls(_BY_HEADS, _BY_HEADS, WHOLE)  # pyright: ignore[reportArgumentType]
+        """Which part of each array a device has, as a tree of specs."""
+        return cls(CACHE, CACHE, WHOLE)  # pyright: ignore[reportArgumentType]
 
 
 def extend(

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from lcjax.config.parallel.mesh import AXES, CONTEXT, DATA, ONE_DEVICE, MeshShape
+from lcjax.config.parallel.mesh import AXES, CONTEXT, DATA, HEADS, ONE_DEVICE, MeshShape
 from lcjax.parallel.host_blocks import host_blocks
 from lcjax.parallel.loading import Destination
 from lcjax.parallel.weights import spec_of
@@ -28,6 +29,9 @@ WHOLE = PartitionSpec()
 
 STEP = PartitionSpec(DATA, None, CONTEXT)
 """Arrays [A, B, T] of a step: micro-batches along `data`, tokens along the context."""
+
+CACHE = PartitionSpec(None, None, None, HEADS)
+"""Keys and values [L, B, S, K, d] of a cache, the heads along `heads`."""
 
 
 def rows(axes: int) -> PartitionSpec:
@@ -70,6 +74,11 @@ class Devices:
         if self.mesh is None:
             return function
         return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any, spec: PartitionSpec) -> jax.Array:
+        """An array of zeros of which each device has the part that `spec` says."""
+        where = None if self.mesh is None else NamedSharding(self.mesh, spec)
+        return jnp.zeros(shape, dtype, device=where)
 
     def destination(self, path: Sequence[str], array: jax.ShapeDtypeStruct, *, on_host: bool = False) -> Destination:
         """Where a parameter goes that is read from a file; to pinned host memory with `on_host`."""

@@ -32,7 +32,7 @@ def by_heads_on_all_devices(model: Llama) -> tuple[Llama, Devices]:
 def _distributed(model: Llama, mesh: MeshShape) -> tuple[Llama, Devices]:
     if mesh == ONE_DEVICE:
         return model, Devices()
-    devices = Devices.of(mesh, jax.local_devices())
+    devices = Devices.of(mesh)
     return Llama(model.config, devices.distribute(model.params), with_mesh(model.settings, mesh)), devices
 
 
