@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from lcjax import ops
+from lcjax.pallas.mosaic.attention_forward import KEY_BLOCK
 from lcjax.plan.compiling.aot import abstract, compile_lowered, gpu_sharding, lowering_for
 from lcjax_scripts.codegen import ptx, sass, toolchain
 from tests.support.thin import thinned
@@ -99,7 +100,9 @@ def test_registers_are_sufficient(name, dumps):
     for kernel, budget in zip(kernels.values(), budgets, strict=True):
         assert not kernel.serialized
         assert kernel.spilled <= budget, kernels
-    assert kernels["forward"].products >= 16
+    # Of 16 columns of q and k, and of 16 keys, each.
+    head_dim = call[1]
+    assert kernels["forward"].products >= (head_dim + KEY_BLOCK) // 16
     assert kernels["backward"].products >= 32
     [allowed] = [count for words, count in SPILLS_OF_MASKS.items() if words in name] or [0]
     assert kernels["forward"].spills_in_main_loop <= allowed, kernels
