@@ -70,15 +70,11 @@ def test_pallas_attention_of_other_widths_keeps_its_budget(head_dim):
         check_budget(compiled, codegen_of(compiled))
 
 
-@pytest.mark.parametrize("head_dim", thinned(HEAD_DIMS, lambda head_dim: head_dim == 64))
-def test_float32_attention_has_short_sums_and_no_spills(head_dim):
-    for kernel in compile_attention(GPU, head_dim, "float32"):
+def test_float32_attention_has_short_sums_and_no_spills():
+    for kernel in compile_attention(GPU, 128, "float32"):
         codegen = codegen_of(kernel)
         assert (codegen.spill_stores, codegen.spill_loads) == (0, 0)
         assert LONGEST_SUM - 2 <= longest_chain(kernel.ptx) <= LONGEST_SUM
-
-
-def test_a_long_sum_is_detected():
     # What the compiler makes of a product over 128 columns that is added to a sum.
     assert longest_chain("fma.rn.f32 %r1, %r5, %r6, 0f00000000;" + "fma.rn.f32 %r1, %r5, %r6, %r1;" * 127) == 128
 
