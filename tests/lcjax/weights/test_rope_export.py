@@ -140,7 +140,7 @@ def test_the_tool_saves_what_it_prints(base, tmp_path, capsys):
     [
         ("--max-seq-length 1000 --rope-scaling spline", "rope_scaling='spline' is unknown"),
         ("--max-seq-length 100 --rope-scaling yarn", "stretches positions beyond 512 tokens"),
-        ("--max-seq-length 99999999", "max_seq_length=99999999 must be a positive number of tokens, at most"),
+        ("--max-seq-length 2147483648", "max_seq_length=2147483648 must be a positive number of tokens, at most"),
         ("--max-seq-length 1000 --rope-theta 0.5", "rope_theta=0.5 is out of range"),
         ("--max-seq-length 1000 --output-dir MODEL", "is not empty; give another directory or add --overwrite"),
         ("--max-seq-length 1000 --model nowhere/", "nowhere"),
