@@ -121,10 +121,10 @@ def test_unsupported_cases_are_refused(oracle, change, message):
     if "adapter" in change:
         oracle, change = dataclasses.replace(oracle, **change), {}
     memory = MemorySettings(embeddings_on_host=True)
-    model = oracle.model(**{"use_gradient_checkpointing": "offload", "memory": memory} | change)
     batch = make_batch(MODEL_COMMON["vocab_size"], 1, TOKENS)
 
     def traced():
+        model = oracle.model(**{"use_gradient_checkpointing": "offload", "memory": memory} | change)
         program = build_program(model.config, model.params, model.settings, TrainingArguments(), max_steps=1)
         jax.eval_shape(program.objective.loss, program.trainable, program.frozen, batch)
 

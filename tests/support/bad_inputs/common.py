@@ -31,7 +31,9 @@ def outputs(flags: str, name: str) -> list[Case]:
 
 def lengths(flags: str, least: int) -> list[Case]:
     """`flags` has {} in place of the number of tokens."""
-    return [(flags.format(value), "--max-seq-length") for value in (least - 1, 0, -1, "1e3", "2K", "16777217", 10**30)]
+    return [
+        (flags.format(value), "--max-seq-length") for value in (least - 1, 0, -1, "1e3", "2K", "2147483648", 10**30)
+    ]
 
 
 def words(flags: str, *names: str) -> list[Case]:

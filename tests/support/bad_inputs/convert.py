@@ -20,7 +20,7 @@ CASES: list[Case] = [
     ("{w}/model out --adapter {w}/adapter-torn", "adapter-torn"),
     ("{w}/model out --adapter ''", "--adapter is empty"),
     ("{w}/model out --max-seq-length 0", "--max-seq-length"),
-    ("{w}/model out --max-seq-length 16777217", "--max-seq-length"),
+    ("{w}/model out --max-seq-length 2147483648", "--max-seq-length"),
     ("{w}/model out --rope-scaling spiral", "--rope-scaling"),
     ("{w}/model out --rope-theta 0", "--rope-theta"),
     ("{w}/model out --no-such-flag", "--no-such-flag"),

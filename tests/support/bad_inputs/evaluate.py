@@ -10,7 +10,7 @@ CASES: list[Case] = [
     *words(_ALL, "--seed", "--eval-batches", "--samples", "--depths"),
     (f"{_ALL} --tasks needles", "--tasks"),
     (f"{_ALL} --max-seq-length 1", "--max-seq-length 1"),
-    (f"{_ALL} --max-seq-length 16777217", "--max-seq-length 16777217"),
+    (f"{_ALL} --max-seq-length 2147483648", "--max-seq-length 2147483648"),
     ("--model {w}/model --data {w}/data --max-seq-length 64", "--max-seq-length 64"),
     (f"{_ALL} --eval-batches 0", "--eval-batches 0"),
     (f"{_ALL} --samples 0", "--samples 0"),
