@@ -31,7 +31,7 @@ class LlamaConfig:
     Sizes are element counts, `max_position_embeddings` is in tokens. `head_dim` need not be
     `hidden_size / num_attention_heads`. RoPE rotates the first `partial_rotary_factor` of a head's
     dimensions. In layers with a window, each token attends to the last `sliding_window` tokens,
-    including itself; `sees` says which layers have one. `own_values` are (key, value) pairs that
+    including itself; `views` says which layers have one. `own_values` are (key, value) pairs that
     only its family's config.json has.
 
     Raises:
@@ -113,9 +113,18 @@ class LlamaConfig:
         return FAMILIES[self.model_type]
 
     @property
-    def sees(self) -> AttentionView:
-        """What every layer's attention sees."""
-        return self.family.sees(self)
+    def views(self) -> tuple[AttentionView, ...]:
+        """What attention sees, in the layers in which that differs; one for most models."""
+        return tuple(dict.fromkeys(self._view_of_every_layer))
+
+    @property
+    def view_of_layer(self) -> tuple[int, ...]:
+        """For every layer, the index of its view in `views`."""
+        return tuple(map(self.views.index, self._view_of_every_layer))
+
+    @property
+    def _view_of_every_layer(self) -> list[AttentionView]:
+        return [self.family.sees(self, layer) for layer in range(self.num_hidden_layers)]
 
     def own_value(self, key: str) -> Any:
         """The value of one of the family's own keys of config.json."""

@@ -101,7 +101,7 @@ def extend(
         keys_BSKd, values_BSKd = (
             lax.dynamic_index_in_dim(whole, i, keepdims=False) for whole in (keys_LBSKd, values_LBSKd)
         )
-        out_BTHd = attend(q_BTHd, keys_BSKd, values_BSKd, context, query_offset=cache.length)
+        out_BTHd = attend(q_BTHd, keys_BSKd, values_BSKd, context.of_layer(i), query_offset=cache.length)
         out_BTHd = exchange.all_heads(out_BTHd)
         return (layer.after_attention(x_BTD, out_BTHd), keys_LBSKd, values_LBSKd), None
 

@@ -46,8 +46,8 @@ class LayerParts(Protocol):
 class LayerInputs(NamedTuple):
     """What one layer reads in addition to the residual stream.
 
-    `context` has the positions, segment ids and places of all tokens, `sees`, which limits
-    attention, and the `mesh` of the devices.
+    `context` has the positions, segment ids and places of all tokens, what the layer's attention
+    sees, and the `mesh` of the devices.
     """
 
     params: Parameters
@@ -60,4 +60,5 @@ class LayerInputs(NamedTuple):
         The parameters are whole, also if devices share them.
         """
         params = layer_at(self.params, layer).replaced(functools.partial(gather_layer, self.context.mesh))
-        return self._replace(params=params, dropout_key=layer_at(self.dropout_key, layer))
+        key = layer_at(self.dropout_key, layer)
+        return self._replace(params=params, dropout_key=key, context=self.context.of_layer(layer))

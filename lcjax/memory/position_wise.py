@@ -62,13 +62,16 @@ class PositionWise:
         """(out, log-sum-exp); out may reuse the queries' memory."""
         q_BTHd, k_BTKd, v_BTKd = qkv
         context = self.inputs.context
-        return self.attention.forward(q_BTHd, k_BTKd, v_BTKd, context.segment_ids_BT, context.sees)
+        return context.by_view(self.attention.forward, q_BTHd, k_BTKd, v_BTKd, context.segment_ids_BT)
 
     def attention_gradients(self, qkv, lse: Any, dout_BTHd: jax.Array, delta_BHT: jax.Array) -> tuple[jax.Array, ...]:
         """(dq, dk, dv); dq may reuse the queries' memory."""
-        q_BTHd, k_BTKd, v_BTKd = qkv
-        shown = self.inputs.context.segment_ids_BT, self.inputs.context.sees
-        return self.attention.backward(q_BTHd, k_BTKd, v_BTKd, *shown, lse, dout_BTHd, delta_BHT)
+        context = self.inputs.context
+
+        def backward(qkv, ids_BT, lse, dout_BTHd, delta_BHT, sees):
+            return self.attention.backward(*qkv, ids_BT, sees, lse, dout_BTHd, delta_BHT)
+
+        return context.by_view(backward, qkv, context.segment_ids_BT, lse, dout_BTHd, delta_BHT)
 
     def add_projection_gradients(self, x_BTD, dqkv: tuple[jax.Array, ...], dx_BTD, gradients: Leaves) -> tuple:
         """(dx, gradients) plus the contributions of queries, keys and values."""

@@ -17,6 +17,7 @@ from lcjax.errors import InputError
 from lcjax.model.context import Context
 from lcjax.model.linear import Linear
 from lcjax.model.norm import RMSNorm
+from lcjax.ops.attention.by_view import attention_by_view
 from lcjax.ops.attention.parallel import passes_over
 from lcjax.ops.attention.registry import backend_of
 from lcjax.ops.dropout import DropoutKey, split_key
@@ -36,7 +37,7 @@ class SelfAttention(nnx.Module):
         self.k_proj = Linear(tree["k_proj"], lora)
         self.v_proj = Linear(tree["v_proj"], lora)
         self.o_proj = Linear(tree["o_proj"], lora)
-        qk_norm = config.sees.qk_norm
+        qk_norm = config.views[0].qk_norm
         self.q_norm = RMSNorm(tree["q_norm"], config.rms_norm_eps) if qk_norm else None
         self.k_norm = RMSNorm(tree["k_norm"], config.rms_norm_eps) if qk_norm else None
         self.head_dim = config.head_dim
@@ -90,24 +91,31 @@ def attend(
     *,
     query_offset: int | jax.Array | None = None,
 ) -> jax.Array:
-    """A layer's attention: causal, within segments, and limited by the family's `AttentionView`.
+    """A layer's attention: causal, within segments, and limited by the layer's `AttentionView`.
 
     Query 0 is at key index `query_offset`. None aligns the last query with the last key. If devices
     share the sequence, the offset must be None.
     """
-    if context.mesh.context > 1:
-        assert query_offset is None, "keys of a cache are on one device"
-        passes = passes_over(context.mesh, backend_of(context.attention))
-        return passes.run(q_BTHd, k_BSKd, v_BSKd, context.segment_ids_BT, context.sees)
-    return ops.attention(
-        q_BTHd,
-        k_BSKd,
-        v_BSKd,
-        window=context.sees.window,
-        query_segments_BT=context.segment_ids_BT,
-        key_segments_BS=context.segment_ids_BT,
-        query_offset=query_offset,
-        soft_cap=context.sees.soft_cap,
-        scale=context.sees.scale,
-        implementation=context.attention,
-    )
+    backend, ids_BT = backend_of(context.attention), context.segment_ids_BT
+    if context.view is not None and query_offset is None and backend.has_passes:
+        passes = passes_over(context.mesh, backend)
+        return attention_by_view(passes, context.views, context.view, q_BTHd, k_BSKd, v_BSKd, ids_BT)
+
+    def run(q_BTHd, k_BSKd, v_BSKd, sees):
+        if context.mesh.context > 1:
+            assert query_offset is None, "keys of a cache are on one device"
+            return passes_over(context.mesh, backend).run(q_BTHd, k_BSKd, v_BSKd, ids_BT, sees)
+        return ops.attention(
+            q_BTHd,
+            k_BSKd,
+            v_BSKd,
+            window=sees.window,
+            query_segments_BT=ids_BT,
+            key_segments_BS=ids_BT,
+            query_offset=query_offset,
+            soft_cap=sees.soft_cap,
+            scale=sees.scale,
+            implementation=context.attention,
+        )
+
+    return context.by_view(run, q_BTHd, k_BSKd, v_BSKd)

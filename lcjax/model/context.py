@@ -6,11 +6,15 @@ Shapes: B batch, T tokens, F rotated pairs.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from lcjax.config.families import AttentionView
 from lcjax.config.parallel.mesh import ONE_DEVICE, MeshShape
+from lcjax.ops.attention.by_view import switch_views
 
 
 @jax.tree_util.register_dataclass
@@ -19,9 +23,10 @@ class Context:
     """What every layer reads in addition to the residual stream.
 
     Positions and segment ids are int32 [B, T]; segment ids are None for one document per row.
-    `attention` and `rope` are names of implementations. `sees` limits which earlier tokens
-    attention sees. `places_T`, int32, has each token's index in its sequence; None without dropout.
-    On a `mesh` of several devices, tokens are those of one device.
+    `attention` and `rope` are names of implementations. `views` say what attention sees, and
+    `view_of_layer` has the index of every layer's view. `view`, int32, is that of the layer that
+    reads this; None if all layers have the same. `places_T`, int32, has each token's index in its
+    sequence; None without dropout. On a `mesh` of several devices, tokens are those of one device.
     """
 
     positions_BT: jax.Array
@@ -31,5 +36,20 @@ class Context:
     attention_factor: float = dataclasses.field(metadata={"static": True})
     attention: str = dataclasses.field(metadata={"static": True})
     rope: str = dataclasses.field(metadata={"static": True})
-    sees: AttentionView = dataclasses.field(metadata={"static": True})
+    views: tuple[AttentionView, ...] = dataclasses.field(metadata={"static": True})
+    view_of_layer: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     mesh: MeshShape = dataclasses.field(default=ONE_DEVICE, metadata={"static": True})
+    view: jax.Array | None = None
+
+    def of_layer(self, layer: jax.Array) -> Context:
+        """What one layer reads. Its number may be traced, so that a scan serves unlike layers."""
+        if len(self.views) == 1:
+            return self
+        return dataclasses.replace(self, view=jnp.asarray(self.view_of_layer, jnp.int32)[layer])
+
+    def by_view(self, call: Callable[..., Any], *arrays: Any) -> Any:
+        """`call(*arrays, view)` with what this layer's attention sees."""
+        if self.view is None:
+            [only] = self.views
+            return call(*arrays, only)
+        return switch_views(self.views, self.view, call, *arrays)

@@ -115,9 +115,19 @@ class Llama(nnx.Module):
             length = largest_over(mesh, jnp.max(positions_BT)) + 1
         frequencies_F = jnp.asarray(inverse_frequencies(self.config, length))
         factor = attention_factor(self.config)
-        runs = self.settings.execution
-        sees = self.config.sees
-        return Context(positions_BT, segment_ids_BT, frequencies_F, None, factor, runs.attention, runs.rope, sees, mesh)
+        runs, config = self.settings.execution, self.config
+        return Context(
+            positions_BT,
+            segment_ids_BT,
+            frequencies_F,
+            None,
+            factor,
+            runs.attention,
+            runs.rope,
+            config.views,
+            config.view_of_layer,
+            mesh,
+        )
 
     def hidden_states(
         self,
@@ -172,7 +182,7 @@ class Llama(nnx.Module):
             layer_params = gather_layer(context.mesh, layer_params)
             places_T = context.places_T
             dropout_key = None if key is None or places_T is None else DropoutKey(key, places_T)
-            return nnx.merge(layer_structure, layer_params)(x_BTD, context, dropout_key), None
+            return nnx.merge(layer_structure, layer_params)(x_BTD, context.of_layer(number), dropout_key), None
 
         layers = layer_numbers(self.config.num_hidden_layers)
         checkpoint = functools.partial(checkpoint_layer, policy=form.policy)

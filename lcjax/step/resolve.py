@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, H query heads, K key/value heads, d head_dim.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 from jax.typing import DTypeLike
@@ -15,6 +16,7 @@ from lcjax.config.execution import layer_forms
 from lcjax.config.parallel.mesh import ONE_DEVICE, MeshRequest, MeshShape, choose_mesh, choose_shard_axes
 from lcjax.config.policies import check_policy, check_policy_name
 from lcjax.model import ModelSettings
+from lcjax.ops.attention.call import AttentionCall
 from lcjax.ops.attention.passes import has_passes, layer_call
 from lcjax.ops.attention.registry import backend_of, choose_backend
 from lcjax.ops.rope.api import rope_for
@@ -165,9 +167,15 @@ def _attention(requested: str, config: LlamaConfig, dtype: DTypeLike, platform: 
     chosen = []
 
     def attend(q_BTHd, k_BTKd):
-        call = layer_call(q_BTHd, k_BTKd, k_BTKd, None, config.sees)
-        chosen.append(choose_backend("auto", call, platform).name)
+        calls = [layer_call(q_BTHd, k_BTKd, k_BTKd, None, view) for view in config.views]
+        chosen.append(_choose_for_all(calls, platform))
         return q_BTHd
 
     jax.eval_shape(attend, shape(config.num_attention_heads), shape(config.num_key_value_heads))
     return chosen[0]
+
+
+def _choose_for_all(calls: Sequence[AttentionCall], platform: str | None) -> str:
+    """The first choice for one of the calls that supports all of them."""
+    names = [choose_backend("auto", call, platform).name for call in calls]
+    return next(name for name in names if all(backend_of(name).refusal(call) is None for call in calls))

@@ -144,10 +144,11 @@ def make_batch(
 def torch_logits(model, batch: Batch) -> torch.Tensor:
     """Returns transformers' logits. The mask is explicit, so that positions can be arbitrary."""
     tokens, positions, segments = (torch.from_numpy(batch[k]).long() for k in ("tokens", "positions", "segment_ids"))
-    mask = (segments[:, :, None] == segments[:, None, :]).tril()
+    mask = (segments[:, :, None] == segments[:, None, :]).tril()[:, None]
     if (window := getattr(model.config, "sliding_window", None)) is not None:
-        mask = mask.triu(1 - window)
-    mask = mask[:, None]
+        in_window = mask.triu(1 - window)
+        unlike = len(set(getattr(model.config, "layer_types", None) or ())) > 1
+        mask = {"full_attention": mask, "sliding_attention": in_window} if unlike else in_window
     return model(input_ids=tokens, position_ids=positions, attention_mask=mask, use_cache=False).logits
 
 

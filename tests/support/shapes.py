@@ -88,6 +88,22 @@ MODELS: dict[str, dict[str, Any]] = {
         "max_window_layers": 0,
         "sliding_window": 20,
     },
+    "qwen2, windows in later layers": {
+        "model_type": "qwen2",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "use_sliding_window": True,
+        "max_window_layers": 1,
+        "sliding_window": 20,
+    },
+    "ministral, alternating windows": {
+        "model_type": "ministral",
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 20,
+        "sliding_window": 20,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
     "qwen3": {"model_type": "qwen3", "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 20},
     "qwen3, biases, bfloat16": {
         "model_type": "qwen3",

@@ -6,7 +6,7 @@ from lcjax.config import LlamaConfig
 from lcjax.config.families import LLAMA, AttentionView, Family, norm
 
 
-def _sees(config: LlamaConfig) -> AttentionView:
+def _sees(config: LlamaConfig, layer: int) -> AttentionView:
     return AttentionView(
         window=config.sliding_window,
         soft_cap=config.own_value("attn_logit_softcapping"),

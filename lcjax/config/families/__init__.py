@@ -3,7 +3,8 @@
 family.py   what defines a family
 decoder.py  the table of parameters that most families share
 llama.py    the first family; a new one needs a file like it and an entry in FAMILIES
-mistral.py  Llama without biases, with a window
+windows.py  layers with a window among layers that see all tokens
+mistral.py  Mistral and Ministral: Llama without biases, with windows
 qwen.py     Qwen2, Qwen2.5 and Qwen3
 """
 
@@ -16,8 +17,9 @@ from lcjax.config.families.family import Parameter as Parameter
 from lcjax.config.families.family import linear as linear
 from lcjax.config.families.family import norm as norm
 from lcjax.config.families.llama import LLAMA as LLAMA
+from lcjax.config.families.mistral import MINISTRAL as MINISTRAL
 from lcjax.config.families.mistral import MISTRAL as MISTRAL
 from lcjax.config.families.qwen import QWEN2 as QWEN2
 from lcjax.config.families.qwen import QWEN3 as QWEN3
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)}
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA, MISTRAL, MINISTRAL, QWEN2, QWEN3)}

@@ -36,7 +36,7 @@ AXES: Mapping[str, Callable[[LlamaConfig], int]] = {
 
 @dataclasses.dataclass(frozen=True)
 class AttentionView:
-    """Which earlier tokens every layer's attention sees, and how it scores them.
+    """Which earlier tokens a layer's attention sees, and how it scores them.
 
     Attributes:
       window: the number of nearest visible tokens, including the token itself; None for all.
@@ -114,7 +114,8 @@ class Family:
       parameters: the table, in the order in which checkpoints are written.
       own_keys: keys of its config.json that no other family has, with their defaults; see
         `LlamaConfig.own_value`.
-      sees: what attention sees in a model with a given config.
+      sees: what attention sees in a layer of a model with a given config. All layers have the same
+        `qk_norm`.
       refusal: why a model with a given config is not supported; None if it is.
       gguf_architecture: its name in GGUF files; None if GGUF files of this family cannot be read.
     """
@@ -124,7 +125,7 @@ class Family:
     keys: Mapping[str, Any]
     parameters: tuple[Parameter, ...]
     own_keys: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    sees: Callable[[LlamaConfig], AttentionView] = lambda config: AttentionView()
+    sees: Callable[[LlamaConfig, int], AttentionView] = lambda config, layer: AttentionView()
     refusal: Callable[[LlamaConfig], str | None] = lambda config: None
     gguf_architecture: str | None = None
 

@@ -1,13 +1,20 @@
-"""Mistral: Llama without biases, and with a window in every layer.
+"""Mistral: Llama without biases, and with a window in every layer; Ministral: in some layers.
 
-Source: transformers 5, `models/mistral/configuration_mistral.py`.
+Source: transformers 5, `models/mistral/configuration_mistral.py` and `models/ministral`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from typing import TYPE_CHECKING
+
+from lcjax.config.families import windows
 from lcjax.config.families.decoder import decoder_parameters
 from lcjax.config.families.family import AttentionView, Family
 from lcjax.config.families.llama import LLAMA
+
+if TYPE_CHECKING:
+    from lcjax.config.model import LlamaConfig
 
 _WITHOUT = ("attention_bias", "mlp_bias")
 
@@ -22,5 +29,22 @@ MISTRAL = Family(
         "sliding_window": 4096,
     },
     parameters=decoder_parameters(),
-    sees=lambda config: AttentionView(window=config.sliding_window),
+    sees=lambda config, layer: AttentionView(window=config.sliding_window),
+)
+
+
+def _kinds(config: LlamaConfig) -> tuple[str, ...]:
+    """What each layer of a Ministral sees."""
+    if (given := config.own_value("layer_types")) is not None:
+        return given
+    return (windows.FULL if config.sliding_window is None else windows.WINDOW,) * config.num_hidden_layers
+
+
+MINISTRAL = dataclasses.replace(
+    MISTRAL,
+    model_type="ministral",
+    architecture="MinistralForCausalLM",
+    own_keys={"layer_types": None},
+    sees=lambda config, layer: AttentionView(window=windows.window(config, _kinds(config)[layer])),
+    refusal=lambda config: windows.refusal(config, _kinds(config)),
 )

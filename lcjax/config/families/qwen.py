@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lcjax.config.families import windows
 from lcjax.config.families.decoder import always, decoder_parameters
 from lcjax.config.families.family import AttentionView, Family
 
@@ -31,33 +32,26 @@ _KEYS = {
     "eos_token_id": None,
 }
 _OWN_KEYS = {"use_sliding_window": False, "max_window_layers": 28, "layer_types": None}
-_WINDOW, _FULL = "sliding_attention", "full_attention"
 
 
-def _layer_types(config: LlamaConfig) -> tuple[str, ...]:
-    """What each layer sees: the tokens of a window, or all."""
+def _kinds(config: LlamaConfig) -> tuple[str, ...]:
+    """What each layer sees. Without `layer_types`, the first layers see all tokens."""
     if (given := config.own_value("layer_types")) is not None:
         return given
     has_window = config.own_value("use_sliding_window") and config.sliding_window is not None
     first = config.own_value("max_window_layers") if has_window else config.num_hidden_layers
-    return tuple(_WINDOW if layer >= first else _FULL for layer in range(config.num_hidden_layers))
+    return tuple(windows.WINDOW if layer >= first else windows.FULL for layer in range(config.num_hidden_layers))
 
 
 def _refusal(config: LlamaConfig) -> str | None:
-    kinds = _layer_types(config)
-    if len(kinds) != config.num_hidden_layers:
-        return f"layer_types has {len(kinds)} entries for {config.num_hidden_layers} layers"
-    if unknown := sorted(set(map(str, kinds)) - {_WINDOW, _FULL}):
-        return f"layer_types has {unknown[0]!r}, and only {_FULL} and {_WINDOW} are supported"
-    if len(set(kinds)) > 1:
-        return f"{kinds.count(_WINDOW)} of {len(kinds)} layers have a window; layers that differ are not supported"
-    if kinds[0] == _WINDOW and not (config.own_value("use_sliding_window") and config.sliding_window):
-        return f"layer_types has {_WINDOW}, but there is no sliding_window"
-    return None
+    kinds = _kinds(config)
+    if windows.WINDOW in kinds and not config.own_value("use_sliding_window"):
+        return f"layer_types has {windows.WINDOW}, but use_sliding_window is not set"
+    return windows.refusal(config, kinds)
 
 
-def _window(config: LlamaConfig) -> int | None:
-    return config.sliding_window if _layer_types(config)[0] == _WINDOW else None
+def _window(config: LlamaConfig, layer: int) -> int | None:
+    return windows.window(config, _kinds(config)[layer])
 
 
 QWEN2 = Family(
@@ -67,7 +61,7 @@ QWEN2 = Family(
     keys={**_KEYS, "head_dim": None},
     own_keys=_OWN_KEYS,
     parameters=decoder_parameters(qkv_bias=always),
-    sees=lambda config: AttentionView(window=_window(config)),
+    sees=lambda config, layer: AttentionView(window=_window(config, layer)),
     refusal=_refusal,
 )
 
@@ -80,6 +74,6 @@ QWEN3 = Family(
     parameters=decoder_parameters(
         qkv_bias=lambda config: config.attention_bias, output_bias=lambda config: config.attention_bias, qk_norm=True
     ),
-    sees=lambda config: AttentionView(window=_window(config), qk_norm=True),
+    sees=lambda config, layer: AttentionView(window=_window(config, layer), qk_norm=True),
     refusal=_refusal,
 )

@@ -66,11 +66,11 @@ def step_flops(config: LlamaConfig, tokens: int, lora_r: int) -> StepFlops:
     passes = 2 if lora_r else 3
     weights = sum(math.prod(row.stacked_shape(config)) for row in products if row.in_layers)
     factors = sum(lora_r * sum(row.shape(config)) for row in config.family.adaptable.values())
-    unseen = 0 if config.sees.window is None else max(0, tokens - config.sees.window)
-    pairs = (tokens * tokens - unseen * unseen) * config.num_attention_heads * config.head_dim
+    unseen = [0 if view.window is None else max(0, tokens - view.window) for view in config.views]
+    pairs = sum(tokens * tokens - unseen[view] ** 2 for view in config.view_of_layer)
     return StepFlops(
         linear=passes * 2 * tokens * weights,
         adapter=3 * 2 * tokens * layers * factors,
-        attention=7 * layers * pairs,
+        attention=7 * pairs * config.num_attention_heads * config.head_dim,
         head=passes * 2 * tokens * sum(math.prod(row.shape(config)) for row in products if not row.in_layers),
     )

@@ -110,7 +110,7 @@ def _of_attention(config: LlamaConfig, settings: ModelSettings, dtype: str, sequ
         return jax.ShapeDtypeStruct(size, jnp.dtype(dtype))
 
     queries, keys = shape(config.num_attention_heads), shape(config.num_key_value_heads)
-    lse = _log_sum_exps(backend, config.sees, queries, keys)
+    lse = _log_sum_exps(backend, config.views[0], queries, keys)
     if mesh.ring > 1:
         lse = [jax.ShapeDtypeStruct((sequences, queries.shape[2], queries.shape[1]), jnp.float32)] * 2
     out = jax.ShapeDtypeStruct((sequences, local_tokens, config.num_attention_heads, config.head_dim), jnp.dtype(dtype))

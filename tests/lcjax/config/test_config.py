@@ -54,7 +54,7 @@ def ours(config: dict) -> dict:
     read = LlamaConfig.from_dict(config)
     assert (read.rope_theta, read.rope_scaling.rope_type, read.partial_rotary_factor) == (10_000.0, "default", 1.0)
     # transformers forgets a window that the file has but does not use.
-    return {name: getattr(read, name) for name in SHARED_FIELDS} | {"sliding_window": read.sees.window}
+    return {name: getattr(read, name) for name in SHARED_FIELDS} | {"sliding_window": read.views[0].window}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

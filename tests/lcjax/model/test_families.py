@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import jax.numpy as jnp
@@ -25,21 +26,40 @@ from lcjax.weights import load_gguf
 from lcjax.weights.peft import adapter_names
 from tests.support.adamw_steps import Trainer, train_with_torch
 from tests.support.gguf_writing import add_model, write
-from tests.support.oracles import Oracle, make_batch, make_oracle, stacked
+from tests.support.numerics import tree_error_ratio
+from tests.support.oracles import (
+    Oracle,
+    jax_gradients,
+    make_batch,
+    make_oracle,
+    names_of,
+    stacked,
+    torch_gradients,
+)
 from tests.support.settings import model_settings
 from tests.support.shapes import MODEL_COMMON, MODELS
 from tests.support.states import assert_equal_states, state_dict_of
 from tests.support.thin import thinned
 
 VOCABULARY, TOKENS = MODEL_COMMON["vocab_size"], 61
-VARIANTS = ("untied gqa 3, odd head_dim", "mistral, window", "qwen2, tied", "qwen2, window", "qwen3")
+VARIANTS = (
+    *("untied gqa 3, odd head_dim", "mistral, window", "ministral, alternating windows"),
+    *("qwen2, tied", "qwen2, window", "qwen2, windows in later layers", "qwen3"),
+)
 WINDOW = 20
+LAYERS = (
+    {"use_gradient_checkpointing": "full"},
+    {"use_gradient_checkpointing": "offload_attn"},
+    {"use_gradient_checkpointing": "offload", "memory": "tile=16"},
+    {"use_gradient_checkpointing": "offload_attn", "memory": "tile=16"},
+    {"use_gradient_checkpointing": "offload", "memory": "tile=16,head_groups=2,save_every=3"},
+)
 NEW_TOKENS = 100
 
 
 # llama.cpp calls Mistral llama, which has no window, and its converter does not write Qwen2's.
 IN_GGUF = ("untied gqa 3, odd head_dim", "qwen2, tied", "qwen3")
-IN_EVERY_RUN = ("mistral, window", "qwen3")
+IN_EVERY_RUN = ("ministral, alternating windows", "qwen3")
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -64,7 +84,7 @@ def test_transformers_own_masks_have_the_window(oracle):
         expected = oracle.exact(torch.tensor(ids)).logits.numpy()
     model = oracle.model()
     np.testing.assert_allclose(model(jnp.asarray(ids)), expected, atol=2e-4)
-    assert (model.config.sees.window == WINDOW) == (model.config.sees.window is not None)
+    assert {view.window for view in model.config.views} <= {None, WINDOW}
 
 
 @pytest.mark.parametrize("oracle", thinned(VARIANTS, lambda name: name in IN_EVERY_RUN), indirect=True)
@@ -125,21 +145,42 @@ def test_gguf_files(oracle, tmp_path):
     )
 
 
+@pytest.mark.parametrize("oracle", ["ministral, alternating windows"], indirect=True)
+@pytest.mark.parametrize("requested", LAYERS, ids=str)
+def test_unlike_layers_in_every_form(oracle, requested):
+    """The same gradients in tiles, with recomputation, and with every implementation's derivative."""
+    batch = make_batch(VOCABULARY, 2, 64, documents=2)
+    _, actual = jax_gradients(oracle.model(**requested), batch)
+    names = names_of(oracle.model())
+    plain, exact = (torch_gradients(m, batch, names) for m in (oracle.plain, oracle.exact))
+    assert tree_error_ratio(actual, plain, exact) <= 1
+
+
+def test_views_of_other_layers_change_the_logits(tmp_path):
+    oracle = make_oracle(tmp_path, adapter=False, **MODELS["ministral, alternating windows"])
+    model = oracle.model()
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, VOCABULARY, (1, TOKENS)))
+    kinds = model.config.own_value("layer_types")
+    other = dataclasses.replace(model.config, own_values=(("layer_types", (*kinds[1:], kinds[0])),))
+    changed = Llama(other, model.params, model.settings)
+    assert np.abs(np.asarray(changed(ids) - model(ids))).max() > 1e-2
+
+
 SIZES = {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4}
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4}
 REFUSED = {
-    "2 of 4 layers have a window; layers that differ are not supported": {
-        "model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 2,
-    },
     "layer_types has 'linear_attention', and only full_attention and sliding_attention": {
         "model_type": "qwen3", "layer_types": ["linear_attention"] * 4,
     },
     "layer_types has 3 entries for 4 layers": {"model_type": "qwen3", "layer_types": ["full_attention"] * 3},
-    "layer_types has sliding_attention, but there is no sliding_window": {
+    "layer_types has sliding_attention, but use_sliding_window is not set": {
         "model_type": "qwen3", "layer_types": ["sliding_attention"] * 4,
     },
+    "layer_types has sliding_attention, but there is no sliding_window": {
+        "model_type": "ministral", "layer_types": ["sliding_attention"] * 4, "sliding_window": None,
+    },
     "hidden_act='gelu'": {"model_type": "qwen2", "hidden_act": "gelu"},
-    "model_type='qwen3_moe'; supported are llama, mistral, qwen2, qwen3": {"model_type": "qwen3_moe"},
+    "model_type='qwen3_moe'; supported are llama, mistral, ministral, qwen2, qwen3": {"model_type": "qwen3_moe"},
 }  # fmt: skip
 
 

@@ -45,7 +45,7 @@ POSITIONS = {"first": None, "at 32K": np.arange(32_768 - 61, 32_768), "spread ov
 # family.
 IN_EVERY_RUN = (
     *("tied gqa 1", "untied gqa 3, odd head_dim", "untied gqa 8, biases", "bfloat16 biases, tied"),
-    *("mistral, window", "qwen2, tied", "qwen3"),
+    *("mistral, window", "ministral, alternating windows", "qwen2, tied", "qwen3"),
 )
 
 

@@ -1,0 +1,26 @@
+"""Layers with a window, and layers that see all earlier tokens: `layer_types` of config.json."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lcjax.config.model import LlamaConfig
+
+WINDOW, FULL = "sliding_attention", "full_attention"
+
+
+def refusal(config: LlamaConfig, kinds: tuple[str, ...]) -> str | None:
+    """Why `kinds`, what each layer sees, is not supported; None if it is."""
+    if len(kinds) != config.num_hidden_layers:
+        return f"layer_types has {len(kinds)} entries for {config.num_hidden_layers} layers"
+    if unknown := sorted(set(map(str, kinds)) - {WINDOW, FULL}):
+        return f"layer_types has {unknown[0]!r}, and only {FULL} and {WINDOW} are supported"
+    if WINDOW in kinds and config.sliding_window is None:
+        return f"layer_types has {WINDOW}, but there is no sliding_window"
+    return None
+
+
+def window(config: LlamaConfig, kind: str) -> int | None:
+    """The window of a layer."""
+    return config.sliding_window if kind == WINDOW else None
