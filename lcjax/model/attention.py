@@ -17,7 +17,7 @@ from lcjax.errors import InputError
 from lcjax.model.context import Context
 from lcjax.model.linear import Linear
 from lcjax.model.norm import RMSNorm
-from lcjax.ops.attention.by_view import attention_by_view
+from lcjax.model.views import attention_by_view
 from lcjax.ops.attention.parallel import passes_over
 from lcjax.ops.attention.registry import backend_of
 from lcjax.ops.dropout import DropoutKey, split_key

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from lcjax.config.families import AttentionView
 from lcjax.config.parallel.mesh import ONE_DEVICE, MeshShape
-from lcjax.ops.attention.by_view import switch_views
+from lcjax.model.views import switch_views
 
 
 @jax.tree_util.register_dataclass

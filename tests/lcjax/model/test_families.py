@@ -148,7 +148,7 @@ def test_gguf_files(oracle, tmp_path):
 @pytest.mark.parametrize("oracle", ["ministral, alternating windows"], indirect=True)
 @pytest.mark.parametrize("requested", LAYERS, ids=str)
 def test_unlike_layers_in_every_form(oracle, requested):
-    """The same gradients in tiles, with recomputation, and with every implementation's derivative."""
+    """The same gradients with recomputation and offloading, in tiles, and in groups of heads."""
     batch = make_batch(VOCABULARY, 2, 64, documents=2)
     _, actual = jax_gradients(oracle.model(**requested), batch)
     names = names_of(oracle.model())
