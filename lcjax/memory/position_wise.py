@@ -69,7 +69,8 @@ class PositionWise:
         context = self.inputs.context
 
         def backward(qkv, ids_BT, lse, dout_BTHd, delta_BHT, sees):
-            return self.attention.backward(*qkv, ids_BT, sees, lse, dout_BTHd, delta_BHT)
+            q_BTHd, k_BTKd, v_BTKd = qkv
+            return self.attention.backward(q_BTHd, k_BTKd, v_BTKd, ids_BT, sees, lse, dout_BTHd, delta_BHT)
 
         return context.by_view(backward, qkv, context.segment_ids_BT, lse, dout_BTHd, delta_BHT)
 
