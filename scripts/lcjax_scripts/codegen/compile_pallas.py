@@ -20,6 +20,9 @@ from lcjax_scripts.codegen.compiled import ATTENTION_KERNELS, HEADS, KEY_VALUE_H
 
 # A line of XLA's launch schedule. It starts with the name of the kernel.
 _LAUNCH = re.compile(r"(\w+) grid: \[.*shared_memory: (\d+) bytes")
+# From JAX 0.12 on, XLA writes PTX only if it is asked for the results of the emitter. Earlier
+# versions then also look up the names of stack frames, which takes ten times as long as compiling.
+_WITH_PTX = {"xla_dump_emitter_re": ".*"} if jax.__version_info__ >= (0, 12) else {}
 
 
 def compile_attention(gpu: str, head_dim: int, dtype: str) -> list[CompiledKernel]:
@@ -102,8 +105,7 @@ def emitted(function: Callable, arguments: Any, gpu: str) -> dict[str, Emitted]:
     with lowering_for(sharding):
         lowered = jax.jit(function).lower(*abstract(arguments, sharding))
     with tempfile.TemporaryDirectory() as folder:
-        # From JAX 0.12 on, XLA writes PTX only if it is asked for the results of the emitter.
-        compile_lowered(lowered, {"xla_dump_to": folder, "xla_dump_emitter_re": ".*"})
+        compile_lowered(lowered, {"xla_dump_to": folder} | _WITH_PTX)
         modules = [path.read_text(encoding="utf-8") for path in Path(folder).glob("*.ptx")]
         launches = "".join(path.read_text(encoding="utf-8") for path in Path(folder).glob("*thunk_sequence.txt"))
     module_of = {name: module for module in modules for name in ptx.entries(module)}
