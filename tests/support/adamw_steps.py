@@ -8,9 +8,11 @@ import transformers
 
 import lcjax
 from lcjax import step
+from lcjax.model import lora
 from lcjax.optim.adamw import make_optimizer
 from lcjax.optim.schedules import make_schedule
-from tests.support.oracles import Batch, Oracle, micro_batches, split, torch_loss
+from lcjax.weights.peft import adapter_names
+from tests.support.oracles import Batch, Oracle, micro_batches, split, stacked, torch_loss
 
 RATE, WARMUP, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-3, 3, 0.01, 1.0
 
@@ -34,6 +36,16 @@ def train_with_torch(oracle: Oracle, batches: list[Batch]) -> tuple[np.ndarray, 
         scheduler.step()
     adapter = {n.replace(".default.", "."): p.detach().numpy() for n, p in model.named_parameters() if p.requires_grad}
     return np.array(losses), adapter
+
+
+def require_equal_adapters(model: lcjax.Llama, trained: lora.Tree, other: dict[str, np.ndarray], share: float) -> None:
+    """Asserts that the trained B of every module differ by less than `share` of what they moved."""
+    layers = stacked(other, adapter_names(model.settings.lora, model.config))["layers"]
+    for block, modules in layers.items():
+        for module, theirs in modules.items():
+            ours = trained["layers"][block][module]["lora_B"]
+            moved = np.linalg.norm(ours - model.params["layers"][block][module]["lora_B"])
+            assert np.linalg.norm(ours - theirs["lora_B"]) < share * moved, module
 
 
 class Trainer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lcjax.config.model import LlamaConfig
@@ -10,8 +10,10 @@ if TYPE_CHECKING:
 WINDOW, FULL = "sliding_attention", "full_attention"
 
 
-def refusal(config: LlamaConfig, kinds: tuple[str, ...]) -> str | None:
+def refusal(config: LlamaConfig, kinds: Any) -> str | None:
     """Why `kinds`, what each layer sees, is not supported; None if it is."""
+    if not isinstance(kinds, tuple):
+        return f"layer_types={kinds!r} is not a list"
     if len(kinds) != config.num_hidden_layers:
         return f"layer_types has {len(kinds)} entries for {config.num_hidden_layers} layers"
     if unknown := sorted(set(map(str, kinds)) - {WINDOW, FULL}):

@@ -23,8 +23,7 @@ from lcjax.errors import InputError
 from lcjax.generate import Generator, Sampling
 from lcjax.model import Llama
 from lcjax.weights import load_gguf
-from lcjax.weights.peft import adapter_names
-from tests.support.adamw_steps import Trainer, train_with_torch
+from tests.support.adamw_steps import Trainer, require_equal_adapters, train_with_torch
 from tests.support.gguf_writing import add_model, write
 from tests.support.numerics import tree_error_ratio
 from tests.support.oracles import (
@@ -33,7 +32,6 @@ from tests.support.oracles import (
     make_batch,
     make_oracle,
     names_of,
-    stacked,
     torch_gradients,
 )
 from tests.support.settings import model_settings
@@ -106,13 +104,7 @@ def test_twenty_steps_of_adamw(oracle):
     losses, trained = trainer.train(trainer.new_state(), batches)
     expected, adapter = train_with_torch(oracle, batches)
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
-    other = stacked(adapter, adapter_names(model.settings.lora, model.config))["layers"]
-    start = model.params["layers"]
-    for block in other:
-        for module in other[block]:
-            ours = trained["layers"][block][module]["lora_B"]
-            moved = np.linalg.norm(ours - start[block][module]["lora_B"])
-            assert np.linalg.norm(ours - other[block][module]["lora_B"]) < 0.02 * moved, module
+    require_equal_adapters(model, trained, adapter, share=0.02)
 
 
 def test_written_checkpoints_have_the_same_bits(oracle, tmp_path):
@@ -147,7 +139,7 @@ def test_gguf_files(oracle, tmp_path):
 
 @pytest.mark.parametrize("oracle", ["ministral, alternating windows"], indirect=True)
 @pytest.mark.parametrize("requested", LAYERS, ids=str)
-def test_unlike_layers_in_every_form(oracle, requested):
+def test_layers_that_differ_in_every_form(oracle, requested):
     """The same gradients with recomputation and offloading, in tiles, and in groups of heads."""
     batch = make_batch(VOCABULARY, 2, 64, documents=2)
     _, actual = jax_gradients(oracle.model(**requested), batch)
@@ -179,6 +171,11 @@ REFUSED = {
     "layer_types has sliding_attention, but there is no sliding_window": {
         "model_type": "ministral", "layer_types": ["sliding_attention"] * 4, "sliding_window": None,
     },
+    "use_sliding_window='false' is not true or false": {"model_type": "qwen3", "use_sliding_window": "false"},
+    "max_window_layers='2' is not a number of layers": {"model_type": "qwen2", "max_window_layers": "2"},
+    "max_window_layers=-1 is not a number of layers": {"model_type": "qwen2", "max_window_layers": -1},
+    "layer_types=5 is not a list": {"model_type": "ministral", "layer_types": 5},
+    "layer_types='sliding_attention' is not a list": {"model_type": "qwen2", "layer_types": "sliding_attention"},
     "hidden_act='gelu'": {"model_type": "qwen2", "hidden_act": "gelu"},
     "model_type='qwen3_moe'; supported are llama, mistral, ministral, qwen2, qwen3": {"model_type": "qwen3_moe"},
 }  # fmt: skip

@@ -13,9 +13,8 @@ import pytest
 
 import lcjax
 from lcjax.ops.cross_entropy import IGNORE
-from lcjax.weights.peft import adapter_names
-from tests.support.adamw_steps import Trainer, train_with_torch
-from tests.support.oracles import Oracle, stacked, with_random_adapter
+from tests.support.adamw_steps import Trainer, require_equal_adapters, train_with_torch
+from tests.support.oracles import Oracle, with_random_adapter
 
 STEPS, ROWS, TOKENS = 20, 2, 64
 
@@ -57,14 +56,7 @@ def test_twenty_steps_of_adamw(pretrained, oracle, batches):
     assert deviations.max() < 1e-4, deviations
     print(f"largest deviation of a loss: {deviations.max():.1e}")
     # Both adapters changed, and their difference is far smaller than the change.
-    names = adapter_names(model.settings.lora, model.config)
-    other = stacked(torch_adapter, names)["layers"]
-    start = model.params["layers"]
-    for block in other:
-        for module in other[block]:
-            ours = trained["layers"][block][module]["lora_B"]
-            moved = np.linalg.norm(ours - start[block][module]["lora_B"])
-            assert np.linalg.norm(ours - other[block][module]["lora_B"]) < 0.01 * moved, module
+    require_equal_adapters(model, trained, torch_adapter, share=0.01)
 
     # The comparison detects an optimizer that starts a step late, within four steps.
     state = trainer.new_state()
