@@ -42,7 +42,7 @@ class Context:
     view: jax.Array | None = None
 
     def of_layer(self, layer: jax.Array) -> Context:
-        """What one layer reads. Its number may be traced, so that a scan serves unlike layers."""
+        """What one layer reads. Its number may be traced, as in a scan over layers that differ."""
         if len(self.views) == 1:
             return self
         return dataclasses.replace(self, view=jnp.asarray(self.view_of_layer, jnp.int32)[layer])

@@ -1,7 +1,7 @@
 """Attention of a layer whose view is known only when it runs, among the views of all layers.
 
-A scan over unlike layers needs one program for all of them. It contains the kernels of every view,
-and a branch selects those of the current layer.
+A scan over layers that differ needs one program for all of them. It contains the kernels of every
+view, and a branch selects those of the current layer.
 
 Shapes: B batch, T tokens, H query heads, K key/value heads, D head_dim.
 """

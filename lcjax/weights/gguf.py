@@ -95,7 +95,7 @@ def _read_tensor(file: GgufFile, tensor: GgufTensor, places: np.ndarray, out: np
                 value = (first + chunk.start) * decoded.shape[1]
                 require_finite(decoded, file.path, tensor.name, shape=tensor.shape, start=value)
                 to = places[first + chunk.start : first + chunk.stop] - start
-                kept = (to >= 0) & (to < len(out))
-                out[to[kept]] = decoded[kept, 0] if out.ndim == 1 else decoded[kept]
+                is_wanted = (to >= 0) & (to < len(out))
+                out[to[is_wanted]] = decoded[is_wanted, 0] if out.ndim == 1 else decoded[is_wanted]
     except OSError as error:
         raise InputError(f"{file.path} cannot be read ({error}); check the disk and the permissions") from None

@@ -147,8 +147,8 @@ def torch_logits(model, batch: Batch) -> torch.Tensor:
     mask = (segments[:, :, None] == segments[:, None, :]).tril()[:, None]
     if (window := getattr(model.config, "sliding_window", None)) is not None:
         in_window = mask.triu(1 - window)
-        unlike = len(set(getattr(model.config, "layer_types", None) or ())) > 1
-        mask = {"full_attention": mask, "sliding_attention": in_window} if unlike else in_window
+        differ = len(set(getattr(model.config, "layer_types", None) or ())) > 1
+        mask = {"full_attention": mask, "sliding_attention": in_window} if differ else in_window
     return model(input_ids=tokens, position_ids=positions, attention_mask=mask, use_cache=False).logits
 
 
