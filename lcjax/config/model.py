@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from lcjax.config.families import FAMILIES, LLAMA, AttentionView, Family
+from lcjax.config.families import FAMILIES, LLAMA, AttentionView, Family, Rotary
 from lcjax.config.reading import read_fields, read_json_file
 from lcjax.config.rope import UNSCALED, RopeScaling
 from lcjax.errors import InputError
@@ -114,7 +114,10 @@ class LlamaConfig:
 
     @property
     def views(self) -> tuple[AttentionView, ...]:
-        """What attention sees, in the layers in which that differs; one for most models."""
+        """What attention sees, in the layers in which that differs; one for most models.
+
+        Their `rotary` is the default, because attention does not depend on it.
+        """
         return tuple(dict.fromkeys(self._view_of_every_layer))
 
     @property
@@ -123,7 +126,25 @@ class LlamaConfig:
         return tuple(map(self.views.index, self._view_of_every_layer))
 
     @property
+    def rotaries(self) -> tuple[Rotary, ...]:
+        """How queries and keys are rotated, in the layers in which that differs."""
+        return tuple(dict.fromkeys(self._rotary_of_every_layer))
+
+    @property
+    def rotary_of_layer(self) -> tuple[int, ...]:
+        """For every layer, the index of its rotation in `rotaries`."""
+        return tuple(map(self.rotaries.index, self._rotary_of_every_layer))
+
+    @property
     def _view_of_every_layer(self) -> list[AttentionView]:
+        return [dataclasses.replace(view, rotary=Rotary()) for view in self._seen_by_every_layer]
+
+    @property
+    def _rotary_of_every_layer(self) -> list[Rotary]:
+        return [view.rotary for view in self._seen_by_every_layer]
+
+    @property
+    def _seen_by_every_layer(self) -> list[AttentionView]:
         return [self.family.sees(self, layer) for layer in range(self.num_hidden_layers)]
 
     def own_value(self, key: str) -> Any:

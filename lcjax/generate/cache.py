@@ -85,8 +85,8 @@ def extend(
 
     def one_layer(carry, i, params):
         x_BTD, keys_LBSKd, values_LBSKd = carry
-        layer = nnx.merge(structure, params)
-        q_BTHd, k_BTKd, v_BTKd = layer.before_attention(x_BTD, context, None)
+        layer, own = nnx.merge(structure, params), context.of_layer(i)
+        q_BTHd, k_BTKd, v_BTKd = layer.before_attention(x_BTD, own, None)
         q_BTHd, k_BTKd, v_BTKd = (
             exchange.own_heads(q_BTHd),
             exchange.own_kv_heads(k_BTKd),
@@ -101,7 +101,7 @@ def extend(
         keys_BSKd, values_BSKd = (
             lax.dynamic_index_in_dim(whole, i, keepdims=False) for whole in (keys_LBSKd, values_LBSKd)
         )
-        out_BTHd = attend(q_BTHd, keys_BSKd, values_BSKd, context.of_layer(i), query_offset=cache.length)
+        out_BTHd = attend(q_BTHd, keys_BSKd, values_BSKd, own, query_offset=cache.length)
         out_BTHd = exchange.all_heads(out_BTHd)
         return (layer.after_attention(x_BTD, out_BTHd), keys_LBSKd, values_LBSKd), None
 

@@ -8,6 +8,8 @@ norm.py       RMSNorm
 lora.py       adapters: initial values, the mask of trainable parameters, merging
 params.py     the names and shapes of a checkpoint's tensors
 context.py    what every layer reads in addition to the residual stream
+views.py      attention of a layer among layers that see different tokens
+rotation.py   RoPE of a layer among layers that differ in it
 ids.py        the check of token ids
 settings.py   how a model runs, and its adapter's config
 """

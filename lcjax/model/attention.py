@@ -56,8 +56,8 @@ class SelfAttention(nnx.Module):
             q_BTHd,
             k_BTKd,
             context.positions_BT,
-            context.inverse_frequencies_F,
-            attention_factor=context.attention_factor,
+            context.rotation.inverse_frequencies_F,
+            attention_factor=context.rotation.attention_factor,
             implementation=context.rope,
         )
         q_BTHd, k_BTKd, v_BTKd = (name_residual(x, PROJECTION) for x in (q_BTHd, k_BTKd, v_BTKd))

@@ -1,6 +1,6 @@
 """What every layer reads in addition to the residual stream.
 
-Shapes: B batch, T tokens, F rotated pairs.
+Shapes: B batch, T tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from lcjax.config.families import AttentionView
 from lcjax.config.parallel.mesh import ONE_DEVICE, MeshShape
+from lcjax.model.rotation import Rotation
 from lcjax.model.views import switch_views
 
 
@@ -23,17 +24,16 @@ class Context:
     """What every layer reads in addition to the residual stream.
 
     Positions and segment ids are int32 [B, T]; segment ids are None for one document per row.
-    `attention` and `rope` are names of implementations. `views` say what attention sees, and
-    `view_of_layer` has the index of every layer's view. `view`, int32, is that of the layer that
+    `rotation` is RoPE's. `attention` and `rope` are names of implementations. `views` say what
+    attention sees, and `view_of_layer` has the index of every layer's view. `view`, int32, is that of the layer that
     reads this; None if all layers have the same. `places_T`, int32, has each token's index in its
     sequence; None without dropout. On a `mesh` of several devices, tokens are those of one device.
     """
 
     positions_BT: jax.Array
     segment_ids_BT: jax.Array | None
-    inverse_frequencies_F: jax.Array
+    rotation: Rotation
     places_T: jax.Array | None
-    attention_factor: float = dataclasses.field(metadata={"static": True})
     attention: str = dataclasses.field(metadata={"static": True})
     rope: str = dataclasses.field(metadata={"static": True})
     views: tuple[AttentionView, ...] = dataclasses.field(metadata={"static": True})
@@ -43,9 +43,8 @@ class Context:
 
     def of_layer(self, layer: jax.Array) -> Context:
         """What one layer reads. Its number may be traced, as in a scan over layers that differ."""
-        if len(self.views) == 1:
-            return self
-        return dataclasses.replace(self, view=jnp.asarray(self.view_of_layer, jnp.int32)[layer])
+        view = None if len(self.views) == 1 else jnp.asarray(self.view_of_layer, jnp.int32)[layer]
+        return dataclasses.replace(self, rotation=self.rotation.of_layer(layer), view=view)
 
     def by_view(self, call: Callable[..., Any], *arrays: Any) -> Any:
         """`call(*arrays, view)` with what this layer's attention sees."""

@@ -1,6 +1,6 @@
 """The whole decoder: embedding, a scan over the stacked layers, the final norm, logits.
 
-Shapes: B batch, T tokens, D hidden size, V vocabulary, F rotated pairs.
+Shapes: B batch, T tokens, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from flax import nnx
 from lcjax.config import LlamaConfig
 from lcjax.config.parallel.mesh import ONE_DEVICE, MeshShape
 from lcjax.config.policies import OFFLOADING
-from lcjax.config.rope import attention_factor
 from lcjax.errors import InputError
 from lcjax.memory import Parameters, fetched, layer_at, layer_numbers, run_stack, scan_layers, tiled_stack
 from lcjax.memory.checkpoint import checkpoint_layer
@@ -27,9 +26,9 @@ from lcjax.model.ids import check_ids
 from lcjax.model.linear import Linear
 from lcjax.model.lora import adapters_only
 from lcjax.model.norm import RMSNorm
+from lcjax.model.rotation import Rotation
 from lcjax.model.settings import ModelSettings
 from lcjax.ops.dropout import DropoutKey
-from lcjax.ops.rope import inverse_frequencies
 from lcjax.parallel.collectives import largest_over, places_of
 from lcjax.parallel.weights import gather_layer, gather_rows
 
@@ -113,15 +112,12 @@ class Llama(nnx.Module):
         length = sequence_length
         if length is None:
             length = largest_over(mesh, jnp.max(positions_BT)) + 1
-        frequencies_F = jnp.asarray(inverse_frequencies(self.config, length))
-        factor = attention_factor(self.config)
         runs, config = self.settings.execution, self.config
         return Context(
             positions_BT,
             segment_ids_BT,
-            frequencies_F,
+            Rotation.of_model(config, length),
             None,
-            factor,
             runs.attention,
             runs.rope,
             config.views,

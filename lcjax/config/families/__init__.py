@@ -14,6 +14,7 @@ from lcjax.config.families.family import AXES as AXES
 from lcjax.config.families.family import AttentionView as AttentionView
 from lcjax.config.families.family import Family as Family
 from lcjax.config.families.family import Parameter as Parameter
+from lcjax.config.families.family import Rotary as Rotary
 from lcjax.config.families.family import linear as linear
 from lcjax.config.families.family import norm as norm
 from lcjax.config.families.llama import LLAMA as LLAMA

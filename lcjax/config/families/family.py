@@ -35,6 +35,21 @@ AXES: Mapping[str, Callable[[LlamaConfig], int]] = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Rotary:
+    """Which frequencies rotate a layer's queries and keys.
+
+    Attributes:
+      theta: the base of frequencies without scaling; None for the base and scaling of the model's
+        config.
+      rotates: False for a layer without rotary positions (NoPE; Kazemnejad et al., arXiv
+        2305.19466).
+    """
+
+    theta: float | None = None
+    rotates: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class AttentionView:
     """Which earlier tokens a layer's attention sees, and how it scores them.
 
@@ -44,12 +59,14 @@ class AttentionView:
       scale: factor of the scores; None for `1 / sqrt(head_dim)`.
       qk_norm: whether each head's queries and keys pass an RMSNorm before RoPE (Dehghani et al.,
         arXiv 2302.05442).
+      rotary: how queries and keys are rotated before attention.
     """
 
     window: int | None = None
     soft_cap: float | None = None
     scale: float | None = None
     qk_norm: bool = False
+    rotary: Rotary = Rotary()
 
 
 @dataclasses.dataclass(frozen=True)

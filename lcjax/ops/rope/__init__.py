@@ -9,4 +9,5 @@ report.py        a report of what a change of RoPE does, in numbers
 """
 
 from lcjax.ops.rope.frequencies import inverse_frequencies as inverse_frequencies
+from lcjax.ops.rope.frequencies import layer_rotation as layer_rotation
 from lcjax.ops.rope.tables import rope_tables as rope_tables

@@ -43,7 +43,7 @@ def rope(
     positions_BT: jax.Array,
     inverse_frequencies_F: jax.Array,
     *,
-    attention_factor: float = 1.0,
+    attention_factor: float | jax.Array = 1.0,
     implementation: str = "auto",
 ) -> tuple[jax.Array, jax.Array]:
     """Rotates the pairs (x[i], x[i + F]) of q and k by `position * inverse_frequencies[i]`.
@@ -58,8 +58,8 @@ def rope(
         that packed documents can restart at 0.
       inverse_frequencies_F: float32, radians per token (see `lcjax.ops.rope.inverse_frequencies`);
         2 F <= D.
-      attention_factor: a constant by which rotated pairs are multiplied (see
-        `lcjax.config.rope.attention_factor`).
+      attention_factor: a number by which rotated pairs are multiplied (see
+        `lcjax.config.rope.attention_factor`): a constant of the program, or a float32 scalar.
       implementation: "xla", "pallas" (one launch, in place) or "auto".
 
     Raises:
@@ -71,7 +71,7 @@ def rope(
     """
     rotated = 2 * inverse_frequencies_F.shape[0]
     fit = q_BTHD.shape[:2] == k_BTKD.shape[:2] == positions_BT.shape and q_BTHD.shape[-1] == k_BTKD.shape[-1] >= rotated
-    if not fit:
+    if not fit or inverse_frequencies_F.ndim != 1:
         raise ValueError(
             f"rope: q {q_BTHD.shape} and k {k_BTKD.shape} do not fit positions "
             f"{positions_BT.shape} and {rotated // 2} frequencies; expected [B, T, H, D], [B, T, "
@@ -81,9 +81,15 @@ def rope(
         from lcjax.pallas.triton.rope import rotate  # import Pallas' Triton backend only if it runs
 
         positions_BT, turns_2F = positions_BT.astype(jnp.int32), turns_per_token(inverse_frequencies_F)
-        return rotate(q_BTHD, k_BTKD, positions_BT, turns_2F, float(attention_factor))
+        constant, factor_1 = _parts_of(attention_factor)
+        return rotate(q_BTHD, k_BTKD, positions_BT, turns_2F, factor_1, constant)
     cos, sin = rope_tables(positions_BT, inverse_frequencies_F, attention_factor)
     return _rotated(q_BTHD, cos, sin), _rotated(k_BTKD, cos, sin)
+
+
+def _parts_of(factor: float | jax.Array) -> tuple[float, jax.Array | None]:
+    """(a constant, an array [1] or None), whose product is the factor."""
+    return (1.0, factor.astype(jnp.float32)[None]) if isinstance(factor, jax.Array) else (float(factor), None)
 
 
 def _rotated(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ Shapes: F rotated pairs.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -16,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcjax.config import LlamaConfig
+from lcjax.config.families import Rotary
+from lcjax.config.rope import UNSCALED, attention_factor
 
 Frequencies = Any
 """float32 [F]: a numpy array, or a jax Array if it depends on the length of the sequence."""
@@ -37,6 +40,19 @@ def inverse_frequencies(config: LlamaConfig, tokens: int | jax.Array = 1) -> Fre
     Source: Su et al., RoFormer, arXiv 2104.09864. The function of each kind has its source.
     """
     return KINDS[config.rope_scaling.rope_type](config, tokens)
+
+
+def layer_rotation(config: LlamaConfig, rotary: Rotary, tokens: int | jax.Array = 1) -> tuple[Frequencies, float]:
+    """(the frequencies, the attention factor) of the layers that are rotated as `rotary` says.
+
+    Frequencies are zero for layers without rotary positions: a rotation by zero changes no bit.
+    `tokens` is as in `inverse_frequencies`.
+    """
+    if not rotary.rotates:
+        return np.zeros_like(_wavenumbers(config)), 1.0
+    if rotary.theta is not None:
+        config = dataclasses.replace(config, rope_theta=rotary.theta, rope_scaling=UNSCALED)
+    return inverse_frequencies(config, tokens), attention_factor(config)
 
 
 def _default(config: LlamaConfig, tokens: int | jax.Array) -> Frequencies:

@@ -12,7 +12,7 @@ from lcjax.ops.rope.turns import cos_and_sin, turns_per_token
 
 
 def rope_tables(
-    positions_BT: jax.Array, inverse_frequencies_F: jax.Array, attention_factor: float = 1.0
+    positions_BT: jax.Array, inverse_frequencies_F: jax.Array, attention_factor: float | jax.Array = 1.0
 ) -> tuple[jax.Array, jax.Array]:
     """`attention_factor` times the cosine and the sine of `position * frequency`.
 
@@ -21,4 +21,6 @@ def rope_tables(
     """
     high_F, low_F = turns_per_token(inverse_frequencies_F)
     cos_BTF, sin_BTF = cos_and_sin(positions_BT.astype(jnp.int32)[..., None], high_F[None, None], low_F[None, None])
-    return (cos_BTF, sin_BTF) if attention_factor == 1.0 else (cos_BTF * attention_factor, sin_BTF * attention_factor)
+    if not isinstance(attention_factor, jax.Array) and attention_factor == 1.0:
+        return cos_BTF, sin_BTF
+    return cos_BTF * attention_factor, sin_BTF * attention_factor
