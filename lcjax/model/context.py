@@ -25,9 +25,10 @@ class Context:
 
     Positions and segment ids are int32 [B, T]; segment ids are None for one document per row.
     `rotation` is RoPE's. `attention` and `rope` are names of implementations. `views` say what
-    attention sees, and `view_of_layer` has the index of every layer's view. `view`, int32, is that of the layer that
-    reads this; None if all layers have the same. `places_T`, int32, has each token's index in its
-    sequence; None without dropout. On a `mesh` of several devices, tokens are those of one device.
+    attention sees, and `view_of_layer` has the index of every layer's view. `view`, int32, is that
+    of the layer that reads this; None if all layers have the same. `places_T`, int32, has each
+    token's index in its sequence; None without dropout. On a `mesh` of several devices, tokens are
+    those of one device.
     """
 
     positions_BT: jax.Array
