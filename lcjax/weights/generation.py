@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lcjax.errors import InputError
-from lcjax.weights.gguf_file import REMEDY, GgufFile, read_gguf_file
+from lcjax.weights.gguf.file import REMEDY, GgufFile, read_gguf_file
 
 GENERATION_CONFIG = "generation_config.json"
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer
 
 from lcjax.errors import InputError
-from lcjax.weights.gguf_file import read_gguf_file
-from lcjax.weights.gguf_tokenizer import gguf_tokenizer
+from lcjax.weights.gguf.file import read_gguf_file
+from lcjax.weights.gguf.tokenizer import gguf_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -37,7 +37,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
     """Loads a model's tokenizer from disk; uses no network and no code from the model's directory.
 
     Args:
-      path: a Hugging Face directory, or a GGUF file (see `lcjax.weights.gguf_tokenizer`).
+      path: a Hugging Face directory, or a GGUF file (see `lcjax.weights.gguf.tokenizer`).
 
     Returns:
       A tokenizer. If the directory has a tokenizer.json, its ids equal those of

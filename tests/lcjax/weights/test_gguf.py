@@ -8,7 +8,7 @@ from gguf import GGMLQuantizationType as Type
 from lcjax.config import RopeScaling
 from lcjax.errors import InputError
 from lcjax.weights import load_gguf
-from lcjax.weights.gguf_file import SUPPORTED_TYPES, read_gguf_file
+from lcjax.weights.gguf.file import SUPPORTED_TYPES, read_gguf_file
 from tests.support.gguf_writing import add_model, gguf_name, llama3_factors, plain, write
 from tests.support.states import assert_equal_states, state_dict_of
 

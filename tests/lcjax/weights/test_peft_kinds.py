@@ -18,7 +18,7 @@ from lcjax import weights
 from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
 from lcjax.model import Llama, ModelSettings
-from lcjax.weights.peft_config import CONFIG_FILE, WEIGHTS_FILE
+from lcjax.weights.peft import CONFIG_FILE, WEIGHTS_FILE
 
 IDS = np.random.default_rng(0).integers(0, 101, (2, 12))
 

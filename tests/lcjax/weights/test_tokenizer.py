@@ -144,7 +144,7 @@ def test_patterns_of_words_differ():
     """The test above would not detect swapped patterns if they split its texts equally."""
     from tokenizers import Regex
 
-    from lcjax.weights.gguf_tokenizer import LLAMA3, QWEN2
+    from lcjax.weights.gguf.tokenizer import LLAMA3, QWEN2
 
     splits = {
         str([pre_tokenizers.Split(Regex(words), "isolated").pre_tokenize_str(text) for text in EDGE_CASES])

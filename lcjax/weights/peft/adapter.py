@@ -19,7 +19,7 @@ from lcjax.config.families import LLAMA, Family
 from lcjax.model.params import TensorName
 from lcjax.weights.assembly import assemble, check_tensors, parameter_dtype, tree_leaves
 from lcjax.weights.hf import refuse_pickles, write_json
-from lcjax.weights.peft_config import (
+from lcjax.weights.peft.config import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     adapted_modules,

@@ -9,7 +9,7 @@ import numpy as np
 from lcjax.config import LlamaConfig, RopeScaling
 from lcjax.config.families import FAMILIES, Family
 from lcjax.errors import InputError
-from lcjax.weights.gguf_file import REMEDY, GgufFile
+from lcjax.weights.gguf.file import REMEDY, GgufFile
 
 ROPE_FACTORS = "rope_freqs.weight"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from lcjax.errors import InputError
-from lcjax.weights.gguf_file import REMEDY, GgufFile
+from lcjax.weights.gguf.file import REMEDY, GgufFile
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

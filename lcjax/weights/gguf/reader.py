@@ -14,15 +14,15 @@ from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
 from lcjax.model.params import TensorName, tensor_names
 from lcjax.weights.assembly import DTYPES, Checkpoint, check_tensors, require_finite, row_chunks
-from lcjax.weights.gguf_config import ROPE_FACTORS, gguf_config
-from lcjax.weights.gguf_file import REMEDY, GgufFile, GgufTensor, read_gguf_file
+from lcjax.weights.gguf.config import ROPE_FACTORS, gguf_config
+from lcjax.weights.gguf.file import REMEDY, GgufFile, GgufTensor, read_gguf_file
 
 
 def load_gguf(path: str | os.PathLike[str], dtype: DTypeLike) -> tuple[LlamaConfig, dict[str, Any]]:
     """Loads a GGUF file whose architecture one of the families supports.
 
     Args:
-      path: the file; its tensors may have any type in `lcjax.weights.gguf_file.SUPPORTED_TYPES`.
+      path: the file; its tensors may have any type in `lcjax.weights.gguf.file.SUPPORTED_TYPES`.
       dtype: float32 or bfloat16; blocks are dequantized in float32 and then rounded.
 
     Returns:
