@@ -134,7 +134,16 @@ class Family:
       sees: what attention sees in a layer of a model with a given config. All layers have the same
         `qk_norm`.
       refusal: why a model with a given config is not supported; None if it is.
-      gguf_architecture: its name in GGUF files; None if GGUF files of this family cannot be read.
+      gguf_architecture: its name in GGUF files; None if the format has no such family. If families
+        share a name, a file with it is read as the first of them in `lcjax.config.families`.
+      gguf_keys: the metadata that only some families have in GGUF files: the key without the
+        architecture, such as `attention.sliding_window`, and the field of LlamaConfig or own key
+        of config.json with its value. Both the reader and the writer use it. A value of None is
+        not written.
+      gguf_rope_factors: whether llama.cpp reads `rope_freqs.weight` for this architecture, which
+        has the divisors of Llama 3's RoPE scaling.
+      gguf_refusal: what GGUF files cannot express of a model with a given config, beyond the
+        general rules of `lcjax.weights.gguf.metadata`; None if nothing.
     """
 
     model_type: str
@@ -145,6 +154,9 @@ class Family:
     sees: Callable[[LlamaConfig, int], AttentionView] = lambda config, layer: AttentionView()
     refusal: Callable[[LlamaConfig], str | None] = lambda config: None
     gguf_architecture: str | None = None
+    gguf_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    gguf_rope_factors: bool = False
+    gguf_refusal: Callable[[LlamaConfig], str | None] = lambda config: None
 
     @functools.cached_property
     def by_path(self) -> Mapping[tuple[str, ...], Parameter]:

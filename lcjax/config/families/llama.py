@@ -27,6 +27,7 @@ LLAMA = Family(
     model_type="llama",
     architecture="LlamaForCausalLM",
     gguf_architecture="llama",
+    gguf_rope_factors=True,
     keys={
         "vocab_size": 32_000,
         "hidden_size": 4096,

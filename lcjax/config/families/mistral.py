@@ -20,7 +20,9 @@ _WITHOUT = ("attention_bias", "mlp_bias")
 
 MISTRAL = Family(
     model_type="mistral",
-    architecture="MistralForCausalLM",  # llama.cpp calls it llama
+    architecture="MistralForCausalLM",
+    gguf_architecture=LLAMA.gguf_architecture,  # llama.cpp has no other name for it, and no window
+    gguf_rope_factors=True,
     keys={
         **{key: default for key, default in LLAMA.keys.items() if key not in _WITHOUT},
         "intermediate_size": 14_336,
@@ -28,7 +30,7 @@ MISTRAL = Family(
         "max_position_embeddings": 4096 * 32,
         "sliding_window": 4096,
     },
-    parameters=decoder_parameters(),
+    parameters=decoder_parameters(interleaved=True),
     sees=lambda config, layer: AttentionView(window=config.sliding_window),
 )
 

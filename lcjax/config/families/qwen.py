@@ -83,4 +83,5 @@ QWEN3 = Family(
     ),
     sees=lambda config, layer: AttentionView(window=_window(config, layer), qk_norm=True),
     refusal=_refusal,
+    gguf_refusal=lambda config: "attention_bias=true" if config.attention_bias else None,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,9 @@ from lcjax.errors import InputError
 from lcjax.weights.gguf.file import REMEDY, GgufFile
 
 ROPE_FACTORS = "rope_freqs.weight"
+
+# llama.cpp reads these keys for a few architectures only; for the others it has these values.
+YARN_BETAS = {"rope.scaling.yarn_beta_fast": 32.0, "rope.scaling.yarn_beta_slow": 1.0}
 
 
 def gguf_config(file: GgufFile) -> LlamaConfig:
@@ -55,13 +60,25 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
         mlp_bias="mlp_bias" in family.keys and "blk.0.ffn_up.bias" in file.tensors,
         bos_token_id=file.metadata.get("tokenizer.ggml.bos_token_id"),
         eos_token_id=file.metadata.get("tokenizer.ggml.eos_token_id"),
-        sliding_window=metadata.optional("attention.sliding_window") if "sliding_window" in family.keys else None,
         model_type=family.model_type,
+        **_own_fields(metadata, family),
     )
 
 
+def _own_fields(metadata: _Metadata, family: Family) -> dict[str, Any]:
+    """The fields of LlamaConfig from the keys that only some families have."""
+    found = {name: metadata.plain(key) for key, name in family.gguf_keys.items()}
+    found = {name: value for name, value in found.items() if value is not None}
+    fields = {field.name for field in dataclasses.fields(LlamaConfig)}
+    own = tuple((name, value) for name, value in found.items() if name not in fields)
+    return {"own_values": own, **{name: value for name, value in found.items() if name in fields}}
+
+
 def _family(file: GgufFile) -> Family:
-    families = {family.gguf_architecture: family for family in FAMILIES.values() if family.gguf_architecture}
+    families: dict[str, Family] = {}
+    for family in FAMILIES.values():
+        if family.gguf_architecture:
+            families.setdefault(family.gguf_architecture, family)
     architecture = file.metadata.get("general.architecture")
     if architecture not in families:
         raise InputError(
@@ -97,21 +114,38 @@ class _Metadata:
     def integer(self, key: str, default: int | None = None) -> int:
         return self.value(key, int, default)
 
-    def optional(self, key: str) -> int | None:
-        """An integer; None if the file lacks the key."""
-        return self.integer(key) if f"{self.prefix}.{key}" in self.file.metadata else None
+    def plain(self, key: str) -> Any:
+        """A value of any type; None if the file lacks the key. A list becomes a tuple."""
+        found = self.file.metadata.get(f"{self.prefix}.{key}")
+        if isinstance(found, list):
+            return tuple(found)
+        return _shortest(found) if isinstance(found, float) else found
 
     def decimal(self, key: str, default: float | None = None) -> float:
-        # The file stores float32. The shortest decimal that rounds to the stored value is the
-        # intended one: 1e-05, not 9.99999975e-06.
-        return float(str(np.float32(self.value(key, float, default))))
+        return _shortest(self.value(key, float, default))
+
+
+def _shortest(stored: float) -> float:
+    """The shortest decimal that rounds to a float32.
+
+    That is the intended value: 1e-05, not 9.99999975e-06.
+    """
+    return float(str(np.float32(stored)))
 
 
 def _rope_scaling(file: GgufFile, metadata: _Metadata, theta: float, head_dim: int) -> RopeScaling:
     key = f"{metadata.prefix}.rope.scaling.type"
     scaling_type = file.metadata.get(key, "none")
-    if scaling_type != "none":
-        raise InputError(f"{file.path} says {key}={scaling_type!r}; only none and Llama 3's scaling are supported")
+    if scaling_type not in ("none", "linear", "yarn"):
+        raise InputError(
+            f"{file.path} says {key}={scaling_type!r}; only none, linear, yarn and Llama 3's scaling are supported"
+        )
+    if scaling_type != "none" and ROPE_FACTORS in file.tensors:
+        raise InputError(f"{file.path} says {key}={scaling_type!r} and has {ROPE_FACTORS}; only one is supported")
+    if scaling_type == "linear":
+        return RopeScaling("linear", metadata.decimal("rope.scaling.factor"))
+    if scaling_type == "yarn":
+        return _yarn(metadata)
     if ROPE_FACTORS not in file.tensors:
         return RopeScaling()
     factors = _read_factors(file, head_dim)
@@ -120,20 +154,46 @@ def _rope_scaling(file: GgufFile, metadata: _Metadata, theta: float, head_dim: i
     # of the lowest frequencies.
     scaling = RopeScaling(
         rope_type="llama3",
-        factor=float(factors[-1]),
+        factor=_shortest(factors[-1]),
         low_freq_factor=1.0,
         high_freq_factor=4.0,
         original_max_position_embeddings=metadata.integer("rope.scaling.original_context_length", default=8192),
     )
     # Only float32 rounding may differ: parameters that are off by 1% change a divisor by about
     # 0.1%.
-    if not np.allclose(factors, _llama3_factors(scaling, theta, head_dim), rtol=1e-5, atol=0.0):
+    if not np.allclose(factors, llama3_factors(scaling, theta, head_dim), rtol=1e-5, atol=0.0):
         raise InputError(
             f"{file.path}: {ROPE_FACTORS} is not Llama 3's RoPE scaling with low_freq_factor=1, "
             f"high_freq_factor=4 and {scaling.original_max_position_embeddings} positions; load "
             "the model from Hugging Face's format instead"
         )
     return scaling
+
+
+def _yarn(metadata: _Metadata) -> RopeScaling:
+    """YaRN as llama.cpp applies it, with `attn_factor` times the attention factor of the paper."""
+    for key, value in YARN_BETAS.items():
+        if (found := metadata.decimal(key, default=value)) != value:
+            raise InputError(
+                f"{metadata.file.path} says {metadata.prefix}.{key}={found}; llama.cpp's {value} is supported: load "
+                "the model from Hugging Face's format instead"
+            )
+    factor = metadata.decimal("rope.scaling.factor")
+    scaling = RopeScaling(
+        "yarn",
+        factor,
+        original_max_position_embeddings=metadata.integer(
+            "rope.scaling.original_context_length", default=metadata.integer("context_length")
+        ),
+    )
+    times = metadata.decimal("rope.scaling.attn_factor", default=1.0)
+    if times == 1.0:
+        return scaling
+    usual = 0.1 * math.log(factor) + 1.0
+    # The intended value is the one with few digits, if the file's rounded quotient allows it.
+    rounded = float(f"{times * usual:.6g}")
+    is_intended = np.float32(rounded / usual) == np.float32(times)
+    return dataclasses.replace(scaling, attention_factor=rounded if is_intended else _shortest(times * usual))
 
 
 def _read_factors(file: GgufFile, head_dim: int) -> np.ndarray:
@@ -148,7 +208,7 @@ def _read_factors(file: GgufFile, head_dim: int) -> np.ndarray:
         return np.frombuffer(stream.read(tensor.num_bytes), "<f4")
 
 
-def _llama3_factors(scaling: RopeScaling, theta: float, head_dim: int) -> np.ndarray:
+def llama3_factors(scaling: RopeScaling, theta: float, head_dim: int) -> np.ndarray:
     """The output of llama.cpp's converter: a divisor for each of head_dim / 2 frequencies.
 
     The highest frequency comes first.

@@ -169,7 +169,14 @@ def refusal(path) -> str:
 @pytest.mark.parametrize(
     ("add", "fault"),
     [
-        (lambda writer: writer.add_rope_scaling_type(gguf.RopeScalingType.YARN), "llama.rope.scaling.type='yarn'"),
+        (
+            lambda writer: writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE),
+            "llama.rope.scaling.type='longrope'",
+        ),
+        (
+            lambda writer: writer.add_rope_scaling_type(gguf.RopeScalingType.YARN),
+            "lacks the metadata key llama.rope.scaling.factor",
+        ),
         (lambda writer: writer.add_expert_count(8), "llama.expert_count=8"),
         (lambda writer: writer.add_uint16("split.count", 3), "one of 3 parts"),
         (
