@@ -1,7 +1,6 @@
 """Builds a tokenizer from GGUF metadata: byte-level (`gpt2`) or SentencePiece-style BPE (`llama`).
 
-Source of the metadata: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#tokenizer. Source
-of the values of `tokenizer.ggml.pre`: llama.cpp, src/llama-vocab.cpp.
+Source of the metadata: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#tokenizer.
 """
 
 from __future__ import annotations
@@ -9,35 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from lcjax.errors import InputError
 from lcjax.weights.gguf.file import REMEDY, GgufFile
+from lcjax.weights.gguf.words import PRE_TYPES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _CONTROL, _USER_DEFINED = 3, 4
 _SPACE = "▁"  # SentencePiece's symbol for a space
-
-_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}{_TAIL}"
-QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{_TAIL}"
-
-# tokenizer.ggml.pre -> the pattern of one word; None means GPT-2's pattern, which the byte-level
-# pre-tokenizer has built in. `smollm` follows transformers 5, because our ids must equal those of
-# its GGUF tokenizer. llama.cpp and the model's own tokenizer.json also split digits off first; the
-# result differs where two or more spaces precede a digit.
-_WORDS = {
-    "default": None,
-    "gpt-2": None,
-    "smollm": None,
-    "llama-bpe": LLAMA3,
-    "llama3": LLAMA3,
-    "llama-v3": LLAMA3,
-    "qwen2": QWEN2,
-}
 
 
 def gguf_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
@@ -129,19 +110,13 @@ class _TokenizerMetadata:
 
 def _byte_level(metadata: _TokenizerMetadata) -> Tokenizer:
     kind = metadata.get("pre", "default")
-    if kind not in _WORDS:
-        raise InputError(f"{metadata.path} says tokenizer.ggml.pre={kind!r}; supported are {', '.join(_WORDS)}")
+    if kind not in PRE_TYPES:
+        raise InputError(f"{metadata.path} says tokenizer.ggml.pre={kind!r}; supported are {', '.join(PRE_TYPES)}")
     if metadata.merges is None:
         raise InputError(f"{metadata.path} lacks tokenizer.ggml.merges; convert the model to GGUF again")
-    words = _WORDS[kind]
-    # Llama 3 encodes a word that is in the vocabulary as one token, even if no sequence of merges
-    # produces it.
-    tokenizer = Tokenizer(models.BPE(metadata.vocabulary, metadata.pairs(), ignore_merges=words is LLAMA3))
-    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words is None)
-    if words is None:
-        tokenizer.pre_tokenizer = to_bytes
-    else:
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(words), "isolated"), to_bytes])
+    words = PRE_TYPES[kind]
+    tokenizer = Tokenizer(models.BPE(metadata.vocabulary, metadata.pairs(), ignore_merges=words.whole))
+    tokenizer.pre_tokenizer = words.pre_tokenizer()
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
@@ -193,7 +168,7 @@ def _add_tokens(tokenizer: Tokenizer, metadata: _TokenizerMetadata) -> None:
 
 def _add_template(tokenizer: Tokenizer, metadata: _TokenizerMetadata) -> None:
     """Adds bos and eos as the file says; if it says nothing, as llama.cpp does by default."""
-    adds_bos = metadata.get("model") == "llama" or _WORDS.get(metadata.get("pre", "default")) is LLAMA3
+    adds_bos = metadata.get("model") == "llama" or PRE_TYPES[metadata.get("pre", "default")].adds_bos
     bos = metadata.token("bos_token_id") if metadata.get("add_bos_token", adds_bos) else None
     eos = metadata.token("eos_token_id") if metadata.get("add_eos_token", False) else None
     before, after = ([bos] if bos else []), ([eos] if eos else [])

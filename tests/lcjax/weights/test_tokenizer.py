@@ -56,7 +56,16 @@ def tokenizer(smollm2):
 
 
 def test_smollm2_equals_transformers(tokenizer, smollm2, python_source):
-    assert_same_tokenizers(tokenizer, by_transformers(smollm2), python_source + EDGE_CASES)
+    expected = by_transformers(smollm2)
+    # transformers omits the digits; the model's tokenizer.json and llama.cpp have them.
+    words = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    expected.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
+    assert_same_tokenizers(tokenizer, expected, python_source + EDGE_CASES)
+
+
+def test_every_digit_is_a_token_of_smollm2(tokenizer):
+    """Also after several spaces, of which the last would otherwise join the digit."""
+    assert tokenizer.tokenize("x   12") == ["x", "ĠĠĠ", "1", "2"]
 
 
 def test_smollm2_decodes_what_it_encodes(tokenizer, python_source):
@@ -122,15 +131,15 @@ def write_tokenizer(path, llama, model, tokens, *, pre=None, merges=None, scores
 
 
 @pytest.mark.parametrize("flags", [{"add_bos_token": True}, {"add_bos_token": False, "add_eos_token": True}])
-@pytest.mark.parametrize("pre", ["gpt-2", "default", "llama-bpe", "qwen2"])
+@pytest.mark.parametrize("pre", ["gpt-2", "default", "llama-bpe", "qwen2", "dbrx", "tekken", "gpt-4o"])
 def test_byte_level_tokenizers_equal_transformers(
     tiny_llama, tmp_path, python_source, byte_level_vocabulary, pre, flags
 ):
     tokens, merges = byte_level_vocabulary
     path = write_tokenizer(tmp_path / "t.gguf", tiny_llama(), "gpt2", tokens, pre=pre, merges=merges, **flags)
     found, expected = load_tokenizer(path), by_transformers(path)
-    if pre == "llama-bpe":
-        # transformers omits this; Llama 3's tokenizer.json and llama.cpp have it.
+    if pre in ("llama-bpe", "tekken"):
+        # transformers omits this; the models' tokenizer.json and llama.cpp have it.
         expected.backend_tokenizer.model.ignore_merges = True
     assert_same_tokenizers(found, expected, python_source[3:8] + EDGE_CASES)
     found.save_pretrained(tmp_path / "saved")
@@ -144,7 +153,7 @@ def test_patterns_of_words_differ():
     """The test above would not detect swapped patterns if they split its texts equally."""
     from tokenizers import Regex
 
-    from lcjax.weights.gguf.tokenizer import LLAMA3, QWEN2
+    from lcjax.weights.gguf.words import LLAMA3, QWEN2
 
     splits = {
         str([pre_tokenizers.Split(Regex(words), "isolated").pre_tokenize_str(text) for text in EDGE_CASES])
@@ -221,7 +230,7 @@ def test_user_defined_tokens_stay_whole_and_are_not_special(tiny_llama, tmp_path
     ("fault", "options"),
     [
         ("tokenizer.ggml.model='t5'", {"model": "t5"}),
-        ("tokenizer.ggml.pre='tekken'; supported are default, gpt-2, smollm", {"pre": "tekken"}),
+        ("tokenizer.ggml.pre='viking'; supported are gpt-2, default, smollm", {"pre": "viking"}),
         ("lacks tokenizer.ggml.merges", {"merges": None}),
         ("the merge of 'no' and 'such' is not in the vocabulary", {"merges": ["no such"]}),
         (
