@@ -16,7 +16,7 @@ if sys.argv[:1] == ["-m"] and any(word.split(".")[0] == "lcjax" for word in sys.
     end_quietly_on_signals()
 
 if TYPE_CHECKING:
-    from lcjax.api import from_pretrained, get_peft_model, load_adapter, save_merged, save_pretrained
+    from lcjax.api import from_pretrained, get_peft_model, load_adapter, save_gguf, save_merged, save_pretrained
     from lcjax.config import LlamaConfig, LoraConfig
     from lcjax.config.training import TrainingArguments
     from lcjax.errors import InputError
@@ -36,6 +36,7 @@ __all__ = [
     "get_peft_model",
     "load_adapter",
     "masks",
+    "save_gguf",
     "save_merged",
     "save_pretrained",
     "train",
@@ -45,7 +46,8 @@ __getattr__ = lazily(
     __name__,
     {
         **dict.fromkeys(
-            ("from_pretrained", "get_peft_model", "load_adapter", "save_merged", "save_pretrained"), "lcjax.api"
+            ("from_pretrained", "get_peft_model", "load_adapter", "save_gguf", "save_merged", "save_pretrained"),
+            "lcjax.api",
         ),
         **dict.fromkeys(("LlamaConfig", "LoraConfig"), "lcjax.config"),
         "InputError": "lcjax.errors",

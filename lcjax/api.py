@@ -193,6 +193,41 @@ def save_merged(model: Llama, directory: str | Path, tokenizer=None) -> None:
     )
 
 
+def save_gguf(model: Llama, path: str | Path, tokenizer: PreTrainedTokenizerFast, type: str = "auto") -> None:
+    """Writes one file for llama.cpp, tensor by tensor, with the tokenizer and the chat template.
+
+    The adapter, if any, is merged in as `save_merged` does. Quantized weights are dequantized
+    first. A file at the path is replaced.
+
+    Args:
+      model: the model.
+      path: the file, whose name should end in .gguf.
+      tokenizer: the model's; its stop tokens and those of the base model's generation_config.json
+        are written.
+      type: of the matrices: "f32", "f16", "bf16", "q8_0" or "q4_0"; "auto" means bf16 if the model
+        is in bfloat16, otherwise f16. See docs/models.md.
+
+    Raises:
+      InputError: GGUF cannot express the model or its tokenizer, which is checked before anything
+        is written; or the file cannot be written.
+    """
+    scaling = model.settings.lora.scaling if model.settings.lora else 0.0
+    content = weights.gguf_content(
+        model.config,
+        tokenizer,
+        weights.gguf_type(type, np.dtype(model.dtype)),
+        name=model.settings.name_or_path,
+        generation_config=model.settings.generation_config,
+    )
+    for note in content.notes:
+        logger.warning(note)
+
+    def fetch(name: TensorName) -> np.ndarray:
+        return np.asarray(lora.merged_tensor(model.params, name, scaling).astype(jnp.float32))
+
+    weights.write_gguf(path, content, fetch)
+
+
 def resolve_dtype(name: str | None):
     """The dtype of that name; for None, the best one for the default device.
 

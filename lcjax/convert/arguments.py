@@ -14,15 +14,18 @@ from lcjax.errors import InputError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _PROGRAM = "python -m lcjax.convert"
-_DESCRIPTION = f"""Writes a model as a Hugging Face directory: config.json, weights and tokenizer.
-One tensor is in memory at a time, so the model need not fit. Nothing appears at DESTINATION until
-everything is written.
+_DESCRIPTION = f"""Writes a model as a Hugging Face directory (config.json, weights and tokenizer), or
+as one file for llama.cpp if DESTINATION ends in .gguf. One tensor is in memory at a time, so the
+model need not fit. Nothing appears at DESTINATION until everything is written.
 
 A llama.cpp file, dequantized to float32:
   {_PROGRAM} SmolLM2-135M-Instruct.Q4_1.gguf smollm2
 
 A model from the hub, with a trained adapter merged into its weights:
   {_PROGRAM} meta-llama/Llama-3.2-1B merged --adapter runs/adapter
+
+The same as a file for llama.cpp, with 8 bits for each weight:
+  {_PROGRAM} meta-llama/Llama-3.2-1B merged.gguf --adapter runs/adapter --type q8_0
 
 A model at half its size:
   {_PROGRAM} llama-f32 llama-bf16 --dtype bfloat16
@@ -41,10 +44,19 @@ class ConvertArguments:
     """The model: a Hugging Face directory, a .gguf file, or a hub id (meta-llama/Llama-3.2-1B)."""
 
     destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DESTINATION")]
-    """The directory to write; it must be empty or missing, unless --overwrite is given."""
+    """The directory to write, or a file whose name ends in .gguf; it must be empty or missing,
+    unless --overwrite is given.
+    """
 
     dtype: Literal["float32", "bfloat16", "keep"] = "keep"
-    """The weights' dtype. keep: bfloat16 if the source is bfloat16, otherwise float32."""
+    """The weights' dtype in a directory. keep: bfloat16 if the source is bfloat16, otherwise
+    float32.
+    """
+
+    type: Literal["auto", "f32", "f16", "bf16", "q8_0", "q4_0"] = "auto"
+    """The type of matrices in a .gguf file. auto: bf16 if the source is bfloat16, otherwise f16.
+    Norms and biases are f32; q4_0 has embedding and head in q8_0.
+    """
 
     adapter: Path | None = None
     """A PEFT adapter directory to merge: W + scaling * B A, in float32, rounded once."""
@@ -64,7 +76,7 @@ class ConvertArguments:
     """The most bytes of tensors in one file, with a unit: KB, MB, GB, or KiB, MiB, GiB."""
 
     overwrite: bool = False
-    """Replace a model at the destination; files that do not belong to a model stay."""
+    """Replace a model at the destination; files that do not belong to it stay."""
 
 
 def parse(argv: list[str] | None) -> ConvertArguments:

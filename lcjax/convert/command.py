@@ -1,12 +1,14 @@
 """Runs `python -m lcjax.convert` after its flags are parsed.
 
-It converts a model to a Hugging Face directory and merges an adapter.
+It converts a model to a Hugging Face directory or a GGUF file, and merges an adapter.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,7 @@ from rich.progress import (
 )
 
 from lcjax.cli.outputs import check_output_dir
-from lcjax.config import LoraConfig
+from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.config.rope_choice import choose_rope
 from lcjax.convert.arguments import ConvertArguments, parse_size
 from lcjax.errors import InputError
@@ -30,16 +32,23 @@ from lcjax.model.params import TensorName, tensor_names
 from lcjax.weights import (
     Checkpoint,
     base_config,
+    gguf_content,
+    gguf_type,
     load_adapter,
     load_tokenizer,
     open_model_files,
     read_generation_config,
     resolve_model,
+    write_checkpoint,
+    write_gguf,
 )
 from lcjax.weights.assembly import DTYPES
-from lcjax.weights.hf import write_checkpoint
 
-_FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".json")
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_GGUF = ".gguf"
+_FILES = (".safetensors", ".bin", ".pt", ".pth", ".json")
 
 
 def run(arguments: ConvertArguments) -> int:
@@ -50,42 +59,99 @@ def run(arguments: ConvertArguments) -> int:
 
 def convert(arguments: ConvertArguments) -> None:
     """Runs one conversion; raises InputError for user errors before anything is written."""
-    max_shard_bytes = parse_size(arguments.max_shard_size)
-    if arguments.destination.suffix.lower() in _FILES:
+    if arguments.destination.suffix.lower() == _GGUF:
+        _check_file(arguments)
+        _write_gguf(arguments, _opened(arguments))
+    else:
+        max_shard_bytes = parse_size(arguments.max_shard_size)
+        _check_directory(arguments)
+        _write_directory(arguments, _opened(arguments), max_shard_bytes)
+
+
+def _check_file(arguments: ConvertArguments) -> None:
+    for flag, name in (("--dtype", "dtype"), ("--max-shard-size", "max_shard_size")):
+        if (value := getattr(arguments, name)) != getattr(ConvertArguments, name):
+            raise InputError(f"{flag} {value} is for directories; a .gguf file is one file with the types of --type")
+    destination = arguments.destination
+    if destination.is_dir():
+        raise InputError(f"{destination} is a folder; give the name of a file")
+    check_output_dir("the destination's folder", destination.absolute().parent)
+    if destination.exists() and not arguments.overwrite:
+        raise InputError(f"{destination} exists; give another file or add --overwrite")
+
+
+def _check_directory(arguments: ConvertArguments) -> None:
+    destination = arguments.destination
+    if destination.suffix.lower() in _FILES:
         raise InputError(
-            f"{arguments.destination} is a file name, but a Hugging Face directory is written; "
-            "GGUF is read, not written (llama.cpp's convert_hf_to_gguf.py converts that "
-            "directory): give a directory"
+            f"{destination} is a file name of a kind that is not written; give a directory, for Hugging Face's "
+            "format, or a name that ends in .gguf"
         )
-    check_output_dir("the destination", arguments.destination)
-    if not arguments.overwrite and arguments.destination.is_dir() and any(arguments.destination.iterdir()):
-        raise InputError(f"{arguments.destination} is not empty; give another directory or add --overwrite")
-    source = resolve_model(arguments.source)
-    checkpoint = open_model_files(source)
-    tokenizer = load_tokenizer(source)
+    if arguments.type != ConvertArguments.type:
+        raise InputError(f"--type {arguments.type} is for .gguf files; for a directory use --dtype")
+    check_output_dir("the destination", destination)
+    if not arguments.overwrite and destination.is_dir() and any(destination.iterdir()):
+        raise InputError(f"{destination} is not empty; give another directory or add --overwrite")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """The model to convert, with the RoPE that was chosen, and the adapter to merge."""
+
+    path: Path
+    checkpoint: Checkpoint
+    config: LlamaConfig
+    tokenizer: PreTrainedTokenizerFast
+    lora: LoraConfig | None
+    adapter: dict[str, Any]
+
+    def tensor(self, name: TensorName, dtype: np.dtype) -> np.ndarray:
+        """The named tensor in `dtype`, with its adapter merged if it has one."""
+        factors: Any = self.adapter
+        for key in name.path[:-1]:
+            factors = factors.get(key, {})
+        if self.lora is None or not factors or name.path[-1] != "weight":
+            weight = np.empty(name.shape, dtype)
+            self.checkpoint.read(name, weight)
+            return weight
+        # In float32, which represents every stored dtype exactly, so that the sum is rounded once.
+        weight = np.empty(name.shape, np.float32)
+        self.checkpoint.read(name, weight)
+        lora_a_RI, lora_b_OR = factors["lora_A"][name.layer], factors["lora_B"][name.layer]
+        return np.asarray(merge_weight(jnp.asarray(weight), lora_a_RI, lora_b_OR, self.lora.scaling)).astype(dtype)
+
+
+def _opened(arguments: ConvertArguments) -> _Source:
+    path = resolve_model(arguments.source)
+    checkpoint = open_model_files(path)
+    tokenizer = load_tokenizer(path)
     lora, adapter = load_adapter(arguments.adapter, checkpoint.config) if arguments.adapter else (None, {})
-    dtype = checkpoint.dtype if arguments.dtype == "keep" else DTYPES[arguments.dtype]
     config = base_config(arguments.adapter, checkpoint.config) if arguments.adapter else checkpoint.config
     length = config.max_position_embeddings if arguments.max_seq_length is None else arguments.max_seq_length
     config, line = choose_rope(config, length, arguments.rope_scaling, arguments.rope_theta)
     if line is not None:
         print(line)
-    names = list(tensor_names(config))
+    return _Source(path, checkpoint, config, tokenizer, lora, adapter)
+
+
+def _write_directory(arguments: ConvertArguments, source: _Source, max_shard_bytes: int) -> None:
+    dtype = source.checkpoint.dtype if arguments.dtype == "keep" else DTYPES[arguments.dtype]
+    names = list(tensor_names(source.config))
     total_bytes = sum(math.prod(name.shape) for name in names) * dtype.itemsize
-    generation_config = read_generation_config(source)
-    with _progress(f"converting {len(names)} tensors to {dtype.name}, {total_bytes:,} bytes") as progress:
+    generation_config = read_generation_config(source.path)
+    with _progress(len(names), dtype.name, total_bytes) as progress:
         task = progress.add_task("converting", total=total_bytes)
 
         def fetch(name: TensorName) -> np.ndarray:
-            tensor = _tensor(checkpoint, name, lora, adapter, dtype)
+            tensor = source.tensor(name, dtype)
             progress.advance(task, tensor.nbytes)
             return tensor
 
         write_checkpoint(
             arguments.destination,
             fetch,
-            config,
-            tokenizer,
+            source.config,
+            source.tokenizer,
             dtype=dtype,
             max_shard_bytes=max_shard_bytes,
             generation_config=generation_config,
@@ -93,26 +159,31 @@ def convert(arguments: ConvertArguments) -> None:
     print(f"{arguments.destination}: {len(names)} tensors, {dtype.name}, {total_bytes:,} bytes")
 
 
-def _tensor(
-    checkpoint: Checkpoint, name: TensorName, lora: LoraConfig | None, adapter: dict[str, Any], dtype: np.dtype
-) -> np.ndarray:
-    """The named tensor in `dtype`, with its adapter merged if it has one."""
-    factors: Any = adapter
-    for key in name.path[:-1]:
-        factors = factors.get(key, {})
-    if lora is None or not factors or name.path[-1] != "weight":
-        weight = np.empty(name.shape, dtype)
-        checkpoint.read(name, weight)
-        return weight
-    # In float32, which represents every stored dtype exactly, so that the sum is rounded once.
-    weight = np.empty(name.shape, np.float32)
-    checkpoint.read(name, weight)
-    lora_a_RI, lora_b_OR = factors["lora_A"][name.layer], factors["lora_B"][name.layer]
-    return np.asarray(merge_weight(jnp.asarray(weight), lora_a_RI, lora_b_OR, lora.scaling)).astype(dtype)
+def _write_gguf(arguments: ConvertArguments, source: _Source) -> None:
+    type_name = gguf_type(arguments.type, source.checkpoint.dtype)
+    content = gguf_content(
+        source.config,
+        source.tokenizer,
+        type_name,
+        name=arguments.source,
+        generation_config=read_generation_config(source.path),
+    )
+    for note in content.notes:
+        print(note)
+    count = len(content.tensors)
+    with _progress(count, type_name, content.num_bytes) as progress:
+        task = progress.add_task("converting", total=content.num_bytes)
+        write_gguf(
+            arguments.destination,
+            content,
+            lambda name: source.tensor(name, np.dtype(np.float32)),
+            lambda num_bytes: progress.advance(task, num_bytes),
+        )
+    print(f"{arguments.destination}: {count} tensors, {type_name}, {content.num_bytes:,} bytes")
 
 
-def _progress(line: str) -> Progress:
-    """A progress bar in bytes on a terminal; elsewhere prints the line once."""
+def _progress(tensors: int, kind: str, num_bytes: int) -> Progress:
+    """A progress bar in bytes on a terminal; elsewhere prints one line once."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -122,5 +193,6 @@ def _progress(line: str) -> Progress:
     )
     console = Console(stderr=True)
     if not console.is_terminal:
+        line = f"converting {tensors} tensors to {kind}, {num_bytes:,} bytes"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return Progress(*columns, console=console, disable=not console.is_terminal)

@@ -13,8 +13,12 @@ from lcjax.parallel.devices import ON_ONE, Devices
 from lcjax.weights.assembly import Checkpoint as Checkpoint
 from lcjax.weights.generation import read_generation_config as read_generation_config
 from lcjax.weights.generation import stop_ids as stop_ids
+from lcjax.weights.gguf import GGUF_TYPES as GGUF_TYPES
+from lcjax.weights.gguf import gguf_content as gguf_content
+from lcjax.weights.gguf import gguf_type as gguf_type
 from lcjax.weights.gguf import load_gguf as load_gguf
 from lcjax.weights.gguf import open_gguf as open_gguf
+from lcjax.weights.gguf import write_gguf as write_gguf
 from lcjax.weights.hf import load_config as load_config
 from lcjax.weights.hf import load_params as load_params
 from lcjax.weights.hf import open_checkpoint as open_checkpoint

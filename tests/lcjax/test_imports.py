@@ -58,7 +58,7 @@ LIBRARIES = {
     "api": "jax numpy transformers",
     "cli": "rich tyro transformers",
     "data": "numpy grain jinja2 pyarrow rich tokenizers transformers tyro",
-    "convert": "jax numpy rich tyro",
+    "convert": "jax numpy rich transformers tyro",
     "generate": "jax numpy flax rich tokenizers transformers jinja2",
     "step": "jax optax",
     "leak": "jax numpy rich",

@@ -50,7 +50,7 @@ def open_gguf(path: str | os.PathLike[str]) -> Checkpoint:
     )
 
     def read(name: TensorName, out: np.ndarray, start: int = 0) -> None:
-        _read_tensor(file, file.tensors[gguf_name(name, config)], _row_places(name, config), out, start)
+        _read_tensor(file, file.tensors[gguf_name(name, config)], row_places(name, config), out, start)
 
     all_bfloat16 = all(tensor.type.name == "BF16" for tensor in file.tensors.values())
     return Checkpoint(config, DTYPES["bfloat16" if all_bfloat16 else "float32"], read)
@@ -61,7 +61,7 @@ def gguf_name(name: TensorName, config: LlamaConfig) -> str:
     return config.family.by_path[name.path].gguf.format(layer=name.layer)
 
 
-def _row_places(name: TensorName, config: LlamaConfig) -> np.ndarray:
+def row_places(name: TensorName, config: LlamaConfig) -> np.ndarray:
     """The destination of each of the file's rows.
 
     For Q and K the order differs. llama.cpp rotates neighboring pairs (2i, 2i + 1) of a head.
