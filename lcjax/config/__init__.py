@@ -2,9 +2,9 @@
 
 families/       families of models: parameters in every file format, and what attention sees
 parallel/       how a run is divided over devices and processes
+presets/        the shapes of published models
 model.py        the shape of a decoder
 reading.py      reading of config.json, with the defaults of its family
-presets.py      the shapes of published models
 lora.py         the settings of an adapter
 rope.py         the kinds of RoPE, under config.json's names
 rope_choice.py  the choice of a kind for longer contexts
