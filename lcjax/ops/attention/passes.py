@@ -37,7 +37,11 @@ class Passes(Protocol):
         ...
 
     def forward(self, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView, /) -> tuple[jax.Array, Any]:
-        """(out, log-sum-exp in a form of its own). out may reuse q's memory."""
+        """(out, log-sum-exp in a form of its own). out may reuse q's memory.
+
+        Raises:
+          InputError: as `run`.
+        """
         ...
 
     def backward(
@@ -58,8 +62,10 @@ class OnOneDevice:
         return choose_backend(self.backend.name, call).run(call)[0]
 
     def forward(self, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView) -> tuple[jax.Array, Any]:
-        assert self.backend.forward is not None
-        return self.backend.forward(layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees))
+        call = layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees)
+        forward = choose_backend(self.backend.name, call).forward
+        assert forward is not None
+        return forward(call)
 
     def backward(
         self, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView, lse: Any, dout_BTHD, delta_BHT
