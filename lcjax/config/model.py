@@ -189,7 +189,7 @@ class LlamaConfig:
                 del fields[name]
         own = {key: self.own_value(key) for key in family.own_keys}
         own = {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
-        return {"architectures": [family.architecture], "hidden_act": "silu", **fields, **own}
+        return {"architectures": [family.architecture], family.activation_key: family.activation, **fields, **own}
 
     @property
     def rotary_dim(self) -> int:

@@ -14,7 +14,7 @@ from lcjax.errors import InputError
 # missing.
 _NULLABLE = {"num_key_value_heads", "head_dim", "bos_token_id", "eos_token_id", "sliding_window"}
 _SIZES = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads".split()
-_SILU = ("silu", "swish")
+_OTHER_NAMES = {"swish": "silu"}
 
 
 def read_fields(config: Any, source: str) -> dict[str, Any]:
@@ -82,11 +82,13 @@ def _family(config: dict[str, Any], source: str) -> Family:
         raise InputError(
             f"{source} says model_type={name!r}; supported are {', '.join(FAMILIES)}: use a model of these families"
         )
-    if (activation := config.get("hidden_act") or "silu") not in _SILU:
-        raise InputError(f"{source} says hidden_act={activation!r}; only silu is supported: use another model")
+    family = FAMILIES[name]
+    key, supported = family.activation_key, family.activation
+    if (activation := config.get(key) or supported) != supported and _OTHER_NAMES.get(activation) != supported:
+        raise InputError(f"{source} says {key}={activation!r}; only {supported} is supported: use another model")
     if quantization := config.get("quantization_config"):
         _refuse_what_is_not_nf4(quantization, source)
-    return FAMILIES[name]
+    return family
 
 
 def _head_dim(hidden: Any, heads: Any, source: str) -> Any:

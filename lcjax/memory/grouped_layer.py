@@ -1,7 +1,8 @@
 """A decoder layer whose attention runs one group of key/value heads after another.
 
 Queries, keys, values, attention's output and all their cotangents exist for only one group at a
-time. The contribution of each group is added to the residual stream immediately. This has a cost.
+time. The contribution of each group is added to the residual stream immediately. If attention is
+followed by a norm, the contributions are added up in an array of their own. This has a cost.
 The norm before the projections and the dequantization of quantized weights run again for every
 group. The backward pass computes attention's forward pass twice: once for the residual stream after
 attention, and once for the current group.
@@ -38,51 +39,61 @@ class GroupedLayer:
     def forward(self, x_BTD: jax.Array, inputs: LayerInputs, attended: None = None) -> tuple[jax.Array, None]:
         """(the layer's output, None): attention's complete output never exists."""
         layer = self._over_tiles(self.parts, x_BTD, inputs)
+        *others, y_BTD = self._after_attention(x_BTD, inputs)
 
         def one_tile(i, y_BTD):
-            return layer.tiles.put(y_BTD, layer.feed_forward(i, layer.tiles.take(y_BTD, i), layer.trainable), i)
+            streams = [layer.tiles.take(x, i) for x in (*others, y_BTD)]
+            return layer.tiles.put(y_BTD, _rest(layer, i, streams, layer.trainable), i)
 
-        return layer.tiles.loop(one_tile, self._after_attention(x_BTD, inputs)), None
+        return layer.tiles.loop(one_tile, y_BTD), None
 
     def backward(
         self, x_BTD: jax.Array, inputs: LayerInputs, dy_BTD: jax.Array, attended: None = None
     ) -> tuple[jax.Array, Leaves]:
         """(dx, float32 gradients of the trainable parameters), from the layer's input."""
         layer = self._over_tiles(self.parts, x_BTD, inputs)
-        tiles, middle_BTD = layer.tiles, self._after_attention(x_BTD, inputs)
+        tiles, streams = layer.tiles, self._after_attention(x_BTD, inputs)
 
         def one_tile(i, carry):
-            dmiddle_BTD, gradients = carry
+            dstreams, gradients = carry
             _, pull_back = jax.vjp(
-                lambda x, trainable: layer.feed_forward(i, x, trainable), tiles.take(middle_BTD, i), layer.trainable
+                lambda streams, trainable: _rest(layer, i, streams, trainable),
+                [tiles.take(stream, i) for stream in streams],
+                layer.trainable,
             )
-            dmiddle_BtD, own = pull_back(tiles.take(dmiddle_BTD, i))
-            return tiles.put(dmiddle_BTD, dmiddle_BtD, i), added(gradients, own)
+            parts, own = pull_back(tiles.take(dstreams[0], i))
+            return [tiles.put(x, part, i) for x, part in zip(dstreams, parts, strict=True)], added(gradients, own)
 
-        dmiddle_BTD, gradients = tiles.loop(one_tile, (dy_BTD, inputs.params.zeros()))
+        start = [dy_BTD, *(jnp.zeros_like(dy_BTD) for _ in streams[1:])], inputs.params.zeros()
+        dstreams, gradients = tiles.loop(one_tile, start)
 
         def one_group(j, carry):
             dx_BTD, gradients = carry
             group, pull_back = self._group(j, x_BTD, inputs)
-            dx_BTD, own = _group_gradients(group, x_BTD, dmiddle_BTD, dx_BTD)
+            dx_BTD, own = _group_gradients(group, x_BTD, dstreams[-1], dx_BTD)
             return dx_BTD, added(gradients, pull_back(own))
 
-        return lax.fori_loop(0, self.groups, one_group, (dmiddle_BTD, gradients))
+        return lax.fori_loop(0, self.groups, one_group, (dstreams[0], gradients))
 
-    def _after_attention(self, x_BTD: jax.Array, inputs: LayerInputs) -> jax.Array:
-        """The residual stream after attention."""
+    def _after_attention(self, x_BTD: jax.Array, inputs: LayerInputs) -> list[jax.Array]:
+        """What the rest of the layer reads: the residual stream after attention.
 
-        def one_group(j, middle_BTD):
+        If a norm follows, it is the stream before attention, and what the groups give together.
+        """
+
+        def one_group(j, sum_BTD):
             group, _ = self._group(j, x_BTD, inputs)
             out_BTHd, _ = group.attend(group.project(x_BTD))
 
-            def one_tile(i, middle_BTD):
+            def one_tile(i, sum_BTD):
                 output_BtD = group.output(i, group.tiles.take(out_BTHd, i), group.trainable)
-                return group.tiles.put(middle_BTD, group.tiles.take(middle_BTD, i) + output_BtD, i)
+                return group.tiles.put(sum_BTD, group.tiles.take(sum_BTD, i) + output_BtD, i)
 
-            return group.tiles.loop(one_tile, middle_BTD)
+            return group.tiles.loop(one_tile, sum_BTD)
 
-        return lax.fori_loop(0, self.groups, one_group, x_BTD)
+        if self.parts.normalizes_attention:
+            return [x_BTD, lax.fori_loop(0, self.groups, one_group, jnp.zeros_like(x_BTD))]
+        return [lax.fori_loop(0, self.groups, one_group, x_BTD)]
 
     def _group(
         self, j: jax.Array, x_BTD: jax.Array, inputs: LayerInputs
@@ -105,7 +116,14 @@ class GroupedLayer:
         return PositionWise(parts, inputs, Tiles.of(x_BTD.shape[1], self.tile), self.attention)
 
 
-def _group_gradients(group: PositionWise, x_BTD, dmiddle_BTD, dx_BTD) -> tuple[jax.Array, Leaves]:
+def _rest(layer: PositionWise, i, streams: list[jax.Array], trainable: Leaves) -> jax.Array:
+    """The layer's output in tile i, from the streams of `_after_attention`."""
+    *before, last_BtD = streams
+    middle_BtD = layer.add_attention(before[0], last_BtD, trainable) if before else last_BtD
+    return layer.feed_forward(i, middle_BtD, trainable)
+
+
+def _group_gradients(group: PositionWise, x_BTD, doutput_BTD, dx_BTD) -> tuple[jax.Array, Leaves]:
     """(dx plus the contribution of this group's heads, gradients of the group's parameters)."""
     tiles, qkv = group.tiles, group.project(x_BTD)
     out_BTHd, lse = group.attend(qkv)
@@ -114,7 +132,7 @@ def _group_gradients(group: PositionWise, x_BTD, dmiddle_BTD, dx_BTD) -> tuple[j
         out_BTHd, delta_BHT, gradients = carry
         out_BtHd = tiles.take(out_BTHd, i)
         _, pull_back = jax.vjp(lambda out, trainable: group.output(i, out, trainable), out_BtHd, group.trainable)
-        dout_BtHd, own = pull_back(tiles.take(dmiddle_BTD, i))
+        dout_BtHd, own = pull_back(tiles.take(doutput_BTD, i))
         delta_BHt = delta_of(out_BtHd, dout_BtHd)
         return (
             tiles.put(out_BTHd, dout_BtHd, i),

@@ -87,4 +87,5 @@ class TiledLayer:
 
 
 def _after(layer: PositionWise, i, x_BtD: jax.Array, out_BtHd: jax.Array, trainable: Leaves) -> jax.Array:
-    return layer.feed_forward(i, x_BtD + layer.output(i, out_BtHd, trainable), trainable)
+    middle_BtD = layer.add_attention(x_BtD, layer.output(i, out_BtHd, trainable), trainable)
+    return layer.feed_forward(i, middle_BtD, trainable)

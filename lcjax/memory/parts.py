@@ -27,8 +27,17 @@ class LayerParts(Protocol):
         """(q_BtHd, k_BtKd, v_BtKd)."""
         ...
 
+    @property
+    def normalizes_attention(self) -> bool:
+        """Whether `add_attention` does more than to add."""
+        ...
+
     def attention_output(self, params: Tree, out_BtHd: jax.Array, key: DropoutKey | None, /) -> jax.Array:
-        """What attention adds to the residual stream, [B, t, D]."""
+        """The projection of attention's output, [B, t, D]. Those of groups of heads add up."""
+        ...
+
+    def add_attention(self, params: Tree, x_BtD: jax.Array, output_BtD: jax.Array, /) -> jax.Array:
+        """The residual stream after attention, from the projection of its whole output."""
         ...
 
     def feed_forward(self, params: Tree, x_BtD: jax.Array, key: DropoutKey | None, /) -> jax.Array:

@@ -41,10 +41,15 @@ class PositionWise:
         return self.parts.before_attention(self.inputs.params.joined(trainable), x_BtD, context, self._key(i, 0))
 
     def output(self, i: Any, out_BtHd: jax.Array, trainable: Leaves) -> jax.Array:
-        """What attention adds to tile i of the residual stream."""
+        """The projection of attention's output in tile i."""
         return self.parts.attention_output(self.inputs.params.joined(trainable), out_BtHd, self._key(i, 1))
 
+    def add_attention(self, x_BtD: jax.Array, output_BtD: jax.Array, trainable: Leaves) -> jax.Array:
+        """The residual stream after attention."""
+        return self.parts.add_attention(self.inputs.params.joined(trainable), x_BtD, output_BtD)
+
     def feed_forward(self, i: Any, x_BtD: jax.Array, trainable: Leaves) -> jax.Array:
+        """The residual stream after the MLP."""
         return self.parts.feed_forward(self.inputs.params.joined(trainable), x_BtD, self._key(i, 2))
 
     def project(self, x_BTD: jax.Array) -> tuple[jax.Array, ...]:

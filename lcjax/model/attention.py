@@ -37,9 +37,9 @@ class SelfAttention(nnx.Module):
         self.k_proj = Linear(tree["k_proj"], lora)
         self.v_proj = Linear(tree["v_proj"], lora)
         self.o_proj = Linear(tree["o_proj"], lora)
-        qk_norm = config.views[0].qk_norm
-        self.q_norm = RMSNorm(tree["q_norm"], config.rms_norm_eps) if qk_norm else None
-        self.k_norm = RMSNorm(tree["k_norm"], config.rms_norm_eps) if qk_norm else None
+        self.q_norm = RMSNorm(tree["q_norm"], config) if "q_norm" in tree else None
+        self.k_norm = RMSNorm(tree["k_norm"], config) if "k_norm" in tree else None
+        self.has_separate_heads = config.family.has_separate_heads
         self.head_dim = config.head_dim
         self.kv_heads = config.num_key_value_heads
 
@@ -47,11 +47,9 @@ class SelfAttention(nnx.Module):
         """(queries [B, T, H, d], keys [B, T, K, d], values [B, T, K, d]), with RoPE applied."""
         q_key, k_key, v_key = split_key(dropout_key, 3)
         heads = (*x_BTD.shape[:2], -1, self.head_dim)
-        q_BTHd = self.q_proj(x_BTD, q_key).reshape(heads)
-        k_BTKd = self.k_proj(x_BTD, k_key).reshape(heads)
+        q_BTHd = _normed(self.q_norm, self.q_proj(x_BTD, q_key)).reshape(heads)
+        k_BTKd = _normed(self.k_norm, self.k_proj(x_BTD, k_key)).reshape(heads)
         v_BTKd = self.v_proj(x_BTD, v_key).reshape(heads)
-        if self.q_norm is not None and self.k_norm is not None:
-            q_BTHd, k_BTKd = self.q_norm(q_BTHd), self.k_norm(k_BTKd)
         q_BTHd, k_BTKd = ops.rope(
             q_BTHd,
             k_BTKd,
@@ -69,8 +67,13 @@ class SelfAttention(nnx.Module):
         The sum of the groups' outputs is the output of the whole.
 
         Raises:
-          InputError: the number of key/value heads is not a multiple of the number of groups.
+          InputError: the number of key/value heads is not a multiple of the number of groups, or a
+            norm is over all heads.
         """
+        if not self.has_separate_heads:
+            raise InputError(
+                f"head_groups={groups} splits heads that this model normalizes together; use head_groups=1"
+            )
         if self.kv_heads % groups:
             raise InputError(f"head_groups={groups} does not divide {self.kv_heads} key/value heads")
         own = copy.copy(self)
@@ -81,6 +84,13 @@ class SelfAttention(nnx.Module):
 
     def output(self, out_BTHd: jax.Array, dropout_key: DropoutKey | None) -> jax.Array:
         return self.o_proj(out_BTHd.reshape(*out_BTHd.shape[:2], -1), dropout_key)
+
+
+def _normed(norm: RMSNorm | None, x_BTF: jax.Array) -> jax.Array:
+    """Queries or keys [B, T, features of all heads], normalized over as many as the norm has."""
+    if norm is None:
+        return x_BTF
+    return norm(x_BTF.reshape(*x_BTF.shape[:2], -1, norm.weight[...].shape[-1]))
 
 
 def attend(

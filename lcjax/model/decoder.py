@@ -1,4 +1,4 @@
-"""A decoder layer: attention and MLP, each after a norm and added to the residual stream.
+"""A decoder layer: attention and MLP, each added to the residual stream, and their norms.
 
 Shapes: B batch, T tokens, t tokens of a tile, D hidden size, H query heads, K key/value heads, d
 head_dim.
@@ -10,9 +10,11 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from lcjax.config import LlamaConfig, LoraConfig
+from lcjax.config.families import Norms
 from lcjax.model.attention import SelfAttention, attend
 from lcjax.model.context import Context
 from lcjax.model.linear import Linear
@@ -23,10 +25,20 @@ from lcjax.ops.residuals import LAYER_INPUT, MIDDLE, PROJECTION, name_residual
 Tree = dict[str, Any]
 
 
-class MLP(nnx.Module):
-    """SwiGLU: `down(silu(gate(x)) * up(x))`. Source: Shazeer, arXiv 2002.05202."""
+def _gelu_tanh(x: jax.Array) -> jax.Array:
+    """GELU by its approximation with tanh, in float32. Source: Hendrycks & Gimpel, 1606.08415."""
+    return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
 
-    def __init__(self, tree: Tree, lora: LoraConfig | None):
+
+ACTIVATIONS = {"silu": jax.nn.silu, "gelu_pytorch_tanh": _gelu_tanh}
+"""The activations of families, by transformers' names."""
+
+
+class MLP(nnx.Module):
+    """A gated MLP: `down(activation(gate(x)) * up(x))`. Source: Shazeer, arXiv 2002.05202."""
+
+    def __init__(self, tree: Tree, config: LlamaConfig, lora: LoraConfig | None):
+        self.activation = config.family.activation
         self.gate_proj = Linear(tree["gate_proj"], lora)
         self.up_proj = Linear(tree["up_proj"], lora)
         self.down_proj = Linear(tree["down_proj"], lora)
@@ -35,21 +47,22 @@ class MLP(nnx.Module):
         gate_key, up_key, down_key = split_key(dropout_key, 3)
         gate, up = self.gate_proj(x_BTD, gate_key), self.up_proj(x_BTD, up_key)
         gate, up = (name_residual(x, PROJECTION) for x in (gate, up))
-        return self.down_proj(jax.nn.silu(gate) * up, down_key)
+        return self.down_proj(ACTIVATIONS[self.activation](gate) * up, down_key)
 
 
 class DecoderLayer(nnx.Module):
-    """Pre-norm attention and MLP, each added to the residual stream.
+    """Attention and MLP, each added to the residual stream, with norms before or after them.
 
     It has three parts. The first and the last work position by position, and `lcjax.memory` runs
     them over tiles of the sequence.
     """
 
     def __init__(self, tree: Tree, config: LlamaConfig, lora: LoraConfig | None):
-        self.input_layernorm = RMSNorm(tree["input_layernorm"], config.rms_norm_eps)
+        self.norms = config.family.norms
+        for name in self.norms.of_layer:
+            setattr(self, name, RMSNorm(tree[name], config))
         self.self_attn = SelfAttention(tree["self_attn"], config, lora)
-        self.post_attention_layernorm = RMSNorm(tree["post_attention_layernorm"], config.rms_norm_eps)
-        self.mlp = MLP(tree["mlp"], lora)
+        self.mlp = MLP(tree["mlp"], config, lora)
 
     def __call__(self, x_BTD: jax.Array, context: Context, dropout_key: DropoutKey | None) -> jax.Array:
         before_key, *after_keys = split_key(dropout_key, 3)
@@ -61,7 +74,7 @@ class DecoderLayer(nnx.Module):
         self, x_BTD: jax.Array, context: Context, dropout_key: DropoutKey | None
     ) -> tuple[jax.Array, ...]:
         """Queries, keys and values of part of the residual stream; `context` has its positions."""
-        return self.self_attn.project(self.input_layernorm(x_BTD), context, dropout_key)
+        return self.self_attn.project(self._before(self.norms.before_attention, x_BTD), context, dropout_key)
 
     def after_attention(
         self,
@@ -71,11 +84,25 @@ class DecoderLayer(nnx.Module):
         mlp_key: DropoutKey | None = None,
     ) -> jax.Array:
         """The layer's output, from residual stream and attention's output at the same positions."""
-        x_BTD = name_residual(x_BTD + self.self_attn.output(out_BTHd, output_key), MIDDLE)
+        x_BTD = name_residual(self.add_attention(x_BTD, self.self_attn.output(out_BTHd, output_key)), MIDDLE)
         return self.feed_forward(x_BTD, mlp_key)
 
+    def add_attention(self, x_BTD: jax.Array, output_BTD: jax.Array) -> jax.Array:
+        """The residual stream after attention, from the sum of what its heads give."""
+        return x_BTD + self._after(self.norms.after_attention, output_BTD)
+
     def feed_forward(self, x_BTD: jax.Array, dropout_key: DropoutKey | None) -> jax.Array:
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD), dropout_key)
+        """The residual stream after the MLP."""
+        result_BTD = self.mlp(self._before(self.norms.before_mlp, x_BTD), dropout_key)
+        return x_BTD + self._after(self.norms.after_mlp, result_BTD)
+
+    def _before(self, name: str | None, x_BTD: jax.Array) -> jax.Array:
+        """The residual stream, normalized if the layer has this norm."""
+        return x_BTD if name is None else getattr(self, name)(x_BTD)
+
+    def _after(self, name: str | None, x_BTD: jax.Array) -> jax.Array:
+        """The result of a projection, normalized if the layer has this norm."""
+        return x_BTD if name is None else getattr(self, name)(name_residual(x_BTD, PROJECTION))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +110,20 @@ class LayerFunctions:
     """A layer as functions of its parameters, for the memory engine."""
 
     structure: nnx.GraphDef
+    norms: Norms
+
+    @property
+    def normalizes_attention(self) -> bool:
+        return self.norms.after_attention is not None
 
     def before_attention(self, params: Any, x_BtD: jax.Array, context: Context, key: DropoutKey | None):
         return nnx.merge(self.structure, params).before_attention(x_BtD, context, key)
 
     def attention_output(self, params: Any, out_BtHd: jax.Array, key: DropoutKey | None):
         return nnx.merge(self.structure, params).self_attn.output(out_BtHd, key)
+
+    def add_attention(self, params: Any, x_BtD: jax.Array, output_BtD: jax.Array):
+        return nnx.merge(self.structure, params).add_attention(x_BtD, output_BtD)
 
     def feed_forward(self, params: Any, x_BtD: jax.Array, key: DropoutKey | None):
         return nnx.merge(self.structure, params).feed_forward(x_BtD, key)
@@ -97,4 +132,4 @@ class LayerFunctions:
         layer = nnx.merge(self.structure, params)
         layer.self_attn = layer.self_attn.heads(group, groups)
         structure, params = nnx.split(layer)
-        return params, LayerFunctions(structure)
+        return params, LayerFunctions(structure, self.norms)

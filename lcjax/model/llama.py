@@ -28,6 +28,7 @@ from lcjax.model.lora import adapters_only
 from lcjax.model.norm import RMSNorm
 from lcjax.model.rotation import Rotation
 from lcjax.model.settings import ModelSettings
+from lcjax.ops.cross_entropy import capped
 from lcjax.ops.dropout import DropoutKey
 from lcjax.parallel.collectives import largest_over, places_of
 from lcjax.parallel.weights import gather_layer, gather_rows
@@ -36,13 +37,18 @@ Tree = dict[str, Any]
 
 
 class Embedding(nnx.Module):
-    """Looks up the row of `weight` [V, D] for each token."""
+    """Looks up the row of `weight` [V, D] for each token, and multiplies it by `scale`.
 
-    def __init__(self, tree: Tree):
+    The scale is rounded to the dtype of the weights, as in transformers.
+    """
+
+    def __init__(self, tree: Tree, scale: float):
         self.weight = nnx.Param(tree["weight"])
+        self.scale = scale
 
     def __call__(self, tokens_BT: jax.Array, mesh: MeshShape = ONE_DEVICE) -> jax.Array:
-        return jnp.take(gather_rows(mesh, fetched(self.weight[...])), tokens_BT, axis=0)
+        rows_BTD = jnp.take(gather_rows(mesh, fetched(self.weight[...])), tokens_BT, axis=0)
+        return rows_BTD if self.scale == 1.0 else rows_BTD * jnp.float32(self.scale).astype(rows_BTD.dtype)
 
 
 class Llama(nnx.Module):
@@ -60,9 +66,9 @@ class Llama(nnx.Module):
         """
         self.config = config
         self.settings = settings
-        self.embed_tokens = Embedding(params["embed_tokens"])
+        self.embed_tokens = Embedding(params["embed_tokens"], config.family.embedding_scale(config))
         self.layers = DecoderLayer(params["layers"], config, settings.lora)
-        self.norm = RMSNorm(params["norm"], config.rms_norm_eps)
+        self.norm = RMSNorm(params["norm"], config)
         self.lm_head = None if config.tie_word_embeddings else Linear(params["lm_head"])
 
     @property
@@ -99,7 +105,13 @@ class Llama(nnx.Module):
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """The logits of hidden states, float32 [B, T, V]."""
-        return jnp.einsum("btd,vd->btv", hidden_BTD, self.head_VD, preferred_element_type=jnp.float32)
+        logits_BTV = jnp.einsum("btd,vd->btv", hidden_BTD, self.head_VD, preferred_element_type=jnp.float32)
+        return capped(logits_BTV, self.logit_cap)
+
+    @property
+    def logit_cap(self) -> float | None:
+        """The limit of the logits; None if they have none."""
+        return self.config.family.logit_cap(self.config)
 
     def context(
         self, positions_BT: jax.Array, segment_ids_BT: jax.Array | None, sequence_length: jax.Array | None = None
@@ -163,7 +175,11 @@ class Llama(nnx.Module):
             context = dataclasses.replace(context, places_T=places_of(context.mesh, tokens_BT.shape[1]))
         if form.memory is not None:
             stack = tiled_stack(
-                LayerFunctions(layer_structure), context.attention, form.policy, form.memory, context.mesh
+                LayerFunctions(layer_structure, self.layers.norms),
+                context.attention,
+                form.policy,
+                form.memory,
+                context.mesh,
             )
             return self.norm(run_stack(stack, x_BTD, stacked_params, layer_keys, context))
         # The scan itself must slice trainable weights, so that it accumulates their gradients. The

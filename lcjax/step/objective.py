@@ -50,7 +50,7 @@ class Objective:
         """
         model = Llama(self.config, lora.combine(trainable, frozen), self.settings)
         hidden_ND, head_VD, labels_N = _predictions(model, batch, dropout_key)
-        loss = linear_cross_entropy(hidden_ND, head_VD, labels_N, self.settings.execution.loss_chunk)
+        loss = linear_cross_entropy(hidden_ND, head_VD, labels_N, self.settings.execution.loss_chunk, model.logit_cap)
         return loss, jnp.sum(labels_N != IGNORE)
 
 
@@ -61,7 +61,10 @@ def token_scores(model: Llama, batch: Batch) -> TokenScores:
     devices, the batch is that of one device, and the scores are those of all tokens, in the order
     of the devices.
     """
-    scores_N, mesh = token_cross_entropy(*_predictions(model, batch)), model.settings.execution.mesh
+    scores_N, mesh = (
+        token_cross_entropy(*_predictions(model, batch), cap=model.logit_cap),
+        model.settings.execution.mesh,
+    )
     return jax.tree.map(lambda x_N: all_tokens(mesh, x_N.reshape(batch["labels"].shape), axis=1), scores_N)
 
 

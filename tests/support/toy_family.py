@@ -11,7 +11,6 @@ def _sees(config: LlamaConfig, layer: int) -> AttentionView:
         window=config.sliding_window,
         soft_cap=config.own_value("attn_logit_softcapping"),
         scale=config.own_value("query_pre_attn_scalar") ** -0.5,
-        qk_norm=True,
     )
 
 

@@ -1,16 +1,19 @@
-"""The table of parameters that most families share: attention and a SwiGLU, each after a norm."""
+"""The table of parameters that most families share: attention, a gated MLP, and their norms."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lcjax.config.families.family import Parameter, linear, norm
+from lcjax.config.families.family import PRE_NORMS, Norms, Parameter, linear, norm
 
 if TYPE_CHECKING:
     from lcjax.config.model import LlamaConfig
 
 Condition = Callable[["LlamaConfig"], bool]
+
+OF_A_HEAD, OF_ALL_HEADS = ("head_dim", "head_dim"), ("heads", "kv_heads")
+"""What a norm of queries and a norm of keys are over."""
 
 
 def never(config: LlamaConfig) -> bool:
@@ -26,29 +29,33 @@ def decoder_parameters(
     qkv_bias: Condition = never,
     output_bias: Condition = never,
     mlp_bias: Condition = never,
-    qk_norm: bool = False,
+    norms: Norms = PRE_NORMS,
+    qk_norm: tuple[str, str] | None = None,
     interleaved: bool = False,
 ) -> tuple[Parameter, ...]:
     """The rows in the order in which checkpoints are written.
 
     Args:
       qkv_bias, output_bias, mlp_bias: which linear maps have a bias, by the model's config.
-      qk_norm: whether queries and keys are normalized.
+      norms: those of a layer.
+      qk_norm: OF_A_HEAD or OF_ALL_HEADS if queries and keys are normalized.
       interleaved: whether llama.cpp's converter interleaves the halves of queries and keys.
     """
     return (
         Parameter(("embed_tokens", "weight"), "model.embed_tokens.weight", "token_embd.weight", ("vocab", "embed")),
-        norm("input_layernorm", "attn_norm", "embed"),
+        *_norm(norms, norms.before_attention, "attn_norm"),
         *linear("self_attn.q_proj", "attn_q", "heads", "embed", has_bias=qkv_bias, interleaved=interleaved),
         *linear("self_attn.k_proj", "attn_k", "kv_heads", "embed", has_bias=qkv_bias, interleaved=interleaved),
         *linear("self_attn.v_proj", "attn_v", "kv_heads", "embed", has_bias=qkv_bias),
         *linear("self_attn.o_proj", "attn_output", "embed", "heads", has_bias=output_bias),
-        *(_QK_NORMS if qk_norm else ()),
+        *(_qk_norms(norms, *qk_norm) if qk_norm else ()),
         *linear("mlp.gate_proj", "ffn_gate", "mlp", "embed", has_bias=mlp_bias),
         *linear("mlp.up_proj", "ffn_up", "mlp", "embed", has_bias=mlp_bias),
         *linear("mlp.down_proj", "ffn_down", "embed", "mlp", has_bias=mlp_bias),
-        norm("post_attention_layernorm", "ffn_norm", "embed"),
-        Parameter(("norm", "weight"), "model.norm.weight", "output_norm.weight", ("embed",)),
+        *_norm(norms, norms.after_attention, "post_attention_norm"),
+        *_norm(norms, norms.before_mlp, "ffn_norm"),
+        *_norm(norms, norms.after_mlp, "post_ffw_norm"),
+        Parameter(("norm", "weight"), "model.norm.weight", "output_norm.weight", ("embed",), gguf_offset=norms.offset),
         Parameter(
             ("lm_head", "weight"),
             "lm_head.weight",
@@ -60,7 +67,13 @@ def decoder_parameters(
     )
 
 
-_QK_NORMS = (
-    norm("self_attn.q_norm", "attn_q_norm", "head_dim"),
-    norm("self_attn.k_norm", "attn_k_norm", "head_dim"),
-)
+def _norm(norms: Norms, name: str | None, gguf: str, axis: str = "embed") -> tuple[Parameter, ...]:
+    # llama.cpp's converter adds the offset to the weight.
+    return () if name is None else (norm(name, gguf, axis, gguf_offset=norms.offset),)
+
+
+def _qk_norms(norms: Norms, queries: str, keys: str) -> tuple[Parameter, ...]:
+    return (
+        *_norm(norms, "self_attn.q_norm", "attn_q_norm", queries),
+        *_norm(norms, "self_attn.k_norm", "attn_k_norm", keys),
+    )

@@ -57,16 +57,43 @@ class AttentionView:
       window: the number of nearest visible tokens, including the token itself; None for all.
       soft_cap: scores become `soft_cap * tanh(score / soft_cap)`; None for no cap.
       scale: factor of the scores; None for `1 / sqrt(head_dim)`.
-      qk_norm: whether each head's queries and keys pass an RMSNorm before RoPE (Dehghani et al.,
-        arXiv 2302.05442).
       rotary: how queries and keys are rotated before attention.
     """
 
     window: int | None = None
     soft_cap: float | None = None
     scale: float | None = None
-    qk_norm: bool = False
     rotary: Rotary = Rotary()
+
+
+@dataclasses.dataclass(frozen=True)
+class Norms:
+    """A layer's norms by name, None where it has none, and how all norms use their weights.
+
+    Attributes:
+      before_attention, before_mlp: of the residual stream, before attention and the MLP read it.
+      after_attention, after_mlp: of their results, before these are added to the residual stream.
+      offset: normalized values are multiplied by `offset + weight`.
+      in_float32: whether they are rounded to the dtype of activations after the product, and not
+        before it.
+    """
+
+    before_attention: str | None = "input_layernorm"
+    after_attention: str | None = None
+    before_mlp: str | None = "post_attention_layernorm"
+    after_mlp: str | None = None
+    offset: float = 0.0
+    in_float32: bool = False
+
+    @property
+    def of_layer(self) -> tuple[str, ...]:
+        """The names of the norms that a layer has."""
+        names = self.before_attention, self.after_attention, self.before_mlp, self.after_mlp
+        return tuple(name for name in names if name is not None)
+
+
+PRE_NORMS = Norms()
+"""Those of Llama, before attention and before the MLP."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +112,7 @@ class Parameter:
       matmul: whether each token is multiplied by it, which costs FLOPs.
       interleaved: whether llama.cpp's converter interleaves the two halves of every head along the
         first axis after `layers`.
+      gguf_offset: what llama.cpp's converter adds to the values.
       stored: whether a checkpoint with a given config has it; biases and an untied head are
         optional.
     """
@@ -97,6 +125,7 @@ class Parameter:
     adaptable: bool = False
     matmul: bool = False
     interleaved: bool = False
+    gguf_offset: float = 0.0
     stored: Callable[[LlamaConfig], bool] = lambda config: True
 
     @property
@@ -128,11 +157,17 @@ class Family:
       architecture: the class of transformers that config.json names.
       keys: the fields of LlamaConfig in its config.json, with transformers' default for a missing
         one.
-      parameters: the table, in the order in which checkpoints are written.
+      parameters: the table, in the order in which checkpoints are written. If it has `q_norm` and
+        `k_norm`, queries and keys pass an RMSNorm before RoPE, over a head or over all heads by the
+        size of its weight (Dehghani et al., arXiv 2302.05442).
+      norms: where a layer has the norms of the table.
+      activation: transformers' name of the MLP's activation.
+      activation_key: the key of config.json that has this name.
+      embedding_scale: the factor of embeddings.
+      logit_cap: logits become `cap * tanh(logit / cap)`; None for no cap.
       own_keys: keys of its config.json that no other family has, with their defaults; see
         `LlamaConfig.own_value`.
-      sees: what attention sees in a layer of a model with a given config. All layers have the same
-        `qk_norm`.
+      sees: what attention sees in a layer of a model with a given config.
       refusal: why a model with a given config is not supported; None if it is.
       gguf_architecture: its name in GGUF files; None if the format has no such family. If families
         share a name, a file with it is read as the first of them in `lcjax.config.families`.
@@ -144,12 +179,19 @@ class Family:
         has the divisors of Llama 3's RoPE scaling.
       gguf_refusal: what GGUF files cannot express of a model with a given config, beyond the
         general rules of `lcjax.weights.gguf.metadata`; None if nothing.
+      gguf_derived: own values that GGUF files do not have, because llama.cpp derives them from the
+        sizes of the model.
     """
 
     model_type: str
     architecture: str
     keys: Mapping[str, Any]
     parameters: tuple[Parameter, ...]
+    norms: Norms = PRE_NORMS
+    activation: str = "silu"
+    activation_key: str = "hidden_act"
+    embedding_scale: Callable[[LlamaConfig], float] = lambda config: 1.0
+    logit_cap: Callable[[LlamaConfig], float | None] = lambda config: None
     own_keys: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     sees: Callable[[LlamaConfig, int], AttentionView] = lambda config, layer: AttentionView()
     refusal: Callable[[LlamaConfig], str | None] = lambda config: None
@@ -157,11 +199,18 @@ class Family:
     gguf_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     gguf_rope_factors: bool = False
     gguf_refusal: Callable[[LlamaConfig], str | None] = lambda config: None
+    gguf_derived: Callable[[LlamaConfig], Mapping[str, Any]] = lambda config: {}
 
     @functools.cached_property
     def by_path(self) -> Mapping[tuple[str, ...], Parameter]:
         """The rows of the table by path in the tree."""
         return {row.path: row for row in self.parameters}
+
+    @property
+    def has_separate_heads(self) -> bool:
+        """Whether a head's queries and keys do not depend on other heads."""
+        rows = (self.by_path.get(("layers", "self_attn", name, "weight")) for name in ("q_norm", "k_norm"))
+        return all(row is None or row.axes[-1] == "head_dim" for row in rows)
 
     @functools.cached_property
     def adaptable(self) -> Mapping[str, Parameter]:
@@ -173,9 +222,16 @@ class Family:
         return (row for row in self.parameters if row.stored(config))
 
 
-def norm(name: str, gguf: str, axis: str, stored: Callable[[LlamaConfig], bool] = lambda config: True) -> Parameter:
+def norm(
+    name: str,
+    gguf: str,
+    axis: str,
+    stored: Callable[[LlamaConfig], bool] = lambda config: True,
+    *,
+    gguf_offset: float = 0.0,
+) -> Parameter:
     """The weight of a norm in every layer, e.g. `input_layernorm`."""
-    return _in_layers(f"{name}.weight", f"{gguf}.weight", (axis,), stored=stored)
+    return _in_layers(f"{name}.weight", f"{gguf}.weight", (axis,), stored=stored, gguf_offset=gguf_offset)
 
 
 def linear(

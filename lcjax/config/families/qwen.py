@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lcjax.config.families import windows
-from lcjax.config.families.decoder import always, decoder_parameters
+from lcjax.config.families.decoder import OF_A_HEAD, always, decoder_parameters
 from lcjax.config.families.family import AttentionView, Family
 
 if TYPE_CHECKING:
@@ -79,9 +79,11 @@ QWEN3 = Family(
     keys={**_KEYS, "head_dim": 128, "attention_bias": False},
     own_keys=_OWN_KEYS,
     parameters=decoder_parameters(
-        qkv_bias=lambda config: config.attention_bias, output_bias=lambda config: config.attention_bias, qk_norm=True
+        qkv_bias=lambda config: config.attention_bias,
+        output_bias=lambda config: config.attention_bias,
+        qk_norm=OF_A_HEAD,
     ),
-    sees=lambda config, layer: AttentionView(window=_window(config, layer), qk_norm=True),
+    sees=lambda config, layer: AttentionView(window=_window(config, layer)),
     refusal=_refusal,
     gguf_refusal=lambda config: "attention_bias=true" if config.attention_bias else None,
 )

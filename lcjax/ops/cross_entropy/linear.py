@@ -30,6 +30,14 @@ def chunk_tokens(vocab_size: int) -> int:
     return fitting if fitting >= 128 else max(1, min(256, 2**25 // vocab_size))
 
 
+def capped(logits: jax.Array, cap: float | None) -> jax.Array:
+    """`cap * tanh(logits / cap)`, whose absolute value is below the cap; None is no cap.
+
+    Source: Gemma 2, arXiv 2408.00118.
+    """
+    return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+
 class TokenScores(NamedTuple):
     """How well single tokens are predicted.
 
@@ -43,9 +51,9 @@ class TokenScores(NamedTuple):
 
 
 def token_cross_entropy(
-    hidden_ND: jax.Array, head_VD: jax.Array, labels_N: jax.Array, chunk: int | None = None
+    hidden_ND: jax.Array, head_VD: jax.Array, labels_N: jax.Array, chunk: int | None = None, cap: float | None = None
 ) -> TokenScores:
-    """`logsumexp(W h_n) - (W h_n)[label_n]` of every token, [N].
+    """`logsumexp(z_n) - z_n[label_n]` of every token, [N], with logits `z_n = capped(W h_n, cap)`.
 
     A token with the label IGNORE has loss 0 and hit False. These are the terms of
     `linear_cross_entropy`, computed in the same chunks. Use it for evaluation only: its derivative
@@ -54,21 +62,21 @@ def token_cross_entropy(
 
     def chunk_scores(chunk):
         hidden_CD, labels_C = chunk
-        return _chunk_scores(hidden_CD, head_VD, labels_C)[0]
+        return _chunk_scores(hidden_CD, head_VD, labels_C, cap)[0]
 
     scores_nC = lax.map(chunk_scores, _chunks(hidden_ND, labels_N, chunk or chunk_tokens(head_VD.shape[0])))
     return jax.tree.map(lambda x_nC: x_nC.reshape(-1)[: hidden_ND.shape[0]], scores_nC)
 
 
 def linear_cross_entropy(
-    hidden_ND: jax.Array, head_VD: jax.Array, labels_N: jax.Array, chunk: int | None = None
+    hidden_ND: jax.Array, head_VD: jax.Array, labels_N: jax.Array, chunk: int | None = None, cap: float | None = None
 ) -> jax.Array:
-    """`sum over n of logsumexp(W h_n) - (W h_n)[label_n]`, where the label is not IGNORE.
+    """`sum over n of logsumexp(z_n) - z_n[label_n]`, where the label is not IGNORE.
 
-    Computes one chunk of tokens after another, so that only the logits of one chunk exist at a
-    time. The gradient with respect to `hidden` is computed together with the value, so the backward
-    pass repeats no product with the head. The gradient with respect to `head` is computed only if
-    JAX differentiates with respect to it.
+    The logits are `z_n = capped(W h_n, cap)`. Computes one chunk of tokens after another, so that
+    only the logits of one chunk exist at a time. The gradient with respect to `hidden` is computed
+    together with the value, so the backward pass repeats no product with the head. The gradient
+    with respect to `head` is computed only if JAX differentiates with respect to it.
 
     Args:
       hidden_ND, head_VD: float32 or bfloat16, both of the same dtype; products accumulate in
@@ -76,21 +84,22 @@ def linear_cross_entropy(
       labels_N: int32 in [0, V) or IGNORE.
       chunk: the largest number of tokens per chunk; the actual number makes all chunks equal. None
         means `chunk_tokens(V)`. Larger chunks take less time, and `chunk * V * 6` bytes of memory.
+      cap: a limit of the logits, for models that were trained with one.
 
     Returns:
       float32 scalar, the sum in nats (not the mean: micro-batches of different sizes must add up).
 
     Source: Liger Kernel, arXiv 2410.10989, section 3.2 (fused linear cross-entropy).
     """
-    return _linear_cross_entropy(hidden_ND, head_VD, labels_N, chunk or chunk_tokens(head_VD.shape[0]))
+    return _linear_cross_entropy(hidden_ND, head_VD, labels_N, chunk or chunk_tokens(head_VD.shape[0]), cap)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _linear_cross_entropy(hidden_ND, head_VD, labels_N, chunk):
-    return token_cross_entropy(hidden_ND, head_VD, labels_N, chunk).losses.sum()
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _linear_cross_entropy(hidden_ND, head_VD, labels_N, chunk, cap):
+    return token_cross_entropy(hidden_ND, head_VD, labels_N, chunk, cap).losses.sum()
 
 
-def _forward(hidden_ND, head_VD, labels_N, chunk):
+def _forward(hidden_ND, head_VD, labels_N, chunk, cap):
     # With symbolic_zeros each argument tells whether it is differentiated: a frozen head costs
     # nothing.
     hidden, head, labels = hidden_ND.value, head_VD.value, labels_N.value
@@ -100,12 +109,14 @@ def _forward(hidden_ND, head_VD, labels_N, chunk):
     def one_chunk(i, carry):
         total, dhead, hidden_nCD = carry
         hidden_CD, labels_C = hidden_nCD[i], labels_nC[i]
-        scores_C, logits_CV, peak_C, log_total_C = _chunk_scores(hidden_CD, head, labels_C)
+        scores_C, logits_CV, peak_C, log_total_C = _chunk_scores(hidden_CD, head, labels_C, cap)
         counted = (labels_C != IGNORE)[:, None]
         hit = jnp.arange(head.shape[0])[None, :] == labels_C[:, None]
         # Subtract the peak first. The difference of a large logit and a large log-sum-exp would
         # contain the rounding errors of both.
         dlogits_CV = jnp.exp(logits_CV - peak_C[:, None] - log_total_C[:, None]) - hit.astype(jnp.float32)
+        if cap is not None:  # the derivative of `capped`
+            dlogits_CV = dlogits_CV * (1 - jnp.square(logits_CV / cap))
         dlogits_CV = jnp.where(counted, dlogits_CV, 0.0).astype(head.dtype)
         dhidden_CD = jnp.dot(dlogits_CV, head)
         if dhead is not None:
@@ -119,7 +130,7 @@ def _forward(hidden_ND, head_VD, labels_N, chunk):
     return total, (dhidden_ND, dhead, head[:0])
 
 
-def _backward(_, residuals, dtotal):
+def _backward(_chunk, _cap, residuals, dtotal):
     dhidden_ND, dhead_VD, head_like = residuals
     if dhead_VD is not None:
         dhead_VD = (dhead_VD * dtotal).astype(head_like.dtype)
@@ -130,8 +141,8 @@ def _backward(_, residuals, dtotal):
 _linear_cross_entropy.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _chunk_scores(hidden_CD, head_VD, labels_C):
-    logits_CV = jnp.einsum("cd,vd->cv", hidden_CD, head_VD, preferred_element_type=jnp.float32)
+def _chunk_scores(hidden_CD, head_VD, labels_C, cap):
+    logits_CV = capped(jnp.einsum("cd,vd->cv", hidden_CD, head_VD, preferred_element_type=jnp.float32), cap)
     peak_C = logits_CV.max(axis=-1)
     log_total_C = jnp.log(jnp.exp(logits_CV - peak_C[:, None]).sum(axis=-1))
     counted = labels_C != IGNORE

@@ -109,6 +109,7 @@ def candidates(
         if divides_heads(
             settings.execution.mesh.heads, config.num_attention_heads // groups, config.num_key_value_heads // groups
         )
+        and (groups == 1 or config.family.has_separate_heads)
     ]
     tilings = list(_tilings(groups, tokens, embeddings_may_be_on_host)) if with_passes else []
     found = [Candidate(policy, None) for policy in policies]

@@ -43,7 +43,7 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
             f"{file.path} says {metadata.prefix}.block_count={layers} and has {len(file.tensors)} tensors; {REMEDY}"
         )
     theta = metadata.decimal("rope.freq_base", default=10_000.0)
-    return LlamaConfig(
+    config = LlamaConfig(
         vocab_size=metadata.integer("vocab_size", default=len(file.metadata.get("tokenizer.ggml.tokens", ()))),
         hidden_size=hidden,
         intermediate_size=metadata.integer("feed_forward_length"),
@@ -63,6 +63,8 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
         model_type=family.model_type,
         **_own_fields(metadata, family),
     )
+    derived = tuple(family.gguf_derived(config).items())
+    return dataclasses.replace(config, own_values=(*config.own_values, *derived))
 
 
 def _own_fields(metadata: _Metadata, family: Family) -> dict[str, Any]:

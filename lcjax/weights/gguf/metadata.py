@@ -29,7 +29,8 @@ def check_expressible(config: LlamaConfig) -> None:
     if family.gguf_architecture is None:
         written = sorted(name for name, other in FAMILIES.items() if other.gguf_architecture)
         raise InputError(f"llama.cpp's format has no {config.model_type} models, only {', '.join(written)}; {_INSTEAD}")
-    if (refusal := family.gguf_refusal(config) or _of_attention(config) or _of_rope(config)) is not None:
+    refusals = (family.gguf_refusal(config), _of_derived(config), _of_attention(config), _of_rope(config))
+    if (refusal := next(filter(None, refusals), None)) is not None:
         raise InputError(f"GGUF files of {family.gguf_architecture} models cannot express {refusal}; {_INSTEAD}")
 
 
@@ -84,18 +85,27 @@ def _add(writer: GGUFWriter, key: str, value: Any) -> None:
         assert value is None, f"{key}={value!r} has no type in GGUF"
 
 
+def _of_derived(config: LlamaConfig) -> str | None:
+    """A value that is not the one that llama.cpp derives."""
+    for name, value in config.family.gguf_derived(config).items():
+        if config.own_value(name) != value:
+            return f"{name}={config.own_value(name)} instead of {value}"
+    return None
+
+
 def _of_attention(config: LlamaConfig) -> str | None:
     """What the format cannot express of attention.
 
     A window over the whole context has no effect and needs no place.
     """
-    keys = config.family.gguf_keys
+    keys, derives = config.family.gguf_keys, config.family.gguf_derived(config)
     for view in config.views:
         if view.window is not None and view.window < config.max_position_embeddings and WINDOW not in keys:
             return f"sliding_window={view.window} (set it to null in config.json if every token may see all before it)"
         if view.soft_cap is not None and SOFT_CAP not in keys:
             return f"{SOFT_CAP}={view.soft_cap}"
-        if view.scale is not None and not math.isclose(view.scale, config.head_dim**-0.5) and SCALE not in keys:
+        is_usual = view.scale is None or math.isclose(view.scale, config.head_dim**-0.5)
+        if not is_usual and SCALE not in keys and not derives:
             return f"scores with the factor {view.scale:.6g} instead of 1 / sqrt(head_dim)"
     return None
 

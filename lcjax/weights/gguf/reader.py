@@ -50,7 +50,8 @@ def open_gguf(path: str | os.PathLike[str]) -> Checkpoint:
     )
 
     def read(name: TensorName, out: np.ndarray, start: int = 0) -> None:
-        _read_tensor(file, file.tensors[gguf_name(name, config)], row_places(name, config), out, start)
+        tensor, offset = file.tensors[gguf_name(name, config)], config.family.by_path[name.path].gguf_offset
+        _read_tensor(file, tensor, row_places(name, config), out, start, offset)
 
     all_bfloat16 = all(tensor.type.name == "BF16" for tensor in file.tensors.values())
     return Checkpoint(config, DTYPES["bfloat16" if all_bfloat16 else "float32"], read)
@@ -74,11 +75,13 @@ def row_places(name: TensorName, config: LlamaConfig) -> np.ndarray:
     return rows.reshape(-1, 2, config.head_dim // 2).swapaxes(1, 2).ravel()
 
 
-def _read_tensor(file: GgufFile, tensor: GgufTensor, places: np.ndarray, out: np.ndarray, start: int) -> None:
+def _read_tensor(
+    file: GgufFile, tensor: GgufTensor, places: np.ndarray, out: np.ndarray, start: int, offset: float
+) -> None:
     """Dequantizes the rows whose destinations are from `start` on into `out`, a few at a time.
 
-    If they are not adjacent in the file, those between them are read and skipped. A vector is a
-    column of one-element rows.
+    `offset` is subtracted from them. If they are not adjacent in the file, those between them are
+    read and skipped. A vector is a column of one-element rows.
     """
     wanted = np.flatnonzero((places >= start) & (places < start + len(out)))
     first, count = int(wanted[0]), int(wanted[-1] + 1 - wanted[0])
@@ -91,7 +94,8 @@ def _read_tensor(file: GgufFile, tensor: GgufTensor, places: np.ndarray, out: np
                 if stream.readinto(encoded.data) < encoded.nbytes:
                     raise InputError(f"{file.path} is truncated or corrupt: it ends inside {tensor.name}; {REMEDY}")
                 with np.errstate(all="ignore"):  # `require_finite` reports a damaged block's values
-                    decoded = dequantize(encoded, tensor.type).astype(out.dtype, copy=False)
+                    decoded = dequantize(encoded, tensor.type)
+                    decoded = (decoded - offset if offset else decoded).astype(out.dtype, copy=False)
                 value = (first + chunk.start) * decoded.shape[1]
                 require_finite(decoded, file.path, tensor.name, shape=tensor.shape, start=value)
                 to = places[first + chunk.start : first + chunk.stop] - start

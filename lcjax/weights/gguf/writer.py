@@ -130,8 +130,10 @@ def write_gguf(
             for tensor in content.tensors:
                 values = fetch(tensor.source)
                 assert (values.dtype, values.shape) == (np.float32, tensor.source.shape), tensor.gguf
-                if content.config.family.by_path[tensor.source.path].interleaved:
+                row = content.config.family.by_path[tensor.source.path]
+                if row.interleaved:
                     values = values[row_places(tensor.source, content.config)]
+                values = values + np.float32(row.gguf_offset) if row.gguf_offset else values
                 _append(file, encode(tensor, values))
                 wrote(tensor.num_bytes)
             _pad(file)

@@ -47,8 +47,9 @@ def make_inputs(tokens, hidden_size, vocabulary, dtype=jnp.float32, ignored=0.3)
     return hidden, head, jnp.asarray(labels, jnp.int32)
 
 
-def plain_loss(hidden, head, labels):
+def plain_loss(hidden, head, labels, cap=None):
     logits = jnp.dot(hidden, head.T)
+    logits = logits if cap is None else cap * jnp.tanh(logits / cap)
     log_probabilities = jax.nn.log_softmax(logits, axis=-1)
     picked = jnp.take_along_axis(log_probabilities, jnp.where(labels == IGNORE, 0, labels)[:, None], axis=1)[:, 0]
     return -jnp.where(labels == IGNORE, 0, picked).sum()
@@ -70,10 +71,11 @@ def with_gradients(objective, hidden, head, labels, dloss=0.37):
     return jax.jit(forward_and_backward, compiler_options=QUICKEST_TO_COMPILE)(hidden, head, labels)
 
 
-def references(hidden, head, labels):
-    plain = with_gradients(plain_loss, hidden, head, labels)
+def references(hidden, head, labels, cap=None):
+    loss = functools.partial(plain_loss, cap=cap)
+    plain = with_gradients(loss, hidden, head, labels)
     with jax.enable_x64(True):
-        wide = with_gradients(plain_loss, *(x.astype(jnp.float64) for x in (hidden, head)), labels)
+        wide = with_gradients(loss, *(x.astype(jnp.float64) for x in (hidden, head)), labels)
         return plain, jax.tree.map(np.asarray, wide)
 
 
@@ -89,6 +91,22 @@ def test_large_logits():
     hidden, head, labels = make_inputs(*SHAPES["last chunk not full"])
     inputs = hidden * 100, head, labels
     assert max(error_ratios(with_gradients(linear_cross_entropy, *inputs), *references(*inputs))) <= 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_capped_logits(dtype):
+    """The logits have a standard deviation of 6, and some are close to the cap."""
+    inputs = make_inputs(*SHAPES["last chunk not full"], DTYPES[dtype])
+    expected = references(*inputs, cap=5.0)
+
+    def ratio(cap):
+        loss = functools.partial(linear_cross_entropy, cap=cap)
+        return max(error_ratios(with_gradients(loss, *inputs), *expected))
+
+    assert ratio(5.0) <= 1
+    assert min(map(ratio, (None, 5.1))) > 1
+    hits = [token_cross_entropy(*inputs, cap=cap).hits for cap in (None, 5.0)]
+    np.testing.assert_array_equal(*hits)
 
 
 def test_all_ignored_gives_exact_zeros():
