@@ -27,16 +27,23 @@ NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+# In layers with a norm after the MLP.
+POST_NORMS = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
 
 Encode = Callable[[np.ndarray], tuple[np.ndarray, Type]]
 
 
-def gguf_name(name: str) -> str:
+def gguf_name(name: str, *, post_norms: bool = False) -> str:
+    names = NAMES | (POST_NORMS if post_norms else {})
     module, _, kind = name.rpartition(".")
     if module.startswith("model.layers."):
         _, _, layer, inner = module.split(".", 3)
-        return f"blk.{layer}.{NAMES[inner]}.{kind}"
-    return f"{NAMES[module]}.{kind}"
+        return f"blk.{layer}.{names[inner]}.{kind}"
+    return f"{names[module]}.{kind}"
 
 
 def permute(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -52,7 +59,8 @@ def plain(array: np.ndarray) -> tuple[np.ndarray, Type]:
 def add_model(writer: gguf.GGUFWriter, model: transformers.PreTrainedModel, encode: Encode = plain) -> None:
     """Adds the model's metadata and tensors: matrices through `encode`, vectors in float32.
 
-    The heads of queries and keys are interleaved for Llama alone.
+    The heads of queries and keys are interleaved for Llama alone. Gemma's norms are stored as
+    1 + weight.
     """
     config = model.config
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -68,17 +76,27 @@ def add_model(writer: gguf.GGUFWriter, model: transformers.PreTrainedModel, enco
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
+    is_gemma = config.model_type.startswith("gemma")
+    if is_gemma:
+        writer.add_sliding_window(config.sliding_window)
+    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if getattr(config, key, None) is not None:
+            getattr(writer, f"add_{key}")(getattr(config, key))
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     heads = heads if config.model_type == "llama" else {}
-    for name, tensor in model.state_dict().items():
+    states = model.state_dict()
+    post_norms = any("post_feedforward_layernorm" in name for name in states)
+    for name, tensor in states.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         array = tensor.to(torch.float32).numpy()
         module = name.split(".")[-2]
         if module in heads:
             array = permute(array, heads[module])
+        if is_gemma and name.endswith("norm.weight"):
+            array = array + 1
         encoded, stored = encode(array) if array.ndim == 2 else plain(array)
-        writer.add_tensor(gguf_name(name), np.ascontiguousarray(encoded), raw_dtype=stored)
+        writer.add_tensor(gguf_name(name, post_norms=post_norms), np.ascontiguousarray(encoded), raw_dtype=stored)
 
 
 def write(path: Path, fill: Callable[[gguf.GGUFWriter], None], architecture: str = "llama") -> Path:

@@ -21,6 +21,7 @@ from lcjax.model import lora
 from lcjax.model.params import TensorName, tensor_names
 from lcjax.ops.cross_entropy import IGNORE
 from lcjax.weights.peft import adapter_names
+from tests.support import plain_attention
 from tests.support.compiling import QUICK_TO_COMPILE, QUICKEST_TO_COMPILE
 from tests.support.settings import model_settings
 from tests.support.shapes import MODEL_COMMON
@@ -65,6 +66,8 @@ class Oracle:
 
     def _with_adapter(self, dtype: torch.dtype):
         model = transformers.AutoModelForCausalLM.from_pretrained(self.directory, dtype=dtype)
+        if not model._supports_sdpa:  # the attention that it has is never float64
+            model.set_attn_implementation(plain_attention.NAME)
         if self.adapter is not None:
             # No autocast, because the adapter's products must have that dtype too.
             model = peft.PeftModel.from_pretrained(
@@ -240,4 +243,6 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _exact_norm(module, x: torch.Tensor) -> torch.Tensor:
-    return module.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + module.variance_epsilon)
+    is_gemma = "Gemma" in type(module).__name__
+    weight, eps = (1 + module.weight, module.eps) if is_gemma else (module.weight, module.variance_epsilon)
+    return weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)

@@ -6,6 +6,8 @@ llama.py    the first family; a new one needs a file like it and an entry in FAM
 windows.py  layers with a window among layers that see all tokens
 mistral.py  Mistral and Ministral: Llama without biases, with windows
 qwen.py     Qwen2, Qwen2.5 and Qwen3
+olmo.py     OLMo 2: norms after attention and the MLP
+gemma.py    Gemma 2: norms before and after them, soft caps, and windows in some layers
 """
 
 from __future__ import annotations
@@ -13,14 +15,19 @@ from __future__ import annotations
 from lcjax.config.families.family import AXES as AXES
 from lcjax.config.families.family import AttentionView as AttentionView
 from lcjax.config.families.family import Family as Family
+from lcjax.config.families.family import Norms as Norms
 from lcjax.config.families.family import Parameter as Parameter
 from lcjax.config.families.family import Rotary as Rotary
 from lcjax.config.families.family import linear as linear
 from lcjax.config.families.family import norm as norm
+from lcjax.config.families.gemma import GEMMA2 as GEMMA2
 from lcjax.config.families.llama import LLAMA as LLAMA
 from lcjax.config.families.mistral import MINISTRAL as MINISTRAL
 from lcjax.config.families.mistral import MISTRAL as MISTRAL
+from lcjax.config.families.olmo import OLMO2 as OLMO2
 from lcjax.config.families.qwen import QWEN2 as QWEN2
 from lcjax.config.families.qwen import QWEN3 as QWEN3
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA, MISTRAL, MINISTRAL, QWEN2, QWEN3)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (LLAMA, MISTRAL, MINISTRAL, QWEN2, QWEN3, OLMO2, GEMMA2)
+}

@@ -3,6 +3,8 @@
 llama.py    Llama, SmolLM2 and TinyLlama
 mistral.py  Mistral
 qwen.py     Qwen2.5 and Qwen3
+olmo.py     OLMo 2
+gemma.py    Gemma 2
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from lcjax.config.model import LlamaConfig
+from lcjax.config.presets.gemma import GEMMA
 from lcjax.config.presets.llama import LLAMA
 from lcjax.config.presets.mistral import MISTRAL
+from lcjax.config.presets.olmo import OLMO
 from lcjax.config.presets.qwen import QWEN
 from lcjax.errors import InputError, unknown
 
-PRESETS: dict[str, LlamaConfig] = {**LLAMA, **MISTRAL, **QWEN}
+PRESETS: dict[str, LlamaConfig] = {**LLAMA, **MISTRAL, **QWEN, **OLMO, **GEMMA}
 
 
 def resolve_config(model: str) -> LlamaConfig:

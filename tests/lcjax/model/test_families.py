@@ -17,15 +17,16 @@ import transformers
 import lcjax
 from lcjax import weights
 from lcjax.config import LlamaConfig
-from lcjax.config.families import FAMILIES
+from lcjax.config.families import FAMILIES, GEMMA2
 from lcjax.convert.__main__ import main as convert
 from lcjax.errors import InputError
 from lcjax.generate import Generator, Sampling
 from lcjax.model import Llama
+from lcjax.plan.choosing.candidates import candidates
 from lcjax.weights import load_gguf
 from tests.support.adamw_steps import Trainer, require_equal_adapters, train_with_torch
 from tests.support.gguf_writing import add_model, write
-from tests.support.numerics import tree_error_ratio
+from tests.support.numerics import error_ratio, tree_error_ratio
 from tests.support.oracles import (
     Oracle,
     jax_gradients,
@@ -42,7 +43,7 @@ from tests.support.thin import thinned
 VOCABULARY, TOKENS = MODEL_COMMON["vocab_size"], 61
 VARIANTS = (
     *("untied gqa 3, odd head_dim", "mistral, window", "ministral, alternating windows"),
-    *("qwen2, tied", "qwen2, window", "qwen2, windows in later layers", "qwen3"),
+    *("qwen2, tied", "qwen2, window", "qwen2, windows in later layers", "qwen3", "olmo2", "gemma2"),
 )
 WINDOW = 20
 LAYERS = (
@@ -56,8 +57,8 @@ NEW_TOKENS = 100
 
 
 # llama.cpp calls Mistral llama, which has no window, and its converter does not write Qwen2's.
-IN_GGUF = ("untied gqa 3, odd head_dim", "qwen2, tied", "qwen3")
-IN_EVERY_RUN = ("ministral, alternating windows", "qwen3")
+IN_GGUF = ("untied gqa 3, odd head_dim", "qwen2, tied", "qwen3", "olmo2", "gemma2")
+IN_EVERY_RUN = ("ministral, alternating windows", "qwen3", "olmo2", "gemma2")
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -130,17 +131,45 @@ def test_gguf_files(oracle, tmp_path):
     states = model.state_dict()
     if model.config.tie_word_embeddings:
         del states["lm_head.weight"]
+    if offset := FAMILIES[model.config.model_type].norms.offset:  # the file has their sum
+        states |= {name: (x + offset) - offset for name, x in states.items() if name.endswith("norm.weight")}
     assert_equal_states(state_dict_of(params), states)
     ids = jnp.asarray(np.random.default_rng(0).integers(0, VOCABULARY, (1, TOKENS)))
-    np.testing.assert_array_equal(
-        Llama(config, params, model_settings(TOKENS))(ids), Oracle(oracle.directory).model()(ids)
-    )
+    settings, read = model_settings(TOKENS), Oracle(oracle.directory).model().config
+    np.testing.assert_array_equal(Llama(config, params, settings)(ids), Llama(read, params, settings)(ids))
 
 
 @pytest.mark.parametrize("oracle", ["ministral, alternating windows"], indirect=True)
 @pytest.mark.parametrize("requested", LAYERS, ids=str)
 def test_layers_that_differ_in_every_form(oracle, requested):
     """The same gradients with recomputation and offloading, in tiles, and in groups of heads."""
+    require_equal_gradients(oracle, requested)
+
+
+@pytest.mark.parametrize("oracle", ["olmo2"], indirect=True)
+@pytest.mark.parametrize("requested", thinned(LAYERS[:-1], lambda requested: requested == LAYERS[2]), ids=str)
+def test_norms_after_attention_in_every_form(oracle, requested):
+    require_equal_gradients(oracle, requested)
+
+
+@pytest.mark.parametrize("oracle", ["gemma2"], indirect=True)
+@pytest.mark.parametrize("requested", thinned(LAYERS, lambda requested: requested == LAYERS[-1]), ids=str)
+def test_norms_on_both_sides_in_every_form(oracle, requested):
+    """Groups of heads are added up before the norm that follows attention."""
+    require_equal_gradients(oracle, requested)
+
+
+@pytest.mark.parametrize("oracle", ["olmo2"], indirect=True)
+def test_heads_that_are_normalized_together_are_not_grouped(oracle):
+    """Neither by the user nor by the planner."""
+    model = oracle.model(**LAYERS[-1])
+    with pytest.raises(InputError, match="that this model normalizes together; use head_groups=1"):
+        jax_gradients(model, make_batch(VOCABULARY, 1, 64))
+    found = candidates(model.config, model_settings(1024))
+    assert {candidate.memory.head_groups for candidate in found if candidate.memory} == {1}
+
+
+def require_equal_gradients(oracle, requested):
     batch = make_batch(VOCABULARY, 2, 64, documents=2)
     _, actual = jax_gradients(oracle.model(**requested), batch)
     names = names_of(oracle.model())
@@ -156,6 +185,32 @@ def test_views_of_other_layers_change_the_logits(tmp_path):
     other = dataclasses.replace(model.config, own_values=(("layer_types", (*kinds[1:], kinds[0])),))
     changed = Llama(other, model.params, model.settings)
     assert np.abs(np.asarray(changed(ids) - model(ids))).max() > 1e-2
+
+
+@pytest.mark.parametrize("oracle", ["gemma2"], indirect=True)
+def test_each_property_of_gemma_2_changes_the_logits(oracle, monkeypatch):
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, (1, TOKENS))
+    with torch.no_grad():
+        plain, exact = (model(torch.tensor(ids)).logits.numpy() for model in (oracle.plain, oracle.exact))
+    model = oracle.model()
+
+    def ratio(family=GEMMA2, **values):
+        monkeypatch.setitem(FAMILIES, "gemma2", family)
+        own = tuple((dict(model.config.own_values) | values).items())
+        config = dataclasses.replace(model.config, own_values=own)
+        return error_ratio(np.asarray(Llama(config, model.params, model.settings)(ids)), plain, exact)
+
+    assert ratio() <= 1
+    for name, value in (
+        ("attn_logit_softcapping", 2.1), ("final_logit_softcapping", 3.01), ("query_pre_attn_scalar", 21),
+    ):  # fmt: skip
+        assert ratio(**{name: value}) > 1, name
+    for name, value in {
+        "activation": "silu",
+        "embedding_scale": lambda config: 7.0,
+        "norms": dataclasses.replace(GEMMA2.norms, offset=0.999),
+    }.items():
+        assert ratio(dataclasses.replace(GEMMA2, **{name: value})) > 1, name
 
 
 SIZES = {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4}
@@ -177,7 +232,16 @@ REFUSED = {
     "layer_types=5 is not a list": {"model_type": "ministral", "layer_types": 5},
     "layer_types='sliding_attention' is not a list": {"model_type": "qwen2", "layer_types": "sliding_attention"},
     "hidden_act='gelu'": {"model_type": "qwen2", "hidden_act": "gelu"},
-    "model_type='qwen3_moe'; supported are llama, mistral, ministral, qwen2, qwen3": {"model_type": "qwen3_moe"},
+    "hidden_activation='gelu'; only gelu_pytorch_tanh": {"model_type": "gemma2", "hidden_activation": "gelu"},
+    "use_bidirectional_attention=True is not supported": {"model_type": "gemma2", "use_bidirectional_attention": True},
+    "query_pre_attn_scalar='256' is not a positive number": {"model_type": "gemma2", "query_pre_attn_scalar": "256"},
+    "attn_logit_softcapping=0 is not a positive number, or null": {
+        "model_type": "gemma2", "attn_logit_softcapping": 0,
+    },
+    "gemma2: layer_types has 'chunked_attention', and only": {
+        "model_type": "gemma2", "layer_types": ["chunked_attention"] * 4,
+    },
+    f"model_type='qwen3_moe'; supported are {', '.join(FAMILIES)}:": {"model_type": "qwen3_moe"},
 }  # fmt: skip
 
 

@@ -305,4 +305,8 @@ def test_the_writer_names_tensors_as_the_library_does():
         "model.layers.1.mlp.up_proj",
     ):
         assert gguf_name(f"{name}.weight") == f"{names.get_name(name)}.weight"
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.OLMO2, 3)
+    for norm in ("self_attn.q_norm", "post_attention_layernorm", "post_feedforward_layernorm"):
+        name = f"model.layers.1.{norm}"
+        assert gguf_name(f"{name}.weight", post_norms=True) == f"{names.get_name(name)}.weight"
     assert plain(np.ones(1))[1] is Type.F32

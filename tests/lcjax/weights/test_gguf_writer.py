@@ -43,9 +43,20 @@ KINDS = {
     "mistral": {"model_type": "mistral"},
     "qwen2": {"model_type": "qwen2"},
     "qwen3": {"model_type": "qwen3", "tie_word_embeddings": True},
+    "olmo2": {"model_type": "olmo2"},
 }
 ENDS = '{"eos_token_id": [0, 2, 5], "temperature": 0.7}'
 TEMPLATE = "{% for message in messages %}{{ message['content'] + '<eos>' }}{% endfor %}"
+
+
+def gemma2(tie_word_embeddings: bool = True, **own_values) -> dict:
+    """Returns the fields of a Gemma 2, by default one that GGUF can express."""
+    own = {"query_pre_attn_scalar": SIZES["head_dim"]} | own_values
+    fields = {"tie_word_embeddings": tie_word_embeddings, "sliding_window": 100, "own_values": tuple(own.items())}
+    return {"model_type": "gemma2", **fields}
+
+
+KINDS["gemma2"] = gemma2(attn_logit_softcapping=20.5)
 
 
 def config_of(**fields) -> LlamaConfig:
@@ -113,7 +124,9 @@ def expected_tensors(folder: Path) -> dict[str, np.ndarray]:
             leaf = leaf[key]
         array = np.asarray(leaf if name.layer is None else leaf[name.layer])
         module = name.path[-2]
-        tensors[gguf_name(name.name)] = permute(array, heads[module]) if module in heads else array
+        array = array + config.family.norms.offset if array.ndim == 1 else array
+        key = gguf_name(name.name, post_norms=config.family.norms.after_mlp is not None)
+        tensors[key] = permute(array, heads[module]) if module in heads else array
     return tensors
 
 
@@ -126,7 +139,7 @@ def test_round_trip(model_of, tmp_path, kind, type_name):
     found_config, found = weights.load_gguf(path, "float32")
     assert_same_bits(found, params)
     reading = {"model_type": "llama"} if kind == "mistral" else {}
-    expected = dataclasses.replace(config, eos_token_id=0, sliding_window=None, **reading)
+    expected = dataclasses.replace(config, eos_token_id=0, sliding_window=KINDS[kind].get("sliding_window"), **reading)
     assert {**vars(found_config), "own_values": ()} == {**vars(expected), "own_values": ()}
     assert found_config.views == config.views
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
@@ -283,6 +296,11 @@ def tiny_settings():
             "qwen2 models cannot express sliding_window=20",
         ),
         ({"model_type": "qwen3", "attention_bias": True}, "qwen3 models cannot express attention_bias=true"),
+        ({"model_type": "olmo2", "attention_bias": True}, "olmo2 models cannot express attention_bias=true"),
+        (gemma2(tie_word_embeddings=False), "gemma2 models cannot express tie_word_embeddings=false"),
+        (gemma2(query_pre_attn_scalar=256), "cannot express query_pre_attn_scalar=256 instead of 32"),
+        (gemma2(attn_logit_softcapping=None), "cannot express attn_logit_softcapping=null"),
+        (gemma2(layer_types=("full_attention", "sliding_attention")), "cannot express layer_types other than"),
         ({"rope_scaling": RopeScaling("dynamic", 2.0)}, "rope_type=dynamic"),
         ({"model_type": "qwen2", "rope_scaling": RopeScaling("llama3", 8.0)}, "rope_type=llama3"),
         ({"rope_scaling": RopeScaling("yarn", 2.0, beta_fast=16.0)}, "YaRN with beta_fast=16.0 instead of 32.0"),
