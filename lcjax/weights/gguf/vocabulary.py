@@ -108,6 +108,8 @@ class _Pipeline:
         model = self.parts["model"]
         if not model.get("byte_fallback") or not model["vocab"].keys() >= _BYTES:
             raise self.refusal("it is neither byte-level nor has it a token for every byte, such as <0x00>")
+        if any("\0" in token for token in model["vocab"]):  # llama.cpp would end them there
+            raise self.refusal("its tokens contain the character NUL")
         normalizer, pre_tokenizer = _steps(self.parts["normalizer"], "normalizers"), self.parts["pre_tokenizer"]
         prefixes = {
             _key([_PREPEND, _REPLACE], None): True,
