@@ -8,7 +8,7 @@ queries of one head:
 
 with `p = 2^(c s - lse)` and `ds = p (dp - delta)`. ds goes through shared memory, because each
 warpgroup needs both halves of it for its part of dq. That product goes through shared memory as
-well, and a warp adds it to global memory with the copy engine.
+well, and a warp per buffer adds it to global memory with the copy engine.
 
 The order of these sums is fixed: the programs of one head add to a block of queries in the order of
 their keys. A counter per block of queries says how many have. The first one stores instead, so that
@@ -23,6 +23,7 @@ Source: Dao, FlashAttention-2, arXiv 2307.08691.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -114,7 +115,7 @@ def attention_backward(
             jax.ShapeDtypeStruct((batch, view.query_blocks * queries, heads, head_dim), jnp.float32),
         ],
         scratch=scratch,
-        copying_warps=2,
+        copying_warps=1 + _DQ_BUFFERS,
     )  # fmt: skip
     return dq_BPHD, dk_BSKD, dv_BSKD
 
@@ -162,7 +163,8 @@ class _Program:
         self.steps = (self.ends.last - self.ends.first) * static.group
 
     def run(self) -> None:
-        launch.by_roles(self.compute, self.copy, self.add_dq)
+        add_dq = [functools.partial(self.add_dq, buffer) for buffer in range(_DQ_BUFFERS)]
+        launch.by_roles(self.compute, self.copy, *add_dq)
 
     def place(self, step: Any) -> tuple[Any, Any]:
         """Returns (block of queries, query head): by head within a block, the last block first."""
@@ -189,22 +191,26 @@ class _Program:
                 plgpu.copy_gmem_to_smem(matrix.at[b, rows, h], smem[f"{name}_smem"].at[stage], copied)
                 plgpu.copy_gmem_to_smem(numbers.at[b, h, rows], smem[f"{of_rows}_smem"].at[stage], copied)
 
-    def add_dq(self) -> None:
-        for buffer in range(_DQ_BUFFERS):
-            pl.when(self.steps > buffer)(lambda buffer=buffer: self.dq_free.arrive(buffer))
+    def add_dq(self, buffer: int) -> None:
+        """Adds the tiles that pass through one of the buffers.
 
-        @pl.loop(0, self.steps)
+        A warp per buffer: the copy engine's answer takes longer than a step of the products.
+        """
+        pl.when(self.steps > buffer)(lambda: self.dq_free.arrive(buffer))
+
+        @pl.loop(buffer, self.steps, step=_DQ_BUFFERS)
         def _(step):
-            (block, h), buffer = self.place(step), remainder(step, _DQ_BUFFERS)
+            block, h = self.place(step)
             counter = (self.b * self.static.heads + h) * self.view.query_blocks + block
             earlier = self.block - self.seen.first_block_of_keys(self.b, block)
             self.dq_written.wait(buffer)
             launch.wait_for_count(self.counts, counter, earlier)
             pl.when(earlier == 0)(lambda: self.copy_dq(buffer, block, h, adds=False))
             pl.when(earlier > 0)(lambda: self.copy_dq(buffer, block, h, adds=True))
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+            pl.when(step + _DQ_BUFFERS < self.steps)(lambda: self.dq_free.arrive(buffer))
             plgpu.wait_smem_to_gmem(0)
             launch.increase_count(self.counts, counter)
-            pl.when(step + _DQ_BUFFERS < self.steps)(lambda: self.dq_free.arrive(buffer))
 
     def copy_dq(self, buffer, block, h, *, adds: bool) -> None:
         for warpgroup in range(COMPUTING):
