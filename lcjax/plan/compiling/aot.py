@@ -40,6 +40,10 @@ from lcjax.parallel.devices import Devices
 
 _TARGETS = resources.files("lcjax.plan") / "targets"
 _SUFFIX = ".txtpb"
+# Seen with JAX 0.11.2 on a machine with a GPU, when compiling for absent ones: XLA finds no blocks
+# for some of the products that it compiles with Triton. cuBLAS computes them instead.
+_NO_CONFIGURATION = "No supported config found"
+_WITHOUT_TRITON_PRODUCTS = {"xla_gpu_enable_triton_gemm": False}
 
 
 class GpuSharding(NamedSharding):
@@ -137,6 +141,10 @@ def compile_lowered(lowered: jax.stages.Lowered, options: dict[str, Any] | None 
     jax.config.update(shortest, math.inf)
     try:
         return lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        if _NO_CONFIGURATION not in str(error):
+            raise
+        return lowered.compile(compiler_options={**(options or {}), **_WITHOUT_TRITON_PRODUCTS})
     finally:
         jax.config.update(shortest, before)
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
 from typing import Any
 
@@ -75,6 +75,7 @@ class Row:
         return f"{weights}, LoRA r={self.lora_r}" if self.lora_r else f"{weights}, every weight"
 
 
+_ONE_GPU = (("rtx4090", 24, 524_288), ("l40s", 48, 1_048_576), ("h100-80gb", 80, 2_097_152))
 # The sources of Unsloth's and ALST's figures are in docs/log.md. Each search starts at the target.
 ROWS = (
     Row("llama-3.1-8b", "rtx4090", 8, 8_192, "Unsloth 2,972"),
@@ -86,50 +87,56 @@ ROWS = (
     Row("llama-3.1-8b", "h100-80gb", 80, 2_097_152, "Unsloth 342,733"),
     Row("llama-3.1-70b", "l40s", 48, 65_536, "Unsloth 12,106"),
     Row("llama-3.1-70b", "h100-80gb", 80, 393_216, "Unsloth 89,389"),
+    *(Row("qwen3-8b", gpu, gb, target) for gpu, gb, target in _ONE_GPU),
+    *(Row("qwen3-32b", gpu, gb, target // 4) for gpu, gb, target in _ONE_GPU),
     Row("llama-3.1-8b", "h100-80gb", 80, 1_048_576, "", quantize=None),
     Row("llama-3.1-8b", "h100-80gb", 80, 512_000, "ALST 500K", quantize=None, lora_r=0),
     Row("llama-3.1-8b", "h100-80gb", 80, 4_194_304, gpus=2),
     Row("llama-3.1-8b", "h100-80gb", 80, 8_388_608, gpus=4),
-    Row("llama-3.1-8b", "h100-80gb", 80, 16_777_216, gpus=8),
-    Row("llama-3.1-8b", "h100-80gb", 80, 67_108_864, gpus=8, hosts=4),
-    Row("llama-3.1-70b", "h100-80gb", 80, 4_194_304, gpus=8),
-    Row("llama-3.1-8b", "h100-80gb", 80, 8_388_608, "ALST 3.7M", quantize=None, lora_r=0, gpus=8),
-    Row("llama-3.1-8b", "h100-80gb", 80, 33_554_432, "ALST 15M", quantize=None, lora_r=0, gpus=8, hosts=4),
+    Row("llama-3.1-8b", "h100-80gb", 80, 4_194_304, gpus=8),
+    Row("llama-3.1-8b", "h100-80gb", 80, 16_777_216, gpus=8, hosts=4),
+    Row("llama-3.1-70b", "h100-80gb", 80, 1_048_576, gpus=8),
+    Row("llama-3.1-8b", "h100-80gb", 80, 4_194_304, "ALST 3.7M", quantize=None, lora_r=0, gpus=8),
+    Row("llama-3.1-8b", "h100-80gb", 80, 16_777_216, "ALST 15M", quantize=None, lora_r=0, gpus=8, hosts=4),
 )
 
 
 def update(only: str, at_once: int = 1) -> None:
     """Computes the rows that contain `only`; writes docs/context.json and context.md.
 
-    `at_once` searches run in processes of their own.
+    `at_once` searches run in processes of their own. Each row is written when it is found.
     """
     path = DOCS / "context.json"
-    before = {key(entry): entry for entry in json.loads(path.read_text())["rows"]} if path.exists() else {}
+    entries = {key(entry): entry for entry in json.loads(path.read_text())["rows"]} if path.exists() else {}
+    order = [key(entry_of(row, host, None)) for row in ROWS for host in row.host_limits]
     wanted = [
         (row, host) for row in ROWS for host in row.host_limits if only in f"{row.model} {row.machine} {row.trains}"
     ]
-    found = {}
-    for (row, host_gb), plan in _searched(wanted, at_once):
-        found[row, host_gb] = entry_of(row, host_gb, plan)
-        print(row.model, row.trains, row.machine, host_gb, found[row, host_gb]["max_seq_length"], flush=True)
-    everything = ((row, host) for row in ROWS for host in row.host_limits)
-    entries = [found.get((row, host)) or before.get(key(entry_of(row, host, None))) for row, host in everything]
-    entries = [entry for entry in entries if entry is not None]
-    path.write_text(json.dumps({"margin_bytes": MARGIN_BYTES, "rows": entries}, indent=1) + "\n")
-    (DOCS / "context.md").write_text(page(entries), encoding="utf-8")
+    for row, host_gb, plan in _searched(wanted, at_once):
+        entry = entry_of(row, host_gb, plan)
+        print(row.model, row.trains, row.machine, host_gb, entry["max_seq_length"], flush=True)
+        entries[key(entry)] = entry
+        rows = [entries[name] for name in order if name in entries]
+        path.write_text(json.dumps({"margin_bytes": MARGIN_BYTES, "rows": rows}, indent=1) + "\n")
+        (DOCS / "context.md").write_text(page(rows), encoding="utf-8")
 
 
-def _searched(
-    wanted: list[tuple[Row, int | None]], at_once: int
-) -> Iterator[tuple[tuple[Row, int | None], Plan | None]]:
+def _searched(wanted: list[tuple[Row, int | None]], at_once: int) -> Iterator[tuple[Row, int | None, Plan | None]]:
+    """The rows, limits of the host and plans, as they are found."""
     if at_once == 1:
         with CompilationProgress() as progress:
             for row, host_gb in wanted:
-                yield (row, host_gb), longest(row, host_gb, progress.compiling)
+                yield row, host_gb, longest(row, host_gb, progress.compiling)
         return
     # A process that has started JAX cannot fork.
     with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
-        yield from zip(wanted, pool.map(longest, *zip(*wanted, strict=True)), strict=True)
+        searches = {pool.submit(longest, row, host_gb): (row, host_gb) for row, host_gb in wanted}
+        for search in as_completed(searches):
+            row, host_gb = searches[search]
+            if (error := search.exception()) is None:
+                yield row, host_gb, search.result()
+            else:
+                print(row.model, row.trains, row.machine, host_gb, f"failed: {error}", flush=True)
 
 
 def longest(
@@ -188,8 +195,12 @@ def page(entries: Iterable[dict[str, Any]]) -> str:
     for entry in entries:
         rows.setdefault(key(entry)[:-1], {})[entry["host_gb"]] = entry
     for by_host in rows.values():
+        if len(by_host) < 2:
+            continue  # one of its two searches is still missing
         free = by_host.pop(None)
         [bound] = by_host.values()
+        # Saving fewer inputs can also take less memory of the GPU.
+        free = max(free, bound, key=lambda entry: entry["max_seq_length"])
         lines.append(
             f"| {free['model']}, {free['trains']} | {free['machine']} | {free['target']:,} "
             f"| **{free['max_seq_length']:,}** | {_gib(free, 'device_bytes')} | {_gib(free, 'host_bytes_of_all_gpus')} "

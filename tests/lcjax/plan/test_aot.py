@@ -67,6 +67,26 @@ def test_compiles_for(gpu, tmp_path):
     assert gpu_memory_bytes(gpu) >> 30 == GIB[gpu]
 
 
+def test_products_without_blocks_are_compiled_by_cublas(monkeypatch):
+    """The first compilation fails as XLA's does on some machines; the second one is real."""
+    compile_once = jax.stages.Lowered.compile
+
+    def without_triton_alone(lowered, compiler_options=None):
+        if (compiler_options or {}).get("xla_gpu_enable_triton_gemm", True):
+            raise jax.errors.JaxRuntimeError("No supported config found for HLO: %gemm_fusion_dot")
+        return compile_once(lowered, compiler_options)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", without_triton_alone)
+    x = abstract(jnp.zeros((256, 256), jnp.bfloat16), gpu_sharding("h100-80gb"))
+    assert "cublas" in (compile_lowered(jax.jit(lambda x: x @ x.T).lower(x)).as_text() or "")
+
+
+def test_other_faults_of_the_compiler_are_reported():
+    x = abstract(jnp.zeros((8, 8)), gpu_sharding("h100-80gb"))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+        compile_lowered(jax.jit(lambda x: x + 1).lower(x), {"xla_no_such_option": True})
+
+
 def test_abstract_keeps_shapes_and_dtypes():
     sharding = gpu_sharding("h100-80gb")
     tree = {"a": jnp.zeros((2, 3), jnp.int8), "b": [jax.ShapeDtypeStruct((), jnp.bfloat16)]}
