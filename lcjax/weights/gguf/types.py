@@ -104,7 +104,7 @@ def stored_tensors(config: LlamaConfig, name: str) -> tuple[list[StoredTensor], 
 
 
 def encode(tensor: StoredTensor, values: np.ndarray) -> np.ndarray:
-    """The bytes of a tensor, uint8 of `tensor.byte_shape`, from its values in float32.
+    """The bytes of rows of a tensor, uint8, from their values in float32.
 
     Raises:
       InputError: a value is too large for the type.
@@ -116,4 +116,4 @@ def encode(tensor: StoredTensor, values: np.ndarray) -> np.ndarray:
             "use type bf16 or f32"
         )
     encoded: Any = quantize(np.ascontiguousarray(values, np.float32), tensor.type)
-    return np.ascontiguousarray(encoded).view(np.uint8).reshape(tensor.byte_shape)
+    return np.ascontiguousarray(encoded).view(np.uint8)

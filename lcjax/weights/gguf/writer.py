@@ -16,6 +16,7 @@ from gguf.gguf_writer import GGUFWriter
 from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
 from lcjax.model.params import TensorName
+from lcjax.weights.assembly import row_chunks
 from lcjax.weights.gguf.config import ROPE_FACTORS
 from lcjax.weights.gguf.metadata import add_config, rope_factors
 from lcjax.weights.gguf.reader import row_places
@@ -126,22 +127,24 @@ def write_gguf(
         # Not by GGUFWriter, whose error for a full disk does not say so.
         with temporary.open("ab") as file:
             if content.factors is not None:
-                _append(file, content.factors)
+                _pad(file)
+                file.write(content.factors.data)
             for tensor in content.tensors:
                 values = fetch(tensor.source)
                 assert (values.dtype, values.shape) == (np.float32, tensor.source.shape), tensor.gguf
-                row = content.config.family.by_path[tensor.source.path]
-                if row.interleaved:
-                    values = values[row_places(tensor.source, content.config)]
-                values = values + np.float32(row.gguf_offset) if row.gguf_offset else values
-                _append(file, encode(tensor, values))
+                _append(file, tensor, values, content.config)
                 wrote(tensor.num_bytes)
             _pad(file)
 
 
-def _append(file: BinaryIO, array: np.ndarray) -> None:
+def _append(file: BinaryIO, tensor: StoredTensor, values: np.ndarray, config: LlamaConfig) -> None:
+    """Writes the rows in the order of the file, some at a time, because encoding copies them."""
+    row, places = config.family.by_path[tensor.source.path], row_places(tensor.source, config)
     _pad(file)
-    file.write(np.ascontiguousarray(array).data)
+    for rows in row_chunks(len(values), values.nbytes // len(values)):
+        part = values[places[rows]] if row.interleaved else values[rows]
+        part = part + np.float32(row.gguf_offset) if row.gguf_offset else part
+        file.write(encode(tensor, part).data)
 
 
 def _pad(file: BinaryIO) -> None:

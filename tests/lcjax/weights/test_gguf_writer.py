@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import resource
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import gguf
@@ -401,6 +402,33 @@ def test_a_disk_that_is_too_small(llama, tmp_path, monkeypatch, capsys):
     assert run(llama, tmp_path / "m.gguf") == 2
     assert "bytes are needed and 1,000 are free" in one_line(capsys)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_tensor_is_encoded_in_parts(tokenizer, tmp_path):
+    """The peak is the largest tensor and a few MB, and rows that are interleaved come out right."""
+    config = config_of(vocab_size=30_000, hidden_size=512, num_attention_heads=64, num_key_value_heads=32)
+    content = weights.gguf_content(config, tokenizer, "q8_0", name="m")
+    made = {}
+
+    def fetch(name):
+        made.clear()
+        generator = np.random.default_rng(len(name.name))
+        made[name.name] = generator.standard_normal(name.shape, np.float32)
+        return made[name.name]
+
+    tracemalloc.start()
+    try:
+        weights.write_gguf(tmp_path / "m.gguf", content, fetch)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    largest = 30_000 * 512 * 4
+    assert largest < peak < 1.6 * largest
+    stored = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    for name in tensor_names(config):
+        if name.name.endswith("1.self_attn.q_proj.weight"):
+            expected = gguf.quants.quantize(permute(fetch(name), 64), Type.Q8_0)
+            np.testing.assert_array_equal(stored["blk.1.attn_q.weight"], expected)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.EIO, "a bad disk")])
