@@ -23,6 +23,7 @@ from lcjax.errors import InputError
 from lcjax.generate import stop_ids
 from lcjax.model.params import tensor_names
 from tests.support.gguf_writing import gguf_name, permute
+from tests.support.thin import thinned
 from tests.support.tiny_llama import random_params
 
 # All axes have different sizes; heads are not hidden_size / num_attention_heads.
@@ -221,10 +222,13 @@ def test_the_tokenizer_and_its_ends_come_back(llama, tokenizer, tmp_path, texts)
     assert stop_ids(found, path) == stop_ids(tokenizer, llama) == {0, 2, 5}
 
 
-def test_transformers_reads_the_same(llama, tokenizer, tmp_path, texts):
-    converted(llama, tmp_path / "m.gguf", "--type", "f32")
+@pytest.mark.parametrize("kind", thinned(["llama", "llama, tied", "qwen2", "qwen3"], lambda kind: kind == "llama"))
+def test_transformers_reads_the_same(model_of, tokenizer, tmp_path, texts, kind):
+    # It does not read the size of heads of these families.
+    source = model_of(**KINDS[kind], **{"qwen2": {"head_dim": 16}, "qwen3": {"head_dim": 128}}.get(kind, {}))
+    converted(source, tmp_path / "m.gguf", "--type", "f32")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf")
-    expected = transformers.AutoModelForCausalLM.from_pretrained(llama).state_dict()
+    expected = transformers.AutoModelForCausalLM.from_pretrained(source).state_dict()
     for name, tensor in model.state_dict().items():
         np.testing.assert_array_equal(tensor.numpy(), expected[name].numpy(), err_msg=name)
     found = transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file="m.gguf")
