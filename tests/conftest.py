@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -24,7 +25,7 @@ import pytest
 from lcjax.plan.compiling import compile as compiling
 from lcjax.weights.demo import demo_model
 from lcjax_scripts.verify.parity.interpreter.mosaic import OLDEST_JAX, THREADS
-from tests.support.compiling import compile_optimized, compile_with_known_kernels
+from tests.support.compiling import KERNELS, compile_optimized, compile_with_known_kernels
 from tests.support.longest_first import place_of
 from tests.support.tiny_llama import save_tiny_llama
 
@@ -39,22 +40,25 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 WORDS = "the old river carried seven small boats past a quiet town while nobody there ever learned to swim".split()
 
-LARGEST_CACHE = 2 * 2**30  # bytes
+LARGEST_CACHES = {"programs": 2 * 2**30, "kernels": 2**26}  # bytes
 
 
 def pytest_configure(config):
     """Shares compiled programs between tests, workers, subprocesses, and runs of the test suite.
 
     Nine tenths of the time of most tests is the compiler's. JAX's key of a program covers its code,
-    the options and the version of the compiler, so a change of the code compiles again. Programs
-    for GPUs are never stored. `make clean` and pytest's --cache-clear remove the folder.
+    the options and the version of the compiler, so a change of the code compiles again. Of programs
+    for GPUs, only kernels are stored, by their code. `make clean` and pytest's --cache-clear remove
+    both folders.
     """
+    # Tests trace programs of many small objects that live long. With Python's thresholds, the
+    # search for unreachable ones takes a tenth of the time of all tests.
+    gc.set_threshold(50_000, 10, 10)
+    if KERNELS not in os.environ and hasattr(config, "cache"):
+        os.environ[KERNELS] = str(_cache_folder(config, "kernels"))
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or not hasattr(config, "cache"):
         return
-    folder = Path(config.cache.mkdir("programs"))
-    if not hasattr(config, "workerinput") and sum(path.stat().st_size for path in folder.iterdir()) > LARGEST_CACHE:
-        shutil.rmtree(folder)
-        folder.mkdir()
+    folder = _cache_folder(config, "programs")
     options = {
         "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -64,6 +68,16 @@ def pytest_configure(config):
     for name, value in options.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)  # for the processes that tests start
+
+
+def _cache_folder(config, name: str) -> Path:
+    """A folder of pytest's cache, which is emptied before the workers use it if it is too large."""
+    folder = Path(config.cache.mkdir(name))
+    is_first = not hasattr(config, "workerinput")
+    if is_first and sum(path.stat().st_size for path in folder.iterdir()) > LARGEST_CACHES[name]:
+        shutil.rmtree(folder)
+        folder.mkdir()
+    return folder
 
 
 def pytest_collection_modifyitems(items):

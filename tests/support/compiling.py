@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +15,10 @@ import jax
 from lcjax.plan.compiling.aot import compile_lowered
 from tests.support.xla_options import QUICK_TO_COMPILE, QUICKEST_TO_COMPILE
 
-__all__ = ["QUICKEST_TO_COMPILE", "QUICK_TO_COMPILE", "compile_optimized", "compile_with_known_kernels"]
+__all__ = ["KERNELS", "QUICKEST_TO_COMPILE", "QUICK_TO_COMPILE", "compile_optimized", "compile_with_known_kernels"]
+
+KERNELS = "LCJAX_TEST_KERNELS"
+"""Environment variable with the folder of the kernels that XLA has compiled for GPUs."""
 
 _compile = jax.stages.Lowered.compile
 
@@ -27,7 +34,32 @@ def compile_with_known_kernels(lowered: jax.stages.Lowered, options: dict[str, A
     Only for those who look at the program and its memory. A kernel that XLA finds in its cache may
     be for another GPU, and its PTX is not dumped.
     """
-    return compile_lowered(lowered, {"xla_gpu_kernel_cache_file": f"{_folder().name}/kernels"} | (options or {}))
+    with _known_kernels() as path:
+        return compile_lowered(lowered, {"xla_gpu_kernel_cache_file": str(path)} | (options or {}))
+
+
+@contextlib.contextmanager
+def _known_kernels() -> Iterator[Path]:
+    """A file with the kernels that all processes of the tests have compiled, for one compilation.
+
+    XLA writes it in place, so it is a copy, which then replaces the shared file. What another
+    process has added meanwhile is appended: two files in sequence are the map of both.
+    """
+    shared = Path(os.environ.get(KERNELS) or _folder().name) / f"kernels-{jax.__version__}"
+    mine = shared.with_name(f"{shared.name}.{os.getpid()}")
+    before = shared.read_bytes() if shared.exists() else b""
+    if before:
+        mine.write_bytes(before)
+    try:
+        yield mine
+        now = shared.read_bytes() if shared.exists() else b""
+        if now != before:
+            with mine.open("ab") as file:
+                file.write(now)
+        if mine.exists():
+            mine.replace(shared)
+    finally:
+        mine.unlink(missing_ok=True)
 
 
 @functools.cache
