@@ -26,7 +26,9 @@ def read_fields(config: Any, source: str) -> dict[str, Any]:
     """
     if not isinstance(config, dict):
         raise InputError(f"{source} is a {type(config).__name__}, not an object; download the model again")
+    config = _language_model(config, source)
     family = _family(config, source)
+    config = dict(family.flattened(config, source))
     fields = {key: config[key] if _is_given(config, key) else default for key, default in family.keys.items()}
     fields["model_type"] = family.model_type
     own = {key: config.get(key, default) for key, default in family.own_keys.items()}
@@ -43,6 +45,22 @@ def read_fields(config: Any, source: str) -> dict[str, Any]:
         theta, rotated, scaling = read_rope(config, context, source)
         fields |= {"rope_theta": theta, "rope_scaling": scaling, "partial_rotary_factor": rotated}
     return fields
+
+
+def _language_model(config: dict[str, Any], source: str) -> dict[str, Any]:
+    """The config of the language model in a larger model; the same for other models.
+
+    Raises:
+      InputError: the larger model has none.
+    """
+    for family in FAMILIES.values():
+        if family.composite is not None and config.get("model_type") == family.composite.model_type:
+            own = config.get("text_config")
+            if not isinstance(own, dict) or own.get("model_type", family.model_type) != family.model_type:
+                raise InputError(f"{source} has no text_config of a {family.model_type} model; download it again")
+            shared = {key: config[key] for key in (*family.keys, "quantization_config") if key in config}
+            return {**shared, **own, "model_type": family.model_type}
+    return config
 
 
 def read_json_file(path: Path) -> Any:

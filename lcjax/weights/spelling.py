@@ -22,8 +22,20 @@ def is_buffer(name: str) -> bool:
     return _BUFFER.fullmatch(name) is not None
 
 
+def in_language_model(name: str, config: LlamaConfig) -> str | None:
+    """A tensor's name without what a larger model puts before it; None if it is of another part."""
+    if (composite := config.family.composite) is None:
+        return name
+    if name.startswith(composite.others):
+        return None
+    prefix = next((prefix for prefix in composite.prefixes if name.startswith(prefix)), None)
+    return name if prefix is None else composite.prefixes[prefix] + name.removeprefix(prefix)
+
+
 def plain_names(stored: Mapping[str, StoredTensor], config: LlamaConfig) -> dict[str, StoredTensor]:
     """The tensors under the names of `lcjax.model.params`.
+
+    Of a larger model, such as one for images too, they are those of its language model.
 
     Names lack the prefix `model.` if the checkpoint was saved from transformers' LlamaModel, which
     has no head. If head and embedding are tied, either or both may be present:
@@ -33,7 +45,8 @@ def plain_names(stored: Mapping[str, StoredTensor], config: LlamaConfig) -> dict
       InputError: head and embedding differ although they are tied.
     """
     embedding, head_name = (config.family.by_path[module, "weight"].hugging_face for module in EMBEDDING_MODULES)
-    named = {name: tensor for name, tensor in stored.items() if not is_buffer(name)}
+    names = {name: in_language_model(name, config) for name in stored if not is_buffer(name)}
+    named = {own: stored[name] for name, own in names.items() if own is not None}
     if not any(name.startswith(_PREFIX) for name in named):
         # This includes the parts of quantized weights. The head has no prefix in either naming.
         named = {name if name.startswith("lm_head.") else _PREFIX + name: tensor for name, tensor in named.items()}

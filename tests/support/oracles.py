@@ -81,11 +81,14 @@ def _with_exact_angles(model):
     [rotary] = (module for module in model.modules() if type(module).__name__.endswith("RotaryEmbedding"))
     in_float32 = rotary.forward
 
-    def forward(x, position_ids):
-        in_float32(x, position_ids)  # computes the frequencies again if they depend on the length
-        angles = position_ids[..., None].double() * rotary.inv_freq.double()
+    def forward(x, position_ids, *layer_type):
+        in_float32(x, position_ids, *layer_type)  # it may depend on the length
+        inv_freq, scaling = (
+            getattr(rotary, "_".join([*layer_type, name])) for name in ("inv_freq", "attention_scaling")
+        )
+        angles = position_ids[..., None].double() * inv_freq.double()
         angles = torch.cat([angles, angles], dim=-1)
-        return tuple((rotary.attention_scaling * f(angles)).to(x.dtype) for f in (torch.cos, torch.sin))
+        return tuple((scaling * f(angles)).to(x.dtype) for f in (torch.cos, torch.sin))
 
     rotary.forward = forward
     return model

@@ -146,6 +146,32 @@ MODELS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
         "dtype": "bfloat16",
     },
+    "gemma3": {
+        "model_type": "gemma3_text",
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 20,
+        "sliding_window": 20,
+        "sliding_window_pattern": 2,
+        "query_pre_attn_scalar": 20,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 100_000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+        },
+    },
+    "gemma3, layer types, bfloat16": {
+        "model_type": "gemma3_text",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "attention_bias": True,
+        "sliding_window": 20,
+        "query_pre_attn_scalar": 24,
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+        "final_logit_softcapping": 3.0,
+        "tie_word_embeddings": False,
+        "dtype": "bfloat16",
+    },
 }
 MODEL_COMMON = {
     "vocab_size": 131,

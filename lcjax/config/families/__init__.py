@@ -7,7 +7,7 @@ windows.py  layers with a window among layers that see all tokens
 mistral.py  Mistral and Ministral: Llama without biases, with windows
 qwen.py     Qwen2, Qwen2.5 and Qwen3
 olmo.py     OLMo 2: norms after attention and the MLP
-gemma.py    Gemma 2: norms before and after them, soft caps, and windows in some layers
+gemma.py    Gemma 2 and 3: norms before and after them, and windows in some layers
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lcjax.config.families.family import Rotary as Rotary
 from lcjax.config.families.family import linear as linear
 from lcjax.config.families.family import norm as norm
 from lcjax.config.families.gemma import GEMMA2 as GEMMA2
+from lcjax.config.families.gemma import GEMMA3_TEXT as GEMMA3_TEXT
 from lcjax.config.families.llama import LLAMA as LLAMA
 from lcjax.config.families.mistral import MINISTRAL as MINISTRAL
 from lcjax.config.families.mistral import MISTRAL as MISTRAL
@@ -29,5 +30,5 @@ from lcjax.config.families.qwen import QWEN2 as QWEN2
 from lcjax.config.families.qwen import QWEN3 as QWEN3
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (LLAMA, MISTRAL, MINISTRAL, QWEN2, QWEN3, OLMO2, GEMMA2)
+    family.model_type: family for family in (LLAMA, MISTRAL, MINISTRAL, QWEN2, QWEN3, OLMO2, GEMMA2, GEMMA3_TEXT)
 }

@@ -148,6 +148,22 @@ class Parameter:
         return tuple(AXES[axis](config) for axis in self.axes)
 
 
+@dataclasses.dataclass(frozen=True)
+class Composite:
+    """Models with other parts, such as for images, whose language model is of a family.
+
+    Attributes:
+      model_type: theirs in config.json, which has the language model's as `text_config`.
+      prefixes: of the language model's tensors in safetensors files, and what they are in a model
+        of the family; the first one that a name has is replaced.
+      others: prefixes of the tensors of other parts, which are not read.
+    """
+
+    model_type: str
+    prefixes: Mapping[str, str]
+    others: tuple[str, ...]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Family:
     """A family of decoders.
@@ -169,6 +185,9 @@ class Family:
         `LlamaConfig.own_value`.
       sees: what attention sees in a layer of a model with a given config.
       refusal: why a model with a given config is not supported; None if it is.
+      composite: larger models that contain a model of this family.
+      flattened: its config.json with every value under the key of `keys` or `own_keys`; the second
+        argument is the file's name for messages.
       gguf_architecture: its name in GGUF files; None if the format has no such family. If families
         share a name, a file with it is read as the first of them in `lcjax.config.families`.
       gguf_keys: the metadata that only some families have in GGUF files: the key without the
@@ -195,6 +214,8 @@ class Family:
     own_keys: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     sees: Callable[[LlamaConfig, int], AttentionView] = lambda config, layer: AttentionView()
     refusal: Callable[[LlamaConfig], str | None] = lambda config: None
+    composite: Composite | None = None
+    flattened: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = lambda config, source: config
     gguf_architecture: str | None = None
     gguf_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     gguf_rope_factors: bool = False

@@ -4,7 +4,7 @@ llama.py    Llama, SmolLM2 and TinyLlama
 mistral.py  Mistral
 qwen.py     Qwen2.5 and Qwen3
 olmo.py     OLMo 2
-gemma.py    Gemma 2
+gemma.py    Gemma 2 and 3
 """
 
 from __future__ import annotations

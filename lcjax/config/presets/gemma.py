@@ -1,6 +1,6 @@
-"""Gemma 2.
+"""Gemma 2 and the language models of Gemma 3.
 
-Sources: google/gemma-2-2b, -9b, -27b.
+Sources: google/gemma-2-2b, -9b, -27b; google/gemma-3-1b-pt, -4b-pt, -12b-pt, -27b-pt.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from lcjax.config.model import LlamaConfig
+from lcjax.config.rope import UNSCALED, RopeScaling
 
 _GEMMA_2_2B = LlamaConfig(
     vocab_size=256_000,
@@ -24,6 +25,18 @@ _GEMMA_2_2B = LlamaConfig(
     eos_token_id=1,
     sliding_window=4096,
     model_type="gemma2",
+)
+_GEMMA_3_4B = dataclasses.replace(
+    _GEMMA_2_2B,
+    vocab_size=262_208,
+    hidden_size=2560,
+    intermediate_size=10_240,
+    num_hidden_layers=34,
+    max_position_embeddings=131_072,
+    rope_theta=1_000_000.0,
+    rope_scaling=RopeScaling("linear", factor=8.0),
+    sliding_window=1024,
+    model_type="gemma3_text",
 )
 
 GEMMA: dict[str, LlamaConfig] = {
@@ -45,5 +58,36 @@ GEMMA: dict[str, LlamaConfig] = {
         num_key_value_heads=16,
         head_dim=128,
         own_values=(("query_pre_attn_scalar", 144),),
+    ),
+    "gemma-3-1b": dataclasses.replace(
+        _GEMMA_3_4B,
+        vocab_size=262_144,
+        hidden_size=1152,
+        intermediate_size=6912,
+        num_hidden_layers=26,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        max_position_embeddings=32_768,
+        rope_scaling=UNSCALED,
+        sliding_window=512,
+    ),
+    "gemma-3-4b": _GEMMA_3_4B,
+    "gemma-3-12b": dataclasses.replace(
+        _GEMMA_3_4B,
+        hidden_size=3840,
+        intermediate_size=15_360,
+        num_hidden_layers=48,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+    ),
+    "gemma-3-27b": dataclasses.replace(
+        _GEMMA_3_4B,
+        hidden_size=5376,
+        intermediate_size=21_504,
+        num_hidden_layers=62,
+        num_attention_heads=32,
+        num_key_value_heads=16,
+        head_dim=128,
+        own_values=(("query_pre_attn_scalar", 168),),
     ),
 }

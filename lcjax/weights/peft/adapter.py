@@ -142,7 +142,7 @@ def load_adapter(
     if not (directory / WEIGHTS_FILE).exists():
         refuse_pickles(directory, WEIGHTS_FILE)
     parsed = read_adapter_config(directory / CONFIG_FILE)
-    stored = plain_names(read_header(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE)
+    stored = plain_names(read_header(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE, config)
     lora = lora_config(parsed, stored, directory, config.family)
     adapted = adapted_modules(parsed, stored, config)
     names = adapter_names(lora, config)

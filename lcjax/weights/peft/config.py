@@ -17,6 +17,7 @@ from lcjax.config.families import Family, Parameter
 from lcjax.errors import InputError
 from lcjax.weights.assembly import abridged
 from lcjax.weights.safetensors_files import StoredTensor
+from lcjax.weights.spelling import in_language_model
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -58,14 +59,17 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
     return parsed
 
 
-def plain_names(stored: Mapping[str, StoredTensor], path: Path) -> dict[str, StoredTensor]:
+def plain_names(stored: Mapping[str, StoredTensor], path: Path, config: LlamaConfig) -> dict[str, StoredTensor]:
     """The adapter's tensors by the names of a model with a head.
 
-    An adapter of transformers' LlamaModel, which has no head, omits one `model.`.
+    An adapter of transformers' LlamaModel, which has no head, omits one `model.`. One of a larger
+    model, such as one for images too, has its language model's prefix.
 
     Raises:
-      InputError: a tensor belongs to the embedding or the head.
+      InputError: a tensor belongs to the embedding or the head, or to another part of a larger
+        model.
     """
+    stored = _of_language_model(stored, path, config)
     rooted = any(name.startswith(_ROOT) for name in stored)
     named = {
         name if rooted or not name.startswith(_HEADLESS_ROOT) else _ROOT + name.removeprefix(_HEADLESS_ROOT): tensor
@@ -83,6 +87,16 @@ def plain_names(stored: Mapping[str, StoredTensor], path: Path) -> dict[str, Sto
                 "save_embedding_layers or modules_to_save; only LoRA is supported: if it was "
                 f"not trained, save with save_embedding_layers=False, otherwise {_REMEDY}"
             )
+    return named
+
+
+def _of_language_model(stored: Mapping[str, StoredTensor], path: Path, config: LlamaConfig) -> dict[str, StoredTensor]:
+    named = {}
+    for name, tensor in stored.items():
+        own = in_language_model(name.removeprefix(_HEADLESS_ROOT), config)
+        if own is None:
+            raise InputError(f"{path} adapts {name}, which is not in the language model: {_REMEDY}")
+        named[_HEADLESS_ROOT + own if name.startswith(_HEADLESS_ROOT) else name] = tensor
     return named
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -52,7 +53,8 @@ def theirs(config: dict) -> dict:
 
 def ours(config: dict) -> dict:
     read = LlamaConfig.from_dict(config)
-    assert (read.rope_theta, read.rope_scaling.rope_type, read.partial_rotary_factor) == (10_000.0, "default", 1.0)
+    theta = 1_000_000.0 if read.model_type == "gemma3_text" else 10_000.0
+    assert (read.rope_theta, read.rope_scaling.rope_type, read.partial_rotary_factor) == (theta, "default", 1.0)
     # transformers forgets a window that the file has but does not use.
     return {name: getattr(read, name) for name in SHARED_FIELDS} | {"sliding_window": read.views[0].window}
 
@@ -79,7 +81,8 @@ def test_each_key_may_be_missing(family, absent):
 
 # transformers' Mistral does not accept null for num_key_value_heads, nor its Qwen3 and Gemma for
 # head_dim. Layers of Gemma always have a window.
-NEVER_NULL = {("qwen3", "head_dim"), ("gemma2", "head_dim"), ("gemma2", "sliding_window")}
+GEMMAS = ("gemma2", "gemma3_text")
+NEVER_NULL = {("qwen3", "head_dim"), *itertools.product(GEMMAS, ("head_dim", "sliding_window"))}
 NULLS = [
     (family, key)
     for family in FAMILIES

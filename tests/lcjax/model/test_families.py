@@ -17,7 +17,7 @@ import transformers
 import lcjax
 from lcjax import weights
 from lcjax.config import LlamaConfig
-from lcjax.config.families import FAMILIES, GEMMA2
+from lcjax.config.families import FAMILIES
 from lcjax.convert.__main__ import main as convert
 from lcjax.errors import InputError
 from lcjax.generate import Generator, Sampling
@@ -43,7 +43,7 @@ from tests.support.thin import thinned
 VOCABULARY, TOKENS = MODEL_COMMON["vocab_size"], 61
 VARIANTS = (
     *("untied gqa 3, odd head_dim", "mistral, window", "ministral, alternating windows"),
-    *("qwen2, tied", "qwen2, window", "qwen2, windows in later layers", "qwen3", "olmo2", "gemma2"),
+    *("qwen2, tied", "qwen2, window", "qwen2, windows in later layers", "qwen3", "olmo2", "gemma2", "gemma3"),
 )
 WINDOW = 20
 LAYERS = (
@@ -57,8 +57,8 @@ NEW_TOKENS = 100
 
 
 # llama.cpp calls Mistral llama, which has no window, and its converter does not write Qwen2's.
-IN_GGUF = ("untied gqa 3, odd head_dim", "qwen2, tied", "qwen3", "olmo2", "gemma2")
-IN_EVERY_RUN = ("ministral, alternating windows", "qwen3", "olmo2", "gemma2")
+IN_GGUF = ("untied gqa 3, odd head_dim", "qwen2, tied", "qwen3", "olmo2", "gemma2", "gemma3")
+IN_EVERY_RUN = ("ministral, alternating windows", "qwen3", "olmo2", "gemma2", "gemma3")
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -152,7 +152,7 @@ def test_norms_after_attention_in_every_form(oracle, requested):
     require_equal_gradients(oracle, requested)
 
 
-@pytest.mark.parametrize("oracle", ["gemma2"], indirect=True)
+@pytest.mark.parametrize("oracle", ["gemma2", "gemma3"], indirect=True)
 @pytest.mark.parametrize("requested", thinned(LAYERS, lambda requested: requested == LAYERS[-1]), ids=str)
 def test_norms_on_both_sides_in_every_form(oracle, requested):
     """Groups of heads are added up before the norm that follows attention."""
@@ -187,30 +187,35 @@ def test_views_of_other_layers_change_the_logits(tmp_path):
     assert np.abs(np.asarray(changed(ids) - model(ids))).max() > 1e-2
 
 
-@pytest.mark.parametrize("oracle", ["gemma2"], indirect=True)
-def test_each_property_of_gemma_2_changes_the_logits(oracle, monkeypatch):
+CHANGES = {
+    "gemma2": {"attn_logit_softcapping": 2.1, "final_logit_softcapping": 3.01, "query_pre_attn_scalar": 21},
+    "gemma3_text": {"rope_local_base_freq": 5100.0, "query_pre_attn_scalar": 21},
+}
+
+
+@pytest.mark.parametrize("oracle", ["gemma2", "gemma3"], indirect=True)
+def test_each_property_of_gemma_changes_the_logits(oracle, monkeypatch):
     ids = np.random.default_rng(0).integers(0, VOCABULARY, (1, TOKENS))
     with torch.no_grad():
         plain, exact = (model(torch.tensor(ids)).logits.numpy() for model in (oracle.plain, oracle.exact))
     model = oracle.model()
+    kind, unchanged = model.config.model_type, model.config.family
 
-    def ratio(family=GEMMA2, **values):
-        monkeypatch.setitem(FAMILIES, "gemma2", family)
+    def ratio(family=unchanged, **values):
+        monkeypatch.setitem(FAMILIES, kind, family)
         own = tuple((dict(model.config.own_values) | values).items())
         config = dataclasses.replace(model.config, own_values=own)
         return error_ratio(np.asarray(Llama(config, model.params, model.settings)(ids)), plain, exact)
 
     assert ratio() <= 1
-    for name, value in (
-        ("attn_logit_softcapping", 2.1), ("final_logit_softcapping", 3.01), ("query_pre_attn_scalar", 21),
-    ):  # fmt: skip
+    for name, value in CHANGES[kind].items():
         assert ratio(**{name: value}) > 1, name
     for name, value in {
         "activation": "silu",
         "embedding_scale": lambda config: 7.0,
-        "norms": dataclasses.replace(GEMMA2.norms, offset=0.999),
+        "norms": dataclasses.replace(unchanged.norms, offset=0.999),
     }.items():
-        assert ratio(dataclasses.replace(GEMMA2, **{name: value})) > 1, name
+        assert ratio(dataclasses.replace(unchanged, **{name: value})) > 1, name
 
 
 SIZES = {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4}
@@ -238,6 +243,18 @@ REFUSED = {
     "attn_logit_softcapping=0 is not a positive number, or null": {
         "model_type": "gemma2", "attn_logit_softcapping": 0,
     },
+    "attn_logit_softcapping=50.0 is not supported": {"model_type": "gemma3_text", "attn_logit_softcapping": 50.0},
+    "sliding_window_pattern=0 is not a number of layers": {"model_type": "gemma3_text", "sliding_window_pattern": 0},
+    "rope_local_base_freq='10000' is not a number above 1": {
+        "model_type": "gemma3_text", "rope_local_base_freq": "10000",
+    },
+    "rope_type='linear' for sliding_attention; only default": {
+        "model_type": "gemma3_text", "rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}},
+    },
+    "must be an object with full_attention and sliding_attention": {
+        "model_type": "gemma3_text", "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    },
+    "has no text_config of a gemma3_text model": {"model_type": "gemma3"},
     "gemma2: layer_types has 'chunked_attention', and only": {
         "model_type": "gemma2", "layer_types": ["chunked_attention"] * 4,
     },

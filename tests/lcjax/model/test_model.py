@@ -47,6 +47,7 @@ IN_EVERY_RUN = (
     *("tied gqa 1", "untied gqa 3, odd head_dim", "untied gqa 8, biases", "bfloat16 biases, tied"),
     *("mistral, window", "ministral, alternating windows", "qwen2, tied", "qwen3"),
     *("olmo2", "olmo2, biases, bfloat16", "gemma2", "gemma2, layer types, bfloat16"),
+    *("gemma3", "gemma3, layer types, bfloat16"),
 )
 
 

@@ -51,14 +51,16 @@ ENDS = '{"eos_token_id": [0, 2, 5], "temperature": 0.7}'
 TEMPLATE = "{% for message in messages %}{{ message['content'] + '<eos>' }}{% endfor %}"
 
 
-def gemma2(tie_word_embeddings: bool = True, **own_values) -> dict:
-    """Returns the fields of a Gemma 2, by default one that GGUF can express."""
+def gemma(model_type: str, tie_word_embeddings: bool = True, **own_values) -> dict:
+    """Returns the fields of a Gemma, by default one that GGUF can express."""
     own = {"query_pre_attn_scalar": SIZES["head_dim"]} | own_values
     fields = {"tie_word_embeddings": tie_word_embeddings, "sliding_window": 100, "own_values": tuple(own.items())}
-    return {"model_type": "gemma2", **fields}
+    return {"model_type": model_type, **fields}
 
 
-KINDS["gemma2"] = gemma2(attn_logit_softcapping=20.5)
+KINDS["gemma3"] = gemma("gemma3_text", tie_word_embeddings=False, rope_local_base_freq=5000.0, sliding_window_pattern=2)
+KINDS["gemma3"]["rope_scaling"] = RopeScaling("linear", factor=8.0)
+KINDS["gemma2"] = gemma("gemma2", attn_logit_softcapping=20.5)
 
 
 def config_of(**fields) -> LlamaConfig:
@@ -302,10 +304,12 @@ def tiny_settings():
         ),
         ({"model_type": "qwen3", "attention_bias": True}, "qwen3 models cannot express attention_bias=true"),
         ({"model_type": "olmo2", "attention_bias": True}, "olmo2 models cannot express attention_bias=true"),
-        (gemma2(tie_word_embeddings=False), "gemma2 models cannot express tie_word_embeddings=false"),
-        (gemma2(query_pre_attn_scalar=256), "cannot express query_pre_attn_scalar=256 instead of 32"),
-        (gemma2(attn_logit_softcapping=None), "cannot express attn_logit_softcapping=null"),
-        (gemma2(layer_types=("full_attention", "sliding_attention")), "cannot express layer_types other than"),
+        (gemma("gemma2", tie_word_embeddings=False), "gemma2 models cannot express tie_word_embeddings=false"),
+        (gemma("gemma2", query_pre_attn_scalar=256), "cannot express query_pre_attn_scalar=256 instead of 32"),
+        (gemma("gemma2", attn_logit_softcapping=None), "cannot express attn_logit_softcapping=null"),
+        (gemma("gemma3_text", final_logit_softcapping=30.0), "cannot express final_logit_softcapping=30.0"),
+        (gemma("gemma3_text", layer_types=("full_attention",) * 2), "layer_types other than sliding_window_pattern says"),
+        (gemma("gemma2", layer_types=("full_attention", "sliding_attention")), "cannot express layer_types other than"),
         ({"rope_scaling": RopeScaling("dynamic", 2.0)}, "rope_type=dynamic"),
         ({"model_type": "qwen2", "rope_scaling": RopeScaling("llama3", 8.0)}, "rope_type=llama3"),
         ({"rope_scaling": RopeScaling("yarn", 2.0, beta_fast=16.0)}, "YaRN with beta_fast=16.0 instead of 32.0"),
