@@ -16,6 +16,8 @@ class GenerateArguments(ModelArguments):
     """Continue a text, or hold a conversation, with a model and an optional adapter.
 
     Without --prompt and --prompt-file it is a conversation: one turn per line of standard input.
+    The GPUs of the machine share the keys and values of the text. To use only some of them, set
+    CUDA_VISIBLE_DEVICES.
     Examples:
 
       python -m lcjax.generate --model DIR_OR_HUB_ID --prompt "The capital of France is"

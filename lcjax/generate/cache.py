@@ -2,7 +2,8 @@
 
 The cache has a fixed size, so that one program serves every step. Entries beyond its `length` are
 ignored: no query sees a later key, and the next tokens overwrite them. So a chunk may be padded
-with any tokens, and setting `length` discards the rest. Several devices have different heads.
+with any tokens. Layers with a window keep only the last tokens. Several devices have different
+heads.
 
 Shapes: B batch, T new tokens, S the cache's size in tokens, D hidden size, H query heads, K
 key/value heads, d head_dim, L layers.
@@ -11,6 +12,8 @@ key/value heads, d head_dim, L layers.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,38 +22,48 @@ from jax import lax
 
 from lcjax.config.parallel.mesh import ONE_DEVICE, copies_of_kv
 from lcjax.generate.exchange import Exchange
+from lcjax.generate.spans import Span, Visible, empty_spans, span_of_layer
 from lcjax.memory import layer_numbers, scan_layers
 from lcjax.model import Llama
 from lcjax.model.attention import attend
+from lcjax.model.context import Context
 from lcjax.parallel.devices import CACHE, ON_ONE, WHOLE, Devices
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-    """Rotated keys and values [L, B, S, K, d] in the weights' dtype.
+    """Keys and values of the first `length` (int32) tokens, by the tokens that layers keep.
 
-    Only the first `length` (int32 scalar) tokens are valid. If there are more devices than
-    key/value heads, K counts their copies.
+    If there are more devices than key/value heads, the heads of the spans count their copies.
     """
 
-    keys_LBSKd: jax.Array
-    values_LBSKd: jax.Array
+    spans: tuple[Span, ...]
     length: jax.Array
 
     @classmethod
     def empty(cls, model: Llama, capacity: int, batch: int = 1, devices: Devices = ON_ONE) -> KVCache:
-        """An empty cache for `capacity` tokens: 2 L S K d numbers per sequence."""
+        """An empty cache for `capacity` tokens: 2 K d numbers per layer, token and sequence.
+
+        Layers with a window keep only the last tokens.
+        """
         config = model.config
         heads = config.num_key_value_heads * copies_of_kv(devices.shape.heads, config.num_key_value_heads)
-        shape = (config.num_hidden_layers, batch, capacity, heads, config.head_dim)
-        keys, values = (devices.zeros(shape, model.dtype, CACHE) for _ in range(2))
-        return cls(keys, values, jnp.int32(0))
+        return cls(empty_spans(config, capacity, batch, heads, model.dtype, devices), jnp.int32(0))
 
-    @classmethod
-    def parts(cls) -> KVCache:
+    def parts(self) -> KVCache:
         """Which part of each array a device has, as a tree of specs."""
-        return cls(CACHE, CACHE, WHOLE)  # pyright: ignore[reportArgumentType]
+        return jax.tree.map(lambda x: CACHE if x.ndim > 1 else WHOLE, self)
+
+    def up_to(self, tokens: int) -> KVCache:
+        """The cache of the first `tokens` tokens, or an empty one.
+
+        It is empty if a layer with a window no longer has what they need.
+        """
+        if all(span.has(tokens) for span in self.spans):
+            return dataclasses.replace(self, length=jnp.int32(tokens))
+        spans = tuple(dataclasses.replace(span, first=jnp.int32(0)) for span in self.spans)
+        return KVCache(spans, jnp.int32(0))
 
 
 def extend(
@@ -84,28 +97,39 @@ def extend(
     structure, stacked_params = nnx.split(model.layers)
 
     def one_layer(carry, i, params):
-        x_BTD, keys_LBSKd, values_LBSKd = carry
+        x_BTD, spans = carry
         layer, own = nnx.merge(structure, params), context.of_layer(i)
         q_BTHd, k_BTKd, v_BTKd = layer.before_attention(x_BTD, own, None)
-        q_BTHd, k_BTKd, v_BTKd = (
-            exchange.own_heads(q_BTHd),
-            exchange.own_kv_heads(k_BTKd),
-            exchange.own_kv_heads(v_BTKd),
-        )
-        # The caches are carried through the loop and updated in place. As results of the scan, all
-        # layers' caches would exist twice.
-        keys_LBSKd, values_LBSKd = (
-            lax.dynamic_update_slice(whole, new[None], (i, 0, cache.length, 0, 0))
-            for whole, new in ((keys_LBSKd, k_BTKd), (values_LBSKd, v_BTKd))
-        )
-        keys_BSKd, values_BSKd = (
-            lax.dynamic_index_in_dim(whole, i, keepdims=False) for whole in (keys_LBSKd, values_LBSKd)
-        )
-        out_BTHd = attend(q_BTHd, keys_BSKd, values_BSKd, own, query_offset=cache.length)
+        q_BTHd, *new = exchange.own_heads(q_BTHd), exchange.own_kv_heads(k_BTKd), exchange.own_kv_heads(v_BTKd)
+        # The spans are carried through the loop and updated in place. As results of the scan, all
+        # layers' keys and values would exist twice.
+        spans, visible = zip(*(span.add(i, tuple(new), cache.length, count) for span in spans), strict=True)
+        out_BTHd = _attend(q_BTHd, spans, visible, own, i)
         out_BTHd = exchange.all_heads(out_BTHd)
-        return (layer.after_attention(x_BTD, out_BTHd), keys_LBSKd, values_LBSKd), None
+        return (layer.after_attention(x_BTD, out_BTHd), spans), None
 
-    start = model.embed_tokens(exchange.own_tokens(tokens_BT)), cache.keys_LBSKd, cache.values_LBSKd
+    start = model.embed_tokens(exchange.own_tokens(tokens_BT)), cache.spans
     layers = layer_numbers(model.config.num_hidden_layers)
-    (x_BTD, keys_LBSKd, values_LBSKd), _ = scan_layers(one_layer, start, layers, stacked_params)
-    return exchange.all_tokens(model.norm(x_BTD)), KVCache(keys_LBSKd, values_LBSKd, cache.length + count)
+    (x_BTD, spans), _ = scan_layers(one_layer, start, layers, stacked_params)
+    spans = tuple(span.after(cache.length, count) for span in spans)
+    return exchange.all_tokens(model.norm(x_BTD)), KVCache(spans, cache.length + count)
+
+
+def _attend(
+    q_BTHd: jax.Array,
+    spans: tuple[Span, ...],
+    visible: tuple[Callable[[], Visible], ...],
+    context: Context,
+    layer: jax.Array,
+) -> jax.Array:
+    """Attention of a layer, to what its span has."""
+
+    def to(span: Span, of_span: Callable[[], Visible]) -> jax.Array:
+        seen = of_span()
+        own = context.among([context.view_of_layer[number] for number in span.layers])
+        return attend(q_BTHd, seen.keys_BSKd, seen.values_BSKd, own, query_offset=seen.offset)
+
+    if len(spans) == 1:
+        return to(spans[0], visible[0])
+    calls = [functools.partial(to, *pair) for pair in zip(spans, visible, strict=True)]
+    return lax.switch(span_of_layer(spans, layer), calls)

@@ -46,7 +46,7 @@ class Generator:
     """
 
     def __init__(self, model: Llama, capacity: int):
-        """`capacity`: tokens of prompt and continuation together; 2 L K d numbers per token.
+        """`capacity`: tokens of prompt and continuation together.
 
         Raises:
           InputError: capacity is not positive.
@@ -108,8 +108,8 @@ class Generator:
         check_length(prompt, self.capacity)
         check_ids(np.asarray(prompt), self._model.config.vocab_size)
         # The last token is always recomputed, because its logits are needed.
-        done = min(_common(self._ids, prompt), len(prompt) - 1)
-        self._cache = KVCache(self._cache.keys_LBSKd, self._cache.values_LBSKd, jnp.int32(done))
+        self._cache = self._cache.up_to(min(_common(self._ids, prompt), len(prompt) - 1))
+        done = int(self._cache.length)
         self._ids = prompt[:done]
         while done < len(prompt):
             left = len(prompt) - done
@@ -143,7 +143,7 @@ def read_chunk(
         return _logits_at(model, hidden_BCD, count - 1), cache
 
     arguments = model, cache, tokens_BC, count, sequence_length
-    return _over(devices, read, model, 3)(*arguments)
+    return _over(devices, read, model, cache, 3)(*arguments)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnames=("cache", "logits_BV"))
@@ -158,13 +158,13 @@ def decode_token(
         hidden_B1D, cache = extend(model, cache, token_B[:, None], 1)
         return _logits_at(model, hidden_B1D, 0), cache
 
-    return token_B, *_over(devices, read, model, 1)(model, cache, token_B)
+    return token_B, *_over(devices, read, model, cache, 1)(model, cache, token_B)
 
 
-def _over(devices: Devices, read: Callable[..., Any], model: Llama, others: int) -> Callable[..., Any]:
+def _over(devices: Devices, read: Callable[..., Any], model: Llama, cache: KVCache, others: int) -> Callable[..., Any]:
     """`read(model, cache, *others)` on all devices, which have different heads in the cache."""
-    parts = specs_of(devices.shape, model), KVCache.parts(), *[WHOLE] * others
-    return devices.over(read, parts, (WHOLE, KVCache.parts()))
+    parts = specs_of(devices.shape, model), cache.parts(), *[WHOLE] * others
+    return devices.over(read, parts, (WHOLE, cache.parts()))
 
 
 def _logits_at(model: Llama, hidden_BCD: jax.Array, index: int | jax.Array) -> jax.Array:

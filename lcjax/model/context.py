@@ -6,7 +6,7 @@ Shapes: B batch, T tokens.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -46,6 +46,16 @@ class Context:
         """What one layer reads. Its number may be traced, as in a scan over layers that differ."""
         view = None if len(self.views) == 1 else jnp.asarray(self.view_of_layer, jnp.int32)[layer]
         return dataclasses.replace(self, rotation=self.rotation.of_layer(layer), view=view)
+
+    def among(self, views: Collection[int]) -> Context:
+        """The same, if it is known that the view of this layer is one of `views`."""
+        if self.view is None:
+            return self
+        known = sorted(set(views))
+        index = jnp.searchsorted(jnp.asarray(known), self.view).astype(jnp.int32)
+        return dataclasses.replace(
+            self, views=tuple(self.views[n] for n in known), view=None if len(known) == 1 else index
+        )
 
     def by_view(self, call: Callable[..., Any], *arrays: Any) -> Any:
         """`call(*arrays, view)` with what this layer's attention sees."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from lcjax.config.presets import resolve_config
 from lcjax.generate import generator
 from lcjax.generate.cache import KVCache
+from lcjax.generate.spans import Span
 from lcjax.model import Llama
 from lcjax.pallas.triton.block_sizes import traced_for
 from lcjax.parallel.devices import ON_ONE
@@ -25,7 +26,8 @@ def test_a_prompt_of_131072_tokens_needs_little_more_than_its_cache():
     sharding = gpu_sharding("h100-80gb")
 
     def read(params, keys_LBSKd, values_LBSKd, tokens_BC, count):
-        cache = KVCache(keys_LBSKd, values_LBSKd, count)
+        span = Span(keys_LBSKd, values_LBSKd, jnp.int32(0), tuple(range(config.num_hidden_layers)), None)
+        cache = KVCache((span,), count)
         return generator.read_chunk.__wrapped__(ON_ONE, Llama(config, params, settings), cache, tokens_BC, count, count)
 
     chunk = max(generator.CHUNKS)

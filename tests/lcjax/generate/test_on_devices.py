@@ -1,4 +1,7 @@
-"""Generation on several devices gives the tokens, and the logits, of one."""
+"""Generation on several devices gives the tokens, and the logits, of one.
+
+One of the two layers has a window.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,16 @@ from tests.support.oracles import make_oracle
 # With 8 devices, each key/value head is on two of them. 3 devices do not divide the heads.
 COUNTS = (1, 2, 3, 4, 8)
 USED = {1: 1, 2: 2, 3: 2, 4: 4, 8: 8}
-FIELDS = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8, "num_hidden_layers": 2, "vocab_size": 136}
+FIELDS = {
+    "model_type": "ministral",
+    "sliding_window": 10,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 8,
+    "num_hidden_layers": 2,
+    "vocab_size": 136,
+}
 
 # A prompt of two chunks of 16, one of 4, and a padded one of 4.
 PROGRAM = """
@@ -23,7 +35,7 @@ import json, sys
 from unittest import mock
 import jax, numpy as np
 from lcjax import load_adapter
-from lcjax.generate import Generator, Sampling, generator
+from lcjax.generate import Generator, Sampling, generator, spans
 from lcjax.model import Llama, ModelSettings
 from lcjax.weights import load_model_files
 
@@ -32,13 +44,15 @@ config, params, _ = load_model_files(folder, "float32")
 model = load_adapter(Llama(config, params, ModelSettings(max_seq_length=64)), adapter)
 prompt = np.random.default_rng(3).integers(0, config.vocab_size, 38).tolist()
 generator.CHUNKS = (16, 4)
+spans.SPARE, spans.MULTIPLE = 4, 16
 for count in map(int, counts):
     with mock.patch("jax.local_device_count", lambda: count):
         found = Generator(model, 64)
     tokens = list(found.generate(prompt, Sampling(), max_new_tokens=6))
-    cache = found._cache.keys_LBSKd
-    print(json.dumps({"tokens": tokens, "logits": found._logits_BV.tolist(), "devices": len(cache.devices()),
-                      "bytes": cache.addressable_data(0).nbytes, "whole": cache.nbytes}))
+    window, whole = (span.keys_LBSKd for span in found._cache.spans)
+    assert window.shape[2] == 16 and whole.shape[2] == 68
+    print(json.dumps({"tokens": tokens, "logits": found._logits_BV.tolist(), "devices": len(whole.devices()),
+                      "bytes": whole.addressable_data(0).nbytes, "whole": whole.nbytes}))
 """
 
 
