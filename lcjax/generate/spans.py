@@ -26,7 +26,7 @@ MULTIPLE = 128  # of stored tokens; kernels read whole blocks
 
 
 class Visible(NamedTuple):
-    """Keys and values [B, S, K, d] that new tokens see, the first of them at `offset` among these."""
+    """Keys and values [B, S, K, d] that new tokens see; the first new token is at `offset`."""
 
     keys_BSKd: jax.Array
     values_BSKd: jax.Array
