@@ -87,7 +87,10 @@ def test_real_text_has_reuse_and_shuffled_text_hardly(smollm2):
     real, dealt = (reuse_by_distance(each, 16_384) for each in (corpus, shuffled(corpus)))
     for bucket, control in zip(real, dealt, strict=True):
         assert bucket.share > 0.01
-        assert abs(control.share) < 0.1 * bucket.share
+        # Without reuse, it is around 0 or below: the rare n-grams that chance brings together are
+        # counted about a fifth too often, so it is negative in proportion to `expected`.
+        assert control.share < 0.1 * bucket.share
+        assert abs(control.excess) < 0.3 * control.expected
 
 
 def test_a_near_repetition_does_not_count_as_distant():
