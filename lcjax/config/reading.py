@@ -42,7 +42,7 @@ def read_fields(config: Any, source: str) -> dict[str, Any]:
         fields["eos_token_id"] = tuple(fields["eos_token_id"])
     context = fields["max_position_embeddings"]
     if isinstance(context, int) and context > 0:  # otherwise rejected with the other sizes
-        theta, rotated, scaling = read_rope(config, context, source)
+        theta, rotated, scaling = read_rope(config, context, source, family.keys.get("rope_theta", 10_000.0))
         fields |= {"rope_theta": theta, "rope_scaling": scaling, "partial_rotary_factor": rotated}
     return fields
 

@@ -129,7 +129,9 @@ def attention_factor(config: LlamaConfig) -> float:
     return 0.1 * growth + 1.0
 
 
-def read_rope(config: dict[str, Any], max_position_embeddings: int, source: str) -> tuple[float, float, RopeScaling]:
+def read_rope(
+    config: dict[str, Any], max_position_embeddings: int, source: str, default_theta: float = 10_000.0
+) -> tuple[float, float, RopeScaling]:
     """(rope_theta, partial_rotary_factor, scaling) of a config.json, with transformers' defaults.
 
     `rope_scaling` (old) takes precedence over `rope_parameters` (new) if a file has both. The base,
@@ -145,7 +147,7 @@ def read_rope(config: dict[str, Any], max_position_embeddings: int, source: str)
     if not isinstance(rope, dict):
         raise InputError(f"{source} has {rope!r} for RoPE's parameters; it must be an object with a rope_type")
     rope = {key: value for key, value in rope.items() if value is not None}
-    theta = _number(_first(rope.get("rope_theta"), config.get("rope_theta"), 10_000.0), "rope_theta", source)
+    theta = _number(_first(rope.get("rope_theta"), config.get("rope_theta"), default_theta), "rope_theta", source)
     if not theta > 1.0:
         raise InputError(f"{source} says rope_theta={theta}; it must be a number above 1")
     share = _first(rope.get("partial_rotary_factor"), config.get("partial_rotary_factor"), 1.0)

@@ -59,7 +59,7 @@ def plain(array: np.ndarray) -> tuple[np.ndarray, Type]:
 def add_model(writer: gguf.GGUFWriter, model: transformers.PreTrainedModel, encode: Encode = plain) -> None:
     """Adds the model's metadata and tensors: matrices through `encode`, vectors in float32.
 
-    The heads of queries and keys are interleaved for Llama alone. Gemma's norms are stored as
+    The heads of queries and keys are interleaved for Llama and SmolLM3. Gemma's norms are stored as
     1 + weight.
     """
     config = model.config
@@ -91,7 +91,7 @@ def add_model(writer: gguf.GGUFWriter, model: transformers.PreTrainedModel, enco
         if getattr(config, key, None) is not None:
             getattr(writer, f"add_{key}")(getattr(config, key))
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    heads = heads if config.model_type == "llama" else {}
+    heads = heads if config.model_type in ("llama", "smollm3") else {}
     states = model.state_dict()
     post_norms = any("post_feedforward_layernorm" in name for name in states)
     for name, tensor in states.items():

@@ -44,17 +44,10 @@ def _kinds(config: LlamaConfig) -> tuple[str, ...]:
 
 
 def _refusal(config: LlamaConfig) -> str | None:
-    uses, first = config.own_value("use_sliding_window"), config.own_value("max_window_layers")
-    if uses is not None and not isinstance(uses, bool):
-        return f"use_sliding_window={uses!r} is not true or false"
+    first = config.own_value("max_window_layers")
     if not isinstance(first, int) or isinstance(first, bool) or first < 0:
         return f"max_window_layers={first!r} is not a number of layers"
-    kinds = _kinds(config)
-    if not isinstance(kinds, tuple):
-        return windows.refusal(config, kinds)
-    if windows.WINDOW in kinds and not config.own_value("use_sliding_window"):
-        return f"layer_types has {windows.WINDOW}, but use_sliding_window is not set"
-    return windows.refusal(config, kinds)
+    return windows.switched_refusal(config, _kinds(config))
 
 
 def _window(config: LlamaConfig, layer: int) -> int | None:

@@ -23,6 +23,16 @@ def refusal(config: LlamaConfig, kinds: Any) -> str | None:
     return None
 
 
+def switched_refusal(config: LlamaConfig, kinds: Any) -> str | None:
+    """As `refusal`, where `use_sliding_window` must be set for layers with a window."""
+    uses = config.own_value("use_sliding_window")
+    if uses is not None and not isinstance(uses, bool):
+        return f"use_sliding_window={uses!r} is not true or false"
+    if isinstance(kinds, tuple) and WINDOW in kinds and not uses:
+        return f"layer_types has {WINDOW}, but use_sliding_window is not set"
+    return refusal(config, kinds)
+
+
 def window(config: LlamaConfig, kind: str) -> int | None:
     """The window of a layer."""
     return config.sliding_window if kind == WINDOW else None

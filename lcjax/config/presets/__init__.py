@@ -5,6 +5,7 @@ mistral.py  Mistral
 qwen.py     Qwen2.5 and Qwen3
 olmo.py     OLMo 2
 gemma.py    Gemma 2 and 3
+smollm.py   SmolLM3
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from lcjax.config.presets.llama import LLAMA
 from lcjax.config.presets.mistral import MISTRAL
 from lcjax.config.presets.olmo import OLMO
 from lcjax.config.presets.qwen import QWEN
+from lcjax.config.presets.smollm import SMOLLM
 from lcjax.errors import InputError, unknown
 
-PRESETS: dict[str, LlamaConfig] = {**LLAMA, **MISTRAL, **QWEN, **OLMO, **GEMMA}
+PRESETS: dict[str, LlamaConfig] = {**LLAMA, **MISTRAL, **QWEN, **OLMO, **GEMMA, **SMOLLM}
 
 
 def resolve_config(model: str) -> LlamaConfig:

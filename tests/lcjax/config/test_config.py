@@ -48,15 +48,18 @@ def theirs(config: dict) -> dict:
         fields["head_dim"] = read.hidden_size // read.num_attention_heads
     keys = FAMILIES[read.model_type].keys
     without = {name: default for name, default in ABSENT.items() if name not in keys}
+    if not getattr(read, "use_sliding_window", True):
+        fields["sliding_window"] = None  # most families of transformers forget a window without use
+    rope = read.rope_parameters
+    fields["rope_theta"] = rope.get("full_attention", rope)["rope_theta"]
     return fields | without | {"eos_token_id": tuple(eos) if isinstance(eos, list) else eos}
 
 
 def ours(config: dict) -> dict:
     read = LlamaConfig.from_dict(config)
-    theta = 1_000_000.0 if read.model_type == "gemma3_text" else 10_000.0
-    assert (read.rope_theta, read.rope_scaling.rope_type, read.partial_rotary_factor) == (theta, "default", 1.0)
-    # transformers forgets a window that the file has but does not use.
-    return {name: getattr(read, name) for name in SHARED_FIELDS} | {"sliding_window": read.views[0].window}
+    assert (read.rope_scaling.rope_type, read.partial_rotary_factor) == ("default", 1.0)
+    fields = {name: getattr(read, name) for name in (*SHARED_FIELDS, "rope_theta")}
+    return fields | {"sliding_window": read.views[0].window}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -44,6 +44,7 @@ VOCABULARY, TOKENS = MODEL_COMMON["vocab_size"], 61
 VARIANTS = (
     *("untied gqa 3, odd head_dim", "mistral, window", "ministral, alternating windows"),
     *("qwen2, tied", "qwen2, window", "qwen2, windows in later layers", "qwen3", "olmo2", "gemma2", "gemma3"),
+    *("smollm3, the last layer without RoPE", "smollm3, yarn, windows without RoPE, biases"),
 )
 WINDOW = 20
 LAYERS = (
@@ -57,8 +58,15 @@ NEW_TOKENS = 100
 
 
 # llama.cpp calls Mistral llama, which has no window, and its converter does not write Qwen2's.
-IN_GGUF = ("untied gqa 3, odd head_dim", "qwen2, tied", "qwen3", "olmo2", "gemma2", "gemma3")
-IN_EVERY_RUN = ("ministral, alternating windows", "qwen3", "olmo2", "gemma2", "gemma3")
+IN_GGUF = (
+    *("untied gqa 3, odd head_dim", "qwen2, tied", "qwen3", "olmo2", "gemma2", "gemma3"),
+    "smollm3, the last layer without RoPE",
+)
+IN_EVERY_RUN = (
+    *("ministral, alternating windows", "qwen3", "olmo2", "gemma2", "gemma3"),
+    "smollm3, yarn, windows without RoPE, biases",
+)
+DIFFERING = ("ministral, alternating windows", "smollm3, yarn, windows without RoPE, biases")
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -139,7 +147,7 @@ def test_gguf_files(oracle, tmp_path):
     np.testing.assert_array_equal(Llama(config, params, settings)(ids), Llama(read, params, settings)(ids))
 
 
-@pytest.mark.parametrize("oracle", ["ministral, alternating windows"], indirect=True)
+@pytest.mark.parametrize("oracle", DIFFERING, indirect=True)
 @pytest.mark.parametrize("requested", LAYERS, ids=str)
 def test_layers_that_differ_in_every_form(oracle, requested):
     """The same gradients with recomputation and offloading, in tiles, and in groups of heads."""
@@ -234,6 +242,13 @@ REFUSED = {
     "use_sliding_window='false' is not true or false": {"model_type": "qwen3", "use_sliding_window": "false"},
     "max_window_layers='2' is not a number of layers": {"model_type": "qwen2", "max_window_layers": "2"},
     "max_window_layers=-1 is not a number of layers": {"model_type": "qwen2", "max_window_layers": -1},
+    "no_rope_layer_interval=0 is not a number of layers": {"model_type": "smollm3", "no_rope_layer_interval": 0},
+    "no_rope_layers=(0, 2, 1, 1) is not a list of 0 and 1": {"model_type": "smollm3", "no_rope_layers": [0, 2, 1, 1]},
+    "no_rope_layers=7 is not a list of 0 and 1": {"model_type": "smollm3", "no_rope_layers": 7},
+    "no_rope_layers has 3 entries for 4 layers": {"model_type": "smollm3", "no_rope_layers": [0, 1, 1]},
+    "smollm3: layer_types has sliding_attention, but use_sliding_window is not set": {
+        "model_type": "smollm3", "layer_types": ["sliding_attention"] * 4,
+    },
     "layer_types=5 is not a list": {"model_type": "ministral", "layer_types": 5},
     "layer_types='sliding_attention' is not a list": {"model_type": "qwen2", "layer_types": "sliding_attention"},
     "hidden_act='gelu'": {"model_type": "qwen2", "hidden_act": "gelu"},

@@ -48,6 +48,7 @@ IN_EVERY_RUN = (
     *("mistral, window", "ministral, alternating windows", "qwen2, tied", "qwen3"),
     *("olmo2", "olmo2, biases, bfloat16", "gemma2", "gemma2, layer types, bfloat16"),
     *("gemma3", "gemma3, layer types, bfloat16"),
+    "smollm3, yarn, windows without RoPE, biases",
 )
 
 

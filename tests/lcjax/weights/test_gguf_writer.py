@@ -46,6 +46,7 @@ KINDS = {
     "qwen2": {"model_type": "qwen2"},
     "qwen3": {"model_type": "qwen3", "tie_word_embeddings": True},
     "olmo2": {"model_type": "olmo2"},
+    "smollm3": {"model_type": "smollm3", "own_values": (("pad_token_id", None),)},
 }
 ENDS = '{"eos_token_id": [0, 2, 5], "temperature": 0.7}'
 TEMPLATE = "{% for message in messages %}{{ message['content'] + '<eos>' }}{% endfor %}"
@@ -120,7 +121,7 @@ def expected_tensors(folder: Path) -> dict[str, np.ndarray]:
     """Returns the float32 tensors by their names in the file, with llama.cpp's order of rows."""
     config, params, _ = weights.load_model_files(folder, "float32")
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    heads = heads if config.model_type in ("llama", "mistral") else {}
+    heads = heads if config.model_type in ("llama", "mistral", "smollm3") else {}
     tensors = {}
     for name in tensor_names(config):
         leaf = params
@@ -310,6 +311,10 @@ def tiny_settings():
         (gemma("gemma3_text", final_logit_softcapping=30.0), "cannot express final_logit_softcapping=30.0"),
         (gemma("gemma3_text", layer_types=("full_attention",) * 2), "layer_types other than sliding_window_pattern says"),
         (gemma("gemma2", layer_types=("full_attention", "sliding_attention")), "cannot express layer_types other than"),
+        (
+            {"model_type": "smollm3", "own_values": (("no_rope_layer_interval", 2),)},
+            "smollm3 models cannot express layers without RoPE other than every 4th",
+        ),
         ({"rope_scaling": RopeScaling("dynamic", 2.0)}, "rope_type=dynamic"),
         ({"model_type": "qwen2", "rope_scaling": RopeScaling("llama3", 8.0)}, "rope_type=llama3"),
         ({"rope_scaling": RopeScaling("yarn", 2.0, beta_fast=16.0)}, "YaRN with beta_fast=16.0 instead of 32.0"),
