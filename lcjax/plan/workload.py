@@ -87,6 +87,7 @@ class Workload:
             micro_batches=self.training.gradient_accumulation_steps,
             weights_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)),
             trains_every_weight=self.lora is None,
+            attention=self.attention,
         )
 
     @property

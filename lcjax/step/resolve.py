@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lcjax.config import Execution, ExecutionRequest, LlamaConfig, LoraConfig, MemorySettings
@@ -100,6 +101,11 @@ def with_request(
     return dataclasses.replace(settings, requested=requested, execution=execution)
 
 
+# Arrays [tokens, head_dim] in the backward pass of one head of a device: queries, keys, values, the
+# output, their cotangents, and what is being exchanged. Measured with compiled steps.
+_ARRAYS_OF_A_HEAD = 16
+
+
 @dataclasses.dataclass(frozen=True)
 class Hardware:
     """The devices of a run; `device_bytes` is the memory of each, None if it is not limited."""
@@ -118,11 +124,13 @@ def resolve_mesh(
     micro_batches: int,
     weights_bytes: int,
     trains_every_weight: bool,
+    attention: str,
 ) -> MeshShape:
     """The mesh of a run; see `lcjax.config.parallel.mesh`.
 
     Args:
       weights_bytes: of the model.
+      attention: the requested implementation; it decides whether a ring is possible.
 
     Raises:
       InputError: the devices cannot share the work, or not as requested.
@@ -135,11 +143,19 @@ def resolve_mesh(
         micro_batches=micro_batches,
         query_heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
+        most_tokens_of_a_head=_most_tokens_of_a_head(config, attention, hardware.device_bytes),
     )
     too_large = hardware.device_bytes is not None and 2 * weights_bytes > hardware.device_bytes
     rows = {row.shape(config)[0] for row in config.family.stored(config) if len(row.shape(config)) == 2}
     needed = mesh.size > 1 and (trains_every_weight or too_large)
     return choose_shard_axes(requested, mesh, hardware.devices_per_host, rows, needed=needed)
+
+
+def _most_tokens_of_a_head(config: LlamaConfig, attention: str, device_bytes: int | None) -> int | None:
+    """How many tokens of one head take a quarter of a GPU, None if attention has no ring."""
+    if device_bytes is None or backend_of(_attention(attention, config, jnp.bfloat16, "gpu")).lse_form is None:
+        return None
+    return device_bytes // (4 * _ARRAYS_OF_A_HEAD * config.head_dim * jnp.dtype(jnp.bfloat16).itemsize)
 
 
 def with_mesh(settings: ModelSettings, mesh: MeshShape) -> ModelSettings:

@@ -202,6 +202,7 @@ def load(arguments: RunArguments) -> tuple[Llama, PreTrainedTokenizerFast]:
         max_seq_length=arguments.max_seq_length,
         weights_bytes=checkpoint.weights_bytes(api.resolve_dtype(arguments.dtype), arguments.quantize),
         trains_every_weight=arguments.full_finetuning,
+        attention=arguments.attention,
     )
     check_policy(arguments.use_gradient_checkpointing, mesh.local_tokens(arguments.max_seq_length))
     model, tokenizer = api.from_pretrained(

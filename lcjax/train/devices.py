@@ -54,11 +54,13 @@ def mesh_of(
     max_seq_length: int,
     weights_bytes: int,
     trains_every_weight: bool,
+    attention: str,
 ) -> MeshShape:
     """How all devices of JAX share the work of a run.
 
     Args:
       weights_bytes: of the model, without an adapter.
+      attention: the name of an implementation, or "auto".
 
     Raises:
       InputError: they cannot, or not as requested.
@@ -72,6 +74,7 @@ def mesh_of(
         micro_batches=arguments.gradient_accumulation_steps,
         weights_bytes=weights_bytes,
         trains_every_weight=trains_every_weight,
+        attention=attention,
     )
     if mesh.size < jax.device_count() and not is_alone():
         raise InputError(
@@ -90,6 +93,7 @@ def mesh_of_model(model: Llama, arguments: TrainingArguments) -> MeshShape:
         max_seq_length=model.settings.max_seq_length,
         weights_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(base)),
         trains_every_weight=model.settings.lora is None,
+        attention=model.settings.execution.attention,
     )
     if mesh.size < jax.device_count():
         logger.warning(_idle(mesh, arguments.mesh_request))

@@ -160,18 +160,21 @@ def choose_mesh(
     micro_batches: int,
     query_heads: int,
     kv_heads: int,
+    most_tokens_of_a_head: int | None = None,
 ) -> MeshShape:
     """The mesh of a run.
 
     If nothing is requested, all devices are used. The context is as large as leaves every device
     `LEAST_TOKENS` tokens of a sequence; the other devices take different micro-batches, as far as a
     step has them. Attention exchanges tokens for heads inside a host, as far as heads divide, and
-    uses a ring for the rest.
+    uses a ring for the rest. Exchanging is faster, but a device then has a head's queries, keys and
+    values of all tokens of its part of the ring. With a longer ring it has fewer.
 
     Args:
       devices, devices_per_host: of all hosts, and of each.
       tokens: of a sequence.
       micro_batches: of a step.
+      most_tokens_of_a_head: that a device has memory for; None for any number.
 
     Raises:
       InputError: the request does not fit the devices, the heads or the micro-batches.
@@ -196,7 +199,8 @@ def choose_mesh(
             f"--data-parallel-size {data} does not divide --gradient-accumulation-steps {micro_batches}; use "
             f"--gradient-accumulation-steps {-(-micro_batches // data) * data}"
         )
-    heads = _heads(request, context, devices_per_host, query_heads, kv_heads)
+    shortest_ring = 1 if most_tokens_of_a_head is None else -(-tokens // most_tokens_of_a_head)
+    heads = _heads(request, context, devices_per_host, query_heads, kv_heads, shortest_ring)
     mesh = MeshShape(data, context // heads, heads)
     mesh.local_tokens(tokens)
     return mesh
@@ -209,11 +213,14 @@ def _longest_context(devices: int, tokens: int, micro_batches: int) -> int:
     return next(n for n in _divisors(devices) if n >= fitting and micro_batches % (devices // n) == 0)
 
 
-def _heads(request: MeshRequest, context: int, devices_per_host: int, query_heads: int, kv_heads: int) -> int:
+def _heads(
+    request: MeshRequest, context: int, devices_per_host: int, query_heads: int, kv_heads: int, shortest_ring: int
+) -> int:
     """The part of the context that exchanges tokens for heads; the rest is the ring."""
     if request.ulysses_degree is None and request.ring_degree is None:
         inside = math.gcd(context, devices_per_host)
-        return max(n for n in _divisors(inside) if divides_heads(n, query_heads, kv_heads))
+        possible = [n for n in _divisors(inside) if divides_heads(n, query_heads, kv_heads)]
+        return max((n for n in possible if context // n >= shortest_ring), default=1)
     name = "ring_degree" if request.ulysses_degree is None else "ulysses_degree"
     given = getattr(request, name)
     if context % given:

@@ -5,10 +5,21 @@ from __future__ import annotations
 import pytest
 
 from lcjax.config.parallel.mesh import MeshRequest, MeshShape, choose_mesh, choose_shard_axes
+from lcjax.config.presets import resolve_config
 from lcjax.errors import InputError
+from lcjax.plan.workload import Workload
 
 
-def mesh(devices: int, tokens: int, micro_batches: int = 1, *, hosts: int = 1, heads=(32, 8), **requested) -> MeshShape:
+def mesh(
+    devices: int,
+    tokens: int,
+    micro_batches: int = 1,
+    *,
+    hosts: int = 1,
+    heads=(32, 8),
+    most: int | None = None,
+    **requested,
+) -> MeshShape:
     return choose_mesh(
         MeshRequest(**requested),
         devices=devices,
@@ -17,6 +28,7 @@ def mesh(devices: int, tokens: int, micro_batches: int = 1, *, hosts: int = 1, h
         micro_batches=micro_batches,
         query_heads=heads[0],
         kv_heads=heads[1],
+        most_tokens_of_a_head=most,
     )
 
 
@@ -37,6 +49,14 @@ def mesh(devices: int, tokens: int, micro_batches: int = 1, *, hosts: int = 1, h
         (mesh(8, 1_048_576, ring_degree=2), MeshShape(1, 2, 4)),
         (mesh(8, 2048, 4, ring_degree=8), MeshShape(1, 8, 1)),
         (mesh(8, 1_048_576, ulysses_degree=2), MeshShape(1, 4, 2)),
+        # The ring is as long as a head's tokens need, but no longer.
+        (mesh(8, 1_048_576, most=1_048_576), MeshShape(1, 1, 8)),
+        (mesh(8, 1_048_576, most=1_048_575), MeshShape(1, 2, 4)),
+        (mesh(8, 1_048_576, most=200_000), MeshShape(1, 8, 1)),
+        (mesh(8, 1_048_576, most=1000), MeshShape(1, 8, 1)),
+        (mesh(32, 16_777_216, hosts=4, most=4_194_304), MeshShape(1, 4, 8)),
+        (mesh(32, 16_777_216, hosts=4, most=2_097_152), MeshShape(1, 8, 4)),
+        (mesh(8, 1_048_576, most=1000, ulysses_degree=8), MeshShape(1, 1, 8)),
         (mesh(8, 65_536, 3, context_parallel_size=2), MeshShape(1, 1, 2)),
         (mesh(8, 65_536, 4, data_parallel_size=2), MeshShape(2, 1, 4)),
     ],
@@ -87,3 +107,18 @@ def test_weights_are_cut_inside_of_a_host():
     assert axes(MeshShape(1, 1, 3), 3) == ()  # the rows do not divide
     with pytest.raises(InputError, match="3 GPUs cannot have equal parts of a matrix with 1,024 rows"):
         axes(MeshShape(1, 1, 3), 3, shard_weights="layers")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "attention", "expected"),
+    [
+        (4_194_304, "auto", MeshShape(1, 1, 8)),
+        (8_388_608, "auto", MeshShape(1, 2, 4)),
+        (16_777_216, "pallas", MeshShape(1, 4, 2)),
+        (16_777_216, "mosaic", MeshShape(1, 1, 8)),  # has no ring
+    ],
+)
+def test_one_head_takes_at_most_a_quarter_of_a_gpu(tokens, attention, expected):
+    config = resolve_config("llama-3.1-8b")
+    workload = Workload("llama-3.1-8b", config, "h100-80gb", quantize="nf4", gpus=8, attention=attention)
+    assert workload.mesh_for(tokens) == expected

@@ -120,6 +120,7 @@ def trace_step(shape: Shape, tokens: int, policy: str, memory: str) -> TracedSte
         micro_batches=arguments.gradient_accumulation_steps,
         weights_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)),
         trains_every_weight=lora is None,
+        attention=settings.execution.attention,
     )
     devices, settings = Devices.of(mesh), step.with_mesh(settings, mesh)
     params = abstract(params, on_one(jax.devices()[0]) if devices.mesh is None else NamedSharding(devices.mesh, WHOLE))
