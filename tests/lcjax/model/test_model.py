@@ -46,8 +46,7 @@ POSITIONS = {"first": None, "at 32K": np.arange(32_768 - 61, 32_768), "spread ov
 IN_EVERY_RUN = (
     *("tied gqa 1", "untied gqa 3, odd head_dim", "untied gqa 8, biases", "bfloat16 biases, tied"),
     *("mistral, window", "ministral, alternating windows", "qwen2, tied", "qwen3"),
-    *("olmo2", "olmo2, biases, bfloat16", "gemma2", "gemma2, layer types, bfloat16"),
-    *("gemma3", "gemma3, layer types, bfloat16"),
+    *("olmo2", "gemma2", "gemma3", "gemma3, layer types, bfloat16"),
     "smollm3, yarn, windows without RoPE, biases",
 )
 

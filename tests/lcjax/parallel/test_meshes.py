@@ -120,6 +120,30 @@ def test_weights_that_devices_share(name, results, expected):
     assert ratio(results[name], expected["packed"]) <= 1
 
 
+# Norms over all heads, soft caps, and layers that differ in window and RoPE.
+OF_FAMILIES = {
+    "olmo2": ({"model_type": "olmo2"}, Case((2, 2, 2), "packed", LAYERS["tiles"])),
+    "gemma2": (
+        {"model_type": "gemma2", "sliding_window": 20, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+        Case((1, 2, 4), "packed", LAYERS["plain"]),
+    ),
+    "gemma3": (
+        {"model_type": "gemma3_text", "sliding_window": 20, "sliding_window_pattern": 2},
+        Case((2, 2, 2), "one document", LAYERS["tiles, two groups of heads, every second input"]),
+    ),
+}
+
+
+@pytest.mark.parametrize("family", thinned(OF_FAMILIES, lambda family: family == "gemma2"))
+def test_gradients_of_other_families(family, batches, tmp_path):
+    fields, case = OF_FAMILIES[family]
+    oracle, batch = make_oracle(tmp_path / "model", **FIELDS | fields), batches[case.batch]
+    [result] = gradients_in(tmp_path, {family: case}, {case.batch: batch}, oracle.directory, oracle.adapter).values()
+    names = names_of(oracle.model())
+    plain, exact = (_by_path(torch_gradients(model, batch, names)) for model in (oracle.plain, oracle.exact))
+    assert ratio(result, (None, plain, exact)) <= 1
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutants_fail(name, results, expected):
     assert ratio(results[name], expected[BROKEN[name].batch]) > 1
