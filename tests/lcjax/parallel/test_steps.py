@@ -1,4 +1,7 @@
-"""Twenty steps of AdamW on eight devices are those of one: every weight, an adapter and NF4."""
+"""Twenty steps of AdamW on eight devices are those of one: every weight, an adapter and NF4.
+
+The eight devices belong to one process, or to two with four each.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.support.mesh_runs import DEVICES
+from tests.support.several_processes import free_port
 from tests.support.thin import thinned
 from tests.support.tiny_llama import save_tiny_llama
 
@@ -48,37 +52,57 @@ def runs(request, tmp_path_factory, texts, data_dir) -> Path:
     fields = {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 8}
     save_tiny_llama(folder / "model", texts, **fields, num_key_value_heads=4)
     common = ["--model", str(folder / "model"), "--data", str(data_dir), *RUN]
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"
     arguments = [
         [*common, *kind_flags, *size_flags, "--output-dir", str(folder / kind / str(size))]
         for kind, kind_flags in KINDS.items()
         if kind in wanted
         for size, size_flags in SIZES.items()
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(arguments)],
-        env={**os.environ, "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stderr.count(f"{DEVICES} devices: 2 data x 4 context") == len(wanted)
+    process = _start(arguments, DEVICES)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors[-3000:]
+    assert errors.count(f"{DEVICES} devices: 2 data x 4 context") == len(wanted)
     idle = "7 of the 8 devices stay idle; to use them, omit --context-parallel-size 1 and --data-parallel-size 1\n"
-    assert done.stderr.count(idle) == len(wanted)
+    assert errors.count(idle) == len(wanted)
     return folder
 
 
 # That of NF4 trains an adapter, too.
 @pytest.mark.parametrize("kind", thinned(KINDS, lambda kind: kind != "adapter"))
 def test_twenty_steps(kind, runs):
-    rows = {size: _metrics(runs / kind / str(size)) for size in SIZES}
+    _require_the_same(runs / kind / str(DEVICES), runs / kind / "1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_with_four_devices_each(kind, runs, data_dir, tmp_path):
+    common = ["--model", str(runs / "model"), "--data", str(data_dir), *RUN, *KINDS[kind]]
+    cluster = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--process-id"]
+    both = [_start([[*common, "--output-dir", str(tmp_path), *cluster, str(n)]], DEVICES // 2) for n in range(2)]
+    for process in both:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors[-3000:]
+    _require_the_same(tmp_path, runs / kind / "1")
+
+
+def _start(runs: list[list[str]], devices: int) -> subprocess.Popen[str]:
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, json.dumps(runs)],
+        env={**os.environ, "XLA_FLAGS": flags},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _require_the_same(run: Path, expected: Path) -> None:
+    rows, expected_rows = _metrics(run), _metrics(expected)
     for name in ("loss", "grad_norm"):
-        found, expected = ([row[name] for row in rows[size]] for size in (DEVICES, 1))
-        assert len(found) == STEPS
-        assert found == pytest.approx(expected, rel=3e-5)
-    weights = {size: _weights(runs / kind / str(size)) for size in SIZES}
-    largest = max(np.abs(weights[DEVICES][name] - x).max() for name, x in weights[1].items())
+        assert len(rows) == STEPS
+        assert [row[name] for row in rows] == pytest.approx([row[name] for row in expected_rows], rel=3e-5)
+    weights = _weights(run)
+    largest = max(np.abs(weights[name] - x).max() for name, x in _weights(expected).items())
     # AdamW divides by the gradient's size, so a gradient of nearly 0 may move a weight either way.
     assert largest < 0.05 * STEPS * RATE
 
