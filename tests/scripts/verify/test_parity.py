@@ -109,7 +109,7 @@ def test_an_interrupted_run_reports_what_it_has_judged(tmp_path, capsys, monkeyp
     run_jobs = harness.run_jobs
     monkeypatch.setattr(harness, "run_jobs", interrupted_after_two)
     path = tmp_path / "report.json"
-    assert parity.main(["--shapes", "rope float32", "--json", str(path)]) == 130
+    assert parity.main(["--shapes", "rope float32 d20", "rope yarn", "--json", str(path)]) == 130
     report = json.loads(path.read_text())
     assert 2 == report["shapes_judged"] < report["shapes"]
     assert report["cases"] == 2 * len(ROPE.tensors)
