@@ -24,8 +24,8 @@ FAST := tests/lcjax/test_imports.py $(addprefix tests/lcjax/,audit bad_input con
 # only its interpreter can compute, and one or two tests of imports, operations, a training run and a plan.
 ON_NEWEST := tests/scripts/verify/test_jax_side.py \
 	$(addprefix tests/lcjax/,$(addprefix pallas/mosaic/test_,backend.py compiled.py compiled_step.py values.py) \
-	test_imports.py::test_a_package_can_be_imported_alone ops/test_implementations.py::test_extreme_logits train/test_attention.py \
-	plan/test_plan_command.py::test_the_real_step_end_to_end)
+	test_imports.py::test_a_package_can_be_imported_alone ops/test_implementations.py::test_extreme_logits \
+	train/test_attention.py plan/test_plan_command.py::test_the_real_step_end_to_end)
 
 SPEED := not slow
 
