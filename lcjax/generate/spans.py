@@ -83,7 +83,8 @@ class Span:
         dropped = self._dropped(length, count)
         kept = [lax.dynamic_slice_in_dim(x, dropped, self.stored, axis=1) for x in joined]
         arrays = [_write(whole, x, place, 0, is_own) for whole, x in zip(arrays, kept, strict=True)]
-        return self._with(arrays), lambda: Visible(*joined, offset)
+        keys, values = joined
+        return self._with(arrays), lambda: Visible(keys, values, offset)
 
     def after(self, length: jax.Array, count: int | jax.Array) -> Span:
         """The span after `add` for all its layers."""
