@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +11,15 @@ import pytest
 
 from lcjax import ops
 from lcjax.config import MemorySettings
+from lcjax.config.families import AttentionView
+from lcjax.config.parallel.mesh import ONE_DEVICE
 from lcjax.errors import InputError
 from lcjax.model import Llama
 from lcjax.ops.attention import registry
 from lcjax.ops.attention.backend import Backend
 from lcjax.ops.attention.call import AttentionCall
+from lcjax.ops.attention.parallel import passes_over
+from lcjax.ops.attention.passes import backend_with_passes
 from lcjax.train.arguments import RunArguments
 from lcjax.weights import load_model_files
 from tests.support.settings import model_settings
@@ -82,3 +88,14 @@ def test_tiles_need_its_two_passes(toy, model_dir):
     settings = model_settings(24, attention="toy", use_gradient_checkpointing="full", memory=MemorySettings(tile=8))
     with pytest.raises(InputError, match="attention='toy' does not run in tiles"):
         Llama(config, params, settings)(jnp.arange(24, dtype=jnp.int32)[None])
+
+
+def test_its_passes_refuse_the_same_calls(toy, monkeypatch):
+    """Layers in tiles, and layers that differ, call the passes directly."""
+    backend = dataclasses.replace(registry.backend_of("xla"), name="toy", refusal=toy.refusal)
+    monkeypatch.setitem(registry.BACKENDS, "toy", backend)
+    passes = passes_over(ONE_DEVICE, backend_with_passes("toy"))
+    arrays = [jax.random.normal(jax.random.key(i), (1, 12, 2, 8)) for i in range(3)]
+    assert passes.forward(*arrays, None, AttentionView())[0].shape == (1, 12, 2, 8)
+    with pytest.raises(InputError, match="attention='toy' does not support window=3"):
+        passes.forward(*arrays, None, AttentionView(window=3))
