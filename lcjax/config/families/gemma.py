@@ -177,19 +177,14 @@ def _gguf_refusal_3(config: LlamaConfig) -> str | None:
 
 def _flattened_3(config: Mapping[str, Any], source: str) -> Mapping[str, Any]:
     """RoPE under the keys of transformers 4. Version 5 has an object for each kind of layers."""
-    rope, theta = config.get("rope_parameters"), config.get("rope_theta")
-    theta = 1_000_000.0 if theta is None else theta
-    if rope is None:
-        return {**config, "rope_theta": theta}
-    parts = [rope.get(kind) or {} for kind in (windows.FULL, windows.WINDOW)] if isinstance(rope, Mapping) else []
-    if (
-        not parts
-        or not all(isinstance(part, Mapping) for part in parts)
-        or rope.keys() - {windows.FULL, windows.WINDOW}
-    ):
+    rope, scaling = config.get("rope_parameters"), config.get("rope_scaling") or {}
+    if rope is None or not isinstance(scaling, Mapping):
+        return config
+    kinds = windows.FULL, windows.WINDOW
+    parts = [rope.get(kind) or {} for kind in kinds] if isinstance(rope, Mapping) and not rope.keys() - {*kinds} else []
+    if not parts or not all(isinstance(part, Mapping) for part in parts):
         raise InputError(
-            f"{source} has {rope!r} for RoPE's parameters; it must be an object with {windows.FULL} "
-            f"and {windows.WINDOW}"
+            f"{source} has {rope!r} for RoPE's parameters; it must be an object with {' and '.join(kinds)}"
         )
     whole, local = parts
     if (kind := local.get("rope_type", "default")) != "default":
@@ -197,7 +192,7 @@ def _flattened_3(config: Mapping[str, Any], source: str) -> Mapping[str, Any]:
     return {
         **config,
         "rope_scaling": None,
-        "rope_parameters": {"rope_theta": theta, **whole, **(config.get("rope_scaling") or {})},
+        "rope_parameters": {**whole, **scaling},
         "rope_local_base_freq": local.get("rope_theta", config.get("rope_local_base_freq", 10_000.0)),
     }
 
@@ -224,7 +219,7 @@ GEMMA3_TEXT = Family(
     },
     gguf_derived=_gguf_derived,
     gguf_refusal=_gguf_refusal_3,
-    keys={**_KEYS, "vocab_size": 262_208, "max_position_embeddings": 131_072},
+    keys={**_KEYS, "vocab_size": 262_208, "max_position_embeddings": 131_072, "rope_theta": 1_000_000.0},
     own_keys={
         **_OWN_KEYS,
         "sliding_window_pattern": 6,
