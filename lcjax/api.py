@@ -13,7 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcjax import weights
-from lcjax.config import TARGET_MODULES, ExecutionRequest, LlamaConfig, LoraConfig, MemorySettings, parse_memory
+from lcjax.config import (
+    ALL_LINEAR,
+    ExecutionRequest,
+    LlamaConfig,
+    LoraConfig,
+    MemorySettings,
+    parse_memory,
+    target_modules_of,
+)
 from lcjax.config.policies import check_policy_name
 from lcjax.config.precision import check_dtype, check_quantize
 from lcjax.config.rope_choice import check_choice, choose_rope, describe_rope
@@ -103,7 +111,7 @@ def get_peft_model(
     model: Llama,
     r: int = 16,
     lora_alpha: float = 32,
-    target_modules: str | Sequence[str] = TARGET_MODULES,
+    target_modules: str | Sequence[str] = ALL_LINEAR,
     use_rslora: bool = False,
     lora_dropout: float = 0.0,
     use_gradient_checkpointing: str = "auto",
@@ -117,7 +125,7 @@ def get_peft_model(
     Args:
       model: a model without an adapter.
       r, lora_alpha, target_modules, use_rslora, lora_dropout: see `lcjax.config.LoraConfig`;
-      target_modules may be one name, and "all-linear" stands for all.
+      target_modules may be one name, and "all-linear" stands for all of the model's.
       use_gradient_checkpointing: "auto", "none", "full", "offload" (or "unsloth"), "offload_attn";
         see `lcjax.memory.checkpoint`.
       random_state: seed of the adapter's A.
@@ -125,7 +133,7 @@ def get_peft_model(
     Raises:
       InputError: a value is out of range, or the model already has an adapter.
     """
-    modules = (target_modules,) if isinstance(target_modules, str) else tuple(target_modules)
+    modules = target_modules_of(model.config.family, target_modules)
     config = LoraConfig(r, lora_alpha, modules, use_rslora, lora_dropout)
     check_policy_name(use_gradient_checkpointing)
     adapter = lora.init_adapter(model.config, config, jax.random.key(random_state))

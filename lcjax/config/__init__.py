@@ -23,6 +23,7 @@ from lcjax.config.execution import ExecutionRequest as ExecutionRequest
 from lcjax.config.lora import ALL_LINEAR as ALL_LINEAR
 from lcjax.config.lora import TARGET_MODULES as TARGET_MODULES
 from lcjax.config.lora import LoraConfig as LoraConfig
+from lcjax.config.lora import target_modules_of as target_modules_of
 from lcjax.config.memory import MemorySettings as MemorySettings
 from lcjax.config.memory import parse_memory as parse_memory
 from lcjax.config.model import EMBEDDING_MODULES as EMBEDDING_MODULES

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
-from lcjax.config.families import LLAMA
+from lcjax.config.families import FAMILIES, Family
+from lcjax.config.families.decoder import decoder_parameters
 from lcjax.errors import InputError, unknown
 
-TARGET_MODULES = tuple(LLAMA.adaptable)
+TARGET_MODULES = tuple(row.module for row in decoder_parameters() if row.adaptable)
+"""The linear maps of a layer, in most families."""
 ALL_LINEAR = "all-linear"
-"""PEFT's name for all target modules."""
+"""PEFT's name for all linear maps of a layer."""
 
-_CHOICES = (*TARGET_MODULES, ALL_LINEAR)
 _NOT_IN_LAYERS = ("embed_tokens", "lm_head")
 
 
@@ -22,7 +24,8 @@ class LoraConfig:
 
     Source: Hu et al., LoRA, arXiv 2106.09685; `use_rslora`: Kalajdzievski, arXiv 2312.03732.
 
-    `target_modules` is one name or several names of TARGET_MODULES, or ALL_LINEAR.
+    `target_modules` is one or several linear maps of some family's layers. ALL_LINEAR stands for
+    TARGET_MODULES; see `target_modules_of` for the maps of a given family.
 
     Raises:
       InputError: r, lora_alpha or lora_dropout is out of range, or a target module is unknown.
@@ -42,21 +45,30 @@ class LoraConfig:
         if not isinstance(self.lora_dropout, (int, float)) or not 0.0 <= self.lora_dropout < 1.0:
             raise InputError(f"lora_dropout={self.lora_dropout!r} must be at least 0 and below 1")
         modules = (self.target_modules,) if isinstance(self.target_modules, str) else tuple(self.target_modules)
+        known = dict.fromkeys(module for family in FAMILIES.values() for module in family.adaptable)
+        choices = *known, ALL_LINEAR
         if not modules:
-            raise InputError(f"an empty target_modules adapts nothing; choose from {', '.join(_CHOICES)}")
+            raise InputError(f"an empty target_modules adapts nothing; choose from {', '.join(choices)}")
         for module in modules:
             if module in _NOT_IN_LAYERS:
                 raise InputError(
                     f"target_modules={module!r} cannot be adapted, only the linear maps of the "
-                    f"layers; choose from {', '.join(_CHOICES)}"
+                    f"layers; choose from {', '.join(choices)}"
                 )
-            if module not in _CHOICES:
-                raise InputError(unknown("target_modules", str(module), _CHOICES))
+            if module not in choices:
+                raise InputError(unknown("target_modules", str(module), choices))
+        if ALL_LINEAR in modules:
+            modules = TARGET_MODULES
         # A fixed order, so that equal sets compare and hash equal.
-        chosen = tuple(module for module in TARGET_MODULES if module in modules or ALL_LINEAR in modules)
-        object.__setattr__(self, "target_modules", chosen)
+        object.__setattr__(self, "target_modules", tuple(module for module in known if module in modules))
 
     @property
     def scaling(self) -> float:
         """The factor on B A x: lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora."""
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+
+def target_modules_of(family: Family, modules: str | Sequence[str]) -> tuple[str, ...]:
+    """`target_modules` for a model of a family, where ALL_LINEAR stands for its linear maps."""
+    modules = (modules,) if isinstance(modules, str) else tuple(modules)
+    return tuple(family.adaptable) if ALL_LINEAR in modules else modules

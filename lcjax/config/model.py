@@ -6,12 +6,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from lcjax.config.families import FAMILIES, LLAMA, AttentionView, Family, Rotary
+from lcjax.config.families import DEFAULT_FAMILY, FAMILIES, AttentionView, Family, Rotary
+from lcjax.config.families.decoder import decoder_parameters
 from lcjax.config.reading import read_fields, read_json_file
 from lcjax.config.rope import UNSCALED, RopeScaling
 from lcjax.errors import InputError
 
-EMBEDDING_MODULES = tuple(row.module for row in LLAMA.parameters if "vocab" in row.axes)
+EMBEDDING_MODULES = tuple(row.module for row in decoder_parameters() if "vocab" in row.axes)
 """The modules whose weight is [V, D]; a model with tied embeddings has only the first."""
 _SIZES = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
@@ -57,7 +58,7 @@ class LlamaConfig:
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     sliding_window: int | None = None
-    model_type: str = "llama"
+    model_type: str = DEFAULT_FAMILY.model_type
     own_values: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self):
@@ -82,6 +83,11 @@ class LlamaConfig:
         if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < 1:
             raise self._fault("rms_norm_eps", "must be a number above 0 and below 1")
         self._check_heads()
+        kind, kinds = self.rope_scaling.rope_type, self.family.rope_kinds
+        if kinds is not None and kind not in kinds:
+            raise InputError(
+                f"rope_type={kind!r} has no meaning in a {self.model_type} model; use one of {', '.join(kinds)}"
+            )
         if (refusal := self.family.refusal(self)) is not None:
             raise InputError(f"{self.model_type}: {refusal} in the model's config")
 
@@ -189,7 +195,8 @@ class LlamaConfig:
                 del fields[name]
         own = {key: self.own_value(key) for key in family.own_keys}
         own = {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
-        return {"architectures": [family.architecture], family.activation_key: family.activation, **fields, **own}
+        kind = {"architectures": [family.architecture], family.activation_key: family.activation}
+        return family.written({**kind, **fields, **own})
 
     @property
     def rotary_dim(self) -> int:

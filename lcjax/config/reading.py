@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lcjax.config.families import FAMILIES, Family
+from lcjax.config.families import DEFAULT_FAMILY, FAMILIES, Family
 from lcjax.config.rope import read_rope
 from lcjax.errors import InputError
 
@@ -42,7 +42,9 @@ def read_fields(config: Any, source: str) -> dict[str, Any]:
         fields["eos_token_id"] = tuple(fields["eos_token_id"])
     context = fields["max_position_embeddings"]
     if isinstance(context, int) and context > 0:  # otherwise rejected with the other sizes
-        theta, rotated, scaling = read_rope(config, context, source, family.keys.get("rope_theta", 10_000.0))
+        theta, rotated, scaling = read_rope(
+            {**family.own_keys, **config}, context, source, family.keys.get("rope_theta", 10_000.0)
+        )
         fields |= {"rope_theta": theta, "rope_scaling": scaling, "partial_rotary_factor": rotated}
     return fields
 
@@ -95,7 +97,7 @@ def _family(config: dict[str, Any], source: str) -> Family:
     if name is None:
         if missing := [key for key in _SIZES if config.get(key) is None]:
             raise InputError(f"{source} lacks {', '.join(missing)}; is it a complete Llama config.json?")
-        name = "llama"
+        name = DEFAULT_FAMILY.model_type
     if not isinstance(name, str) or name not in FAMILIES:
         raise InputError(
             f"{source} says model_type={name!r}; supported are {', '.join(FAMILIES)}: use a model of these families"

@@ -107,6 +107,11 @@ UNSCALED = RopeScaling()
 
 
 def attention_factor(config: LlamaConfig) -> float:
+    """The factor of cosines and sines of a model; see `factor_of`."""
+    return factor_of(config.rope_scaling)
+
+
+def factor_of(scaling: RopeScaling) -> float:
     """The factor of cosines and sines; attention scores grow by its square.
 
     It is 1 for every kind except yarn and longrope.
@@ -114,7 +119,6 @@ def attention_factor(config: LlamaConfig) -> float:
     Source: YaRN, arXiv 2309.00071, section 3.4 (with DeepSeek's `mscale` and `mscale_all_dim`);
     LongRoPE, arXiv 2402.13753.
     """
-    scaling = config.rope_scaling
     if scaling.rope_type not in ("yarn", "longrope"):
         return 1.0
     if scaling.attention_factor is not None:
@@ -127,6 +131,12 @@ def attention_factor(config: LlamaConfig) -> float:
     if scaling.mscale and scaling.mscale_all_dim:
         return (0.1 * scaling.mscale * growth + 1.0) / (0.1 * scaling.mscale_all_dim * growth + 1.0)
     return 0.1 * growth + 1.0
+
+
+def is_beyond_original(config: LlamaConfig, tokens: int) -> bool:
+    """Whether a sequence is so long that longrope's second frequencies apply to all its tokens."""
+    scaling = config.rope_scaling
+    return scaling.rope_type == "longrope" and tokens > scaling.original_max_position_embeddings
 
 
 def read_rope(

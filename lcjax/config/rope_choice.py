@@ -44,7 +44,7 @@ def choose_rope(
     if scaling == "auto" and max_seq_length <= _reach(config):
         return config, None
     trained, own = config, config.rope_scaling.rope_type
-    kind = (own if own != "default" else "yarn") if scaling == "auto" else scaling
+    kind = (own if own != "default" else _usual_kind(config)) if scaling == "auto" else scaling
     if kind == "base":
         theta = theta or _larger_base(config, max_seq_length)
     if theta is not None:
@@ -55,6 +55,12 @@ def choose_rope(
     else:
         chosen = _extended(config, max_seq_length) if kind == own else _scaled(config, max_seq_length, kind)
     return chosen, _line(trained, chosen, max_seq_length, by_user=scaling != "auto")
+
+
+def _usual_kind(config: LlamaConfig) -> str:
+    """How a model without a scaling is extended."""
+    kinds = config.family.rope_kinds
+    return "yarn" if kinds is None or "yarn" in kinds else "base"
 
 
 def check_choice(scaling: str, theta: float | None) -> None:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lcjax.config.rope import is_beyond_original
 from lcjax.errors import InputError
 from lcjax.generate.cache import KVCache, extend
 from lcjax.generate.next_token import next_token
@@ -59,6 +60,7 @@ class Generator:
         self._cache = KVCache.empty(self._model, capacity + min(CHUNKS), devices=self._devices)
         self._logits_BV: jax.Array | None = None
         self._ids: list[int] = []
+        self._has_long_keys: bool | None = False  # None if keys of both kinds are in the cache
 
     def generate(
         self,
@@ -85,6 +87,8 @@ class Generator:
         self._prefill(list(prompt), on_prefill)
         key = jax.random.key(seed)
         for _ in range(min(max_new_tokens, self.capacity - len(prompt))):
+            if self._has_long_keys is None:
+                self._prefill(self._ids, lambda done: None)
             assert self._logits_BV is not None
             token_B, self._logits_BV, self._cache = decode_token(
                 self._devices, sampling, self._model, self._cache, self._logits_BV, key
@@ -97,6 +101,8 @@ class Generator:
                     "float32, or the model without the adapter"
                 )
             self._ids.append(token)
+            if is_beyond_original(self._model.config, len(self._ids)) and not self._has_long_keys:
+                self._has_long_keys = None
             yield token
             if token in stop:
                 return
@@ -107,8 +113,11 @@ class Generator:
             raise InputError("the prompt is empty; give at least one token of text")
         check_length(prompt, self.capacity)
         check_ids(np.asarray(prompt), self._model.config.vocab_size)
-        # The last token is always recomputed, because its logits are needed.
-        self._cache = self._cache.up_to(min(_common(self._ids, prompt), len(prompt) - 1))
+        # The last token is always recomputed, because its logits are needed. All are if RoPE has
+        # other frequencies for this length than for the keys in the cache.
+        needs_long_keys = is_beyond_original(self._model.config, len(prompt))
+        common = min(_common(self._ids, prompt), len(prompt) - 1) if needs_long_keys == self._has_long_keys else 0
+        self._has_long_keys, self._cache = needs_long_keys, self._cache.up_to(common)
         done = int(self._cache.length)
         self._ids = prompt[:done]
         while done < len(prompt):

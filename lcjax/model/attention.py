@@ -15,7 +15,7 @@ from lcjax import ops
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.errors import InputError
 from lcjax.model.context import Context
-from lcjax.model.linear import Linear
+from lcjax.model.linear import Linear, outputs_of
 from lcjax.model.norm import RMSNorm
 from lcjax.model.views import attention_by_view
 from lcjax.ops.attention.parallel import passes_over
@@ -33,23 +33,23 @@ class SelfAttention(nnx.Module):
     """
 
     def __init__(self, tree: Tree, config: LlamaConfig, lora: LoraConfig | None):
-        self.q_proj = Linear(tree["q_proj"], lora)
-        self.k_proj = Linear(tree["k_proj"], lora)
-        self.v_proj = Linear(tree["v_proj"], lora)
+        # A family has a map for each of them, or one map for all.
+        self.maps = ("qkv_proj",) if "qkv_proj" in tree else ("q_proj", "k_proj", "v_proj")
+        for name in self.maps:
+            setattr(self, name, Linear(tree[name], lora))
         self.o_proj = Linear(tree["o_proj"], lora)
         self.q_norm = RMSNorm(tree["q_norm"], config) if "q_norm" in tree else None
         self.k_norm = RMSNorm(tree["k_norm"], config) if "k_norm" in tree else None
         self.has_separate_heads = config.family.has_separate_heads
         self.head_dim = config.head_dim
-        self.kv_heads = config.num_key_value_heads
+        self.q_heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
 
     def project(self, x_BTD: jax.Array, context: Context, dropout_key: DropoutKey | None) -> tuple[jax.Array, ...]:
         """(queries [B, T, H, d], keys [B, T, K, d], values [B, T, K, d]), with RoPE applied."""
-        q_key, k_key, v_key = split_key(dropout_key, 3)
         heads = (*x_BTD.shape[:2], -1, self.head_dim)
-        q_BTHd = _normed(self.q_norm, self.q_proj(x_BTD, q_key)).reshape(heads)
-        k_BTKd = _normed(self.k_norm, self.k_proj(x_BTD, k_key)).reshape(heads)
-        v_BTKd = self.v_proj(x_BTD, v_key).reshape(heads)
+        maps, keys = [getattr(self, name) for name in self.maps], split_key(dropout_key, len(self.maps))
+        outputs = zip((self.q_norm, self.k_norm, None), outputs_of(maps, x_BTD, keys, self._sizes), strict=True)
+        q_BTHd, k_BTKd, v_BTKd = (_normed(norm, x_BTF).reshape(heads) for norm, x_BTF in outputs)
         q_BTHd, k_BTKd = ops.rope(
             q_BTHd,
             k_BTKd,
@@ -77,10 +77,17 @@ class SelfAttention(nnx.Module):
         if self.kv_heads % groups:
             raise InputError(f"head_groups={groups} does not divide {self.kv_heads} key/value heads")
         own = copy.copy(self)
-        own.kv_heads = self.kv_heads // groups
-        own.q_proj, own.k_proj, own.v_proj = (x.rows(group, groups) for x in (self.q_proj, self.k_proj, self.v_proj))
+        own.q_heads, own.kv_heads = self.q_heads // groups, self.kv_heads // groups
+        for name in self.maps:
+            sections = self._sizes if len(self.maps) == 1 else None
+            setattr(own, name, getattr(self, name).rows(group, groups, sections))
         own.o_proj = self.o_proj.columns(group, groups)
         return own
+
+    @property
+    def _sizes(self) -> tuple[int, int, int]:
+        """The features of queries, keys and values."""
+        return self.q_heads * self.head_dim, self.kv_heads * self.head_dim, self.kv_heads * self.head_dim
 
     def output(self, out_BTHd: jax.Array, dropout_key: DropoutKey | None) -> jax.Array:
         return self.o_proj(out_BTHd.reshape(*out_BTHd.shape[:2], -1), dropout_key)

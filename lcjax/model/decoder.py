@@ -17,7 +17,7 @@ from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.config.families import Norms
 from lcjax.model.attention import SelfAttention, attend
 from lcjax.model.context import Context
-from lcjax.model.linear import Linear
+from lcjax.model.linear import Linear, outputs_of
 from lcjax.model.norm import RMSNorm
 from lcjax.ops.dropout import DropoutKey, split_key
 from lcjax.ops.residuals import LAYER_INPUT, MIDDLE, PROJECTION, name_residual
@@ -39,14 +39,18 @@ class MLP(nnx.Module):
 
     def __init__(self, tree: Tree, config: LlamaConfig, lora: LoraConfig | None):
         self.activation = config.family.activation
-        self.gate_proj = Linear(tree["gate_proj"], lora)
-        self.up_proj = Linear(tree["up_proj"], lora)
+        # A family has a map for each of gate and up, or one map for both.
+        self.maps = ("gate_up_proj",) if "gate_up_proj" in tree else ("gate_proj", "up_proj")
+        for name in self.maps:
+            setattr(self, name, Linear(tree[name], lora))
+        self.size = config.intermediate_size
         self.down_proj = Linear(tree["down_proj"], lora)
 
     def __call__(self, x_BTD: jax.Array, dropout_key: DropoutKey | None) -> jax.Array:
-        gate_key, up_key, down_key = split_key(dropout_key, 3)
-        gate, up = self.gate_proj(x_BTD, gate_key), self.up_proj(x_BTD, up_key)
-        gate, up = (name_residual(x, PROJECTION) for x in (gate, up))
+        maps = [getattr(self, name) for name in self.maps]
+        *keys, down_key = split_key(dropout_key, len(maps) + 1)
+        outputs = list(outputs_of(maps, x_BTD, keys, (self.size, self.size)))
+        gate, up = (name_residual(x, PROJECTION) for x in outputs)
         return self.down_proj(ACTIVATIONS[self.activation](gate) * up, down_key)
 
 

@@ -5,16 +5,19 @@ Shapes: a map's weight is [O, I] (out, in), its adapter A [R, I] and B [O, R].
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 
 from lcjax.config import LoraConfig
 from lcjax.ops import nf4
 from lcjax.ops.dropout import DropoutKey, dropout
+from lcjax.ops.parts import part_of as part_of_array
 from lcjax.ops.residuals import LOW_RANK, name_residual
 
 Tree = dict[str, Any]
@@ -48,9 +51,9 @@ class Linear(nnx.Module):
             y = y + _expand(low_rank * self.lora.scaling, self.lora_B[...].astype(x.dtype))
         return y
 
-    def rows(self, part: jax.Array, parts: int) -> Linear:
-        """The map to one of `parts` equal parts of the outputs."""
-        return Linear(self._sliced(part, parts, {"weight": 0, "bias": 0, "lora_B": 0}), self.lora)
+    def rows(self, part: jax.Array, parts: int, sections: Sequence[int] | None = None) -> Linear:
+        """The map to one of `parts` equal parts of the outputs, or of every section of them."""
+        return Linear(self._sliced(part, parts, {"weight": 0, "bias": 0, "lora_B": 0}, sections), self.lora)
 
     def columns(self, part: jax.Array, parts: int) -> Linear:
         """The map from one of `parts` equal parts of the inputs; the results sum to the whole."""
@@ -59,11 +62,13 @@ class Linear(nnx.Module):
             tree["bias"] = jnp.where(part == 0, tree["bias"], jnp.zeros_like(tree["bias"]))
         return Linear(tree, self.lora)
 
-    def _sliced(self, part: jax.Array, parts: int, axes: dict[str, int]) -> Tree:
+    def _sliced(self, part: jax.Array, parts: int, axes: dict[str, int], sections: Sequence[int] | None = None) -> Tree:
         """The parameters; those named in `axes` are cut along the given axis."""
         leaves = {"weight": self._weight()}
         leaves |= {name: x[...] for name in ("bias", "lora_A", "lora_B") if (x := getattr(self, name)) is not None}
-        return {name: part_of(x, part, parts, axes[name]) if name in axes else x for name, x in leaves.items()}
+        return {
+            name: part_of(x, part, parts, axes[name], sections) if name in axes else x for name, x in leaves.items()
+        }
 
     @property
     def is_quantized(self) -> bool:
@@ -82,12 +87,26 @@ class Linear(nnx.Module):
         return dropout(x, self.lora.lora_dropout, key)
 
 
-def part_of(x: Any, part: jax.Array, parts: int, axis: int) -> Any:
-    """One of `parts` equal parts, along an axis, of an array or a quantized weight."""
-    if nf4.is_quantized(x):
-        return nf4.part_of(x, part, parts, axis)
-    size = x.shape[axis] // parts
-    return lax.dynamic_slice_in_dim(x, part * size, size, axis)
+def part_of(x: Any, part: jax.Array, parts: int, axis: int, sections: Sequence[int] | None = None) -> Any:
+    """One of `parts` equal parts, along an axis, of an array or a quantized weight.
+
+    `sections` are as in `lcjax.ops.parts`.
+    """
+    slice_of = nf4.part_of if nf4.is_quantized(x) else part_of_array
+    return slice_of(x, part, parts, axis, sections)
+
+
+def outputs_of(
+    maps: Sequence[Linear], x: jax.Array, keys: Sequence[DropoutKey | None], sizes: Sequence[int]
+) -> Iterator[jax.Array]:
+    """Several outputs [..., size] of the same input: of a map for each, or of one map for all.
+
+    The one map has the rows of the first output, then those of the next, and one adapter. `keys`
+    are those of the maps' dropout.
+    """
+    for apply, key in zip(maps, keys, strict=True):
+        y = apply(x, key)
+        yield from (y,) if len(maps) == len(sizes) else jnp.split(y, np.cumsum(sizes[:-1]), axis=-1)
 
 
 def _times_transposed(x: jax.Array, weight_OI: jax.Array) -> jax.Array:

@@ -184,7 +184,7 @@ class Llama(nnx.Module):
             return self.norm(run_stack(stack, x_BTD, stacked_params, layer_keys, context))
         # The scan itself must slice trainable weights, so that it accumulates their gradients. The
         # kernels that dequantize quantized weights read them from their stack.
-        learns, quantized = self.settings.lora is None, self.layers.mlp.up_proj.is_quantized
+        learns, quantized = self.settings.lora is None, self.layers.mlp.down_proj.is_quantized
         by_number = form.policy in OFFLOADING and not learns and not quantized
         params = Parameters.of(stacked_params, [not by_number or adapts for adapts in _of_adapters(stacked_params)])
 

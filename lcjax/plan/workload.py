@@ -6,7 +6,7 @@ import dataclasses
 
 import jax
 
-from lcjax.config import ExecutionRequest, LlamaConfig, LoraConfig, parse_memory
+from lcjax.config import ALL_LINEAR, ExecutionRequest, LlamaConfig, LoraConfig, parse_memory, target_modules_of
 from lcjax.config.parallel.mesh import MeshRequest, MeshShape
 from lcjax.config.precision import check_quantize
 from lcjax.config.training import TrainingArguments
@@ -114,7 +114,8 @@ class Workload:
     @property
     def lora(self) -> LoraConfig | None:
         """The adapter's configuration, as `lcjax.train` makes it; None to train every weight."""
-        return LoraConfig(self.lora_r) if self.lora_r else None
+        modules = target_modules_of(self.config.family, ALL_LINEAR)
+        return LoraConfig(self.lora_r, target_modules=modules) if self.lora_r else None
 
     def describe(self) -> str:
         """Model, weights and adapter, for a title."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from lcjax.config import TARGET_MODULES, ExecutionRequest, LoraConfig, parse_memory
+from lcjax.config import ALL_LINEAR, ExecutionRequest, LoraConfig, parse_memory
 from lcjax.config.parallel.cluster import Cluster
 from lcjax.config.policies import check_policy, check_policy_name
 from lcjax.config.precision import check_dtype, check_quantize
@@ -65,8 +65,8 @@ class RunArguments(TrainingArguments):
     """Fraction of the adapter's inputs that is dropped during training."""
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(lora_r) instead."""
-    target_modules: tuple[str, ...] = TARGET_MODULES
-    """The linear maps of each layer that get an adapter."""
+    target_modules: tuple[str, ...] = (ALL_LINEAR,)
+    """The linear maps of each layer that get an adapter, e.g. q_proj v_proj; all-linear for all."""
     full_finetuning: bool = False
     """Train every weight instead of an adapter."""
     use_gradient_checkpointing: str = "auto"

@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from lcjax.config import LlamaConfig, LoraConfig
+from lcjax.config import LlamaConfig, LoraConfig, target_modules_of
 from lcjax.config.parallel.mesh import MeshRequest, MeshShape
 from lcjax.config.policies import OFFLOAD_ABOVE_TOKENS, check_policy, saves_on_device
 from lcjax.config.training import TrainingArguments
@@ -121,7 +121,8 @@ def host_bytes_at_most(config: LlamaConfig, arguments: RunArguments, limit: int)
 
     Does not start JAX's devices.
     """
-    adapter = LoraConfig(arguments.lora_r, arguments.lora_alpha, arguments.target_modules)
+    modules = target_modules_of(config.family, arguments.target_modules)
+    adapter = LoraConfig(arguments.lora_r, arguments.lora_alpha, modules)
     tokens = arguments.max_seq_length
     if saves_on_device(arguments.use_gradient_checkpointing):
         # Nothing that it pins depends on the length, and no device has more tokens.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,8 @@ NAMES = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.qkv_proj": "attn_qkv",
+    "mlp.gate_up_proj": "ffn_up",
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate",
@@ -72,8 +75,8 @@ def add_model(writer: gguf.GGUFWriter, model: transformers.PreTrainedModel, enco
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
-    writer.add_rope_dimension_count(head_dim)
     rope = config.rope_parameters
+    writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
     if "sliding_attention" in rope:
         writer.add_rope_freq_base_swa(rope["sliding_attention"]["rope_theta"])
         rope = rope["full_attention"]
@@ -84,6 +87,8 @@ def add_model(writer: gguf.GGUFWriter, model: transformers.PreTrainedModel, enco
         writer.add_rope_scaling_factor(rope["factor"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
+    if config.model_type == "phi3":
+        _add_phi3(writer, config)
     is_gemma = config.model_type.startswith("gemma")
     if is_gemma:
         writer.add_sliding_window(config.sliding_window)
@@ -105,6 +110,19 @@ def add_model(writer: gguf.GGUFWriter, model: transformers.PreTrainedModel, enco
             array = array + 1
         encoded, stored = encode(array) if array.ndim == 2 else plain(array)
         writer.add_tensor(gguf_name(name, post_norms=post_norms), np.ascontiguousarray(encoded), raw_dtype=stored)
+
+
+def _add_phi3(writer: gguf.GGUFWriter, config) -> None:
+    """What the converter adds to files of Phi-3: 0 for no window, and longrope's divisors."""
+    original = config.original_max_position_embeddings
+    writer.add_sliding_window(config.sliding_window or 0)
+    writer.add_rope_scaling_orig_ctx_len(original)
+    if "long_factor" in config.rope_parameters:
+        scale = config.max_position_embeddings / original
+        writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(original)))
+        for name in ("long", "short"):
+            factors = np.array(config.rope_parameters[f"{name}_factor"], np.float32)
+            writer.add_tensor(f"rope_factors_{name}.weight", factors)
 
 
 def write(path: Path, fill: Callable[[gguf.GGUFWriter], None], architecture: str = "llama") -> Path:

@@ -114,7 +114,7 @@ def make_oracle(directory: Path, *, adapter: bool = True, seed: int = 0, **field
 
 def with_random_adapter(oracle: Oracle, directory: Path, scale: float = 0.05, **fields: Any) -> Oracle:
     """Returns the oracle with a PEFT adapter whose B is not zero."""
-    options = {"r": 5, "lora_alpha": 7, "target_modules": list(lcjax.config.TARGET_MODULES), **fields}
+    options = {"r": 5, "lora_alpha": 7, "target_modules": "all-linear", **fields}
     model = transformers.AutoModelForCausalLM.from_pretrained(oracle.directory, dtype=torch.float32)
     model = peft.get_peft_model(model, peft.LoraConfig(**options, task_type="CAUSAL_LM"))
     with torch.no_grad():

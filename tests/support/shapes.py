@@ -134,6 +134,31 @@ MODELS: dict[str, dict[str, Any]] = {
             "truncate": True,
         },
     },
+    # The second frequencies of longrope apply from 65 tokens on.
+    "phi3, window, longrope": {
+        "model_type": "phi3",
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "sliding_window": 20,
+        "pad_token_id": None,
+        "original_max_position_embeddings": 64,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10_000.0,
+            "partial_rotary_factor": 0.75,
+            "short_factor": [1.0, 1.1, 1.3],
+            "long_factor": [1.2, 4.0, 9.5],
+        },
+    },
+    "phi3, tied, partly rotated": {
+        "model_type": "phi3",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "pad_token_id": None,
+        "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 250_000.0, "partial_rotary_factor": 0.75},
+    },
     "qwen3": {"model_type": "qwen3", "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 20},
     "qwen3, biases, bfloat16": {
         "model_type": "qwen3",

@@ -9,6 +9,7 @@ qwen.py     Qwen2, Qwen2.5 and Qwen3
 olmo.py     OLMo 2: norms after attention and the MLP
 gemma.py    Gemma 2 and 3: norms before and after them, and windows in some layers
 smollm.py   SmolLM3: layers without RoPE
+phi.py      Phi-3 to Phi-4: joint matrices
 """
 
 from __future__ import annotations
@@ -27,11 +28,15 @@ from lcjax.config.families.llama import LLAMA as LLAMA
 from lcjax.config.families.mistral import MINISTRAL as MINISTRAL
 from lcjax.config.families.mistral import MISTRAL as MISTRAL
 from lcjax.config.families.olmo import OLMO2 as OLMO2
+from lcjax.config.families.phi import PHI3 as PHI3
 from lcjax.config.families.qwen import QWEN2 as QWEN2
 from lcjax.config.families.qwen import QWEN3 as QWEN3
 from lcjax.config.families.smollm import SMOLLM3 as SMOLLM3
 
+DEFAULT_FAMILY = LLAMA
+"""The family of a file that does not name one."""
+
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (LLAMA, MISTRAL, MINISTRAL, QWEN2, QWEN3, OLMO2, GEMMA2, GEMMA3_TEXT, SMOLLM3)
+    for family in (LLAMA, MISTRAL, MINISTRAL, QWEN2, QWEN3, OLMO2, GEMMA2, GEMMA3_TEXT, SMOLLM3, PHI3)
 }

@@ -32,6 +32,7 @@ def decoder_parameters(
     norms: Norms = PRE_NORMS,
     qk_norm: tuple[str, str] | None = None,
     interleaved: bool = False,
+    joint: bool = False,
 ) -> tuple[Parameter, ...]:
     """The rows in the order in which checkpoints are written.
 
@@ -40,17 +41,16 @@ def decoder_parameters(
       norms: those of a layer.
       qk_norm: OF_A_HEAD or OF_ALL_HEADS if queries and keys are normalized.
       interleaved: whether llama.cpp's converter interleaves the halves of queries and keys.
+      joint: whether one matrix has the rows of queries, keys and values, and another those of gate
+        and up.
     """
     return (
         Parameter(("embed_tokens", "weight"), "model.embed_tokens.weight", "token_embd.weight", ("vocab", "embed")),
         *_norm(norms, norms.before_attention, "attn_norm"),
-        *linear("self_attn.q_proj", "attn_q", "heads", "embed", has_bias=qkv_bias, interleaved=interleaved),
-        *linear("self_attn.k_proj", "attn_k", "kv_heads", "embed", has_bias=qkv_bias, interleaved=interleaved),
-        *linear("self_attn.v_proj", "attn_v", "kv_heads", "embed", has_bias=qkv_bias),
+        *(_JOINT_QKV if joint else _single_qkv(qkv_bias, interleaved)),
         *linear("self_attn.o_proj", "attn_output", "embed", "heads", has_bias=output_bias),
         *(_qk_norms(norms, *qk_norm) if qk_norm else ()),
-        *linear("mlp.gate_proj", "ffn_gate", "mlp", "embed", has_bias=mlp_bias),
-        *linear("mlp.up_proj", "ffn_up", "mlp", "embed", has_bias=mlp_bias),
+        *(_JOINT_MLP if joint else _single_mlp(mlp_bias)),
         *linear("mlp.down_proj", "ffn_down", "embed", "mlp", has_bias=mlp_bias),
         *_norm(norms, norms.after_attention, "post_attention_norm"),
         *_norm(norms, norms.before_mlp, "ffn_norm"),
@@ -76,4 +76,23 @@ def _qk_norms(norms: Norms, queries: str, keys: str) -> tuple[Parameter, ...]:
     return (
         *_norm(norms, "self_attn.q_norm", "attn_q_norm", queries),
         *_norm(norms, "self_attn.k_norm", "attn_k_norm", keys),
+    )
+
+
+_JOINT_QKV = linear("self_attn.qkv_proj", "attn_qkv", "heads_and_kv_heads", "embed")
+_JOINT_MLP = linear("mlp.gate_up_proj", "ffn_up", "gate_and_mlp", "embed")
+
+
+def _single_qkv(has_bias: Condition, interleaved: bool) -> tuple[Parameter, ...]:
+    return (
+        *linear("self_attn.q_proj", "attn_q", "heads", "embed", has_bias=has_bias, interleaved=interleaved),
+        *linear("self_attn.k_proj", "attn_k", "kv_heads", "embed", has_bias=has_bias, interleaved=interleaved),
+        *linear("self_attn.v_proj", "attn_v", "kv_heads", "embed", has_bias=has_bias),
+    )
+
+
+def _single_mlp(has_bias: Condition) -> tuple[Parameter, ...]:
+    return (
+        *linear("mlp.gate_proj", "ffn_gate", "mlp", "embed", has_bias=has_bias),
+        *linear("mlp.up_proj", "ffn_up", "mlp", "embed", has_bias=has_bias),
     )

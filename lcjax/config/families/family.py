@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,12 +25,17 @@ AXES: Mapping[str, Callable[[LlamaConfig], int]] = {
     "embed": lambda config: config.hidden_size,
     "heads": lambda config: config.num_attention_heads * config.head_dim,
     "kv_heads": lambda config: config.num_key_value_heads * config.head_dim,
+    "heads_and_kv_heads": lambda config: (
+        (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
+    ),
     "head_dim": lambda config: config.head_dim,
     "mlp": lambda config: config.intermediate_size,
+    "gate_and_mlp": lambda config: 2 * config.intermediate_size,
 }
 """The logical axes of parameters and their sizes.
 
-`heads` and `kv_heads` are the features of all heads, one head after another.
+`heads` and `kv_heads` are the features of all heads, one head after another. In
+`heads_and_kv_heads`, those of queries are followed by those of keys and of values.
 """
 
 
@@ -188,6 +193,8 @@ class Family:
       composite: larger models that contain a model of this family.
       flattened: its config.json with every value under the key of `keys` or `own_keys`; the second
         argument is the file's name for messages.
+      rope_kinds: the kinds of RoPE that transformers' class supports; None for all of them.
+      written: config.json as transformers' class reads it, from what most families write.
       gguf_architecture: its name in GGUF files; None if the format has no such family. If families
         share a name, a file with it is read as the first of them in `lcjax.config.families`.
       gguf_keys: the metadata that only some families have in GGUF files: the key without the
@@ -196,6 +203,8 @@ class Family:
         not written.
       gguf_rope_factors: whether llama.cpp reads `rope_freqs.weight` for this architecture, which
         has the divisors of Llama 3's RoPE scaling.
+      gguf_longrope: whether llama.cpp reads the two lists of divisors of longrope for this
+        architecture, and rotates only a part of each head.
       gguf_refusal: what GGUF files cannot express of a model with a given config, beyond the
         general rules of `lcjax.weights.gguf.metadata`; None if nothing.
       gguf_derived: own values that GGUF files do not have, because llama.cpp derives them from the
@@ -216,9 +225,12 @@ class Family:
     refusal: Callable[[LlamaConfig], str | None] = lambda config: None
     composite: Composite | None = None
     flattened: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = lambda config, source: config
+    rope_kinds: Collection[str] | None = None
+    written: Callable[[dict[str, Any]], dict[str, Any]] = lambda values: values
     gguf_architecture: str | None = None
     gguf_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     gguf_rope_factors: bool = False
+    gguf_longrope: bool = False
     gguf_refusal: Callable[[LlamaConfig], str | None] = lambda config: None
     gguf_derived: Callable[[LlamaConfig], Mapping[str, Any]] = lambda config: {}
 

@@ -6,6 +6,7 @@ qwen.py     Qwen2.5 and Qwen3
 olmo.py     OLMo 2
 gemma.py    Gemma 2 and 3
 smollm.py   SmolLM3
+phi.py      Phi-3.5 and Phi-4
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from lcjax.config.presets.gemma import GEMMA
 from lcjax.config.presets.llama import LLAMA
 from lcjax.config.presets.mistral import MISTRAL
 from lcjax.config.presets.olmo import OLMO
+from lcjax.config.presets.phi import PHI
 from lcjax.config.presets.qwen import QWEN
 from lcjax.config.presets.smollm import SMOLLM
 from lcjax.errors import InputError, unknown
 
-PRESETS: dict[str, LlamaConfig] = {**LLAMA, **MISTRAL, **QWEN, **OLMO, **GEMMA, **SMOLLM}
+PRESETS: dict[str, LlamaConfig] = {**LLAMA, **MISTRAL, **QWEN, **OLMO, **GEMMA, **SMOLLM, **PHI}
 
 
 def resolve_config(model: str) -> LlamaConfig:

@@ -72,7 +72,7 @@ class Run:
 
     @property
     def quantized(self) -> bool:
-        return is_quantized(self.params["layers"]["mlp"]["up_proj"]["weight"])
+        return is_quantized(self.params["layers"]["mlp"]["down_proj"]["weight"])
 
     def program(self, params: Tree, settings: ModelSettings, max_steps: int = 1) -> Program:
         """The program that the trainer runs with `params`.

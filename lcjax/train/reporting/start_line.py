@@ -25,7 +25,7 @@ def start_line(
     """
     rows, length = len(data.train_plan), settings.max_seq_length
     rows_per_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
-    quantized = is_quantized(model.params["layers"]["mlp"]["up_proj"]["weight"])
+    quantized = is_quantized(model.params["layers"]["mlp"]["down_proj"]["weight"])
     learns = "every weight" if settings.lora is None else f"LoRA r={settings.lora.r}"
     weights = f"{model.dtype}, layers in nf4" if quantized else f"{model.dtype}, not quantized"
     return "; ".join(

@@ -10,10 +10,14 @@ import numpy as np
 
 from lcjax.config import LlamaConfig, RopeScaling
 from lcjax.config.families import FAMILIES, Family
+from lcjax.config.rope import factor_of
 from lcjax.errors import InputError
 from lcjax.weights.gguf.file import REMEDY, GgufFile
 
 ROPE_FACTORS = "rope_freqs.weight"
+LONGROPE = "rope_factors_short.weight", "rope_factors_long.weight"
+"""The tensors of longrope's divisors."""
+WINDOW = "attention.sliding_window"
 
 # llama.cpp reads these keys for a few architectures only; for the others it has these values.
 YARN_BETAS = {"rope.scaling.yarn_beta_fast": 32.0, "rope.scaling.yarn_beta_slow": 1.0}
@@ -30,7 +34,8 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
     metadata = _Metadata(file, family)
     heads, hidden = metadata.integer("attention.head_count"), metadata.integer("embedding_length")
     head_dim = metadata.integer("attention.key_length", default=hidden // heads)
-    for key in ("rope.dimension_count", "attention.value_length"):
+    rotated = metadata.integer("rope.dimension_count", default=head_dim)
+    for key in ("attention.value_length", *(() if family.gguf_longrope else ("rope.dimension_count",))):
         if (found := metadata.integer(key, default=head_dim)) != head_dim:
             raise InputError(
                 f"{file.path} says {metadata.prefix}.{key}={found}, but heads have {head_dim}; "
@@ -54,7 +59,9 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
         max_position_embeddings=metadata.integer("context_length"),
         rms_norm_eps=metadata.decimal("attention.layer_norm_rms_epsilon"),
         rope_theta=theta,
-        rope_scaling=_rope_scaling(file, metadata, theta, head_dim),
+        rope_scaling=(_longrope(file, metadata, rotated) if family.gguf_longrope else None)
+        or _rope_scaling(file, metadata, theta, head_dim),
+        partial_rotary_factor=rotated / head_dim,
         tie_word_embeddings="output.weight" not in file.tensors,
         attention_bias="attention_bias" in family.keys and "blk.0.attn_q.bias" in file.tensors,
         mlp_bias="mlp_bias" in family.keys and "blk.0.ffn_up.bias" in file.tensors,
@@ -69,8 +76,10 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
 
 def _own_fields(metadata: _Metadata, family: Family) -> dict[str, Any]:
     """The fields of LlamaConfig from the keys that only some families have."""
-    found = {name: metadata.plain(key) for key, name in family.gguf_keys.items()}
-    found = {name: value for name, value in found.items() if value is not None}
+    found = {key: metadata.plain(key) for key in family.gguf_keys}
+    # llama.cpp's converter writes 0 for no window.
+    is_none = [key for key, value in found.items() if value is None or (key == WINDOW and value == 0)]
+    found = {name: found[key] for key, name in family.gguf_keys.items() if key not in is_none}
     fields = {field.name for field in dataclasses.fields(LlamaConfig)}
     own = tuple((name, value) for name, value in found.items() if name not in fields)
     return {"own_values": own, **{name: value for name, value in found.items() if name in fields}}
@@ -150,7 +159,7 @@ def _rope_scaling(file: GgufFile, metadata: _Metadata, theta: float, head_dim: i
         return _yarn(metadata)
     if ROPE_FACTORS not in file.tensors:
         return RopeScaling()
-    factors = _read_factors(file, head_dim)
+    factors = _read_factors(file, ROPE_FACTORS, head_dim // 2)
     # The file stores the result of the scheme, a divisor per frequency, and not its parameters.
     # Every released Llama 3.x uses the same parameters except for the factor, which is the divisor
     # of the lowest frequencies.
@@ -198,12 +207,40 @@ def _yarn(metadata: _Metadata) -> RopeScaling:
     return dataclasses.replace(scaling, attention_factor=rounded if is_intended else _shortest(times * usual))
 
 
-def _read_factors(file: GgufFile, head_dim: int) -> np.ndarray:
-    tensor = file.tensors[ROPE_FACTORS]
-    if tensor.type.name != "F32" or tensor.shape != (head_dim // 2,):
+def rope_tensors(family: Family) -> set[str]:
+    """The tensors of RoPE, which are not parameters, that files of a family may have."""
+    return {ROPE_FACTORS, *(LONGROPE if family.gguf_longrope else ())}
+
+
+def _longrope(file: GgufFile, metadata: _Metadata, rotated: int) -> RopeScaling | None:
+    """The scaling of a file with two lists of divisors; None for other files."""
+    if not file.tensors.keys() & set(LONGROPE):
+        return None
+    if missing := [name for name in LONGROPE if name not in file.tensors]:
+        raise InputError(f"{file.path} lacks {missing[0]}; convert the model to GGUF again")
+    context = metadata.integer("context_length")
+    original = metadata.integer("rope.scaling.original_context_length", default=context)
+    short, long = (tuple(map(_shortest, _read_factors(file, name, rotated // 2))) for name in LONGROPE)
+    scaling = RopeScaling(
+        "longrope",
+        context / original,
+        original_max_position_embeddings=original,
+        short_factor=short,
+        long_factor=long,
+    )
+    # llama.cpp does not compute the attention factor of this kind.
+    stored = metadata.decimal("rope.scaling.attn_factor", default=1.0)
+    if np.float32(stored) == np.float32(factor_of(scaling)):
+        return scaling
+    return dataclasses.replace(scaling, attention_factor=stored)
+
+
+def _read_factors(file: GgufFile, name: str, pairs: int) -> np.ndarray:
+    tensor = file.tensors[name]
+    if tensor.type.name != "F32" or tensor.shape != (pairs,):
         raise InputError(
-            f"{file.path}: {ROPE_FACTORS} is {tensor.type.name} {list(tensor.shape)}, not F32 "
-            f"[{head_dim // 2}]; convert the model to GGUF again"
+            f"{file.path}: {name} is {tensor.type.name} {list(tensor.shape)}, not F32 [{pairs}]; "
+            "convert the model to GGUF again"
         )
     with file.path.open("rb") as stream:
         stream.seek(tensor.offset)

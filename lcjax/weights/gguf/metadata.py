@@ -17,9 +17,9 @@ from lcjax.config import LlamaConfig
 from lcjax.config.families import FAMILIES
 from lcjax.config.rope import attention_factor
 from lcjax.errors import InputError
-from lcjax.weights.gguf.config import YARN_BETAS, llama3_factors
+from lcjax.weights.gguf.config import WINDOW, YARN_BETAS, llama3_factors
 
-WINDOW, SOFT_CAP, SCALE = "attention.sliding_window", "attn_logit_softcapping", "attention.scale"
+SOFT_CAP, SCALE = "attn_logit_softcapping", "attention.scale"
 _INSTEAD = "write a Hugging Face directory instead"
 
 
@@ -112,7 +112,7 @@ def _of_attention(config: LlamaConfig) -> str | None:
 
 def _of_rope(config: LlamaConfig) -> str | None:
     scaling = config.rope_scaling
-    if config.rotary_dim != config.head_dim:
+    if config.rotary_dim != config.head_dim and not config.family.gguf_longrope:
         return f"partial_rotary_factor={config.partial_rotary_factor}"
     if scaling.rope_type in ("dynamic", "longrope"):
         return f"rope_type={scaling.rope_type}"

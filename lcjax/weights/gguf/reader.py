@@ -14,7 +14,7 @@ from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
 from lcjax.model.params import TensorName, tensor_names
 from lcjax.weights.assembly import DTYPES, Checkpoint, check_tensors, require_finite, row_chunks
-from lcjax.weights.gguf.config import ROPE_FACTORS, gguf_config
+from lcjax.weights.gguf.config import gguf_config, rope_tensors
 from lcjax.weights.gguf.file import REMEDY, GgufFile, GgufTensor, read_gguf_file
 
 
@@ -43,7 +43,11 @@ def open_gguf(path: str | os.PathLike[str]) -> Checkpoint:
     file = read_gguf_file(Path(path))
     config = gguf_config(file)
     check_tensors(
-        {tensor.name: tensor.shape for tensor in file.tensors.values() if tensor.name != ROPE_FACTORS},
+        {
+            tensor.name: tensor.shape
+            for tensor in file.tensors.values()
+            if tensor.name not in rope_tensors(config.family)
+        },
         {gguf_name(name, config): name.shape for name in tensor_names(config)},
         source=file.path,
         remedy="use a GGUF file of a plain Llama model",

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from lcjax.config import LlamaConfig, LoraConfig
-from lcjax.config.families import LLAMA, Family
+from lcjax.config.families import DEFAULT_FAMILY, Family
 from lcjax.model.params import TensorName
 from lcjax.weights.assembly import assemble, check_tensors, parameter_dtype, tree_leaves
 from lcjax.weights.hf import refuse_pickles, write_json
@@ -74,15 +74,15 @@ def save_adapter(
       lora: the adapter's rank, scaling and target modules.
       base_model: where PEFT should load the base model from, a hub id or a path.
       config: the base model as the adapter was trained on it, for base_config.json. Its RoPE may
-        differ from the base's own files (see `base_config`). If None, the base is assumed to be a
-        Llama.
+        differ from the base's own files (see `base_config`). If None, the base is assumed to be of
+        the default family.
       tokenizer: saved with the adapter, if given, as is usual with PEFT; see `save_tokenizer`.
 
     Raises:
       InputError: the directory cannot be written or the disk is full; the former content is intact.
       ValueError: adapter is not the tree of `lora`.
     """
-    leaves = tree_leaves(adapter, _names_of_tree(adapter, lora, LLAMA if config is None else config.family))
+    leaves = tree_leaves(adapter, _names_of_tree(adapter, lora, DEFAULT_FAMILY if config is None else config.family))
 
     def fetch(name: str) -> np.ndarray:
         leaf, place = leaves[name]

@@ -135,7 +135,7 @@ def test_a_forgotten_tile_is_found(oracle, monkeypatch):
 @pytest.mark.usefixtures("compiled_anew")
 def test_a_repeated_head_group_is_found(oracle, monkeypatch):
     """Mutant: the first group of heads is used for all groups."""
-    monkeypatch.setattr("lcjax.model.linear.part_of", lambda x, part, parts, axis: part_of(x, 0 * part, parts, axis))
+    monkeypatch.setattr("lcjax.model.linear.part_of", lambda x, part, *others: part_of(x, 0 * part, *others))
     assert min(ratios(oracle, settings=MemorySettings(tile=21, head_groups=2))) > 1
 
 

@@ -45,6 +45,7 @@ VARIANTS = (
     *("untied gqa 3, odd head_dim", "mistral, window", "ministral, alternating windows"),
     *("qwen2, tied", "qwen2, window", "qwen2, windows in later layers", "qwen3", "olmo2", "gemma2", "gemma3"),
     *("smollm3, the last layer without RoPE", "smollm3, yarn, windows without RoPE, biases"),
+    *("phi3, window, longrope", "phi3, tied, partly rotated"),
 )
 WINDOW = 20
 LAYERS = (
@@ -60,11 +61,11 @@ NEW_TOKENS = 100
 # llama.cpp calls Mistral llama, which has no window, and its converter does not write Qwen2's.
 IN_GGUF = (
     *("untied gqa 3, odd head_dim", "qwen2, tied", "qwen3", "olmo2", "gemma2", "gemma3"),
-    "smollm3, the last layer without RoPE",
+    *("smollm3, the last layer without RoPE", "phi3, window, longrope", "phi3, tied, partly rotated"),
 )
 IN_EVERY_RUN = (
     *("ministral, alternating windows", "qwen3", "gemma3"),
-    "smollm3, yarn, windows without RoPE, biases",
+    *("smollm3, yarn, windows without RoPE, biases", "phi3, window, longrope"),
 )
 DIFFERING = ("ministral, alternating windows", "smollm3, yarn, windows without RoPE, biases")
 
@@ -126,6 +127,7 @@ def test_written_checkpoints_have_the_same_bits(oracle, tmp_path):
     assert_equal_states(second.state_dict(), first.state_dict())
     ignored = {"_name_or_path", "transformers_version", "initializer_range", "dtype"}
     before, after = ({k: v for k, v in x.config.to_dict().items() if k not in ignored} for x in (first, second))
+    after["rope_parameters"].pop("type", None)  # the name of rope_type in transformers 4
     assert {key: after[key] for key in before} == before
 
 
@@ -202,6 +204,15 @@ def require_equal_gradients(oracle, requested):
     assert tree_error_ratio(actual, plain, exact) <= 1
 
 
+@pytest.mark.parametrize("oracle", ["phi3, window, longrope"], indirect=True)
+def test_a_joint_matrix_in_groups_of_heads(oracle):
+    """A group has its own rows of queries, keys and values, and of the adapter's B."""
+    batch, names = make_batch(VOCABULARY, 2, 64, documents=2), names_of(oracle.model())
+    _, actual = jax_gradients(oracle.model(**LAYERS[-1]), batch)
+    plain, exact = (torch_gradients(m, batch, names) for m in (oracle.plain, oracle.exact))
+    assert tree_error_ratio(actual, plain, exact) <= 1
+
+
 def test_views_of_other_layers_change_the_logits(tmp_path):
     oracle = make_oracle(tmp_path, adapter=False, **MODELS["ministral, alternating windows"])
     model = oracle.model()
@@ -265,6 +276,13 @@ REFUSED = {
     "no_rope_layers has 3 entries for 4 layers": {"model_type": "smollm3", "no_rope_layers": [0, 1, 1]},
     "smollm3: layer_types has sliding_attention, but use_sliding_window is not set": {
         "model_type": "smollm3", "layer_types": ["sliding_attention"] * 4,
+    },
+    "phi3: attention_dropout=0.1: only the adapter can have dropout: set it to 0": {
+        "model_type": "phi3", "attention_dropout": 0.1,
+    },
+    "phi3: resid_pdrop=0.1": {"model_type": "phi3", "resid_pdrop": 0.1},
+    "rope_type='linear' has no meaning in a phi3 model; use one of default, longrope": {
+        "model_type": "phi3", "rope_scaling": {"rope_type": "linear", "factor": 2.0},
     },
     "layer_types=5 is not a list": {"model_type": "ministral", "layer_types": 5},
     "layer_types='sliding_attention' is not a list": {"model_type": "qwen2", "layer_types": "sliding_attention"},

@@ -25,6 +25,15 @@ def test_slices_equal_those_of_the_whole(axis, parts):
         assert parts == 1 or not np.array_equal(nf4.dequantize(other, jnp.float32), expected)
 
 
+def test_a_slice_of_sections_has_a_part_of_every_section():
+    weight = {name: jnp.asarray(leaf) for name, leaf in nf4.quantize(WEIGHT_OI).items()}
+    queries, keys, values = np.split(np.asarray(nf4.dequantize(weight, jnp.float32)), [16, 20])
+    for part in range(2):
+        own = nf4.part_of(weight, jnp.int32(part), 2, axis=0, sections=(16, 4, 4))
+        expected = np.concatenate([np.split(x, 2)[part] for x in (queries, keys, values)])
+        np.testing.assert_array_equal(nf4.dequantize(own, jnp.float32), expected)
+
+
 def test_a_cut_through_a_block_is_refused():
     weight = {name: jnp.asarray(leaf) for name, leaf in nf4.quantize(WEIGHT_OI).items()}
     with pytest.raises(
