@@ -18,6 +18,7 @@ import lcjax
 from lcjax import ops
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.config.families import FAMILIES, LLAMA, AttentionView, Rotary
+from lcjax.config.presets import PRESETS
 from lcjax.generate import Generator
 from lcjax.generate.sampling import Sampling
 from lcjax.memory import layer_at
@@ -122,7 +123,7 @@ def test_attention_is_compiled_once_for_layers_that_only_rotate_differently(mode
 
 
 def test_equal_layers_need_no_selection():
-    rotation = Rotation.of_model(lcjax.config.presets.PRESETS["llama-3.2-1b"], 8)
+    rotation = Rotation.of_model(PRESETS["llama-3.2-1b"], 8)
     assert rotation.of_layer(jnp.int32(3)) is rotation
     assert rotation.inverse_frequencies_F.shape == (32,)
     assert rotation.attention_factor == 1.0

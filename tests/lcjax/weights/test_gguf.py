@@ -206,11 +206,11 @@ def test_other_types_are_refused_by_name(tiny_llama, tmp_path):
 
 def test_other_architecture_is_refused(tmp_path):
     path = tmp_path / "model.gguf"
-    writer = gguf.GGUFWriter(path, "gemma3")
+    writer = gguf.GGUFWriter(path, "command-r")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    assert "general.architecture='gemma3'" in refusal(path)
+    assert "general.architecture='command-r'" in refusal(path)
 
 
 class Rewriting:
