@@ -152,10 +152,13 @@ def resolve_mesh(
 
 
 def _most_tokens_of_a_head(config: LlamaConfig, attention: str, device_bytes: int | None) -> int | None:
-    """How many tokens of one head take a quarter of a GPU, None if attention has no ring."""
+    """How many tokens of one head take 3/10 of a GPU; None if attention has no ring."""
     if device_bytes is None or backend_of(_attention(attention, config, jnp.bfloat16, "gpu")).lse_form is None:
         return None
-    return device_bytes // (4 * _ARRAYS_OF_A_HEAD * config.head_dim * jnp.dtype(jnp.bfloat16).itemsize)
+    bytes_of_a_token = _ARRAYS_OF_A_HEAD * config.head_dim * jnp.dtype(jnp.bfloat16).itemsize
+    # Less would lengthen the ring of a 70B, which needs as much memory with one. More would not let
+    # an 8B fit that fits with a ring.
+    return 3 * device_bytes // (10 * bytes_of_a_token)
 
 
 def with_mesh(settings: ModelSettings, mesh: MeshShape) -> ModelSettings:

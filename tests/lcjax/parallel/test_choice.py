@@ -112,13 +112,13 @@ def test_weights_are_cut_inside_of_a_host():
 @pytest.mark.parametrize(
     ("tokens", "attention", "expected"),
     [
-        (4_194_304, "auto", MeshShape(1, 1, 8)),
+        (5_767_168, "auto", MeshShape(1, 1, 8)),
         (8_388_608, "auto", MeshShape(1, 2, 4)),
         (16_777_216, "pallas", MeshShape(1, 4, 2)),
         (16_777_216, "mosaic", MeshShape(1, 1, 8)),  # has no ring
     ],
 )
-def test_one_head_takes_at_most_a_quarter_of_a_gpu(tokens, attention, expected):
+def test_one_head_takes_at_most_three_tenths_of_a_gpu(tokens, attention, expected):
     config = resolve_config("llama-3.1-8b")
     workload = Workload("llama-3.1-8b", config, "h100-80gb", quantize="nf4", gpus=8, attention=attention)
     assert workload.mesh_for(tokens) == expected
