@@ -32,7 +32,7 @@ def read_fields(config: Any, source: str) -> dict[str, Any]:
     fields = {key: config[key] if _is_given(config, key) else default for key, default in family.keys.items()}
     fields["model_type"] = family.model_type
     own = {key: config.get(key, default) for key, default in family.own_keys.items()}
-    fields["own_values"] = tuple((key, tuple(x) if isinstance(x, list) else x) for key, x in own.items())
+    fields["own_values"] = tuple((key, _hashable(x, key, source)) for key, x in own.items())
     heads, hidden = fields["num_attention_heads"], fields["hidden_size"]
     if fields["num_key_value_heads"] is None:
         fields["num_key_value_heads"] = heads
@@ -104,11 +104,30 @@ def _family(config: dict[str, Any], source: str) -> Family:
         )
     family = FAMILIES[name]
     key, supported = family.activation_key, family.activation
-    if (activation := config.get(key) or supported) != supported and _OTHER_NAMES.get(activation) != supported:
+    activation = config.get(key) or supported
+    if activation != supported and _OTHER_NAMES.get(str(activation)) != supported:
         raise InputError(f"{source} says {key}={activation!r}; only {supported} is supported: use another model")
     if quantization := config.get("quantization_config"):
         _refuse_what_is_not_nf4(quantization, source)
     return family
+
+
+def _hashable(value: Any, key: str, source: str) -> Any:
+    """The value, as a tuple if it is a list; a config must be hashable.
+
+    Raises:
+      InputError: the value is an object, or has an object or a list.
+    """
+    try:
+        found = tuple(value) if isinstance(value, list) else value
+        hash(found)
+    except TypeError:
+        shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
+        raise InputError(
+            f"{source} says {key}={shown}, which is an object or a list of lists; "
+            "correct it, or download the model again"
+        ) from None
+    return found
 
 
 def _head_dim(hidden: Any, heads: Any, source: str) -> Any:

@@ -172,12 +172,20 @@ def read_rope(
         name = "original_max_position_embeddings"
         original = config.get(name) or fields.get(name) or max_position_embeddings
         fields[name] = int(_number(original, name, source))
+        if fields[name] < 2:  # its logarithm divides
+            raise InputError(
+                f"{source} says {name}={original!r}; it must be above 1: correct it, or download the model again"
+            )
         # Of transformers' kinds, only these two have a default factor.
         if kind in ("yarn", "longrope"):
             fields.setdefault("factor", max_position_embeddings / fields["original_max_position_embeddings"])
     if "factor" in KEYS.get(kind, ()) and "factor" not in fields:
         raise InputError(f"{source} says rope_type={kind!r} without a factor; download the model again")
-    return theta, _number(share, "partial_rotary_factor", source), RopeScaling(kind, **fields)
+    try:
+        scaling = RopeScaling(kind, **fields)
+    except InputError as error:
+        raise InputError(f"{source}: {error}; correct it, or download the model again") from None
+    return theta, _number(share, "partial_rotary_factor", source), scaling
 
 
 def _first(*values: Any) -> Any:

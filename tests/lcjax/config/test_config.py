@@ -149,6 +149,8 @@ FAULTS = [
     ("model_type", "gpt2", "model_type='gpt2'"),
     ("quantization_config", "nf4", "quantization_config='nf4'"),
     ("rope_scaling", 3, "has 3 for RoPE's parameters"),
+    ("hidden_act", ["silu"], "hidden_act=['silu']; only silu is supported"),
+    ("rope_scaling", {"rope_type": "linear", "factor": 0.5}, "rope factor=0.5 must be at least 1.0; correct it"),
 ]  # fmt: skip
 
 

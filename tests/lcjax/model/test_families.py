@@ -280,6 +280,14 @@ REFUSED = {
     "phi3: attention_dropout=0.1: only the adapter can have dropout: set it to 0": {
         "model_type": "phi3", "attention_dropout": 0.1,
     },
+    "original_max_position_embeddings={}, which is an object": {
+        "model_type": "phi3", "original_max_position_embeddings": {},
+    },
+    "original_max_position_embeddings=0.5; it must be above 1": {
+        "model_type": "phi3", "original_max_position_embeddings": 0.5,
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4},
+    },
+    "pad_token_id=[[1]], which is an object": {"model_type": "smollm3", "pad_token_id": [[1]]},
     "phi3: resid_pdrop=0.1": {"model_type": "phi3", "resid_pdrop": 0.1},
     "rope_type='linear' has no meaning in a phi3 model; use one of default, longrope": {
         "model_type": "phi3", "rope_scaling": {"rope_type": "linear", "factor": 2.0},
