@@ -151,10 +151,12 @@ def load_adapter(model: Llama, directory: str | Path) -> Llama:
     """
     lora_config, adapter = weights.load_adapter(Path(directory), model.config)
     config = weights.base_config(directory, model.config)
-    if config != model.config:
+    chosen, line = choose_rope(config, model.settings.max_seq_length)
+    if chosen != model.config:
         logger.warning("RoPE is now that of the adapter in %s: %s", directory, describe_rope(config))
-        config = _with_chosen_rope(config, model.settings.max_seq_length)
-        model = Llama(config, model.params, model.settings)
+        if line is not None:
+            logger.warning(line)
+        model = Llama(chosen, model.params, model.settings)
     return _with_adapter(model, lora_config, adapter, model.settings.requested.use_gradient_checkpointing)
 
 

@@ -201,6 +201,15 @@ def test_the_model_s_own_context_is_the_default_and_more_scales_rope(base, caplo
     assert line.startswith("max_seq_length=131,072 with a model trained for 65,536 tokens; RoPE is now yarn, factor 2,")
 
 
+def test_an_adapter_that_leaves_rope_unchanged_is_loaded_without_a_line_about_it(base, trained, caplog):
+    model, _ = lcjax.from_pretrained(base.directory, max_seq_length=131_072, use_gradient_checkpointing="offload")
+    with caplog.at_level("WARNING", logger="lcjax"):
+        caplog.clear()
+        loaded = lcjax.load_adapter(model, trained[1])
+    assert not caplog.messages
+    assert loaded.config == model.config
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
