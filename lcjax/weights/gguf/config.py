@@ -93,7 +93,8 @@ def _family(file: GgufFile) -> Family:
     architecture = file.metadata.get("general.architecture")
     if architecture not in families:
         raise InputError(
-            f"{file.path} says general.architecture={architecture!r}; only {' and '.join(families)} is supported"
+            f"{file.path} says general.architecture={architecture!r}; supported are {', '.join(families)}: "
+            "use a model of these families"
         )
     return families[architecture]
 
@@ -119,7 +120,10 @@ class _Metadata:
         if found is None:
             raise InputError(f"{self.file.path} lacks the metadata key {key}; convert the model to GGUF again")
         if not isinstance(found, kind) or isinstance(found, bool) or found <= 0:
-            raise InputError(f"{self.file.path} says {key}={found!r}; a positive {kind.__name__} is supported")
+            wanted = "positive integer" if kind is int else "positive number"
+            raise InputError(
+                f"{self.file.path} says {key}={found!r}; it must be a {wanted}: convert the model to GGUF again"
+            )
         return found
 
     def integer(self, key: str, default: int | None = None) -> int:

@@ -210,7 +210,9 @@ def test_other_architecture_is_refused(tmp_path):
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    assert "general.architecture='command-r'" in refusal(path)
+    error = refusal(path)
+    assert "general.architecture='command-r'; supported are llama, qwen2, " in error
+    assert "use a model of these families" in error
 
 
 class Rewriting:
