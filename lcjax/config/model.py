@@ -89,6 +89,8 @@ class LlamaConfig:
                 f"rope_type={kind!r} has no meaning in a {self.model_type} model; use one of {', '.join(kinds)}"
             )
         if (refusal := self.family.refusal(self)) is not None:
+            if len(refusal) > 300:  # the value is in the middle, and may be megabytes long
+                refusal = f"{refusal[:60]}...{refusal[-100:]}"
             raise InputError(f"{self.model_type}: {refusal} in the model's config")
 
     def _check_heads(self) -> None:

@@ -326,6 +326,15 @@ def test_what_is_not_supported_is_refused_by_name(message):
         LlamaConfig.from_dict({**SIZES, **HEADS, **REFUSED[message]})
 
 
+def test_a_long_value_is_shortened_between_its_name_and_the_reason():
+    with pytest.raises(InputError) as caught:
+        LlamaConfig.from_dict({**SIZES, **HEADS, "model_type": "smollm3", "no_rope_layers": ["x"] * 100_000})
+    message = str(caught.value)
+    assert "smollm3: no_rope_layers=('x', " in message
+    assert "is not a list of 0 and 1 in the model's config" in message
+    assert len(message) < 400
+
+
 def test_a_converted_model_has_its_window(tmp_path, model_dir):
     torch.manual_seed(0)
     fields = {**SIZES, **HEADS, "sliding_window": WINDOW, "initializer_range": 0.2, "head_dim": 8}
