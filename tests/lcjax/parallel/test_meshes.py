@@ -77,7 +77,7 @@ def batches(oracle) -> dict[str, dict[str, np.ndarray]]:
 @pytest.fixture(scope="module")
 def results(request, oracle, batches, tmp_path_factory):
     """The results of the cases that this run of the tests has selected."""
-    wanted = {item.callspec.params["name"] for item in request.session.items if item.path == request.path}
+    wanted = {item.callspec.params.get("name") for item in request.session.items if item.path == request.path}
     cases = {name: case for name, case in CASES.items() if name in wanted}
     cases |= {name: case for name, case in SHARDED.items() if name in wanted}
     cases |= {name: Case(**{**vars(case), "broken": name}) for name, case in BROKEN.items() if name in wanted}

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 import parity
+from lcjax_scripts.paths import python_path
 from lcjax_scripts.verify import cases
 from lcjax_scripts.verify.inputs import digest, make_inputs
 from lcjax_scripts.verify.mutants import MUTANTS
@@ -123,7 +125,8 @@ def test_the_sides_end_with_their_parent():
     # On one core, it starts one process of each side.
     program = "import os, sys; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); import parity; sys.exit(parity.main(None))"
     command = [sys.executable, "-c", program, "--shapes", "attention float32"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    environment = {**os.environ, "PYTHONPATH": python_path()}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         assert becomes(lambda: len(children.read_text().split()) > 1)
         sides = [Path(f"/proc/{pid}") for pid in children.read_text().split()]
