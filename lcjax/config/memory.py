@@ -50,6 +50,21 @@ class MemorySettings:
         return ",".join(f"{name}={str(value).lower()}" for name, value in vars(self).items())
 
 
+def check_head_groups(groups: int, kv_heads: int, has_separate_heads: bool) -> None:
+    """Checks that the heads of a model can be split into groups.
+
+    Args:
+      has_separate_heads: whether no norm is over several heads.
+
+    Raises:
+      InputError: they cannot.
+    """
+    if groups > 1 and not has_separate_heads:
+        raise InputError(f"head_groups={groups} splits heads that this model normalizes together; use head_groups=1")
+    if kv_heads % groups:
+        raise InputError(f"head_groups={groups} does not divide {kv_heads} key/value heads; use a number that does")
+
+
 def parse_memory(text: str) -> MemorySettings | str:
     """Parses "auto", "none", or settings such as "tile=4096,head_groups=8".
 

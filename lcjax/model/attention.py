@@ -13,7 +13,7 @@ from flax import nnx
 
 from lcjax import ops
 from lcjax.config import LlamaConfig, LoraConfig
-from lcjax.errors import InputError
+from lcjax.config.memory import check_head_groups
 from lcjax.model.context import Context
 from lcjax.model.linear import Linear, outputs_of
 from lcjax.model.norm import RMSNorm
@@ -70,12 +70,7 @@ class SelfAttention(nnx.Module):
           InputError: the number of key/value heads is not a multiple of the number of groups, or a
             norm is over all heads.
         """
-        if not self.has_separate_heads:
-            raise InputError(
-                f"head_groups={groups} splits heads that this model normalizes together; use head_groups=1"
-            )
-        if self.kv_heads % groups:
-            raise InputError(f"head_groups={groups} does not divide {self.kv_heads} key/value heads")
+        check_head_groups(groups, self.kv_heads, self.has_separate_heads)
         own = copy.copy(self)
         own.q_heads, own.kv_heads = self.q_heads // groups, self.kv_heads // groups
         for name in self.maps:

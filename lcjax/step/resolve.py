@@ -14,6 +14,8 @@ from jax.typing import DTypeLike
 
 from lcjax.config import Execution, ExecutionRequest, LlamaConfig, LoraConfig, MemorySettings
 from lcjax.config.execution import layer_forms
+from lcjax.config.families import AttentionView
+from lcjax.config.memory import check_head_groups
 from lcjax.config.parallel.mesh import ONE_DEVICE, MeshRequest, MeshShape, choose_mesh, choose_shard_axes
 from lcjax.config.policies import check_policy, check_policy_name
 from lcjax.model import ModelSettings
@@ -34,9 +36,12 @@ def resolve(
       platform: a platform of JAX, such as "gpu"; None is the default one, whose devices JAX starts.
 
     Raises:
-      InputError: a name is unknown, or the requested implementation of attention does not support
-        the model's layers.
+      InputError: a name is unknown, or the requested implementation of attention or the groups of
+        heads do not support the model's layers.
     """
+    if isinstance(requested.memory, MemorySettings):
+        groups, family = requested.memory.head_groups, config.family
+        check_head_groups(groups, config.num_key_value_heads, family.has_separate_heads)
     attention = _attention(requested.attention, config, dtype, platform)
     return Execution(
         attention=attention,
@@ -176,22 +181,30 @@ def _check_policy_on(mesh: MeshShape, requested: ExecutionRequest, max_seq_lengt
 
 
 def _attention(requested: str, config: LlamaConfig, dtype: DTypeLike, platform: str | None) -> str:
-    """The name of the implementation that computes the model's attention."""
-    if requested != "auto":
-        return backend_of(requested).name
+    """The name of the implementation that computes the model's attention.
+
+    Raises:
+      InputError: the requested one is unknown, or does not support what some layer's attention
+        sees. What depends on the platform or on lengths is checked when it is called.
+    """
 
     def shape(heads: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((1, 1, heads, config.head_dim), dtype)
+        # Some libraries need an even number of tokens.
+        return jax.ShapeDtypeStruct((1, 2, heads, config.head_dim), dtype)
 
     chosen = []
 
     def attend(q_BTHd, k_BTKd):
         calls = [layer_call(q_BTHd, k_BTKd, k_BTKd, None, view) for view in config.views]
-        chosen.append(_choose_for_all(calls, platform))
+        if requested == "auto":
+            chosen.append(_choose_for_all(calls, platform))
+        elif backend_of(requested).refusal(layer_call(q_BTHd, k_BTKd, k_BTKd, None, AttentionView())) is None:
+            for call in calls:
+                choose_backend(requested, call)
         return q_BTHd
 
     jax.eval_shape(attend, shape(config.num_attention_heads), shape(config.num_key_value_heads))
-    return chosen[0]
+    return chosen[0] if chosen else backend_of(requested).name
 
 
 def _choose_for_all(calls: Sequence[AttentionCall], platform: str | None) -> str:

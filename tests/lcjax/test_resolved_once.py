@@ -14,6 +14,7 @@ import lcjax
 from lcjax.config import Execution, ExecutionRequest, MemorySettings
 from lcjax.config.execution import LayerForm, layer_forms
 from lcjax.config.parallel.mesh import ONE_DEVICE, MeshShape
+from lcjax.config.presets import resolve_config
 from lcjax.errors import InputError
 from lcjax.model import ModelSettings
 from lcjax.step import resolve, resolved_settings, with_mesh, with_request
@@ -112,3 +113,13 @@ def test_a_policy_is_judged_by_the_tokens_of_a_device():
             with_mesh(unknown, mesh)
         with pytest.raises(InputError, match="use_gradient_checkpointing='none' at 65,536 tokens on a device"):
             resolved_settings(request, TINY, jnp.float32, 65_536, "cpu", mesh=mesh)
+
+
+def test_attention_that_a_layer_needs_is_refused_before_the_weights_are_read():
+    config = resolve_config("gemma-2-27b")
+    with pytest.raises(InputError, match="attention='cudnn' does not support soft_cap"):
+        resolve(ExecutionRequest("cudnn"), config, jnp.bfloat16, "gpu")
+    for name in ("xla", "pallas"):
+        assert resolve(ExecutionRequest(name), config, jnp.bfloat16, "gpu").attention == name
+    without = resolve_config("llama-3.1-8b")
+    assert resolve(ExecutionRequest("cudnn"), without, jnp.bfloat16, "gpu").attention == "cudnn"

@@ -41,7 +41,7 @@ class Oracle:
     def model(self, **settings: Any) -> lcjax.Llama:
         """The model in lcjax."""
         config, params, _ = weights.load_model_files(self.directory, JAX_DTYPES[self.dtype])
-        model = lcjax.Llama(config, params, model_settings(1024, **settings))
+        model = lcjax.Llama(config, params, model_settings(1024, config, **settings))
         return model if self.adapter is None else lcjax.load_adapter(model, self.adapter)
 
     @functools.cached_property

@@ -16,13 +16,14 @@ import transformers
 
 import lcjax
 from lcjax import weights
-from lcjax.config import LlamaConfig
+from lcjax.config import ExecutionRequest, LlamaConfig, MemorySettings
 from lcjax.config.families import FAMILIES
 from lcjax.convert.__main__ import main as convert
 from lcjax.errors import InputError
 from lcjax.generate import Generator, Sampling
 from lcjax.model import Llama
 from lcjax.plan.choosing.candidates import candidates
+from lcjax.step import resolve
 from lcjax.weights import load_gguf
 from tests.support.adamw_steps import Trainer, require_equal_adapters, train_with_torch
 from tests.support.gguf_writing import add_model, write
@@ -189,10 +190,10 @@ def test_gradients_of_every_weight(oracle, requested):
 @pytest.mark.parametrize("oracle", ["olmo2"], indirect=True)
 def test_heads_that_are_normalized_together_are_not_grouped(oracle):
     """Neither by the user nor by the planner."""
-    model = oracle.model(**LAYERS[-1])
+    config, grouped = oracle.model().config, ExecutionRequest(memory=MemorySettings(head_groups=2))
     with pytest.raises(InputError, match="that this model normalizes together; use head_groups=1"):
-        jax_gradients(model, make_batch(VOCABULARY, 1, 64))
-    found = candidates(model.config, model_settings(1024))
+        resolve(grouped, config, jnp.float32)
+    found = candidates(config, model_settings(1024))
     assert {candidate.memory.head_groups for candidate in found if candidate.memory} == {1}
 
 

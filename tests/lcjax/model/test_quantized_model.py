@@ -62,7 +62,7 @@ def dequantized(tree):
 
 
 def model_of(config, params, oracle, **settings) -> Llama:
-    model = Llama(config, params, model_settings(TOKENS, **settings))
+    model = Llama(config, params, model_settings(TOKENS, config, **settings))
     return lcjax.load_adapter(model, oracle.adapter)
 
 

@@ -26,7 +26,7 @@ LLAMA_8B = PRESETS["llama-3.1-8b"]
 
 def host_bytes(policy: str, memory: str = "none", dtype: str = "bfloat16", tokens: int = 131_072) -> int:
     settings = model_settings(
-        tokens, use_gradient_checkpointing=policy, memory=parse_memory(memory), attention="pallas"
+        tokens, LLAMA_8B, use_gradient_checkpointing=policy, memory=parse_memory(memory), attention="pallas"
     )
     return sum(array.bytes for array in host_arrays(LLAMA_8B, settings, dtype))
 

@@ -185,7 +185,7 @@ def test_costs_are_in_the_order_that_was_measured():
     }
     for (tokens, policy, memory), took in measured.items():
         settings = model_settings(
-            tokens, use_gradient_checkpointing=policy, memory=parse_memory(memory), attention="pallas"
+            tokens, LLAMA_8B, use_gradient_checkpointing=policy, memory=parse_memory(memory), attention="pallas"
         )
         estimate = step_seconds(LLAMA_8B, settings, lora_r=32, quantized=True, gpu="h200")
         assert 0.9 < estimate / took < 1.1, (tokens, policy, memory)
