@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, H query heads, K key/value heads, d head_dim.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ from lcjax.ops.attention.call import AttentionCall
 from lcjax.ops.attention.passes import has_passes, layer_call
 from lcjax.ops.attention.registry import backend_of, choose_backend
 from lcjax.ops.rope.api import rope_for
+from lcjax.pallas.triton.block_sizes import traced_with
 
 
 def resolve(
@@ -185,7 +187,8 @@ def _attention(requested: str, config: LlamaConfig, dtype: DTypeLike, platform: 
 
     Raises:
       InputError: the requested one is unknown, or does not support what some layer's attention
-        sees. What depends on the platform or on lengths is checked when it is called.
+        sees, or the model's heads on a given platform. What depends on lengths, on the kind of GPU
+        or on the default platform is checked when it is called.
     """
 
     def shape(heads: int) -> jax.ShapeDtypeStruct:
@@ -198,12 +201,16 @@ def _attention(requested: str, config: LlamaConfig, dtype: DTypeLike, platform: 
         calls = [layer_call(q_BTHd, k_BTKd, k_BTKd, None, view) for view in config.views]
         if requested == "auto":
             chosen.append(_choose_for_all(calls, platform))
-        elif backend_of(requested).refusal(layer_call(q_BTHd, k_BTKd, k_BTKd, None, AttentionView())) is None:
+            return q_BTHd
+        without_view = layer_call(q_BTHd, k_BTKd, k_BTKd, None, AttentionView())
+        if platform is not None or backend_of(requested).refusal(without_view) is None:
             for call in calls:
                 choose_backend(requested, call)
         return q_BTHd
 
-    jax.eval_shape(attend, shape(config.num_attention_heads), shape(config.num_key_value_heads))
+    # JAX need not start if the platform is known.
+    with traced_with() if platform == "gpu" else contextlib.nullcontext():
+        jax.eval_shape(attend, shape(config.num_attention_heads), shape(config.num_key_value_heads))
     return chosen[0] if chosen else backend_of(requested).name
 
 

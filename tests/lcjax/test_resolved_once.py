@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -17,6 +18,7 @@ from lcjax.config.parallel.mesh import ONE_DEVICE, MeshShape
 from lcjax.config.presets import resolve_config
 from lcjax.errors import InputError
 from lcjax.model import ModelSettings
+from lcjax.pallas.mosaic import backend as mosaic
 from lcjax.step import resolve, resolved_settings, with_mesh, with_request
 from tests.support.settings import model_settings
 from tests.support.tiny_model import TINY
@@ -123,3 +125,15 @@ def test_attention_that_a_layer_needs_is_refused_before_the_weights_are_read():
         assert resolve(ExecutionRequest(name), config, jnp.bfloat16, "gpu").attention == name
     without = resolve_config("llama-3.1-8b")
     assert resolve(ExecutionRequest("cudnn"), without, jnp.bfloat16, "gpu").attention == "cudnn"
+
+
+def test_attention_is_refused_for_the_size_of_heads_without_starting_jax(monkeypatch):
+    monkeypatch.setattr(mosaic, "OLDEST_JAX", (0,))
+    with pytest.raises(InputError, match="attention='mosaic' runs on Hopper GPUs"):
+        resolve(ExecutionRequest("mosaic"), resolve_config("llama-3.1-8b"), jnp.bfloat16, "cpu")
+    monkeypatch.setattr(jax, "default_backend", lambda: pytest.fail("JAX has started"))
+    narrow = dataclasses.replace(TINY, head_dim=16)
+    with pytest.raises(InputError, match="attention='mosaic' does not support head_dim=16; use 64 or 128"):
+        resolve(ExecutionRequest("mosaic"), narrow, jnp.bfloat16, "gpu")
+    found = resolve(ExecutionRequest("mosaic"), resolve_config("llama-3.1-8b"), jnp.bfloat16, "gpu")
+    assert found.attention == "mosaic"

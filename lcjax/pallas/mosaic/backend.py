@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lcjax.ops.attention.backend import Backend, Gradients, Result
 from lcjax.ops.attention.call import AttentionCall
-from lcjax.pallas.triton.block_sizes import traced_gpu
+from lcjax.pallas.triton.block_sizes import is_traced_for_gpu, traced_gpu
 
 OLDEST_JAX = (0, 10, 2)
 HEAD_DIMS = (64, 128)
@@ -37,7 +37,9 @@ def _refusal(call: AttentionCall) -> str | None:
 
 
 def _is_for_gpu() -> bool:
-    """Whether a GPU is here, or is compiled for without being here."""
+    """Whether a GPU is here, or is compiled for without being here; then JAX need not start."""
+    if is_traced_for_gpu():
+        return True
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() == "gpu" if device is None else device.platform == "gpu"
 

@@ -141,6 +141,11 @@ def traced_gpu() -> Gpu:
     return H100 if jax.default_backend() != "gpu" else _gpu_of(this_device())
 
 
+def is_traced_for_gpu() -> bool:
+    """Whether kernels are traced for a GPU that need not be present."""
+    return _TRACED_FOR.get() is not None
+
+
 def traced_for(device: Any) -> contextlib.AbstractContextManager[None]:
     """A context that traces kernels with the block sizes of a device, which need not be present."""
     return traced_with(_gpu_of(device))
