@@ -145,15 +145,22 @@ def in_flags(message: str) -> str:
     names = {field.name: field.name for field in dataclasses.fields(arguments)}
     for name, field in (names | {k: v for k, v in _FIELD_OF.items() if v in names}).items():
         value = getattr(arguments, field)
-        words = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        for written in dict.fromkeys(
-            (repr(value), str(value), f"{value:,}" if isinstance(value, int) else repr(value))
-        ):
-            found = re.compile(rf"(?<![\w.-]){name}={re.escape(written)}(?![\w.])")
-            if found.search(message):
-                message = found.sub(f"{flag(field)} {words}".replace("\\", "\\\\"), message)
-                # the suggested value
-                message = re.sub(rf"(?<![\w.-]){name}='(\w+)'", rf"{flag(field)} \1", message)
+        for part in (value, *value) if isinstance(value, tuple) else (value,):
+            message = _in_flag(message, name, field, part)
+    return message
+
+
+def _in_flag(message: str, name: str, field: str, value: Any) -> str:
+    """The message with the field's flag and value for `name=value`, and with the flag for others.
+
+    The others are values that the message suggests.
+    """
+    words = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    for written in dict.fromkeys((repr(value), str(value), f"{value:,}" if isinstance(value, int) else repr(value))):
+        found = re.compile(rf"(?<![\w.-]){name}={re.escape(written)}(?![\w.])")
+        if found.search(message):
+            message = found.sub(f"{flag(field)} {words}".replace("\\", "\\\\"), message)
+            message = re.sub(rf"(?<![\w.-]){name}='(\w+)'", rf"{flag(field)} \1", message)
     return message
 
 

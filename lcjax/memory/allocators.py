@@ -7,6 +7,8 @@ import os
 import re
 from pathlib import Path
 
+import jax
+
 from lcjax.config.memory import PINNABLE_SHARE
 
 # JAX rejects both at once.
@@ -55,8 +57,13 @@ def visible_gpus() -> int:
 
 def visible_devices() -> int:
     """At most so many devices JAX will find, without starting it: GPUs, or parts of the CPU."""
+    return max(visible_gpus(), cpu_devices())
+
+
+def cpu_devices() -> int:
+    """The number of devices that JAX makes of the CPU, without starting it."""
     parts = re.findall(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
-    return max(visible_gpus(), *map(int, parts[-1:]), 1)
+    return max(jax.config.jax_num_cpu_devices, *map(int, parts[-1:]), 1)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def host_limit_bytes() -> int:

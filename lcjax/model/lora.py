@@ -6,7 +6,7 @@ Shapes: L layers, R rank, I in, O out features.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -23,6 +23,13 @@ Tree = dict[str, Any]
 ADAPTER_LEAVES = ("lora_A", "lora_B")
 
 
+def check_targets(config: LlamaConfig, modules: Iterable[str]) -> None:
+    """Raises InputError if models of this family do not have one of the target modules."""
+    for module in modules:
+        if module not in config.family.adaptable:
+            raise InputError(unknown("target_modules", module, config.family.adaptable))
+
+
 def init_adapter(config: LlamaConfig, lora: LoraConfig, key: jax.Array) -> Tree:
     """A new float32 adapter: A uniform in +-1/sqrt(I), B zero.
 
@@ -37,9 +44,8 @@ def init_adapter(config: LlamaConfig, lora: LoraConfig, key: jax.Array) -> Tree:
     """
     adapter: Tree = {}
     layers, adaptable = config.num_hidden_layers, config.family.adaptable
+    check_targets(config, lora.target_modules)
     for module, module_key in zip(lora.target_modules, jax.random.split(key, len(lora.target_modules)), strict=True):
-        if module not in adaptable:
-            raise InputError(unknown("target_modules", module, adaptable))
         out_features, in_features = adaptable[module].shape(config)
         bound = 1 / math.sqrt(in_features)
         *parents, name, _ = adaptable[module].path

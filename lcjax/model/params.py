@@ -12,6 +12,9 @@ import dataclasses
 from collections.abc import Iterator
 
 from lcjax.config import LlamaConfig
+from lcjax.config.precision import check_quantize
+from lcjax.errors import InputError
+from lcjax.ops.nf4 import BLOCK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,3 +39,18 @@ def tensor_names(config: LlamaConfig) -> Iterator[TensorName]:
     for row in config.family.stored(config):
         for layer in range(config.num_hidden_layers) if row.in_layers else [None]:
             yield TensorName(row.hugging_face.format(layer=layer), row.path, layer, row.shape(config))
+
+
+def check_quantizable(config: LlamaConfig, quantize: str | None) -> None:
+    """Checks that the layers' linear maps can be stored in 4 bits; None means no quantization.
+
+    Raises:
+      InputError: the kind of quantization is unknown, or the rows of a weight do not divide into
+        blocks.
+    """
+    check_quantize(quantize)
+    for row in config.family.stored(config) if quantize is not None else ():
+        if row.quantizable and (size := row.shape(config)[-1]) % BLOCK:
+            raise InputError(
+                f"{row.module} has rows of {size} values, and quantize={quantize!r} needs a multiple of {BLOCK}; omit it"
+            )

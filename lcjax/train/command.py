@@ -46,11 +46,12 @@ from lcjax.plan.choosing.budget import budget_here
 from lcjax.train.arguments import RunArguments
 from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
 from lcjax.train.data import load_run_data
-from lcjax.train.devices import check_policy_early, mesh_of, prepare_devices
+from lcjax.train.devices import mesh_of, prepare_devices
 from lcjax.train.divergence import TrainingDiverged
 from lcjax.train.interrupt import Interrupted, StopRequest
 from lcjax.train.loop import train
 from lcjax.train.outcome import say_finished
+from lcjax.train.refusals import check_model, check_policy_early
 from lcjax.train.result import default_output_dir
 
 if TYPE_CHECKING:
@@ -180,10 +181,11 @@ def _shared_by_processes(arguments: RunArguments) -> dict[str, Any]:
 def read_data(arguments: RunArguments, folder: RunFolder, console: Console) -> Data:
     """The data, before any weights are loaded, and for a hub model before they are downloaded."""
     assert arguments.model is not None
-    if Path(arguments.model).expanduser().exists():
-        # Report a broken model before reading the data.
-        weights.open_model_files(weights.resolve_model(arguments.model))
-    tokenizer = weights.load_tokenizer(weights.resolve_model(arguments.model, with_weights=False))
+    path = weights.resolve_model(arguments.model, with_weights=False)
+    # A broken model on disk is reported before the data is read.
+    is_here = Path(arguments.model).expanduser().exists()
+    check_model(weights.open_model_files(path).config if is_here else weights.load_config(path), arguments)
+    tokenizer = weights.load_tokenizer(path)
     data = load_run_data(arguments.data, tokenizer, arguments.max_seq_length, arguments, folder.started, console)
     folder.refuse_other_data(data, arguments)
     return data

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from lcjax.config import LlamaConfig, LoraConfig, target_modules_of
 from lcjax.config.parallel.mesh import MeshRequest, MeshShape
-from lcjax.config.policies import OFFLOAD_ABOVE_TOKENS, check_policy, saves_on_device
+from lcjax.config.policies import OFFLOAD_ABOVE_TOKENS, saves_on_device
 from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError, flag
-from lcjax.memory.allocators import pinnable_bytes, raise_limits, visible_devices, visible_gpus
+from lcjax.memory.allocators import pinnable_bytes, raise_limits, visible_gpus
 from lcjax.model import Llama, lora
 from lcjax.parallel.processes import is_alone, processes_per_host
 from lcjax.plan.choosing.budget import budget_here
@@ -33,18 +33,6 @@ def prepare_devices(config: LlamaConfig, arguments: RunArguments) -> None:
     """
     groups = math.gcd(arguments.gradient_accumulation_steps, visible_gpus())
     raise_limits(groups * host_bytes_at_most(config, arguments, pinnable_bytes() // groups))
-
-
-def check_policy_early(arguments: RunArguments) -> None:
-    """Checks a policy before anything is read: it must be allowed if all devices share a sequence.
-
-    If this process is alone, JAX's devices are not started.
-
-    Raises:
-      InputError: the policy is not allowed.
-    """
-    devices = arguments.mesh_request.context or (visible_devices() if is_alone() else jax.device_count())
-    check_policy(arguments.use_gradient_checkpointing, -(-arguments.max_seq_length // devices))
 
 
 def mesh_of(

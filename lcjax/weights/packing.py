@@ -9,8 +9,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from lcjax.config import LlamaConfig
-from lcjax.config.precision import check_quantize
-from lcjax.model.params import TensorName
+from lcjax.model.params import TensorName, check_quantizable
 from lcjax.ops import nf4
 from lcjax.parallel.loading import Rows
 
@@ -71,7 +70,7 @@ def quantizing(read: TensorReader, config: LlamaConfig, kind: str | None) -> Pac
     Raises:
       InputError: the kind is unknown, or a weight of this config cannot be quantized.
     """
-    check_quantize(kind)
+    check_quantizable(config, kind)
     if kind is None:
         return lambda name: None
     leaves: dict[Path, dict[str, tuple[Shape, np.dtype]]] = {

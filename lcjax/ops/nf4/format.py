@@ -94,7 +94,7 @@ def leaf_types(out_features: int, in_features: int) -> dict[str, tuple[tuple[int
     if in_features % BLOCK:
         raise InputError(
             f"a weight [{out_features}, {in_features}] cannot be quantized: NF4 needs rows of a "
-            f"multiple of {BLOCK} values; load this model without quantize"
+            f"multiple of {BLOCK} values; leave it unquantized"
         )
     blocks = out_features * in_features // BLOCK
     return {

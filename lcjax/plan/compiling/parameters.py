@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.model import lora
+from lcjax.model.params import check_quantizable
 from lcjax.ops import nf4
 from lcjax.parallel.weights import part_bytes
 
@@ -21,8 +22,9 @@ def abstract_params(config: LlamaConfig, adapter: LoraConfig | None, quantize: s
     Weights are bfloat16, adapters float32. With `quantize`, the layers' linear maps are quantized.
 
     Raises:
-      InputError: a weight whose shape cannot be quantized.
+      InputError: the kind of quantization is unknown, or a weight's rows cannot be quantized.
     """
+    check_quantizable(config, quantize)
     params: Tree = {}
     for row in config.family.stored(config):
         node = params

@@ -12,7 +12,7 @@ from lcjax.errors import InputError, flag
 from lcjax.train.__main__ import main, parse
 from lcjax.train.arguments import SECTIONS, RunArguments
 from lcjax.train.demo import demo
-from lcjax.train.devices import check_policy_early
+from lcjax.train.refusals import check_policy_early
 
 
 @pytest.mark.parametrize(

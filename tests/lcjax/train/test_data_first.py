@@ -15,8 +15,13 @@ from lcjax.data import load_corpus
 from lcjax.errors import InputError
 from lcjax.evaluate.__main__ import main as evaluate
 from lcjax.leak.__main__ import main as leak
+from lcjax.ops.attention import fa3
+from lcjax.pallas.mosaic import backend as mosaic
+from lcjax.train import command
 from lcjax.train.__main__ import main
+from lcjax.train.arguments import RunArguments
 from lcjax.train.checkpoints.checksums import write_checksums
+from lcjax.train.refusals import check_model
 from tests.support.processes import SHORT
 
 DATED = (
@@ -99,12 +104,12 @@ def test_bad_data_are_refused_before_weights_are_loaded(model_dir, tmp_path, mon
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [leak, evaluate])
-def test_other_commands_refuse_bad_data_before_weights_too(model_dir, tmp_path, monkeypatch, capsys, command):
+@pytest.mark.parametrize("other", [leak, evaluate])
+def test_other_commands_refuse_bad_data_before_weights_too(model_dir, tmp_path, monkeypatch, capsys, other):
     monkeypatch.setattr(api, "from_pretrained", lambda *args, **kwargs: pytest.fail("the weights were loaded"))
     path = tmp_path / "torn.jsonl"
     path.write_text("torn")
-    assert command(["--model", str(model_dir), "--data", str(path), "--max-seq-length", "256"]) == 2
+    assert other(["--model", str(model_dir), "--data", str(path), "--max-seq-length", "256"]) == 2
     assert "torn.jsonl:1 is not JSON" in capsys.readouterr().err
 
 
@@ -115,6 +120,42 @@ def test_a_broken_model_is_refused_before_data_are_read(model_dir, data_dir, tmp
     caplog.set_level(logging.INFO)
     assert main(["--model", str(broken), "--data", str(data_dir), *SHORT, "--output-dir", str(tmp_path / "run")]) == 2
     assert "documents" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--attention mosaic", "--attention mosaic does not support head_dim=8; use 64 or 128"),
+        ("--attention fa3", "--attention fa3 is not installed; pip install flash-attn3-jax"),
+        ("--target-modules q_proj qkv_proj", "--target-modules qkv_proj is unknown; did you mean"),
+        ("--quantize nf4", "q_proj has rows of 32 values, and --quantize nf4 needs a multiple of 64; omit it"),
+        ("--ring-degree 3", "--ring-degree 3 does not divide a context of 2 devices; omit it"),
+        ("--context-parallel-size 4", "a context of 4 devices does not fit 2; use at most 2"),
+        ("--rope-scaling linear", "--rope-scaling linear stretches positions beyond 128 tokens"),
+    ],
+)
+def test_what_the_model_or_the_devices_rule_out_is_refused_before_data_are_read(
+    model_dir, data_dir, tmp_path, monkeypatch, capsys, flags, said
+):
+    monkeypatch.setattr(command, "load_run_data", lambda *args: pytest.fail("the data was read"))
+    monkeypatch.setattr(mosaic, "OLDEST_JAX", (0,))
+    monkeypatch.setattr(fa3, "INSTALLED", False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    run = ["--model", str(model_dir), "--data", str(data_dir), *SHORT, "--output-dir", str(tmp_path / "run")]
+    assert main([*run, *flags.split()]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_devices_of_a_cpu_may_share_a_sequence(model_dir, monkeypatch):
+    config = weights.load_config(model_dir)
+    shared = RunArguments(max_seq_length=48, context_parallel_size=2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("XLA_FLAGS", "")
+    with pytest.raises(InputError, match="a context of 2 devices does not fit 1"):
+        check_model(config, shared)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    check_model(config, shared)
 
 
 def test_an_empty_path_is_refused(model_dir, tmp_path, capsys):

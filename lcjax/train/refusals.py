@@ -1,0 +1,72 @@
+"""What a run is refused for before its data are read, without starting JAX's devices."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from lcjax.config import LlamaConfig, target_modules_of
+from lcjax.config.policies import check_policy
+from lcjax.config.rope_choice import choose_rope
+from lcjax.errors import InputError
+from lcjax.memory.allocators import cpu_devices, visible_devices, visible_gpus
+from lcjax.model.lora import check_targets
+from lcjax.model.params import check_quantizable
+from lcjax.parallel.processes import is_alone, processes_per_host
+from lcjax.step import Hardware, resolve, resolve_mesh
+from lcjax.train.arguments import RunArguments
+
+
+def check_policy_early(arguments: RunArguments) -> None:
+    """Checks a policy before anything is read: it must be allowed if all devices share a sequence.
+
+    If this process is alone, JAX's devices are not started.
+
+    Raises:
+      InputError: the policy is not allowed.
+    """
+    devices = arguments.mesh_request.context or (visible_devices() if is_alone() else jax.device_count())
+    check_policy(arguments.use_gradient_checkpointing, -(-arguments.max_seq_length // devices))
+
+
+def check_model(config: LlamaConfig, arguments: RunArguments) -> None:
+    """Checks that a run is possible with a model of this config.
+
+    Raises:
+      InputError: the model or the visible devices do not support some argument.
+    """
+    choose_rope(config, arguments.max_seq_length, arguments.rope_scaling, arguments.rope_theta)
+    if not arguments.full_finetuning:
+        check_targets(config, target_modules_of(config.family, arguments.target_modules))
+    check_quantizable(config, arguments.quantize)
+    dtype = "bfloat16" if arguments.dtype == "auto" else arguments.dtype
+    resolve(arguments.execution_request, config, jnp.dtype(dtype), "gpu")
+    _check_mesh(config, arguments)
+
+
+def _check_mesh(config: LlamaConfig, arguments: RunArguments) -> None:
+    """Raises InputError if neither the GPUs nor the CPU's devices can share the work as requested.
+
+    JAX runs on one or the other.
+    """
+    if is_alone():
+        possible = [Hardware(count, count) for count in sorted((cpu_devices(), visible_gpus()))]
+    else:
+        possible = [Hardware(jax.device_count(), jax.local_device_count() * processes_per_host())]
+    refusals = []
+    for hardware in possible:
+        try:
+            resolve_mesh(
+                arguments.mesh_request,
+                config,
+                hardware,
+                max_seq_length=arguments.max_seq_length,
+                micro_batches=arguments.gradient_accumulation_steps,
+                weights_bytes=0,
+                trains_every_weight=arguments.full_finetuning,
+                attention=arguments.attention,
+            )
+        except InputError as refusal:
+            refusals.append(refusal)
+    if len(refusals) == len(possible):
+        raise refusals[-1]
