@@ -203,24 +203,31 @@ def save_merged(model: Llama, directory: str | Path, tokenizer=None) -> None:
     )
 
 
-def save_gguf(model: Llama, path: str | Path, tokenizer: PreTrainedTokenizerFast, type: str = "auto") -> None:
+def save_gguf(
+    model: Llama, path: str | Path, tokenizer: PreTrainedTokenizerFast, type: str = "auto", overwrite: bool = False
+) -> None:
     """Writes one file for llama.cpp, tensor by tensor, with the tokenizer and the chat template.
 
     The adapter, if any, is merged in as `save_merged` does. Quantized weights are dequantized
-    first. A file at the path is replaced.
+    first.
 
     Args:
       model: the model.
-      path: the file, whose name should end in .gguf.
+      path: the file, whose name ends in .gguf; its folder is created if missing.
       tokenizer: the model's; its stop tokens and those of the base model's generation_config.json
         are written.
       type: of the matrices: "f32", "f16", "bf16", "q8_0" or "q4_0"; "auto" means bf16 if the model
         is in bfloat16, otherwise f16. See docs/models.md.
+      overwrite: replace a file at the path.
 
     Raises:
-      InputError: GGUF cannot express the model or its tokenizer, which is checked before anything
-        is written; or the file cannot be written.
+      InputError: the file exists or has another name, there is no tokenizer, or GGUF cannot express
+        the model or its tokenizer, which is checked before anything is written; or the file cannot
+        be written.
     """
+    weights.check_gguf_path(path, overwrite=overwrite)
+    if tokenizer is None:
+        raise InputError(f"{path} needs the model's tokenizer; give the one that from_pretrained returned")
     scaling = model.settings.lora.scaling if model.settings.lora else 0.0
     content = weights.gguf_content(
         model.config,

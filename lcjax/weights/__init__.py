@@ -14,6 +14,7 @@ from lcjax.weights.assembly import Checkpoint as Checkpoint
 from lcjax.weights.generation import read_generation_config as read_generation_config
 from lcjax.weights.generation import stop_ids as stop_ids
 from lcjax.weights.gguf import GGUF_TYPES as GGUF_TYPES
+from lcjax.weights.gguf import check_gguf_path as check_gguf_path
 from lcjax.weights.gguf import gguf_content as gguf_content
 from lcjax.weights.gguf import gguf_type as gguf_type
 from lcjax.weights.gguf import load_gguf as load_gguf

@@ -19,5 +19,6 @@ from lcjax.weights.gguf.reader import open_gguf as open_gguf
 from lcjax.weights.gguf.types import GGUF_TYPES as GGUF_TYPES
 from lcjax.weights.gguf.types import gguf_type as gguf_type
 from lcjax.weights.gguf.writer import GgufContent as GgufContent
+from lcjax.weights.gguf.writer import check_gguf_path as check_gguf_path
 from lcjax.weights.gguf.writer import gguf_content as gguf_content
 from lcjax.weights.gguf.writer import write_gguf as write_gguf

@@ -95,6 +95,26 @@ def gguf_content(
     return GgufContent(config, header, factors, tuple(tensors), notes)
 
 
+def check_gguf_path(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Checks where a file will be written, before anything is computed.
+
+    Raises:
+      InputError: the name does not end in .gguf, the path is a folder or cannot be used, or the
+        file exists and `overwrite` is false.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() != ".gguf":
+        raise InputError(f"{path} is not the name of a GGUF file; end it with .gguf")
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise InputError(f"{str(path)[:100]} cannot be written ({error.strerror}); give another file") from None
+    if is_folder:
+        raise InputError(f"{path} is a folder; give the name of a file")
+    if exists and not overwrite:
+        raise InputError(f"{path} exists; give another file, or overwrite=True")
+
+
 def write_gguf(
     path: str | os.PathLike[str],
     content: GgufContent,

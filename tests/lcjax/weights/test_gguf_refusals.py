@@ -13,6 +13,14 @@ from lcjax import weights
 from lcjax.config import RopeScaling
 from lcjax.errors import InputError
 from tests.support.gguf_models import assert_same_bits, config_of, converted, gemma, run
+from tests.support.settings import model_settings
+from tests.support.tiny_llama import random_params
+
+
+@pytest.fixture(scope="module")
+def small_model():
+    config = config_of(num_hidden_layers=1)
+    return lcjax.Llama(config, random_params(config), model_settings(64))
 
 
 @pytest.mark.parametrize(
@@ -106,6 +114,26 @@ def test_destinations_and_flags_that_do_not_fit(small_llama, tmp_path, capsys, d
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.gguf"]
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("before.gguf", {}, "before.gguf exists; give another file, or overwrite=True"),
+        ("m.txt", {}, "m.txt is not the name of a GGUF file; end it with .gguf"),
+        ("folder.gguf", {"overwrite": True}, "folder.gguf is a folder; give the name of a file"),
+        (f"{'x' * 300}.gguf", {}, "cannot be written (File name too long); give another file"),
+        ("m.gguf", {"tokenizer": None}, "m.gguf needs the model's tokenizer; give the one that from_pretrained returned"),
+    ],
+)  # fmt: skip
+def test_python_is_as_careful_as_the_command(small_model, small_tokenizer, tmp_path, name, given, said):
+    (tmp_path / "folder.gguf").mkdir()
+    (tmp_path / "before.gguf").write_text("before")
+    with pytest.raises(InputError) as caught:
+        lcjax.save_gguf(small_model, tmp_path / name, **{"tokenizer": small_tokenizer, **given})
+    assert str(caught.value).endswith(said)
+    assert (tmp_path / "before.gguf").read_text() == "before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["before.gguf", "folder.gguf"]
+
+
 @contextlib.contextmanager
 def files_limited_to(num_bytes: int):
     """A limit on the size of files makes the kernel refuse a write, as a full disk does."""
@@ -123,7 +151,7 @@ def test_a_disk_that_fills_up(small_llama, small_tokenizer, tmp_path, num_bytes)
     model, _ = lcjax.from_pretrained(small_llama, dtype="float32")
     (tmp_path / "m.gguf").write_text("before")
     with files_limited_to(num_bytes), pytest.raises(InputError, match="bytes are needed") as caught:
-        lcjax.save_gguf(model, tmp_path / "m.gguf", small_tokenizer)
+        lcjax.save_gguf(model, tmp_path / "m.gguf", small_tokenizer, overwrite=True)
     assert f"{tmp_path} cannot be written" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("m.gguf", "before")]

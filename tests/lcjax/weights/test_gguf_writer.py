@@ -170,7 +170,7 @@ def test_the_type_follows_the_model(small_llama, tmp_path):
     types = {}
     for dtype in ("float32", "bfloat16"):
         model, tokenizer = lcjax.from_pretrained(small_llama, dtype=dtype)
-        lcjax.save_gguf(model, tmp_path / "m.gguf", tokenizer)
+        lcjax.save_gguf(model, tmp_path / "m.gguf", tokenizer, overwrite=True)
         types[dtype] = {tensor.tensor_type for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
     assert types == {"float32": {Type.F32, Type.F16}, "bfloat16": {Type.F32, Type.BF16}}
     with pytest.raises(InputError, match="type='q5_k' is unknown"):
