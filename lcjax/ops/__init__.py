@@ -6,6 +6,7 @@ attention/       softmax attention: masks, documents, grouped heads
 rope/            rotary position embedding
 cross_entropy/   the loss, computed in chunks of tokens
 nf4/             4-bit weights
+grouped/         products of rows with the matrices of their experts
 parts.py         equal parts of an array
 dropout.py       dropout by the places of tokens
 residuals.py     names of the tensors that may be saved for the backward pass

@@ -137,9 +137,14 @@ def add_product(sum_MN: Sequence[jax.Array], a_MK: jax.Array, b_KN: Sequence[jax
     chain of additions of sum and product through the whole loop over blocks, and its rounding error
     grows with its length. The compiler does not change a difference.
     """
+    return tuple(add_dot(s, a_MK, b, b_axis=0, native=native) for s, b in zip(sum_MN, b_KN, strict=True))
+
+
+def add_dot(sum_MN: jax.Array, a_MK: jax.Array, b: jax.Array, *, b_axis: int, native: bool) -> jax.Array:
+    """`sum + a b` or, with `b_axis` 1, `sum + a b^T`, in float32; see `add_product`."""
     if a_MK.dtype == jnp.float32:
-        return tuple(s - _dot(-a_MK, b, b_axis=0, native=native) for s, b in zip(sum_MN, b_KN, strict=True))
-    return tuple(s + _dot(a_MK, b, b_axis=0, native=native) for s, b in zip(sum_MN, b_KN, strict=True))
+        return sum_MN - _dot(-a_MK, b, b_axis=b_axis, native=native)
+    return sum_MN + _dot(a_MK, b, b_axis=b_axis, native=native)
 
 
 def wait_for_wgmma(x: jax.Array, *, native: bool) -> jax.Array:

@@ -1,0 +1,14 @@
+"""Products of rows with the matrices of their experts, for a mixture of experts.
+
+routing.py  which rows belong to which expert, and tokens to rows and back
+product.py  the product and its derivatives
+scan.py     its implementation in XLA, block by block
+"""
+
+from __future__ import annotations
+
+from lcjax.ops.grouped.product import grouped_product as grouped_product
+from lcjax.ops.grouped.routing import Routing as Routing
+from lcjax.ops.grouped.routing import collect as collect
+from lcjax.ops.grouped.routing import dispatch as dispatch
+from lcjax.ops.grouped.routing import route as route
