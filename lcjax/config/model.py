@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from lcjax.config.families import DEFAULT_FAMILY, FAMILIES, AttentionView, Family, Rotary
+from lcjax.config.families import DEFAULT_FAMILY, FAMILIES, AttentionView, Experts, Family, Rotary
 from lcjax.config.families.decoder import decoder_parameters
 from lcjax.config.reading import read_fields, read_json_file
 from lcjax.config.rope import UNSCALED, RopeScaling
@@ -121,6 +121,17 @@ class LlamaConfig:
         return FAMILIES[self.model_type]
 
     @property
+    def experts(self) -> Experts:
+        """The experts of a layer.
+
+        Raises:
+          ValueError: the model has none.
+        """
+        if (experts := self.family.experts(self)) is None:
+            raise ValueError(f"a {self.model_type} model has no experts")
+        return experts
+
+    @property
     def views(self) -> tuple[AttentionView, ...]:
         """What attention sees, in the layers in which that differs; one for most models.
 
@@ -211,7 +222,7 @@ class LlamaConfig:
         return dataclasses.replace(self, **{name: getattr(other, name) for name in names})
 
     def linear_shapes(self) -> dict[str, tuple[int, ...]]:
-        """(out_features, in_features) of each linear map of a layer, by module name."""
+        """(out_features, in_features) of each linear map of a layer or expert, by module name."""
         return {row.module: row.shape(self) for row in self.family.parameters if row.matmul and row.in_layers}
 
 

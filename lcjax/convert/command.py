@@ -117,7 +117,7 @@ class _Source:
         # In float32, which represents every stored dtype exactly, so that the sum is rounded once.
         weight = np.empty(name.shape, np.float32)
         self.checkpoint.read(name, weight)
-        lora_a_RI, lora_b_OR = factors["lora_A"][name.layer], factors["lora_B"][name.layer]
+        lora_a_RI, lora_b_OR = factors["lora_A"][name.index], factors["lora_B"][name.index]
         return np.asarray(merge_weight(jnp.asarray(weight), lora_a_RI, lora_b_OR, self.lora.scaling)).astype(dtype)
 
 

@@ -2,6 +2,7 @@
 
 llama.py      embedding, layers, norm, logits
 decoder.py    one layer: attention and MLP, each added to the residual stream
+mlp/          the MLP, dense or a mixture of experts
 attention.py  self-attention with rotary positions
 linear.py     a linear map with its adapter, quantized or not
 norm.py       RMSNorm

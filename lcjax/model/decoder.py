@@ -10,48 +10,18 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.config.families import Norms
 from lcjax.model.attention import SelfAttention, attend
 from lcjax.model.context import Context
-from lcjax.model.linear import Linear, outputs_of
+from lcjax.model.mlp import new_mlp
 from lcjax.model.norm import RMSNorm
 from lcjax.ops.dropout import DropoutKey, split_key
 from lcjax.ops.residuals import LAYER_INPUT, MIDDLE, PROJECTION, name_residual
 
 Tree = dict[str, Any]
-
-
-def _gelu_tanh(x: jax.Array) -> jax.Array:
-    """GELU by its approximation with tanh, in float32. Source: Hendrycks & Gimpel, 1606.08415."""
-    return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
-
-
-ACTIVATIONS = {"silu": jax.nn.silu, "gelu_pytorch_tanh": _gelu_tanh}
-"""The activations of families, by transformers' names."""
-
-
-class MLP(nnx.Module):
-    """A gated MLP: `down(activation(gate(x)) * up(x))`. Source: Shazeer, arXiv 2002.05202."""
-
-    def __init__(self, tree: Tree, config: LlamaConfig, lora: LoraConfig | None):
-        self.activation = config.family.activation
-        # A family has a map for each of gate and up, or one map for both.
-        self.maps = ("gate_up_proj",) if "gate_up_proj" in tree else ("gate_proj", "up_proj")
-        for name in self.maps:
-            setattr(self, name, Linear(tree[name], lora))
-        self.size = config.intermediate_size
-        self.down_proj = Linear(tree["down_proj"], lora)
-
-    def __call__(self, x_BTD: jax.Array, dropout_key: DropoutKey | None) -> jax.Array:
-        maps = [getattr(self, name) for name in self.maps]
-        *keys, down_key = split_key(dropout_key, len(maps) + 1)
-        outputs = list(outputs_of(maps, x_BTD, keys, (self.size, self.size)))
-        gate, up = (name_residual(x, PROJECTION) for x in outputs)
-        return self.down_proj(ACTIVATIONS[self.activation](gate) * up, down_key)
 
 
 class DecoderLayer(nnx.Module):
@@ -66,7 +36,7 @@ class DecoderLayer(nnx.Module):
         for name in self.norms.of_layer:
             setattr(self, name, RMSNorm(tree[name], config))
         self.self_attn = SelfAttention(tree["self_attn"], config, lora)
-        self.mlp = MLP(tree["mlp"], config, lora)
+        self.mlp = new_mlp(tree["mlp"], config, lora)
 
     def __call__(self, x_BTD: jax.Array, context: Context, dropout_key: DropoutKey | None) -> jax.Array:
         before_key, *after_keys = split_key(dropout_key, 3)

@@ -1,6 +1,6 @@
 """Low-rank adapters: their initial values, the mask that makes them trainable, and merging.
 
-Shapes: L layers, R rank, I in, O out features.
+Shapes: L layers, E experts, R rank, I in, O out features.
 """
 
 from __future__ import annotations
@@ -37,24 +37,25 @@ def init_adapter(config: LlamaConfig, lora: LoraConfig, key: jax.Array) -> Tree:
 
     Returns:
       For the target modules `{"layers": {"self_attn": {"q_proj": {"lora_A": [L, R, I], "lora_B":
-      [L, O, R]}, ...}, "mlp": {...}}}`.
+      [L, O, R]}, ...}, "mlp": {...}}}`; those of experts are [L, E, R, I] and [L, E, O, R].
 
     Raises:
       InputError: models of this family do not have a target module.
     """
     adapter: Tree = {}
-    layers, adaptable = config.num_hidden_layers, config.family.adaptable
+    adaptable = config.family.adaptable
     check_targets(config, lora.target_modules)
     for module, module_key in zip(lora.target_modules, jax.random.split(key, len(lora.target_modules)), strict=True):
-        out_features, in_features = adaptable[module].shape(config)
+        row = adaptable[module]
+        (out_features, in_features), stacks = row.shape(config), row.stacks(config)
         bound = 1 / math.sqrt(in_features)
-        *parents, name, _ = adaptable[module].path
+        *parents, name, _ = row.path
         node = adapter
         for parent in parents:
             node = node.setdefault(parent, {})
         node[name] = {
-            "lora_A": jax.random.uniform(module_key, (layers, lora.r, in_features), jnp.float32, -bound, bound),
-            "lora_B": jnp.zeros((layers, out_features, lora.r), jnp.float32),
+            "lora_A": jax.random.uniform(module_key, (*stacks, lora.r, in_features), jnp.float32, -bound, bound),
+            "lora_B": jnp.zeros((*stacks, out_features, lora.r), jnp.float32),
         }
     return adapter
 
@@ -106,7 +107,7 @@ def merged_tensor(params: Tree, name: TensorName, scaling: float) -> jax.Array:
     module = params
     for key in name.path[:-1]:
         module = module[key]
-    tensors = module if name.layer is None else jax.tree.map(lambda stack: stack[name.layer], module)
+    tensors = module if name.layer is None else jax.tree.map(lambda stack: stack[name.index], module)
     tensor = tensors[name.path[-1]]
     if nf4.is_quantized(tensor):
         tensor = nf4.dequantize(tensor, jnp.float32)

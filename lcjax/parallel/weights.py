@@ -33,7 +33,8 @@ def is_cut(mesh: MeshShape, path: Any, leaf: Any) -> bool:
       leaf: the array, or anything with its number of axes.
     """
     names = _names(path)
-    return bool(mesh.shard_axes) and "weight" in names and leaf.ndim - ("layers" in names) == 2
+    stacked = ("layers" in names) + ("experts" in names)
+    return bool(mesh.shard_axes) and "weight" in names and leaf.ndim - stacked == 2
 
 
 def spec_of(mesh: MeshShape, path: Any, leaf: Any) -> PartitionSpec:
@@ -67,13 +68,16 @@ def gather_layer(mesh: MeshShape, params: Tree) -> Tree:
 
 
 def gather_rows(mesh: MeshShape, x: jax.Array) -> jax.Array:
-    """All rows of a matrix of which every device has some. Gradients are summed in float32."""
+    """All rows of a matrix, or of every expert's, of which each device has some.
+
+    Gradients are summed in float32.
+    """
     return _gather(mesh, x) if mesh.shard_axes else x
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _gather(mesh, x):
-    return lax.all_gather(x, mesh.shard_axes, axis=0, tiled=True)
+    return lax.all_gather(x, mesh.shard_axes, axis=x.ndim - 2, tiled=True)
 
 
 def _gather_forward(mesh, x):
@@ -89,7 +93,7 @@ _gather.defvjp(_gather_forward, _gather_backward)
 
 def scatter_rows(mesh: MeshShape, gradient: jax.Array) -> jax.Array:
     """This device's rows of the sum of a matrix over the devices that share it."""
-    return lax.psum_scatter(gradient, mesh.shard_axes, scatter_dimension=0, tiled=True)
+    return lax.psum_scatter(gradient, mesh.shard_axes, scatter_dimension=gradient.ndim - 2, tiled=True)
 
 
 def scatter_layer(mesh: MeshShape, paths: list[Any], gradients: list[jax.Array]) -> list[jax.Array]:

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -79,7 +78,6 @@ class Checkpoint:
         return assemble(
             tensor_names(self.config),
             self.read,
-            self.config.num_hidden_layers,
             parameter_dtype(dtype),
             self._packer(quantize),
             on_host=EMBEDDING_MODULES if embeddings_on_host else (),
@@ -179,7 +177,6 @@ def abridged(names: Collection[str]) -> str:
 def assemble(
     names: Iterable[TensorName],
     read: TensorReader,
-    layers: int,
     dtype: np.dtype,
     packed: Packer = lambda name: None,
     *,
@@ -189,10 +186,9 @@ def assemble(
     """Builds the parameter tree, one leaf of all layers at a time, on its devices.
 
     Args:
-      names: the tensors in the order of `tensor_names`: all layers of one kind before the next
-        kind.
+      names: the tensors in the order of `tensor_names`: all layers of one kind, and their experts,
+        before the next kind.
       read: fills an array of `dtype` with rows of the named tensor.
-      layers: the number of layers in each stack.
       dtype: the leaves' dtype.
       packed: the leaves of the named tensor, the same for all its layers; None for one array of
         `dtype`.
@@ -212,12 +208,12 @@ def assemble(
     tree: dict[str, Any] = {}
     # Otherwise the others would wait for a process that cannot read its rows.
     agreed = together if devices.cut_between_processes else lambda function: function()
-    for path, tensors in itertools.groupby(names, lambda name: name.path):
+    for path, tensors in _by_leaf(names):
         stack = None
         for name in tensors:
             packing = packed(name) or one_array(name, read, dtype)
-            stack = stack or _Stack(name, packing, layers, devices, on_host=path[0] in on_host)
-            rows, out = stack.rows, stack.parts(name.layer)
+            stack = stack or _Stack(path, _stacks(tensors), packing, devices, on_host=path[0] in on_host)
+            rows, out = stack.rows, stack.parts(name.index)
             packing.finish(rows, out, agreed(functools.partial(packing.read, rows, out)))
         assert stack is not None
         for below, leaf in stack.put().items():
@@ -232,22 +228,19 @@ class _Stack:
       rows: of the tensor, those that this process has.
     """
 
-    def __init__(self, name: TensorName, packing: Packing, layers: int, devices: Devices, *, on_host: bool):
+    def __init__(self, leaf_path: Path, stacks: Shape, packing: Packing, devices: Devices, *, on_host: bool):
         self._leaves = {}
         cut = []
         for path, (shape, dtype) in packing.leaves.items():
-            stacked = shape if name.layer is None else (layers, *shape)
-            leaf = devices.destination(name.path + path, jax.ShapeDtypeStruct(stacked, dtype), on_host=on_host)
+            stacked = jax.ShapeDtypeStruct((*stacks, *shape), dtype)
+            leaf = devices.destination(leaf_path + path, stacked, on_host=on_host)
             self._leaves[path] = leaf, [aligned_empty(shape, dtype) for shape in leaf.part_shapes()]
             cut += [rows for rows in [leaf.rows()] if rows is not None]
-        self.rows = cut[0] if cut else Rows((slice(0, name.shape[0]),))
+        self.rows = cut[0] if cut else Rows((slice(0, packing.rows),))
 
-    def parts(self, layer: int | None) -> Parts:
-        """The buffers of one layer."""
-        return {
-            path: buffers if layer is None else [buffer[layer, ...] for buffer in buffers]
-            for path, (_, buffers) in self._leaves.items()
-        }
+    def parts(self, index: tuple[int, ...]) -> Parts:
+        """The buffers of one tensor, at its index along the leading axes."""
+        return {path: [buffer[(*index, ...)] for buffer in buffers] for path, (_, buffers) in self._leaves.items()}
 
     def put(self) -> dict[Path, jax.Array]:
         """The filled leaves on their devices, by their paths below the tensor's."""
@@ -268,15 +261,24 @@ def tree_leaves(tree: dict[str, Any], names: Iterable[TensorName]) -> dict[str, 
       ValueError: a leaf is missing, unexpected or of another shape.
     """
     by_path = {tuple(key.key for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    names = list(names)
-    layers = Counter(name.path for name in names)
-    if differing := sorted(".".join(path) for path in by_path.keys() ^ layers.keys()):
+    leaves = _by_leaf(names)
+    if differing := sorted(".".join(path) for path in by_path.keys() ^ dict(leaves).keys()):
         raise ValueError(f"not the parameter tree of this config: {abridged(differing)} in only one of them")
-    for name in names:
-        shape = name.shape if name.layer is None else (layers[name.path], *name.shape)
-        if by_path[name.path].shape != shape:
-            raise ValueError(f"{'.'.join(name.path)} has shape {by_path[name.path].shape}; the config says {shape}")
-    return {name.name: (by_path[name.path], name) for name in names}
+    for path, tensors in leaves:
+        shape = (*_stacks(tensors), *tensors[0].shape)
+        if by_path[path].shape != shape:
+            raise ValueError(f"{'.'.join(path)} has shape {by_path[path].shape}; the config says {shape}")
+    return {name.name: (by_path[path], name) for path, tensors in leaves for name in tensors}
+
+
+def _by_leaf(names: Iterable[TensorName]) -> list[tuple[Path, list[TensorName]]]:
+    """The tensors of each leaf, which are adjacent and in the order of their indices."""
+    return [(path, list(tensors)) for path, tensors in itertools.groupby(names, lambda name: name.path)]
+
+
+def _stacks(tensors: list[TensorName]) -> Shape:
+    """The sizes of the leading axes of the leaf of these tensors."""
+    return tuple(i + 1 for i in tensors[-1].index)
 
 
 def aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:

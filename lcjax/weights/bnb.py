@@ -53,7 +53,7 @@ class PackedWeight:
 
     def packing(self) -> Packing:
         """Its place in the parameter tree."""
-        return Packing({(leaf,): kind for leaf, kind in self._leaves().items()}, self._fill)
+        return Packing({(leaf,): kind for leaf, kind in self._leaves().items()}, self._fill, self.shape[0])
 
     def read(self, out: np.ndarray, start: int = 0) -> None:
         """Fills an array with dequantized rows from `start` on, rounded to the array's dtype."""

@@ -120,7 +120,7 @@ def save_checkpoint(
         leaf, _ = leaves[name.name]
         # One layer at a time: `np.asarray` of a whole stack would copy it to the host and keep it
         # there.
-        return np.asarray(leaf if name.layer is None else leaf[name.layer]).astype(target, copy=False)
+        return np.asarray(leaf[name.index] if name.index else leaf).astype(target, copy=False)
 
     write_checkpoint(
         directory,

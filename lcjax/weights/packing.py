@@ -43,11 +43,13 @@ class Packing:
     Attributes:
       leaves: shape and dtype by the path below the tensor's own.
       read: reads the rows from the file.
+      rows: the number of all rows.
       finish: called with what `read` has returned, when all processes have read their rows.
     """
 
     leaves: Mapping[Path, tuple[Shape, np.dtype]]
     read: Callable[[Rows, Parts], Any]
+    rows: int
     finish: Callable[[Rows, Parts, Any], None] = _nothing
 
 
@@ -61,7 +63,7 @@ def one_array(name: TensorName, read: TensorReader, dtype: np.dtype) -> Packing:
         for part, values in zip(rows.parts, out[()], strict=True):
             read(name, values, part.start)
 
-    return Packing({(): (name.shape, dtype)}, fill)
+    return Packing({(): (name.shape, dtype)}, fill, name.shape[0])
 
 
 def quantizing(read: TensorReader, config: LlamaConfig, kind: str | None) -> Packer:
@@ -81,7 +83,7 @@ def quantizing(read: TensorReader, config: LlamaConfig, kind: str | None) -> Pac
         if name.path not in leaves:
             return None
         of_tensor = {(leaf,): kind for leaf, kind in leaves[name.path].items()}
-        return Packing(of_tensor, lambda rows, out: _quantized_rows(name, read, rows, out), _with_scales)
+        return Packing(of_tensor, lambda rows, out: _quantized_rows(name, read, rows, out), name.shape[0], _with_scales)
 
     return pack
 

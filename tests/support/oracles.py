@@ -59,15 +59,17 @@ class Oracle:
         """The model in transformers, in float64, with exact angles of its float32 frequencies."""
         model = _with_exact_angles(self._with_adapter(torch.float32).double())
         for module in model.modules():
-            # transformers always computes it in float32
-            if type(module).__name__.endswith("RMSNorm"):
-                module.forward = functools.partial(_exact_norm, module)
+            # transformers always computes these in float32
+            for kind, forward in (("RMSNorm", _exact_norm), ("MoeTopKRouter", _exact_router)):
+                if type(module).__name__.endswith(kind):
+                    module.forward = functools.partial(forward, module)
         return model
 
     def _with_adapter(self, dtype: torch.dtype):
         model = transformers.AutoModelForCausalLM.from_pretrained(self.directory, dtype=dtype)
         if not model._supports_sdpa:  # the attention that it has is never float64
             model.set_attn_implementation(plain_attention.NAME)
+        model.set_experts_implementation("eager")  # the others are never float64
         if self.adapter is not None:
             # No autocast, because the adapter's products must have that dtype too.
             model = peft.PeftModel.from_pretrained(
@@ -243,6 +245,12 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:
         return tensor.float().numpy().astype(ml_dtypes.bfloat16)
     return tensor.numpy().copy()
+
+
+def _exact_router(module, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    logits = torch.nn.functional.linear(x.reshape(-1, x.shape[-1]), module.weight)
+    values, indices = torch.topk(logits.softmax(-1), module.top_k, dim=-1)
+    return logits, values / values.sum(-1, keepdim=True) if module.norm_topk_prob else values, indices
 
 
 def _exact_norm(module, x: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,9 @@ family.py   what defines a family
 decoder.py  the table of parameters that most families share
 llama.py    the first family; a new one needs a file like it and an entry in FAMILIES
 windows.py  layers with a window among layers that see all tokens
+experts.py  mixtures of experts
 mistral.py  Mistral and Ministral: Llama without biases, with windows
-qwen.py     Qwen2, Qwen2.5 and Qwen3
+qwen.py     Qwen2, Qwen2.5 and Qwen3, also with experts
 olmo.py     OLMo 2: norms after attention and the MLP
 gemma.py    Gemma 2 and 3: norms before and after them, and windows in some layers
 smollm.py   SmolLM3: layers without RoPE
@@ -14,6 +15,7 @@ phi.py      Phi-3 to Phi-4: joint matrices
 
 from __future__ import annotations
 
+from lcjax.config.families.experts import Experts as Experts
 from lcjax.config.families.family import AXES as AXES
 from lcjax.config.families.family import AttentionView as AttentionView
 from lcjax.config.families.family import Family as Family
@@ -31,6 +33,7 @@ from lcjax.config.families.olmo import OLMO2 as OLMO2
 from lcjax.config.families.phi import PHI3 as PHI3
 from lcjax.config.families.qwen import QWEN2 as QWEN2
 from lcjax.config.families.qwen import QWEN3 as QWEN3
+from lcjax.config.families.qwen import QWEN3_MOE as QWEN3_MOE
 from lcjax.config.families.smollm import SMOLLM3 as SMOLLM3
 
 DEFAULT_FAMILY = LLAMA
@@ -38,5 +41,5 @@ DEFAULT_FAMILY = LLAMA
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (LLAMA, MISTRAL, MINISTRAL, QWEN2, QWEN3, OLMO2, GEMMA2, GEMMA3_TEXT, SMOLLM3, PHI3)
+    for family in (LLAMA, MISTRAL, MINISTRAL, QWEN2, QWEN3, QWEN3_MOE, OLMO2, GEMMA2, GEMMA3_TEXT, SMOLLM3, PHI3)
 }

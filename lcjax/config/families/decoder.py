@@ -33,6 +33,7 @@ def decoder_parameters(
     qk_norm: tuple[str, str] | None = None,
     interleaved: bool = False,
     joint: bool = False,
+    mlp: tuple[Parameter, ...] | None = None,
 ) -> tuple[Parameter, ...]:
     """The rows in the order in which checkpoints are written.
 
@@ -43,6 +44,7 @@ def decoder_parameters(
       interleaved: whether llama.cpp's converter interleaves the halves of queries and keys.
       joint: whether one matrix has the rows of queries, keys and values, and another those of gate
         and up.
+      mlp: the rows of another MLP than the gated one.
     """
     return (
         Parameter(("embed_tokens", "weight"), "model.embed_tokens.weight", "token_embd.weight", ("vocab", "embed")),
@@ -50,8 +52,7 @@ def decoder_parameters(
         *(_JOINT_QKV if joint else _single_qkv(qkv_bias, interleaved)),
         *linear("self_attn.o_proj", "attn_output", "embed", "heads", has_bias=output_bias),
         *(_qk_norms(norms, *qk_norm) if qk_norm else ()),
-        *(_JOINT_MLP if joint else _single_mlp(mlp_bias)),
-        *linear("mlp.down_proj", "ffn_down", "embed", "mlp", has_bias=mlp_bias),
+        *(_gated_mlp(joint, mlp_bias) if mlp is None else mlp),
         *_norm(norms, norms.after_attention, "post_attention_norm"),
         *_norm(norms, norms.before_mlp, "ffn_norm"),
         *_norm(norms, norms.after_mlp, "post_ffw_norm"),
@@ -91,8 +92,12 @@ def _single_qkv(has_bias: Condition, interleaved: bool) -> tuple[Parameter, ...]
     )
 
 
-def _single_mlp(has_bias: Condition) -> tuple[Parameter, ...]:
+def _gated_mlp(joint: bool, has_bias: Condition) -> tuple[Parameter, ...]:
+    down = linear("mlp.down_proj", "ffn_down", "embed", "mlp", has_bias=has_bias)
+    if joint:
+        return (*_JOINT_MLP, *down)
     return (
         *linear("mlp.gate_proj", "ffn_gate", "mlp", "embed", has_bias=has_bias),
         *linear("mlp.up_proj", "ffn_up", "mlp", "embed", has_bias=has_bias),
+        *down,
     )

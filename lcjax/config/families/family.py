@@ -16,6 +16,8 @@ import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from lcjax.config.families.experts import Experts
+
 if TYPE_CHECKING:
     from lcjax.config.model import LlamaConfig
 
@@ -31,11 +33,15 @@ AXES: Mapping[str, Callable[[LlamaConfig], int]] = {
     "head_dim": lambda config: config.head_dim,
     "mlp": lambda config: config.intermediate_size,
     "gate_and_mlp": lambda config: 2 * config.intermediate_size,
+    "experts": lambda config: config.experts.count,
+    "num_experts": lambda config: config.experts.count,
+    "expert_mlp": lambda config: config.experts.width,
 }
 """The logical axes of parameters and their sizes.
 
 `heads` and `kv_heads` are the features of all heads, one head after another. In
-`heads_and_kv_heads`, those of queries are followed by those of keys and of values.
+`heads_and_kv_heads`, those of queries are followed by those of keys and of values. `experts` is an
+axis of a matrix for each expert, and `num_experts` one of a feature for each.
 """
 
 
@@ -109,7 +115,8 @@ class Parameter:
 
     Attributes:
       path: its place in the parameter tree.
-      hugging_face: its name in safetensors files, with `{layer}` for the layer's number.
+      hugging_face: its name in safetensors files, with `{layer}` for the layer's number, and
+        `{expert}` if every expert of a layer has a tensor.
       gguf: its name in GGUF files, also with `{layer}`.
       axes: its logical axes, names of AXES.
       quantizable: whether it can be stored in 4 bits.
@@ -143,10 +150,27 @@ class Parameter:
         """Whether every layer has this parameter."""
         return self.axes[0] == "layers"
 
+    @property
+    def in_experts(self) -> bool:
+        """Whether every expert of a layer has this parameter."""
+        return self.axes[:2] == ("layers", "experts")
+
+    def stacks(self, config: LlamaConfig) -> tuple[int, ...]:
+        """The sizes of the leaf's leading axes, of layers and of experts."""
+        return tuple(AXES[axis](config) for axis in self.axes[: self._stacked_axes])
+
     def shape(self, config: LlamaConfig) -> tuple[int, ...]:
-        """The shape in one layer; for a leaf outside the layers, its own shape."""
-        axes = self.axes[1:] if self.in_layers else self.axes
-        return tuple(AXES[axis](config) for axis in axes)
+        """The shape in one expert or layer; for a leaf outside the layers, its own shape."""
+        return tuple(AXES[axis](config) for axis in self.axes[self._stacked_axes :])
+
+    @property
+    def _stacked_axes(self) -> int:
+        return self.in_layers + self.in_experts
+
+    def uses_per_token(self, config: LlamaConfig) -> int:
+        """How many matrices of the leaf each token is multiplied by."""
+        layers = config.num_hidden_layers if self.in_layers else 1
+        return layers * (config.experts.per_token if self.in_experts else 1)
 
     def stacked_shape(self, config: LlamaConfig) -> tuple[int, ...]:
         """The leaf's shape in the parameter tree, with all layers stacked."""
@@ -189,6 +213,7 @@ class Family:
       own_keys: keys of its config.json that no other family has, with their defaults; see
         `LlamaConfig.own_value`.
       sees: what attention sees in a layer of a model with a given config.
+      experts: those of a model with a given config; None if its MLP is dense.
       refusal: why a model with a given config is not supported; None if it is.
       composite: larger models that contain a model of this family.
       flattened: its config.json with every value under the key of `keys` or `own_keys`; the second
@@ -222,6 +247,7 @@ class Family:
     logit_cap: Callable[[LlamaConfig], float | None] = lambda config: None
     own_keys: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     sees: Callable[[LlamaConfig, int], AttentionView] = lambda config, layer: AttentionView()
+    experts: Callable[[LlamaConfig], Experts | None] = lambda config: None
     refusal: Callable[[LlamaConfig], str | None] = lambda config: None
     composite: Composite | None = None
     flattened: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = lambda config, source: config
@@ -287,6 +313,28 @@ def linear(
         interleaved=interleaved,
     )
     return weight, _in_layers(f"{name}.bias", f"{gguf}.bias", (out_axis,), stored=has_bias, interleaved=interleaved)
+
+
+def router(name: str) -> Parameter:
+    """The weight [E, D] of a router, which is neither quantized nor adapted."""
+    hugging_face = f"model.layers.{{layer}}.mlp.{name}.weight"
+    gguf = "blk.{layer}.ffn_gate_inp.weight"
+    return Parameter(
+        ("layers", "mlp", "router", "weight"), hugging_face, gguf, ("layers", "num_experts", "embed"), matmul=True
+    )
+
+
+def expert_linear(name: str, gguf: str, out_axis: str, in_axis: str) -> Parameter:
+    """The weight [E, out, in] of a linear map of every expert, e.g. `gate_proj`."""
+    return Parameter(
+        ("layers", "mlp", "experts", name, "weight"),
+        f"model.layers.{{layer}}.mlp.experts.{{expert}}.{name}.weight",
+        f"blk.{{layer}}.{gguf}.weight",
+        ("layers", "experts", out_axis, in_axis),
+        quantizable=True,
+        adaptable=True,
+        matmul=True,
+    )
 
 
 def _in_layers(name: str, gguf: str, axes: tuple[str, ...], **flags: Any) -> Parameter:

@@ -1,6 +1,7 @@
-"""Qwen2, Qwen2.5 (whose files say qwen2) and Qwen3: dense models.
+"""Qwen2, Qwen2.5 (whose files say qwen2) and Qwen3, dense and with experts.
 
-Qwen2 has biases of queries, keys and values. Qwen3 normalizes queries and keys instead.
+Qwen2 has biases of queries, keys and values. Qwen3 normalizes queries and keys instead. In Qwen3
+with experts, the MLP of each layer is a mixture of them.
 
 Source: transformers 5, `models/qwen2/configuration_qwen2.py` and `models/qwen3`; llama.cpp,
 `gguf-py/gguf/constants.py`.
@@ -8,11 +9,12 @@ Source: transformers 5, `models/qwen2/configuration_qwen2.py` and `models/qwen3`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from lcjax.config.families import windows
+from lcjax.config.families import experts, windows
 from lcjax.config.families.decoder import OF_A_HEAD, always, decoder_parameters
-from lcjax.config.families.family import AttentionView, Family
+from lcjax.config.families.family import AttentionView, Family, expert_linear, router
 
 if TYPE_CHECKING:
     from lcjax.config.model import LlamaConfig
@@ -78,5 +80,67 @@ QWEN3 = Family(
     ),
     sees=lambda config, layer: AttentionView(window=_window(config, layer)),
     refusal=_refusal,
+    gguf_refusal=lambda config: "attention_bias=true" if config.attention_bias else None,
+)
+
+
+def _flattened(config: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+    """transformers 5 writes the number of experts under another name."""
+    return {"num_experts": config.get("num_local_experts", 128), **config}
+
+
+def _moe_refusal(config: LlamaConfig) -> str | None:
+    for key, default in (("decoder_sparse_step", 1), ("mlp_only_layers", ())):
+        if (value := config.own_value(key)) not in (default, None):
+            return f"{key}={value!r}: only layers with experts are supported"
+    if not isinstance(normalizes := config.own_value("norm_topk_prob"), bool):
+        return f"norm_topk_prob={normalizes!r} is not true or false"
+    if (uses := config.own_value("use_sliding_window")) not in (False, None):
+        return f"use_sliding_window={uses!r} is not supported"
+    return experts.refusal(config, "num_experts", "moe_intermediate_size")
+
+
+def _experts(config: LlamaConfig) -> experts.Experts:
+    keys = "num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob"
+    return experts.Experts(*map(config.own_value, keys))
+
+
+QWEN3_MOE = Family(
+    model_type="qwen3_moe",
+    architecture="Qwen3MoeForCausalLM",
+    gguf_architecture="qwen3moe",
+    keys={
+        **_KEYS,
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 24,
+        "num_key_value_heads": 4,
+        "head_dim": None,
+        "attention_bias": False,
+    },
+    own_keys={
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": False,
+        "router_aux_loss_coef": 0.001,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": None,
+        "use_sliding_window": False,
+    },
+    parameters=decoder_parameters(
+        qkv_bias=lambda config: config.attention_bias,
+        output_bias=lambda config: config.attention_bias,
+        qk_norm=OF_A_HEAD,
+        mlp=(
+            router("gate"),
+            expert_linear("gate_proj", "ffn_gate_exps", "expert_mlp", "embed"),
+            expert_linear("up_proj", "ffn_up_exps", "expert_mlp", "embed"),
+            expert_linear("down_proj", "ffn_down_exps", "embed", "expert_mlp"),
+        ),
+    ),
+    experts=_experts,
+    refusal=_moe_refusal,
+    flattened=_flattened,
     gguf_refusal=lambda config: "attention_bias=true" if config.attention_bias else None,
 )

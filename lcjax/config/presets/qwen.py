@@ -1,6 +1,7 @@
 """Qwen2.5 and Qwen3.
 
-Sources: Qwen/Qwen2.5-0.5B, -7B, -32B, -72B; Qwen/Qwen3-0.6B, -4B, -8B, -14B, -32B.
+Sources: Qwen/Qwen2.5-0.5B, -7B, -32B, -72B; Qwen/Qwen3-0.6B, -4B, -8B, -14B, -32B, -30B-A3B,
+-235B-A22B.
 """
 
 from __future__ import annotations
@@ -48,6 +49,20 @@ _QWEN3_8B = LlamaConfig(
     eos_token_id=151_645,
     model_type="qwen3",
 )
+_QWEN3_30B_A3B = dataclasses.replace(
+    _QWEN3_8B,
+    hidden_size=2048,
+    intermediate_size=6144,
+    num_hidden_layers=48,
+    num_key_value_heads=4,
+    model_type="qwen3_moe",
+    own_values=(
+        ("num_experts", 128),
+        ("num_experts_per_tok", 8),
+        ("moe_intermediate_size", 768),
+        ("norm_topk_prob", True),
+    ),
+)
 
 QWEN: dict[str, LlamaConfig] = {
     "qwen2.5-0.5b": dataclasses.replace(
@@ -82,5 +97,19 @@ QWEN: dict[str, LlamaConfig] = {
     ),
     "qwen3-32b": dataclasses.replace(
         _QWEN3_8B, hidden_size=5120, intermediate_size=25_600, num_hidden_layers=64, num_attention_heads=64
+    ),
+    "qwen3-30b-a3b": _QWEN3_30B_A3B,
+    "qwen3-235b-a22b": dataclasses.replace(
+        _QWEN3_30B_A3B,
+        hidden_size=4096,
+        intermediate_size=12_288,
+        num_hidden_layers=94,
+        num_attention_heads=64,
+        own_values=(
+            ("num_experts", 128),
+            ("num_experts_per_tok", 8),
+            ("moe_intermediate_size", 1536),
+            ("norm_topk_prob", True),
+        ),
     ),
 }

@@ -69,7 +69,8 @@ def step_seconds(
     linear = flops.linear + flops.adapter
     products = (linear * (1 + forward_share * passes.products) + flops.head) / (peak * _PRODUCTS)
     attention = flops.attention * (1 + passes.attention / 3.5) / (peak * _ATTENTION)
-    weights = config.num_hidden_layers * sum(math.prod(shape) for shape in config.linear_shapes().values())
+    products_of_layers = [row for row in config.family.parameters if row.matmul and row.in_layers]
+    weights = sum(math.prod(row.stacked_shape(config)) for row in products_of_layers)
     dequantization = passes.weight_reads * weights * _DEQUANTIZED_BYTES / _MEMORY if quantized else 0.0
     tiles = 0.0 if memory is None else _SECONDS_PER_TILE * passes.weight_reads * config.num_hidden_layers
     chunks = math.ceil(tokens / (settings.execution.loss_chunk or chunk_tokens(config.vocab_size)))

@@ -54,7 +54,8 @@ def step_flops(config: LlamaConfig, tokens: int, lora_r: int) -> StepFlops:
     """The FLOPs of one document of `tokens` tokens; `lora_r` 0 means that every weight is trained.
 
     A product with a weight of n elements takes 2 n FLOPs per token, and as many again for each
-    gradient: always with respect to its input, and also to the weight if it is trained. Causal
+    gradient: always with respect to its input, and also to the weight if it is trained. Of experts,
+    those that a token has are counted. Causal
     attention computes half of all pairs of tokens: `4 T^2 H d / 2` per layer, and 2.5 times that in
     the backward pass (five products instead of two). With a window of w tokens the pairs further
     apart, `(T - w)^2 / 2`, are not computed.
@@ -62,15 +63,16 @@ def step_flops(config: LlamaConfig, tokens: int, lora_r: int) -> StepFlops:
     Source: Narayanan et al., arXiv 2104.04473, appendix; attention's factor: Dao, arXiv 2307.08691,
     section 4.1.
     """
-    layers, products = config.num_hidden_layers, [row for row in config.family.parameters if row.matmul]
+    products = [row for row in config.family.parameters if row.matmul]
     passes = 2 if lora_r else 3
-    weights = sum(math.prod(row.stacked_shape(config)) for row in products if row.in_layers)
-    factors = sum(lora_r * sum(row.shape(config)) for row in config.family.adaptable.values())
+    weights = sum(row.uses_per_token(config) * math.prod(row.shape(config)) for row in products if row.in_layers)
+    adaptable = config.family.adaptable.values()
+    factors = sum(row.uses_per_token(config) * lora_r * sum(row.shape(config)) for row in adaptable)
     unseen = [0 if view.window is None else max(0, tokens - view.window) for view in config.views]
     pairs = sum(tokens * tokens - unseen[view] ** 2 for view in config.view_of_layer)
     return StepFlops(
         linear=passes * 2 * tokens * weights,
-        adapter=3 * 2 * tokens * layers * factors,
+        adapter=3 * 2 * tokens * factors,
         attention=7 * pairs * config.num_attention_heads * config.head_dim,
         head=passes * 2 * tokens * sum(math.prod(row.shape(config)) for row in products if not row.in_layers),
     )

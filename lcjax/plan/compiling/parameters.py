@@ -30,18 +30,16 @@ def abstract_params(config: LlamaConfig, adapter: LoraConfig | None, quantize: s
         node = params
         for part in row.path[:-1]:
             node = node.setdefault(part, {})
-        shape, quantized = row.stacked_shape(config), quantize is not None and row.quantizable
-        node[row.path[-1]] = _quantized(shape) if quantized else jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+        quantized = quantize is not None and row.quantizable
+        types = nf4.leaf_types(*row.shape(config)) if quantized else {}
+        leaves = {
+            name: jax.ShapeDtypeStruct((*row.stacks(config), *shape), dtype) for name, (shape, dtype) in types.items()
+        }
+        node[row.path[-1]] = leaves or jax.ShapeDtypeStruct(row.stacked_shape(config), jnp.bfloat16)
     if adapter is None:
         return params
     fresh = jax.eval_shape(lambda: lora.init_adapter(config, adapter, jax.random.key(0)))
     return lora.attach(params, fresh)
-
-
-def _quantized(shape_LOI: tuple[int, ...]) -> Tree:
-    layers, out_features, in_features = shape_LOI
-    types = nf4.leaf_types(out_features, in_features)
-    return {name: jax.ShapeDtypeStruct((layers, *shape), dtype) for name, (shape, dtype) in types.items()}
 
 
 def tree_bytes(tree: Any) -> int:

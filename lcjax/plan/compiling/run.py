@@ -12,7 +12,7 @@ from jax.sharding import Sharding
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.config.training import TrainingArguments
 from lcjax.model import ModelSettings
-from lcjax.ops.nf4 import is_quantized
+from lcjax.ops.nf4 import has_quantized
 from lcjax.parallel.memories import is_on_host
 from lcjax.plan.choosing.cost import step_seconds
 from lcjax.plan.choosing.search import LENGTH_STEP
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def quantized(self) -> bool:
-        return is_quantized(self.params["layers"]["mlp"]["down_proj"]["weight"])
+        return has_quantized(self.params)
 
     def program(self, params: Tree, settings: ModelSettings, max_steps: int = 1) -> Program:
         """The program that the trainer runs with `params`.

@@ -10,7 +10,7 @@ from lcjax.config.training import TrainingArguments
 from lcjax.data import Data
 from lcjax.model import Llama, ModelSettings
 from lcjax.ops.attention.registry import backend_of
-from lcjax.ops.nf4 import is_quantized
+from lcjax.ops.nf4 import has_quantized
 from lcjax.plan.compiling.parameters import abstract_params
 
 
@@ -25,7 +25,7 @@ def start_line(
     """
     rows, length = len(data.train_plan), settings.max_seq_length
     rows_per_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
-    quantized = is_quantized(model.params["layers"]["mlp"]["down_proj"]["weight"])
+    quantized = has_quantized(model.params)
     learns = "every weight" if settings.lora is None else f"LoRA r={settings.lora.r}"
     weights = f"{model.dtype}, layers in nf4" if quantized else f"{model.dtype}, not quantized"
     return "; ".join(

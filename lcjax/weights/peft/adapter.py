@@ -5,8 +5,9 @@ Source: the developer guide "PEFT checkpoint format" in the documentation of PEF
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +16,16 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from lcjax.config import LlamaConfig, LoraConfig
-from lcjax.config.families import DEFAULT_FAMILY, Family
+from lcjax.config.families import DEFAULT_FAMILY, Family, Parameter
 from lcjax.model.params import TensorName
-from lcjax.weights.assembly import assemble, check_tensors, parameter_dtype, tree_leaves
+from lcjax.weights.assembly import Shape, assemble, check_tensors, parameter_dtype, tree_leaves
 from lcjax.weights.hf import refuse_pickles, write_json
 from lcjax.weights.peft.config import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     adapted_modules,
     lora_config,
+    module_of,
     named_base,
     plain_names,
     read_adapter_config,
@@ -42,17 +44,19 @@ BASE_CONFIG_FILE = "base_config.json"
 
 def adapter_names(lora: LoraConfig, config: LlamaConfig) -> list[TensorName]:
     """Every tensor of the adapter of a model, under PEFT's names, stack by stack."""
-    return _names(lora, config.family, config.num_hidden_layers, config.linear_shapes())
+    rows = [config.family.adaptable[module] for module in lora.target_modules]
+    return _names(lora, [(row, row.stacks(config), row.shape(config)) for row in rows])
 
 
-def _names(lora: LoraConfig, family: Family, layers: int, shapes: Mapping[str, tuple[int, ...]]) -> list[TensorName]:
-    """As `adapter_names`, given (out_features, in_features) of each target module."""
+def _names(lora: LoraConfig, modules: Sequence[tuple[Parameter, Shape, Shape]]) -> list[TensorName]:
+    """As `adapter_names`, given the stacks and (out, in) features of each target module."""
     names = []
-    for module in lora.target_modules:
-        row, (out_features, in_features) = family.adaptable[module], shapes[module]
+    for row, stacks, (out_features, in_features) in modules:
         for factor, shape in (("lora_A", (lora.r, in_features)), ("lora_B", (out_features, lora.r))):
             path = (*row.path[:-1], factor)
-            names += [TensorName(tensor_name(row, layer, factor), path, layer, shape) for layer in range(layers)]
+            for index in itertools.product(*map(range, stacks)):
+                layer, expert = (*index, None)[:2]
+                names.append(TensorName(tensor_name(row, layer, expert, factor), path, layer, shape, expert))
     return names
 
 
@@ -70,7 +74,8 @@ def save_adapter(
       directory: created if missing; in an existing one, a former adapter is replaced and other
         files stay.
       adapter: `{"layers": {"self_attn": {"q_proj": {"lora_A": [L, r, in], "lora_B": [L, out, r]}},
-        "mlp": {...}}}` for the target modules, float32 or bfloat16.
+        "mlp": {...}}}` for the target modules, float32 or bfloat16; those of experts have an
+        axis of experts after that of layers.
       lora: the adapter's rank, scaling and target modules.
       base_model: where PEFT should load the base model from, a hub id or a path.
       config: the base model as the adapter was trained on it, for base_config.json. Its RoPE may
@@ -86,7 +91,7 @@ def save_adapter(
 
     def fetch(name: str) -> np.ndarray:
         leaf, place = leaves[name]
-        return np.asarray(leaf[place.layer])
+        return np.asarray(leaf[place.index])
 
     tensors = {name: (parameter_dtype(leaf.dtype), place.shape) for name, (leaf, place) in leaves.items()}
     former = () if tokenizer is None else TOKENIZER_FILES
@@ -106,17 +111,19 @@ def base_config(directory: str | os.PathLike[str], config: LlamaConfig) -> Llama
 
 
 def _names_of_tree(adapter: dict[str, Any], lora: LoraConfig, family: Family) -> list[TensorName]:
-    try:
-        modules = {
-            module: adapter[path[0]][path[1]][path[2]]
-            for module in lora.target_modules
-            for path in [family.adaptable[module].path]
-        }
-        shapes = {module: (pair["lora_B"].shape[1], pair["lora_A"].shape[2]) for module, pair in modules.items()}
-        layers = modules[lora.target_modules[0]]["lora_A"].shape[0]
-    except (KeyError, IndexError) as error:
-        raise ValueError(f"the adapter lacks {error} of target_modules={lora.target_modules}") from error
-    return _names(lora, family, layers, shapes)
+    modules = []
+    for module in lora.target_modules:
+        row, node = family.adaptable[module], adapter
+        try:
+            for key in row.path[:-1]:
+                node = node[key]
+            (*stacks, _, in_features), (*_, out_features, _) = node["lora_A"].shape, node["lora_B"].shape
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"the adapter lacks {error} of target_modules={lora.target_modules}") from error
+        if len(stacks) != 1 + row.in_experts:
+            raise ValueError(f"the adapter of {module} has shape {node['lora_A'].shape}")
+        modules.append((row, tuple(stacks), (out_features, in_features)))
+    return _names(lora, modules)
 
 
 def load_adapter(
@@ -143,23 +150,23 @@ def load_adapter(
         refuse_pickles(directory, WEIGHTS_FILE)
     parsed = read_adapter_config(directory / CONFIG_FILE)
     stored = plain_names(read_header(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE, config)
-    lora = lora_config(parsed, stored, directory, config.family)
+    lora = lora_config(parsed, stored, directory, config)
     adapted = adapted_modules(parsed, stored, config)
     names = adapter_names(lora, config)
     check_tensors(
         {name: tensor.shape for name, tensor in stored.items()},
-        {name.name: name.shape for name in names if (name.layer, name.path[2]) in adapted},
+        {name.name: name.shape for name in names if module_of(name.name) in adapted},
         source=directory / WEIGHTS_FILE,
         remedy=f"load the adapter with the base model it was trained on{named_base(parsed)}",
     )
 
     def read(name: TensorName, out: np.ndarray, start: int = 0) -> None:
-        if (name.layer, name.path[2]) in adapted:
+        if module_of(name.name) in adapted:
             read_into(stored[name.name], out, start * name.shape[1])
         else:  # A = B = 0 adds exactly zero, and no gradient changes it
             out[...] = 0
 
-    return lora, assemble(names, read, config.num_hidden_layers, parameter_dtype(dtype))
+    return lora, assemble(names, read, parameter_dtype(dtype))
 
 
 def _to_peft(lora: LoraConfig, base_model: str) -> dict[str, Any]:

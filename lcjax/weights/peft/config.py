@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lcjax.config import LlamaConfig, LoraConfig
-from lcjax.config.families import Family, Parameter
+from lcjax.config.families import Parameter
 from lcjax.errors import InputError
+from lcjax.model.params import places
 from lcjax.weights.assembly import abridged
 from lcjax.weights.safetensors_files import StoredTensor
 from lcjax.weights.spelling import in_language_model
@@ -22,7 +23,7 @@ from lcjax.weights.spelling import in_language_model
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 _ROOT, _HEADLESS_ROOT = "base_model.model.model.", "base_model.model."
-_KEY = re.compile(r"base_model\.model\.(.+\.layers)\.(\d{1,9})\.(.+)\.lora_[AB]\.weight")
+_TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_[AB]\.weight")
 # Keys of adapter_config.json that do not change what a trained adapter computes, or that are read
 # below. Any other key that is set means a variant of LoRA (use_dora, modules_to_save, ...) and is
 # rejected. So are variants that do not exist yet.
@@ -100,17 +101,31 @@ def _of_language_model(stored: Mapping[str, StoredTensor], path: Path, config: L
     return named
 
 
-def tensor_name(row: Parameter, layer: int, factor: str) -> str:
+def tensor_name(row: Parameter, layer: int | None, expert: int | None, factor: str) -> str:
     """PEFT's name of one factor, `lora_A` or `lora_B`, of the adapter on a layer's weight."""
-    return f"base_model.model.{_module_name(row, layer)}.{factor}.weight"
+    return f"base_model.model.{_module_name(row, layer, expert)}.{factor}.weight"
 
 
-def _module_name(row: Parameter, layer: int) -> str:
-    return row.hugging_face.format(layer=layer).removesuffix(".weight")
+def module_of(name: str) -> str | None:
+    """The module that a tensor adapts, by its name in the model; None if it is not of LoRA."""
+    return match[1] if (match := _TENSOR.fullmatch(name)) else None
+
+
+def _module_name(row: Parameter, layer: int | None, expert: int | None) -> str:
+    return row.hugging_face.format(layer=layer, expert=expert).removesuffix(".weight")
+
+
+def _modules(config: LlamaConfig) -> dict[str, tuple[int | None, str]]:
+    """The layer and the name of every linear map that can be adapted, by its name in the model."""
+    return {
+        _module_name(row, layer, expert): (layer, module)
+        for module, row in config.family.adaptable.items()
+        for layer, expert in places(row, config)
+    }
 
 
 def lora_config(
-    parsed: dict[str, Any], stored: Mapping[str, StoredTensor], directory: Path, family: Family
+    parsed: dict[str, Any], stored: Mapping[str, StoredTensor], directory: Path, config: LlamaConfig
 ) -> LoraConfig:
     """The adapter's LoraConfig, with the modules of the family that its tensors name.
 
@@ -118,12 +133,12 @@ def lora_config(
       InputError: there are none, or a number is missing or out of range.
     """
     # PEFT's target_modules may be a list, a pattern or "all-linear"; the tensors show the result.
-    modules = {module for _, module in _stored_modules(stored, family)}
+    modules = {_modules(config)[name][1] for name in _stored_modules(stored, config)}
     if not modules:
         raise InputError(
             f"{directory / WEIGHTS_FILE} adapts no linear map of a Llama layer (it has "
             f"{abridged(list(stored)) or 'no tensors'}); choose target_modules from "
-            f"{', '.join(family.adaptable)}"
+            f"{', '.join(config.family.adaptable)}"
         )
     path = directory / CONFIG_FILE
     try:
@@ -142,29 +157,27 @@ def lora_config(
         ) from None
 
 
-def adapted_modules(
-    parsed: dict[str, Any], stored: Mapping[str, StoredTensor], config: LlamaConfig
-) -> set[tuple[int | None, str]]:
-    """The (layer, module) pairs that the adapter has according to its config.
+def adapted_modules(parsed: dict[str, Any], stored: Mapping[str, StoredTensor], config: LlamaConfig) -> set[str]:
+    """The linear maps that the adapter has according to its config, by names in the model.
 
     If the config has a pattern of names, which is not evaluated, the tensors of the file decide. So
     a missing tensor is detected except with patterns.
     """
-    found, layers = _stored_modules(stored, config.family), config.num_hidden_layers
+    found = _stored_modules(stored, config)
     targets: Any = parsed.get("target_modules")
     excluded: Any = parsed.get("exclude_modules") or []
     chosen = parsed.get("layers_to_transform")
-    numbers = [chosen] if isinstance(chosen, int) else chosen or range(layers)
+    numbers = [chosen] if isinstance(chosen, int) else chosen or range(config.num_hidden_layers)
     plain = isinstance(targets, list) and isinstance(excluded, list) and isinstance(numbers, list | range)
     if not plain or parsed.get("layers_pattern"):
-        return {*found}
-    pairs: set[tuple[int | None, str]] = set()
-    for layer in range(layers):
-        for module in {module for _, module in found}:
-            key = _module_name(config.family.adaptable[module], layer)
-            if layer in numbers and _names(targets, key) and not _names(excluded, key):
-                pairs.add((layer, module))
-    return pairs
+        return found
+    modules = _modules(config)
+    kinds = {modules[name][1] for name in found}
+    return {
+        name
+        for name, (layer, module) in modules.items()
+        if module in kinds and layer in numbers and _names(targets, name) and not _names(excluded, name)
+    }
 
 
 def named_base(parsed: dict[str, Any]) -> str:
@@ -173,12 +186,9 @@ def named_base(parsed: dict[str, Any]) -> str:
     return f" ({base[:200]})" if isinstance(base, str) and base else ""
 
 
-def _stored_modules(stored: Mapping[str, StoredTensor], family: Family) -> set[tuple[int, str]]:
-    modules = {row.hugging_face: module for module, row in family.adaptable.items()}
-    found = {
-        (int(match[2]), f"{match[1]}.{{layer}}.{match[3]}.weight") for name in stored if (match := _KEY.fullmatch(name))
-    }
-    return {(layer, modules[name]) for layer, name in found if name in modules}
+def _stored_modules(stored: Mapping[str, StoredTensor], config: LlamaConfig) -> set[str]:
+    """The linear maps that the tensors adapt, by their names in the model."""
+    return _modules(config).keys() & {module for name in stored if (module := module_of(name))}
 
 
 def _names(entries: list[Any], key: str) -> bool:

@@ -317,7 +317,7 @@ REFUSED = {
     "gemma2: layer_types has 'chunked_attention', and only": {
         "model_type": "gemma2", "layer_types": ["chunked_attention"] * 4,
     },
-    f"model_type='qwen3_moe'; supported are {', '.join(FAMILIES)}:": {"model_type": "qwen3_moe"},
+    f"model_type='qwen3_next'; supported are {', '.join(FAMILIES)}:": {"model_type": "qwen3_next"},
 }  # fmt: skip
 
 

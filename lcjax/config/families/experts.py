@@ -1,0 +1,48 @@
+"""Mixtures of experts: what a layer's router chooses, and what an expert computes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lcjax.config.model import LlamaConfig
+
+_MOST = 4096
+"""Experts of a layer, so that the list of tensors is bounded before any of them is read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experts:
+    """The experts of a layer, of which the router chooses some for each token.
+
+    Attributes:
+      count: their number.
+      per_token: how many of them each token has.
+      width: the intermediate size of an expert.
+      sums_to_one: whether the weights of a token's experts are divided by their sum. Otherwise they
+        are the probabilities among all experts.
+    """
+
+    count: int
+    per_token: int
+    width: int
+    sums_to_one: bool
+
+
+def refusal(config: LlamaConfig, count: str, width: str) -> str | None:
+    """Why a model's experts are not supported; None if they are.
+
+    Args:
+      config: the model's.
+      count, width: the keys of config.json with the number of experts and their width.
+    """
+    for key in (count, "num_experts_per_tok", width):
+        value: Any = config.own_value(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            return f"{key}={value!r} is not a positive number"
+    if (number := config.own_value(count)) > _MOST:
+        return f"{count}={number} is above {_MOST}"
+    if (chosen := config.own_value("num_experts_per_tok")) > number:
+        return f"num_experts_per_tok={chosen} is above {count}={number}"
+    return None

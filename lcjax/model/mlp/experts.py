@@ -1,0 +1,78 @@
+"""A mixture of experts: a router, and gated MLPs of which each token has some.
+
+Shapes: B batch, T tokens, N = B T tokens of all rows, D hidden size, E experts, C choices of a
+token, R rows of `lcjax.ops.grouped.routing`, F the width of an expert.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from lcjax.config import LlamaConfig, LoraConfig
+from lcjax.model.mlp.activations import ACTIVATIONS
+from lcjax.model.mlp.grouped_linear import GroupedLinear
+from lcjax.ops.dropout import DropoutKey
+from lcjax.ops.grouped import Routing, collect, dispatch, route
+from lcjax.ops.residuals import PROJECTION, name_residual
+
+Tree = dict[str, Any]
+
+
+class Router(nnx.Module):
+    """Chooses the experts with the largest logits `W x`. It computes in float32.
+
+    Their weights are the softmax of the logits over all experts, or over the chosen ones.
+    """
+
+    def __init__(self, tree: Tree, config: LlamaConfig):
+        self.weight = nnx.Param(tree["weight"])
+        self.experts = config.experts
+
+    def __call__(self, x_ND: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(weights float32 [N, C], experts int32 [N, C]) of each token, largest weight first."""
+        product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32, precision="highest")
+        logits_NE = product("nd,ed->ne", x_ND, self.weight[...])
+        logits_NC, expert_NC = lax.top_k(logits_NE, self.experts.per_token)
+        among_NX = logits_NC if self.experts.sums_to_one else logits_NE
+        return jnp.exp(logits_NC - jax.nn.logsumexp(among_NX, axis=-1, keepdims=True)), expert_NC
+
+
+class Experts(nnx.Module):
+    """The gated MLPs of all experts: `down_e(activation(gate_e(x)) * up_e(x))` for rows x."""
+
+    def __init__(self, tree: Tree, config: LlamaConfig, lora: LoraConfig | None):
+        self.activation = config.family.activation
+        self.gate_proj, self.up_proj, self.down_proj = (
+            GroupedLinear(tree[name], lora) for name in ("gate_proj", "up_proj", "down_proj")
+        )
+
+    def __call__(self, x_RD: jax.Array, routing: Routing) -> jax.Array:
+        gate_RF, up_RF = (name_residual(f(x_RD, routing), PROJECTION) for f in (self.gate_proj, self.up_proj))
+        return self.down_proj(ACTIVATIONS[self.activation](gate_RF) * up_RF, routing)
+
+
+class MixtureOfExperts(nnx.Module):
+    """The sum of the results of a token's experts, with the router's weights.
+
+    Source: Shazeer et al., arXiv 1701.06538; Fedus et al., arXiv 2101.03961.
+    """
+
+    def __init__(self, tree: Tree, config: LlamaConfig, lora: LoraConfig | None):
+        self.router = Router(tree["router"], config)
+        self.experts = Experts(tree["experts"], config, lora)
+        self.count = config.experts.count
+
+    def __call__(self, x_BTD: jax.Array, dropout_key: DropoutKey | None) -> jax.Array:
+        """Adapters of experts have no dropout, so the key is not used."""
+        x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
+        weight_NC, expert_NC = self.router(x_ND)
+        routing = route(expert_NC, self.count)
+        y_NCD = collect(self.experts(dispatch(x_ND, routing), routing), routing)
+        y_ND = jnp.einsum("ncd,nc->nd", y_NCD, weight_NC, preferred_element_type=jnp.float32, precision="highest")
+        return y_ND.astype(x_BTD.dtype).reshape(x_BTD.shape)
