@@ -10,6 +10,7 @@ from lcjax.cli.startup import importing, leave
 with importing(__name__ == "__main__"):
     from lcjax.cli.entry import command
     from lcjax.cli.flags import parse_in_sections
+    from lcjax.errors import InputError
     from lcjax.train.arguments import SECTIONS, RunArguments
 
 
@@ -18,8 +19,13 @@ def parse(argv: list[str] | None = None) -> RunArguments:
     given = _parse(argv, RunArguments())
     if given.resume_from_checkpoint is not None:
         with importing(argv is None):
-            from lcjax.train.checkpoints.resumed_arguments import arguments_of_resumed_run
-        return _parse(argv, arguments_of_resumed_run(given))
+            from lcjax.train.checkpoints.resumed_arguments import arguments_of_resumed_run, refuse_changed_flags
+        saved = arguments_of_resumed_run(given)
+        try:
+            return _parse(argv, saved)
+        except InputError:
+            refuse_changed_flags(given)
+            raise
     return given if given.model is not None else _parse(argv, _demo_for(given, argv))
 
 

@@ -15,6 +15,7 @@ from lcjax.model.params import check_quantizable
 from lcjax.parallel.processes import is_alone, processes_per_host
 from lcjax.step import Hardware, resolve, resolve_mesh
 from lcjax.train.arguments import RunArguments
+from lcjax.train.checkpoints.folder import RunFolder
 
 
 def check_policy_early(arguments: RunArguments) -> None:
@@ -29,13 +30,16 @@ def check_policy_early(arguments: RunArguments) -> None:
     check_policy(arguments.use_gradient_checkpointing, -(-arguments.max_seq_length // devices))
 
 
-def check_model(config: LlamaConfig, arguments: RunArguments) -> None:
+def check_model(config: LlamaConfig, arguments: RunArguments, folder: RunFolder) -> None:
     """Checks that a run is possible with a model of this config.
 
     Raises:
-      InputError: the model or the visible devices do not support some argument.
+      InputError: the resumed run had another model, or the model or the visible devices do not
+        support some argument.
     """
-    choose_rope(config, arguments.max_seq_length, arguments.rope_scaling, arguments.rope_theta)
+    config, _ = choose_rope(config, arguments.max_seq_length, arguments.rope_scaling, arguments.rope_theta)
+    # First, because other arguments may not suit another model.
+    folder.refuse_other_config(config)
     if not arguments.full_finetuning:
         check_targets(config, target_modules_of(config.family, arguments.target_modules))
     check_quantizable(config, arguments.quantize)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lcjax.config import LlamaConfig
 from lcjax.config.run_record import RECORD, now
 from lcjax.config.training import TrainingArguments
 from lcjax.data import Data
@@ -21,6 +22,7 @@ from lcjax.train.checkpoints.lock import locked
 from lcjax.train.checkpoints.resume import RESULTS, ResumePoint, find_resume_point, refuse_damage, set_newer_aside
 from lcjax.train.checkpoints.same_run import (
     describe_arguments,
+    describe_config,
     describe_data,
     is_same_command,
     known_steps,
@@ -88,6 +90,13 @@ class RunFolder:
         """Raises InputError if the resumed run differs from what is known so far of this one."""
         if self.resume is not None:
             refuse_other_run(self.saved, description, self.resume)
+
+    def refuse_other_config(self, config: LlamaConfig) -> None:
+        """`refuse_other_run` before the model's weights are read.
+
+        `config` is the model's, with the RoPE of this run.
+        """
+        self.refuse_other_run(describe_config(config))
 
     def refuse_other_data(self, data: Data, arguments: TrainingArguments) -> None:
         """Raises InputError if the resumed run had other data, or another relevant length."""

@@ -6,11 +6,12 @@ import dataclasses
 import functools
 from pathlib import Path
 
-from lcjax.config.run_record import path_from
+from lcjax.config.run_record import as_json, path_from
 from lcjax.errors import InputError
 from lcjax.train.arguments import RunArguments
 from lcjax.train.checkpoints.checkpoint import Checkpoints
-from lcjax.train.checkpoints.resume import find_resume_point, refuse_damage
+from lcjax.train.checkpoints.resume import ResumePoint, find_resume_point, refuse_damage
+from lcjax.train.checkpoints.same_run import refuse_other_run
 
 
 def arguments_of_resumed_run(given: RunArguments) -> RunArguments:
@@ -22,12 +23,8 @@ def arguments_of_resumed_run(given: RunArguments) -> RunArguments:
       InputError: there is no such run, it was not started by the command, or its checkpoint is
         damaged.
     """
+    point, output_dir = _resume_point(given)
     requested = given.resume_from_checkpoint
-    output_dir = given.output_dir
-    if output_dir is None and requested != "latest":
-        output_dir = _run_directory(Path(str(requested)))
-    point = find_resume_point(requested, output_dir)
-    assert point is not None
     try:
         description = Checkpoints(point.directory).run(point.step)
         saved = description["arguments"]
@@ -48,6 +45,32 @@ def arguments_of_resumed_run(given: RunArguments) -> RunArguments:
     except (InputError, TypeError, ValueError, KeyError):
         refuse_damage(point)  # a better message, if damage is the cause
         raise
+
+
+def refuse_changed_flags(given: RunArguments) -> None:
+    """Raises InputError for a given flag that no run may change when it is resumed.
+
+    A changed flag may contradict a value of the run. A message about both would blame one that was
+    not given.
+    """
+    point, _ = _resume_point(given)
+    usual = as_json(dataclasses.asdict(RunArguments()))
+    changed = {name: value for name, value in as_json(dataclasses.asdict(given)).items() if value != usual[name]}
+    refuse_other_run(Checkpoints(point.directory).run(point.step), {"arguments": changed}, point)
+
+
+def _resume_point(given: RunArguments) -> tuple[ResumePoint, Path | None]:
+    """The checkpoint to resume from, and the run's folder, if the flags name it.
+
+    Raises:
+      InputError: there is no such checkpoint.
+    """
+    output_dir = given.output_dir
+    if output_dir is None and given.resume_from_checkpoint != "latest":
+        output_dir = _run_directory(Path(str(given.resume_from_checkpoint)))
+    point = find_resume_point(given.resume_from_checkpoint, output_dir)
+    assert point is not None
+    return point, output_dir
 
 
 def _run_directory(checkpoint: Path) -> Path:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from lcjax.config import LlamaConfig
 from lcjax.config.run_record import as_json
 from lcjax.config.training import LEVEL_SCHEDULES, TrainingArguments
 from lcjax.data import Data
@@ -39,6 +40,8 @@ _FREE_SETTINGS = {"name_or_path", "execution", "use_gradient_checkpointing", "at
 # Fields of LlamaConfig that checkpoints of earlier versions lack; the weights' names and bytes
 # distinguish the families.
 _ADDED_FIELDS = ("model_type", "own_values")
+# A difference of these is named before others, which often follow from it.
+_CONFIG_FIELDS = ("model_type", *(field.name for field in dataclasses.fields(LlamaConfig)))
 
 
 def describe_arguments(arguments: TrainingArguments) -> Description:
@@ -58,6 +61,11 @@ def describe_model(model: Llama) -> Description:
     described = as_json(dataclasses.asdict(model.config) | compared | {"dtype": str(model.dtype)})
     base, _ = lora.detach(model.params)
     return {"model": described, "weights": fingerprint(base)}
+
+
+def describe_config(config: LlamaConfig) -> Description:
+    """The part of `describe_model` that is known before the weights are read."""
+    return {"model": as_json(dataclasses.asdict(config))}
 
 
 def describe_data(data: Data, max_steps: int) -> Description:
@@ -86,11 +94,15 @@ def is_same_command(saved: Description, arguments: TrainingArguments) -> bool:
 def refuse_other_run(saved: Description, current: Description, point: ResumePoint, date_wanted: str = "") -> None:
     """Raises InputError if a checkpoint is not of the run `current`; names the first difference.
 
-    `current` may be a part of a description: missing parts and missing arguments are not compared.
+    `current` may be a part of a description: missing parts and missing arguments are not compared,
+    and of the model only the config if it has no more.
     `date_wanted` is added to the message about different data.
     """
     if "model" in saved and "model" in current:
-        saved = saved | {"model": {name: current["model"][name] for name in _ADDED_FIELDS} | saved["model"]}
+        before = {name: current["model"][name] for name in _ADDED_FIELDS} | saved["model"]
+        if current["model"].keys() <= set(_CONFIG_FIELDS):
+            before = {name: value for name, value in before.items() if name in _CONFIG_FIELDS}
+        saved = saved | {"model": before}
     shared = saved["arguments"].keys() & current.get("arguments", {}).keys() - _FREE_ARGUMENTS
     for part in ("arguments", "model", "weights", "data"):
         if part not in current:
@@ -101,6 +113,11 @@ def refuse_other_run(saved: Description, current: Description, point: ResumePoin
                     continue
                 case ("arguments", name):
                     what = f"{flag(name)} was {before!r} and is {now!r}; give the same"
+                case ("model", "dtype"):
+                    what = f"--dtype was {before!r} and is {now!r}; give the same"
+                case ("model", name, *below) if name in _CONFIG_FIELDS:
+                    key = ".".join((name, *below))
+                    what = f"the model's {key} was {before!r} and is {now!r}; give the same --model"
                 case ("weights",):
                     what = "the base weights were different; give the same --model"
                 case ("data",):
@@ -143,9 +160,14 @@ def _other(point: ResumePoint, what: str) -> InputError:
     return InputError(f"checkpoint {point} is of another run: {what}, or start again with another --output-dir")
 
 
+def _place(key: str) -> tuple[int, str]:
+    """The order in which differences are named."""
+    return (_CONFIG_FIELDS.index(key) if key in _CONFIG_FIELDS else len(_CONFIG_FIELDS)), key
+
+
 def _differences(before: Any, now: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
     if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
+        for key in sorted(before.keys() | now.keys(), key=_place):
             yield from _differences(before.get(key), now.get(key), (*path, key))
     elif before != now:
         yield path, before, now

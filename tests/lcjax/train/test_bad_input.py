@@ -245,6 +245,8 @@ def others(model_dir, data_dir, tmp_path_factory):
     weights.save_checkpoint(folder / "weights", params, config, tokenizer)
     deeper = dataclasses.replace(config, num_hidden_layers=3)
     weights.save_checkpoint(folder / "layers", random_params(deeper), deeper, tokenizer)
+    mistral = dataclasses.replace(deeper, model_type="mistral")
+    weights.save_checkpoint(folder / "family", random_params(mistral), mistral, tokenizer)
     shutil.copytree(data_dir, folder / "data")
     text = (folder / "data" / "07.txt").read_text()
     (folder / "data" / "07.txt").write_text(text.replace("boats", "ships", 1))
@@ -260,10 +262,13 @@ def others(model_dir, data_dir, tmp_path_factory):
         ("--gradient-accumulation-steps 2", "--gradient-accumulation-steps was 1 and is 2"),
         ("--max-seq-length 32", "--max-seq-length was 48 and is 32"),
         ("--max-steps 9", "its learning rate falls (linear) over 4 steps, not 9"),
-        ("--dtype bfloat16", "dtype was 'float32' and is 'bfloat16'"),
+        ("--dtype bfloat16", "--dtype was 'float32' and is 'bfloat16'"),
         ("--full-finetuning --lora-r 16", "--full-finetuning was False and is True"),
+        ("--full-finetuning", "--full-finetuning was False and is True"),  # not its contradiction with --lora-r
+        ("--quantize nf4", "--quantize was None and is 'nf4'"),  # not the rows of this model
         ("--model OTHERS/weights", "the base weights were different; give the same --model"),
-        ("--model OTHERS/layers", "model.num_hidden_layers was 2 and is 3"),
+        ("--model OTHERS/layers", "the model's num_hidden_layers was 2 and is 3; give the same --model"),
+        ("--model OTHERS/family", "the model's model_type was 'llama' and is 'mistral'; give the same --model"),
         ("--data OTHERS/data", "the data was different; give the same --data files, unchanged"),
     ],
 )

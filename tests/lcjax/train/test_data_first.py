@@ -10,7 +10,7 @@ import pytest
 
 import lcjax
 from lcjax import api, weights
-from lcjax.config.run_record import RECORD, read_run_record
+from lcjax.config.run_record import RECORD, now, read_run_record
 from lcjax.data import load_corpus
 from lcjax.errors import InputError
 from lcjax.evaluate.__main__ import main as evaluate
@@ -21,6 +21,7 @@ from lcjax.train import command
 from lcjax.train.__main__ import main
 from lcjax.train.arguments import RunArguments
 from lcjax.train.checkpoints.checksums import write_checksums
+from lcjax.train.checkpoints.folder import RunFolder
 from lcjax.train.refusals import check_model
 from tests.support.processes import SHORT
 
@@ -147,15 +148,15 @@ def test_what_the_model_or_the_devices_rule_out_is_refused_before_data_are_read(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_devices_of_a_cpu_may_share_a_sequence(model_dir, monkeypatch):
-    config = weights.load_config(model_dir)
+def test_devices_of_a_cpu_may_share_a_sequence(model_dir, tmp_path, monkeypatch):
+    config, folder = weights.load_config(model_dir), RunFolder(tmp_path, now())
     shared = RunArguments(max_seq_length=48, context_parallel_size=2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("XLA_FLAGS", "")
     with pytest.raises(InputError, match="a context of 2 devices does not fit 1"):
-        check_model(config, shared)
+        check_model(config, shared, folder)
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
-    check_model(config, shared)
+    check_model(config, shared, folder)
 
 
 def test_an_empty_path_is_refused(model_dir, tmp_path, capsys):
