@@ -264,8 +264,10 @@ def others(model_dir, data_dir, tmp_path_factory):
         ("--max-steps 9", "its learning rate falls (linear) over 4 steps, not 9"),
         ("--dtype bfloat16", "--dtype was 'float32' and is 'bfloat16'"),
         ("--full-finetuning --lora-r 16", "--full-finetuning was False and is True"),
-        ("--full-finetuning", "--full-finetuning was False and is True"),  # not its contradiction with --lora-r
-        ("--quantize nf4", "--quantize was None and is 'nf4'"),  # not the rows of this model
+        # Not that it contradicts --lora-r, which was not given.
+        ("--full-finetuning", "--full-finetuning was False and is True"),
+        # Not that this model's rows are too short for it.
+        ("--quantize nf4", "--quantize was None and is 'nf4'"),
         ("--model OTHERS/weights", "the base weights were different; give the same --model"),
         ("--model OTHERS/layers", "the model's num_hidden_layers was 2 and is 3; give the same --model"),
         ("--model OTHERS/family", "the model's model_type was 'llama' and is 'mistral'; give the same --model"),
