@@ -104,7 +104,8 @@ def extend(
         # The spans are carried through the loop and updated in place. As results of the scan, all
         # layers' keys and values would exist twice.
         spans, visible = zip(*(span.add(i, tuple(new), cache.length, count) for span in spans), strict=True)
-        out_BTHd = _attend(q_BTHd, spans, visible, own, i)
+        sinks_H = exchange.own_sinks(layer.self_attn.sinks_H)
+        out_BTHd = _attend(q_BTHd, sinks_H, spans, visible, own, i)
         out_BTHd = exchange.all_heads(out_BTHd)
         return (layer.after_attention(x_BTD, out_BTHd), spans), None
 
@@ -117,6 +118,7 @@ def extend(
 
 def _attend(
     q_BTHd: jax.Array,
+    sinks_H: jax.Array | None,
     spans: tuple[Span, ...],
     visible: tuple[Callable[[], Visible], ...],
     context: Context,
@@ -127,7 +129,7 @@ def _attend(
     def to(span: Span, of_span: Callable[[], Visible]) -> jax.Array:
         seen = of_span()
         own = context.among([context.view_of_layer[number] for number in span.layers])
-        return attend(q_BTHd, seen.keys_BSKd, seen.values_BSKd, own, query_offset=seen.offset)
+        return attend(q_BTHd, seen.keys_BSKd, seen.values_BSKd, own, sinks_H=sinks_H, query_offset=seen.offset)
 
     if len(spans) == 1:
         return to(spans[0], visible[0])

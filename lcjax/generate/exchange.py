@@ -52,6 +52,10 @@ class Exchange:
         copies = copies_of_kv(self.devices, x_BtKd.shape[2])
         return self.own_heads(x_BtKd if copies == 1 else jnp.repeat(x_BtKd, copies, axis=2))
 
+    def own_sinks(self, sinks_H: jax.Array | None) -> jax.Array | None:
+        """[H / N] from [H]."""
+        return sinks_H if sinks_H is None or self.devices == 1 else self._own_part(sinks_H, axis=0)
+
     def all_heads(self, x: jax.Array) -> jax.Array:
         """The inverse of `own_heads`."""
         if self.devices == 1:

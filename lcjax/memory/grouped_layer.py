@@ -143,5 +143,5 @@ def _group_gradients(group: PositionWise, x_BTD, doutput_BTD, dx_BTD) -> tuple[j
     delta_BHT = jnp.zeros((out_BTHd.shape[0], out_BTHd.shape[2], out_BTHd.shape[1]), jnp.float32)
     start = out_BTHd, delta_BHT, group.inputs.params.zeros()
     dout_BTHd, delta_BHT, gradients = tiles.loop(one_tile, start)
-    dqkv = group.attention_gradients(qkv, lse, dout_BTHd, delta_BHT)
+    dqkv, gradients = group.add_attention_gradients(qkv, lse, dout_BTHd, delta_BHT, gradients)
     return group.add_projection_gradients(x_BTD, dqkv, dx_BTD, gradients)

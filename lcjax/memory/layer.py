@@ -79,7 +79,7 @@ class TiledLayer:
         delta_BHT = jnp.zeros((out_BTHd.shape[0], out_BTHd.shape[2], out_BTHd.shape[1]), jnp.float32)
         start = dy_BTD, out_BTHd, delta_BHT, inputs.params.zeros()
         dx_BTD, dout_BTHd, delta_BHT, gradients = tiles.loop(one_tile, start)
-        dqkv = layer.attention_gradients(qkv, lse, dout_BTHd, delta_BHT)
+        dqkv, gradients = layer.add_attention_gradients(qkv, lse, dout_BTHd, delta_BHT, gradients)
         return layer.add_projection_gradients(x_BTD, dqkv, dx_BTD, gradients)
 
     def _over_tiles(self, x_BTD: jax.Array, inputs: LayerInputs) -> PositionWise:

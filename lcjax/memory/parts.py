@@ -27,6 +27,10 @@ class LayerParts(Protocol):
         """(q_BtHd, k_BtKd, v_BtKd)."""
         ...
 
+    def sinks(self, params: Tree, /) -> jax.Array | None:
+        """The logits that join the softmax of each head, float32 [H]; None if there are none."""
+        ...
+
     @property
     def normalizes_attention(self) -> bool:
         """Whether `add_attention` does more than to add."""

@@ -40,6 +40,10 @@ class PositionWise:
         context = dataclasses.replace(self.inputs.context, positions_BT=positions_Bt)
         return self.parts.before_attention(self.inputs.params.joined(trainable), x_BtD, context, self._key(i, 0))
 
+    def sinks(self, trainable: Leaves) -> jax.Array | None:
+        """The logits that join the softmax of each head."""
+        return self.parts.sinks(self.inputs.params.joined(trainable))
+
     def output(self, i: Any, out_BtHd: jax.Array, trainable: Leaves) -> jax.Array:
         """The projection of attention's output in tile i."""
         return self.parts.attention_output(self.inputs.params.joined(trainable), out_BtHd, self._key(i, 1))
@@ -65,21 +69,24 @@ class PositionWise:
 
     def attend(self, qkv: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
         """(out, log-sum-exp); out may reuse the queries' memory."""
-        q_BTHd, k_BTKd, v_BTKd = qkv
         context = self.inputs.context
-        return context.by_view(self.attention.forward, q_BTHd, k_BTKd, v_BTKd, context.segment_ids_BT)
+        return context.by_view(self.attention.forward, *qkv, self.sinks(self.trainable), context.segment_ids_BT)
 
-    def attention_gradients(self, qkv, lse: Any, dout_BTHd: jax.Array, delta_BHT: jax.Array) -> tuple[jax.Array, ...]:
-        """(dq, dk, dv); dq may reuse the queries' memory."""
+    def add_attention_gradients(
+        self, qkv, lse: Any, dout_BTHd: jax.Array, delta_BHT: jax.Array, gradients: Leaves
+    ) -> tuple[list[jax.Array], Leaves]:
+        """([dq, dk, dv], gradients plus those of sinks); dq may reuse the queries' memory."""
         context = self.inputs.context
+        sinks_H, pull_back = jax.vjp(self.sinks, self.trainable)
 
-        def backward(qkv, ids_BT, lse, dout_BTHd, delta_BHT, sees):
+        def backward(qkv, sinks_H, ids_BT, lse, dout_BTHd, delta_BHT, sees):
             q_BTHd, k_BTKd, v_BTKd = qkv
-            return self.attention.backward(q_BTHd, k_BTKd, v_BTKd, ids_BT, sees, lse, dout_BTHd, delta_BHT)
+            return self.attention.backward(q_BTHd, k_BTKd, v_BTKd, sinks_H, ids_BT, sees, lse, dout_BTHd, delta_BHT)
 
-        return context.by_view(backward, qkv, context.segment_ids_BT, lse, dout_BTHd, delta_BHT)
+        *dqkv, dsinks_H = context.by_view(backward, qkv, sinks_H, context.segment_ids_BT, lse, dout_BTHd, delta_BHT)
+        return dqkv, gradients if sinks_H is None else added(gradients, *pull_back(dsinks_H))
 
-    def add_projection_gradients(self, x_BTD, dqkv: tuple[jax.Array, ...], dx_BTD, gradients: Leaves) -> tuple:
+    def add_projection_gradients(self, x_BTD, dqkv: list[jax.Array], dx_BTD, gradients: Leaves) -> tuple:
         """(dx, gradients) plus the contributions of queries, keys and values."""
 
         def one_tile(i, carry):

@@ -9,13 +9,14 @@ import copy
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from lcjax import ops
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.config.memory import check_head_groups
 from lcjax.model.context import Context
-from lcjax.model.linear import Linear, outputs_of
+from lcjax.model.linear import Linear, outputs_of, part_of
 from lcjax.model.norm import RMSNorm
 from lcjax.model.views import attention_by_view
 from lcjax.ops.attention.parallel import passes_over
@@ -41,6 +42,7 @@ class SelfAttention(nnx.Module):
         self.q_norm = RMSNorm(tree["q_norm"], config) if "q_norm" in tree else None
         self.k_norm = RMSNorm(tree["k_norm"], config) if "k_norm" in tree else None
         self.has_separate_heads = config.family.has_separate_heads
+        self.sinks = nnx.Param(tree["sinks"]) if "sinks" in tree else None
         self.head_dim = config.head_dim
         self.q_heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
 
@@ -77,7 +79,14 @@ class SelfAttention(nnx.Module):
             sections = self._sizes if len(self.maps) == 1 else None
             setattr(own, name, getattr(self, name).rows(group, groups, sections))
         own.o_proj = self.o_proj.columns(group, groups)
+        if self.sinks is not None:
+            own.sinks = nnx.Param(part_of(self.sinks[...], group, groups, axis=0))
         return own
+
+    @property
+    def sinks_H(self) -> jax.Array | None:
+        """The logits that join the softmax of each head, float32; None if the family has none."""
+        return None if self.sinks is None else self.sinks[...].astype(jnp.float32)
 
     @property
     def _sizes(self) -> tuple[int, int, int]:
@@ -101,6 +110,7 @@ def attend(
     v_BSKd: jax.Array,
     context: Context,
     *,
+    sinks_H: jax.Array | None = None,
     query_offset: int | jax.Array | None = None,
 ) -> jax.Array:
     """A layer's attention: causal, within segments, and limited by the layer's `AttentionView`.
@@ -111,12 +121,12 @@ def attend(
     backend, ids_BT = backend_of(context.attention), context.segment_ids_BT
     if context.view is not None and query_offset is None and backend.has_passes:
         passes = passes_over(context.mesh, backend)
-        return attention_by_view(passes, context.views, context.view, q_BTHd, k_BSKd, v_BSKd, ids_BT)
+        return attention_by_view(passes, context.views, context.view, q_BTHd, k_BSKd, v_BSKd, sinks_H, ids_BT)
 
-    def run(q_BTHd, k_BSKd, v_BSKd, sees):
+    def run(q_BTHd, k_BSKd, v_BSKd, sinks_H, sees):
         if context.mesh.context > 1:
             assert query_offset is None, "keys of a cache are on one device"
-            return passes_over(context.mesh, backend).run(q_BTHd, k_BSKd, v_BSKd, ids_BT, sees)
+            return passes_over(context.mesh, backend).run(q_BTHd, k_BSKd, v_BSKd, sinks_H, ids_BT, sees)
         return ops.attention(
             q_BTHd,
             k_BSKd,
@@ -126,8 +136,9 @@ def attend(
             key_segments_BS=ids_BT,
             query_offset=query_offset,
             soft_cap=sees.soft_cap,
+            sinks_H=sinks_H,
             scale=sees.scale,
             implementation=context.attention,
         )
 
-    return context.by_view(run, q_BTHd, k_BSKd, v_BSKd)
+    return context.by_view(run, q_BTHd, k_BSKd, v_BSKd, sinks_H)

@@ -42,7 +42,8 @@ class DecoderLayer(nnx.Module):
         before_key, *after_keys = split_key(dropout_key, 3)
         x_BTD = name_residual(x_BTD, LAYER_INPUT)
         q_BTHd, k_BTKd, v_BTKd = self.before_attention(x_BTD, context, before_key)
-        return self.after_attention(x_BTD, attend(q_BTHd, k_BTKd, v_BTKd, context), *after_keys)
+        out_BTHd = attend(q_BTHd, k_BTKd, v_BTKd, context, sinks_H=self.self_attn.sinks_H)
+        return self.after_attention(x_BTD, out_BTHd, *after_keys)
 
     def before_attention(
         self, x_BTD: jax.Array, context: Context, dropout_key: DropoutKey | None
@@ -92,6 +93,9 @@ class LayerFunctions:
 
     def before_attention(self, params: Any, x_BtD: jax.Array, context: Context, key: DropoutKey | None):
         return nnx.merge(self.structure, params).before_attention(x_BtD, context, key)
+
+    def sinks(self, params: Any) -> jax.Array | None:
+        return nnx.merge(self.structure, params).self_attn.sinks_H
 
     def attention_output(self, params: Any, out_BtHd: jax.Array, key: DropoutKey | None):
         return nnx.merge(self.structure, params).self_attn.output(out_BtHd, key)

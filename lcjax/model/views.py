@@ -30,32 +30,32 @@ def switch_views(views: Views, view: jax.Array, call: Callable[..., Any], *array
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def attention_by_view(
-    passes: Passes, views: Views, view: jax.Array, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT
+    passes: Passes, views: Views, view: jax.Array, q_BTHD, k_BTKD, v_BTKD, sinks_H, segment_ids_BT
 ) -> jax.Array:
     """out [B, T, H, D] with what `views[view]` says; `view` is an int32 scalar.
 
     The branch is inside of the derivative rule. The derivative of a branch would save the residuals
     of every view.
     """
-    return _forward(passes, views, view, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT)[0]
+    return _forward(passes, views, view, q_BTHD, k_BTKD, v_BTKD, sinks_H, segment_ids_BT)[0]
 
 
-def _forward(passes, views, view, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT):
-    out_BTHD, lse = switch_views(views, view, passes.forward, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT)
+def _forward(passes, views, view, q_BTHD, k_BTKD, v_BTKD, sinks_H, segment_ids_BT):
+    out_BTHD, lse = switch_views(views, view, passes.forward, q_BTHD, k_BTKD, v_BTKD, sinks_H, segment_ids_BT)
     out_BTHD = name_residual(out_BTHD, ATTENTION_OUTPUT)
     lse = jax.tree.map(lambda x: name_residual(x, ATTENTION_LSE), lse)
-    return out_BTHD, (view, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, out_BTHD, lse)
+    return out_BTHD, (view, (q_BTHD, k_BTKD, v_BTKD, sinks_H, segment_ids_BT), out_BTHD, lse)
 
 
 def _backward(passes, views, residuals, dout_BTHD):
-    view, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, out_BTHD, lse = residuals
+    view, arrays, out_BTHD, lse = residuals
     products_BTHD = out_BTHD.astype(jnp.float32) * dout_BTHD.astype(jnp.float32)
     delta_BHT = jnp.swapaxes(products_BTHD.sum(axis=-1), 1, 2)
 
-    def backward(q_BTHD, k_BTKD, v_BTKD, lse, dout_BTHD, delta_BHT, sees):
-        return passes.backward(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees, lse, dout_BTHD, delta_BHT)
+    def backward(arrays, lse, dout_BTHD, delta_BHT, sees):
+        return passes.backward(*arrays, sees, lse, dout_BTHD, delta_BHT)
 
-    gradients = switch_views(views, view, backward, q_BTHD, k_BTKD, v_BTKD, lse, dout_BTHD, delta_BHT)
+    gradients = switch_views(views, view, backward, arrays, lse, dout_BTHD, delta_BHT)
     return None, *gradients, None
 
 

@@ -36,6 +36,9 @@ def attention(
 ) -> Any:
     """`softmax(scale * q k^T + mask) v` with grouped query heads.
 
+    With sinks, head h has the weights `p_j = exp(s_j) / (exp(sink_h) + sum over i of exp(s_i))` for
+    its scores s. They sum to less than 1.
+
     The result is differentiable in q, k, v and sinks. Memory is O(T + S) in the forward and in the
     backward pass: no [T, S] array exists. A `mask_mod` adds lists of blocks with (T S) / 2^14
     numbers. Scores, softmax and sums are float32, including the sums over a group of query heads.
@@ -60,8 +63,8 @@ def attention(
         with `jax.tree_util.Partial(mod, *arrays)`, and may only index them. Differentiation treats
         these arrays as constants.
       soft_cap: scores become `soft_cap * tanh(score / soft_cap)`.
-      sinks_H: float32, one learned logit per head that joins the softmax without a value. It is
-        neither scaled nor capped.
+      sinks_H: floating point, one learned logit per head that joins the softmax without a value.
+        It is neither scaled nor capped, and is used in float32.
       scale: `1 / sqrt(D)` when None.
       return_lse: also return the log-sum-exp of the scores, which combines results over parts of
         the keys. It is differentiable.
@@ -69,8 +72,8 @@ def attention(
         implementation raises an error for a call that it does not support.
 
     Returns:
-      [B, T, H, D] in q's dtype; with `return_lse` also float32 [B, H, T], -inf for a query that
-      sees no key.
+      [B, T, H, D] in q's dtype; with `return_lse` also float32 [B, H, T], which includes the sink.
+      It is -inf for a query that sees neither a key nor a sink.
 
     Raises:
       InputError: the implementation is unknown or does not support the call; the message has the
@@ -78,7 +81,7 @@ def attention(
       ValueError: shapes, dtypes or numbers do not fit together.
 
     Source: Vaswani et al., arXiv 1706.03762; grouped queries: Ainslie et al., arXiv 2305.13245;
-    sinks: OpenAI, gpt-oss model card.
+    sinks: OpenAI, gpt-oss model card, arXiv 2508.10925.
     """
     call = AttentionCall.checked(
         q_BTHD,

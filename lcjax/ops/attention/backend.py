@@ -17,8 +17,8 @@ from lcjax.ops.attention.call import AttentionCall
 Result = tuple[jax.Array, jax.Array | None]
 """(out [B, T, H, D], log-sum-exp float32 [B, H, T]); the second is None unless it is requested."""
 
-Gradients = tuple[jax.Array, jax.Array, jax.Array]
-"""(dq, dk, dv) in the dtypes of q, k and v."""
+Gradients = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]
+"""(dq, dk, dv) in the dtypes of q, k and v, and dsinks, float32 [H]; None without sinks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +32,13 @@ class LseForm:
       read: (maximum, total) from a call and what `forward` returned.
       write: what `backward` expects, from a call, maximum and total.
       exp: the exponential function of a difference of two maxima; its base is the backend's.
+      log_e: the logarithm of e in that base. A score times this is a maximum.
     """
 
     read: Callable[[AttentionCall, Any], tuple[jax.Array, jax.Array]]
     write: Callable[[AttentionCall, jax.Array, jax.Array], Any]
     exp: Callable[[jax.Array], jax.Array] = jnp.exp
+    log_e: float = 1.0
 
 
 def _no_scratch(heads: int, kv_heads: int, head_dim: int, tokens: int) -> int:
@@ -57,7 +59,7 @@ class Backend:
         to exclude nondeterministic operations. "any" never guarantees it.
       forward: computes (out, log-sum-exp in the backend's own form) without a derivative. out may
         reuse q's memory. None if the library does not separate its two passes.
-      backward: computes (dq, dk, dv) from a call, the log-sum-exp that `forward` returned, the
+      backward: computes `Gradients` from a call, the log-sum-exp that `forward` returned, the
         cotangent of out, and `delta = sum over D of out dout`, float32 [B, H, T]. dq may reuse q's
         memory.
       lse_form: how the log-sum-exps of its passes are read and written; None if `backward` cannot

@@ -3,6 +3,9 @@
 A caller that computes its own backward pass calls `forward` and `backward`. Before `backward` it
 computes `delta = sum over D of out dout`. It may then overwrite out with dout.
 
+A sink is one more term of the softmax's denominator. In the backward pass the probabilities of the
+keys follow from the log-sum-exp that includes it, with no other change.
+
 Shapes: B batch, T tokens, H query heads, K key/value heads, D head_dim.
 Source: Dao, FlashAttention-2, arXiv 2307.08691.
 """
@@ -25,18 +28,18 @@ from lcjax.ops.attention.registry import backend_of, choose_backend
 class Passes(Protocol):
     """A layer's attention: causal, within segments, and limited by `sees`; hashable.
 
-    Arrays are [B, T, H or K, D], segment ids int32 [B, T] or None.
+    Arrays are [B, T, H or K, D], sinks float32 [H] or None, segment ids int32 [B, T] or None.
     """
 
-    def run(self, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView, /) -> jax.Array:
-        """out [B, T, H, D]; differentiable in q, k and v.
+    def run(self, q_BTHD, k_BTKD, v_BTKD, sinks_H, segment_ids_BT, sees: AttentionView, /) -> jax.Array:
+        """out [B, T, H, D]; differentiable in q, k, v and sinks.
 
         Raises:
           InputError: the implementation does not support the call.
         """
         ...
 
-    def forward(self, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView, /) -> tuple[jax.Array, Any]:
+    def forward(self, q_BTHD, k_BTKD, v_BTKD, sinks_H, segment_ids_BT, sees: AttentionView, /) -> tuple[jax.Array, Any]:
         """(out, log-sum-exp in a form of its own). out may reuse q's memory.
 
         Raises:
@@ -45,9 +48,12 @@ class Passes(Protocol):
         ...
 
     def backward(
-        self, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView, lse: Any, dout_BTHD, delta_BHT, /
+        self, q_BTHD, k_BTKD, v_BTKD, sinks_H, segment_ids_BT, sees: AttentionView, lse: Any, dout_BTHD, delta_BHT, /
     ) -> Gradients:
-        """(dq, dk, dv) in the dtypes of q, k and v; delta is float32. dq may reuse q's memory."""
+        """(dq, dk, dv, dsinks); delta is float32. dq may reuse q's memory.
+
+        On a mesh, dsinks is the part of a device; the gradient is the sum over all devices.
+        """
         ...
 
 
@@ -57,23 +63,22 @@ class OnOneDevice:
 
     backend: Backend
 
-    def run(self, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView) -> jax.Array:
-        call = layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees)
+    def run(self, q_BTHD, k_BTKD, v_BTKD, sinks_H, segment_ids_BT, sees: AttentionView) -> jax.Array:
+        call = layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees, sinks_H=sinks_H)
         return choose_backend(self.backend.name, call).run(call)[0]
 
-    def forward(self, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView) -> tuple[jax.Array, Any]:
-        call = layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees)
+    def forward(self, q_BTHD, k_BTKD, v_BTKD, sinks_H, segment_ids_BT, sees: AttentionView) -> tuple[jax.Array, Any]:
+        call = layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees, sinks_H=sinks_H)
         forward = choose_backend(self.backend.name, call).forward
         assert forward is not None
         return forward(call)
 
     def backward(
-        self, q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees: AttentionView, lse: Any, dout_BTHD, delta_BHT
+        self, q_BTHD, k_BTKD, v_BTKD, sinks_H, segment_ids_BT, sees: AttentionView, lse: Any, dout_BTHD, delta_BHT
     ) -> Gradients:
         assert self.backend.backward is not None
-        return self.backend.backward(
-            layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees), lse, dout_BTHD, delta_BHT
-        )
+        call = layer_call(q_BTHD, k_BTKD, v_BTKD, segment_ids_BT, sees, sinks_H=sinks_H)
+        return self.backend.backward(call, lse, dout_BTHD, delta_BHT)
 
 
 def has_passes(implementation: str) -> bool:
@@ -99,7 +104,15 @@ def backend_with_passes(implementation: str) -> Backend:
 
 
 def layer_call(
-    q_BTHD, k_BSKD, v_BSKD, segment_ids_BT, sees: AttentionView, *, key_segments_BS=None, mask: Mask | None = None
+    q_BTHD,
+    k_BSKD,
+    v_BSKD,
+    segment_ids_BT,
+    sees: AttentionView,
+    *,
+    sinks_H: jax.Array | None = None,
+    key_segments_BS=None,
+    mask: Mask | None = None,
 ) -> AttentionCall:
     """A layer's attention: causal, within segments, and limited by `sees`.
 
@@ -118,7 +131,7 @@ def layer_call(
         mask_mod=mask,
         score_mod=None,
         soft_cap=sees.soft_cap,
-        sinks_H=None,
+        sinks_H=sinks_H,
         scale=sees.scale,
         return_lse=False,
     )

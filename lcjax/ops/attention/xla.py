@@ -112,20 +112,21 @@ def _backward(scale, residuals, cotangents):
     dq_BTHD, dk_BSKD, dv_BSKD = blockwise_gradients(*call, (maximum_n, total_n), dout_BTHD, delta_BHT)
     dsinks_H = None
     if sinks_H is not None:
-        blocks = BlockPairs.of(mask, q_BTHD, k_BSKD)
-        weights_BHT = blocks.join_rows(jnp.exp(blocks.of_heads(sinks_H) - maximum_n) / total_n)
         # No cancellation happens here, so this delta does not have to match the rounding of another
         # product and can be computed with less error.
-        dsinks_H = -jnp.sum(weights_BHT * (_row_products(out_32, dout_32) - dlse_BHT), axis=(0, 2))
+        blocks, own_delta_BHT = BlockPairs.of(mask, q_BTHD, k_BSKD), _row_products(out_32, dout_32) - dlse_BHT
+        dsinks_H = _gradient_of_sinks(sinks_H, blocks, (maximum_n, total_n), own_delta_BHT)
     return dq_BTHD, dk_BSKD, dv_BSKD, dsinks_H, None, None
 
 
 blockwise_attention.defvjp(_forward, _backward)
 
 
-def blockwise_forward(scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, score_mod: Any) -> tuple[jax.Array, Any]:
+def blockwise_forward(
+    scale: float, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask: Mask, score_mod: Any
+) -> tuple[jax.Array, Any]:
     """(out, the log-sum-exp in the form that `blockwise_gradients` expects); not differentiable."""
-    _, residuals = _forward(scale, q_BTHD, k_BSKD, v_BSKD, None, mask, score_mod)
+    _, residuals = _forward(scale, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod)
     return residuals[-2:]
 
 
@@ -177,6 +178,13 @@ def blockwise_gradients(
     dq_n, (dk_n, dv_n) = lax.scan(one_key_block, jnp.zeros(q_n.shape, jnp.float32), jnp.arange(blocks.key_count))
     dq_BTHD = blocks.join_queries(dq_n * scale).reshape(q_BTHD.shape).astype(q_BTHD.dtype)
     return dq_BTHD, blocks.join_keys(dk_n), blocks.join_keys(dv_n)
+
+
+def _gradient_of_sinks(sinks_H: jax.Array, blocks: BlockPairs, lse_n: Any, delta_BHT: jax.Array) -> jax.Array:
+    """A sink is a key with the value 0, so the gradient of its score is `p (0 - delta)`."""
+    maximum_n, total_n = lse_n
+    weights_BHT = blocks.join_rows(jnp.exp(blocks.of_heads(sinks_H)[None] - maximum_n) / total_n)
+    return -jnp.sum(weights_BHT * delta_BHT, axis=(0, 2))
 
 
 def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -264,12 +272,16 @@ def _run(call: AttentionCall) -> Result:
 
 
 def _forward_pass(call: AttentionCall) -> tuple[jax.Array, Any]:
-    return blockwise_forward(call.scale, call.q_BTHD, call.k_BSKD, call.v_BSKD, call.mask, call.score_mod)
+    arrays = call.q_BTHD, call.k_BSKD, call.v_BSKD, call.sinks_H
+    return blockwise_forward(call.scale, *arrays, call.mask, call.score_mod)
 
 
 def _backward_pass(call: AttentionCall, lse: Any, dout_BTHD: jax.Array, delta_BHT: jax.Array) -> Gradients:
     arrays = call.q_BTHD, call.k_BSKD, call.v_BSKD
-    return blockwise_gradients(call.scale, *arrays, call.mask, call.score_mod, lse, dout_BTHD, delta_BHT)
+    gradients = blockwise_gradients(call.scale, *arrays, call.mask, call.score_mod, lse, dout_BTHD, delta_BHT)
+    if call.sinks_H is None:
+        return *gradients, None
+    return *gradients, _gradient_of_sinks(call.sinks_H, BlockPairs.of(call.mask, *arrays[:2]), lse, delta_BHT)
 
 
 def _read_lse(call: AttentionCall, lse: Any) -> tuple[jax.Array, jax.Array]:

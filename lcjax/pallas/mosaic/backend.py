@@ -17,7 +17,7 @@ HEAD_DIMS = (64, 128)
 
 _INSTEAD = "use attention='pallas' or attention='xla'"
 _DTYPES = (jnp.bfloat16, jnp.float16)
-_UNSUPPORTED = ("mask_mod", "score_mod", "soft_cap", "sinks")
+_UNSUPPORTED = ("mask_mod", "score_mod", "soft_cap")
 
 
 def _refusal(call: AttentionCall) -> str | None:
@@ -52,16 +52,19 @@ def _kernels() -> ModuleType:
 
 
 def _run(call: AttentionCall) -> Result:
-    return _kernels().flash_attention(call.scale, call.q_BTHD, call.k_BSKD, call.v_BSKD, call.mask)
+    return _kernels().flash_attention(call.scale, *_arrays(call), call.mask)
 
 
 def _forward(call: AttentionCall) -> tuple[jax.Array, Any]:
-    return _kernels().forward(call.scale, call.q_BTHD, call.k_BSKD, call.v_BSKD, call.mask, in_place=True)
+    return _kernels().forward(call.scale, *_arrays(call), call.mask, in_place=True)
 
 
 def _backward(call: AttentionCall, lse: Any, dout_BTHD: jax.Array, delta_BHT: jax.Array) -> Gradients:
-    arrays = call.q_BTHD, call.k_BSKD, call.v_BSKD
-    return _kernels().gradients(call.scale, *arrays, call.mask, lse, dout_BTHD, delta_BHT)
+    return _kernels().gradients(call.scale, *_arrays(call), call.mask, lse, dout_BTHD, delta_BHT)
+
+
+def _arrays(call: AttentionCall) -> tuple[jax.Array | None, ...]:
+    return call.q_BTHD, call.k_BSKD, call.v_BSKD, call.sinks_H
 
 
 BACKEND = Backend(

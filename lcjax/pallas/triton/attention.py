@@ -82,27 +82,29 @@ def _backward(options, residuals, cotangents):
     dk_BSKD, dv_BSKD = attention_dkv(
         spec, q_BTHD, k_BSKD, v_BSKD, dout_BTHD, lse_BHT, total_BHT, delta_BHT, mask, score_mod, visits
     )
-    dsinks_H = None if sinks_H is None else _sinks_gradient(sinks_H, lse_BHT, total_BHT, delta_BHT)
+    dsinks_H = _sinks_gradient(sinks_H, lse_BHT, total_BHT, delta_BHT)
     return dq_BTHD, dk_BSKD, dv_BSKD, dsinks_H, None, None
 
 
 flash_attention.defvjp(_forward, _backward)
 
 
-def forward_in_place(scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, score_mod: Any) -> tuple[jax.Array, Any]:
+def forward_in_place(
+    scale: float, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask: Mask, score_mod: Any
+) -> tuple[jax.Array, Any]:
     """(out in q's memory, the log-sum-exp for `gradients_in_place`); not differentiable."""
     spec = kernel_spec("attention_forward", Options(scale), q_BTHD, k_BSKD)
     visits = schedule_of(spec, mask, rows="queries")
     out_BTHD, lse_BHT, total_BHT = attention_forward(
-        spec, q_BTHD, k_BSKD, v_BSKD, None, mask, score_mod, visits, in_place=True
+        spec, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask, score_mod, visits, in_place=True
     )
     return out_BTHD, (lse_BHT, total_BHT)
 
 
 def gradients_in_place(
-    scale: float, q_BTHD, k_BSKD, v_BSKD, mask: Mask, score_mod: Any, lse: Any, dout_BTHD, delta_BHT
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(dq in q's memory, dk, dv), from `delta = sum over D of out dout`, float32."""
+    scale: float, q_BTHD, k_BSKD, v_BSKD, sinks_H, mask: Mask, score_mod: Any, lse: Any, dout_BTHD, delta_BHT
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    """(dq in q's memory, dk, dv, dsinks), from `delta = sum over D of out dout`, float32."""
     lse_BHT, total_BHT = lse
     spec = kernel_spec("attention_dkv", Options(scale), q_BTHD, k_BSKD)
     visits = schedule_of(spec, mask, rows="keys")
@@ -117,11 +119,13 @@ def gradients_in_place(
         spec, q_BTHD, k_BSKD, v_BSKD, None, dout_BTHD, lse_BHT, total_BHT, None, mask, score_mod, visits,
         delta_BHT=delta_BHT, in_place=True,
     )  # fmt: skip
-    return dq_BTHD, dk_BSKD, dv_BSKD
+    return dq_BTHD, dk_BSKD, dv_BSKD, _sinks_gradient(sinks_H, lse_BHT, total_BHT, delta_BHT)
 
 
 def _sinks_gradient(sinks_H, lse_BHT, total_BHT, delta_BHT):
-    """A sink is a key whose value is 0, so the gradient of its score is `p (0 - delta)`."""
+    """A sink is a key with the value 0, so the gradient of its score is `p (0 - delta)`."""
+    if sinks_H is None:
+        return None
     sinks_BHT = sinks_H[None, :, None]
     if total_BHT is None:
         weights_BHT = jnp.exp(sinks_BHT - lse_BHT)

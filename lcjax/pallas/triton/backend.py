@@ -29,11 +29,12 @@ def _run(call: AttentionCall) -> Result:
 
 
 def _forward(call: AttentionCall) -> tuple[jax.Array, Any]:
-    return forward_in_place(call.scale, call.q_BTHD, call.k_BSKD, call.v_BSKD, call.mask, call.score_mod)
+    arrays = call.q_BTHD, call.k_BSKD, call.v_BSKD, call.sinks_H
+    return forward_in_place(call.scale, *arrays, call.mask, call.score_mod)
 
 
 def _backward(call: AttentionCall, lse: Any, dout_BTHD: jax.Array, delta_BHT: jax.Array) -> Gradients:
-    arrays = call.q_BTHD, call.k_BSKD, call.v_BSKD
+    arrays = call.q_BTHD, call.k_BSKD, call.v_BSKD, call.sinks_H
     return gradients_in_place(call.scale, *arrays, call.mask, call.score_mod, lse, dout_BTHD, delta_BHT)
 
 
@@ -61,6 +62,6 @@ BACKEND = Backend(
     takes_segments=True,
     forward=_forward,
     backward=_backward,
-    lse_form=LseForm(_read_lse, _write_lse, jnp.exp2),
+    lse_form=LseForm(_read_lse, _write_lse, jnp.exp2, LOG2_E),
     kernel_pattern="attention_(forward|dq|dkv)",
 )

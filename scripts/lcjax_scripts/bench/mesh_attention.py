@@ -61,7 +61,7 @@ def measure(layer: Layer, implementation: str, shape: MeshShape, *, backward: bo
 
     def attend(q, k, v, dout):
         def run(q, k, v):
-            return passes.run(q, k, v, None, AttentionView(scale=layer.head_dim**-0.5))
+            return passes.run(q, k, v, None, None, AttentionView(scale=layer.head_dim**-0.5))
 
         if not backward:
             return (run(q, k, v),)

@@ -80,8 +80,9 @@ def mutant_of(oracle, monkeypatch, change):
     """
     attend = decoder.attend
 
-    def mutant(q, k, v, context):
-        return attend(q, k, v, dataclasses.replace(context, segment_ids_BT=change(context.segment_ids_BT)))
+    def mutant(q, k, v, context, **options):
+        changed = dataclasses.replace(context, segment_ids_BT=change(context.segment_ids_BT))
+        return attend(q, k, v, changed, **options)
 
     monkeypatch.setattr(decoder, "attend", mutant)
     return oracle.model(name_or_path=change.__name__)

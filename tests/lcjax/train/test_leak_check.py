@@ -19,8 +19,8 @@ def leaking(monkeypatch, model_dir, tmp_path) -> list[str]:
     monkeypatch.setattr(
         decoder,
         "attend",
-        lambda q, k, v, context: attend(
-            q, k, v, dataclasses.replace(context, segment_ids_BT=jnp.zeros_like(context.segment_ids_BT))
+        lambda q, k, v, context, **options: attend(
+            q, k, v, dataclasses.replace(context, segment_ids_BT=jnp.zeros_like(context.segment_ids_BT)), **options
         ),
     )
     (tmp_path / "leaking").symlink_to(model_dir)

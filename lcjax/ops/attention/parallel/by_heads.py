@@ -22,6 +22,7 @@ from lcjax.config.parallel.mesh import HEADS, copies_of_kv, divides_heads
 from lcjax.errors import InputError
 from lcjax.ops.attention.backend import Gradients
 from lcjax.ops.attention.passes import Passes
+from lcjax.ops.parts import part_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,23 +32,25 @@ class ByHeads:
     inner: Passes
     devices: int
 
-    def run(self, q_BtHD, k_BtKD, v_BtKD, segment_ids_Bt, sees: AttentionView) -> jax.Array:
-        arrays = self._by_heads(q_BtHD, k_BtKD, v_BtKD)
+    def run(self, q_BtHD, k_BtKD, v_BtKD, sinks_H, segment_ids_Bt, sees: AttentionView) -> jax.Array:
+        arrays = *self._by_heads(q_BtHD, k_BtKD, v_BtKD), self._own_sinks(sinks_H)
         return _to_tokens(self.inner.run(*arrays, _gathered(segment_ids_Bt), sees))
 
-    def forward(self, q_BtHD, k_BtKD, v_BtKD, segment_ids_Bt, sees: AttentionView) -> tuple[jax.Array, Any]:
-        arrays = self._by_heads(q_BtHD, k_BtKD, v_BtKD)
+    def forward(self, q_BtHD, k_BtKD, v_BtKD, sinks_H, segment_ids_Bt, sees: AttentionView) -> tuple[jax.Array, Any]:
+        arrays = *self._by_heads(q_BtHD, k_BtKD, v_BtKD), self._own_sinks(sinks_H)
         out, lse = self.inner.forward(*arrays, _gathered(segment_ids_Bt), sees)
         return _to_tokens(out), lse
 
     def backward(
-        self, q_BtHD, k_BtKD, v_BtKD, segment_ids_Bt, sees: AttentionView, lse: Any, dout_BtHD, delta_BHt
+        self, q_BtHD, k_BtKD, v_BtKD, sinks_H, segment_ids_Bt, sees: AttentionView, lse: Any, dout_BtHD, delta_BHt
     ) -> Gradients:
-        arrays = *self._by_heads(q_BtHD, k_BtKD, v_BtKD), _gathered(segment_ids_Bt), sees
+        own_sinks, pull_back = jax.vjp(self._own_sinks, sinks_H)
+        arrays = *self._by_heads(q_BtHD, k_BtKD, v_BtKD), own_sinks, _gathered(segment_ids_Bt), sees
         delta = lax.all_to_all(delta_BHt, HEADS, split_axis=1, concat_axis=2, tiled=True)
-        dq, dk, dv = self.inner.backward(*arrays, lse, _to_heads(dout_BtHD), delta)
+        dq, dk, dv, own_dsinks = self.inner.backward(*arrays, lse, _to_heads(dout_BtHD), delta)
         dk, dv = (self._sum_of_copies(_to_tokens(x), k_BtKD.shape[2]) for x in (dk, dv))
-        return _to_tokens(dq), dk, dv
+        [dsinks_H] = pull_back(own_dsinks)
+        return _to_tokens(dq), dk, dv, dsinks_H
 
     def _by_heads(self, q_BtHD, k_BtKD, v_BtKD) -> tuple[jax.Array, jax.Array, jax.Array]:
         query_heads, kv_heads = q_BtHD.shape[2], k_BtKD.shape[2]
@@ -59,6 +62,10 @@ class ByHeads:
         copies = copies_of_kv(self.devices, kv_heads)
         k, v = (x if copies == 1 else jnp.repeat(x, copies, axis=2) for x in (k_BtKD, v_BtKD))
         return _to_heads(q_BtHD), _to_heads(k), _to_heads(v)
+
+    def _own_sinks(self, sinks_H: jax.Array | None) -> jax.Array | None:
+        """The sinks of the heads that this device has while attention runs."""
+        return None if sinks_H is None else part_of(sinks_H, lax.axis_index(HEADS), self.devices, 0)
 
     def _sum_of_copies(self, x_BtKCD: jax.Array, kv_heads: int) -> jax.Array:
         """The gradient of a key/value head from those of its copies, summed in float32."""

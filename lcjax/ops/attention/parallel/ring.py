@@ -3,8 +3,8 @@
 Device r of N along the axis `ring` has pieces r and 2N - 1 - r of the 2N equal pieces of a
 sequence, so under a causal mask every device has the same work in a row with one document. Each
 step computes attention over the keys that are present while the next ones arrive. Partial results
-are joined by their log-sum-exps, in float32. In the backward pass the sums of dk and dv travel with
-their keys, and after N steps are at home.
+are joined by their log-sum-exps, in float32. A sink is joined once, before all keys. In the
+backward pass the sums of dk and dv travel with their keys, and after N steps are at home.
 
 Shapes: B batch, t tokens of a device, N devices, H query heads, K key/value heads, D head_dim.
 Source: Liu et al., Ring Attention, arXiv 2310.01889; two pieces per device: Brandon et al., Striped
@@ -65,10 +65,12 @@ class Ring:
                 "use attention='pallas' or attention='xla', or a ulysses_degree that needs no ring"
             )
 
-    def run(self, q_BtHD, k_BtKD, v_BtKD, segment_ids_Bt, sees: AttentionView) -> jax.Array:
-        return _attention(self, sees, q_BtHD, k_BtKD, v_BtKD, segment_ids_Bt)
+    def run(self, q_BtHD, k_BtKD, v_BtKD, sinks_H, segment_ids_Bt, sees: AttentionView) -> jax.Array:
+        return _attention(self, sees, q_BtHD, k_BtKD, v_BtKD, sinks_H, segment_ids_Bt)
 
-    def forward(self, q_BtHD, k_BtKD, v_BtKD, segment_ids_Bt, sees: AttentionView) -> tuple[jax.Array, LogSumExp]:
+    def forward(
+        self, q_BtHD, k_BtKD, v_BtKD, sinks_H, segment_ids_Bt, sees: AttentionView
+    ) -> tuple[jax.Array, LogSumExp]:
         assert self.backend.forward is not None
         assert self.backend.lse_form is not None
         forward, form = self.backend.forward, self.backend.lse_form
@@ -84,15 +86,18 @@ class Ring:
             return following, out_BtHD * before + part_BtHD.astype(jnp.float32) * new, joined
 
         batch, tokens, heads, _ = q_BtHD.shape
-        nothing = LogSumExp(
-            jnp.full((batch, heads, tokens), -jnp.inf, jnp.float32), jnp.zeros((batch, heads, tokens), jnp.float32)
-        )
-        start = _Keys(k_BtKD, v_BtKD, segment_ids_Bt), jnp.zeros(q_BtHD.shape, jnp.float32), nothing
+        rows = batch, heads, tokens
+        if sinks_H is None:
+            lse = LogSumExp(jnp.full(rows, -jnp.inf, jnp.float32), jnp.zeros(rows, jnp.float32))
+        else:
+            sinks_BHt = jnp.broadcast_to((sinks_H * form.log_e)[None, :, None], rows)
+            lse = LogSumExp(sinks_BHt, jnp.ones(rows, jnp.float32))
+        start = _Keys(k_BtKD, v_BtKD, segment_ids_Bt), jnp.zeros(q_BtHD.shape, jnp.float32), lse
         _, out_BtHD, lse = lax.fori_loop(0, self.devices, one_step, start)
         return out_BtHD.astype(q_BtHD.dtype), lse
 
     def backward(
-        self, q_BtHD, k_BtKD, v_BtKD, segment_ids_Bt, sees: AttentionView, lse: LogSumExp, dout_BtHD, delta_BHt
+        self, q_BtHD, k_BtKD, v_BtKD, sinks_H, segment_ids_Bt, sees: AttentionView, lse: LogSumExp, dout_BtHD, delta_BHt
     ) -> Gradients:
         assert self.backend.backward is not None
         assert self.backend.lse_form is not None
@@ -104,7 +109,7 @@ class Ring:
             # The sums as the device before left them arrive while this step's kernels run.
             dk, dv = self._passed_on(dkv)
             call = self._call(step, q_BtHD, segment_ids_Bt, keys, sees)
-            gradients = backward(call, form.write(call, *lse), dout_BtHD, delta_BHt)
+            *gradients, _ = backward(call, form.write(call, *lse), dout_BtHD, delta_BHt)
             parts = [x.astype(jnp.float32) for x in gradients]
             return following, dq + parts[0], (dk + parts[1], dv + parts[2])
 
@@ -112,7 +117,11 @@ class Ring:
         start = _Keys(k_BtKD, v_BtKD, segment_ids_Bt), dq, (dk, dv)
         _, dq, dkv = lax.fori_loop(0, self.devices, one_step, start)
         dk, dv = self._passed_on(dkv)
-        return dq.astype(q_BtHD.dtype), dk.astype(k_BtKD.dtype), dv.astype(v_BtKD.dtype)
+        dsinks_H = None
+        if sinks_H is not None:
+            weights_BHt = form.exp(sinks_H[None, :, None] * form.log_e - lse.maximum) / lse.total
+            dsinks_H = -jnp.sum(weights_BHt * delta_BHt, axis=(0, 2))
+        return dq.astype(q_BtHD.dtype), dk.astype(k_BtKD.dtype), dv.astype(v_BtKD.dtype), dsinks_H
 
     def _call(self, step, q_BtHD, ids_Bt, keys: _Keys, sees: AttentionView) -> AttentionCall:
         """Attention of this device's queries to the keys that are present in a step."""
@@ -142,22 +151,22 @@ def _join(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attention(ring: Ring, sees: AttentionView, q_BtHD, k_BtKD, v_BtKD, segment_ids_Bt):
-    return ring.forward(q_BtHD, k_BtKD, v_BtKD, segment_ids_Bt, sees)[0]
+def _attention(ring: Ring, sees: AttentionView, q_BtHD, k_BtKD, v_BtKD, sinks_H, segment_ids_Bt):
+    return ring.forward(q_BtHD, k_BtKD, v_BtKD, sinks_H, segment_ids_Bt, sees)[0]
 
 
-def _attention_forward(ring, sees, q_BtHD, k_BtKD, v_BtKD, segment_ids_Bt):
-    out_BtHD, lse = ring.forward(q_BtHD, k_BtKD, v_BtKD, segment_ids_Bt, sees)
+def _attention_forward(ring, sees, q_BtHD, k_BtKD, v_BtKD, sinks_H, segment_ids_Bt):
+    out_BtHD, lse = ring.forward(q_BtHD, k_BtKD, v_BtKD, sinks_H, segment_ids_Bt, sees)
     out_BtHD = name_residual(out_BtHD, ATTENTION_OUTPUT)
     lse = LogSumExp(*(name_residual(x, ATTENTION_LSE) for x in lse))
-    return out_BtHD, (q_BtHD, k_BtKD, v_BtKD, segment_ids_Bt, out_BtHD, lse)
+    return out_BtHD, (q_BtHD, k_BtKD, v_BtKD, sinks_H, segment_ids_Bt, out_BtHD, lse)
 
 
 def _attention_backward(ring, sees, residuals, dout_BtHD):
-    q_BtHD, k_BtKD, v_BtKD, segment_ids_Bt, out_BtHD, lse = residuals
+    *arrays, out_BtHD, lse = residuals
     products = out_BtHD.astype(jnp.float32) * dout_BtHD.astype(jnp.float32)
     delta_BHt = jnp.swapaxes(products.sum(axis=-1), 1, 2)
-    return *ring.backward(q_BtHD, k_BtKD, v_BtKD, segment_ids_Bt, sees, lse, dout_BtHD, delta_BHt), None
+    return *ring.backward(*arrays, sees, lse, dout_BtHD, delta_BHt), None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)

@@ -96,6 +96,6 @@ def test_its_passes_refuse_the_same_calls(toy, monkeypatch):
     monkeypatch.setitem(registry.BACKENDS, "toy", backend)
     passes = passes_over(ONE_DEVICE, backend_with_passes("toy"))
     arrays = [jax.random.normal(jax.random.key(i), (1, 12, 2, 8)) for i in range(3)]
-    assert passes.forward(*arrays, None, AttentionView())[0].shape == (1, 12, 2, 8)
+    assert passes.forward(*arrays, None, None, AttentionView())[0].shape == (1, 12, 2, 8)
     with pytest.raises(InputError, match="attention='toy' does not support window=3"):
-        passes.forward(*arrays, None, AttentionView(window=3))
+        passes.forward(*arrays, None, None, AttentionView(window=3))

@@ -48,7 +48,6 @@ def test_the_registry_has_it_but_auto_selects_another():
         ({"dtype": "float32"}, f"does not support dtype float32; use bfloat16 or float16, {OR_INSTEAD}"),
         ({"head_dim": 96}, f"does not support head_dim=96; use 64 or 128, {OR_INSTEAD}"),
         ({"soft_cap": 3.0, "return_lse": True}, f"does not support soft_cap; {INSTEAD}"),
-        ({"sinks_H": jnp.zeros(4)}, f"does not support sinks; {INSTEAD}"),
         ({"score_mod": lambda s, b, h, q, k: s * 2}, f"does not support score_mod; {INSTEAD}"),
         ({"mask_mod": lambda b, h, q, k: q > k}, f"does not support mask_mod; {INSTEAD}"),
     ],
@@ -75,7 +74,7 @@ def test_what_it_supports(gpu):
     ids = jnp.zeros((1, 200), jnp.int32)
     traced(gpu, return_lse=True, query_segments_BT=ids, key_segments_BS=ids, window=70)
     traced(gpu, head_dim=64, dtype="float16", causal=False)
-    traced(gpu, query_offset=jnp.int32(3))
+    traced(gpu, query_offset=jnp.int32(3), sinks_H=jnp.zeros(4))
 
 
 @pytest.mark.parametrize(

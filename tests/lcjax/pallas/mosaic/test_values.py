@@ -18,7 +18,7 @@ import pytest
 from lcjax import ops
 from lcjax.ops.attention import reference
 from lcjax.ops.attention.call import AttentionCall
-from lcjax.pallas.mosaic import launch
+from lcjax.pallas.mosaic import attention, launch
 from lcjax.pallas.mosaic.backend import BACKEND
 from lcjax.pallas.mosaic.ranges import Seen
 from lcjax_scripts.verify.parity.interpreter.mosaic import interpreted
@@ -36,6 +36,7 @@ class Case:
     dtype: Any = jnp.bfloat16
     batch: int = 1
     documents: tuple[int, ...] = ()  # ids
+    sinks: bool = False
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -49,12 +50,14 @@ class Case:
         return jnp.asarray(np.stack([ids] * self.batch), jnp.int32)
 
     def inputs(self) -> list[jax.Array]:
-        """q, k, v and the cotangents of out and of the log-sum-exp."""
+        """q, k, v, sinks if there are any, and the cotangents of out and of the log-sum-exp."""
         draw = np.random.default_rng(0)
         heads = [(self.tokens, self.heads), (self.keys, self.kv_heads), (self.keys, self.kv_heads)]
         shapes = [(self.batch, length, count, self.head_dim) for length, count in [*heads, heads[0]]]
-        arrays = [jnp.asarray(draw.normal(size=shape), self.dtype) for shape in shapes]
-        return [*arrays, jnp.asarray(draw.normal(size=(self.batch, self.heads, self.tokens)), jnp.float32)]
+        *arrays, dout = [jnp.asarray(draw.normal(size=shape), self.dtype) for shape in shapes]
+        dlse = jnp.asarray(draw.normal(size=(self.batch, self.heads, self.tokens)), jnp.float32)
+        sinks = [jnp.asarray(draw.normal(size=self.heads), jnp.float32)] if self.sinks else []
+        return [*arrays, *sinks, dout, dlse]
 
     def visible(self) -> jax.Array:
         """bool [B, 1, T, S]."""
@@ -87,15 +90,21 @@ CASES = {
     "head_dim 64, documents in no order": Case(300, 300, head_dim=64, documents=(3, 1, 3, 0)),
     "float16": Case(130, 130, dtype=jnp.float16),
     "float16, head_dim 64": Case(136, 136, head_dim=64, dtype=jnp.float16),
+    "sinks": Case(200, 200, heads=4, head_dim=64, documents=(0, 1, 2), sinks=True, options={"window": 50}),
+    "sinks of queries without keys": Case(300, 130, sinks=True, options={"query_offset": -140}),
     "few tokens": Case(5, 13),
     "one query": Case(1, 300, head_dim=64),
 }
-QUICK = ("group of 3, ragged", "head_dim 64, documents in no order", "window")
+QUICK = ("group of 3, ragged", "head_dim 64, documents in no order", "window", "sinks")
 
 
-def value_and_gradients(attend, q, k, v, dout, dlse):
-    """Returns (out, lse, dq, dk, dv), with a log-sum-exp of zero for queries that see no key."""
-    (out, lse), pull_back = jax.vjp(attend, q, k, v)
+def value_and_gradients(attend, *inputs):
+    """Returns (out, lse, dq, dk, dv), and dsinks if the inputs have sinks.
+
+    The log-sum-exp is zero for queries that see no key and no sink.
+    """
+    *arrays, dout, dlse = inputs
+    (out, lse), pull_back = jax.vjp(attend, *arrays)
     sees = ~jnp.isneginf(lse)
     return out, jnp.where(sees, lse, 0), *pull_back((dout, jnp.where(sees, dlse, 0).astype(lse.dtype)))
 
@@ -103,14 +112,21 @@ def value_and_gradients(attend, q, k, v, dout, dlse):
 def by_mosaic(case: Case, **changes):
     segments = case.segments
     options = {"query_segments_BT": segments, "key_segments_BS": segments, **case.options, **changes}
-    attend = functools.partial(ops.attention, return_lse=True, implementation="mosaic", **options)
+
+    def attend(q, k, v, sinks_H=None):
+        return ops.attention(q, k, v, sinks_H=sinks_H, return_lse=True, implementation="mosaic", **options)
+
     return interpreted(functools.partial(value_and_gradients, attend), *case.inputs())
 
 
 def ratios(case: Case, actual) -> list[float]:
-    """Returns the errors of out, lse, dq, dk and dv, divided by the allowed errors."""
-    attend = functools.partial(reference.attention, mask_BHTS=case.visible(), scale=case.head_dim**-0.5)
-    run = jax.jit(functools.partial(value_and_gradients, lambda q, k, v: attend(q, k, v)))
+    """Returns the errors of out, lse, dq, dk, dv and dsinks, divided by the allowed errors."""
+    visible = case.visible()
+
+    def attend(q, k, v, sinks_H=None):
+        return reference.attention(q, k, v, visible, scale=case.head_dim**-0.5, sinks_H=sinks_H)
+
+    run = jax.jit(functools.partial(value_and_gradients, attend))
     inputs = case.inputs()
     plain = run(*inputs)
     with jax.enable_x64(True):
@@ -161,24 +177,39 @@ def test_treating_every_block_as_the_first_fails(monkeypatch):
     assert max(*others, dk, dv) <= 1
 
 
+def test_a_sink_that_the_backward_pass_does_not_know_fails(monkeypatch):
+    """Mutant: the output is scaled, but the log-sum-exp is that of the keys."""
+    with_sinks = attention.with_sinks
+    monkeypatch.setattr(attention, "with_sinks", lambda out, lse, sinks_H: (with_sinks(out, lse, sinks_H)[0], lse))
+    out, lse, *gradients = ratios(CASES["sinks"], by_mosaic(CASES["sinks"]))
+    assert out <= 1
+    assert min(lse, *gradients) > 1
+
+
 @pytest.mark.parametrize(
-    "name", thinned(["more keys", "head_dim 64, documents in no order"], lambda name: name == "more keys")
+    "name", thinned(["more keys", "head_dim 64, documents in no order", "sinks"], lambda name: name == "more keys")
 )
 def test_the_passes_of_the_memory_engine(name):
     """Forward in the memory of q, and backward with a given delta: the same bits."""
     case = CASES[name]
-    call = functools.partial(
-        AttentionCall.checked, causal=True, window=None, query_segments_BT=case.segments, key_segments_BS=case.segments,
-        query_offset=None, mask_mod=None, score_mod=None, soft_cap=None, sinks_H=None, scale=None, return_lse=False,
-    )  # fmt: skip
 
-    def halves(q, k, v, dout, _):
-        out, lse = BACKEND.forward(call(q, k, v))
+    def call(q, k, v, sinks_H=None):
+        return AttentionCall.checked(
+            q, k, v, causal=True, window=case.options.get("window"), query_segments_BT=case.segments,
+            key_segments_BS=case.segments, query_offset=None, mask_mod=None, score_mod=None, soft_cap=None,
+            sinks_H=sinks_H, scale=None, return_lse=False,
+        )  # fmt: skip
+
+    def halves(*inputs):
+        *arrays, dout, _ = inputs
+        out, lse = BACKEND.forward(call(*arrays))
         delta = jnp.swapaxes((out.astype(jnp.float32) * dout.astype(jnp.float32)).sum(axis=-1), 1, 2)
-        return out, *BACKEND.backward(call(q, k, v), lse, dout, delta)
+        gradients = BACKEND.backward(call(*arrays), lse, dout, delta)
+        return out, *(x for x in gradients if x is not None)
 
-    def whole(q, k, v, dout, _):
-        out, pull_back = jax.vjp(lambda *arrays: BACKEND.run(call(*arrays))[0], q, k, v)
+    def whole(*inputs):
+        *arrays, dout, _ = inputs
+        out, pull_back = jax.vjp(lambda *arrays: BACKEND.run(call(*arrays))[0], *arrays)
         return out, *pull_back(dout)
 
     for a, b in zip(*(interpreted(run, *case.inputs()) for run in (halves, whole)), strict=True):
