@@ -197,8 +197,8 @@ def _attention(requested: str, config: LlamaConfig, dtype: DTypeLike, platform: 
 
     chosen = []
 
-    def attend(q_BTHd, k_BTKd):
-        calls = [layer_call(q_BTHd, k_BTKd, k_BTKd, None, view) for view in config.views]
+    def attend(q_BTHd, k_BTKd, sinks_H):
+        calls = [layer_call(q_BTHd, k_BTKd, k_BTKd, None, view, sinks_H=sinks_H) for view in config.views]
         if requested == "auto":
             chosen.append(_choose_for_all(calls, platform))
             return q_BTHd
@@ -208,9 +208,11 @@ def _attention(requested: str, config: LlamaConfig, dtype: DTypeLike, platform: 
                 choose_backend(requested, call)
         return q_BTHd
 
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    sinks_H = jax.ShapeDtypeStruct((heads,), jnp.float32) if config.family.has_sinks else None
     # JAX need not start if the platform is known.
     with traced_with() if platform == "gpu" else contextlib.nullcontext():
-        jax.eval_shape(attend, shape(config.num_attention_heads), shape(config.num_key_value_heads))
+        jax.eval_shape(attend, shape(heads), shape(kv_heads), sinks_H)
     return chosen[0] if chosen else backend_of(requested).name
 
 

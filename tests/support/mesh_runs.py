@@ -22,14 +22,19 @@ import numpy as np
 
 import lcjax
 from lcjax import step, weights
+from lcjax.config.families import FAMILIES
 from lcjax.config.parallel.mesh import MeshShape
 from lcjax.model import Llama, lora
+from lcjax.ops.attention.parallel.ring import Ring
+from lcjax.ops.parts import part_of
 from lcjax.parallel.devices import STEP, WHOLE, Devices
 from lcjax.parallel.weights import specs_of
 from tests.support.compiling import QUICK_TO_COMPILE
+from tests.support.dense_gpt_oss import DENSE
 from tests.support.settings import model_settings
 
 DEVICES = 8
+_RING_FORWARD = Ring.forward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +64,14 @@ MUTANTS = {
         "lcjax.ops.attention.parallel.by_heads.jnp.repeat",
         lambda x, copies, axis: jnp.concatenate([x] * copies, axis=axis),
     ),
+    "sinks of other heads": (
+        "lcjax.ops.attention.parallel.by_heads.part_of",
+        lambda x, part, parts, axis: part_of(x, parts - 1 - part, parts, axis),
+    ),
+    "a ring without sinks": (
+        "lcjax.ops.attention.parallel.ring.Ring.forward",
+        lambda self, q, k, v, sinks, *others: _RING_FORWARD(self, q, k, v, None, *others),
+    ),
     "one device's tokens alone": ("lcjax.step.objective.sum_over", lambda mesh, tree: tree),
 }
 
@@ -86,6 +99,7 @@ def gradients_in(
 
 def main(arguments: Sequence[str]) -> None:
     folder, model, *adapter = map(Path, arguments)
+    FAMILIES[DENSE.model_type] = DENSE
     for number, fields in enumerate(json.loads((folder / "cases.json").read_text()).values()):
         case = Case(**fields | {name: tuple(fields[name]) for name in ("mesh", "shard_axes")})
         batch = dict(np.load(folder / f"batch-{case.batch}.npz"))

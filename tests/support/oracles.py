@@ -89,7 +89,8 @@ def _with_exact_angles(model):
             getattr(rotary, "_".join([*layer_type, name])) for name in ("inv_freq", "attention_scaling")
         )
         angles = position_ids[..., None].double() * inv_freq.double()
-        angles = torch.cat([angles, angles], dim=-1)
+        if "GptOss" not in type(rotary).__name__:  # its cosines are those of one half
+            angles = torch.cat([angles, angles], dim=-1)
         return tuple((scaling * f(angles)).to(x.dtype) for f in (torch.cos, torch.sin))
 
     rotary.forward = forward
@@ -97,7 +98,7 @@ def _with_exact_angles(model):
 
 
 def make_oracle(directory: Path, *, adapter: bool = True, seed: int = 0, **fields: Any) -> Oracle:
-    """Makes a random model with large attention scores, random norms and biases, and an adapter.
+    """Makes a random model with large attention scores, an adapter, and norms and biases.
 
     Both A and B of the adapter are random. `fields` are those of config.json.
     """
@@ -107,7 +108,7 @@ def make_oracle(directory: Path, *, adapter: bool = True, seed: int = 0, **field
     model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**fields))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith("bias") or "norm" in name:
+            if name.endswith(("bias", "sinks")) or "norm" in name:
                 parameter += 0.3 * torch.randn_like(parameter)
     model.to(getattr(torch, dtype)).save_pretrained(directory / "model")
     oracle = Oracle(directory / "model", dtype=dtype)

@@ -11,6 +11,7 @@ olmo.py     OLMo 2: norms after attention and the MLP
 gemma.py    Gemma 2 and 3: norms before and after them, and windows in some layers
 smollm.py   SmolLM3: layers without RoPE
 phi.py      Phi-3 to Phi-4: joint matrices
+gpt_oss.py  the attention of gpt-oss: sinks
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lcjax.config.families.family import PRE_NORMS, Norms, Parameter, linear, norm
+from lcjax.config.families.family import PRE_NORMS, SINKS, Norms, Parameter, linear, norm
 
 if TYPE_CHECKING:
     from lcjax.config.model import LlamaConfig
@@ -34,6 +34,7 @@ def decoder_parameters(
     interleaved: bool = False,
     joint: bool = False,
     mlp: tuple[Parameter, ...] | None = None,
+    sinks: bool = False,
 ) -> tuple[Parameter, ...]:
     """The rows in the order in which checkpoints are written.
 
@@ -45,12 +46,14 @@ def decoder_parameters(
       joint: whether one matrix has the rows of queries, keys and values, and another those of gate
         and up.
       mlp: the rows of another MLP than the gated one.
+      sinks: whether a sink joins the softmax of every head.
     """
     return (
         Parameter(("embed_tokens", "weight"), "model.embed_tokens.weight", "token_embd.weight", ("vocab", "embed")),
         *_norm(norms, norms.before_attention, "attn_norm"),
         *(_JOINT_QKV if joint else _single_qkv(qkv_bias, interleaved)),
         *linear("self_attn.o_proj", "attn_output", "embed", "heads", has_bias=output_bias),
+        *((SINKS,) if sinks else ()),
         *(_qk_norms(norms, *qk_norm) if qk_norm else ()),
         *(_gated_mlp(joint, mlp_bias) if mlp is None else mlp),
         *_norm(norms, norms.after_attention, "post_attention_norm"),

@@ -31,6 +31,7 @@ AXES: Mapping[str, Callable[[LlamaConfig], int]] = {
         (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
     ),
     "head_dim": lambda config: config.head_dim,
+    "q_heads": lambda config: config.num_attention_heads,
     "mlp": lambda config: config.intermediate_size,
     "gate_and_mlp": lambda config: 2 * config.intermediate_size,
     "experts": lambda config: config.experts.count,
@@ -40,8 +41,9 @@ AXES: Mapping[str, Callable[[LlamaConfig], int]] = {
 """The logical axes of parameters and their sizes.
 
 `heads` and `kv_heads` are the features of all heads, one head after another. In
-`heads_and_kv_heads`, those of queries are followed by those of keys and of values. `experts` is an
-axis of a matrix for each expert, and `num_experts` one of a feature for each.
+`heads_and_kv_heads`, those of queries are followed by those of keys and of values. `q_heads` has
+one number for each query head. `experts` is an axis of a matrix for each expert, and `num_experts`
+one of a feature for each.
 """
 
 
@@ -177,6 +179,19 @@ class Parameter:
         return tuple(AXES[axis](config) for axis in self.axes)
 
 
+SINKS = Parameter(
+    ("layers", "self_attn", "sinks"),
+    "model.layers.{layer}.self_attn.sinks",
+    "blk.{layer}.attn_sinks.weight",
+    ("layers", "q_heads"),
+)
+"""A logit for each query head, which joins the softmax of attention without a key and a value.
+
+It is a leaf of attention itself, not of a module in it. Source: OpenAI, gpt-oss model card, arXiv
+2508.10925.
+"""
+
+
 @dataclasses.dataclass(frozen=True)
 class Composite:
     """Models with other parts, such as for images, whose language model is of a family.
@@ -270,6 +285,11 @@ class Family:
         """Whether a head's queries and keys do not depend on other heads."""
         rows = (self.by_path.get(("layers", "self_attn", name, "weight")) for name in ("q_norm", "k_norm"))
         return all(row is None or row.axes[-1] == "head_dim" for row in rows)
+
+    @property
+    def has_sinks(self) -> bool:
+        """Whether a sink joins the softmax of every head."""
+        return SINKS.path in self.by_path
 
     @functools.cached_property
     def adaptable(self) -> Mapping[str, Parameter]:

@@ -1,6 +1,6 @@
 """Generation on several devices gives the tokens, and the logits, of one.
 
-One of the two layers has a window.
+One of the two layers has a window, and every head has a sink.
 """
 
 from __future__ import annotations
@@ -13,21 +13,13 @@ import sys
 import numpy as np
 import pytest
 
+from tests.support import dense_gpt_oss
 from tests.support.oracles import make_oracle
 
 # With 8 devices, each key/value head is on two of them. 3 devices do not divide the heads.
 COUNTS = (1, 2, 3, 4, 8)
 USED = {1: 1, 2: 2, 3: 2, 4: 4, 8: 8}
-FIELDS = {
-    "model_type": "ministral",
-    "sliding_window": 10,
-    "layer_types": ["sliding_attention", "full_attention"],
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 8,
-    "num_hidden_layers": 2,
-    "vocab_size": 136,
-}
+FIELDS = {**dense_gpt_oss.FIELDS, "sliding_window": 10, "head_dim": 8, "vocab_size": 136}
 
 # A prompt of two chunks of 16, one of 4, and a padded one of 4.
 PROGRAM = """
@@ -35,10 +27,13 @@ import json, sys
 from unittest import mock
 import jax, numpy as np
 from lcjax import load_adapter
+from lcjax.config.families import FAMILIES
 from lcjax.generate import Generator, Sampling, generator, spans
 from lcjax.model import Llama, ModelSettings
 from lcjax.weights import load_model_files
+from tests.support.dense_gpt_oss import DENSE
 
+FAMILIES[DENSE.model_type] = DENSE
 folder, adapter, *counts = sys.argv[1:]
 config, params, _ = load_model_files(folder, "float32")
 model = load_adapter(Llama(config, params, ModelSettings(max_seq_length=64)), adapter)
@@ -58,7 +53,8 @@ for count in map(int, counts):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    oracle = make_oracle(tmp_path_factory.mktemp("model"), **FIELDS)
+    with dense_gpt_oss.registered():
+        oracle = make_oracle(tmp_path_factory.mktemp("model"), **FIELDS)
     flags = os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={max(COUNTS)}"
     command = [sys.executable, "-c", PROGRAM, oracle.directory, oracle.adapter, *COUNTS]
     done = subprocess.run(
