@@ -69,11 +69,17 @@ class Command:
             self.tokenizer, [*self._system(), message("user", "")]
         )  # report an error now, not after the first turn
         usable = min(self.config.max_position_embeddings, _CONVERSATION_TOKENS)
-        generator = self._generator(self.arguments.max_seq_length or usable)
+        capacity = self.arguments.max_seq_length or usable
+        generator = self._generator(capacity)
         messages = self._system()
         for turn in _lines():
             messages.append(message("user", turn))
             ids = chat_ids(self.tokenizer, messages)
+            if len(ids) > capacity:
+                raise InputError(
+                    f"the conversation now has {len(ids):,} tokens, more than the {capacity:,} of --max-seq-length; "
+                    "start a new conversation, with a larger --max-seq-length if it is to be longer"
+                )
             messages.append(message("assistant", self._write(generator, ids, stops_on_interrupt=True)))
 
     def _system(self) -> list[dict[str, str]]:

@@ -175,6 +175,15 @@ def test_bad_input_is_one_line(generate, model_dir, flags, message):
     assert "loading" not in err  # no weights
 
 
+def test_a_conversation_that_fills_the_window_says_what_can_be_done(generate, chat_dir):
+    turns = f"{PROMPT}\n{PROMPT * 9}\n"
+    code, _, err = generate("--model", chat_dir, *SHORT, "--max-seq-length", "60", stdin=turns)
+    assert code == 2
+    last = err.splitlines()[-1]
+    assert "tokens, more than the 60 of --max-seq-length; start a new conversation, with a larger" in last
+    assert "tokens read in" in err  # the first turn was answered
+
+
 def test_a_turn_that_is_not_text_is_named(generate, chat_dir):
     """In the C locale, Python accepts any bytes. The message used to blame the template."""
     code, out, err = generate("--model", chat_dir, *SHORT, stdin="a\udcff\n")
