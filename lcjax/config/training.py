@@ -94,7 +94,9 @@ class TrainingArguments:
     that outlives the machine and that others cannot write to.
     """
     context_parallel_size: int | None = None
-    """Number of GPUs that share a sequence; by default each then has 16,384 tokens or more."""
+    """Number of GPUs that share a sequence; by default as many as leave each 16,384 tokens or more.
+    More share it if a step has too few micro-batches for the others.
+    """
     data_parallel_size: int | None = None
     """Number of groups of GPUs with different micro-batches of a step; by default the GPUs that do
     not share a sequence. It divides --gradient-accumulation-steps.
