@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from lcjax.config.families import DEFAULT_FAMILY, FAMILIES, AttentionView, Experts, Family, Rotary
+from lcjax.config.families import DEFAULT_FAMILY, FAMILIES, AttentionView, Experts, Family, Rotary, windows
 from lcjax.config.families.decoder import decoder_parameters
 from lcjax.config.reading import read_fields, read_json_file
 from lcjax.config.rope import UNSCALED, RopeScaling
@@ -184,7 +184,11 @@ class LlamaConfig:
         """
         fields = read_fields(config, source)
         try:
-            return cls(**fields)
+            read = cls(**fields)
+            kinds = None if "layer_types" in read.family.own_keys else config.get("layer_types")
+            if kinds is not None and (reason := windows.contradiction(read, kinds)):
+                raise InputError(reason)
+            return read
         except InputError as error:
             raise InputError(f"{source}: {error}; correct it, or download the model again") from None
 

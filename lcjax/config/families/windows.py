@@ -33,6 +33,21 @@ def switched_refusal(config: LlamaConfig, kinds: Any) -> str | None:
     return refusal(config, kinds)
 
 
+def contradiction(config: LlamaConfig, given: Any) -> str | None:
+    """Why the `layer_types` of a file contradict a family that has no such key; None if they agree.
+
+    transformers ignores them.
+    """
+    kinds = [WINDOW if config.family.sees(config, layer).window else FULL for layer in range(config.num_hidden_layers)]
+    if given == kinds:
+        return None
+    if not isinstance(given, list) or len(given) != len(kinds):
+        return f"layer_types is not a list of {len(kinds)} entries, one for each layer"
+    layer = next(layer for layer, kind in enumerate(kinds) if given[layer] != kind)
+    has = f"a {config.model_type} model with sliding_window={config.sliding_window} has {kinds[layer]} there"
+    return f"layer_types has {str(given[layer])[:40]!r} for layer {layer}, but {has}"
+
+
 def window(config: LlamaConfig, kind: str) -> int | None:
     """The window of a layer."""
     return config.sliding_window if kind == WINDOW else None

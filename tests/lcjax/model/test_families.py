@@ -317,6 +317,13 @@ REFUSED = {
     "gemma2: layer_types has 'chunked_attention', and only": {
         "model_type": "gemma2", "layer_types": ["chunked_attention"] * 4,
     },
+    "layer_types has 'full_attention' for layer 1, but a mistral model with sliding_window=9 has sliding_attention": {
+        "model_type": "mistral", "sliding_window": 9, "layer_types": ["sliding_attention", *["full_attention"] * 3],
+    },
+    "layer_types has 'sliding_attention' for layer 0, but a phi3 model with sliding_window=None has full_attention": {
+        "model_type": "phi3", "layer_types": ["sliding_attention"] * 4,
+    },
+    "layer_types is not a list of 4 entries, one for each layer": {"model_type": "llama", "layer_types": [1]},
     f"model_type='qwen3_next'; supported are {', '.join(FAMILIES)}:": {"model_type": "qwen3_next"},
 }  # fmt: skip
 
@@ -325,6 +332,12 @@ REFUSED = {
 def test_what_is_not_supported_is_refused_by_name(message):
     with pytest.raises(InputError, match=re.escape(message)):
         LlamaConfig.from_dict({**SIZES, **HEADS, **REFUSED[message]})
+
+
+@pytest.mark.parametrize(("window", "kind"), [(9, "sliding_attention"), (None, "full_attention")])
+def test_layer_types_that_say_what_the_family_does_are_no_fault(window, kind):
+    fields = {**SIZES, **HEADS, "model_type": "mistral", "sliding_window": window}
+    assert LlamaConfig.from_dict({**fields, "layer_types": [kind] * 4}) == LlamaConfig.from_dict(fields)
 
 
 def test_a_long_value_is_shortened_between_its_name_and_the_reason():
