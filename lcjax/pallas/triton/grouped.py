@@ -51,10 +51,11 @@ def outer_product(dy_RO: jax.Array, x_RI: jax.Array, routing: Routing) -> jax.Ar
     """See `lcjax.ops.grouped.product.Products`."""
     outputs, inputs = dy_RO.shape[1], x_RI.shape[1]
     shape = routing.experts, outputs, inputs
-    widest = 128 if x_RI.dtype.itemsize == 2 else 64
+    # Products of float32 have no tensor cores: with more rows at a time, registers run out.
+    widest, most_rows = (128, routing.block_rows) if x_RI.dtype.itemsize == 2 else (64, _SMALLEST)
     tiles = _fitting(outputs, widest), _fitting(inputs, widest)
     return launch(
-        functools.partial(_outer_product, rows=routing.block_rows, tiles=tiles),
+        functools.partial(_outer_product, rows=routing.block_rows, step=most_rows, tiles=tiles),
         *(routing.first_E1, dy_RO, x_RI),
         name="grouped_outer_product",
         grid=(pl.cdiv(inputs, tiles[1]), pl.cdiv(outputs, tiles[0]), routing.experts),
@@ -100,7 +101,7 @@ def _product(expert_ref, x_ref, weight_ref, y_ref, *, rows: int, tile: int, step
     store(y_ref.at[span_M, pl.ds(first, tile)], y_MP.astype(y_ref.dtype), mask=mask)
 
 
-def _outer_product(first_ref, dy_ref, x_ref, sum_ref, *, rows: int, tiles: tuple[int, int], native: bool):
+def _outer_product(first_ref, dy_ref, x_ref, sum_ref, *, rows: int, step: int, tiles: tuple[int, int], native: bool):
     i, o, expert = (pl.program_id(axis) for axis in range(3))
     (outputs, inputs), (wide, long) = (dy_ref.shape[1], x_ref.shape[1]), tiles
     span_O, span_I = pl.ds(o * wide, wide), pl.ds(i * long, long)
@@ -108,12 +109,12 @@ def _outer_product(first_ref, dy_ref, x_ref, sum_ref, *, rows: int, tiles: tuple
     inside_I = i * long + jnp.arange(long, dtype=jnp.int32) < inputs
 
     def add(n, sum_OI):
-        span_M = pl.ds(n * rows, rows)
-        dy_MO = _load(dy_ref.at[span_M, span_O], _mask(None, inside_O, (rows, wide), outputs % wide))
-        x_MI = _load(x_ref.at[span_M, span_I], _mask(None, inside_I, (rows, long), inputs % long))
+        span_M = pl.ds(n * step, step)
+        dy_MO = _load(dy_ref.at[span_M, span_O], _mask(None, inside_O, (step, wide), outputs % wide))
+        x_MI = _load(x_ref.at[span_M, span_I], _mask(None, inside_I, (step, long), inputs % long))
         return add_dot(sum_OI, dy_MO.T, x_MI, b_axis=0, native=native)
 
-    first, end = load(first_ref.at[expert]), load(first_ref.at[expert + 1])
+    first, end = (load(first_ref.at[expert + n]) * (rows // step) for n in (0, 1))
     sum_OI = lax.fori_loop(first, end, add, jnp.zeros(tiles, jnp.float32))
     mask = _mask(inside_O, inside_I, tiles, outputs % wide or inputs % long)
     store(sum_ref.at[expert, span_O, span_I], sum_OI.astype(sum_ref.dtype), mask=mask)

@@ -187,8 +187,10 @@ def _dot(a, b, b_axis, native):
     dot = functools.partial(lax.dot_general, precision=precision, preferred_element_type=jnp.float32)
     if native:
         return dot(a, b, (((1,), (b_axis,)), ((), ())))
-    # XLA on a CPU adds one term after another. In parts its error is about that of Triton's
-    # interpreter, which has lanes.
+    # XLA on a CPU has no product of 16-bit numbers in every layout. In float32 each term is exact.
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    # It adds one term after another. In parts its error is about that of Triton's interpreter,
+    # which has lanes.
     parts = -1, min(a.shape[1], _LONGEST_INTERPRETED_SUM)
     a_parts, b_parts = a.reshape(len(a), *parts), b.reshape(*b.shape[:b_axis], *parts, *b.shape[b_axis + 1 :])
     return dot(a_parts, b_parts, (((2,), (b_axis + 1,)), ((1,), (b_axis,)))).sum(0)
