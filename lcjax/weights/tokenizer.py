@@ -31,6 +31,8 @@ TOKENIZER_FILES = (
 """Glob patterns of the tokenizer's files inside a model's directory."""
 _VOCABULARIES = (TOKENIZER_FILE, "tokenizer.model", "vocab.json")
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token")
+# Classes without default names.
+_GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
@@ -88,11 +90,14 @@ def _load_from_directory(directory: Path) -> PreTrainedTokenizerFast:
 
 def _read(directory: Path) -> PreTrainedTokenizerFast:
     # Importing transformers takes a second. A command's --help and argument errors should not wait.
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     only_local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     file = directory / TOKENIZER_FILE
     if not file.is_file():
+        # This imports PyTorch if it is installed, which takes more than another second.
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(directory, **only_local)
     for path in (file, directory / "tokenizer_config.json"):
         _require_readable(path)
@@ -120,8 +125,9 @@ def _name_tokens(tokenizer: PreTrainedTokenizerFast, config: Path) -> None:
     """Names the tokens that tokenizer_config.json leaves unnamed, by its class's defaults."""
     unnamed = [name for name in _NAMED_TOKENS if getattr(tokenizer, name) is None]
     stated = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    if not unnamed or not isinstance(stated.get("tokenizer_class"), str):
+    if not unnamed or not isinstance(stated.get("tokenizer_class"), str) or stated["tokenizer_class"] in _GENERIC:
         return
+    # This imports PyTorch as well.
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
     # None unless the class is in transformers

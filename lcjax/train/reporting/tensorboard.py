@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,11 @@ class EventFile:
 
     def __init__(self, directory: Path, first_step: int):
         """Opens a new event file; TensorBoard drops older files' events from `first_step` on."""
-        # Imported here: it adds a second of start-up time that only training needs.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
-        from tensorboardX.summary import scalar
+        # Imported here: only training needs it.
+        with _without_torch():
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+            from tensorboardX.summary import scalar
 
         self.directory = directory
         self._event, self._scalar = Event, scalar
@@ -59,3 +62,19 @@ class EventFile:
     def _write(self, event) -> None:
         with writing(self.directory):
             self._writer.write_event(event)
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """Imports as if PyTorch were not installed, unless it is already imported.
+
+    tensorboardX would import it for tensors, which are not used here; that takes a second.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]

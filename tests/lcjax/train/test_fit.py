@@ -184,9 +184,23 @@ def test_the_allocators_limits(monkeypatch):
     assert SHARE not in os.environ  # JAX refuses to have both
 
 
-def test_a_run_sets_the_limits_before_jax_starts(model_dir, data_dir, tmp_path):
+def test_a_run_sets_the_limits_before_jax_starts_and_imports_no_torch(model_dir, data_dir, tmp_path):
+    """PyTorch takes more than a second. transformers and tensorboardX would import it."""
     flags = ["--model", str(model_dir), "--data", str(data_dir), "--output-dir", str(tmp_path / "run")]
-    assert limits_at_start(f"from lcjax.train.__main__ import main; main({flags})") == limits_of_a_small_run()
+    program = f"""
+import sys
+from pathlib import Path
+from lcjax.train.__main__ import main
+from lcjax.train.reporting.tensorboard import EventFile
+try:
+    main({flags})
+finally:
+    EventFile(Path({str(tmp_path)!r}), 0)
+    assert {{"transformers", "tensorboardX"}} <= sys.modules.keys()
+    assert "torch" not in sys.modules
+    import torch
+"""
+    assert limits_at_start(program) == limits_of_a_small_run()
 
 
 INPUTS = 32 * 349_184 * 4096 * 2  # of the 8B model's layers
