@@ -52,7 +52,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, output
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], every_s: float = 0.0005) -> None:
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], every_s: float = 0.01) -> None:
     """Looks every `every_s` seconds until the condition holds. Fails if the process ends before."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
@@ -73,7 +73,7 @@ def kill_during_save(process: subprocess.Popen[str], checkpoints: Path) -> Path:
     The process is stopped first, to check that the save is incomplete.
     """
     while True:
-        wait_until(lambda: bool(torn_saves(checkpoints)), process)
+        wait_until(lambda: bool(torn_saves(checkpoints)), process, every_s=0.0005)
         process.send_signal(signal.SIGSTOP)
         torn = torn_saves(checkpoints)
         if torn:

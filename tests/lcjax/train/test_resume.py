@@ -140,7 +140,7 @@ def stop(process: subprocess.Popen[str], number: signal.Signals, run: Path) -> s
     """Sends a run a signal after five more steps; returns the command that resumes it."""
     metrics = run / "metrics.jsonl"
     target = lines(metrics) + 5
-    wait_until(lambda: lines(metrics) >= target, process, every_s=0.005)
+    wait_until(lambda: lines(metrics) >= target, process)
     process.send_signal(number)
     code, output = finish(process)
     assert code == 0, output
