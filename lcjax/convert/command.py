@@ -96,11 +96,15 @@ def _check_directory(arguments: ConvertArguments) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """The model to convert, with the RoPE that was chosen, and the adapter to merge."""
+    """The model to convert, with the RoPE that was chosen, and the adapter to merge.
+
+    `rope_line` tells what was chosen; None if nothing had to be.
+    """
 
     path: Path
     checkpoint: Checkpoint
     config: LlamaConfig
+    rope_line: str | None
     tokenizer: PreTrainedTokenizerFast
     lora: LoraConfig | None
     adapter: dict[str, Any]
@@ -129,9 +133,7 @@ def _opened(arguments: ConvertArguments) -> _Source:
     config = base_config(arguments.adapter, checkpoint.config) if arguments.adapter else checkpoint.config
     length = config.max_position_embeddings if arguments.max_seq_length is None else arguments.max_seq_length
     config, line = choose_rope(config, length, arguments.rope_scaling, arguments.rope_theta)
-    if line is not None:
-        print(line)
-    return _Source(path, checkpoint, config, tokenizer, lora, adapter)
+    return _Source(path, checkpoint, config, line, tokenizer, lora, adapter)
 
 
 def _write_directory(arguments: ConvertArguments, source: _Source, max_shard_bytes: int) -> None:
@@ -139,6 +141,8 @@ def _write_directory(arguments: ConvertArguments, source: _Source, max_shard_byt
     names = list(tensor_names(source.config))
     total_bytes = sum(math.prod(name.shape) for name in names) * dtype.itemsize
     generation_config = read_generation_config(source.path)
+    if source.rope_line is not None:
+        print(source.rope_line)
     with _progress(len(names), dtype.name, total_bytes) as progress:
         task = progress.add_task("converting", total=total_bytes)
 
@@ -168,7 +172,8 @@ def _write_gguf(arguments: ConvertArguments, source: _Source) -> None:
         name=arguments.source,
         generation_config=read_generation_config(source.path),
     )
-    for note in content.notes:
+    # After what may be refused.
+    for note in filter(None, (source.rope_line, *content.notes)):
         print(note)
     count = len(content.tensors)
     with _progress(count, type_name, content.num_bytes) as progress:

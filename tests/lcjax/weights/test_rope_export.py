@@ -135,6 +135,14 @@ def test_the_tool_saves_what_it_prints(base, tmp_path, capsys):
     assert "linear, factor 8, base 20,000" in capsys.readouterr().out
 
 
+def test_no_choice_is_reported_before_it_is_refused(base, tmp_path, capsys):
+    flags = ["--rope-scaling", "dynamic", "--max-seq-length", "1000"]
+    assert convert([str(base.directory), str(tmp_path / "m.gguf"), *flags]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "cannot express rope_type=dynamic; write a Hugging Face directory instead" in captured.err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
