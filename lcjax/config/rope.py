@@ -35,6 +35,7 @@ EFFECTS = {
     "llama3": "low frequencies are scaled, high ones unchanged",
 }
 _OLD_KINDS = {"su": "longrope"}  # in Phi-3's first files
+_REMEDY = "correct it, or download the model again"
 # Other allowed keys: read elsewhere, or informational.
 _OTHER_KEYS = {"type", "rope_type", "rope_theta", "partial_rotary_factor", "finetuned"}
 
@@ -155,16 +156,20 @@ def read_rope(
     """
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(rope, dict):
-        raise InputError(f"{source} has {rope!r} for RoPE's parameters; it must be an object with a rope_type")
+        raise InputError(
+            f"{source} has {rope!r} for RoPE's parameters; it must be an object with a rope_type: {_REMEDY}"
+        )
     rope = {key: value for key, value in rope.items() if value is not None}
     theta = _number(_first(rope.get("rope_theta"), config.get("rope_theta"), default_theta), "rope_theta", source)
     if not theta > 1.0:
-        raise InputError(f"{source} says rope_theta={theta}; it must be a number above 1")
+        raise InputError(f"{source} says rope_theta={theta}; it must be a number above 1: {_REMEDY}")
     share = _first(rope.get("partial_rotary_factor"), config.get("partial_rotary_factor"), 1.0)
     kind = str(rope.get("rope_type") or rope.get("type") or "default")
     kind = _OLD_KINDS.get(kind, kind)
     if unknown := sorted(rope.keys() - {key for keys in KEYS.values() for key in keys} - _OTHER_KEYS):
-        raise InputError(f"{source} has {', '.join(unknown)} among RoPE's parameters, which no supported kind reads")
+        raise InputError(
+            f"{source} has {', '.join(unknown)} among RoPE's parameters, which no supported kind reads; {_REMEDY}"
+        )
     if kind not in KEYS:
         raise InputError(f"{source} says rope_type={kind!r}, which is not supported; use one of {', '.join(KEYS)}")
     fields = {key: _value(rope[key], key, source) for key in KEYS.get(kind, ()) if key in rope}
@@ -173,9 +178,7 @@ def read_rope(
         original = config.get(name) or fields.get(name) or max_position_embeddings
         fields[name] = int(_number(original, name, source))
         if fields[name] < 2:  # its logarithm divides
-            raise InputError(
-                f"{source} says {name}={original!r}; it must be above 1: correct it, or download the model again"
-            )
+            raise InputError(f"{source} says {name}={original!r}; it must be above 1: {_REMEDY}")
         # Of transformers' kinds, only these two have a default factor.
         if kind in ("yarn", "longrope"):
             fields.setdefault("factor", max_position_embeddings / fields["original_max_position_embeddings"])
@@ -184,7 +187,7 @@ def read_rope(
     try:
         scaling = RopeScaling(kind, **fields)
     except InputError as error:
-        raise InputError(f"{source}: {error}; correct it, or download the model again") from None
+        raise InputError(f"{source}: {error}; {_REMEDY}") from None
     return theta, _number(share, "partial_rotary_factor", source), scaling
 
 
@@ -198,12 +201,12 @@ def _value(value: Any, key: str, source: str) -> Any:
         return bool(value)
     if key in ("short_factor", "long_factor"):
         if not isinstance(value, list):
-            raise InputError(f"{source} says {key}={value!r}; it must be a list of numbers")
+            raise InputError(f"{source} says {key}={value!r}; it must be a list of numbers: {_REMEDY}")
         return tuple(_number(x, key, source) for x in value)
     return _number(value, key, source)
 
 
 def _number(value: Any, key: str, source: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{source} says {key}={value!r}; it must be a number")
+        raise InputError(f"{source} says {key}={value!r}; it must be a number: {_REMEDY}")
     return float(value)

@@ -45,6 +45,7 @@ def choose_rope(
         return config, None
     trained, own = config, config.rope_scaling.rope_type
     kind = (own if own != "default" else _usual_kind(config)) if scaling == "auto" else scaling
+    _require_known(kind, config)
     if kind == "base":
         theta = theta or _larger_base(config, max_seq_length)
     if theta is not None:
@@ -55,6 +56,15 @@ def choose_rope(
     else:
         chosen = _extended(config, max_seq_length) if kind == own else _scaled(config, max_seq_length, kind)
     return chosen, _line(trained, chosen, max_seq_length, by_user=scaling != "auto")
+
+
+def _require_known(kind: str, config: LlamaConfig) -> None:
+    kinds = config.family.rope_kinds
+    if kinds is not None and kind not in ("none", "base", *kinds):
+        others = [name for name in CHOICES if name in ("auto", "none", "base", *kinds)]
+        raise InputError(
+            f"rope_scaling={kind!r} has no meaning in a {config.model_type} model; use one of {', '.join(others)}"
+        )
 
 
 def _usual_kind(config: LlamaConfig) -> str:
@@ -125,7 +135,7 @@ def _require_beyond(scaling: str, context: int, tokens: int) -> None:
     if tokens <= context:
         raise InputError(
             f"rope_scaling={scaling!r} stretches positions beyond {context:,} tokens, but "
-            f"max_seq_length={tokens:,} is not longer; omit it, or raise max_seq_length"
+            f"max_seq_length={tokens:,} is not longer; raise it, or omit rope_scaling={scaling!r}"
         )
 
 

@@ -39,7 +39,7 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
         if (found := metadata.integer(key, default=head_dim)) != head_dim:
             raise InputError(
                 f"{file.path} says {metadata.prefix}.{key}={found}, but heads have {head_dim}; "
-                "only equal sizes are supported"
+                "only equal sizes are supported: load the model from Hugging Face's format instead"
             )
     layers = metadata.integer("block_count")
     # With a corrupt count, the list of missing names could have billions of entries.
@@ -111,7 +111,8 @@ class _Metadata:
             )
         if experts := file.metadata.get(f"{self.prefix}.expert_count"):
             raise InputError(
-                f"{file.path} says {self.prefix}.expert_count={experts}; mixtures of experts are not supported"
+                f"{file.path} says {self.prefix}.expert_count={experts}; mixtures of experts are not supported: load the "
+                "model from Hugging Face's format instead"
             )
 
     def value(self, key: str, kind: type, default: Any) -> Any:
@@ -153,10 +154,14 @@ def _rope_scaling(file: GgufFile, metadata: _Metadata, theta: float, head_dim: i
     scaling_type = file.metadata.get(key, "none")
     if scaling_type not in ("none", "linear", "yarn"):
         raise InputError(
-            f"{file.path} says {key}={scaling_type!r}; only none, linear, yarn and Llama 3's scaling are supported"
+            f"{file.path} says {key}={scaling_type!r}; only none, linear, yarn and Llama 3's scaling are supported: "
+            "load the model from Hugging Face's format instead"
         )
     if scaling_type != "none" and ROPE_FACTORS in file.tensors:
-        raise InputError(f"{file.path} says {key}={scaling_type!r} and has {ROPE_FACTORS}; only one is supported")
+        raise InputError(
+            f"{file.path} says {key}={scaling_type!r} and has {ROPE_FACTORS}; only one is supported: convert the model "
+            "to GGUF again"
+        )
     if scaling_type == "linear":
         return RopeScaling("linear", metadata.decimal("rope.scaling.factor"))
     if scaling_type == "yarn":

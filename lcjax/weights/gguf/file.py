@@ -89,7 +89,10 @@ class _Parser:
             )
         version = self.scalar("I")
         if version not in _VERSIONS:
-            raise InputError(f"{self.path} has GGUF version {version}; versions 2 and 3, little-endian, are supported")
+            raise InputError(
+                f"{self.path} has GGUF version {version}; versions 2 and 3, little-endian, are supported: convert the "
+                "model to GGUF again"
+            )
         tensor_count, metadata_count = self.scalar("Q"), self.scalar("Q")
         metadata = {self.string(): self.value(self.scalar("I")) for _ in range(self.within_file(metadata_count))}
         infos = [self.tensor_info() for _ in range(self.within_file(tensor_count))]

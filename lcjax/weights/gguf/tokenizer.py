@@ -111,7 +111,10 @@ class _TokenizerMetadata:
 def _byte_level(metadata: _TokenizerMetadata) -> Tokenizer:
     kind = metadata.get("pre", "default")
     if kind not in PRE_TYPES:
-        raise InputError(f"{metadata.path} says tokenizer.ggml.pre={kind!r}; supported are {', '.join(PRE_TYPES)}")
+        raise InputError(
+            f"{metadata.path} says tokenizer.ggml.pre={kind!r}; supported are {', '.join(PRE_TYPES)}: load the model "
+            "from Hugging Face's format instead"
+        )
     if metadata.merges is None:
         raise InputError(f"{metadata.path} lacks tokenizer.ggml.merges; convert the model to GGUF again")
     words = PRE_TYPES[kind]

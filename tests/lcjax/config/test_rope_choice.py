@@ -140,6 +140,11 @@ def test_the_base_is_the_user_s_or_stretches_the_slowest_wave():
     [
         ((SMOLLM2, 8192, "yarn"), "'yarn' stretches positions beyond 8,192 tokens, but max_seq_length=8,192 is not"),
         ((SMOLLM2, 8192, "base"), "rope_scaling='base' stretches positions beyond 8,192"),
+        ((SMOLLM2, 8192, "base"), "max_seq_length=8,192 is not longer; raise it, or omit rope_scaling='base'"),
+        (
+            (PRESETS["phi-3.5-mini"], 262_144, "yarn"),
+            "rope_scaling='yarn' has no meaning in a phi3 model; use one of auto, none, base$",
+        ),
         ((SMOLLM2, 65_536, "longrope"), "rope_scaling='longrope' is unknown; .*use one of auto, none, base"),
         ((SMOLLM2, 65_536, "none", 1e6), "contradict each other"),
         ((SMOLLM2, 65_536, "auto", 1.0), "rope_theta=1.0 is out of range; it must be above 1"),

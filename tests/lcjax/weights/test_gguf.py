@@ -1,3 +1,5 @@
+import re
+
 import gguf
 import numpy as np
 import pytest
@@ -157,12 +159,16 @@ def test_other_rope_factors_are_refused(tiny_llama, tmp_path, factors):
         load_gguf(path, "float32")
 
 
+REMEDY = re.compile("[;:] (load|use|convert|download|check|join|give) ")
+
+
 def refusal(path) -> str:
     with pytest.raises(InputError) as caught:
         load_gguf(path, "float32")
     message = str(caught.value)
     assert "\n" not in message
     assert str(path) in message
+    assert REMEDY.search(message), message
     return message
 
 

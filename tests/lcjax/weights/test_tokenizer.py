@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,7 @@ def test_vocabulary_that_is_not_supported(tiny_llama, tmp_path, fault, options):
     with pytest.raises(InputError) as caught:
         load_tokenizer(path)
     assert fault in str(caught.value)
+    assert re.search("[;:] (load|use|convert|download) ", str(caught.value))
     assert "\n" not in str(caught.value)
 
 

@@ -6,6 +6,7 @@ The lengths are on both sides of the context.
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -181,6 +182,7 @@ def test_bad_parameters_are_refused_in_one_line(change, message):
     with pytest.raises(InputError, match=message) as error:
         LlamaConfig.from_dict(hugging_face("default").to_dict() | {"rope_parameters": change})
     assert "\n" not in str(error.value)
+    assert re.search("correct it|use one of|download the model again", str(error.value))
 
 
 def test_unused_parameters_are_not_written():
