@@ -1,4 +1,11 @@
-"""The adapters of PEFT: adapter.py reads and writes them, config.py checks adapter_config.json."""
+"""Reads and writes the adapters of PEFT.
+
+adapter.py  whole directories
+config.py   adapter_config.json
+names.py    the names of tensors
+fused.py    adapters of experts that share a parameter, as in transformers 5
+ranks.py    ranks that differ between linear maps
+"""
 
 from __future__ import annotations
 
@@ -6,5 +13,5 @@ from lcjax.weights.peft.adapter import adapter_names as adapter_names
 from lcjax.weights.peft.adapter import base_config as base_config
 from lcjax.weights.peft.adapter import load_adapter as load_adapter
 from lcjax.weights.peft.adapter import save_adapter as save_adapter
-from lcjax.weights.peft.config import CONFIG_FILE as CONFIG_FILE
-from lcjax.weights.peft.config import WEIGHTS_FILE as WEIGHTS_FILE
+from lcjax.weights.peft.names import CONFIG_FILE as CONFIG_FILE
+from lcjax.weights.peft.names import WEIGHTS_FILE as WEIGHTS_FILE

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +20,10 @@ from lcjax.config.families import DEFAULT_FAMILY, Family, Parameter
 from lcjax.model.params import TensorName
 from lcjax.weights.assembly import Shape, assemble, check_tensors, parameter_dtype, tree_leaves
 from lcjax.weights.hf import refuse_pickles, write_json
-from lcjax.weights.peft.config import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    adapted_modules,
-    lora_config,
-    module_of,
-    named_base,
-    plain_names,
-    read_adapter_config,
-    tensor_name,
-)
-from lcjax.weights.safetensors_files import read_header, read_into, write_file
+from lcjax.weights.peft.config import adapted_modules, lora_config, named_base, read_adapter_config
+from lcjax.weights.peft.fused import separated
+from lcjax.weights.peft.names import CONFIG_FILE, WEIGHTS_FILE, Factor, module_of, plain_names, tensor_name
+from lcjax.weights.safetensors_files import read_header, write_file
 from lcjax.weights.staging import staged
 from lcjax.weights.tokenizer import TOKENIZER_FILES, save_tokenizer
 
@@ -139,7 +131,9 @@ def load_adapter(
     Returns:
       The LoraConfig, with the target modules that the tensors name, and the tree in the form that
       `save_adapter` takes, JAX arrays on the default device. Layers that the adapter omits
-      (`layers_to_transform`) have factors of zeros.
+      (`layers_to_transform`) have factors of zeros. The rank is the largest of the adapter; maps
+      of smaller rank (`rank_pattern`) have rows of A and columns of B that are zero, and training
+      leaves them zero.
 
     Raises:
       InputError: a file is missing or corrupt, the adapter is not plain LoRA on the layers' linear
@@ -150,23 +144,39 @@ def load_adapter(
         refuse_pickles(directory, WEIGHTS_FILE)
     parsed = read_adapter_config(directory / CONFIG_FILE)
     stored = plain_names(read_header(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE, config)
-    lora = lora_config(parsed, stored, directory, config)
-    adapted = adapted_modules(parsed, stored, config)
+    factors = separated(stored, config, use_rslora=bool(parsed.get("use_rslora")))
+    lora, ranks = lora_config(parsed, factors, directory, config)
+    adapted = adapted_modules(parsed, factors, config)
     names = adapter_names(lora, config)
     check_tensors(
-        {name: tensor.shape for name, tensor in stored.items()},
-        {name.name: name.shape for name in names if module_of(name.name) in adapted},
+        {name: factor.shape for name, factor in factors.items()},
+        {name.name: _own_shape(name, ranks) for name in names if module_of(name.name) in adapted},
         source=directory / WEIGHTS_FILE,
         remedy=f"load the adapter with the base model it was trained on{named_base(parsed)}",
     )
 
     def read(name: TensorName, out: np.ndarray, start: int = 0) -> None:
+        out[...] = 0  # A = B = 0 adds exactly zero, and no gradient changes it
         if module_of(name.name) in adapted:
-            read_into(stored[name.name], out, start * name.shape[1])
-        else:  # A = B = 0 adds exactly zero, and no gradient changes it
-            out[...] = 0
+            _read(factors[name.name], out, start)
 
     return lora, assemble(names, read, parameter_dtype(dtype))
+
+
+def _own_shape(name: TensorName, ranks: Mapping[str, int]) -> Shape:
+    """The shape of a factor with the rank of its linear map, instead of the largest."""
+    rank = ranks.get(str(module_of(name.name)))
+    if rank is None:
+        return name.shape
+    return (rank, name.shape[1]) if name.path[-1] == "lora_A" else (name.shape[0], rank)
+
+
+def _read(factor: Factor, out: np.ndarray, start: int) -> None:
+    """Reads the rows from `start` on into the first rows and columns of `out`."""
+    rows, columns = factor.shape
+    part = np.empty((max(0, min(len(out), rows - start)), columns), out.dtype)
+    factor.read(part, start)
+    out[: len(part), :columns] = part
 
 
 def _to_peft(lora: LoraConfig, base_model: str) -> dict[str, Any]:

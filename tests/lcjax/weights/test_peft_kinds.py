@@ -119,7 +119,11 @@ def test_an_adapter_of_a_model_without_a_head_means_the_same(base, tmp_path):
             "which PEFT saves with save_embedding_layers or modules_to_save",
         ),
         ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, {}, "modules_to_save=['lm_head']"),
-        ({"target_modules": ["q_proj", "v_proj"], "rank_pattern": {"q_proj": 2}}, {}, "rank_pattern={'q_proj': 2}"),
+        (
+            {"target_modules": ["q_proj", "v_proj"], "rank_pattern": {"q_proj": 2}},
+            {},
+            "only one ratio of lora_alpha to r is supported",
+        ),
         ({"target_modules": ["q_proj"], "use_dora": True}, {}, "use_dora=True"),
     ],
 )
