@@ -31,6 +31,15 @@ KINDS = {
     "qwen3": {"model_type": "qwen3", "tie_word_embeddings": True},
     "olmo2": {"model_type": "olmo2"},
     "smollm3": {"model_type": "smollm3", "own_values": (("pad_token_id", None),)},
+    "qwen3_moe": {
+        "model_type": "qwen3_moe",
+        "own_values": (
+            ("num_experts", 5),
+            ("num_experts_per_tok", 2),
+            ("moe_intermediate_size", 160),
+            ("norm_topk_prob", True),
+        ),
+    },
 }
 ENDS = '{"eos_token_id": [0, 2, 5], "temperature": 0.7}'
 TEMPLATE = "{% for message in messages %}{{ message['content'] + '<eos>' }}{% endfor %}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gguf
@@ -29,6 +29,10 @@ NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_proj": "ffn_gate_exps",
+    "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
 }
 # In layers with a norm after the MLP.
 POST_NORMS = {
@@ -63,7 +67,7 @@ def add_model(writer: gguf.GGUFWriter, model: transformers.PreTrainedModel, enco
     """Adds the model's metadata and tensors: matrices through `encode`, vectors in float32.
 
     The heads of queries and keys are interleaved for Llama and SmolLM3. Gemma's norms are stored as
-    1 + weight.
+    1 + weight. Each map of a layer's experts is one tensor of three axes; routers are float32.
     """
     config = model.config
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -98,6 +102,11 @@ def add_model(writer: gguf.GGUFWriter, model: transformers.PreTrainedModel, enco
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     heads = heads if config.model_type in ("llama", "smollm3") else {}
     states = model.state_dict()
+    if config.model_type == "qwen3_moe":
+        writer.add_expert_count(config.num_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+        states = dict(_separated(states))
     post_norms = any("post_feedforward_layernorm" in name for name in states)
     for name, tensor in states.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -108,8 +117,19 @@ def add_model(writer: gguf.GGUFWriter, model: transformers.PreTrainedModel, enco
             array = permute(array, heads[module])
         if is_gemma and name.endswith("norm.weight"):
             array = array + 1
-        encoded, stored = encode(array) if array.ndim == 2 else plain(array)
+        encoded, stored = plain(array) if array.ndim == 1 or module == "gate" else encode(array)
         writer.add_tensor(gguf_name(name, post_norms=post_norms), np.ascontiguousarray(encoded), raw_dtype=stored)
+
+
+def _separated(states: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields the tensors of transformers 5, with experts' gate_proj and up_proj separated."""
+    for name, tensor in states.items():
+        prefix, _, parameter = name.rpartition(".")
+        if parameter == "gate_up_proj":
+            for module, part in zip(("gate_proj", "up_proj"), tensor.chunk(2, dim=1), strict=True):
+                yield f"{prefix}.{module}.weight", part
+        else:
+            yield f"{name}.weight" if parameter == "down_proj" else name, tensor
 
 
 def _add_phi3(writer: gguf.GGUFWriter, config) -> None:

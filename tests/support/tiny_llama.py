@@ -54,7 +54,7 @@ def random_params(config: lcjax.LlamaConfig, seed: int = 0) -> dict:
         node = params
         for part in path[:-1]:
             node = node.setdefault(part, {})
-        shape = name.shape if name.layer is None else (config.num_hidden_layers, *name.shape)
+        shape = config.family.by_path[path].stacked_shape(config)
         noise = 0.1 * jax.random.normal(jax.random.fold_in(jax.random.key(seed), number), shape)
         node[path[-1]] = 1 + noise if len(name.shape) == 1 else noise
     return params

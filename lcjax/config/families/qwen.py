@@ -140,6 +140,12 @@ QWEN3_MOE = Family(
         ),
     ),
     experts=_experts,
+    gguf_keys={
+        "expert_count": "num_experts",
+        "expert_used_count": "num_experts_per_tok",
+        "expert_feed_forward_length": "moe_intermediate_size",
+    },
+    gguf_derived=lambda config: {"norm_topk_prob": True},
     refusal=_moe_refusal,
     flattened=_flattened,
     gguf_refusal=lambda config: "attention_bias=true" if config.attention_bias else None,

@@ -76,7 +76,10 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
 
 def _own_fields(metadata: _Metadata, family: Family) -> dict[str, Any]:
     """The fields of LlamaConfig from the keys that only some families have."""
-    found = {key: metadata.plain(key) for key in family.gguf_keys}
+    # llama.cpp has no defaults for the numbers of experts.
+    found = {
+        key: metadata.integer(key) if key.startswith("expert_") else metadata.plain(key) for key in family.gguf_keys
+    }
     # llama.cpp's converter writes 0 for no window.
     is_none = [key for key, value in found.items() if value is None or (key == WINDOW and value == 0)]
     found = {name: found[key] for key, name in family.gguf_keys.items() if key not in is_none}
@@ -109,7 +112,8 @@ class _Metadata:
             raise InputError(
                 f"{file.path} is one of {parts} parts; join them with llama.cpp's llama-gguf-split --merge"
             )
-        if experts := file.metadata.get(f"{self.prefix}.expert_count"):
+        experts = file.metadata.get(f"{self.prefix}.expert_count")
+        if experts and "expert_count" not in family.gguf_keys:
             raise InputError(
                 f"{file.path} says {self.prefix}.expert_count={experts}; mixtures of experts are not supported: load the "
                 "model from Hugging Face's format instead"

@@ -48,21 +48,33 @@ def open_gguf(path: str | os.PathLike[str]) -> Checkpoint:
             for tensor in file.tensors.values()
             if tensor.name not in rope_tensors(config.family)
         },
-        {gguf_name(name, config): name.shape for name in tensor_names(config)},
+        _shapes(config),
         source=file.path,
         remedy="use a GGUF file of a plain Llama model",
     )
 
     def read(name: TensorName, out: np.ndarray, start: int = 0) -> None:
         tensor, offset = file.tensors[gguf_name(name, config)], config.family.by_path[name.path].gguf_offset
-        _read_tensor(file, tensor, row_places(name, config), out, start, offset)
+        _read_tensor(file, tensor, name.expert or 0, row_places(name, config), out, start, offset)
 
     all_bfloat16 = all(tensor.type.name == "BF16" for tensor in file.tensors.values())
     return Checkpoint(config, DTYPES["bfloat16" if all_bfloat16 else "float32"], read)
 
 
+def _shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """The tensors of a file by name. Those of the experts of a layer are one, [E, out, in]."""
+    shapes = {}
+    for name in tensor_names(config):
+        experts = () if name.expert is None else (config.experts.count,)
+        shapes[gguf_name(name, config)] = (*experts, *name.shape)
+    return shapes
+
+
 def gguf_name(name: TensorName, config: LlamaConfig) -> str:
-    """The tensor's name in llama.cpp, e.g. `blk.3.attn_q.weight` for layer 3's `q_proj`."""
+    """The tensor's name in llama.cpp, e.g. `blk.3.attn_q.weight` for layer 3's `q_proj`.
+
+    All experts of a layer have the same.
+    """
     return config.family.by_path[name.path].gguf.format(layer=name.layer)
 
 
@@ -80,19 +92,21 @@ def row_places(name: TensorName, config: LlamaConfig) -> np.ndarray:
 
 
 def _read_tensor(
-    file: GgufFile, tensor: GgufTensor, places: np.ndarray, out: np.ndarray, start: int, offset: float
+    file: GgufFile, tensor: GgufTensor, expert: int, places: np.ndarray, out: np.ndarray, start: int, offset: float
 ) -> None:
     """Dequantizes the rows whose destinations are from `start` on into `out`, a few at a time.
 
-    `offset` is subtracted from them. If they are not adjacent in the file, those between them are
-    read and skipped. A vector is a column of one-element rows.
+    If the tensor contains several experts, they are those of one. `offset` is subtracted from them.
+    If they are not adjacent in the file, those between them are read and skipped. A vector is a
+    column of one-element rows.
     """
     wanted = np.flatnonzero((places >= start) & (places < start + len(out)))
     first, count = int(wanted[0]), int(wanted[-1] + 1 - wanted[0])
-    encoded_row, decoded_row = tensor.num_bytes // len(places), out.nbytes // len(out)
+    before, experts = expert * len(places), tensor.shape[0] if len(tensor.shape) == 3 else 1
+    encoded_row, decoded_row = tensor.num_bytes // (experts * len(places)), out.nbytes // len(out)
     try:
         with file.path.open("rb") as stream:
-            stream.seek(tensor.offset + first * encoded_row)
+            stream.seek(tensor.offset + (before + first) * encoded_row)
             for chunk in row_chunks(count, decoded_row):
                 encoded = np.empty((chunk.stop - chunk.start, encoded_row), np.uint8)
                 if stream.readinto(encoded.data) < encoded.nbytes:
@@ -100,7 +114,7 @@ def _read_tensor(
                 with np.errstate(all="ignore"):  # `require_finite` reports a damaged block's values
                     decoded = dequantize(encoded, tensor.type)
                     decoded = (decoded - offset if offset else decoded).astype(out.dtype, copy=False)
-                value = (first + chunk.start) * decoded.shape[1]
+                value = (before + first + chunk.start) * decoded.shape[1]
                 require_finite(decoded, file.path, tensor.name, shape=tensor.shape, start=value)
                 to = places[first + chunk.start : first + chunk.stop] - start
                 is_wanted = (to >= 0) & (to < len(out))

@@ -6,6 +6,7 @@ The blocks are those of `gguf.quants`, which has llama.cpp's own numbers.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -17,6 +18,7 @@ from lcjax.config import LlamaConfig
 from lcjax.errors import InputError, unknown
 from lcjax.model.params import TensorName, tensor_names
 from lcjax.weights.assembly import DTYPES, abridged
+from lcjax.weights.gguf.reader import gguf_name
 
 # For each type of a file: its number in `general.file_type`, and the types of matrices inside and
 # outside the layers. The latter are the embedding and the head. With 4 bits they would cost the
@@ -38,18 +40,23 @@ _WIDE = (GGMLQuantizationType.F32, GGMLQuantizationType.BF16)
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a file that is to be written: its name there, its type, and its source."""
+    """A tensor of a file that is to be written: its name there, its type, and its sources.
+
+    Those of the experts of a layer are one tensor, with an axis of experts before the others.
+    """
 
     gguf: str
     type: GGMLQuantizationType
-    source: TensorName
+    sources: tuple[TensorName, ...]
 
     @property
     def byte_shape(self) -> tuple[int, ...]:
         """The shape of the encoded tensor in bytes; blocks never cross rows."""
         elements, size = GGML_QUANT_SIZES[self.type]
-        *rows, columns = self.source.shape
-        return (*rows, columns // elements * size)
+        first = self.sources[0]
+        *rows, columns = first.shape
+        experts = () if first.expert is None else (len(self.sources),)
+        return (*experts, *rows, columns // elements * size)
 
     @property
     def num_bytes(self) -> int:
@@ -77,23 +84,25 @@ def file_type(name: str) -> int:
 def stored_tensors(config: LlamaConfig, name: str) -> tuple[list[StoredTensor], str | None]:
     """The tensors in the order of a file of the type `name`, layer by layer.
 
-    Norms and biases are float32, as in llama.cpp. A matrix whose rows do not consist of whole
-    blocks is float16.
+    Norms, biases and routers are float32, as in llama.cpp. A matrix whose rows do not consist of
+    whole blocks is float16.
 
     Returns:
       (tensors, note): a line about the matrices in float16, None if there are none.
     """
     _, in_layers, outside = _OF_FILES[name]
     tensors, uneven = [], []
-    for source in sorted(tensor_names(config), key=lambda source: -1 if source.layer is None else source.layer):
+    in_order = sorted(tensor_names(config), key=lambda source: -1 if source.layer is None else source.layer)
+    for gguf, group in itertools.groupby(in_order, lambda source: gguf_name(source, config)):
+        source, *others = group
         stored = in_layers if source.layer is not None else outside
-        if len(source.shape) == 1:
+        is_router = source.layer is not None and not config.family.by_path[source.path].quantizable
+        if len(source.shape) == 1 or is_router:
             stored = GGMLQuantizationType.F32
         elif source.shape[-1] % GGML_QUANT_SIZES[stored][0]:
             stored = GGMLQuantizationType.F16
             uneven.append(source)
-        gguf = config.family.by_path[source.path].gguf.format(layer=source.layer)
-        tensors.append(StoredTensor(gguf, stored, source))
+        tensors.append(StoredTensor(gguf, stored, (source, *others)))
     if not uneven:
         return tensors, None
     lengths = sorted({source.shape[-1] for source in uneven})
@@ -103,8 +112,8 @@ def stored_tensors(config: LlamaConfig, name: str) -> tuple[list[StoredTensor], 
     )
 
 
-def encode(tensor: StoredTensor, values: np.ndarray) -> np.ndarray:
-    """The bytes of rows of a tensor, uint8, from their values in float32.
+def encode(tensor: StoredTensor, source: TensorName, values: np.ndarray) -> np.ndarray:
+    """The bytes of rows of one source of a tensor, uint8, from their values in float32.
 
     Raises:
       InputError: a value is too large for the type.
@@ -112,7 +121,7 @@ def encode(tensor: StoredTensor, values: np.ndarray) -> np.ndarray:
     largest = float(np.abs(values).max(initial=0.0))
     if tensor.type not in _WIDE and largest > _LARGEST:
         raise InputError(
-            f"{tensor.source.name} has the value {largest}, and {tensor.type.name.lower()} ends at {_LARGEST}; "
+            f"{source.name} has the value {largest}, and {tensor.type.name.lower()} ends at {_LARGEST}; "
             "use type bf16 or f32"
         )
     encoded: Any = quantize(np.ascontiguousarray(values, np.float32), tensor.type)

@@ -127,7 +127,7 @@ def write_gguf(
       path: the file; its folder is created if missing.
       content: of `gguf_content`; it can be written once.
       fetch: returns a tensor in float32, in the layout of `lcjax.model.params`.
-      wrote: is called with the number of bytes after each tensor.
+      wrote: is called with the number of bytes after each tensor, or each expert's part of one.
 
     Raises:
       InputError: the file cannot be written, the disk is full, or a value is too large for its
@@ -150,21 +150,22 @@ def write_gguf(
                 _pad(file)
                 file.write(content.factors.data)
             for tensor in content.tensors:
-                values = fetch(tensor.source)
-                assert (values.dtype, values.shape) == (np.float32, tensor.source.shape), tensor.gguf
-                _append(file, tensor, values, content.config)
-                wrote(tensor.num_bytes)
+                _pad(file)
+                for source in tensor.sources:
+                    values = fetch(source)
+                    assert (values.dtype, values.shape) == (np.float32, source.shape), source.name
+                    _append(file, tensor, source, values, content.config)
+                    wrote(tensor.num_bytes // len(tensor.sources))
             _pad(file)
 
 
-def _append(file: BinaryIO, tensor: StoredTensor, values: np.ndarray, config: LlamaConfig) -> None:
+def _append(file: BinaryIO, tensor: StoredTensor, source: TensorName, values: np.ndarray, config: LlamaConfig) -> None:
     """Writes the rows in the order of the file, some at a time, because encoding copies them."""
-    row, places = config.family.by_path[tensor.source.path], row_places(tensor.source, config)
-    _pad(file)
+    row, places = config.family.by_path[source.path], row_places(source, config)
     for rows in row_chunks(len(values), values.nbytes // len(values)):
         part = values[places[rows]] if row.interleaved else values[rows]
         part = part + np.float32(row.gguf_offset) if row.gguf_offset else part
-        file.write(encode(tensor, part).data)
+        file.write(encode(tensor, source, part).data)
 
 
 def _pad(file: BinaryIO) -> None:
