@@ -12,7 +12,6 @@ import numpy as np
 import optax
 import pytest
 
-from lcjax.config import LlamaConfig
 from lcjax.config.parallel.mesh import ONE_DEVICE
 from lcjax.optim.adamw import make_optimizer
 from lcjax.optim.layerwise import host_bytes
@@ -22,6 +21,7 @@ from lcjax.plan.choosing.settings import requested_settings
 from lcjax.plan.compiling.compile import compile_step
 from lcjax.plan.compiling.parameters import abstract_params
 from lcjax.plan.workload import Workload
+from tests.support import tiny_model
 from tests.support.thin import thinned
 
 STEPS, RATE = 6, 1e-3
@@ -86,22 +86,16 @@ def test_the_norm_of_bfloat16_gradients_is_summed_in_float32():
     assert global_norm(ONE_DEVICE, tree).dtype == jnp.float32
 
 
-TINY = LlamaConfig(
-    vocab_size=1000,
-    hidden_size=256,
-    intermediate_size=768,
-    num_hidden_layers=16,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=64,
-)
+# Its kernels are those of other tests.
+TINY = dataclasses.replace(tiny_model.TINY, num_hidden_layers=16)
+TOKENS = tiny_model.TOKENS
 
 
 @functools.cache
 def planned(where: str, layers: int, lora_r: int):
     config = dataclasses.replace(TINY, num_hidden_layers=layers)
     workload = Workload("tiny", config, "h100-80gb", lora_r, None, "offload", "tile=1024", optimizer_memory=where)
-    return compile_step(workload, requested_settings(workload, 8192)).memory
+    return compile_step(workload, requested_settings(workload, TOKENS)).memory
 
 
 @pytest.mark.parametrize("lora_r", thinned([0, 8], lambda lora_r: lora_r == 0))
@@ -110,7 +104,7 @@ def test_a_compiled_step_has_the_state_on_the_host_and_a_layer_of_it_on_the_devi
     params = abstract_params(TINY, Workload("tiny", TINY, "h100-80gb", lora_r).lora, None)
     learning = params if lora_r == 0 else [x for x in jax.tree.leaves(params) if x.dtype == jnp.float32]
     state = (12 if lora_r == 0 else 8) * sum(leaf.size for leaf in jax.tree.leaves(learning))
-    inputs = 16 * 8192 * 256 * 2
+    inputs = 16 * TOKENS * TINY.hidden_size * 2
     # The buffers of the update may or may not share the memory of the layers' inputs.
     assert inputs + 2 * state >= there.host_bytes >= here.host_bytes + state == inputs + state
     assert here.argument_bytes - there.argument_bytes == pytest.approx(state, rel=1e-3)
