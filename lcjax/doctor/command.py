@@ -11,6 +11,7 @@ from lcjax import weights
 from lcjax.audit.figures import audit
 from lcjax.cli.native_log import NativeLog
 from lcjax.cli.outputs import write_json
+from lcjax.cli.signals import WhileCompiling
 from lcjax.cli.terminal import tables_console
 from lcjax.data.corpus import load
 from lcjax.doctor.arguments import DoctorArguments
@@ -64,7 +65,7 @@ def on_memory(arguments: DoctorArguments, workload: Workload) -> Finding:
     """From the plan if a GPU is given, otherwise from the rule."""
     if arguments.gpu is None:
         return by_rule(workload, arguments.max_seq_length)
-    with NativeLog(), CompilationProgress() as progress:
+    with NativeLog(), CompilationProgress() as progress, WhileCompiling():
 
         def replan(workload: Workload) -> Planner:
             host_gb = arguments.host_gb

@@ -9,6 +9,7 @@ import jax
 
 from lcjax.cli.native_log import NativeLog
 from lcjax.cli.outputs import output_file, write_json
+from lcjax.cli.signals import WhileCompiling
 from lcjax.cli.terminal import say, tables_console
 from lcjax.config.parallel.mesh import MeshRequest
 from lcjax.config.presets import resolve_config
@@ -29,7 +30,7 @@ def run(arguments: PlanArguments) -> int:
     Returns the exit code: 0 if the step fits, 1 if it does not, 2 for invalid input.
     """
     start_quietly()
-    with NativeLog(), CompilationProgress() as progress:
+    with NativeLog(), CompilationProgress() as progress, WhileCompiling():
         return Command(arguments, progress).run()
 
 

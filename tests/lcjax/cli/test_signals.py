@@ -57,6 +57,31 @@ def test_a_signal_while_libraries_are_imported_is_one_line(command, library, fla
     assert (process.returncode, said) == (CODES[number], WORDS[number])
 
 
+# Waits in C for a process of its own, which the signal does not interrupt.
+COMPILING = """
+import ctypes
+from lcjax.cli.entry import entry_point
+from lcjax.cli.signals import WhileCompiling
+from lcjax.cli.startup import leave
+def main(argv):
+    with WhileCompiling():
+        ctypes.CDLL(None).system(b"echo compiling; exec sleep 600")
+leave(entry_point(main)([]))
+"""
+
+
+def test_a_signal_ends_a_compilation_that_does_not_return():
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMPILING], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "compiling\n"
+    process.send_signal(signal.SIGTERM)
+    # Returns when both processes have ended, because they have the same streams.
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (143, "terminated\n")
+
+
 @pytest.mark.parametrize("delay", [0.15, 0.4, 0.8, 1.5])
 def test_a_signal_at_any_moment_is_one_line(delay, tmp_path):
     """The signal may come during imports, or in the command, which waits for an empty pipe."""
