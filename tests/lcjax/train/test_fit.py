@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import re
 import subprocess
@@ -53,11 +52,19 @@ def never(lowered):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
 
+compiled: dict[str, jax.stages.Compiled] = {}
+
+
 def run_of(params, arguments=None, lora=LORA):
     return Run.here(TINY, params, arguments or TrainingArguments(), lora)
 
 
-compile_once = functools.cache(lambda lowered: compile_with_known_kernels(lowered))
+def compile_once(lowered):
+    """Compiles a program that another test has not compiled before."""
+    text = lowered.as_text()
+    if text not in compiled:
+        compiled[text] = compile_with_known_kernels(lowered)
+    return compiled[text]
 
 
 def fitted(params, settings, arguments, budget, compiler=compile_once):
@@ -79,7 +86,7 @@ def test_the_figures_are_the_plan_s(params):
     # What a small budget leaves, so that one test's kernels are those of the other.
     form = parse_memory("tile=1024,head_groups=2,fetch_ahead=false")
     settings = with_request(SETTINGS, use_gradient_checkpointing="offload", memory=form, loss_chunk=64)
-    memory = step_memory(run_of(params), settings, compile_with_known_kernels)
+    memory = step_memory(run_of(params), settings, compile_once)
     planned = compile_step(Workload("tiny", TINY, "h100-80gb", lora_r=8), settings).memory
     assert memory == planned
     assert memory.host_bytes == 3 * TOKENS * 128 * 2
@@ -99,7 +106,7 @@ def test_micro_batches_need_the_host_memory_of_one(params):
 def test_with_less_memory_something_slower_is_selected(params):
     free = fitted(params, SETTINGS, TrainingArguments(), PLENTY).memory
     smallest = with_request(SETTINGS, use_gradient_checkpointing="full", memory=MemorySettings(1024))
-    least = step_memory(run_of(params), smallest, compile_with_known_kernels)
+    least = step_memory(run_of(params), smallest, compile_once)
     budget = Budget((free.device_bytes + least.device_bytes) // 2, 2**40)
     found = fitted(params, SETTINGS, TrainingArguments(), budget)
     assert least.device_bytes < free.device_bytes
@@ -257,7 +264,7 @@ def test_a_step_that_is_too_large_to_compile_does_not_fit(params):
         sizes.append(lowered)
         if len(sizes) == 1:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 20.00MiB")
-        return compile_with_known_kernels(lowered)
+        return compile_once(lowered)
 
     found = fitted(params, SETTINGS, TrainingArguments(), PLENTY, compiler=exhausted)
     assert found.tuning.trials[0].memory is None
