@@ -77,26 +77,42 @@ def logits(model: lcjax.Llama, tokens, positions, segment_ids):
     return model(tokens, positions, segment_ids)
 
 
-@functools.partial(jax.jit, static_argnames="order", compiler_options=QUICK_TO_COMPILE)
-def one_by_one(model: lcjax.Llama, order, tokens, positions, segment_ids):
-    """Logits without a scan, each layer with a context in which all layers are like it.
+@functools.partial(jax.jit, static_argnames=("rotary", "window"), compiler_options=QUICK_TO_COMPILE)
+def one_layer(model: lcjax.Llama, x_BTD, layer, rotary, window, positions, segment_ids):
+    """A layer with a context in which all layers are like it.
 
     Without RoPE, every token is at position 0.
     """
-    x_BTD = model.embed_tokens(tokens)
+    config = dataclasses.replace(
+        model.config,
+        model_type="mistral",
+        sliding_window=window,
+        **({} if rotary.theta is None else {"rope_theta": rotary.theta}),
+        **({} if rotary == OWN else {"rope_scaling": lcjax.config.RopeScaling()}),
+    )
+    alike = lcjax.Llama(config, model.params, model.settings)
+    context = alike.context(positions if rotary.rotates else 0 * positions, segment_ids, jnp.int32(TOKENS))
     structure, params = nnx.split(model.layers)
-    for layer, rotary in enumerate(order):
-        config = dataclasses.replace(
-            model.config,
-            model_type="mistral",
-            sliding_window=WINDOW if ORDER[layer] == LOCAL else None,
-            **({} if rotary.theta is None else {"rope_theta": rotary.theta}),
-            **({} if rotary == OWN else {"rope_scaling": lcjax.config.RopeScaling()}),
-        )
-        alike = lcjax.Llama(config, model.params, model.settings)
-        context = alike.context(positions if rotary.rotates else 0 * positions, segment_ids, jnp.int32(TOKENS))
-        x_BTD = nnx.merge(structure, layer_at(params, jnp.int32(layer)))(x_BTD, context, None)
+    return nnx.merge(structure, layer_at(params, layer))(x_BTD, context, None)
+
+
+@functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
+def embedded(model: lcjax.Llama, tokens):
+    return model.embed_tokens(tokens)
+
+
+@functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
+def head(model: lcjax.Llama, x_BTD):
     return model.logits(model.norm(x_BTD))
+
+
+def one_by_one(model: lcjax.Llama, order, tokens, positions, segment_ids):
+    """Logits without a scan; layers of one kind share a program."""
+    x_BTD = embedded(model, tokens)
+    for layer, rotary in enumerate(order):
+        window = WINDOW if ORDER[layer] == LOCAL else None
+        x_BTD = one_layer(model, x_BTD, jnp.int32(layer), rotary, window, positions, segment_ids)
+    return head(model, x_BTD)
 
 
 def inputs(batch):
