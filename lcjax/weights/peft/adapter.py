@@ -5,6 +5,7 @@ Source: the developer guide "PEFT checkpoint format" in the documentation of PEF
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Mapping, Sequence
@@ -68,7 +69,8 @@ def save_adapter(
       adapter: `{"layers": {"self_attn": {"q_proj": {"lora_A": [L, r, in], "lora_B": [L, out, r]}},
         "mlp": {...}}}` for the target modules, float32 or bfloat16; those of experts have an
         axis of experts after that of layers.
-      lora: the adapter's rank, scaling and target modules.
+      lora: the adapter's rank, scaling and target modules. That of experts is written with the same
+        scaling, but without `use_rslora` and `lora_dropout`, which PEFT does not support for them.
       base_model: where PEFT should load the base model from, a hub id or a path.
       config: the base model as the adapter was trained on it, for base_config.json. Its RoPE may
         differ from the base's own files (see `base_config`). If None, the base is assumed to be of
@@ -79,7 +81,8 @@ def save_adapter(
       InputError: the directory cannot be written or the disk is full; the former content is intact.
       ValueError: adapter is not the tree of `lora`.
     """
-    leaves = tree_leaves(adapter, _names_of_tree(adapter, lora, DEFAULT_FAMILY if config is None else config.family))
+    family = DEFAULT_FAMILY if config is None else config.family
+    leaves = tree_leaves(adapter, _names_of_tree(adapter, lora, family))
 
     def fetch(name: str) -> np.ndarray:
         leaf, place = leaves[name]
@@ -89,7 +92,7 @@ def save_adapter(
     former = () if tokenizer is None else TOKENIZER_FILES
     with staged(Path(directory), sum(leaf.nbytes for leaf in jax.tree.leaves(adapter)), replaces=former) as staging:
         write_file(staging / WEIGHTS_FILE, tensors, fetch, metadata={"format": "pt"})
-        write_json(staging / CONFIG_FILE, _to_peft(lora, base_model))
+        write_json(staging / CONFIG_FILE, _to_peft(_as_peft_applies(lora, family), base_model))
         if config is not None:
             write_json(staging / BASE_CONFIG_FILE, config.to_dict())
         if tokenizer is not None:
@@ -177,6 +180,19 @@ def _read(factor: Factor, out: np.ndarray, start: int) -> None:
     part = np.empty((max(0, min(len(out), rows - start)), columns), out.dtype)
     factor.read(part, start)
     out[: len(part), :columns] = part
+
+
+def _as_peft_applies(lora: LoraConfig, family: Family) -> LoraConfig:
+    """The settings with which PEFT computes the same.
+
+    With transformers 5, it joins two maps of experts to one with twice the rank and `lora_alpha`,
+    also with `use_rslora`, where that changes the scaling by the root of 2. It does not load such
+    an adapter with dropout, which has no effect after training.
+    """
+    if not any(family.adaptable[module].in_experts for module in lora.target_modules):
+        return lora
+    alpha = lora.scaling * lora.r if lora.use_rslora else lora.lora_alpha
+    return dataclasses.replace(lora, lora_alpha=alpha, use_rslora=False, lora_dropout=0.0)
 
 
 def _to_peft(lora: LoraConfig, base_model: str) -> dict[str, Any]:

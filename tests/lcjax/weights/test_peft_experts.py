@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -140,8 +141,12 @@ def test_two_blocks_get_back_their_rank(base, tmp_path):
 
 
 def test_what_peft_saves_of_a_loaded_adapter_is_the_adapter(base, tmp_path):
-    """lcjax writes an adapter for each expert; PEFT joins them when it loads them."""
-    model = lcjax.get_peft_model(base.model(), r=3, lora_alpha=4, target_modules=("k_proj", *MAPS))
+    """lcjax writes an adapter for each expert; PEFT joins them when it loads them.
+
+    PEFT would scale two joined maps by another root, and does not load an adapter with dropout.
+    """
+    options = {"use_rslora": True, "lora_dropout": 0.1}
+    model = lcjax.get_peft_model(base.model(), r=3, lora_alpha=4, target_modules=("k_proj", *MAPS), **options)
     key = np.random.default_rng(0)
     params, adapter = adapters.detach(model.params)
     adapter = {"layers": _random(adapter["layers"], key)}
@@ -151,7 +156,8 @@ def test_what_peft_saves_of_a_loaded_adapter_is_the_adapter(base, tmp_path):
     theirs.save_pretrained(str(tmp_path / "theirs"))
     assert any(".experts.base_layer." in name for name in load_file(tmp_path / "theirs" / WEIGHTS_FILE))
     lora, found = weights.load_adapter(tmp_path / "theirs", base.model().config)
-    assert lora == LoraConfig(3, 4, ("k_proj", *MAPS))
+    assert lora == LoraConfig(3, 4 / math.sqrt(3) * 3, ("k_proj", *MAPS))
+    assert math.isclose(lora.scaling, 4 / math.sqrt(3))
     assert _leaves(found) == _leaves(adapter)
     # A few tokens, of which each has other experts.
     ids = np.random.default_rng(0).integers(0, 131, (1, 20))
