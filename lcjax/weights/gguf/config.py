@@ -18,6 +18,7 @@ ROPE_FACTORS = "rope_freqs.weight"
 LONGROPE = "rope_factors_short.weight", "rope_factors_long.weight"
 """The tensors of longrope's divisors."""
 WINDOW = "attention.sliding_window"
+_EXPERTS = "expert_count"
 
 # llama.cpp reads these keys for a few architectures only; for the others it has these values.
 YARN_BETAS = {"rope.scaling.yarn_beta_fast": 32.0, "rope.scaling.yarn_beta_slow": 1.0}
@@ -112,11 +113,14 @@ class _Metadata:
             raise InputError(
                 f"{file.path} is one of {parts} parts; join them with llama.cpp's llama-gguf-split --merge"
             )
-        experts = file.metadata.get(f"{self.prefix}.expert_count")
-        if experts and "expert_count" not in family.gguf_keys:
+        experts = file.metadata.get(f"{self.prefix}.{_EXPERTS}")
+        if experts and _EXPERTS not in family.gguf_keys:
+            with_experts = ", ".join(
+                str(other.gguf_architecture) for other in FAMILIES.values() if _EXPERTS in other.gguf_keys
+            )
             raise InputError(
-                f"{file.path} says {self.prefix}.expert_count={experts}; mixtures of experts are not supported: load the "
-                "model from Hugging Face's format instead"
+                f"{file.path} says {self.prefix}.{_EXPERTS}={experts}; mixtures of experts are supported in files of "
+                f"{with_experts} only: use another model"
             )
 
     def value(self, key: str, kind: type, default: Any) -> Any:

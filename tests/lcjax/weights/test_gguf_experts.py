@@ -8,6 +8,7 @@ import gguf
 import jax
 import jax.numpy as jnp
 import numpy as np
+import peft
 import pytest
 import torch
 import transformers
@@ -111,8 +112,10 @@ def test_blocks_have_the_library_s_numbers(source, tmp_path, type_name):
         np.testing.assert_array_equal(router.data, states[f"model.layers.{layer}.mlp.gate.weight"].numpy())
 
 
-def test_the_merged_adapter_is_that_of_the_merged_checkpoint(source, tmp_path):
-    """transformers reads the merged checkpoint, with the logits of the adapted model."""
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys did not match:RuntimeWarning")
+def test_an_adapter_is_merged_into_every_format_as_by_peft(source, tmp_path):
+    """transformers reads the merged checkpoint, which has the logits of the adapted model."""
     model, tokenizer = lcjax.from_pretrained(source, dtype="float32")
     model = lcjax.get_peft_model(model, r=2, target_modules=("v_proj", *MAPS))
     noise = iter(jax.random.split(jax.random.key(7), 99))
@@ -132,6 +135,13 @@ def test_the_merged_adapter_is_that_of_the_merged_checkpoint(source, tmp_path):
     for name in ("m.gguf", "api.gguf"):
         assert_same_bits(weights.load_gguf(tmp_path / name, "float32")[1], merged)
     assert len(list((tmp_path / "merged").glob("model-*-of-*.safetensors"))) > 3
+    theirs = peft.PeftModel.from_pretrained(of_torch(source), str(tmp_path / "adapter"))
+    theirs.save_pretrained(str(tmp_path / "fused"))  # with one pair of factors for all experts
+    again = converted(source, tmp_path / "again", "--adapter", tmp_path / "fused")
+    assert_same_bits(weights.load_model_files(again, "float32")[1], merged)
+    states = of_torch(again).state_dict()
+    for name, tensor in theirs.merge_and_unload().state_dict().items():
+        np.testing.assert_allclose(states[name].numpy(), tensor.numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
     ids = np.random.default_rng(0).integers(0, 330, (1, 24))
     with torch.no_grad():
         expected = of_torch(tmp_path / "merged")(torch.tensor(ids)).logits.numpy()
