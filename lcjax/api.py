@@ -274,6 +274,7 @@ def _runs_on_one() -> bool:
 def _with_adapter(model: Llama, config: LoraConfig, adapter: lora.Tree, use_gradient_checkpointing: str) -> Llama:
     if model.settings.lora is not None:
         raise InputError("this model already has an adapter; start from the base model, or from save_merged")
+    lora.check_targets(model.config, config.target_modules, config.lora_dropout)
     settings = dataclasses.replace(model.settings, lora=config)
     settings = with_request(
         settings, mesh_is_known=_runs_on_one(), use_gradient_checkpointing=use_gradient_checkpointing

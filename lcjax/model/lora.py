@@ -23,11 +23,23 @@ Tree = dict[str, Any]
 ADAPTER_LEAVES = ("lora_A", "lora_B")
 
 
-def check_targets(config: LlamaConfig, modules: Iterable[str]) -> None:
-    """Raises InputError if models of this family do not have one of the target modules."""
+def check_targets(config: LlamaConfig, modules: Iterable[str], lora_dropout: float) -> None:
+    """Checks the target modules of an adapter for a model of this config.
+
+    Raises:
+      InputError: models of this family do not have one of them, or it is one of experts, whose
+        adapters have no dropout.
+    """
+    adaptable = config.family.adaptable
     for module in modules:
-        if module not in config.family.adaptable:
-            raise InputError(unknown("target_modules", module, config.family.adaptable))
+        if module not in adaptable:
+            raise InputError(unknown("target_modules", module, adaptable))
+        if adaptable[module].in_experts and lora_dropout:
+            others = ", ".join(name for name, row in adaptable.items() if not row.in_experts)
+            raise InputError(
+                f"lora_dropout={lora_dropout} is not supported for {module} of experts; set it to 0, or choose "
+                f"target_modules from {others}"
+            )
 
 
 def init_adapter(config: LlamaConfig, lora: LoraConfig, key: jax.Array) -> Tree:
@@ -40,11 +52,11 @@ def init_adapter(config: LlamaConfig, lora: LoraConfig, key: jax.Array) -> Tree:
       [L, O, R]}, ...}, "mlp": {...}}}`; those of experts are [L, E, R, I] and [L, E, O, R].
 
     Raises:
-      InputError: models of this family do not have a target module.
+      InputError: models of this family do not have a target module, or it cannot have dropout.
     """
     adapter: Tree = {}
     adaptable = config.family.adaptable
-    check_targets(config, lora.target_modules)
+    check_targets(config, lora.target_modules, lora.lora_dropout)
     for module, module_key in zip(lora.target_modules, jax.random.split(key, len(lora.target_modules)), strict=True):
         row = adaptable[module]
         (out_features, in_features), stacks = row.shape(config), row.stacks(config)

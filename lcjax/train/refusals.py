@@ -41,7 +41,8 @@ def check_model(config: LlamaConfig, arguments: RunArguments, folder: RunFolder)
     # First, because other arguments may not suit another model.
     folder.refuse_other_config(config)
     if not arguments.full_finetuning:
-        check_targets(config, target_modules_of(config.family, arguments.target_modules))
+        modules = target_modules_of(config.family, arguments.target_modules)
+        check_targets(config, modules, arguments.lora_dropout)
     check_quantizable(config, arguments.quantize)
     dtype = "bfloat16" if arguments.dtype == "auto" else arguments.dtype
     resolve(arguments.execution_request, config, jnp.dtype(dtype), "gpu")
