@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from lcjax.ops.cross_entropy import IGNORE
 from lcjax.weights.peft import adapter_names
 from tests.support import plain_attention
 from tests.support.compiling import QUICK_TO_COMPILE, QUICKEST_TO_COMPILE
+from tests.support.fused_experts import parameter_of, tensor_of
 from tests.support.settings import model_settings
 from tests.support.shapes import MODEL_COMMON
 
@@ -72,9 +75,12 @@ class Oracle:
         model.set_experts_implementation("eager")  # the others are never float64
         if self.adapter is not None:
             # No autocast, because the adapter's products must have that dtype too.
-            model = peft.PeftModel.from_pretrained(
-                model, str(self.adapter), is_trainable=True, autocast_adapter_dtype=False
-            )
+            with warnings.catch_warnings():
+                # PEFT says so of adapters of experts, and applies the pattern.
+                warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did not match")
+                model = peft.PeftModel.from_pretrained(
+                    model, str(self.adapter), is_trainable=True, autocast_adapter_dtype=False
+                )
         return model.eval()
 
 
@@ -118,6 +124,9 @@ def make_oracle(directory: Path, *, adapter: bool = True, seed: int = 0, **field
 def with_random_adapter(oracle: Oracle, directory: Path, scale: float = 0.05, **fields: Any) -> Oracle:
     """Returns the oracle with a PEFT adapter whose B is not zero."""
     options = {"r": 5, "lora_alpha": 7, "target_modules": "all-linear", **fields}
+    config = oracle.model().config
+    if config.family.experts(config) is not None:
+        return _with_our_adapter(oracle, directory, scale, **options)
     model = transformers.AutoModelForCausalLM.from_pretrained(oracle.directory, dtype=torch.float32)
     model = peft.get_peft_model(model, peft.LoraConfig(**options, task_type="CAUSAL_LM"))
     with torch.no_grad():
@@ -125,6 +134,18 @@ def with_random_adapter(oracle: Oracle, directory: Path, scale: float = 0.05, **
             if "lora_B" in name:
                 parameter.normal_(0, scale)
     model.save_pretrained(str(directory))
+    return dataclasses.replace(oracle, adapter=directory)
+
+
+def _with_our_adapter(oracle: Oracle, directory: Path, scale: float, **options: Any) -> Oracle:
+    """An adapter of experts that lcjax writes: PEFT's own has no separate ones of gate and up."""
+    model = lcjax.get_peft_model(oracle.model(), **options)
+    base, adapter = lora.detach(model.params)
+    rng = np.random.default_rng(0)
+    filled = jax.tree.map_with_path(
+        lambda path, x: x if path[-1].key == "lora_A" else jnp.asarray(rng.normal(0, scale, x.shape), x.dtype), adapter
+    )
+    lcjax.save_pretrained(lcjax.Llama(model.config, lora.attach(base, filled), model.settings), directory)
     return dataclasses.replace(oracle, adapter=directory)
 
 
@@ -172,26 +193,24 @@ def torch_loss(model, batch: Batch) -> torch.Tensor:
 def torch_gradients(model, batch: Batch, names: list[TensorName]) -> lora.Tree:
     """Returns the gradients of `torch_loss` as lcjax's stacked tree."""
     parameters = {name.replace(".default.", "."): p for name, p in model.named_parameters()}
-    wanted = [parameters[name.name].requires_grad_() for name in names]
-    gradients = torch.autograd.grad(torch_loss(model, batch), wanted)
-    return stacked({name.name: to_numpy(g) for name, g in zip(names, gradients, strict=True)}, names)
+    wanted = {name: parameters[name].requires_grad_() for name in dict.fromkeys(map(parameter_of, names))}
+    gradients = torch.autograd.grad(torch_loss(model, batch), list(wanted.values()))
+    return stacked({name: to_numpy(g) for name, g in zip(wanted, gradients, strict=True)}, names)
 
 
 def stacked(arrays: dict[str, np.ndarray], names: list[TensorName]) -> lora.Tree:
-    """Returns a checkpoint's tensors as the tree of `lcjax.model.params`."""
-    collected: dict[tuple[str, ...], Any] = {}
-    for name in names:
-        array = arrays[name.name]
-        if name.layer is None:
-            collected[name.path] = array
-        else:
-            collected.setdefault(name.path, []).append(array)
+    """Returns arrays by name, of a checkpoint or of PEFT, as the tree of `lcjax.model.params`."""
+    experts = max((name.expert or 0 for name in names), default=0) + 1
     tree: lora.Tree = {}
-    for path, value in collected.items():
-        node = tree
+    for path, tensors in itertools.groupby(names, lambda name: name.path):
+        node, last = tree, None
         for part in path[:-1]:
             node = node.setdefault(part, {})
-        node[path[-1]] = np.stack(value) if isinstance(value, list) else value
+        found = []
+        for last in tensors:
+            found.append(tensor_of(arrays[parameter_of(last)], last, experts))
+        assert last is not None
+        node[path[-1]] = np.stack(found).reshape(*(i + 1 for i in last.index), *found[0].shape)
     return tree
 
 

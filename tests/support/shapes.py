@@ -169,6 +169,31 @@ MODELS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
         "dtype": "bfloat16",
     },
+    "qwen3, experts": {
+        "model_type": "qwen3_moe",
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 20,
+        "num_experts": 7,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 28,
+        "norm_topk_prob": True,
+    },
+    # With seed 0, one gradient of layer 0 is a difference of nearly equal numbers. Its rounding
+    # alone reaches the limit (1.01); with seeds 1 to 9 the largest error is 0.26 to 0.52 of it.
+    "qwen3, one of 5 experts, biases, tied": {
+        "seed": 1,
+        "model_type": "qwen3_moe",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+        "num_experts": 5,
+        "num_experts_per_tok": 1,
+        "moe_intermediate_size": 36,
+        "norm_topk_prob": False,
+    },
     "olmo2": {"model_type": "olmo2", "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 20},
     "olmo2, biases, bfloat16": {
         "model_type": "olmo2",

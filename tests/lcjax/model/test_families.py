@@ -47,6 +47,7 @@ VARIANTS = (
     *("qwen2, tied", "qwen2, window", "qwen2, windows in later layers", "qwen3", "olmo2", "gemma2", "gemma3"),
     *("smollm3, the last layer without RoPE", "smollm3, yarn, windows without RoPE, biases"),
     *("phi3, window, longrope", "phi3, tied, partly rotated"),
+    *("qwen3, experts", "qwen3, one of 5 experts, biases, tied"),
 )
 WINDOW = 20
 LAYERS = (
@@ -66,7 +67,7 @@ IN_GGUF = (
 )
 IN_EVERY_RUN = (
     *("ministral, alternating windows", "qwen3", "gemma3"),
-    *("smollm3, yarn, windows without RoPE, biases", "phi3, window, longrope"),
+    *("smollm3, yarn, windows without RoPE, biases", "phi3, window, longrope", "qwen3, experts"),
 )
 DIFFERING = ("ministral, alternating windows", "smollm3, yarn, windows without RoPE, biases")
 
@@ -163,6 +164,13 @@ def test_norms_after_attention_in_every_form(oracle, requested):
     require_equal_gradients(oracle, requested)
 
 
+@pytest.mark.parametrize("oracle", ["qwen3, experts"], indirect=True)
+@pytest.mark.parametrize("requested", thinned(LAYERS, lambda requested: requested == LAYERS[-1]), ids=str)
+def test_experts_in_every_form(oracle, requested):
+    """Tokens of a tile share the experts' matrices, and a tile has its own rows."""
+    require_equal_gradients(oracle, requested)
+
+
 @pytest.mark.parametrize("oracle", ["gemma2", "gemma3"], indirect=True)
 @pytest.mark.parametrize("requested", thinned(LAYERS, lambda requested: requested == LAYERS[-1]), ids=str)
 def test_norms_on_both_sides_in_every_form(oracle, requested):
@@ -170,11 +178,16 @@ def test_norms_on_both_sides_in_every_form(oracle, requested):
     require_equal_gradients(oracle, requested)
 
 
-EVERY_WEIGHT = [("olmo2", LAYERS[2]), ("gemma2", LAYERS[-1]), ("gemma3", LAYERS[0])]
+EVERY_WEIGHT = [
+    *(("olmo2", LAYERS[2]), ("gemma2", LAYERS[-1]), ("gemma3", LAYERS[0])),
+    *(("qwen3, experts", LAYERS[2]), ("qwen3, one of 5 experts, biases, tied", LAYERS[0])),
+]
 
 
 @pytest.mark.parametrize(
-    ("oracle", "requested"), thinned(EVERY_WEIGHT, lambda case: case[0] == "gemma2"), indirect=["oracle"]
+    ("oracle", "requested"),
+    thinned(EVERY_WEIGHT, lambda case: case[0] in ("gemma2", "qwen3, experts")),
+    indirect=["oracle"],
 )
 def test_gradients_of_every_weight(oracle, requested):
     """Also of norms after attention, and of the head and the embedding, whose rows are scaled."""
