@@ -2,6 +2,7 @@
 
 entry.py            exit codes, and one-line errors
 flags.py            parsing of flags
+help.py             the help that shows them
 model_arguments.py  flags that select a model
 model_loading.py    loading of that model
 outputs.py          checking and writing of output files

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import contextvars
 import dataclasses
 import importlib.metadata
 import inspect
 import io
-import itertools
 import re
 import sys
-import textwrap
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from lcjax.cli.help import help_texts, print_help
 from lcjax.errors import InputError, flag
 
 Arguments = TypeVar("Arguments")
@@ -58,6 +56,9 @@ def parse(
     if "--version" in words:
         print(f"{program} {importlib.metadata.version('lcjax')}")
         raise SystemExit(0)
+    if {"-h", "--help"} & set(words):
+        print_help(kind, program, default, options)
+        raise SystemExit(0)
     refuse_empty(words)
     printed = io.StringIO()
     if default is not None:
@@ -90,7 +91,7 @@ def parse_in_sections(
     Raises:
       InputError: as in `parse`.
     """
-    helps, types = _help_texts(kind), typing.get_type_hints(kind)
+    helps, types = help_texts(kind), typing.get_type_hints(kind)
     groups: list[tuple[str, type, Any]] = []
     for number, (title, names) in enumerate(sections.items()):
         fields = [
@@ -114,19 +115,6 @@ def parse_in_sections(
         forget()
         raise InputError(_all_in_flags(str(error), kind)) from None
     return _parsed.get()
-
-
-def _help_texts(kind: type) -> dict[str, str]:
-    """The docstring after each field, of the class and of its base classes."""
-    texts: dict[str, str] = {}
-    for base in reversed([base for base in kind.__mro__ if dataclasses.is_dataclass(base)]):
-        [tree] = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        assert isinstance(tree, ast.ClassDef)
-        for field, text in itertools.pairwise(tree.body):
-            match field, text:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(docstring))):
-                    texts[name] = " ".join(docstring.split())
-    return texts
 
 
 def forget() -> None:

@@ -15,8 +15,7 @@ class DoctorArguments:
     Exits with 0 if the run is possible as requested, 1 if it is not, 2 if a flag is invalid.
     Examples:
 
-      python -m lcjax.doctor --model DIR_OR_HUB_ID --data books/ --max-seq-length 131072 --gpu
-      h100-80gb
+      python -m lcjax.doctor --model DIR_OR_HUB_ID --data books/ --max-seq-length 65536 --gpu h200
       python -m lcjax.doctor --model x.gguf --data src/ --documents repository --max-seq-length 8192
     """
 

@@ -30,8 +30,7 @@ class EvaluateArguments(ModelArguments):
 
       python -m lcjax.evaluate --run runs/x
       python -m lcjax.evaluate --model DIR_OR_HUB_ID --data new_text/ --max-seq-length 8192
-      python -m lcjax.evaluate --model DIR_OR_HUB_ID --adapter runs/x/adapter --data book.txt
-      --tasks needle
+      python -m lcjax.evaluate --model DIR_OR_HUB_ID --adapter x/adapter --data x.txt --tasks needle
     """
 
     run: Path | None = None

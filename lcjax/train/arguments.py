@@ -26,8 +26,7 @@ class RunArguments(TrainingArguments):
     library, in a few minutes on a CPU. Examples:
 
       python -m lcjax.train
-      python -m lcjax.train --model DIR_OR_HUB_ID --data book.txt docs/ rows.jsonl --output-dir
-      runs/x
+      python -m lcjax.train --model DIR_OR_HUB_ID --data book.txt rows.jsonl --output-dir runs/x
       python -m lcjax.train --output-dir runs/x --resume-from-checkpoint latest
     """
 

@@ -1,7 +1,10 @@
-"""The imports needed to parse a command's flags."""
+"""What the help of a command prints, and the imports that it needs."""
 
 from __future__ import annotations
 
+import importlib
+import itertools
+import re
 import subprocess
 import sys
 
@@ -10,6 +13,25 @@ import pytest
 from lcjax.__main__ import COMMANDS
 
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "transformers", "torch", "matplotlib", "pyarrow", "tensorboardX"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_line_breaks_a_value(name, monkeypatch, capsys):
+    """tyro broke lines inside of 32,768, and commands to copy were broken too."""
+    main = importlib.import_module(COMMANDS[name][0]).main
+    whole = re.compile(r"\d+,\d{3}|\w+=\w+,[\w=,]+|python -m lcjax.*")
+    found = []
+    for columns in (400, 72):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert main(["--help"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        found.append({value.strip(" │") for line in lines for value in whole.findall(line)})
+        after = [line for before, line in itertools.pairwise(lines) if before.startswith("  python ")]
+        assert [line for line in after if line and not line.startswith("  python ")] == []
+        assert [line for line in lines if "\ue000" in line] == []
+        assert [line for line in lines[1:] if line[:1].isalpha() and len(line) > columns] == []
+    assert found[0] == found[1]
+    assert found[0]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
