@@ -15,6 +15,7 @@ Source: `jax.experimental.topologies` and OpenXLA's ahead-of-time compilation.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import re
 from collections.abc import Iterator
@@ -44,6 +45,9 @@ _SUFFIX = ".txtpb"
 # for some of the products that it compiles with Triton. cuBLAS computes them instead.
 _NO_CONFIGURATION = "No supported config found"
 _WITHOUT_TRITON_PRODUCTS = {"xla_gpu_enable_triton_gemm": False}
+
+# JAX 0.11's Pallas compiles only for GPUs whose names it knows.
+_SAME_ARCHITECTURE = {"NVIDIA L40S": "NVIDIA L40", "NVIDIA GeForce RTX 3090": "NVIDIA A10"}
 
 
 class GpuSharding(NamedSharding):
@@ -126,8 +130,17 @@ def lowering_for(sharding: Sharding) -> Iterator[None]:
         yield
         return
     # Since JAX 0.11, Pallas reads from the surrounding mesh which GPU it lowers for.
-    with traced_for(next(iter(sharding.device_set))), use_abstract_mesh(sharding.mesh.abstract_mesh):
+    with traced_for(next(iter(sharding.device_set))), use_abstract_mesh(_known_to_pallas(sharding.mesh.abstract_mesh)):
         yield
+
+
+def _known_to_pallas(mesh: AbstractMesh) -> AbstractMesh:
+    """The mesh with the name of a GPU of the same architecture, if Pallas refuses the GPU's own."""
+    device = getattr(mesh, "abstract_device", None)
+    if device is None or device.device_kind not in _SAME_ARCHITECTURE:
+        return mesh
+    known = dataclasses.replace(device, device_kind=_SAME_ARCHITECTURE[device.device_kind])
+    return mesh.update(abstract_device=known)
 
 
 def compile_lowered(lowered: jax.stages.Lowered, options: dict[str, Any] | None = None) -> jax.stages.Compiled:
