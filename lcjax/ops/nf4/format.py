@@ -110,11 +110,6 @@ def is_quantized(weight: Any) -> bool:
     return isinstance(weight, Mapping) and "codes" in weight
 
 
-def has_quantized(tree: Any) -> bool:
-    """Whether a parameter tree has a quantized weight."""
-    return is_quantized(tree) or (isinstance(tree, Mapping) and any(map(has_quantized, tree.values())))
-
-
 def dequantize(weight: Mapping[str, jax.Array], dtype: jax.typing.DTypeLike) -> jax.Array:
     """The weight [O, I] of one layer in `dtype`, bitwise equal to bitsandbytes; not for a stack.
 
