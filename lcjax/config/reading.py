@@ -108,7 +108,7 @@ def _family(config: dict[str, Any], source: str) -> Family:
     if activation != supported and _OTHER_NAMES.get(str(activation)) != supported:
         raise InputError(f"{source} says {key}={activation!r}; only {supported} is supported: use another model")
     if quantization := config.get("quantization_config"):
-        _refuse_what_is_not_nf4(quantization, source)
+        _check_quantization(quantization, source, family)
     return family
 
 
@@ -141,13 +141,15 @@ def _head_dim(hidden: Any, heads: Any, source: str) -> Any:
     return hidden // heads
 
 
-def _refuse_what_is_not_nf4(quantization: Any, source: str) -> None:
-    """Rejects quantized checkpoints except bitsandbytes' NF4 (see `lcjax.weights.bnb`)."""
+def _check_quantization(quantization: Any, source: str, family: Family) -> None:
+    """Rejects quantized checkpoints except bitsandbytes' NF4 and the family's own formats."""
     if not isinstance(quantization, dict):
         raise InputError(
             f"{source} says quantization_config={quantization!r}, which is not an object; download it again"
         )
     method = quantization.get("quant_method", "?")
+    if method in family.stored_formats:
+        return
     if method != "bitsandbytes":
         raise InputError(f"{source} says the weights are quantized ({method}); use an unquantized checkpoint")
     expected = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_quant_storage": "uint8"}

@@ -28,9 +28,9 @@ from lcjax.model.lora import adapters_only
 from lcjax.model.norm import RMSNorm
 from lcjax.model.rotation import Rotation
 from lcjax.model.settings import ModelSettings
-from lcjax.ops import nf4
 from lcjax.ops.cross_entropy import capped
 from lcjax.ops.dropout import DropoutKey
+from lcjax.ops.four_bits import has_quantized
 from lcjax.parallel.collectives import largest_over, places_of
 from lcjax.parallel.weights import gather_layer, gather_rows
 
@@ -185,7 +185,7 @@ class Llama(nnx.Module):
             return self.norm(run_stack(stack, x_BTD, stacked_params, layer_keys, context))
         # The scan itself must slice trainable weights, so that it accumulates their gradients. The
         # kernels that dequantize quantized weights read them from their stack.
-        learns, quantized = self.settings.lora is None, nf4.has_quantized(nnx.to_pure_dict(stacked_params))
+        learns, quantized = self.settings.lora is None, has_quantized(nnx.to_pure_dict(stacked_params))
         by_number = form.policy in OFFLOADING and not learns and not quantized
         params = Parameters.of(stacked_params, [not by_number or adapts for adapts in _of_adapters(stacked_params)])
 

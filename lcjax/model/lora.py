@@ -16,7 +16,7 @@ import optax
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.errors import InputError, unknown
 from lcjax.model.params import TensorName
-from lcjax.ops import nf4
+from lcjax.ops import four_bits
 
 Tree = dict[str, Any]
 
@@ -121,8 +121,8 @@ def merged_tensor(params: Tree, name: TensorName, scaling: float) -> jax.Array:
         module = module[key]
     tensors = module if name.layer is None else jax.tree.map(lambda stack: stack[name.index], module)
     tensor = tensors[name.path[-1]]
-    if nf4.is_quantized(tensor):
-        tensor = nf4.dequantize(tensor, jnp.float32)
+    if four_bits.is_quantized(tensor):
+        tensor = four_bits.dequantize(tensor, jnp.float32)
     if name.path[-1] != "weight" or "lora_A" not in module:
         return tensor
     return merge_weight(tensor, tensors["lora_A"], tensors["lora_B"], scaling)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +44,11 @@ class PackedWeight:
     arrays: Mapping[str, StoredTensor]
     shape: Shape
     offset: float | None  # None if the scales are not quantized
+
+    @property
+    def path(self) -> pathlib.Path:
+        """The file that its codes are in."""
+        return self.arrays["codes"].path
 
     @property
     def kind(self) -> str:
@@ -106,7 +112,6 @@ def take_packed_weights(
             {part.removeprefix(name): plain.pop(part) for part in parts}, name, names[name].shape
         )
     require_plain(plain)
-    _require_whole_stacks(packed, config)
     return plain, packed
 
 
@@ -181,7 +186,7 @@ def _read_state(tensor: StoredTensor) -> dict[str, Any]:
     return state
 
 
-def _require_whole_stacks(packed: Mapping[str, PackedWeight], config: LlamaConfig) -> None:
+def require_whole_stacks(packed: Mapping[str, Any], config: LlamaConfig) -> None:
     """Checks that all layers have each linear map quantized in the same way, or none has.
 
     The layers share arrays.
@@ -193,7 +198,7 @@ def _require_whole_stacks(packed: Mapping[str, PackedWeight], config: LlamaConfi
     for of_layers in kinds.values():
         first, kind = next(iter(of_layers.items()))
         if differing := [name for name in of_layers if of_layers[name] != kind]:
-            path = next(packed[name].arrays["codes"].path for name in of_layers if name in packed)
+            path = next(packed[name].path for name in of_layers if name in packed)
             raise InputError(
                 f"{path}: {first} is {kind} and {abridged(differing)} "
                 f"{of_layers[differing[0]]}; all layers must match: {_REMEDY}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,9 +16,10 @@ from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
 from lcjax.model.params import TensorName, tensor_names
 from lcjax.weights.assembly import DTYPES, Checkpoint, abridged, check_tensors, parameter_dtype, tree_leaves
-from lcjax.weights.bnb import take_packed_weights
+from lcjax.weights.bnb import require_whole_stacks, take_packed_weights
+from lcjax.weights.experts import joined, joint_tensors, stored_shape, take_experts
 from lcjax.weights.generation import GENERATION_CONFIG, write_generation_config
-from lcjax.weights.packing import Packing
+from lcjax.weights.packing import Packing, Shape
 from lcjax.weights.safetensors_files import StoredTensor, read_header, read_into, write_file
 from lcjax.weights.spelling import is_buffer, plain_names
 from lcjax.weights.staging import staged
@@ -63,7 +64,10 @@ def open_checkpoint(directory: str | os.PathLike[str], config: LlamaConfig | Non
     """Reads and checks all headers without reading weights; raises the errors of `load_params`."""
     directory = Path(directory)
     config = config or load_config(directory)
-    stored, packed = take_packed_weights(plain_names(_headers(directory), config), config)
+    stored, in_mxfp4 = take_experts(plain_names(_headers(directory), config), config)
+    stored, in_nf4 = take_packed_weights(stored, config)
+    packed = in_mxfp4 | in_nf4
+    require_whole_stacks(packed, config)
     check_tensors(
         {name: tensor.shape for name, tensor in (stored | packed).items()},
         {name.name: name.shape for name in tensor_names(config)},
@@ -80,7 +84,8 @@ def open_checkpoint(directory: str | os.PathLike[str], config: LlamaConfig | Non
     def packing(name: TensorName) -> Packing | None:
         return packed[name.name].packing() if name.name in packed else None
 
-    all_bfloat16 = not packed and all(tensor.dtype == DTYPES["bfloat16"] for tensor in stored.values())
+    # bfloat16 represents MXFP4 exactly.
+    all_bfloat16 = not in_nf4 and all(tensor.dtype == DTYPES["bfloat16"] for tensor in stored.values())
     return Checkpoint(config, DTYPES["bfloat16" if all_bfloat16 else "float32"], read, packing)
 
 
@@ -144,21 +149,21 @@ def write_checkpoint(
     generation_config: str | None = None,
 ) -> None:
     """`save_checkpoint` for tensors made one at a time: `fetch` returns a tensor in `dtype`."""
-    names = {name.name: name for name in tensor_names(config)}
-    shards = _shards(list(names.values()), dtype.itemsize, max_shard_bytes)
-    total_bytes = sum(math.prod(name.shape) * dtype.itemsize for name in names.values())
+    tensors, fetch_tensor = _stored_tensors(config, fetch)
+    shards = _shards(tensors, dtype.itemsize, max_shard_bytes)
+    total_bytes = sum(math.prod(shape) * dtype.itemsize for shape in tensors.values())
     # A former model's chat template and stop tokens must not survive next to a new tokenizer.
     former = OUR_FILES if tokenizer is None else (*OUR_FILES, GENERATION_CONFIG, *TOKENIZER_FILES)
     with staged(Path(directory), total_bytes, replaces=former) as staging:
         for file_name, shard in shards.items():
             write_file(
                 staging / file_name,
-                {name.name: (dtype, name.shape) for name in shard},
-                lambda name: fetch(names[name]),
+                {name: (dtype, tensors[name]) for name in shard},
+                fetch_tensor,
                 metadata={"format": "pt"},
             )
         if len(shards) > 1:
-            weight_map = {name.name: file_name for file_name, shard in shards.items() for name in shard}
+            weight_map = {name: file_name for file_name, shard in shards.items() for name in shard}
             write_json(staging / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
         # transformers 4 reads torch_dtype, version 5 reads dtype.
         write_json(staging / "config.json", {**config.to_dict(), "dtype": dtype.name, "torch_dtype": dtype.name})
@@ -232,12 +237,31 @@ def _is_file_name(value: Any) -> bool:
     return isinstance(value, str) and value not in ("", ".", "..") and os.path.basename(value) == value
 
 
-def _shards(names: Sequence[TensorName], item_size: int, max_shard_bytes: int) -> dict[str, list[TensorName]]:
+def _stored_tensors(
+    config: LlamaConfig, fetch: Callable[[TensorName], np.ndarray]
+) -> tuple[dict[str, Shape], Callable[[str], np.ndarray]]:
+    """(the shapes of a file's tensors by name, what fetches one of them)."""
+    joint, in_parts = joint_tensors(config), {}
+    for tensor, parts in joint.items():
+        in_parts |= {name.name: tensor for name in parts}
+    names = {name.name: name for name in tensor_names(config)}
+    shapes = {
+        in_parts.get(name, name): stored_shape(joint[in_parts[name]]) if name in in_parts else names[name].shape
+        for name in names
+    }
+
+    def fetch_tensor(name: str) -> np.ndarray:
+        return joined([fetch(part) for part in joint[name]]) if name in joint else fetch(names[name])
+
+    return shapes, fetch_tensor
+
+
+def _shards(tensors: Mapping[str, Shape], item_size: int, max_shard_bytes: int) -> dict[str, list[str]]:
     """The tensors of each file, in order, filled greedily."""
-    shards: list[list[TensorName]] = [[]]
+    shards: list[list[str]] = [[]]
     used = 0
-    for name in names:
-        size = math.prod(name.shape) * item_size
+    for name, shape in tensors.items():
+        size = math.prod(shape) * item_size
         if shards[-1] and used + size > max_shard_bytes:
             shards.append([])
             used = 0

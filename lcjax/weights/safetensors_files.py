@@ -31,13 +31,17 @@ _REMEDY = "download it again"
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor is stored; `offset` is in bytes from the file's start."""
+    """Where a tensor is stored; `offset` is in bytes from the file's start.
+
+    If it is `transposed`, the file has the transpose of the matrix of this shape.
+    """
 
     path: Path
     name: str
     dtype: np.dtype
     shape: Shape
     offset: int
+    transposed: bool = False
 
     @property
     def num_bytes(self) -> int:
@@ -88,12 +92,16 @@ def read_into(tensor: StoredTensor, out: np.ndarray, first: int = 0) -> None:
     """Fills a C-contiguous array, a few MB at a time, and casts to its dtype (to nearest even).
 
     Args:
-      first: the index of the tensor's value, in the order of the file, that becomes the first one.
+      first: the index of the tensor's value, in the order of its shape, that becomes the first one.
+        Of a transposed tensor it is the first of a row.
 
     Raises:
       InputError: the file ends early, cannot be read, or contains NaN or infinity and `out` is
         floating-point.
     """
+    if tensor.transposed:
+        _read_transposed(tensor, out, first // tensor.shape[1])
+        return
     flat = out.reshape(-1)
     try:
         # Unbuffered, because the buffer would be larger than many parts of a quantized tensor.
@@ -108,6 +116,13 @@ def read_into(tensor: StoredTensor, out: np.ndarray, first: int = 0) -> None:
                 require_finite(flat[part], tensor.path, tensor.name, shape=tensor.shape, start=first + part.start)
     except OSError as error:
         raise InputError(f"{tensor.path} cannot be read ({error}); check the disk and the permissions") from None
+
+
+def _read_transposed(tensor: StoredTensor, out: np.ndarray, start: int) -> None:
+    """Fills an array with rows from `start` on, which are columns in the file; reads all of it."""
+    whole = np.empty(tensor.shape[::-1], tensor.dtype)
+    read_into(dataclasses.replace(tensor, shape=whole.shape, transposed=False), whole)
+    out[...] = whole.T[start : start + len(out)]
 
 
 def same_values(left: StoredTensor, right: StoredTensor) -> bool:

@@ -11,7 +11,7 @@ olmo.py     OLMo 2: norms after attention and the MLP
 gemma.py    Gemma 2 and 3: norms before and after them, and windows in some layers
 smollm.py   SmolLM3: layers without RoPE
 phi.py      Phi-3 to Phi-4: joint matrices
-gpt_oss.py  the attention of gpt-oss: sinks
+gpt_oss.py  gpt-oss: sinks and experts
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from lcjax.config.families.family import linear as linear
 from lcjax.config.families.family import norm as norm
 from lcjax.config.families.gemma import GEMMA2 as GEMMA2
 from lcjax.config.families.gemma import GEMMA3_TEXT as GEMMA3_TEXT
+from lcjax.config.families.gpt_oss import GPT_OSS as GPT_OSS
 from lcjax.config.families.llama import LLAMA as LLAMA
 from lcjax.config.families.mistral import MINISTRAL as MINISTRAL
 from lcjax.config.families.mistral import MISTRAL as MISTRAL
@@ -42,5 +43,18 @@ DEFAULT_FAMILY = LLAMA
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (LLAMA, MISTRAL, MINISTRAL, QWEN2, QWEN3, QWEN3_MOE, OLMO2, GEMMA2, GEMMA3_TEXT, SMOLLM3, PHI3)
+    for family in (
+        LLAMA,
+        MISTRAL,
+        MINISTRAL,
+        QWEN2,
+        QWEN3,
+        QWEN3_MOE,
+        OLMO2,
+        GEMMA2,
+        GEMMA3_TEXT,
+        SMOLLM3,
+        PHI3,
+        GPT_OSS,
+    )
 }

@@ -22,22 +22,31 @@ class Experts:
       width: the intermediate size of an expert.
       sums_to_one: whether the weights of a token's experts are divided by their sum. Otherwise they
         are the probabilities among all experts.
+      limit: an expert computes `(up + 1) gate sigmoid(sharpness gate)` with gate at most `limit` and
+        up within it; None for the family's activation of gate, times up.
+      sharpness: see `limit`.
+      stored_format: "mxfp4" if checkpoints have the experts' matrices in this format; None if they
+        are not quantized.
     """
 
     count: int
     per_token: int
     width: int
     sums_to_one: bool
+    limit: float | None = None
+    sharpness: float = 1.0
+    stored_format: str | None = None
 
 
-def refusal(config: LlamaConfig, count: str, width: str) -> str | None:
+def refusal(config: LlamaConfig, count: str, width: str | None = None) -> str | None:
     """Why a model's experts are not supported; None if they are.
 
     Args:
       config: the model's.
-      count, width: the keys of config.json with the number of experts and their width.
+      count: the key of config.json with the number of experts.
+      width: the key with their intermediate size, if it is not that of dense models.
     """
-    for key in (count, "num_experts_per_tok", width):
+    for key in (count, "num_experts_per_tok", *([width] if width else [])):
         value: Any = config.own_value(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             return f"{key}={value!r} is not a positive number"

@@ -37,6 +37,7 @@ AXES: Mapping[str, Callable[[LlamaConfig], int]] = {
     "experts": lambda config: config.experts.count,
     "num_experts": lambda config: config.experts.count,
     "expert_mlp": lambda config: config.experts.width,
+    "expert_gate_and_mlp": lambda config: 2 * config.experts.width,
 }
 """The logical axes of parameters and their sizes.
 
@@ -118,7 +119,8 @@ class Parameter:
     Attributes:
       path: its place in the parameter tree.
       hugging_face: its name in safetensors files, with `{layer}` for the layer's number, and
-        `{expert}` if every expert of a layer has a tensor.
+        `{expert}` for the expert's. `X[{expert}]` is an expert's part of a tensor X of all experts;
+        see `lcjax.weights.experts`.
       gguf: its name in GGUF files, also with `{layer}`.
       axes: its logical axes, names of AXES.
       quantizable: whether it can be stored in 4 bits.
@@ -235,6 +237,8 @@ class Family:
         argument is the file's name for messages.
       rope_kinds: the kinds of RoPE that transformers' class supports; None for all of them.
       written: config.json as transformers' class reads it, from what most families write.
+      stored_formats: quant_methods of config.json that checkpoints of the family may have, in
+        addition to bitsandbytes.
       gguf_architecture: its name in GGUF files; None if the format has no such family. If families
         share a name, a file with it is read as the first of them in `lcjax.config.families`.
       gguf_keys: the metadata that only some families have in GGUF files: the key without the
@@ -268,6 +272,7 @@ class Family:
     flattened: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = lambda config, source: config
     rope_kinds: Collection[str] | None = None
     written: Callable[[dict[str, Any]], dict[str, Any]] = lambda values: values
+    stored_formats: Collection[str] = ()
     gguf_architecture: str | None = None
     gguf_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     gguf_rope_factors: bool = False
@@ -335,25 +340,41 @@ def linear(
     return weight, _in_layers(f"{name}.bias", f"{gguf}.bias", (out_axis,), stored=has_bias, interleaved=interleaved)
 
 
-def router(name: str) -> Parameter:
-    """The weight [E, D] of a router, which is neither quantized nor adapted."""
-    hugging_face = f"model.layers.{{layer}}.mlp.{name}.weight"
-    gguf = "blk.{layer}.ffn_gate_inp.weight"
-    return Parameter(
-        ("layers", "mlp", "router", "weight"), hugging_face, gguf, ("layers", "num_experts", "embed"), matmul=True
+def router(name: str, *, has_bias: bool = False) -> tuple[Parameter, ...]:
+    """The weight [E, D] of a router and its bias, neither quantized nor adapted."""
+    path, hugging_face, gguf = (
+        ("layers", "mlp", "router"),
+        f"model.layers.{{layer}}.mlp.{name}",
+        "blk.{layer}.ffn_gate_inp",
     )
+    axes = "layers", "num_experts", "embed"
+    weight = Parameter((*path, "weight"), f"{hugging_face}.weight", f"{gguf}.weight", axes, matmul=True)
+    bias = Parameter((*path, "bias"), f"{hugging_face}.bias", f"{gguf}.bias", axes[:2])
+    return (weight, bias) if has_bias else (weight,)
 
 
 def expert_linear(name: str, gguf: str, out_axis: str, in_axis: str) -> Parameter:
     """The weight [E, out, in] of a linear map of every expert, e.g. `gate_proj`."""
+    return _in_experts(f"{{expert}}.{name}.weight", f"{gguf}.weight", (name, "weight"), (out_axis, in_axis))
+
+
+def joint_expert_linear(name: str, gguf: str, out_axis: str, in_axis: str) -> tuple[Parameter, ...]:
+    """A linear map of every expert whose weight and bias are one tensor each for all experts."""
+    weight = _in_experts(f"{name}[{{expert}}]", f"{gguf}.weight", (name, "weight"), (out_axis, in_axis))
+    bias = _in_experts(f"{name}_bias[{{expert}}]", f"{gguf}.bias", (name, "bias"), (out_axis,))
+    return weight, bias
+
+
+def _in_experts(name: str, gguf: str, path: tuple[str, str], axes: tuple[str, ...]) -> Parameter:
+    is_matrix = len(axes) == 2
     return Parameter(
-        ("layers", "mlp", "experts", name, "weight"),
-        f"model.layers.{{layer}}.mlp.experts.{{expert}}.{name}.weight",
-        f"blk.{{layer}}.{gguf}.weight",
-        ("layers", "experts", out_axis, in_axis),
-        quantizable=True,
-        adaptable=True,
-        matmul=True,
+        ("layers", "mlp", "experts", *path),
+        f"model.layers.{{layer}}.mlp.experts.{name}",
+        f"blk.{{layer}}.{gguf}",
+        ("layers", "experts", *axes),
+        quantizable=is_matrix,
+        adaptable=is_matrix,
+        matmul=is_matrix,
     )
 
 

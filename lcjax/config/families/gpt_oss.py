@@ -1,4 +1,4 @@
-"""The attention of gpt-oss: sinks, biases, and a window in every other layer.
+"""gpt-oss: sinks in attention, biases, a window in every other layer, and experts.
 
 Source: transformers 5, `models/gpt_oss/configuration_gpt_oss.py`; OpenAI, gpt-oss model card,
 arXiv 2508.10925.
@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lcjax.config.families import windows
-from lcjax.config.families.family import AttentionView, Norms
+from lcjax.config.families import experts, windows
+from lcjax.config.families.decoder import decoder_parameters
+from lcjax.config.families.family import AttentionView, Family, Norms, joint_expert_linear, router
 
 if TYPE_CHECKING:
     from lcjax.config.model import LlamaConfig
@@ -33,6 +34,16 @@ KEYS = {
     "eos_token_id": None,
 }
 OWN_KEYS = {"layer_types": None}
+_OF_EXPERTS = {
+    "num_local_experts": 128,
+    "num_experts_per_tok": 4,
+    "swiglu_limit": 7.0,
+    "swiglu_alpha": 1.702,
+    "router_aux_loss_coef": 0.9,
+}
+_QUANTIZATION = "quantization"
+"""Not a key of config.json: the format of the experts' matrices, from its `quantization_config`."""
+
 NORMS = Norms(in_float32=True)
 """Those of Llama, rounded after the product with their weights."""
 
@@ -48,7 +59,9 @@ ROPE = {
 
 
 def flattened(config: Mapping[str, Any], source: str) -> Mapping[str, Any]:
-    """config.json with the default scaling of RoPE if it has none."""
+    """config.json with the default scaling of RoPE if it has none, and its kind of quantization."""
+    quantization = config.get("quantization_config") or {}
+    config = {**config, _QUANTIZATION: quantization.get("quant_method")}
     if config.get("rope_scaling") or config.get("rope_parameters"):
         return config
     return {**config, "rope_parameters": ROPE}
@@ -72,3 +85,54 @@ def _kinds(config: LlamaConfig) -> tuple[str, ...]:
     if (given := config.own_value("layer_types")) is not None:
         return given
     return tuple(windows.FULL if layer % 2 else windows.WINDOW for layer in range(config.num_hidden_layers))
+
+
+def _written(values: dict[str, Any]) -> dict[str, Any]:
+    """Weights are written without quantization."""
+    return {key: value for key, value in values.items() if key != _QUANTIZATION}
+
+
+def _experts(config: LlamaConfig) -> experts.Experts:
+    return experts.Experts(
+        count=config.own_value("num_local_experts"),
+        per_token=config.own_value("num_experts_per_tok"),
+        width=config.intermediate_size,
+        sums_to_one=True,
+        limit=config.own_value("swiglu_limit"),
+        sharpness=config.own_value("swiglu_alpha"),
+        stored_format=config.own_value(_QUANTIZATION),
+    )
+
+
+def _refusal(config: LlamaConfig) -> str | None:
+    for key in ("swiglu_limit", "swiglu_alpha"):
+        value = config.own_value(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
+            return f"{key}={value!r} is not a positive number"
+    return refusal(config) or experts.refusal(config, "num_local_experts")
+
+
+GPT_OSS = Family(
+    model_type="gpt_oss",
+    architecture="GptOssForCausalLM",
+    keys=KEYS,
+    own_keys={**OWN_KEYS, **_OF_EXPERTS, _QUANTIZATION: None},
+    parameters=decoder_parameters(
+        qkv_bias=has_bias,
+        output_bias=has_bias,
+        norms=NORMS,
+        sinks=True,
+        mlp=(
+            *router("router", has_bias=True),
+            *joint_expert_linear("gate_up_proj", "ffn_gate_up_exps", "expert_gate_and_mlp", "embed"),
+            *joint_expert_linear("down_proj", "ffn_down_exps", "embed", "expert_mlp"),
+        ),
+    ),
+    norms=NORMS,
+    sees=sees,
+    experts=_experts,
+    refusal=_refusal,
+    flattened=flattened,
+    written=_written,
+    stored_formats=("mxfp4",),
+)

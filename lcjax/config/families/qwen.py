@@ -133,7 +133,7 @@ QWEN3_MOE = Family(
         output_bias=lambda config: config.attention_bias,
         qk_norm=OF_A_HEAD,
         mlp=(
-            router("gate"),
+            *router("gate"),
             expert_linear("gate_proj", "ffn_gate_exps", "expert_mlp", "embed"),
             expert_linear("up_proj", "ffn_up_exps", "expert_mlp", "embed"),
             expert_linear("down_proj", "ffn_down_exps", "embed", "expert_mlp"),

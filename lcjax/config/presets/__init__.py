@@ -7,6 +7,7 @@ olmo.py     OLMo 2
 gemma.py    Gemma 2 and 3
 smollm.py   SmolLM3
 phi.py      Phi-3.5 and Phi-4
+gpt_oss.py  gpt-oss
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from lcjax.config.model import LlamaConfig
 from lcjax.config.presets.gemma import GEMMA
+from lcjax.config.presets.gpt_oss import GPT_OSS
 from lcjax.config.presets.llama import LLAMA
 from lcjax.config.presets.mistral import MISTRAL
 from lcjax.config.presets.olmo import OLMO
@@ -23,7 +25,7 @@ from lcjax.config.presets.qwen import QWEN
 from lcjax.config.presets.smollm import SMOLLM
 from lcjax.errors import InputError, unknown
 
-PRESETS: dict[str, LlamaConfig] = {**LLAMA, **MISTRAL, **QWEN, **OLMO, **GEMMA, **SMOLLM, **PHI}
+PRESETS: dict[str, LlamaConfig] = {**LLAMA, **MISTRAL, **QWEN, **OLMO, **GEMMA, **SMOLLM, **PHI, **GPT_OSS}
 
 
 def resolve_config(model: str) -> LlamaConfig:

@@ -25,36 +25,48 @@ Tree = dict[str, Any]
 
 
 class Router(nnx.Module):
-    """Chooses the experts with the largest logits `W x`. It computes in float32.
+    """Chooses the experts with the largest logits `W x + b`. It computes in float32.
 
     Their weights are the softmax of the logits over all experts, or over the chosen ones.
     """
 
     def __init__(self, tree: Tree, config: LlamaConfig):
         self.weight = nnx.Param(tree["weight"])
+        self.bias = nnx.Param(tree["bias"]) if "bias" in tree else None
         self.experts = config.experts
 
     def __call__(self, x_ND: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(weights float32 [N, C], experts int32 [N, C]) of each token, largest weight first."""
         product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32, precision="highest")
         logits_NE = product("nd,ed->ne", x_ND, self.weight[...])
+        if self.bias is not None:
+            logits_NE = logits_NE + self.bias[...][None].astype(jnp.float32)
         logits_NC, expert_NC = lax.top_k(logits_NE, self.experts.per_token)
         among_NX = logits_NC if self.experts.sums_to_one else logits_NE
         return jnp.exp(logits_NC - jax.nn.logsumexp(among_NX, axis=-1, keepdims=True)), expert_NC
 
 
 class Experts(nnx.Module):
-    """The gated MLPs of all experts: `down_e(activation(gate_e(x)) * up_e(x))` for rows x."""
+    """The gated MLPs of all experts: `down_e(gated(gate_e(x), up_e(x)))` for rows x."""
 
     def __init__(self, tree: Tree, config: LlamaConfig, lora: LoraConfig | None):
-        self.activation = config.family.activation
-        self.gate_proj, self.up_proj, self.down_proj = (
-            GroupedLinear(tree[name], lora) for name in ("gate_proj", "up_proj", "down_proj")
-        )
+        self.activation, self.settings = config.family.activation, config.experts
+        # A family has a map for each of gate and up, or one map whose outputs alternate.
+        self.maps = ("gate_up_proj",) if "gate_up_proj" in tree else ("gate_proj", "up_proj")
+        for name in (*self.maps, "down_proj"):
+            setattr(self, name, GroupedLinear(tree[name], lora))
 
     def __call__(self, x_RD: jax.Array, routing: Routing) -> jax.Array:
-        gate_RF, up_RF = (name_residual(f(x_RD, routing), PROJECTION) for f in (self.gate_proj, self.up_proj))
-        return self.down_proj(ACTIVATIONS[self.activation](gate_RF) * up_RF, routing)
+        outputs = [name_residual(getattr(self, name)(x_RD, routing), PROJECTION) for name in self.maps]
+        gate_RF, up_RF = outputs if len(outputs) == 2 else (outputs[0][:, ::2], outputs[0][:, 1::2])
+        return self.down_proj(self._gated(gate_RF, up_RF), routing)
+
+    def _gated(self, gate: jax.Array, up: jax.Array) -> jax.Array:
+        """`activation(gate) * up`, or with a limit as in `lcjax.config.families.experts`."""
+        if (limit := self.settings.limit) is None:
+            return ACTIVATIONS[self.activation](gate) * up
+        gate, up = jnp.minimum(gate, limit), jnp.clip(up, -limit, limit)
+        return (up + 1) * gate * jax.nn.sigmoid(self.settings.sharpness * gate)
 
 
 class MixtureOfExperts(nnx.Module):

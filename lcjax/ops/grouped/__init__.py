@@ -8,6 +8,7 @@ scan.py     its implementation in XLA, block by block
 from __future__ import annotations
 
 from lcjax.ops.grouped.product import grouped_product as grouped_product
+from lcjax.ops.grouped.product import of_experts as of_experts
 from lcjax.ops.grouped.routing import Routing as Routing
 from lcjax.ops.grouped.routing import collect as collect
 from lcjax.ops.grouped.routing import dispatch as dispatch

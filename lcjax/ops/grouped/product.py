@@ -9,6 +9,7 @@ import functools
 from typing import Protocol
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from lcjax.ops.grouped import scan
@@ -56,6 +57,27 @@ def grouped_product(
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation={implementation!r} is unknown; use one of {', '.join(IMPLEMENTATIONS)}")
     return _product(implementation, x_RI, weight_EOI, routing)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def of_experts(x_EO: jax.Array, routing: Routing, implementation: str = "auto") -> jax.Array:
+    """The vector of each row's expert, [R, O].
+
+    The gradient is the sum over the rows of an expert, in their order.
+    """
+    return x_EO[routing.expert_R]
+
+
+def _of_experts_forward(x_EO, routing, implementation):
+    return of_experts(x_EO, routing, implementation), routing
+
+
+def _of_experts_backward(implementation, routing, dy_RO):
+    ones_R1 = jnp.ones((len(dy_RO), 1), dy_RO.dtype)
+    return _by(implementation, "outer_product", dy_RO, ones_R1, routing)[..., 0], None
+
+
+of_experts.defvjp(_of_experts_forward, _of_experts_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
