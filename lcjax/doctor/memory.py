@@ -80,6 +80,6 @@ def _fitting(plan: Plan) -> str:
     layers = "" if plan.layers == "none" else f", layers in tiles ({plan.layers})"
     seconds = duration(plan.seconds)
     return (
-        f"{headline(plan)} with weights in {plan.workload.quantize or 'bfloat16'}, gradient "
+        f"{headline(plan)} with weights in {plan.workload.weights}, gradient "
         f"checkpointing {plan.policy}{layers}; about {seconds} per step"
     )

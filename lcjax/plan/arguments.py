@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from lcjax.cli.outputs import check_outputs
-from lcjax.config import LoraConfig
+from lcjax.config import ALL_LINEAR, LoraConfig
 from lcjax.config.memory import PINNABLE_SHARE
 from lcjax.config.rope import LONGEST
 from lcjax.errors import InputError
@@ -31,9 +31,11 @@ class PlanArguments:
     max_seq_length: int | None = None
     """Tokens of context. Default: the model's trained context."""
     quantize: str | None = None
-    """nf4 stores the frozen weights in four bits. Default: bfloat16."""
+    """nf4 stores the frozen weights in four bits. Default: bfloat16, or what a model is published in."""
     lora_r: int = LoraConfig.r
     """Rank of the adapter; 0 trains every weight."""
+    target_modules: tuple[str, ...] = (ALL_LINEAR,)
+    """The linear maps of each layer that get an adapter, e.g. q_proj v_proj; all-linear for all."""
     use_gradient_checkpointing: str = "auto"
     """auto, none, full, offload (or unsloth), offload_attn."""
     memory: str = "auto"

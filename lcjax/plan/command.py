@@ -52,6 +52,7 @@ def workload_of(arguments: PlanArguments) -> Workload:
         config=resolve_config(arguments.model),
         gpu=arguments.gpu,
         lora_r=arguments.lora_r,
+        target_modules=arguments.target_modules,
         quantize=arguments.quantize,
         use_gradient_checkpointing=arguments.use_gradient_checkpointing,
         memory=arguments.memory,

@@ -116,6 +116,7 @@ class Plan:
             "host_weights_bytes": memory.host_weights_bytes,
             "quantize": workload.quantize,
             "lora_r": workload.lora_r,
+            "target_modules": workload.lora.target_modules if workload.lora else (),
             "gpus": workload.gpus,
             "hosts": workload.hosts,
             "mesh": dataclasses.asdict(self.settings.execution.mesh),

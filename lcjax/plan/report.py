@@ -136,7 +136,7 @@ def duration(seconds: float) -> str:
 def _frozen(plan: Plan) -> str:
     on_host = plan.memory.host_weights_bytes
     elsewhere = f", {gib(on_host)} of embedding and head in host memory" if on_host else ""
-    return f"{plan.workload.quantize or 'bfloat16'}{elsewhere}"
+    return f"{plan.workload.weights}{elsewhere}"
 
 
 def _trained(plan: Plan) -> str:

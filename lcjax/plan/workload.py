@@ -11,6 +11,7 @@ from lcjax.config.parallel.mesh import MeshRequest, MeshShape
 from lcjax.config.precision import check_quantize
 from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
+from lcjax.model.lora import check_targets
 from lcjax.ops.attention.registry import check_implementation
 from lcjax.plan.choosing.search import LENGTH_STEP
 from lcjax.plan.compiling.aot import gpu_memory_bytes
@@ -26,13 +27,14 @@ class Workload:
       model: the model's name as the user wrote it.
       config: the model's configuration.
       gpu: one of `lcjax.plan.compiling.aot.gpu_names()`.
-      lora_r: rank of the adapter on all seven linear maps of a layer; 0 trains every weight.
+      lora_r: rank of the adapter; 0 trains every weight.
       quantize: None or "nf4".
       use_gradient_checkpointing, memory, loss_chunk, attention, optimizer_memory: as in
         `lcjax.train`.
       gpus: number of GPUs in each host.
       hosts: number of hosts.
       mesh: how the GPUs share the work; by default all of them share the sequence.
+      target_modules: the linear maps of a layer that have an adapter.
 
     Raises:
       InputError: an unknown name, a value out of range, or `quantize` without an adapter.
@@ -51,6 +53,7 @@ class Workload:
     gpus: int = 1
     hosts: int = 1
     mesh: MeshRequest = dataclasses.field(default_factory=MeshRequest)
+    target_modules: tuple[str, ...] = (ALL_LINEAR,)
 
     def __post_init__(self):
         if self.lora_r < 0:
@@ -61,6 +64,12 @@ class Workload:
             raise InputError(
                 f"--quantize {self.quantize} and --lora-r 0 contradict each other: quantized weights cannot be trained"
             )
+        if (experts := self.config.family.experts(self.config)) and experts.stored_format and not self.lora_r:
+            raise InputError(
+                f"--lora-r 0 trains every weight, and the experts of {self.model} are in {experts.stored_format}: "
+                "convert the model to bfloat16 with lcjax.convert, and give its directory"
+            )
+        check_targets(self.config, target_modules_of(self.config.family, self.target_modules))
         if self.gpus < 1 or self.hosts < 1:
             raise InputError(f"--gpus {self.gpus} and --hosts {self.hosts} must both be at least 1")
         check_implementation(self.attention)
@@ -114,10 +123,17 @@ class Workload:
     @property
     def lora(self) -> LoraConfig | None:
         """The adapter's configuration, as `lcjax.train` makes it; None to train every weight."""
-        modules = target_modules_of(self.config.family, ALL_LINEAR)
+        modules = target_modules_of(self.config.family, self.target_modules)
         return LoraConfig(self.lora_r, target_modules=modules) if self.lora_r else None
+
+    @property
+    def weights(self) -> str:
+        """The format of the frozen weights."""
+        experts = self.config.family.experts(self.config)
+        of_experts = experts.stored_format if experts else None
+        return ", ".join([*([f"experts in {of_experts}"] if of_experts else []), self.quantize or "bfloat16"])
 
     def describe(self) -> str:
         """Model, weights and adapter, for a title."""
         trained = f"LoRA r={self.lora_r}" if self.lora_r else "full fine-tuning"
-        return f"{self.model}, {self.quantize or 'bfloat16'}, {trained}"
+        return f"{self.model}, {self.weights}, {trained}"

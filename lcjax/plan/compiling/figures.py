@@ -59,6 +59,7 @@ def _cache_inputs(workload: Workload, settings: ModelSettings) -> dict[str, Any]
             workload.hosts,
             workload.quantize,
             workload.lora_r,
+            workload.target_modules,
             workload.optimizer_memory,
             repr(workload.config),
         ],

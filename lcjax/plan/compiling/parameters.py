@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.config import LlamaConfig, LoraConfig
+from lcjax.config.families import Parameter
 from lcjax.model import lora
 from lcjax.model.params import check_quantizable
-from lcjax.ops import nf4
+from lcjax.ops import mxfp4, nf4
 from lcjax.parallel.weights import part_bytes
 
 Tree = dict[str, Any]
+FourBits = dict[str, tuple[tuple[int, ...], Any]]
 
 
 def abstract_params(config: LlamaConfig, adapter: LoraConfig | None, quantize: str | None) -> Tree:
@@ -30,8 +32,7 @@ def abstract_params(config: LlamaConfig, adapter: LoraConfig | None, quantize: s
         node = params
         for part in row.path[:-1]:
             node = node.setdefault(part, {})
-        quantized = quantize is not None and row.quantizable
-        types = nf4.leaf_types(*row.shape(config)) if quantized else {}
+        types = _format_of(row, config, quantize)
         leaves = {
             name: jax.ShapeDtypeStruct((*row.stacks(config), *shape), dtype) for name, (shape, dtype) in types.items()
         }
@@ -40,6 +41,13 @@ def abstract_params(config: LlamaConfig, adapter: LoraConfig | None, quantize: s
         return params
     fresh = jax.eval_shape(lambda: lora.init_adapter(config, adapter, jax.random.key(0)))
     return lora.attach(params, fresh)
+
+
+def _format_of(row: Parameter, config: LlamaConfig, quantize: str | None) -> FourBits:
+    """The leaves of a weight in 4 bits; none if it is not quantized."""
+    if row.quantizable and row.in_experts and config.experts.stored_format == "mxfp4":
+        return mxfp4.leaf_types(*row.shape(config))
+    return nf4.leaf_types(*row.shape(config)) if row.quantizable and quantize is not None else {}
 
 
 def tree_bytes(tree: Any) -> int:

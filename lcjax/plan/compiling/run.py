@@ -12,7 +12,7 @@ from jax.sharding import Sharding
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.config.training import TrainingArguments
 from lcjax.model import ModelSettings
-from lcjax.ops.nf4 import has_quantized
+from lcjax.ops.four_bits import has_quantized
 from lcjax.parallel.memories import is_on_host
 from lcjax.plan.choosing.cost import step_seconds
 from lcjax.plan.choosing.search import LENGTH_STEP

@@ -10,7 +10,7 @@ from lcjax.config.training import TrainingArguments
 from lcjax.data import Data
 from lcjax.model import Llama, ModelSettings
 from lcjax.ops.attention.registry import backend_of
-from lcjax.ops.nf4 import has_quantized
+from lcjax.ops.four_bits import has_quantized
 from lcjax.plan.compiling.parameters import abstract_params
 
 

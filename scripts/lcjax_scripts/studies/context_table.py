@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
 from typing import Any
 
-from lcjax.config import MemorySettings, parse_memory
+from lcjax.config import ALL_LINEAR, MemorySettings, parse_memory
 from lcjax.config.presets import resolve_config
 from lcjax.plan.compiling.memory import GIB, MARGIN_BYTES
 from lcjax.plan.planner import Plan, Planner
@@ -41,6 +41,7 @@ class Row:
     optimizer_memory: str = "host"
     gpus: int = 1
     hosts: int = 1
+    target_modules: tuple[str, ...] = (ALL_LINEAR,)
 
     @property
     def workload(self) -> Workload:
@@ -54,6 +55,7 @@ class Row:
             optimizer_memory=self.optimizer_memory,
             gpus=self.gpus,
             hosts=self.hosts,
+            target_modules=self.target_modules,
         )
 
     @property
@@ -71,10 +73,12 @@ class Row:
     @property
     def trains(self) -> str:
         """The format of the weights, and what is trained."""
-        weights = self.quantize or "bf16"
-        return f"{weights}, LoRA r={self.lora_r}" if self.lora_r else f"{weights}, every weight"
+        weights = self.workload.weights.replace("bfloat16", "bf16")
+        where = "" if self.target_modules == (ALL_LINEAR,) else " of attention"
+        return f"{weights}, LoRA r={self.lora_r}{where}" if self.lora_r else f"{weights}, every weight"
 
 
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _ONE_GPU = (("rtx4090", 24, 524_288), ("l40s", 48, 1_048_576), ("h100-80gb", 80, 2_097_152))
 # The sources of Unsloth's and ALST's figures are in docs/log.md. Each search starts at the target.
 ROWS = (
@@ -89,6 +93,11 @@ ROWS = (
     Row("llama-3.1-70b", "h100-80gb", 80, 393_216, "Unsloth 89,389"),
     *(Row("qwen3-8b", gpu, gb, target) for gpu, gb, target in _ONE_GPU),
     *(Row("qwen3-32b", gpu, gb, target // 4) for gpu, gb, target in _ONE_GPU),
+    *(Row("qwen3-30b-a3b", gpu, gb, target // 2) for gpu, gb, target in _ONE_GPU),
+    *(Row("gemma-3-12b", gpu, gb, target // 2) for gpu, gb, target in _ONE_GPU),
+    *(Row("gpt-oss-20b", gpu, gb, target) for gpu, gb, target in _ONE_GPU[:-1]),
+    Row("gpt-oss-20b", "h100-80gb", 80, 2_097_152, "Unsloth 290K"),
+    Row("gpt-oss-120b", "h100-80gb", 80, 262_144, target_modules=_ATTENTION),
     Row("llama-3.1-8b", "h100-80gb", 80, 1_048_576, "", quantize=None),
     Row("llama-3.1-8b", "h100-80gb", 80, 512_000, "ALST 500K", quantize=None, lora_r=0),
     Row("llama-3.1-8b", "h100-80gb", 80, 4_194_304, gpus=2),

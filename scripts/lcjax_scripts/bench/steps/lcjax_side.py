@@ -146,6 +146,8 @@ def _random(mesh: MeshShape, path: Any, leaf: Any) -> Any:
 
     def make():
         bits = jax.lax.iota(jnp.uint32, leaf.size) * jnp.uint32(2654435761) >> 8
+        if path[-1].key == "exponents":  # 2^-9 to 2^-6, as of weights
+            return (118 + (bits & 3)).astype(jnp.uint8).reshape(leaf.shape)
         if leaf.dtype == jnp.uint8:
             return (bits & 0xFF).astype(jnp.uint8).reshape(leaf.shape)
         return ((bits.astype(jnp.float32) / 2**23 - 1) * 0.03).astype(leaf.dtype).reshape(leaf.shape)
