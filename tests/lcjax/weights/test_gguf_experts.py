@@ -18,6 +18,7 @@ import lcjax
 from lcjax import weights
 from lcjax.errors import InputError
 from lcjax.model import lora as adapters
+from lcjax.model.params import tensor_names
 from tests.support.gguf_models import KINDS, assert_same_bits, config_of, converted
 from tests.support.gguf_writing import add_model, gguf_name, write
 
@@ -70,6 +71,10 @@ def test_experts_of_another_writer_have_the_library_s_bits(source, tmp_path, nam
     for key, array in found.items():
         whole = gguf.quants.dequantize(encoded[key].data, encoded[key].tensor_type)
         np.testing.assert_array_equal(np.asarray(array), whole.reshape(array.shape), err_msg=key)
+    checkpoint, some = weights.open_model_files(path), np.empty((40, 64), np.float32)
+    [up] = (name for name in tensor_names(config) if name.name.endswith("1.mlp.experts.3.up_proj.weight"))
+    checkpoint.read(up, some, 100)
+    np.testing.assert_array_equal(some, mlp["experts"]["up_proj"]["weight"][1, 3, 100:140])
 
 
 def test_transformers_reads_what_is_written(small_model_of, tmp_path):
