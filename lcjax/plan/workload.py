@@ -69,7 +69,7 @@ class Workload:
                 f"--lora-r 0 trains every weight, and the experts of {self.model} are in {experts.stored_format}: "
                 "convert the model to bfloat16 with lcjax.convert, and give its directory"
             )
-        check_targets(self.config, target_modules_of(self.config.family, self.target_modules))
+        check_targets(self.config, target_modules_of(self.config.family, self.target_modules), lora_dropout=0.0)
         if self.gpus < 1 or self.hosts < 1:
             raise InputError(f"--gpus {self.gpus} and --hosts {self.hosts} must both be at least 1")
         check_implementation(self.attention)
