@@ -30,6 +30,7 @@ tests/lcjax/plan/test_offload.py
 tests/lcjax/parallel/test_steps.py
 tests/lcjax/pallas/test_block_sizes.py
 tests/lcjax/step/test_step.py
+tests/lcjax/model/test_rotation.py
 tests/lcjax/train/test_programs.py
 tests/lcjax/model/test_toy_family.py
 tests/scripts/bench/test_bench_kernels.py

@@ -67,7 +67,7 @@ def test_killed_signaled_and_resumed_by_other_numbers_of_processes(arguments, tm
     ) or (stopped == STEPS)
 
     assert main(resumed) == 0
-    assert main([*arguments, "--output-dir", str(tmp_path / "alone")]) == 0
+    assert main([*arguments, "--save-steps", str(STEPS), "--output-dir", str(tmp_path / "alone")]) == 0
     _assert_same_losses(tmp_path / "run", tmp_path / "alone")
 
 
