@@ -26,7 +26,7 @@ from lcjax.weights.peft.names import Factor, module_of, tensor_name
 from lcjax.weights.safetensors_files import StoredTensor, read_into
 
 PARAMETERS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
-"""The modules whose rows a parameter of experts has, one module after another."""
+"""The modules whose rows a parameter of experts has, if a family does not have it as one module."""
 _INNER = ".base_layer"
 
 
@@ -87,12 +87,16 @@ def parameter_keys(config: LlamaConfig) -> dict[str, str]:
 def _parameters(config: LlamaConfig) -> dict[str, tuple[Parameter, ...]]:
     """The parameters of a layer's experts, with the rows of the table that they contain."""
     rows = config.family.adaptable
-    found = {name: tuple(rows[module] for module in modules if module in rows) for name, modules in PARAMETERS.items()}
+    found = {
+        name: (rows[name],) if name in rows else tuple(rows[module] for module in modules if module in rows)
+        for name, modules in PARAMETERS.items()
+    }
     return {name: rows for name, rows in found.items() if rows and all(row.in_experts for row in rows)}
 
 
 def _prefix(row: Parameter, layer: int) -> str:
-    return row.hugging_face.partition(".{expert}.")[0].format(layer=layer)
+    before, experts, _ = row.hugging_face.partition(".experts")
+    return f"{before}{experts}".format(layer=layer)
 
 
 def _fused(stored: Mapping[str, StoredTensor], config: LlamaConfig) -> Iterator[_Fused]:

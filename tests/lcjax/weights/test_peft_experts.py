@@ -143,9 +143,9 @@ def test_two_blocks_get_back_their_rank(base, tmp_path):
 def test_what_peft_saves_of_a_loaded_adapter_is_the_adapter(base, tmp_path):
     """lcjax writes an adapter for each expert; PEFT joins them when it loads them.
 
-    PEFT would scale two joined maps by another root, and does not load an adapter with dropout.
+    With `use_rslora`, PEFT would scale two joined maps by another root.
     """
-    options = {"use_rslora": True, "lora_dropout": 0.1}
+    options = {"use_rslora": True}
     model = lcjax.get_peft_model(base.model(), r=3, lora_alpha=4, target_modules=("k_proj", *MAPS), **options)
     key = np.random.default_rng(0)
     params, adapter = adapters.detach(model.params)
@@ -235,3 +235,18 @@ def test_faults_of_parameters_are_named(base, tmp_path):
     whole[f"{prefix}.lora_B.weight"][3, 5] = np.nan
     save_file(whole, tmp_path / WEIGHTS_FILE)
     assert f"{prefix}.lora_B.weight is nan at [3, 5]" in refusal(base, tmp_path)
+
+
+def test_experts_that_have_one_parameter_in_the_model_too(tmp_path):
+    """gpt-oss, whose files have them transposed."""
+    fields = {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 32, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 20, "hidden_size": 64}
+    base = make_oracle(tmp_path, adapter=False, model_type="gpt_oss", **fields, **heads)
+    saved(base, tmp_path / "adapter", target_modules=["q_proj"], target_parameters=EXPERTS)
+    adapted = Oracle(base.directory, tmp_path / "adapter")
+    ids = np.random.default_rng(0).integers(0, 131, (1, 20))
+    with torch.no_grad():
+        expected, before = (oracle.original(torch.tensor(ids)).logits.numpy() for oracle in (adapted, base))
+    found = np.asarray(adapted.model()(jnp.asarray(ids)))
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
+    assert np.abs(found - before).max() > 0.1
