@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 
 import pytest
 
@@ -39,3 +41,28 @@ def test_the_step_contains_the_kernels(policy, memory, attention, expected):
         "8b", CONFIG, "h100-80gb", lora_r=8, use_gradient_checkpointing=policy, memory=memory, attention=attention
     )
     assert compile_step(workload, requested_settings(workload, TOKENS)).program.kernels() == expected
+
+
+# For each of gate, up and down: the weights of all experts and both factors of their adapters.
+# They run in the forward pass and again in the recomputed layer; the backward pass has as many for
+# inputs, and one for each factor's gradient.
+OF_EXPERTS = {"grouped_product": 3 * 9, "grouped_outer_product": 3 * 2}
+
+
+def test_the_step_with_experts_dequantizes_one_layer_at_a_time():
+    config = dataclasses.replace(PRESETS["qwen3-30b-a3b"], num_hidden_layers=3)
+    workload = Workload("30b", config, "h100-80gb", lora_r=8, quantize="nf4", use_gradient_checkpointing="offload")
+    step = compile_step(workload, requested_settings(dataclasses.replace(workload, memory="none"), 4096))
+    assert step.program.kernels() == RECOMPUTED | OF_EXPERTS
+    one_map = config.experts.count * config.experts.width * config.hidden_size
+    vocabulary = config.vocab_size * config.hidden_size
+    large = {}
+    for instruction in step.program.instructions.values():
+        for dtype, axes in re.findall(r"(\w+)\[([\d,]+)\]", " ".join(shape for shape, _ in instruction.arrays)):
+            size = math.prod(map(int, axes.split(",")))
+            if size >= one_map and size != vocabulary and "fused" not in instruction.computation:
+                large.setdefault(dtype, set()).add(size)
+    assert large.pop("u8") == {3 * one_map // 2}, "the codes of all layers"
+    # XLA also has masks of NF4's codes, one byte for each weight of a map, outside of the loop.
+    assert large.pop("pred") == {one_map}
+    assert large == {"bf16": {one_map}}, "the weights of one map of one layer"
