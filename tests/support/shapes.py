@@ -194,6 +194,15 @@ MODELS: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 36,
         "norm_topk_prob": False,
     },
+    "gpt-oss": {
+        "model_type": "gpt_oss",
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 20,
+        "sliding_window": 20,
+        "num_local_experts": 5,
+        "num_experts_per_tok": 2,
+    },
     "olmo2": {"model_type": "olmo2", "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 20},
     "olmo2, biases, bfloat16": {
         "model_type": "olmo2",

@@ -159,6 +159,11 @@ class Parameter:
         """Whether every expert of a layer has this parameter."""
         return self.axes[:2] == ("layers", "experts")
 
+    @property
+    def is_joint(self) -> bool:
+        """Whether one tensor of a checkpoint has this parameter of all experts of a layer."""
+        return self.hugging_face.endswith("[{expert}]")
+
     def stacks(self, config: LlamaConfig) -> tuple[int, ...]:
         """The sizes of the leaf's leading axes, of layers and of experts."""
         return tuple(AXES[axis](config) for axis in self.axes[: self._stacked_axes])

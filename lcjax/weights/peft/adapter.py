@@ -22,7 +22,7 @@ from lcjax.model.params import TensorName
 from lcjax.weights.assembly import Shape, assemble, check_tensors, parameter_dtype, tree_leaves
 from lcjax.weights.hf import refuse_pickles, write_json
 from lcjax.weights.peft.config import adapted_modules, lora_config, named_base, read_adapter_config
-from lcjax.weights.peft.fused import separated
+from lcjax.weights.peft.fused import file_array, file_shape, file_tensors, separated, target_parameters
 from lcjax.weights.peft.names import CONFIG_FILE, WEIGHTS_FILE, Factor, module_of, plain_names, tensor_name
 from lcjax.weights.safetensors_files import read_header, write_file
 from lcjax.weights.staging import staged
@@ -82,17 +82,18 @@ def save_adapter(
       ValueError: adapter is not the tree of `lora`.
     """
     family = DEFAULT_FAMILY if config is None else config.family
-    leaves = tree_leaves(adapter, _names_of_tree(adapter, lora, family))
+    names = _names_of_tree(adapter, lora, family)
+    leaves, parts = tree_leaves(adapter, names), file_tensors(names)
 
     def fetch(name: str) -> np.ndarray:
-        leaf, place = leaves[name]
-        return np.asarray(leaf[place.index])
+        found = [leaves[part.name] for part in parts[name]]
+        return file_array(parts[name], [np.asarray(leaf[place.index]) for leaf, place in found])
 
-    tensors = {name: (parameter_dtype(leaf.dtype), place.shape) for name, (leaf, place) in leaves.items()}
+    tensors = {name: (parameter_dtype(leaves[of[0].name][0].dtype), file_shape(of)) for name, of in parts.items()}
     former = () if tokenizer is None else TOKENIZER_FILES
     with staged(Path(directory), sum(leaf.nbytes for leaf in jax.tree.leaves(adapter)), replaces=former) as staging:
         write_file(staging / WEIGHTS_FILE, tensors, fetch, metadata={"format": "pt"})
-        write_json(staging / CONFIG_FILE, _to_peft(_as_peft_applies(lora, family), base_model))
+        write_json(staging / CONFIG_FILE, _to_peft(_as_peft_applies(lora, family), base_model, family))
         if config is not None:
             write_json(staging / BASE_CONFIG_FILE, config.to_dict())
         if tokenizer is not None:
@@ -195,7 +196,9 @@ def _as_peft_applies(lora: LoraConfig, family: Family) -> LoraConfig:
     return dataclasses.replace(lora, lora_alpha=alpha, use_rslora=False, lora_dropout=0.0)
 
 
-def _to_peft(lora: LoraConfig, base_model: str) -> dict[str, Any]:
+def _to_peft(lora: LoraConfig, base_model: str, family: Family) -> dict[str, Any]:
+    parameters = target_parameters(lora.target_modules, family)
+    modules = [module for module in lora.target_modules if not family.adaptable[module].is_joint]
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -205,7 +208,8 @@ def _to_peft(lora: LoraConfig, base_model: str) -> dict[str, Any]:
         "lora_alpha": lora.lora_alpha,
         "lora_dropout": lora.lora_dropout,
         "use_rslora": lora.use_rslora,
-        "target_modules": list(lora.target_modules),
+        "target_modules": modules,
+        **({"target_parameters": parameters} if parameters else {}),
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,

@@ -1,9 +1,11 @@
 """Adapters of experts as PEFT saves them with transformers 5, where experts share a parameter.
 
 There the weights of a layer's E experts are two parameters, `gate_up_proj` [E, 2F, D] and
-`down_proj` [E, D, F]. The adapter of rank R of one of them [E, out, in] is two matrices: A [E * R,
+`down_proj` [E, D, F]; those of gpt-oss are transposed, and its gate and up are one linear map, so
+that its files have them so too. The adapter of rank R of one of them [E, out, in] is two matrices: A [E * R,
 in], one expert after another, and B [out, R * E], where column `k * E + e` is of expert e. The file
-names neither the experts nor the parameter, whose sizes identify it.
+names neither the experts nor the parameter, whose sizes identify it. If both are adapted, the
+name of `gate_up_proj` contains `.base_layer`.
 
 Shapes: E experts, R rank, D hidden size, F intermediate size of an expert.
 
@@ -16,18 +18,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from lcjax.config import LlamaConfig
-from lcjax.config.families import Parameter
-from lcjax.weights.peft.names import Factor, module_of, tensor_name
+from lcjax.config.families import Family, Parameter
+from lcjax.model.params import TensorName
+from lcjax.weights.assembly import Shape
+from lcjax.weights.peft.names import Factor, module_name, module_of, tensor_name
 from lcjax.weights.safetensors_files import StoredTensor, read_into
 
 PARAMETERS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
-"""The modules whose rows a parameter of experts has, if a family does not have it as one module."""
-_INNER = ".base_layer"
+"""The modules whose rows a parameter of experts has, one after another, unless it is one module."""
+_EXPERTS, _INNER = "mlp.experts", ".base_layer"
+_PART = re.compile(r"(.+)\.(\w+)\[\d+\]\.(lora_[AB])\.weight")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,24 +85,56 @@ def parameter_keys(config: LlamaConfig) -> dict[str, str]:
     for parameter, rows in _parameters(config).items():
         for layer, row in itertools.product(range(config.num_hidden_layers), rows):
             for expert in range(config.experts.count):
-                module = row.hugging_face.format(layer=layer, expert=expert).removesuffix(".weight")
-                keys[module] = f"{_prefix(row, layer)}.{parameter}"
+                keys[module_name(row, layer, expert)] = f"{_prefix(row, layer)}.{parameter}"
     return keys
+
+
+def target_parameters(modules: Sequence[str], family: Family) -> list[str]:
+    """The modules that PEFT knows only as parameters of all experts, by its names."""
+    return [f"{_EXPERTS}.{module}" for module in modules if family.adaptable[module].is_joint]
+
+
+def file_tensors(names: Iterable[TensorName]) -> dict[str, list[TensorName]]:
+    """The tensors of a file, each with its parts: the factors of all experts, or a single one."""
+    names = list(names)
+    parameters = {match[2] for name in names if (match := _PART.fullmatch(name.name))}
+    found: dict[str, list[TensorName]] = {}
+    for name in names:
+        own = name.name
+        if (match := _PART.fullmatch(own)) is not None:
+            experts, parameter, factor = match.groups()
+            infix = _INNER if parameter != "down_proj" and len(parameters) > 1 else ""
+            own = f"{experts}{infix}.{factor}.weight"
+        found.setdefault(own, []).append(name)
+    return found
+
+
+def file_shape(parts: Sequence[TensorName]) -> Shape:
+    """The shape of a file's tensor with these parts."""
+    rows, columns = parts[0].shape
+    count = len(parts)
+    return (rows * count, columns) if parts[0].path[-1] == "lora_A" else (rows, columns * count)
+
+
+def file_array(parts: Sequence[TensorName], arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """A file's tensor, given the arrays of its parts."""
+    if parts[0].path[-1] == "lora_A":
+        return np.concatenate(arrays)
+    return np.stack(arrays, axis=-1).reshape(file_shape(parts))
 
 
 def _parameters(config: LlamaConfig) -> dict[str, tuple[Parameter, ...]]:
     """The parameters of a layer's experts, with the rows of the table that they contain."""
-    rows = config.family.adaptable
+    rows = {module: row for module, row in config.family.adaptable.items() if row.in_experts}
     found = {
-        name: (rows[name],) if name in rows else tuple(rows[module] for module in modules if module in rows)
+        name: tuple(rows[module] for module in ((name,) if name in rows else modules) if module in rows)
         for name, modules in PARAMETERS.items()
     }
-    return {name: rows for name, rows in found.items() if rows and all(row.in_experts for row in rows)}
+    return {name: rows for name, rows in found.items() if rows}
 
 
 def _prefix(row: Parameter, layer: int) -> str:
-    before, experts, _ = row.hugging_face.partition(".experts")
-    return f"{before}{experts}".format(layer=layer)
+    return row.hugging_face.partition(_EXPERTS)[0].format(layer=layer) + _EXPERTS
 
 
 def _fused(stored: Mapping[str, StoredTensor], config: LlamaConfig) -> Iterator[_Fused]:

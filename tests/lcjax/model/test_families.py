@@ -47,7 +47,7 @@ VARIANTS = (
     *("qwen2, tied", "qwen2, window", "qwen2, windows in later layers", "qwen3", "olmo2", "gemma2", "gemma3"),
     *("smollm3, the last layer without RoPE", "smollm3, yarn, windows without RoPE, biases"),
     *("phi3, window, longrope", "phi3, tied, partly rotated"),
-    *("qwen3, experts", "qwen3, one of 5 experts, biases, tied"),
+    *("qwen3, experts", "qwen3, one of 5 experts, biases, tied", "gpt-oss"),
 )
 WINDOW = 20
 LAYERS = (
@@ -67,7 +67,7 @@ IN_GGUF = (
 )
 IN_EVERY_RUN = (
     *("ministral, alternating windows", "qwen3", "gemma3"),
-    *("smollm3, yarn, windows without RoPE, biases", "phi3, window, longrope", "qwen3, experts"),
+    *("smollm3, yarn, windows without RoPE, biases", "phi3, window, longrope", "qwen3, experts", "gpt-oss"),
 )
 DIFFERING = ("ministral, alternating windows", "smollm3, yarn, windows without RoPE, biases")
 
@@ -164,7 +164,7 @@ def test_norms_after_attention_in_every_form(oracle, requested):
     require_equal_gradients(oracle, requested)
 
 
-@pytest.mark.parametrize("oracle", ["qwen3, experts"], indirect=True)
+@pytest.mark.parametrize("oracle", ["qwen3, experts", "gpt-oss"], indirect=True)
 @pytest.mark.parametrize("requested", thinned(LAYERS, lambda requested: requested == LAYERS[-1]), ids=str)
 def test_experts_in_every_form(oracle, requested):
     """Tokens of a tile share the experts' matrices, and a tile has its own rows."""
@@ -181,12 +181,13 @@ def test_norms_on_both_sides_in_every_form(oracle, requested):
 EVERY_WEIGHT = [
     *(("olmo2", LAYERS[2]), ("gemma2", LAYERS[-1]), ("gemma3", LAYERS[0])),
     *(("qwen3, experts", LAYERS[2]), ("qwen3, one of 5 experts, biases, tied", LAYERS[0])),
+    ("gpt-oss", LAYERS[-1]),
 ]
 
 
 @pytest.mark.parametrize(
     ("oracle", "requested"),
-    thinned(EVERY_WEIGHT, lambda case: case[0] in ("gemma2", "qwen3, experts")),
+    thinned(EVERY_WEIGHT, lambda case: case[0] in ("gemma2", "qwen3, experts", "gpt-oss")),
     indirect=["oracle"],
 )
 def test_gradients_of_every_weight(oracle, requested):
