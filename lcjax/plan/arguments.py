@@ -31,7 +31,7 @@ class PlanArguments:
     max_seq_length: int | None = None
     """Tokens of context. Default: the model's trained context."""
     quantize: str | None = None
-    """nf4 stores the frozen weights in four bits. Default: bfloat16, or what a model is published in."""
+    """nf4: frozen weights in four bits. Default: bfloat16, or the format of a model's publisher."""
     lora_r: int = LoraConfig.r
     """Rank of the adapter; 0 trains every weight."""
     target_modules: tuple[str, ...] = (ALL_LINEAR,)

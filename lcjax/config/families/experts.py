@@ -22,8 +22,8 @@ class Experts:
       width: the intermediate size of an expert.
       sums_to_one: whether the weights of a token's experts are divided by their sum. Otherwise they
         are the probabilities among all experts.
-      limit: an expert computes `(up + 1) gate sigmoid(sharpness gate)` with gate at most `limit` and
-        up within it; None for the family's activation of gate, times up.
+      limit: an expert computes `(up + 1) gate sigmoid(sharpness gate)` with gate at most `limit`
+        and up within it; None for the family's activation of gate, times up.
       sharpness: see `limit`.
       stored_format: "mxfp4" if checkpoints have the experts' matrices in this format; None if they
         are not quantized.

@@ -53,8 +53,9 @@ class Experts(nnx.Module):
         self.activation, self.settings = config.family.activation, config.experts
         # A family has a map for each of gate and up, or one map whose outputs alternate.
         self.maps = ("gate_up_proj",) if "gate_up_proj" in tree else ("gate_proj", "up_proj")
-        for name in (*self.maps, "down_proj"):
+        for name in self.maps:
             setattr(self, name, GroupedLinear(tree[name], lora))
+        self.down_proj = GroupedLinear(tree["down_proj"], lora)
 
     def __call__(self, x_RD: jax.Array, routing: Routing) -> jax.Array:
         outputs = [name_residual(getattr(self, name)(x_RD, routing), PROJECTION) for name in self.maps]

@@ -59,17 +59,21 @@ def grouped_product(
     return _product(implementation, x_RI, weight_EOI, routing)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def of_experts(x_EO: jax.Array, routing: Routing, implementation: str = "auto") -> jax.Array:
     """The vector of each row's expert, [R, O].
 
     The gradient is the sum over the rows of an expert, in their order.
     """
+    return _of_experts(x_EO, routing, implementation)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _of_experts(x_EO: jax.Array, routing: Routing, implementation: str) -> jax.Array:
     return x_EO[routing.expert_R]
 
 
 def _of_experts_forward(x_EO, routing, implementation):
-    return of_experts(x_EO, routing, implementation), routing
+    return _of_experts(x_EO, routing, implementation), routing
 
 
 def _of_experts_backward(implementation, routing, dy_RO):
@@ -77,7 +81,7 @@ def _of_experts_backward(implementation, routing, dy_RO):
     return _by(implementation, "outer_product", dy_RO, ones_R1, routing)[..., 0], None
 
 
-of_experts.defvjp(_of_experts_forward, _of_experts_backward)
+_of_experts.defvjp(_of_experts_forward, _of_experts_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

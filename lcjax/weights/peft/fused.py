@@ -1,11 +1,11 @@
 """Adapters of experts as PEFT saves them with transformers 5, where experts share a parameter.
 
 There the weights of a layer's E experts are two parameters, `gate_up_proj` [E, 2F, D] and
-`down_proj` [E, D, F]; those of gpt-oss are transposed, and its gate and up are one linear map, so
-that its files have them so too. The adapter of rank R of one of them [E, out, in] is two matrices: A [E * R,
-in], one expert after another, and B [out, R * E], where column `k * E + e` is of expert e. The file
-names neither the experts nor the parameter, whose sizes identify it. If both are adapted, the
-name of `gate_up_proj` contains `.base_layer`.
+`down_proj` [E, D, F]. Those of gpt-oss are transposed, and its gate and up are one linear map. The
+adapter of rank R of a parameter, whose experts map `in` to `out` features, is two matrices: A
+[E * R, in], one expert after another, and B [out, R * E], where column `k * E + e` is of expert e.
+The file names neither the experts nor the parameter, whose sizes identify it. If both are adapted,
+the names of those of `gate_up_proj` contain `.base_layer`.
 
 Shapes: E experts, R rank, D hidden size, F intermediate size of an expert.
 
@@ -31,7 +31,7 @@ from lcjax.weights.peft.names import Factor, module_name, module_of, tensor_name
 from lcjax.weights.safetensors_files import StoredTensor, read_into
 
 PARAMETERS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
-"""The modules whose rows a parameter of experts has, one after another, unless it is one module."""
+"""The modules whose rows a parameter of experts has, if a family does not have it as one module."""
 _EXPERTS, _INNER = "mlp.experts", ".base_layer"
 _PART = re.compile(r"(.+)\.(\w+)\[\d+\]\.(lora_[AB])\.weight")
 

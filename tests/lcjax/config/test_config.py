@@ -57,7 +57,8 @@ def theirs(config: dict) -> dict:
 
 def ours(config: dict) -> dict:
     read = LlamaConfig.from_dict(config)
-    assert (read.rope_scaling.rope_type, read.partial_rotary_factor) == ("default", 1.0)
+    kind = "yarn" if read.model_type == "gpt_oss" else "default"
+    assert (read.rope_scaling.rope_type, read.partial_rotary_factor) == (kind, 1.0)
     fields = {name: getattr(read, name) for name in (*SHARED_FIELDS, "rope_theta")}
     return fields | {"sliding_window": read.views[0].window}
 
@@ -82,10 +83,10 @@ def test_each_key_may_be_missing(family, absent):
     assert ours(config) == expected
 
 
-# transformers' Mistral does not accept null for num_key_value_heads, nor its Qwen3 and Gemma for
-# head_dim. Layers of Gemma always have a window.
-GEMMAS = ("gemma2", "gemma3_text")
-NEVER_NULL = {("qwen3", "head_dim"), *itertools.product(GEMMAS, ("head_dim", "sliding_window"))}
+# transformers' Mistral does not accept null for num_key_value_heads, nor its Qwen3, Gemma and
+# gpt-oss for head_dim. Layers of the last two always have a window.
+WITH_WINDOWS = ("gemma2", "gemma3_text", "gpt_oss")
+NEVER_NULL = {("qwen3", "head_dim"), *itertools.product(WITH_WINDOWS, ("head_dim", "sliding_window"))}
 NULLS = [
     (family, key)
     for family in FAMILIES

@@ -89,7 +89,7 @@ def test_gradients_of_every_adapter_weight(oracle):
     _, actual = jax_gradients(model, batch)
     plain, exact = (torch_gradients(m, batch, names) for m in (oracle.plain, oracle.exact))
     factors = [name for name, _ in oracle.plain.named_parameters() if ".layers.0." in name and "lora" in name]
-    # PEFT has gate and up of experts in one parameter, and lcjax only if they are one in the family.
+    # PEFT has gate and up of experts in one parameter, and lcjax only if the family has.
     fused = 2 * any(name.expert is not None and name.path[-2] == "gate_proj" for name in names)
     assert len(jax.tree.leaves(actual)) == len(factors) + fused >= 8
     assert tree_error_ratio(actual, plain, exact) <= 1
