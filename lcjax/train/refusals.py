@@ -40,6 +40,12 @@ def check_model(config: LlamaConfig, arguments: RunArguments, folder: RunFolder)
     config, _ = choose_rope(config, arguments.max_seq_length, arguments.rope_scaling, arguments.rope_theta)
     # First, because other arguments may not suit another model.
     folder.refuse_other_config(config)
+    if arguments.full_finetuning and (experts := config.family.experts(config)) and experts.stored_format:
+        raise InputError(
+            f"--full-finetuning trains every weight, and the experts of {arguments.model} are in {experts.stored_format}: "
+            f"convert it first with `python -m lcjax.convert {arguments.model} NEW_FOLDER --dtype bfloat16`, or train an "
+            "adapter"
+        )
     if not arguments.full_finetuning:
         modules = target_modules_of(config.family, arguments.target_modules)
         check_targets(config, modules, arguments.lora_dropout)

@@ -29,7 +29,7 @@ from lcjax.parallel.loading import Rows
 from lcjax.weights.packing import Packing, Parts, Shape
 from lcjax.weights.safetensors_files import StoredTensor, read_into
 
-_BLOCKS, _SCALES = "_blocks", "_scales"
+_SUFFIXES = "_blocks", "_scales"
 _REMEDY = "download the model again"
 
 
@@ -68,6 +68,11 @@ class Mxfp4Weight:
         for leaf, tensor in (("blocks", self.blocks), ("exponents", self.scales)):
             for part, values in zip(rows.parts, out[leaf,], strict=True):
                 read_into(tensor, values, part.start * values.shape[1])
+                if leaf == "exponents" and values.max(initial=0) > mxfp4.LARGEST_EXPONENT:
+                    raise InputError(
+                        f"{tensor.path}: {tensor.name} has a scale of {values.max()}, so that weights are infinite or NaN "
+                        f"(at most {mxfp4.LARGEST_EXPONENT} is possible); {_REMEDY}"
+                    )
 
 
 def take_experts(
@@ -76,7 +81,7 @@ def take_experts(
     """(the tensors with a part for each expert, the weights in MXFP4 by the names of their parts).
 
     Raises:
-      InputError: a tensor does not have the shape that the config says.
+      InputError: a tensor does not have the shape that the config says, or has no blocks or scales.
     """
     tensors, packed = dict(stored), {}
     for tensor, parts in joint_tensors(config).items():
@@ -84,16 +89,19 @@ def take_experts(
             whole = tensors.pop(tensor)
             _check(whole, stored_shape(parts))
             tensors |= {name.name: _part(whole, name, name.shape, transposed=len(name.shape) == 2) for name in parts}
-        elif tensor + _BLOCKS in tensors and tensor + _SCALES in tensors:
-            blocks, scales = tensors.pop(tensor + _BLOCKS), tensors.pop(tensor + _SCALES)
+        elif found := {suffix: tensors.pop(tensor + suffix) for suffix in _SUFFIXES if tensor + suffix in tensors}:
+            if len(found) == 1:
+                [[suffix, one]] = found.items()
+                other = next(name for name in _SUFFIXES if name != suffix)
+                raise InputError(f"{one.path}: {tensor}{suffix} is there, but {tensor}{other} is not; {_REMEDY}")
+            blocks, scales = found.values()
             out_features, in_features = parts[0].shape
             count, groups = len(parts), in_features // mxfp4.BLOCK
-            _check(blocks, (count, out_features, groups, mxfp4.BLOCK // 2))
-            _check(scales, (count, out_features, groups))
-            packed |= {
-                name.name: Mxfp4Weight(*(_part(x, name, x.shape[1:]) for x in (blocks, scales)), name.shape)
-                for name in parts
-            }
+            _check(blocks, (count, out_features, groups, mxfp4.BLOCK // 2), packed=True)
+            _check(scales, (count, out_features, groups), packed=True)
+            for name in parts:
+                of_expert = (_part(x, name, x.shape[1:]) for x in (blocks, scales))
+                packed[name.name] = Mxfp4Weight(*of_expert, shape=name.shape)
     return tensors, packed
 
 
@@ -125,6 +133,8 @@ def _part(whole: StoredTensor, name: TensorName, shape: Shape, *, transposed: bo
     return dataclasses.replace(whole, shape=shape, offset=offset, transposed=transposed)
 
 
-def _check(tensor: StoredTensor, shape: Shape) -> None:
+def _check(tensor: StoredTensor, shape: Shape, *, packed: bool = False) -> None:
+    if packed and tensor.dtype != np.uint8:
+        raise InputError(f"{tensor.path}: {tensor.name} is stored as {tensor.dtype}, not as uint8; {_REMEDY}")
     if tensor.shape != shape:
         raise InputError(f"{tensor.path}: {tensor.name} is {list(tensor.shape)}, not {list(shape)}; {_REMEDY}")

@@ -43,6 +43,7 @@ _OF_EXPERTS = {
 }
 _QUANTIZATION = "quantization"
 """Not a key of config.json: the format of the experts' matrices, from its `quantization_config`."""
+_FORMATS = ("mxfp4",)
 
 NORMS = Norms(in_float32=True)
 """Those of Llama, rounded after the product with their weights."""
@@ -60,8 +61,8 @@ ROPE = {
 
 def flattened(config: Mapping[str, Any], source: str) -> Mapping[str, Any]:
     """config.json with the default scaling of RoPE if it has none, and its kind of quantization."""
-    quantization = config.get("quantization_config") or {}
-    config = {**config, _QUANTIZATION: quantization.get("quant_method")}
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    config = {**config, _QUANTIZATION: method if method in _FORMATS else None}
     if config.get("rope_scaling") or config.get("rope_parameters"):
         return config
     return {**config, "rope_parameters": ROPE}
@@ -134,5 +135,5 @@ GPT_OSS = Family(
     refusal=_refusal,
     flattened=flattened,
     written=_written,
-    stored_formats=("mxfp4",),
+    stored_formats=_FORMATS,
 )

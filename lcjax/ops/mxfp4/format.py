@@ -31,6 +31,9 @@ from lcjax.errors import InputError
 
 BLOCK = 32
 
+LARGEST_EXPONENT = 252
+"""With which all values are finite in float32 and bfloat16; in the specification 255 is NaN."""
+
 VALUES = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0], np.float32)
 """Of the codes 0 to 7; codes 8 to 15 have the same values with a minus sign."""
 
