@@ -50,6 +50,14 @@ def test_a_kinked_load():
     assert len(load.called_with) <= 8
 
 
+def test_a_load_that_stays_below_the_limit_for_long():
+    """The compiler recomputes values, so that memory hardly grows before the limit."""
+    load = Load(lambda n: min(n / 2400, 0.9999 + n * 1e-9) if n <= 2600 else 1 + n / 10_000)
+    assert largest_fitting(load, 1, 2**21, 2048) == 2600
+    assert len(load.called_with) <= 30
+    assert max(load.called_with) < 4096
+
+
 def test_the_result_and_its_successor_are_evaluated():
     load = Load(lambda n: n / 321.5)
     assert largest_fitting(load, 1, 1000) == 321
