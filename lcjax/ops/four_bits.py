@@ -31,13 +31,8 @@ def formats_of(tree: Any) -> set[str]:
 
 
 def dequantize(weight: Mapping[str, jax.Array], dtype: jax.typing.DTypeLike) -> jax.Array:
-    """The weight [..., O, I] in `dtype`; see `dequantize` of the two formats."""
+    """The weight [O, I], or the weights [E, O, I], in `dtype`; see the two formats."""
     if mxfp4.is_mxfp4(weight):
         return mxfp4.dequantize(weight, dtype)
 
-    def of_one(weight):
-        return nf4.dequantize(weight, dtype)
-
-    for _ in range(weight["codes"].ndim - 2):
-        of_one = jax.vmap(of_one)
-    return of_one(weight)
+    return (nf4.dequantize if weight["codes"].ndim == 2 else nf4.dequantize_stack)(weight, dtype)

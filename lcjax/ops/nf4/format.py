@@ -125,6 +125,19 @@ def dequantize(weight: Mapping[str, jax.Array], dtype: jax.typing.DTypeLike) -> 
     return (values_ONB * scales(weight)[..., None]).astype(dtype).reshape(len(pairs_OC1), -1)
 
 
+def dequantize_stack(weight: Mapping[str, jax.Array], dtype: jax.typing.DTypeLike) -> jax.Array:
+    """The weights [E, O, I] of a stack, as `dequantize` of each.
+
+    A mask of positions over a whole stack would be an array in memory, which XLA computes once
+    before a loop. So both values of a byte are computed, and joined.
+    """
+    codes_EOC = weight["codes"]
+    scales_EON1 = jax.vmap(scales)(weight)[..., None]
+    blocks = (*scales_EON1.shape[:-1], BLOCK // 2)
+    halves = (_look_up(CODEBOOK, codes.reshape(blocks)) * scales_EON1 for codes in (codes_EOC >> 4, codes_EOC & 15))
+    return jnp.stack([half.astype(dtype) for half in halves], axis=-1).reshape(*codes_EOC.shape[:2], -1)
+
+
 def scales(weight: Mapping[str, jax.Array]) -> jax.Array:
     """The scales of the blocks, float32 [O, N]."""
     if "absmax_scale" not in weight:
