@@ -93,7 +93,7 @@ ROWS = (
     Row("llama-3.1-70b", "h100-80gb", 80, 393_216, "Unsloth 89,389"),
     *(Row("qwen3-8b", gpu, gb, target) for gpu, gb, target in _ONE_GPU),
     *(Row("qwen3-32b", gpu, gb, target // 4) for gpu, gb, target in _ONE_GPU),
-    *(Row("qwen3-30b-a3b", gpu, gb, target // 2) for gpu, gb, target in _ONE_GPU),
+    *(Row("qwen3-30b-a3b", gpu, gb, target // 2) for gpu, gb, target in _ONE_GPU[1:]),
     *(Row("gemma-3-12b", gpu, gb, target // 2) for gpu, gb, target in _ONE_GPU),
     *(Row("gpt-oss-20b", gpu, gb, target) for gpu, gb, target in _ONE_GPU[:-1]),
     Row("gpt-oss-20b", "h100-80gb", 80, 2_097_152, "Unsloth 290K"),
