@@ -57,7 +57,8 @@ def _of_map(
     for name, of in (("forward", None), ("inputs", 0), ("weights", 1)):
         own, other = (_pass(function, of, dy_RO) for function in (product, ragged))
         took = _time(own, x_RI, w_EOI, seconds=seconds)
-        needed = jax.jit(other).lower(x_RI, w_EOI).compile().memory_analysis().temp_size_in_bytes
+        memory = jax.jit(other).lower(x_RI, w_EOI).compile().memory_analysis()
+        needed = memory.temp_size_in_bytes if memory else 0
         peer = _time(other, x_RI, w_EOI, seconds=seconds) if needed <= most_gib * GIB else None
         yield (
             name,
