@@ -24,6 +24,7 @@ from lcjax.weights.experts import Mxfp4Weight, take_experts
 from lcjax.weights.hf import SINGLE_FILE
 from lcjax.weights.safetensors_files import read_header, read_into
 from tests.support.fused_experts import parameter_of, tensor_of
+from tests.support.gguf_writing import write
 from tests.support.oracles import make_oracle
 from tests.support.settings import model_settings
 from tests.support.shapes import MODELS
@@ -183,7 +184,7 @@ def test_a_run_with_attention_in_nf4_and_experts_in_mxfp4(for_training, text, tm
 
 
 def test_every_weight_is_trained_only_after_converting(for_training, text, tmp_path, capsys):
-    """The refusal comes before data are read, and names the command, whose result is exact."""
+    """The refusal names the command, whose result is exact."""
     given = ["--model", str(for_training), "--data", str(text), "--full-finetuning"]
     assert train([*given, *FLAGS[:-3], "--output-dir", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err.strip()
@@ -246,9 +247,21 @@ def test_other_kinds_of_quantization_are_refused(tmp_path, quantization, expecte
     assert expected in refusal(folder)
 
 
+def test_dropout_of_experts_is_refused(for_training, text, tmp_path, capsys):
+    given = ["--model", str(for_training), "--data", str(text), "--lora-dropout", "0.1"]
+    assert train([*given, *FLAGS, str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "--lora-dropout 0.1 is not supported for gate_up_proj of experts" in error
+    assert "\n" not in error
+
+
 def test_there_are_no_gguf_files(for_training, tmp_path, capsys):
     assert convert([str(for_training), str(tmp_path / "model.gguf")]) == 2
     error = capsys.readouterr().err.strip()
     assert "llama.cpp's format has no gpt_oss models" in error
     assert "\n" not in error
     assert not (tmp_path / "model.gguf").exists()
+    path = write(tmp_path / "llama-cpp.gguf", lambda writer: None, "gpt-oss")
+    with pytest.raises(InputError, match=r"says general.architecture='gpt-oss'; supported are") as caught:
+        open_model_files(path)
+    assert "\n" not in str(caught.value)
