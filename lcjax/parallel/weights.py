@@ -68,7 +68,7 @@ def gather_layer(mesh: MeshShape, params: Tree) -> Tree:
 
 
 def gather_rows(mesh: MeshShape, x: jax.Array) -> jax.Array:
-    """All rows of a matrix, or of every expert's, of which each device has some.
+    """All rows of a matrix, or of every expert's. Each device has some of them.
 
     Gradients are summed in float32.
     """

@@ -14,7 +14,7 @@ _MOST = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Experts:
-    """The experts of a layer, of which the router chooses some for each token.
+    """The experts of a layer. The router chooses some of them for each token.
 
     Attributes:
       count: their number.

@@ -1,7 +1,7 @@
 """What a layer computes after attention, position by position: a gated MLP, or a mixture of them.
 
 dense.py           one gated MLP for all tokens
-experts.py         a router, and gated MLPs of which each token has some
+experts.py         a router, and gated MLPs; each token has some of them
 grouped_linear.py  a linear map for each expert
 activations.py     the activations of families
 """

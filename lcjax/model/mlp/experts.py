@@ -1,4 +1,4 @@
-"""A mixture of experts: a router, and gated MLPs of which each token has some.
+"""A mixture of experts: a router, and gated MLPs. Each token has some of them.
 
 Shapes: B batch, T tokens, N = B T tokens of all rows, D hidden size, E experts, C choices of a
 token, R rows of `lcjax.ops.grouped.routing`, F the width of an expert.

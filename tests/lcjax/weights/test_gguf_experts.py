@@ -1,4 +1,4 @@
-"""GGUF files of models with experts, of which a layer has one tensor for all of them."""
+"""GGUF files of models with experts: a layer has one tensor for all of them."""
 
 from __future__ import annotations
 

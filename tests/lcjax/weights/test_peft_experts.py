@@ -159,7 +159,7 @@ def test_what_peft_saves_of_a_loaded_adapter_is_the_adapter(base, tmp_path):
     assert lora == LoraConfig(3, 4 / math.sqrt(3) * 3, ("k_proj", *MAPS))
     assert math.isclose(lora.scaling, 4 / math.sqrt(3))
     assert _leaves(found) == _leaves(adapter)
-    # A few tokens, of which each has other experts.
+    # A few tokens, each with other experts.
     ids = np.random.default_rng(0).integers(0, 131, (1, 20))
     with torch.no_grad():
         expected = theirs(torch.tensor(ids)).logits.numpy()
