@@ -23,6 +23,7 @@ from lcjax.weights.peft import CONFIG_FILE, WEIGHTS_FILE
 from tests.support.fused_experts import parameter_of, tensor_of
 from tests.support.oracles import Oracle, make_oracle
 from tests.support.shapes import MODELS
+from tests.support.thin import thinned
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
@@ -36,7 +37,7 @@ PREFIX = "base_model.model.model.layers.1"
 IDS = np.random.default_rng(0).integers(0, 131, (1, 20))
 
 
-@pytest.fixture(scope="module", params=["square", "not square"])
+@pytest.fixture(scope="module", params=thinned(("square", "not square"), lambda name: name == "square"))
 def base(request, tmp_path_factory) -> Oracle:
     """A random model of two layers, with an intermediate size equal to the hidden size or not.
 
