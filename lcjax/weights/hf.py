@@ -72,7 +72,7 @@ def open_checkpoint(directory: str | os.PathLike[str], config: LlamaConfig | Non
         {name: tensor.shape for name, tensor in (stored | packed).items()},
         {name.name: name.shape for name in tensor_names(config)},
         source=directory,
-        remedy="use the config.json that belongs to these weights, of a plain Llama model",
+        remedy="use the config.json that belongs to these weights",
     )
 
     def read(name: TensorName, out: np.ndarray, start: int = 0) -> None:

@@ -10,7 +10,7 @@ from lcjax.config.training import TrainingArguments
 from lcjax.data import Data
 from lcjax.model import Llama, ModelSettings
 from lcjax.ops.attention.registry import backend_of
-from lcjax.ops.four_bits import has_quantized
+from lcjax.ops.four_bits import formats_of
 from lcjax.plan.compiling.parameters import abstract_params
 
 
@@ -25,12 +25,14 @@ def start_line(
     """
     rows, length = len(data.train_plan), settings.max_seq_length
     rows_per_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
-    quantized = has_quantized(model.params)
     learns = "every weight" if settings.lora is None else f"LoRA r={settings.lora.r}"
-    weights = f"{model.dtype}, layers in nf4" if quantized else f"{model.dtype}, not quantized"
+    # MXFP4 is a format of experts alone (lcjax.weights.experts).
+    parts = {"nf4": "layers in nf4", "mxfp4": "experts in mxfp4"}
+    formats = formats_of(model.params)
+    quantized = ", ".join(text for name, text in parts.items() if name in formats) or "not quantized"
     return "; ".join(
         [
-            f"start: {settings.name_or_path or 'the model'}, {_parameters(model):,} parameters ({weights})",
+            f"start: {settings.name_or_path or 'the model'}, {_parameters(model):,} parameters ({model.dtype}, {quantized})",
             f"{learns}, {trainable:,} trainable parameters",
             f"{rows:,} rows of {length:,}, {rows_per_step * length:,} tokens per step",
             f"{max_steps:,} steps, {max_steps * rows_per_step / max(rows, 1):.3g} epochs",

@@ -28,7 +28,9 @@ def check_expressible(config: LlamaConfig) -> None:
     family = config.family
     if family.gguf_architecture is None:
         written = sorted(name for name, other in FAMILIES.items() if other.gguf_architecture)
-        raise InputError(f"llama.cpp's format has no {config.model_type} models, only {', '.join(written)}; {_INSTEAD}")
+        raise InputError(
+            f"a GGUF file of {config.model_type} models cannot be written, only of {', '.join(written)}; {_INSTEAD}"
+        )
     refusals = (family.gguf_refusal(config), _of_derived(config), _of_attention(config), _of_rope(config))
     if (refusal := next(filter(None, refusals), None)) is not None:
         raise InputError(f"GGUF files of {family.gguf_architecture} models cannot express {refusal}; {_INSTEAD}")

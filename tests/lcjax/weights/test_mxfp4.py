@@ -166,7 +166,7 @@ def text(tmp_path_factory) -> Path:
 FLAGS = "--max-seq-length 32 --max-steps 2 --save-steps 1 --eval-fraction 0 --lora-r 2 --output-dir".split()
 
 
-def test_a_run_with_attention_in_nf4_and_experts_in_mxfp4(for_training, text, tmp_path):
+def test_a_run_with_attention_in_nf4_and_experts_in_mxfp4(for_training, text, tmp_path, capsys):
     """Resuming it from its first step gives the same bits."""
     model = open_model_files(for_training)
     params = model.load("bfloat16", "nf4")
@@ -174,6 +174,7 @@ def test_a_run_with_attention_in_nf4_and_experts_in_mxfp4(for_training, text, tm
     assert set(params["layers"]["mlp"]["experts"]["down_proj"]["weight"]) == {"blocks", "exponents"}
     given = ["--model", str(for_training), "--data", str(text), "--quantize", "nf4"]
     assert train([*given, *FLAGS, str(tmp_path / "run")]) == 0
+    assert "(float32, layers in nf4, experts in mxfp4)" in capsys.readouterr().err
     again = ["--resume-from-checkpoint", str(tmp_path / "run/checkpoints/1"), "--output-dir", str(tmp_path / "again")]
     assert train(again) == 0
     first, second = (load_file(tmp_path / run / "adapter/adapter_model.safetensors") for run in ("run", "again"))
@@ -258,7 +259,7 @@ def test_dropout_of_experts_is_refused(for_training, text, tmp_path, capsys):
 def test_there_are_no_gguf_files(for_training, tmp_path, capsys):
     assert convert([str(for_training), str(tmp_path / "model.gguf")]) == 2
     error = capsys.readouterr().err.strip()
-    assert "llama.cpp's format has no gpt_oss models" in error
+    assert "a GGUF file of gpt_oss models cannot be written" in error
     assert "\n" not in error
     assert not (tmp_path / "model.gguf").exists()
     path = write(tmp_path / "llama-cpp.gguf", lambda writer: None, "gpt-oss")
