@@ -20,6 +20,9 @@ __all__ = ["KERNELS", "QUICKEST_TO_COMPILE", "QUICK_TO_COMPILE", "compile_optimi
 KERNELS = "LCJAX_TEST_KERNELS"
 """Environment variable with the folder of the kernels that XLA has compiled for GPUs."""
 
+_UNREADABLE = "kernel_reuse_cache"
+"""What XLA's error has if it cannot read the file of kernels."""
+
 _compile = jax.stages.Lowered.compile
 
 
@@ -34,8 +37,16 @@ def compile_with_known_kernels(lowered: jax.stages.Lowered, options: dict[str, A
     Only for those who look at the program and its memory. A kernel that XLA finds in its cache may
     be for another GPU, and its PTX is not dumped.
     """
-    with _known_kernels() as path:
-        return compile_lowered(lowered, {"xla_gpu_kernel_cache_file": str(path)} | (options or {}))
+    try:
+        with _known_kernels() as path:
+            return compile_lowered(lowered, {"xla_gpu_kernel_cache_file": str(path)} | (options or {}))
+    except jax.errors.JaxRuntimeError as error:
+        if _UNREADABLE not in str(error):
+            raise
+        _shared().unlink(missing_ok=True)
+        for path in Path((options or {}).get("xla_dump_to", os.devnull)).glob("*gpu_after_optimizations*"):
+            path.unlink()
+        return compile_lowered(lowered, options)
 
 
 @contextlib.contextmanager
@@ -43,9 +54,10 @@ def _known_kernels() -> Iterator[Path]:
     """A file with the kernels that all processes of the tests have compiled, for one compilation.
 
     XLA writes it in place, so it is a copy, which then replaces the shared file. What another
-    process has added meanwhile is appended: two files in sequence are the map of both.
+    process has added meanwhile is appended: two files in sequence are the map of both. If both have
+    the same kernel under different names, XLA cannot read it.
     """
-    shared = Path(os.environ.get(KERNELS) or _folder().name) / f"kernels-{jax.__version__}"
+    shared = _shared()
     mine = shared.with_name(f"{shared.name}.{os.getpid()}")
     before = shared.read_bytes() if shared.exists() else b""
     if before:
@@ -60,6 +72,10 @@ def _known_kernels() -> Iterator[Path]:
             mine.replace(shared)
     finally:
         mine.unlink(missing_ok=True)
+
+
+def _shared() -> Path:
+    return Path(os.environ.get(KERNELS) or _folder().name) / f"kernels-{jax.__version__}"
 
 
 @functools.cache
