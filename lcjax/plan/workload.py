@@ -60,6 +60,11 @@ class Workload:
             raise InputError(f"--lora-r {self.lora_r} is out of range; it must be positive, or 0 to train every weight")
         check_quantize(self.quantize)
         parse_memory(self.memory)
+        if self.target_modules != (ALL_LINEAR,) and not self.lora_r:
+            raise InputError(
+                f"--target-modules {' '.join(self.target_modules)} and --lora-r 0 contradict each other: without an adapter "
+                "every weight is trained; omit one of them"
+            )
         if self.quantize is not None and not self.lora_r:
             raise InputError(
                 f"--quantize {self.quantize} and --lora-r 0 contradict each other: quantized weights cannot be trained"

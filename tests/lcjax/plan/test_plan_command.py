@@ -158,6 +158,10 @@ def test_the_plot_shows_the_memory_and_its_limit(plan, tiny_json, tmp_path, comp
             "--find-max searches for the length and --max-seq-length sets it; .*",
         ),
         (("--table", "--find-max"), "--table searches every GPU; remove .*"),
+        (
+            ("--lora-r", "0", "--target-modules", "q_proj", "v_proj"),
+            "--target-modules q_proj v_proj and --lora-r 0 contradict each other: .*; omit one of them",
+        ),
         (("--json", "no/such/folder.json"), ".*the directory .* does not exist"),
         (
             ("--use-gradient-checkpointing", "full", "--max-seq-length", "40000"),
