@@ -170,6 +170,11 @@ class LlamaConfig:
         """The value of one of the family's own keys of config.json."""
         return dict(self.own_values).get(key, self.family.own_keys[key])
 
+    def with_own_value(self, key: str, value: Any) -> LlamaConfig:
+        """This model with another value of one of the family's own keys."""
+        others = tuple(pair for pair in self.own_values if pair[0] != key)
+        return dataclasses.replace(self, own_values=(*others, (key, value)))
+
     @classmethod
     def from_dict(cls, config: dict[str, Any], *, source: str = "config.json") -> LlamaConfig:
         """Reads the dictionary of a Hugging Face config.json, with transformers' defaults.

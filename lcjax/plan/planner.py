@@ -218,7 +218,12 @@ class Planner:
                 buffers=figures.buffers,
                 kernels=figures.kernels,
                 collectives=figures.collectives,
-                flops=step_flops(self.workload.config, settings.max_seq_length, self.workload.lora_r),
+                flops=step_flops(
+                    self.workload.config,
+                    settings.max_seq_length,
+                    self.workload.lora_r,
+                    self.workload.lora and self.workload.lora.target_modules,
+                ),
                 seconds=self._run.seconds(settings),
             )
             self._compiled(self._plans[settings])

@@ -136,7 +136,7 @@ class Workload:
         """The format of the frozen weights."""
         experts = self.config.family.experts(self.config)
         of_experts = experts.stored_format if experts else None
-        return ", ".join([*([f"experts in {of_experts}"] if of_experts else []), self.quantize or "bfloat16"])
+        return (self.quantize or "bfloat16") + (f", experts in {of_experts}" if of_experts else "")
 
     def describe(self) -> str:
         """Model, weights and adapter, for a title."""

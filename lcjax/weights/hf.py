@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from lcjax.config import LlamaConfig
+from lcjax.config.families.experts import STORED_FORMAT
 from lcjax.errors import InputError
 from lcjax.model.params import TensorName, tensor_names
 from lcjax.weights.assembly import DTYPES, Checkpoint, abridged, check_tensors, parameter_dtype, tree_leaves
@@ -84,6 +85,8 @@ def open_checkpoint(directory: str | os.PathLike[str], config: LlamaConfig | Non
     def packing(name: TensorName) -> Packing | None:
         return packed[name.name].packing() if name.name in packed else None
 
+    if STORED_FORMAT in config.family.own_keys:  # config.json may be of another copy of the model
+        config = config.with_own_value(STORED_FORMAT, "mxfp4" if in_mxfp4 else None)
     # bfloat16 represents MXFP4 exactly.
     all_bfloat16 = not in_nf4 and all(tensor.dtype == DTYPES["bfloat16"] for tensor in stored.values())
     return Checkpoint(config, DTYPES["bfloat16" if all_bfloat16 else "float32"], read, packing)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lcjax.config.model import LlamaConfig
 
+STORED_FORMAT = "quantization"
+"""Not a key of config.json: the format of the experts' matrices, "mxfp4" or None."""
+
 _MOST = 4096
 """Experts of a layer, so that the list of tensors is bounded before any of them is read."""
 

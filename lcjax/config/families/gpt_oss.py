@@ -41,8 +41,6 @@ _OF_EXPERTS = {
     "swiglu_alpha": 1.702,
     "router_aux_loss_coef": 0.9,
 }
-_QUANTIZATION = "quantization"
-"""Not a key of config.json: the format of the experts' matrices, from its `quantization_config`."""
 _FORMATS = ("mxfp4",)
 
 NORMS = Norms(in_float32=True)
@@ -62,7 +60,7 @@ ROPE = {
 def flattened(config: Mapping[str, Any], source: str) -> Mapping[str, Any]:
     """config.json with the default scaling of RoPE if it has none, and its kind of quantization."""
     method = (config.get("quantization_config") or {}).get("quant_method")
-    config = {**config, _QUANTIZATION: method if method in _FORMATS else None}
+    config = {**config, experts.STORED_FORMAT: method if method in _FORMATS else None}
     if config.get("rope_scaling") or config.get("rope_parameters"):
         return config
     return {**config, "rope_parameters": ROPE}
@@ -90,7 +88,7 @@ def _kinds(config: LlamaConfig) -> tuple[str, ...]:
 
 def _written(values: dict[str, Any]) -> dict[str, Any]:
     """Weights are written without quantization."""
-    return {key: value for key, value in values.items() if key != _QUANTIZATION}
+    return {key: value for key, value in values.items() if key != experts.STORED_FORMAT}
 
 
 def _experts(config: LlamaConfig) -> experts.Experts:
@@ -101,7 +99,7 @@ def _experts(config: LlamaConfig) -> experts.Experts:
         sums_to_one=True,
         limit=config.own_value("swiglu_limit"),
         sharpness=config.own_value("swiglu_alpha"),
-        stored_format=config.own_value(_QUANTIZATION),
+        stored_format=config.own_value(experts.STORED_FORMAT),
     )
 
 
@@ -117,7 +115,7 @@ GPT_OSS = Family(
     model_type="gpt_oss",
     architecture="GptOssForCausalLM",
     keys=KEYS,
-    own_keys={**OWN_KEYS, **_OF_EXPERTS, _QUANTIZATION: None},
+    own_keys={**OWN_KEYS, **_OF_EXPERTS, experts.STORED_FORMAT: None},
     parameters=decoder_parameters(
         qkv_bias=has_bias,
         output_bias=has_bias,

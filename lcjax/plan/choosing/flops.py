@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 
 from lcjax.config import LlamaConfig
 
@@ -50,8 +51,12 @@ class StepFlops:
         return self.total / (PEAK_BF16_TFLOPS[gpu] * 1e12 * utilization)
 
 
-def step_flops(config: LlamaConfig, tokens: int, lora_r: int) -> StepFlops:
+def step_flops(
+    config: LlamaConfig, tokens: int, lora_r: int, target_modules: Collection[str] | None = None
+) -> StepFlops:
     """The FLOPs of one document of `tokens` tokens; `lora_r` 0 means that every weight is trained.
+
+    An adapter is on the linear maps that `target_modules` names, by default on all.
 
     A product with a weight of n elements takes 2 n FLOPs per token, and as many again for each
     gradient: always with respect to its input, and also to the weight if it is trained. Of experts,
@@ -66,7 +71,9 @@ def step_flops(config: LlamaConfig, tokens: int, lora_r: int) -> StepFlops:
     products = [row for row in config.family.parameters if row.matmul]
     passes = 2 if lora_r else 3
     weights = sum(row.uses_per_token(config) * math.prod(row.shape(config)) for row in products if row.in_layers)
-    adaptable = config.family.adaptable.values()
+    adaptable = [
+        row for row in config.family.adaptable.values() if target_modules is None or row.module in target_modules
+    ]
     factors = sum(row.uses_per_token(config) * lora_r * sum(row.shape(config)) for row in adaptable)
     unseen = [0 if view.window is None else max(0, tokens - view.window) for view in config.views]
     pairs = sum(tokens * tokens - unseen[view] ** 2 for view in config.view_of_layer)

@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike
 
 from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.config.families import DEFAULT_FAMILY, Family, Parameter
+from lcjax.errors import InputError
 from lcjax.model.params import TensorName
 from lcjax.weights.assembly import Shape, assemble, check_tensors, parameter_dtype, tree_leaves
 from lcjax.weights.hf import refuse_pickles, write_json
@@ -101,9 +102,22 @@ def save_adapter(
 
 
 def base_config(directory: str | os.PathLike[str], config: LlamaConfig) -> LlamaConfig:
-    """`config` with the adapter's own RoPE and context length, if `save_adapter` recorded them."""
+    """`config` with the adapter's own RoPE and context length, if `save_adapter` recorded them.
+
+    Raises:
+      InputError: it recorded a model that consists of other parameters. Their sizes may be equal.
+    """
     path = Path(directory) / BASE_CONFIG_FILE
-    return config.with_rope_of(LlamaConfig.from_json(path)) if path.is_file() else config
+    if not path.is_file():
+        return config
+    base = LlamaConfig.from_json(path)
+    parameters, others = ({row.path for row in x.family.stored(x) if row.matmul} for x in (config, base))
+    if parameters != others:
+        raise InputError(
+            f"{directory} is an adapter of a {base.model_type} model, and the model is {config.model_type}; load it "
+            "with the model that it was trained on"
+        )
+    return config.with_rope_of(base)
 
 
 def _names_of_tree(adapter: dict[str, Any], lora: LoraConfig, family: Family) -> list[TensorName]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -206,6 +207,18 @@ def test_every_weight_is_trained_only_after_converting(for_training, text, tmp_p
     assert all(torch.equal(first[name], second[name]) for name in first)
     given = ["--model", str(tmp_path / "plain"), "--data", str(text), "--full-finetuning"]
     assert train([*given, *FLAGS[:-3], "--output-dir", str(tmp_path / "full")]) == 0
+
+
+def test_the_format_is_that_of_the_tensors(for_training, tmp_path):
+    """config.json may lack it, or still have it after a conversion."""
+    formats = []
+    for name, quantization in (("without", None), ("with", {"quant_method": "mxfp4"})):
+        shutil.copytree(for_training, tmp_path / name)
+        if name == "with":
+            assert convert([str(for_training), str(tmp_path / name), "--dtype", "bfloat16", "--overwrite"]) == 0
+        change_config(tmp_path / name, quantization_config=quantization)
+        formats.append(open_model_files(tmp_path / name).config.experts.stored_format)
+    assert formats == ["mxfp4", None]
 
 
 def refusal(folder: Path) -> str:

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lcjax.config import TARGET_MODULES, LlamaConfig, LoraConfig
+from lcjax.config.presets import PRESETS
 from lcjax.errors import InputError
-from lcjax.weights import load_adapter, save_adapter
+from lcjax.weights import base_config, load_adapter, save_adapter
 from lcjax.weights.peft import CONFIG_FILE, WEIGHTS_FILE
 
 # PEFT 0.21 uses a property that transformers 5.23 has renamed.
@@ -221,3 +222,13 @@ def test_saving_a_wrong_tree_is_a_bug_of_the_caller(config, tmp_path, fault):
     with pytest.raises(ValueError, match=r"up_proj|lora_B|self_attn"):
         save_adapter(tmp_path / "out", adapter, lora, "base")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_of_other_parameters_is_refused(tmp_path):
+    """Their sizes may be equal. Families with the same parameters exchange adapters."""
+    recorded = tmp_path / "base_config.json"
+    recorded.write_text(json.dumps(PRESETS["gpt-oss-20b"].to_dict()))
+    with pytest.raises(InputError, match="is an adapter of a gpt_oss model, and the model is qwen3_moe; load it with"):
+        base_config(tmp_path, PRESETS["qwen3-30b-a3b"])
+    recorded.write_text(json.dumps(PRESETS["mistral-7b"].to_dict()))
+    assert base_config(tmp_path, PRESETS["llama-3.1-8b"]).rope_theta == PRESETS["mistral-7b"].rope_theta
