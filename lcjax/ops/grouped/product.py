@@ -15,7 +15,7 @@ from jax import lax
 from lcjax.ops.grouped import scan
 from lcjax.ops.grouped.routing import Routing
 
-IMPLEMENTATIONS = ("auto", "pallas", "xla")
+IMPLEMENTATIONS = ("pallas", "xla")
 
 
 class Products(Protocol):
@@ -31,7 +31,7 @@ class Products(Protocol):
 
 
 def grouped_product(
-    x_RI: jax.Array, weight_EOI: jax.Array, routing: Routing, *, implementation: str = "auto"
+    x_RI: jax.Array, weight_EOI: jax.Array, routing: Routing, *, implementation: str | None = None
 ) -> jax.Array:
     """`y_r = W_e x_r` for every row r of an expert e, [R, O] in x's dtype; sums are float32.
 
@@ -41,7 +41,7 @@ def grouped_product(
     Args:
       x_RI, weight_EOI: float32, bfloat16 or float16, of the same dtype.
       routing: the rows of each expert.
-      implementation: "xla", "pallas", or "auto": pallas on a GPU.
+      implementation: "xla" or "pallas"; None for pallas in a program for a GPU, and xla otherwise.
 
     Raises:
       ValueError: shapes do not fit together, or the implementation is unknown.
@@ -54,12 +54,12 @@ def grouped_product(
             f"grouped_product: x {x_RI.dtype}{x_RI.shape} and weights {weight_EOI.dtype}{weight_EOI.shape} do not fit "
             f"{rows} rows of {experts} experts; expected [R, I] and [E, O, I] of one dtype"
         )
-    if implementation not in IMPLEMENTATIONS:
+    if implementation is not None and implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation={implementation!r} is unknown; use one of {', '.join(IMPLEMENTATIONS)}")
     return _product(implementation, x_RI, weight_EOI, routing)
 
 
-def of_experts(x_EO: jax.Array, routing: Routing, implementation: str = "auto") -> jax.Array:
+def of_experts(x_EO: jax.Array, routing: Routing, implementation: str | None = None) -> jax.Array:
     """The vector of each row's expert, [R, O].
 
     The gradient is the sum over the rows of an expert, in their order.
@@ -68,7 +68,7 @@ def of_experts(x_EO: jax.Array, routing: Routing, implementation: str = "auto") 
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _of_experts(x_EO: jax.Array, routing: Routing, implementation: str) -> jax.Array:
+def _of_experts(x_EO: jax.Array, routing: Routing, implementation: str | None) -> jax.Array:
     return x_EO[routing.expert_R]
 
 
@@ -85,7 +85,7 @@ _of_experts.defvjp(_of_experts_forward, _of_experts_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(implementation: str, x_RI: jax.Array, weight_EOI: jax.Array, routing: Routing) -> jax.Array:
+def _product(implementation: str | None, x_RI: jax.Array, weight_EOI: jax.Array, routing: Routing) -> jax.Array:
     return _by(implementation, "product", x_RI, weight_EOI, routing, False)
 
 
@@ -102,8 +102,8 @@ def _backward(implementation, residuals, dy_RO):
 _product.defvjp(_forward, _backward)
 
 
-def _by(implementation: str, name: str, *arguments) -> jax.Array:
-    """One of the two products by an implementation; "auto" is decided where it is compiled."""
+def _by(implementation: str | None, name: str, *arguments) -> jax.Array:
+    """One of the two products by an implementation; None is decided where it is compiled."""
 
     def kernels():
         from lcjax.pallas.triton import grouped  # import Pallas' Triton backend only if it runs
