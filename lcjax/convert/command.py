@@ -98,7 +98,7 @@ def _check_directory(arguments: ConvertArguments) -> None:
 class _Source:
     """The model to convert, with the RoPE that was chosen, and the adapter to merge.
 
-    `rope_line` tells what was chosen; None if nothing had to be.
+    `rope_line` says which RoPE was chosen; None if none had to be.
     """
 
     path: Path

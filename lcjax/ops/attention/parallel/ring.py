@@ -4,7 +4,8 @@ Device r of N along the axis `ring` has pieces r and 2N - 1 - r of the 2N equal 
 sequence, so under a causal mask every device has the same work in a row with one document. Each
 step computes attention over the keys that are present while the next ones arrive. Partial results
 are joined by their log-sum-exps, in float32. A sink is joined once, before all keys. In the
-backward pass the sums of dk and dv travel with their keys, and after N steps are at home.
+backward pass the sums of dk and dv travel with their keys. They return to their device after N
+steps.
 
 Shapes: B batch, t tokens of a device, N devices, H query heads, K key/value heads, D head_dim.
 Source: Liu et al., Ring Attention, arXiv 2310.01889; two pieces per device: Brandon et al., Striped
