@@ -19,6 +19,8 @@ LEVEL_SCHEDULES = ("constant", "constant_with_warmup")
 DEFAULT_MAX_SEQ_LENGTH = 2048
 """The default context of a run, in tokens."""
 OPTIMIZER_MEMORY = ("auto", "device", "host")
+METRICS = ("eval_loss",)
+"""The metrics by which the best evaluation can be selected."""
 # Steps are counted in 32 bits.
 _MOST_STEPS = 2**31 - 1
 _TYPES: dict[type, tuple[Any, str]] = {
@@ -84,6 +86,18 @@ class TrainingArguments:
     """Steps between checkpoints; the last step is always saved."""
     save_total_limit: int = 3
     """Number of newest checkpoints to keep."""
+    load_best_model_at_end: bool = False
+    """Save the weights of the best evaluation instead of the last step's. A checkpoint is saved
+    wherever an evaluation is the best so far, so eval_steps and save_steps are independent; it
+    exists in addition to save_total_limit. The evaluation before step 1 does not count.
+    """
+    metric_for_best_model: str = METRICS[0]
+    """What the best evaluation has the lowest value of: eval_loss."""
+    early_stopping_patience: int = 0
+    """Stop after so many evaluations in a row that do not improve the metric; 0 never stops early.
+    """
+    early_stopping_threshold: float = 0.0
+    """By how much an evaluation must improve the metric to count as an improvement."""
     logging_steps: int = 1
     """Steps between lines on a terminal without cursor control, and between TensorBoard points;
     metrics.jsonl has every step.
@@ -125,6 +139,7 @@ class TrainingArguments:
             known = ", ".join(OPTIMIZER_MEMORY)
             raise InputError(f"--optimizer-memory {self.optimizer_memory} is unknown; use one of {known}")
         _ = self.mesh_request
+        self._check_selection()
         if self.documents not in UNITS:
             raise InputError(unknown("--documents", self.documents, UNITS))
         if self.warmup_steps and self.warmup_ratio:
@@ -138,6 +153,26 @@ class TrainingArguments:
             raise InputError(
                 f"--lr-scheduler-type {self.lr_scheduler_type} is unknown; use one of {', '.join(SCHEDULES)}"
             )
+
+    def _check_selection(self) -> None:
+        if self.metric_for_best_model not in METRICS:
+            raise InputError(unknown("metric_for_best_model", self.metric_for_best_model, METRICS))
+        if self.early_stopping_threshold and not self.early_stopping_patience:
+            raise InputError(
+                f"--early-stopping-threshold {self.early_stopping_threshold:g} has no effect without "
+                "--early-stopping-patience; give both, or omit it"
+            )
+        if self.selects_by and not self.eval_fraction:
+            raise InputError(
+                f"{self.selects_by} needs held-out text, and --eval-fraction is 0; give a fraction, or omit one of them"
+            )
+
+    @property
+    def selects_by(self) -> str | None:
+        """The flag that makes the run's result depend on its evaluations, if there is one."""
+        if self.load_best_model_at_end:
+            return "--load-best-model-at-end"
+        return "--early-stopping-patience" if self.early_stopping_patience else None
 
     def _take_paths(self) -> None:
         """Converts paths given as strings, and the reverse; programs may give either."""
@@ -184,8 +219,12 @@ class TrainingArguments:
         )  # fmt: skip
         ranges = {name: (1, float("inf")) for name in at_least_one}
         ranges |= {
-            name: (0, float("inf")) for name in ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm")
-        }
+            name: (0, float("inf"))
+            for name in (
+                "learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "early_stopping_patience",
+                "early_stopping_threshold",
+            )
+        }  # fmt: skip
         ranges |= {"warmup_ratio": (0, 1), "eval_fraction": (0, 0.9), "seed": (0, 2**32 - 1)}
         for name, (low, high) in ranges.items():
             value = getattr(self, name)

@@ -145,7 +145,7 @@ def _prepare(
     output_dir = Path(from_first(str(arguments.output_dir or default_output_dir(str(arguments.model)))))
     folder = opened.enter_context(open_run_folder(output_dir, arguments))
     if folder.has_nothing_to_do(arguments):
-        say_finished(console, folder)
+        say_finished(console, folder, arguments)
         return None
     data = first_before_others(lambda: read_data(arguments, folder, console))
     require_same({"the data": data.fingerprint()})

@@ -13,6 +13,7 @@ from lcjax.audit.advice import advice_before_training
 from lcjax.cli.terminal import say
 from lcjax.config.training import TrainingArguments
 from lcjax.data import Data, load_corpus
+from lcjax.train.selection.best import require_held_out
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -50,6 +51,7 @@ def load_run_data(
         date=date,
         progress=console,
     )
+    require_held_out(data, arguments)
     say(console, data.summary())
     if not arguments.eval_fraction:
         say(

@@ -6,37 +6,23 @@ import contextlib
 import dataclasses
 import math
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 
-from lcjax import step
 from lcjax.cli.native_log import NativeLog
 from lcjax.cli.terminal import say
 from lcjax.config.training import TrainingArguments
-from lcjax.data import Data, iterate
-from lcjax.evaluate.positions import LossByPosition, batch_loss_by_position
-from lcjax.leak import refuse_leak
-from lcjax.model import Llama, ModelSettings, lora
-from lcjax.parallel.devices import Devices
-from lcjax.parallel.placement import committed
+from lcjax.data import Data
+from lcjax.model import Llama
 from lcjax.parallel.processes import any_of, only_first, together, writes_files
-from lcjax.plan.choosing.budget import budget_here
-from lcjax.plan.compiling.run import Run
-from lcjax.step.program import build_program
 from lcjax.train.checkpoints.checkpoint import Checkpoints
 from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
 from lcjax.train.checkpoints.same_run import describe_arguments, describe_data, describe_model
-from lcjax.train.compiled.execution import SavedExecution, open_programs, settings_for_rows
-from lcjax.train.compiled.fitting import COMPILED_AGAIN, fitting_settings
+from lcjax.train.compiled.execution import SavedExecution
 from lcjax.train.data import load_run_data
-from lcjax.train.devices import mesh_of_model
 from lcjax.train.disk import writing
 from lcjax.train.divergence import TrainingDiverged
 from lcjax.train.interrupt import StopRequest
@@ -46,8 +32,11 @@ from lcjax.train.reporting.metrics import RunLog
 from lcjax.train.reporting.picture import run_title
 from lcjax.train.reporting.progress import TrainingProgress
 from lcjax.train.reporting.run_record import write_run_record
-from lcjax.train.reporting.start_line import start_line
 from lcjax.train.result import TrainingResult, default_output_dir
+from lcjax.train.running.computation import Computation
+from lcjax.train.running.held_out import NotFinite, held_out_loss
+from lcjax.train.selection.best import Best, require_held_out
+from lcjax.train.selection.keeping import Selection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -117,64 +106,27 @@ class _Run:
         if not isinstance(data, Data):
             data = load_run_data(data, tokenizer, model.settings.max_seq_length, arguments, folder.started, console)
         data.check_fit(model.config.vocab_size, model.settings.max_seq_length)
+        require_held_out(data, arguments)
         self.data: Data = data
         folder.refuse_other_data(data, arguments)
         self.started = folder.started if folder.resume or data.date is None else data.date.astimezone()
         self.title = run_title(model.settings, data.paths)
         self.max_steps = arguments.number_of_steps(len(data.train_plan))
         self.description |= describe_data(data, self.max_steps) | {"started": self.started.isoformat()}
-        self._open_programs(resources)
-        self._build_step()
+        self.computation = Computation(
+            model,
+            data,
+            arguments,
+            self.max_steps,
+            SavedExecution.of_json(folder.saved.get("execution")),
+            console=console,
+            move_native_log=self._move_native_log,
+            resources=resources,
+        )
 
     def _write_record(self) -> None:
         arguments = dataclasses.asdict(self.arguments) | {"output_dir": self.output_dir, "data": self.data.paths}
         write_run_record(self.output_dir, self.started, self.start, arguments, self.model, self.data, self.max_steps)
-
-    def _open_programs(self, resources: contextlib.ExitStack) -> None:
-        """Makes JAX compile into the run's own folder of programs and reuse the programs in it."""
-        self.saved_execution = SavedExecution.of_json(self.folder.saved.get("execution"))
-        self.programs = open_programs(self.model, self.arguments, self.saved_execution)
-        resources.enter_context(self.programs.compiling())
-        if self.programs.lost:
-            self._say(f"warning: {self.programs.lost}; {COMPILED_AGAIN}")
-
-    def _build_step(self) -> None:
-        arguments, model = self.arguments, self.model
-        self.devices = Devices.of(mesh_of_model(model, arguments))
-        params = self.devices.distribute(model.params)
-        settings = settings_for_rows(model.settings, self.data.train_plan, "training")
-        settings = step.with_mesh(settings, self.devices.shape)
-        fitted = self._fitting_settings(settings, params)
-        self.execution = SavedExecution.of(self.programs, fitted)
-        settings = fitted or settings
-        program = build_program(model.config, params, settings, arguments, self.max_steps)
-        self.frozen, self.schedule = program.frozen, program.schedule
-        if not arguments.skip_leak_check:
-            self._say("checking that packed documents do not see each other")
-            refuse_leak(Llama(model.config, params, settings), self.data, self.devices)
-        self.train_step = step.jit_train_step(program.objective, program.optimizer, devices=self.devices)
-        self.token_scores = step.jit_token_scores(self.devices)
-        evaluated = settings_for_rows(model.settings, self.data.held_out_plan, "held-out")
-        self.settings = dataclasses.replace(settings, one_document_a_row=evaluated.one_document_a_row)
-        state = step.init_state(program.optimizer, program.trainable, arguments.seed)
-        # Committed to its devices, as a restored state is. Otherwise JAX would compile a separate
-        # step for each of the two.
-        self.state = committed(self.devices.distribute(state))
-        self.batches = iterate(
-            self.data.train_dataset(arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps)
-        )
-        count = sum(leaf.size for leaf in jax.tree.leaves(program.trainable))
-        self._say(start_line(model, settings, self.data, arguments, count, self.max_steps))
-
-    def _fitting_settings(self, settings: ModelSettings, params: lora.Tree) -> ModelSettings | None:
-        """The settings with which the step fits this GPU; None on a CPU."""
-        budget, model = budget_here(), self.model
-        if budget is None:
-            return None
-        run = Run.here(model.config, params, self.arguments, model.settings.lora)
-        log = together(self._move_native_log)
-        self._say(f"compiling the candidate forms of the step{log and f'; output of XLA goes to {log}'}")
-        return fitting_settings(run, settings, self.saved_execution, budget, self.console)
 
     def _move_native_log(self) -> str:
         """Sends XLA's output to a file; returns its path, or "" if it stays on the terminal."""
@@ -188,32 +140,39 @@ class _Run:
         """Opens checkpoints and logs, to be closed with `resources`; restores a resumed state."""
         folder, resume = self.folder, self.folder.resume
         if resume is not None:
-            self.state, iterator = Checkpoints(resume.directory).restore(resume.step, self.state)
-            self.batches.set_state(iterator)
+            self.computation.restore(Checkpoints(resume.directory), resume.step)
             self._say(f"resumed from {resume}")
         together(self._move_native_log)
-        self.was_finished = folder.is_finished(self.max_steps)
+        self.was_finished = folder.is_finished(self.max_steps, self.arguments)
         for line in only_first(lambda: folder.set_aside_what_resuming_overwrites(self.max_steps)) or []:
             self._say(line)
         self.checkpoints = Checkpoints(self.output_dir / "checkpoints", self.arguments.save_total_limit)
+        self.selection = Selection(self.arguments, self.checkpoints)
         # The other processes need the rows, but nobody reads their files.
         kept = self.output_dir if writes_files() else Path(resources.enter_context(tempfile.TemporaryDirectory()))
         log = together(lambda: RunLog(kept, self.start, self.arguments.logging_steps, folder.records, self.title))
         self.log = resources.enter_context(contextlib.closing(log))
+        together(lambda: self.selection.take_over(self.log.evaluations.rows, resume))
         only_first(self._write_record)
 
     def execute(self) -> TrainingResult:
         self.stop.defer()
+        rows = self.log.evaluations.rows
         self._evaluate_if_due(self.start)  # also one that a signal cut short before its checkpoint
+        if self.start and self.selection.must_save(rows, self.start):
+            self._save(self.start)
         with TrainingProgress(self.console, self.start, self.max_steps, self.arguments.logging_steps) as progress:
             for number in range(self.start + 1, self.max_steps + 1):
                 if self._stop_requested():
                     return self._leave(number - 1)
+                if self.selection.stops_early(rows):
+                    return self._finish(number - 1)
                 self._one_step(number, progress)
                 self._evaluate_if_due(number)
-                if number % self.arguments.save_steps == 0 or number == self.max_steps:
+                due = number % self.arguments.save_steps == 0 or number == self.max_steps
+                if due or self.selection.stops_early(rows) or self.selection.must_save(rows, number):
                     self._save(number)
-        return self._leave(self.max_steps) if self._stop_requested() else self._finish()
+        return self._leave(self.max_steps) if self._stop_requested() else self._finish(self.max_steps)
 
     def _stop_requested(self) -> str | None:
         """The signal that asks the run to stop, whichever process it came to."""
@@ -221,60 +180,51 @@ class _Run:
         return self.stopped_by
 
     def _one_step(self, number: int, progress: TrainingProgress) -> None:
-        began = time.perf_counter()
-        batch = next(self.batches)
-        divided = self.devices.divide_step({k: batch[k] for k in step.BATCH_KEYS})
-        self.state, metrics = self.train_step(self.state, self.frozen, divided)
-        loss, grad_norm = float(metrics.loss), float(metrics.grad_norm)
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            what = f"the loss is {loss} and the norm of its gradient {grad_norm}"
-            raise self._diverged(number, what, self.data.documents_of(batch), untrained=number == 1)
-        tokens = int(np.count_nonzero(batch["segment_ids"]))
-        rate = tokens / (time.perf_counter() - began)
+        done = self.computation.step(number)
+        if not (math.isfinite(done.loss) and math.isfinite(done.grad_norm)):
+            what = f"the loss is {done.loss} and the norm of its gradient {done.grad_norm}"
+            raise self._diverged(number, what, self.data.documents_of(done.batch), untrained=number == 1)
+        rate = done.tokens / done.seconds
         row = {
             "step": number,
-            "loss": loss,
-            "grad_norm": grad_norm,
-            "learning_rate": float(jnp.asarray(self.schedule(number - 1))),
-            "tokens": tokens,
+            "loss": done.loss,
+            "grad_norm": done.grad_norm,
+            "learning_rate": done.learning_rate,
+            "tokens": done.tokens,
             "tokens_per_second": round(rate, 1),
         }
         together(lambda: self.log.step(row))
-        progress.update(number, loss, rate)
+        progress.update(number, done.loss, rate)
 
     def _evaluate_if_due(self, number: int) -> None:
         due = number % self.arguments.eval_steps == 0 or number == self.max_steps
         if not due or self.log.evaluated(number):
             return
         self._say(f"measuring the held-out loss {f'after step {number}' if number else 'before the first step'}")
-        model, losses = self._trained(self.settings), LossByPosition.none()
-        for batch in self.data.evaluation_batches(
-            self.arguments.per_device_train_batch_size, self.arguments.eval_batches
-        ):
-            if self._stop_requested():
-                return
-            losses += batch_loss_by_position(model, batch, self.token_scores, self.devices)
-            if not math.isfinite(losses.total):
-                documents = self.data.documents_of(batch, held_out=True)
-                raise self._diverged(number, f"the held-out loss is {losses.total}", documents, untrained=number == 0)
-        if losses.tokens:
+        try:
+            losses = held_out_loss(self.computation, self._stop_requested)
+        except NotFinite as error:
+            raise self._diverged(number, str(error), error.documents, untrained=number == 0) from None
+        if losses is not None and losses.tokens:
             row = {"step": number, "eval_loss": losses.mean, "eval_tokens": losses.tokens}
             together(lambda: self.log.evaluation(row | {"eval_loss_by_position": losses.means()}))
-            self._say(f"held-out loss {losses.mean:.4f} at step {number} ({losses.tokens:,} tokens)")
-
-    def _trained(self, settings: ModelSettings) -> Llama:
-        """The model with its current weights."""
-        return Llama(self.model.config, lora.combine(self.state.trainable, self.frozen), settings)
+            note = self.selection.note(self.log.evaluations.rows)
+            self._say(f"held-out loss {losses.mean:.4f} at step {number} ({losses.tokens:,} tokens){note}")
 
     def _save(self, number: int) -> None:
         together(self.log.sync)
-        compiled = self.programs.publish()
-        if compiled and self.saved_execution is not None and not self.programs.lost:
-            self._say(
-                f"warning: the step is compiled to another program than at the start of the run; {COMPILED_AGAIN}"
-            )
-        description = self.description | {"execution": dataclasses.asdict(self.execution)}
-        self.checkpoints.save(number, self.state, self.batches.get_state(), description, self.log.files)
+        computation = self.computation
+        computation.publish_programs()
+        description = self.description | {"execution": dataclasses.asdict(computation.execution)}
+        best = self.selection.best(self.log.evaluations.rows)
+        self.checkpoints.save(
+            number,
+            computation.state,
+            computation.batches.get_state(),
+            description,
+            self.log.files,
+            None if best is None else best.step,
+        )
         only_first(self.log.draw)
 
     def _diverged(self, number: int, what: str, documents: list[str], *, untrained: bool) -> TrainingDiverged:
@@ -293,14 +243,20 @@ class _Run:
         self._say(f"{self.stopped_by}: {done}; resume with: {command}")
         return self._result(number, stopped_by=self.stopped_by)
 
-    def _finish(self) -> TrainingResult:
-        result = self._result(self.max_steps)
+    def _finish(self, steps: int) -> TrainingResult:
+        """Saves the results after the last step, or the last one before the patience ended."""
+        if steps < self.max_steps and not self.was_finished:
+            self._say(f"stopped early after step {steps}: {self.selection.why_it_stops(self.log.evaluations.rows)}")
+        best = self.selection.best(self.log.evaluations.rows)
+        if best is not None and best.step != steps:
+            self.computation.restore(self.checkpoints, best.step)
+        result = self._result(steps, best)
         if self.was_finished:
-            say_finished(self.console, self.folder)
+            say_finished(self.console, self.folder, self.arguments)
             return result
         weights_dir = only_first(lambda: self._save_results(result.model))
         if weights_dir is not None:
-            say_results(self.console, self.output_dir, weights_dir, self.log.evaluations.rows)
+            say_results(self.console, self.output_dir, weights_dir, self.log.evaluations.rows, best)
         return result
 
     def _save_results(self, model: Llama) -> Path:
@@ -308,10 +264,12 @@ class _Run:
         self.log.draw()
         return weights_dir
 
-    def _result(self, steps: int, stopped_by: str | None = None) -> TrainingResult:
+    def _result(self, steps: int, best: Best | None = None, stopped_by: str | None = None) -> TrainingResult:
         before, after = losses_before_and_after(self.log.evaluations.rows)
-        model = trained_model(self.model, self.devices.collect(self.state.trainable))
-        return TrainingResult(model, self.output_dir, steps, before, after, stopped_by)
+        model = trained_model(self.model, self.computation.devices.collect(self.computation.state.trainable))
+        if best is None:
+            return TrainingResult(model, self.output_dir, steps, before, after, stopped_by)
+        return TrainingResult(model, self.output_dir, steps, before, best.value, stopped_by, best.step)
 
     def _say(self, line: str) -> None:
         say(self.console, line)

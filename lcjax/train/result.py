@@ -13,8 +13,9 @@ from lcjax.model import Llama
 class TrainingResult:
     """The results of a run. Losses are held-out, in nats per token; None if nothing is held out.
 
-    `model` has the trained weights. `stopped_by` is the name of the signal that ended the run
-    early, otherwise None.
+    `model` has the trained weights, and `loss_after` is theirs. `stopped_by` is the name of the
+    signal that ended the run early, otherwise None. `best_step` is the step of the weights if the
+    best ones were loaded, otherwise None.
     """
 
     model: Llama
@@ -23,6 +24,7 @@ class TrainingResult:
     loss_before: float | None
     loss_after: float | None
     stopped_by: str | None = None
+    best_step: int | None = None
 
 
 # The longest name in a folder's name. File systems allow 255 bytes, and a character has up to 4.

@@ -78,11 +78,12 @@ class Checkpoints:
         iterator: dict[str, Any],
         run: dict[str, Any],
         records: Sequence[Path] = (),
+        best: int | None = None,
     ) -> None:
         """Saves after `step` steps, with copies of the files `records`.
 
-        The oldest checkpoints beyond `keep` are removed. All processes of a run call it, and each
-        writes the arrays that only it has.
+        The oldest checkpoints beyond `keep` are removed, except that of step `best`. All processes
+        of a run call it, and each writes the arrays that only it has.
 
         Raises:
           InputError: the disk cannot be written; the older checkpoints still exist.
@@ -99,7 +100,7 @@ class Checkpoints:
         try:
             with writing(final), _orbax() as checkpointer:
                 checkpointer.save(partial, args=items)
-            only_first(lambda: self._publish(partial, final, records))
+            only_first(lambda: self._publish(partial, final, records, best))
         except BaseException:
             if writes_files():
                 shutil.rmtree(partial, ignore_errors=True)
@@ -112,7 +113,7 @@ class Checkpoints:
             copied = sum(path.stat().st_size for path in records)
             require_space(self.directory, arrays + copied + _OVERHEAD_BYTES)
 
-    def _publish(self, partial: Path, final: Path, records: Sequence[Path]) -> None:
+    def _publish(self, partial: Path, final: Path, records: Sequence[Path], best: int | None) -> None:
         """Completes a save, which then appears under its name, and removes the oldest ones."""
         with writing(final):
             for path in records:
@@ -120,7 +121,19 @@ class Checkpoints:
             write_checksums(partial)
             partial.rename(final)
             sync(self.directory)
-            self._remove_old()
+            self._remove_old(best)
+
+    def copy(self, source: Path, step: int) -> None:
+        """Copies the checkpoint `source` of another folder, which becomes that of `step` here.
+
+        Raises:
+          InputError: it cannot be written.
+        """
+        partial, final = self._hidden(step), self.directory / str(step)
+        with writing(final):
+            shutil.copytree(source, partial)
+            partial.rename(final)
+            sync(self.directory)
 
     def run(self, step: int) -> dict[str, Any]:
         """The description of the run that was saved with a checkpoint; reads no other file.
@@ -194,9 +207,11 @@ class Checkpoints:
             raise self._unreadable(step, error) from error
         return jax.tree.unflatten(jax.tree.structure(like), list(restored["state"].values())), restored["iterator"]
 
-    def _remove_old(self) -> None:
+    def _remove_old(self, best: int | None) -> None:
         assert self._keep is not None
         for step in self.steps()[: -self._keep]:
+            if step == best:
+                continue
             hidden = self._hidden(step)
             # Rename first: a process killed halfway leaves nothing that looks like a checkpoint.
             (self.directory / str(step)).rename(hidden)

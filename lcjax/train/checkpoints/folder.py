@@ -25,12 +25,14 @@ from lcjax.train.checkpoints.same_run import (
     describe_config,
     describe_data,
     is_same_command,
+    is_same_result,
     known_steps,
     refuse_other_length,
     refuse_other_run,
 )
 from lcjax.train.disk import writing
-from lcjax.train.reporting.metrics import RECORDS, damage_of_record
+from lcjax.train.reporting.metrics import RECORDS, damage_of_record, parse_rows
+from lcjax.train.selection.best import stops_early
 
 _FILES = (*RECORDS, "loss.png", RECORD)
 _FOLDERS = ("checkpoints", "tensorboard", *RESULTS)
@@ -65,13 +67,19 @@ class RunFolder:
         """The adapter or the weights that a finished run has saved here."""
         return next((self.path / name for name in RESULTS if (self.path / name).exists()), None)
 
-    def is_finished(self, max_steps: int | None) -> bool:
+    def stopped_early(self, arguments: TrainingArguments) -> bool:
+        """Whether a run with these arguments takes no further step, because of its evaluations."""
+        return stops_early(parse_rows(self.records["evaluation.jsonl"]), arguments)
+
+    def is_finished(self, max_steps: int | None, arguments: TrainingArguments) -> bool:
         """Whether a run of this many steps has nothing left to do and all its results are here."""
         left = self.results() is not None and (self.path / "loss.png").exists()
         return (
             self.resumes_here
             and left
-            and self.first_step == self.saved["max_steps"] == max_steps
+            and self.saved["max_steps"] == max_steps
+            and (self.first_step == max_steps or self.stopped_early(arguments))
+            and is_same_result(self.saved, arguments)
             and all(
                 (self.path / name).is_file() and (self.path / name).read_bytes() == self.records[name]
                 for name in RECORDS
@@ -83,7 +91,7 @@ class RunFolder:
         return (
             self.resume is not None
             and is_same_command(self.saved, arguments)
-            and self.is_finished(known_steps(self.saved, arguments))
+            and self.is_finished(known_steps(self.saved, arguments), arguments)
         )
 
     def refuse_other_run(self, description: dict[str, Any]) -> None:
@@ -128,11 +136,18 @@ class RunFolder:
         lines = set_newer_aside(self.resume)
         results = self.results()
         if results is not None and self.first_step < max_steps:
-            target = unused_name(results.with_name(f"{results.name}.step-{self.saved['max_steps']}"))
+            ended = self.first_step if self._had_stopped_early() else self.saved["max_steps"]
+            target = unused_name(results.with_name(f"{results.name}.step-{ended}"))
             with writing(target):
                 results.rename(target)
-            lines.append(f"the {results.name} of step {self.saved['max_steps']} is now {target}")
+            lines.append(f"the {results.name} of step {ended} is now {target}")
         return lines + [line for name in RECORDS for line in self._restore(name)]
+
+    def _had_stopped_early(self) -> bool:
+        """Whether the saved run had stopped at its checkpoint, by the arguments that it had."""
+        names = {field.name for field in dataclasses.fields(TrainingArguments)}
+        before = {name: value for name, value in self.saved["arguments"].items() if name in names}
+        return self.stopped_early(TrainingArguments(**before))
 
     def _restore(self, name: str) -> list[str]:
         """Renames a damaged record; the file itself is written when it is opened."""

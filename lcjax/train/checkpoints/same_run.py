@@ -12,7 +12,7 @@ from typing import Any
 
 from lcjax.config import LlamaConfig
 from lcjax.config.run_record import as_json
-from lcjax.config.training import LEVEL_SCHEDULES, TrainingArguments
+from lcjax.config.training import LEVEL_SCHEDULES, METRICS, TrainingArguments
 from lcjax.data import Data
 from lcjax.errors import InputError
 from lcjax.model import Llama, lora
@@ -32,7 +32,8 @@ _FREE_ARGUMENTS = _COMPARED_BY_RESULT | {
     "output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "eval_steps",
     "eval_batches", "logging_steps", "use_gradient_checkpointing", "attention", "skip_leak_check",
     "programs_dir", "context_parallel_size", "data_parallel_size", "ulysses_degree", "ring_degree",
-    "shard_weights", "coordinator", "num_processes", "process_id",
+    "shard_weights", "coordinator", "num_processes", "process_id", "load_best_model_at_end",
+    "metric_for_best_model", "early_stopping_patience", "early_stopping_threshold",
 }  # fmt: skip
 # The location of files and the scheduling of a step may change between two sessions; the numbers do
 # not.
@@ -89,6 +90,13 @@ def is_same_command(saved: Description, arguments: TrainingArguments) -> bool:
     """Whether no argument that affects the numbers differs; data and weights need no check."""
     now, named = as_json(dataclasses.asdict(arguments)), _FREE_ARGUMENTS - _COMPARED_BY_RESULT
     return all(saved["arguments"].get(name) == now[name] for name in now.keys() - named)
+
+
+def is_same_result(saved: Description, arguments: TrainingArguments) -> bool:
+    """Whether the weights that a finished run has saved are of the step that is now asked for."""
+    before, now = saved["arguments"], as_json(dataclasses.asdict(arguments))
+    usual = {"load_best_model_at_end": False, "metric_for_best_model": METRICS[0]}
+    return all(before.get(name, value) == now[name] for name, value in usual.items())
 
 
 def refuse_other_run(saved: Description, current: Description, point: ResumePoint, date_wanted: str = "") -> None:

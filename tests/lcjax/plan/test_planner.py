@@ -13,7 +13,7 @@ from lcjax.plan.compiling.memory import GIB
 from lcjax.plan.planner import Planner
 from lcjax.plan.workload import Workload
 from lcjax.step import program
-from lcjax.train import loop
+from lcjax.train.running import computation
 from tests.support.tiny_model import TINY
 
 LIMIT = 84_978_434_048 - GIB
@@ -21,7 +21,7 @@ BIG = Workload("big", TINY, "h100-80gb", use_gradient_checkpointing="offload", m
 
 
 def test_the_trainer_and_the_planner_build_one_program():
-    assert loop.build_program is program.build_program
+    assert computation.build_program is program.build_program
 
 
 @pytest.mark.slow

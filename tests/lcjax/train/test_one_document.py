@@ -17,8 +17,8 @@ from lcjax.plan.choosing.settings import requested_settings
 from lcjax.plan.compiling.compile import compile_step
 from lcjax.plan.workload import Workload
 from lcjax.step import with_request
-from lcjax.train import loop
 from lcjax.train.__main__ import main as train
+from lcjax.train.running import computation
 from tests.support.numerics import tree_error_ratio
 from tests.support.oracles import Oracle, jax_gradients, make_batch, make_oracle, names_of, torch_gradients
 from tests.support.shapes import MODEL_COMMON, MODELS
@@ -109,9 +109,11 @@ def test_named_cudnn_and_packed_documents_are_refused_before_anything_is_compile
 def test_the_step_knows_whether_documents_share_a_row(model_dir, tmp_path, monkeypatch, whole):
     """The data are one document of three windows, or many short documents."""
     seen = []
-    build = loop.build_program
+    build = computation.build_program
     monkeypatch.setattr(
-        loop, "build_program", lambda c, p, settings, *rest: seen.append(settings) or build(c, p, settings, *rest)
+        computation,
+        "build_program",
+        lambda c, p, settings, *rest: seen.append(settings) or build(c, p, settings, *rest),
     )
     words = " ".join(f"word {n}" for n in range(120))
     for n in range(1 if whole else 8):
