@@ -144,12 +144,15 @@ def load_adapter(model: Llama, directory: str | Path) -> Llama:
     """A model with the adapter of a PEFT directory on the weights of `model`.
 
     The directory has adapter_config.json and adapter_model.safetensors. The model uses the RoPE
-    that the adapter was trained with, if `save_pretrained` wrote it.
+    that the adapter was trained with, if `save_pretrained` wrote it. A warning says if the adapter
+    was trained on another model of the same shapes.
 
     Raises:
       InputError: the directory has no adapter, or one of another model or of an unsupported kind.
     """
     lora_config, adapter = weights.load_adapter(Path(directory), model.config)
+    if (warning := weights.other_base(Path(directory), model.settings.name_or_path)) is not None:
+        logger.warning(warning)
     config = weights.base_config(directory, model.config)
     chosen, line = choose_rope(config, model.settings.max_seq_length)
     if chosen != model.config:

@@ -2,6 +2,8 @@
 
     python scripts/bench_experts.py --model gpt-oss-20b --tokens 8192 --csv experts.csv
 
+The default sizes need a GPU. On a CPU, use the config.json of a small model and few --tokens.
+
 Each token has random experts. For every linear map of a model's experts, a line shows the time of
 the product (`forward`), of the gradient of its inputs (`inputs`) and of its weights (`weights`),
 the useful TFLOP/s, the time of a dense product with as many FLOPs, and how many times as long

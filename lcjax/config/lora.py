@@ -55,6 +55,8 @@ class LoraConfig:
                     f"target_modules={module!r} cannot be adapted, only the linear maps of the "
                     f"layers; choose from {', '.join(choices)}"
                 )
+            if module in routers():
+                raise InputError(router_refusal(module))
             if module not in choices:
                 raise InputError(unknown("target_modules", str(module), choices))
         if ALL_LINEAR in modules:
@@ -66,6 +68,20 @@ class LoraConfig:
     def scaling(self) -> float:
         """The factor on B A x: lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora."""
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+
+def routers() -> set[str]:
+    """What the families call the routers of their experts, which have no adapter."""
+    rows = (row for family in FAMILIES.values() for row in family.parameters)
+    return {row.hugging_face.split(".")[-2] for row in rows if row.module == "router"}
+
+
+def router_refusal(module: str) -> str:
+    """The message for a router among the target modules."""
+    return (
+        f"target_modules={module!r} is the router of experts, which has no adapter: omit it, or train every weight "
+        "with --full-finetuning (in Python without get_peft_model)"
+    )
 
 
 def target_modules_of(family: Family, modules: str | Sequence[str]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +33,14 @@ from lcjax.model.params import TensorName, tensor_names
 from lcjax.weights import (
     Checkpoint,
     base_config,
+    check_expressible,
     gguf_content,
     gguf_type,
     load_adapter,
+    load_config,
     load_tokenizer,
     open_model_files,
+    other_base,
     read_generation_config,
     resolve_model,
     write_checkpoint,
@@ -61,6 +65,8 @@ def convert(arguments: ConvertArguments) -> None:
     """Runs one conversion; raises InputError for user errors before anything is written."""
     if arguments.destination.suffix.lower() == _GGUF:
         _check_file(arguments)
+        # Before weights are downloaded, and before an adapter is read.
+        check_expressible(_early_config(arguments))
         _write_gguf(arguments, _opened(arguments))
     else:
         max_shard_bytes = parse_size(arguments.max_shard_size)
@@ -125,14 +131,26 @@ class _Source:
         return np.asarray(merge_weight(jnp.asarray(weight), lora_a_RI, lora_b_OR, self.lora.scaling)).astype(dtype)
 
 
+def _early_config(arguments: ConvertArguments) -> LlamaConfig:
+    """The model to write, from config.json alone or from the header of a .gguf file."""
+    path = resolve_model(arguments.source, with_weights=False)
+    return _with_chosen_rope(arguments, load_config(path) if path.is_dir() else open_model_files(path).config)[0]
+
+
+def _with_chosen_rope(arguments: ConvertArguments, config: LlamaConfig) -> tuple[LlamaConfig, str | None]:
+    config = base_config(arguments.adapter, config) if arguments.adapter else config
+    length = config.max_position_embeddings if arguments.max_seq_length is None else arguments.max_seq_length
+    return choose_rope(config, length, arguments.rope_scaling, arguments.rope_theta)
+
+
 def _opened(arguments: ConvertArguments) -> _Source:
     path = resolve_model(arguments.source)
     checkpoint = open_model_files(path)
     tokenizer = load_tokenizer(path)
     lora, adapter = load_adapter(arguments.adapter, checkpoint.config) if arguments.adapter else (None, {})
-    config = base_config(arguments.adapter, checkpoint.config) if arguments.adapter else checkpoint.config
-    length = config.max_position_embeddings if arguments.max_seq_length is None else arguments.max_seq_length
-    config, line = choose_rope(config, length, arguments.rope_scaling, arguments.rope_theta)
+    config, line = _with_chosen_rope(arguments, checkpoint.config)
+    if arguments.adapter and (warning := other_base(Path(arguments.adapter), arguments.source)) is not None:
+        print(f"warning: {warning}", file=sys.stderr)
     return _Source(path, checkpoint, config, line, tokenizer, lora, adapter)
 
 

@@ -17,6 +17,9 @@ _HOST_GIB = "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"  # it is multiplied by 2^30
 
 # JAX's default is 75% of the GPU. The remaining 3% is for the CUDA context.
 _SHARE_OF_GPU = 0.97
+# Of NVIDIA's driver, of Windows' Linux, and of the GPUs that share memory with the CPU.
+_GPU_FILES = "nvidia[0-9]*", "dxg", "nvhost-gpu"
+DEVICE_FILES = Path("/dev")
 # For everything else that is pinned: weights during their transfer to the GPU, embeddings that wait
 # for free memory on the GPU, and batches.
 _STAGING_BYTES = 8 * 2**30
@@ -52,7 +55,17 @@ def visible_gpus() -> int:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return max(1, len([word for word in chosen.split(",") if word.strip()]))
-    return max(1, len([path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()]))
+    return max(1, len([path for path in DEVICE_FILES.glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()]))
+
+
+def may_have_gpu() -> bool:
+    """Whether JAX may find a GPU, without starting it; false only if it certainly finds none."""
+    platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    if platforms and not {"cuda", "gpu", "rocm"} & set(platforms.split(",")):
+        return False
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    return any(path for pattern in _GPU_FILES for path in DEVICE_FILES.glob(pattern))
 
 
 def visible_devices() -> int:

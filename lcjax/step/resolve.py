@@ -24,7 +24,7 @@ from lcjax.ops.attention.call import AttentionCall
 from lcjax.ops.attention.passes import has_passes, layer_call
 from lcjax.ops.attention.registry import backend_of, choose_backend
 from lcjax.ops.rope.api import rope_for
-from lcjax.pallas.triton.block_sizes import traced_with
+from lcjax.pallas.triton.block_sizes import is_traced_for_gpu, traced_with
 
 
 def resolve(
@@ -211,7 +211,7 @@ def _attention(requested: str, config: LlamaConfig, dtype: DTypeLike, platform: 
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     sinks_H = jax.ShapeDtypeStruct((heads,), jnp.float32) if config.family.has_sinks else None
     # JAX need not start if the platform is known.
-    with traced_with() if platform == "gpu" else contextlib.nullcontext():
+    with traced_with() if platform == "gpu" and not is_traced_for_gpu() else contextlib.nullcontext():
         jax.eval_shape(attend, shape(heads), shape(kv_heads), sinks_H)
     return chosen[0] if chosen else backend_of(requested).name
 

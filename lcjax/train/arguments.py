@@ -110,6 +110,10 @@ class RunArguments(TrainingArguments):
             raise InputError(f"{given} is given without {missing}; give both, or neither for the demo")
         if self.data_weights and self.data:  # the data of a resumed run is not known yet
             check_weights(self.data_weights, len(self.data))
+        if self.lora_r == 0 and not self.full_finetuning:
+            raise InputError(
+                "--lora-r 0 is no adapter; use --full-finetuning to train every weight, or a rank from 1 on"
+            )
         if not self.full_finetuning:
             LoraConfig(self.lora_r, self.lora_alpha, self.target_modules, self.use_rslora, self.lora_dropout)
         elif changed := [name for name in _ADAPTER_FLAGS if getattr(self, name) != _default(name)]:

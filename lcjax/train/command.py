@@ -51,7 +51,7 @@ from lcjax.train.divergence import TrainingDiverged
 from lcjax.train.interrupt import Interrupted, StopRequest
 from lcjax.train.loop import train
 from lcjax.train.outcome import say_finished
-from lcjax.train.refusals import check_model, check_policy_early
+from lcjax.train.refusals import check_attention_here, check_model, check_policy_early
 from lcjax.train.result import default_output_dir
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ def _prepare(
         # XLA prints a line about an unknown flag and ends the process
         with native_log.paused():
             jax.local_devices()
+    check_attention_here(_config(arguments), arguments)
     return folder, data, *load(arguments)
 
 

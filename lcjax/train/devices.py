@@ -96,7 +96,8 @@ def mesh_of_model(model: Llama, arguments: TrainingArguments) -> MeshShape:
 def _idle(mesh: MeshShape, requested: MeshRequest) -> str:
     count = jax.device_count()
     sizes = {name: value for name, value in dataclasses.asdict(requested).items() if type(value) is int}
-    line = f"{count - mesh.size} of the {count} devices stay idle; to use them, omit " + " and ".join(
+    idle = count - mesh.size
+    line = f"{idle} of the {count} devices {'stays' if idle == 1 else 'stay'} idle; to use all, omit " + " and ".join(
         f"{flag(name)} {value}" for name, value in sizes.items()
     )
     if requested.data_parallel_size is None and count % mesh.context == 0:

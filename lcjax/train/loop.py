@@ -198,7 +198,7 @@ class _Run:
 
     def _evaluate_if_due(self, number: int) -> None:
         due = number % self.arguments.eval_steps == 0 or number == self.max_steps
-        if not due or self.log.evaluated(number):
+        if not due or not len(self.data.held_out_plan) or self.log.evaluated(number):
             return
         self._say(f"measuring the held-out loss {f'after step {number}' if number else 'before the first step'}")
         try:

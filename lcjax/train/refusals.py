@@ -5,13 +5,16 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from lcjax.api import resolve_dtype
 from lcjax.config import LlamaConfig, target_modules_of
 from lcjax.config.policies import check_policy
 from lcjax.config.rope_choice import choose_rope
 from lcjax.errors import InputError
-from lcjax.memory.allocators import cpu_devices, visible_devices, visible_gpus
+from lcjax.memory.allocators import cpu_devices, may_have_gpu, visible_devices, visible_gpus
 from lcjax.model.lora import check_targets
 from lcjax.model.params import check_quantizable
+from lcjax.ops.attention.registry import backend_of
+from lcjax.pallas.triton.block_sizes import traced_for
 from lcjax.parallel.processes import is_alone, processes_per_host
 from lcjax.step import Hardware, resolve, resolve_mesh
 from lcjax.train.arguments import RunArguments
@@ -52,7 +55,25 @@ def check_model(config: LlamaConfig, arguments: RunArguments, folder: RunFolder)
     check_quantizable(config, arguments.quantize)
     dtype = "bfloat16" if arguments.dtype == "auto" else arguments.dtype
     resolve(arguments.execution_request, config, jnp.dtype(dtype), "gpu")
+    if arguments.attention != "auto" and backend_of(arguments.attention).needs_gpu and not may_have_gpu():
+        raise InputError(
+            f"attention={arguments.attention!r} needs a GPU, and JAX finds none here; use attention='auto', or "
+            "start the run on a machine with one"
+        )
     _check_mesh(config, arguments)
+
+
+def check_attention_here(config: LlamaConfig, arguments: RunArguments) -> None:
+    """Checks that JAX's devices can run the requested attention, before weights are loaded.
+
+    Starts the devices.
+
+    Raises:
+      InputError: they cannot.
+    """
+    if arguments.attention != "auto" and jax.default_backend() == "gpu":
+        with traced_for(jax.devices()[0]):
+            resolve(arguments.execution_request, config, resolve_dtype(arguments.dtype), "gpu")
 
 
 def _check_mesh(config: LlamaConfig, arguments: RunArguments) -> None:

@@ -14,6 +14,7 @@ from lcjax.weights.assembly import Checkpoint as Checkpoint
 from lcjax.weights.generation import read_generation_config as read_generation_config
 from lcjax.weights.generation import stop_ids as stop_ids
 from lcjax.weights.gguf import GGUF_TYPES as GGUF_TYPES
+from lcjax.weights.gguf import check_expressible as check_expressible
 from lcjax.weights.gguf import check_gguf_path as check_gguf_path
 from lcjax.weights.gguf import gguf_content as gguf_content
 from lcjax.weights.gguf import gguf_type as gguf_type
@@ -28,6 +29,7 @@ from lcjax.weights.hf import write_checkpoint as write_checkpoint
 from lcjax.weights.hub import resolve_model as resolve_model
 from lcjax.weights.peft import base_config as base_config
 from lcjax.weights.peft import load_adapter as load_adapter
+from lcjax.weights.peft import other_base as other_base
 from lcjax.weights.peft import save_adapter as save_adapter
 from lcjax.weights.tokenizer import load_tokenizer as load_tokenizer
 from lcjax.weights.tokenizer import save_tokenizer as save_tokenizer

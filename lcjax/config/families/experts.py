@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,12 +50,22 @@ def refusal(config: LlamaConfig, count: str, width: str | None = None) -> str | 
       count: the key of config.json with the number of experts.
       width: the key with their intermediate size, if it is not that of dense models.
     """
-    for key in (count, "num_experts_per_tok", *([width] if width else [])):
-        value: Any = config.own_value(key)
+    keys = count, "num_experts_per_tok", *([width] if width else [])
+    return refusal_of(count, {key: config.own_value(key) for key in keys})
+
+
+def refusal_of(count: str, values: Mapping[str, Any]) -> str | None:
+    """Why experts with these numbers are not supported; None if they are.
+
+    Args:
+      count: the key of the number of experts.
+      values: the numbers by key, with `num_experts_per_tok`.
+    """
+    for key, value in values.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             return f"{key}={value!r} is not a positive number"
-    if (number := config.own_value(count)) > _MOST:
+    if (number := values[count]) > _MOST:
         return f"{count}={number} is above {_MOST}"
-    if (chosen := config.own_value("num_experts_per_tok")) > number:
+    if (chosen := values["num_experts_per_tok"]) > number:
         return f"num_experts_per_tok={chosen} is above {count}={number}"
     return None

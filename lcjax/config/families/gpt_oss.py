@@ -39,7 +39,7 @@ _OF_EXPERTS = {
     "num_experts_per_tok": 4,
     "swiglu_limit": 7.0,
     "swiglu_alpha": 1.702,
-    "router_aux_loss_coef": 0.9,
+    "router_aux_loss_coef": 0.001,
 }
 _FORMATS = ("mxfp4",)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lcjax.config.families import experts, windows
 from lcjax.config.families.decoder import OF_A_HEAD, always, decoder_parameters
 from lcjax.config.families.family import AttentionView, Family, expert_linear, router
+from lcjax.errors import InputError
 
 if TYPE_CHECKING:
     from lcjax.config.model import LlamaConfig
@@ -84,14 +85,34 @@ QWEN3 = Family(
 )
 
 
+_EVERY_LAYER = {"decoder_sparse_step": (1, None), "mlp_only_layers": ((), [], None)}
+"""The values with which every layer has experts."""
+
+
 def _flattened(config: Mapping[str, Any], source: str) -> Mapping[str, Any]:
-    """transformers 5 writes the number of experts under another name."""
-    return {"num_experts": config.get("num_local_experts", 128), **config}
+    """config.json with the number of experts under one name; transformers 5 writes another.
+
+    Raises:
+      InputError: a layer has no experts, or a number of them is not possible. The message has the
+        file's own key.
+    """
+    for key, usual in _EVERY_LAYER.items():
+        if (value := config.get(key)) not in usual:
+            raise InputError(
+                f"{source} says {key}={repr(value)[:60]}, so that some layers have no experts; only models with experts in "
+                "every layer are supported, such as Qwen3-30B-A3B: use another model"
+            )
+    key = next((key for key in ("num_experts", "num_local_experts") if config.get(key) is not None), "num_experts")
+    values = {key: 128, "num_experts_per_tok": 8}
+    values = {key: config.get(key, default) for key, default in values.items()}
+    if (reason := experts.refusal_of(key, values)) is not None:
+        raise InputError(f"{source} says {reason[:200]}; correct it, or download the model again")
+    return {**config, "num_experts": values[key]}
 
 
 def _moe_refusal(config: LlamaConfig) -> str | None:
-    for key, default in (("decoder_sparse_step", 1), ("mlp_only_layers", ())):
-        if (value := config.own_value(key)) not in (default, None):
+    for key, usual in _EVERY_LAYER.items():
+        if (value := config.own_value(key)) not in usual:
             return f"{key}={value!r}: only layers with experts are supported"
     if not isinstance(normalizes := config.own_value("norm_topk_prob"), bool):
         return f"norm_topk_prob={normalizes!r} is not true or false"

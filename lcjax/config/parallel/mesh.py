@@ -188,10 +188,10 @@ def choose_mesh(
     if data is None:
         data = math.gcd(max(1, devices // context), micro_batches)
     if context > devices:
-        raise InputError(f"a context of {context} devices does not fit {devices}; use at most {devices}")
+        raise InputError(f"a context of {_counted(context)} does not fit {devices}; use at most {devices}")
     if data * context > devices:
         raise InputError(
-            f"--data-parallel-size {data} times a context of {context} needs {data * context} devices, but there are "
+            f"--data-parallel-size {data} times a context of {context} needs {_counted(data * context)}, but there are "
             f"{devices}; lower one of the two"
         )
     if micro_batches % data:
@@ -224,7 +224,7 @@ def _heads(
     name = "ring_degree" if request.ulysses_degree is None else "ulysses_degree"
     given = getattr(request, name)
     if context % given:
-        raise InputError(f"{flag(name)} {given} does not divide a context of {context} devices; omit it")
+        raise InputError(f"{flag(name)} {given} does not divide a context of {_counted(context)}; omit it")
     heads = given if request.ulysses_degree else context // given
     if not divides_heads(heads, query_heads, kv_heads):
         raise InputError(
@@ -277,6 +277,10 @@ def divides_heads(parts: int, query_heads: int, kv_heads: int) -> bool:
 def copies_of_kv(parts: int, kv_heads: int) -> int:
     """How many copies of every key/value head make their number divisible by `parts`."""
     return parts // math.gcd(parts, kv_heads)
+
+
+def _counted(devices: int) -> str:
+    return "1 device" if devices == 1 else f"{devices} devices"
 
 
 def _divisors(number: int) -> list[int]:

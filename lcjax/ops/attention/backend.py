@@ -55,6 +55,7 @@ class Backend:
         supported.
       run: computes a supported call. The result is differentiable.
       takes_segments: whether it supports segment ids, which separate the documents of a row.
+      needs_gpu: whether it cannot run on a CPU, not even slowly.
       order_of_sums: "fixed" gives the same bits in every run. "on request" does so if XLA is set
         to exclude nondeterministic operations. "any" never guarantees it.
       forward: computes (out, log-sum-exp in the backend's own form) without a derivative. out may
@@ -74,6 +75,7 @@ class Backend:
     refusal: Callable[[AttentionCall], str | None]
     run: Callable[[AttentionCall], Result]
     takes_segments: bool = False
+    needs_gpu: bool = False
     order_of_sums: Literal["fixed", "on request", "any"] = "fixed"
     forward: Callable[[AttentionCall], tuple[jax.Array, Any]] | None = None
     backward: Callable[[AttentionCall, Any, jax.Array, jax.Array], Gradients] | None = None

@@ -62,4 +62,4 @@ def _run(call: AttentionCall) -> Result:
     return cudnn_attention(*arrays, scale=call.scale, causal=call.causal, window=call.window)
 
 
-BACKEND = Backend(name="cudnn", refusal=_refusal, run=_run, order_of_sums="on request")
+BACKEND = Backend(name="cudnn", refusal=_refusal, run=_run, needs_gpu=True, order_of_sums="on request")

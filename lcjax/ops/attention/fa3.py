@@ -62,4 +62,6 @@ def _run(call: AttentionCall) -> Result:
     return fa3_attention(call.q_BTHD, call.k_BSKD, call.v_BSKD, scale=call.scale, window=call.window)
 
 
-BACKEND = Backend(name="fa3", refusal=_refusal, run=_run, order_of_sums="any", scratch_bytes=scratch_bytes)
+BACKEND = Backend(
+    name="fa3", refusal=_refusal, run=_run, needs_gpu=True, order_of_sums="any", scratch_bytes=scratch_bytes
+)

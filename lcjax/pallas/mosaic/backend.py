@@ -72,6 +72,7 @@ BACKEND = Backend(
     refusal=_refusal,
     run=_run,
     takes_segments=True,
+    needs_gpu=True,
     forward=_forward,
     backward=_backward,
     kernel_pattern="mosaic_attention_(forward|backward)",

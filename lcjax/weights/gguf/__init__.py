@@ -13,6 +13,7 @@ writer.py      a whole file
 
 from __future__ import annotations
 
+from lcjax.weights.gguf.metadata import check_expressible as check_expressible
 from lcjax.weights.gguf.reader import gguf_name as gguf_name
 from lcjax.weights.gguf.reader import load_gguf as load_gguf
 from lcjax.weights.gguf.reader import open_gguf as open_gguf

@@ -248,3 +248,35 @@ def test_the_command_takes_all_linear_as_the_library_does():
     for flag, chosen in (("all-linear", TARGET_MODULES), ("q_proj", ("q_proj",))):
         arguments = parse(["--model", "m", "--data", "d", "--target-modules", flag])
         assert LoraConfig(target_modules=arguments.target_modules).target_modules == chosen
+
+
+@pytest.mark.parametrize("model_type", ["gpt_oss", "qwen3_moe"])
+def test_numbers_of_experts_default_to_those_of_transformers(model_type):
+    read = transformers.AutoConfig.for_model(model_type)
+    numbers = {key: x for key, x in FAMILIES[model_type].own_keys.items() if isinstance(x, int | float)}
+    assert {"num_experts_per_tok", "router_aux_loss_coef"} <= numbers.keys()
+    assert {key: getattr(read, key) for key in numbers} == numbers
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"num_local_experts": 0}, "config.json says num_local_experts=0 is not a positive number; correct it"),
+        ({"num_experts": None, "num_local_experts": 5000}, "num_local_experts=5000 is above 4096"),
+        ({"num_local_experts": 4}, "num_experts_per_tok=8 is above num_local_experts=4"),
+        ({"num_experts": 4}, "num_experts_per_tok=8 is above num_experts=4"),
+        (
+            {"mlp_only_layers": [1]},
+            "mlp_only_layers=[1], so that some layers have no experts; only models with experts",
+        ),
+        ({"decoder_sparse_step": 2}, "decoder_sparse_step=2, so that some layers have no experts; only models with"),
+    ],
+)
+def test_experts_are_refused_under_the_key_of_the_file(fields, said):
+    config = {"model_type": "qwen3_moe", **{key: SIZES[key] for key in SIZES if key in FAMILIES["qwen3_moe"].keys}}
+    for usual in ({"mlp_only_layers": []}, {"mlp_only_layers": None, "decoder_sparse_step": 1}):
+        assert LlamaConfig.from_dict({**config, "num_local_experts": 9, **usual}).experts.count == 9
+    with pytest.raises(InputError) as caught:
+        LlamaConfig.from_dict(config | fields)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

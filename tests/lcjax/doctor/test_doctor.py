@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shlex
 from typing import cast
 
@@ -124,7 +125,11 @@ def test_findings_override_the_request():
         ["a b", "c"],
         [Finding("?", "!", {"max-seq-length": "8"}), Finding("?", "!", {"quantize": "nf4"})],
     )
-    assert line == "python -m lcjax.train --model m --data 'a b' c --max-seq-length 8 --full-finetuning --quantize nf4"
+    assert re.fullmatch(
+        r"python -m lcjax\.train --model m --data 'a b' c --max-seq-length 8 --full-finetuning --quantize nf4 "
+        r"--output-dir runs/m-\d{8}-\d{6}",
+        line,
+    )
 
 
 @pytest.mark.parametrize(

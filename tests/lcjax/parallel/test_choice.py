@@ -78,6 +78,7 @@ def test_what_is_chosen(found, expected):
         ((8, 2048), {"data_parallel_size": 8}, "does not divide --gradient-accumulation-steps 1; use .*-steps 8"),
         ((8, 2048), {"context_parallel_size": 8, "ring_degree": 3}, "--ring-degree 3 does not divide"),
         ((8, 2048), {"context_parallel_size": 8, "ring_degree": 2, "ulysses_degree": 2}, "2 times --ring-degree 2 is"),
+        ((1, 2048), {"ring_degree": 2}, "--ring-degree 2 does not divide a context of 1 device; omit it"),
         ((8, 2048), {"ulysses_degree": 3}, "--ulysses-degree 3 does not divide a context of 8 devices"),
         (
             (6, 6144),

@@ -62,7 +62,7 @@ def runs(request, tmp_path_factory, texts, data_dir) -> Path:
     _, errors = process.communicate()
     assert process.returncode == 0, errors[-3000:]
     assert errors.count(f"{DEVICES} devices: 2 data x 4 context") == len(wanted)
-    idle = "7 of the 8 devices stay idle; to use them, omit --context-parallel-size 1 and --data-parallel-size 1\n"
+    idle = "7 of the 8 devices stay idle; to use all, omit --context-parallel-size 1 and --data-parallel-size 1\n"
     assert errors.count(idle) == len(wanted)
     return folder
 

@@ -1,28 +1,33 @@
 """Data are read before weights are loaded, with the date of the run; one long text is enough."""
 
+import contextlib
 import datetime
 import json
 import logging
 import re
 import shutil
+import types
 
+import jax
 import pytest
 
 import lcjax
 from lcjax import api, weights
+from lcjax.config.presets import PRESETS
 from lcjax.config.run_record import RECORD, now, read_run_record
 from lcjax.data import load_corpus
 from lcjax.errors import InputError
 from lcjax.evaluate.__main__ import main as evaluate
 from lcjax.leak.__main__ import main as leak
+from lcjax.memory import allocators
 from lcjax.ops.attention import fa3
 from lcjax.pallas.mosaic import backend as mosaic
-from lcjax.train import command
+from lcjax.train import command, refusals
 from lcjax.train.__main__ import main
 from lcjax.train.arguments import RunArguments
 from lcjax.train.checkpoints.checksums import write_checksums
 from lcjax.train.checkpoints.folder import RunFolder
-from lcjax.train.refusals import check_model
+from lcjax.train.refusals import check_attention_here, check_model
 from tests.support.processes import SHORT
 
 DATED = (
@@ -128,6 +133,7 @@ def test_a_broken_model_is_refused_before_data_are_read(model_dir, data_dir, tmp
     [
         ("--attention mosaic", "--attention mosaic does not support head_dim=8; use 64 or 128"),
         ("--attention fa3", "--attention fa3 is not installed; pip install flash-attn3-jax"),
+        ("--attention cudnn", "--attention cudnn needs a GPU, and JAX finds none here; use --attention auto, or start"),
         ("--target-modules q_proj qkv_proj", "--target-modules qkv_proj is unknown; did you mean"),
         ("--quantize nf4", "q_proj has rows of 32 values, and --quantize nf4 needs a multiple of 64; omit it"),
         ("--ring-degree 3", "--ring-degree 3 does not divide a context of 2 devices; omit it"),
@@ -141,11 +147,44 @@ def test_what_the_model_or_the_devices_rule_out_is_refused_before_data_are_read(
     monkeypatch.setattr(command, "load_run_data", lambda *args: pytest.fail("the data was read"))
     monkeypatch.setattr(mosaic, "OLDEST_JAX", (0,))
     monkeypatch.setattr(fa3, "INSTALLED", False)
+    monkeypatch.setattr(refusals, "may_have_gpu", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     run = ["--model", str(model_dir), "--data", str(data_dir), *SHORT, "--output-dir", str(tmp_path / "run")]
     assert main([*run, *flags.split()]) == 2
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("capability", "is_refused"), [("8.0", True), ("9.0", False)])
+def test_attention_of_another_gpu_is_refused_before_weights_are_loaded(monkeypatch, capability, is_refused):
+    monkeypatch.setattr(mosaic, "OLDEST_JAX", (0,))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(compute_capability=capability)])
+    arguments = RunArguments(max_seq_length=48, attention="mosaic", dtype="bfloat16")
+    with pytest.raises(InputError, match="runs on Hopper GPUs") if is_refused else contextlib.nullcontext():
+        check_attention_here(PRESETS["llama-3.1-8b"], arguments)
+
+
+@pytest.mark.parametrize(
+    ("setting", "files", "found"),
+    [
+        ({"JAX_PLATFORMS": "cpu"}, ["nvidia0"], False),
+        ({"JAX_PLATFORMS": "cuda,cpu"}, ["nvidia0"], True),
+        ({"JAX_PLATFORMS": ""}, ["nvidia0", "nvidiactl"], True),
+        ({"JAX_PLATFORMS": ""}, ["nvidiactl"], False),
+        ({"JAX_PLATFORMS": "", "CUDA_VISIBLE_DEVICES": ""}, ["nvidia0"], False),
+        ({"JAX_PLATFORMS": "", "CUDA_VISIBLE_DEVICES": "1"}, ["nvidia0"], True),
+    ],
+)
+def test_whether_jax_may_find_a_gpu(monkeypatch, tmp_path, setting, files, found):
+    for name in files:
+        (tmp_path / name).touch()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name, value in setting.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(allocators, "DEVICE_FILES", tmp_path)
+    monkeypatch.setattr(type(jax.config), "jax_platforms", setting["JAX_PLATFORMS"])
+    assert allocators.may_have_gpu() is found
 
 
 def test_devices_of_a_cpu_may_share_a_sequence(model_dir, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from lcjax.plan.choosing.settings import requested_settings
 from lcjax.plan.compiling.compile import compile_step
 from lcjax.plan.workload import Workload
 from lcjax.step import with_request
+from lcjax.train import refusals
 from lcjax.train.__main__ import main as train
 from lcjax.train.running import computation
 from tests.support.numerics import tree_error_ratio
@@ -97,7 +98,8 @@ def test_a_plan_with_cudnn_assumes_rows_with_one_document():
             compile_step(workload, with_request(requested_settings(workload, 8192), memory="none"))
 
 
-def test_named_cudnn_and_packed_documents_are_refused_before_anything_is_compiled(short, capsys, tmp_path):
+def test_named_cudnn_and_packed_documents_are_refused_before_anything_is_compiled(short, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(refusals, "may_have_gpu", lambda: True)
     assert train([*short, "--attention", "cudnn", "--output-dir", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         "error: --attention cudnn takes one document per row, but rows of the training data have several; use "

@@ -16,10 +16,11 @@ from gguf import GGMLQuantizationType as Type
 
 import lcjax
 from lcjax import weights
+from lcjax.convert import command as convert
 from lcjax.errors import InputError
 from lcjax.model import lora as adapters
 from lcjax.model.params import tensor_names
-from tests.support.gguf_models import KINDS, assert_same_bits, config_of, converted
+from tests.support.gguf_models import KINDS, assert_same_bits, config_of, converted, run
 from tests.support.gguf_writing import add_model, gguf_name, write
 
 EXPERTS = KINDS["qwen3_moe"]
@@ -171,11 +172,16 @@ def test_the_experts_of_a_layer_are_written_one_after_another(small_tokenizer, t
     assert peak < 64 * 1024 * 256 * 4 / 2
 
 
-def test_probabilities_that_do_not_sum_to_one_are_refused(small_model_of, tmp_path):
+def test_probabilities_that_do_not_sum_to_one_are_refused(small_model_of, tmp_path, monkeypatch, capsys):
     own = {**dict(EXPERTS["own_values"]), "norm_topk_prob": False}
     source = small_model_of(**EXPERTS | {"own_values": tuple(own.items())})
     with pytest.raises(InputError, match="qwen3moe models cannot express norm_topk_prob=False instead of True"):
         weights.gguf_content(weights.load_config(source), weights.load_tokenizer(source), "f16", name="m")
+    # Before weights of the hub are downloaded, or an adapter is read.
+    with monkeypatch.context() as patched:
+        patched.setattr(convert, "open_model_files", lambda path: pytest.fail("the weights were opened"))
+        assert run(source, tmp_path / "m.gguf", "--adapter", tmp_path / "missing") == 2
+    assert "cannot express norm_topk_prob=False" in capsys.readouterr().err
     before, after = (weights.open_model_files(path).config for path in (source, converted(source, tmp_path / "hf")))
     assert before == after
 

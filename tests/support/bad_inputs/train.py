@@ -64,7 +64,11 @@ CASES: list[Case] = [
     ("--quantize int3", "--quantize int3"),
     ("--full-finetuning --quantize nf4", "contradict each other"),
     ("--full-finetuning --lora-r 8", "contradict each other"),
-    ("--lora-r 0", "--lora-r 0 must be"),
+    ("--lora-r 0", "--lora-r 0 is no adapter; use --full-finetuning to train every weight"),
+    (
+        "--target-modules gate",
+        "--target-modules gate is the router of experts, which has no adapter: omit it, or train",
+    ),
     ("--lora-r -3", "--lora-r -3 must be"),
     ("--lora-alpha 0", "--lora-alpha 0"),
     ("--lora-alpha nan", "--lora-alpha nan"),
