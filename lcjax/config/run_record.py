@@ -102,6 +102,7 @@ def _is_whole(content: dict[str, Any]) -> bool:
         and all(isinstance(arguments.get(name), kind) for name, kind in _READ_ARGUMENTS.items())
         and all(isinstance(path, str) for path in arguments["data"])
         and all(isinstance(weight, (int, float)) for weight in arguments["data_weights"])
+        and isinstance(arguments.get("columns", []), list)
         and isinstance(sessions, list)
         and bool(sessions)
         and all(isinstance(session, dict) and isinstance(session.get("working_directory"), str) for session in sessions)

@@ -13,6 +13,10 @@ from lcjax.errors import InputError, flag, unknown
 
 UNITS = ("file", "repository")
 """What counts as a document if a path is a folder."""
+COLUMN_FIELDS = (
+    "messages", "conversations", "prompt", "completion", "instruction", "input", "output", "text", "tools", "system",
+)  # fmt: skip
+"""The fields of a record that --columns may read from columns with other names."""
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 LEVEL_SCHEDULES = ("constant", "constant_with_warmup")
 """The schedules whose rate after the warm-up does not depend on the number of steps."""
@@ -69,6 +73,10 @@ class TrainingArguments:
     documents: str = "file"
     """What counts as a document if a path is a folder: file, or repository (its files, each after
     its path).
+    """
+    columns: tuple[str, ...] = ()
+    """Columns of the data that have other names than the fields of a record, as field=column; for
+    example instruction=question output=answer.
     """
     data_weights: tuple[float, ...] = ()
     """A share of the tokens for each path of --data; small sources repeat. By default every
@@ -142,6 +150,7 @@ class TrainingArguments:
         self._check_selection()
         if self.documents not in UNITS:
             raise InputError(unknown("--documents", self.documents, UNITS))
+        parse_columns(self.columns)
         if self.warmup_steps and self.warmup_ratio:
             raise InputError(
                 f"--warmup-steps {self.warmup_steps} and --warmup-ratio {self.warmup_ratio} "
@@ -238,6 +247,25 @@ class TrainingArguments:
             )
         if self.max_steps == -1 and not 0 < self.num_train_epochs < math.inf:
             raise InputError(f"--num-train-epochs {self.num_train_epochs} is out of range; it must be positive")
+
+
+def parse_columns(words: Sequence[str]) -> dict[str, str]:
+    """The column of each field that `field=column` words name; commas may separate several.
+
+    Raises:
+      InputError: a word has another form, a field is unknown, or a name occurs twice.
+    """
+    columns: dict[str, str] = {}
+    for pair in (pair for word in ([words] if isinstance(words, str) else words) for pair in str(word).split(",")):
+        field, equals, column = (part.strip() for part in pair.partition("="))
+        if not (field and equals and column):
+            raise InputError(f"--columns {pair!r} is not field=column; give for example output=answer")
+        if field not in COLUMN_FIELDS:
+            raise InputError(unknown("--columns", field, COLUMN_FIELDS))
+        if field in columns or column in columns.values():
+            raise InputError(f"--columns names {field if field in columns else column} twice; name it once")
+        columns[field] = column
+    return columns
 
 
 def check_weights(weights: Sequence[float], paths: int) -> None:

@@ -10,7 +10,7 @@ import tyro
 
 from lcjax.cli.outputs import check_outputs
 from lcjax.config.rope import LONGEST
-from lcjax.config.training import DEFAULT_MAX_SEQ_LENGTH, UNITS
+from lcjax.config.training import DEFAULT_MAX_SEQ_LENGTH, UNITS, parse_columns
 from lcjax.errors import InputError, unknown
 
 
@@ -32,6 +32,8 @@ class CorpusArguments:
     """Context length, in tokens, to train with; if not given, the default of lcjax.train."""
     documents: str = "file"
     """What counts as a document if a path is a folder: file or repository."""
+    columns: tuple[str, ...] = ()
+    """Columns with other names than the fields of a record, as field=column, as in lcjax.train."""
     json: str | None = None
     """Write the numbers as JSON to this file, or to standard output for -."""
     plot: Path | None = None
@@ -44,4 +46,5 @@ class CorpusArguments:
             )
         if self.documents not in UNITS:
             raise InputError(unknown("--documents", self.documents, UNITS))
+        parse_columns(self.columns)
         check_outputs([*self.paths, self.model or ""], json=self.json, plot=self.plot)

@@ -9,8 +9,8 @@ from rich.console import Console
 from lcjax import weights
 from lcjax.cli.terminal import say, show_warnings
 from lcjax.data.arguments import CorpusArguments
-from lcjax.data.chat import ChatTemplate
-from lcjax.data.reading import check_data_paths, read_documents
+from lcjax.data.formats.chat import ChatTemplate
+from lcjax.data.reading.sources import check_data_paths, read_documents
 from lcjax.data.tokens import TokenizedCorpus, tokenize
 from lcjax.weights.demo import demo_model
 
@@ -28,7 +28,7 @@ def load(arguments: CorpusArguments, console: Console) -> TokenizedCorpus:
     with show_warnings(console):
         tokenizer = _tokenizer(arguments.model)
         say(console, "reading the data")
-        documents = read_documents(arguments.paths, ChatTemplate(tokenizer), arguments.documents)
+        documents = read_documents(arguments.paths, ChatTemplate(tokenizer), arguments.documents, arguments.columns)
         return tokenize(documents, tokenizer, progress=console, stored=True)
 
 

@@ -16,11 +16,11 @@ from rich.console import Console
 
 from lcjax.cli.terminal import say
 from lcjax.config.training import check_weights
-from lcjax.data.chat import ChatTemplate
+from lcjax.data.formats.chat import ChatTemplate
 from lcjax.data.mixture import Mixture, pack_mixture
 from lcjax.data.packing import PackingPlan, nothing_learned, pack
 from lcjax.data.pipeline import evaluation_batches, make_dataset
-from lcjax.data.reading import read_sources
+from lcjax.data.reading.sources import read_sources
 from lcjax.data.rows import Batch, documents_of, is_learned
 from lcjax.data.split import split_corpus
 from lcjax.data.tokens import TokenizedCorpus, tokenize
@@ -133,6 +133,7 @@ def load_corpus(
     held_out_fraction: float,
     seed: int,
     documents: str = "file",
+    columns: Sequence[str] = (),
     weights: Sequence[float] = (),
     vocab_size: int | None = None,
     date: datetime.datetime | None = None,
@@ -148,6 +149,7 @@ def load_corpus(
         source of a mixture is one text, the share of its tokens that is held out at its end.
       seed: seed of the split and of the training order, 0, ..., 2^32 - 1.
       documents: "file" or "repository"; see `read_sources`.
+      columns: `field=column` words, for columns with other names; see `read_sources`.
       weights: a share of the tokens for each path; see `Mixture`. Without weights every document
         occurs once per epoch.
       vocab_size: the model's; larger ids are rejected. None does not check.
@@ -164,7 +166,7 @@ def load_corpus(
         check_weights(weights, len(paths))
     if progress is not None:
         say(progress, "reading the data")
-    sources = read_sources(paths, ChatTemplate(tokenizer, date), documents)
+    sources = read_sources(paths, ChatTemplate(tokenizer, date), documents, columns)
     every_document = [document for source in sources for document in source]
     corpus = tokenize(every_document, tokenizer, vocab_size=vocab_size, progress=progress, stored=True)
     split = split_corpus(corpus, sources, tokenizer, held_out_fraction, seed, by_source=bool(weights))

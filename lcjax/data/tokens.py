@@ -10,10 +10,10 @@ import numpy as np
 from rich.console import Console
 
 from lcjax.data.document import Document
-from lcjax.data.progress import progress_of
 from lcjax.data.tokenizing import store
 from lcjax.data.tokenizing.encoding import Encoder
 from lcjax.data.tokenizing.growing import GrowingTokens
+from lcjax.data.tokenizing.progress import progress_of
 from lcjax.data.tokenizing.store import StoredTokens
 from lcjax.errors import InputError
 

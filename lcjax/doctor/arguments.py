@@ -33,6 +33,8 @@ class DoctorArguments:
     """Rank of the adapter; 0 trains every weight."""
     documents: str = "file"
     """What counts as a document if a path is a folder: file or repository."""
+    columns: tuple[str, ...] = ()
+    """Columns with other names than the fields of a record, as field=column, as in lcjax.train."""
     json: str | None = None
     """Write the findings as JSON to this file, or to standard output for -."""
 
@@ -45,11 +47,13 @@ class DoctorArguments:
 
     def corpus(self) -> CorpusArguments:
         """The arguments of the commands that examine data."""
-        return CorpusArguments(self.data, self.model, self.max_seq_length, self.documents, self.json)
+        return CorpusArguments(self.data, self.model, self.max_seq_length, self.documents, self.columns, self.json)
 
     def flags(self) -> dict[str, str]:
         """The flags of lcjax.train that request this run."""
         flags = {"model": self.model, "max-seq-length": str(self.max_seq_length)}
         if self.documents != "file":
             flags["documents"] = self.documents
+        if self.columns:
+            flags["columns"] = ",".join(self.columns)
         return flags | ({"lora-r": str(self.lora_r)} if self.lora_r else {"full-finetuning": ""})

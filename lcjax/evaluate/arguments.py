@@ -11,7 +11,7 @@ from lcjax.cli import flags
 from lcjax.cli.flags import refuse_empty
 from lcjax.cli.model_arguments import ModelArguments
 from lcjax.config.rope import LONGEST
-from lcjax.config.training import UNITS, check_weights
+from lcjax.config.training import UNITS, check_weights, parse_columns
 from lcjax.errors import InputError, unknown
 from lcjax.evaluate.lengths import SHORTEST_CONTEXT, SHORTEST_NEEDLE, SHORTEST_ROW
 from lcjax.evaluate.run import Run, TrainingText
@@ -41,6 +41,8 @@ class EvaluateArguments(ModelArguments):
     """Text that was not trained on, as in lcjax.train: files, folders, .jsonl."""
     documents: str = "file"
     """What counts as a document if a path is a folder, as in lcjax.train: file or repository."""
+    columns: tuple[str, ...] = ()
+    """Columns with other names than the fields of a record, as field=column, as in lcjax.train."""
     data_weights: tuple[float, ...] = ()
     """The --data-weights of the run, if --eval-fraction should select what it held out."""
     max_seq_length: int = 2048
@@ -68,6 +70,7 @@ class EvaluateArguments(ModelArguments):
             raise InputError("--data is not given; give text that the model was not trained on, or a run with --run")
         if self.documents not in UNITS:
             raise InputError(unknown("--documents", self.documents, UNITS))
+        parse_columns(self.columns)
         if self.data_weights:
             check_weights(self.data_weights, len(self.data))
         for name in self.tasks:
@@ -94,7 +97,7 @@ class EvaluateArguments(ModelArguments):
     @property
     def text(self) -> TrainingText:
         """The requested text, with the data settings of a run."""
-        return TrainingText(self.data, self.documents, self.data_weights, self.eval_fraction, self.seed)
+        return TrainingText(self.data, self.documents, self.data_weights, self.eval_fraction, self.seed, self.columns)
 
     def training_run(self) -> Run | None:
         """The run of --run, or the one whose folder contains the adapter."""

@@ -81,6 +81,7 @@ def load_text(
         held_out_fraction=settings.eval_fraction,
         seed=settings.seed,
         documents=settings.documents,
+        columns=settings.columns,
         weights=settings.data_weights if settings.eval_fraction else (),
         date=started(run.folder) if run else None,
         progress=progress,

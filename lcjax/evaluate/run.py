@@ -11,7 +11,7 @@ from lcjax.errors import InputError
 
 # Arguments that lcjax.train and an evaluation share.
 _SHARED = ("max_seq_length", "rope_scaling", "rope_theta", "dtype", "quantize", "seed")
-_OF_THE_DATA = ("documents", "eval_fraction", "data_weights")
+_OF_THE_DATA = ("documents", "columns", "eval_fraction", "data_weights")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,7 @@ class TrainingText:
     data_weights: tuple[float, ...]
     eval_fraction: float
     seed: int
+    columns: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,11 @@ class Run:
         arguments = self.record["arguments"]
         paths = tuple(self._here(path) for path in arguments["data"])
         weights = tuple(arguments["data_weights"])
-        return TrainingText(paths, arguments["documents"], weights, arguments["eval_fraction"], arguments["seed"])
+        # Runs of earlier versions have no columns.
+        columns = tuple(arguments.get("columns", ()))
+        return TrainingText(
+            paths, arguments["documents"], weights, arguments["eval_fraction"], arguments["seed"], columns
+        )
 
     def defaults(self, *, own_data: bool) -> dict[str, Any]:
         """Arguments of an evaluation of this run.

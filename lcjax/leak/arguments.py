@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from lcjax.config.training import UNITS
+from lcjax.config.training import UNITS, parse_columns
 from lcjax.errors import InputError, unknown
 
 
@@ -28,6 +28,8 @@ class LeakArguments:
     """Number of rows to probe; each takes one forward pass, plus one for each document."""
     documents: str = "file"
     """As in lcjax.train: file or repository."""
+    columns: tuple[str, ...] = ()
+    """As in lcjax.train: field=column."""
     dtype: str = "auto"
     """dtype of the weights: float32, bfloat16, or auto."""
     quantize: str | None = None
@@ -43,3 +45,4 @@ class LeakArguments:
                 raise InputError(f"{flag} {value} is out of range; it must be at least {least}")
         if self.documents not in UNITS:
             raise InputError(unknown("--documents", self.documents, UNITS))
+        parse_columns(self.columns)

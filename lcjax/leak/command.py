@@ -41,6 +41,7 @@ def load(arguments: LeakArguments, console: Console) -> tuple[Llama, Data]:
         held_out_fraction=0,
         seed=0,
         documents=arguments.documents,
+        columns=arguments.columns,
         progress=console,
     )
     _chosen(data, arguments.rows)  # raises InputError if there is nothing to probe

@@ -33,8 +33,9 @@ class RunArguments(TrainingArguments):
     model: str | None = None
     """A Hugging Face directory or hub id, or a .gguf file."""
     data: tuple[str, ...] = ()
-    """Text or code files; .jsonl, .json, .csv and parquet files with text, messages, or prompt and
-    completion; saved datasets; folders of any of these.
+    """Text or code files; .jsonl, .json, .csv and parquet files with text, messages,
+    conversations, prompt and completion, or instruction and output; saved datasets; folders of any
+    of these; or owner/name:split, a data set on the Hugging Face hub.
     """
     max_seq_length: int = DEFAULT_MAX_SEQ_LENGTH
     """Context length for training, in tokens. Above 32,768, layer inputs are offloaded to host
@@ -155,7 +156,7 @@ class RunArguments(TrainingArguments):
 
 SECTIONS = {
     "run": (
-        "model", "data", "documents", "data_weights", "max_seq_length", "output_dir", "resume_from_checkpoint",
+        "model", "data", "columns", "documents", "data_weights", "max_seq_length", "output_dir", "resume_from_checkpoint",
         "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed",
     ),
     "adapter": (

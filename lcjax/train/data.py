@@ -47,6 +47,7 @@ def load_run_data(
         held_out_fraction=arguments.eval_fraction,
         seed=arguments.seed,
         documents=arguments.documents,
+        columns=arguments.columns,
         weights=arguments.data_weights,
         date=date,
         progress=console,

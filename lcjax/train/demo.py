@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lcjax.data.files import stdlib_sources
+from lcjax.data.reading.files import stdlib_sources
 from lcjax.train.arguments import RunArguments
 from lcjax.weights.demo import demo_model
 

@@ -66,6 +66,7 @@ def reader(tmp_path_factory, model_dir, texts):
         (folder / name).write_text("".join(texts[6 * number : 6 * number + 6] * 2))
     (folder / "book.txt").write_text(texts[0])
     (folder / "chat.jsonl").write_text(json_block(TEXTS["README.md"]))
+    (folder / "faq.csv").write_text("question,answer\n" + "Where is it?,In the harbor.\n" * 4)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert train_main([*RUN.split(), "--output-dir", "runs/x"]) == 0

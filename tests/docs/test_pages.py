@@ -51,7 +51,7 @@ def test_the_map_has_every_file_and_folder(folder):
 
 
 def test_files_named_in_the_architecture_exist():
-    """Checks names that start with a folder of lcjax, such as `data/files.py`."""
+    """Checks names that start with a folder of lcjax, such as `data/reading/files.py`."""
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     named = re.findall(r"`([a-z_0-9]+/[a-z_0-9/]*(?:\.py|/))`", text)
     assert len(named) > 20

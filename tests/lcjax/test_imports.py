@@ -58,7 +58,7 @@ LIBRARIES = {
     "weights": "jax numpy ml_dtypes safetensors gguf tokenizers transformers huggingface_hub",
     "api": "jax numpy transformers",
     "cli": "rich tyro transformers",
-    "data": "numpy grain jinja2 pyarrow rich tokenizers transformers tyro",
+    "data": "numpy grain huggingface_hub jinja2 pyarrow rich tokenizers transformers tyro",
     "convert": "jax numpy rich transformers tyro",
     "generate": "jax numpy flax rich tokenizers transformers jinja2",
     "step": "jax optax",

@@ -36,7 +36,9 @@ def arguments_of_resumed_run(given: RunArguments) -> RunArguments:
         # the processes may be others now
         for name in ("coordinator", "num_processes", "process_id"):
             saved.pop(name, None)
-        saved |= {name: tuple(saved[name]) for name in ("data", "data_weights", "target_modules") if name in saved}
+        saved |= {
+            name: tuple(saved[name]) for name in ("data", "columns", "data_weights", "target_modules") if name in saved
+        }
         if "working_directory" in description:
             there = functools.partial(path_from, description["working_directory"])
             saved |= {"model": there(saved["model"]), "data": tuple(map(there, saved["data"]))}

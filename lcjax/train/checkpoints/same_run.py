@@ -26,7 +26,9 @@ Description = dict[str, Any]
 
 # Arguments that are compared by their results: the number of steps, the fingerprints of weights and
 # data, the dtype.
-_COMPARED_BY_RESULT = {"max_steps", "num_train_epochs", "model", "data", "documents", "data_weights", "dtype"}
+_COMPARED_BY_RESULT = {
+    "max_steps", "num_train_epochs", "model", "data", "documents", "columns", "data_weights", "dtype",
+}  # fmt: skip
 # In addition, those that change neither a step's arithmetic nor the order of the data.
 _FREE_ARGUMENTS = _COMPARED_BY_RESULT | {
     "output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit", "eval_steps",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lcjax.data import IGNORE, ChatTemplate, lay_out, load_corpus
-from lcjax.data.chat import CannotRender
+from lcjax.data.formats.chat import CannotRender
 from tests.support.chats import CHATML, MARKED, PLAIN, read, write
 
 # Like Qwen3's, which drops thoughts: only the last turn is complete.

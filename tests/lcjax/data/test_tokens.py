@@ -11,8 +11,8 @@ from rich.console import Console
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from lcjax.data import Document, progress, read_documents, stdlib_sources, tokenize
-from lcjax.data.tokenizing import encoding
+from lcjax.data import Document, read_documents, stdlib_sources, tokenize
+from lcjax.data.tokenizing import encoding, progress
 from lcjax.errors import InputError
 
 WORDS = {"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4, "c": 5}

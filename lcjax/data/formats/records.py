@@ -7,16 +7,24 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from lcjax.data.chat import CannotRender, ChatTemplate, Tools
 from lcjax.data.document import Document
+from lcjax.data.formats.chat import CannotRender, ChatTemplate
+from lcjax.data.formats.mapping import Columns
+from lcjax.data.formats.messages import BadRecord as BadRecord
+from lcjax.data.formats.messages import conversations_of, messages_of, tools_of
 
 # In the order of precedence; the fields of one form are read together.
-_FORMS = (("messages",), ("prompt", "completion"), ("instruction", "output"), ("text",))
-FIELDS = tuple(field for form in _FORMS for field in form)
+_FORMS = (("messages",), ("conversations",), ("prompt", "completion"), ("instruction", "output"), ("text",))
+# Recognized, but refused.
+_PREFERENCE = ("chosen", "rejected")
+FIELDS = (*(field for form in _FORMS for field in form), *_PREFERENCE)
 """The fields that identify a record."""
 READ_FIELDS = (*FIELDS, "input", "tools", "system", "history")
 """All fields that affect the document."""
-NEEDED = "a record needs text, or messages, or prompt and completion, or instruction and output"
+NEEDED = (
+    "a record needs text, or messages, or conversations, or prompt and completion, or instruction and output; "
+    "--columns says which columns these are"
+)
 
 # The prompts of Stanford Alpaca (https://github.com/tatsu-lab/stanford_alpaca), with and without an
 # input.
@@ -30,10 +38,6 @@ _ALPACA = (
     "Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:\n"
 )
-
-
-class BadRecord(Exception):
-    """The record does not yield a document; the message gives the reason."""
 
 
 class NotRecords(Exception):
@@ -57,18 +61,23 @@ def record_of_line(line: bytes) -> Any:
 
 
 def document_of_record(
-    record: Any, name: str, template: ChatTemplate | None, unread: Counter[str] | None = None
+    record: Any,
+    name: str,
+    template: ChatTemplate | None,
+    unread: Counter[str] | None = None,
+    columns: Columns | None = None,
 ) -> Document:
     """The document of a record.
 
-    It is made from the first of these: `messages`, `prompt` with `completion`, `instruction` with
-    `output`, `text`.
+    It is made from the first of these: `messages`, `conversations`, `prompt` with `completion`,
+    `instruction` with `output`, `text`. Forms with a field that the user has named precede others.
 
     Args:
-      record: a mapping.
+      record: a mapping by the names of its columns.
       name: of the document.
       template: how conversations are written; None rejects them.
       unread: counts the fields that are filled and not read.
+      columns: the columns that stand for fields; None if none has another name.
 
     Raises:
       BadRecord: it is not a mapping, a field has the wrong type, there is nothing to learn from, or
@@ -76,9 +85,12 @@ def document_of_record(
     """
     if not isinstance(record, Mapping):
         raise BadRecord(f"is a JSON {type(record).__name__}, not an object; {NEEDED}")
+    columns = columns or Columns()
+    record = columns.renamed(record)
     given = {field for field in record if record[field] is not None}
+    form = _form_of(record, given, columns.targets)
     try:
-        document, read = _read(record, given, name, template)
+        document, read = _read(record, form, name, template)
     except CannotRender as error:
         raise BadRecord(str(error)) from None
     _refuse_half_characters(document.text)
@@ -86,28 +98,47 @@ def document_of_record(
     if not any(document.text[start:stop].strip() for start, stop in learned):
         raise BadRecord("has nothing to learn from")
     if unread is not None:
-        unread.update(str(field) for field in given - read if record[field] not in ("", [], {}))
+        filled = (field for field in record if field in given - read and record[field] not in ("", [], {}))
+        unread.update(map(str, filled))
     return document
 
 
+def _form_of(record: Mapping[str, Any], given: set[str], preferred: frozenset[str]) -> set[str]:
+    """The fields of the record's form.
+
+    Raises:
+      BadRecord: it has none, or one that is not supported.
+    """
+    forms = sorted(map(set, _FORMS), key=preferred.isdisjoint)
+    form = next((form for form in forms if given.issuperset(form)), None)
+    if form is not None:
+        return form
+    if given.issuperset(_PREFERENCE):
+        raise BadRecord(
+            "is a preference pair (chosen and rejected), which is not yet supported; to train on the preferred "
+            "answers, write them as messages or as completion"
+        )
+    filled = [str(field) for field in record if field in given]
+    raise BadRecord(f"has no {_missing(given)} (it has {', '.join(filled[:5]) or 'none'}); {NEEDED}")
+
+
 def _read(
-    record: Mapping[str, Any], given: set[str], name: str, template: ChatTemplate | None
+    record: Mapping[str, Any], form: set[str], name: str, template: ChatTemplate | None
 ) -> tuple[Document, set[str]]:
     """The document, and the fields that it was made from."""
-    form = next((set(form) for form in _FORMS if given.issuperset(form)), None)
-    if form is None:
-        filled = [str(field) for field in record if field in given]
-        raise BadRecord(f"has no {_missing(given)} (it has {', '.join(filled[:5]) or 'none'}); {NEEDED}")
     if form == {"text"}:
         return Document(name, _string(record, "text")), form
     if form == {"instruction", "output"}:
         return _alpaca(record, name), form | {"input"}
     if form == {"prompt", "completion"} and isinstance(record["prompt"], str) and isinstance(record["completion"], str):
         return _completed(name, record["prompt"], record["completion"]), form
-    parts = [_messages(record, field) for field in ("messages", "prompt", "completion") if field in form]
+    if form == {"conversations"}:
+        parts, form = [conversations_of(record)], form | {"system"}
+    else:
+        parts = [messages_of(record, field) for field in ("messages", "prompt", "completion") if field in form]
     if template is None:
         raise BadRecord("is a conversation, which needs a tokenizer with a chat template; give a --model")
-    tools = _tools(record.get("tools"))
+    tools = tools_of(record.get("tools"))
     if tools is not None and template.writes_tools:
         form = form | {"tools"}
     write = template.conversation if len(parts) == 1 else template.completion
@@ -146,33 +177,6 @@ def _string(record: Mapping[str, Any], field: str) -> str:
     if not isinstance(value, str):
         raise BadRecord(f"has a {field} of type {type(value).__name__}, not a string")
     return value
-
-
-def _messages(record: Mapping[str, Any], field: str) -> list[dict[str, Any]]:
-    """The messages without null fields, which are the same as absent ones."""
-    messages = record[field]
-    if not isinstance(messages, list) or not messages:
-        raise BadRecord(f"has a {field} that is not a list of messages")
-    for number, message in enumerate(messages, start=1):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise BadRecord(f'has a message {number} in {field} that is not like {{"role": "user", "content": "..."}}')
-        if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
-            raise BadRecord(f"has a message {number} in {field} whose content is not a string")
-    return [{key: value for key, value in message.items() if value is not None} for message in messages]
-
-
-def _tools(tools: Any) -> Tools | None:
-    """The definitions of functions, from a list of objects or its JSON string; None if empty."""
-    if isinstance(tools, str) and tools.strip():
-        try:
-            tools = json.loads(tools)
-        except (ValueError, RecursionError) as error:
-            raise BadRecord(f"has tools that are not JSON ({error})") from None
-    if not tools:
-        return None
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise BadRecord("has tools that are not a list of objects")
-    return tools
 
 
 def _refuse_half_characters(text: str) -> None:

@@ -8,12 +8,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lcjax.config.training import UNITS
-from lcjax.data.chat import ChatTemplate
 from lcjax.data.document import Document
-from lcjax.data.files import NotText, read_text, suffix_of, unreadable, walk
-from lcjax.data.records import BadRecord, NotRecords
-from lcjax.data.repositories import holds_repositories, is_repository, repository_document
-from lcjax.data.tables import is_table, read_table
+from lcjax.data.formats.chat import ChatTemplate
+from lcjax.data.formats.mapping import Columns
+from lcjax.data.formats.records import BadRecord, NotRecords
+from lcjax.data.reading import hub
+from lcjax.data.reading.files import NotText, read_text, suffix_of, unreadable, walk
+from lcjax.data.reading.hub import hub_data
+from lcjax.data.reading.repositories import holds_repositories, is_repository, repository_document
+from lcjax.data.reading.tables import is_data, is_table, read_table
 from lcjax.errors import InputError, unknown
 
 # The largest share of bad records of a path; with more, the path or its format is probably wrong.
@@ -39,22 +42,28 @@ def check_data_paths(paths: Sequence[str | Path]) -> None:
             exists = Path(path).exists()
         except OSError as error:
             raise unreadable(error) from None
-        if not exists:
+        if not exists and hub_data(str(path)) is None:
             raise InputError(f"{path} does not exist; check the path of the data")
 
 
 def read_documents(
-    paths: Sequence[str | Path], template: ChatTemplate | None = None, documents: str = "file"
+    paths: Sequence[str | Path],
+    template: ChatTemplate | None = None,
+    documents: str = "file",
+    columns: Sequence[str] = (),
 ) -> list[Document]:
     """Reads every document below the paths, in the given order, folders sorted by name.
 
     See `read_sources`.
     """
-    return [document for source in read_sources(paths, template, documents) for document in source]
+    return [document for source in read_sources(paths, template, documents, columns) for document in source]
 
 
 def read_sources(
-    paths: Sequence[str | Path], template: ChatTemplate | None = None, documents: str = "file"
+    paths: Sequence[str | Path],
+    template: ChatTemplate | None = None,
+    documents: str = "file",
+    columns: Sequence[str] = (),
 ) -> list[list[Document]]:
     """Reads every document below the given paths, path by path, folders sorted by name.
 
@@ -63,7 +72,8 @@ def read_sources(
     - a file of records (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`, `.arrow`), or a folder that
       `datasets` saved: one document per record, see `document_of_record`;
     - one of these text files compressed: `.gz`, `.bz2`, `.xz` or `.zst`;
-    - a folder of such files, read recursively without hidden entries and SKIPPED_FOLDERS.
+    - a folder of such files, read recursively without hidden entries and SKIPPED_FOLDERS;
+    - `owner/name` or `owner/name:split`, a data set on the Hugging Face hub.
 
     A file that is reached twice is read once, so no document is both trained on and held out.
     Omitted data is logged with its number: files of a folder that are not text, or data without
@@ -74,6 +84,7 @@ def read_sources(
       template: how `messages` become text; None rejects them.
       documents: "file", or "repository": each folder with a `.git` (`.hg`, `.svn`) below a path is
         one document; if there is none, each folder that is a path.
+      columns: `field=column` words, for columns with other names than the fields of a record.
 
     Returns:
       the documents of each path, at least one in total.
@@ -81,16 +92,18 @@ def read_sources(
     Raises:
       InputError: a path is empty, missing or cannot be read; a folder has no text; a named file is
         not UTF-8 text, or has no records although its suffix says so; more than half of a path's
-        records are bad; or all documents are empty.
+        records are bad; a column of `columns` occurs nowhere; or all documents are empty.
     """
     if documents not in UNITS:
         raise InputError(unknown("documents", documents, UNITS))
     check_data_paths(paths)
     seen: set[Path] = set()
+    mapping = Columns.parse(columns)
     try:
-        sources = [_Source(Path(path), seen, template, documents == "repository").read() for path in paths]
+        sources = [_Source(path, seen, template, documents == "repository", mapping).read() for path in paths]
     except OSError as error:
         raise unreadable(error) from None
+    mapping.refuse_unfound()
     count = sum(map(len, sources))
     sources = [[document for document in source if document.text.strip()] for source in sources]
     with_text = sum(map(len, sources))
@@ -104,8 +117,17 @@ def read_sources(
 class _Source:
     """The documents of one path."""
 
-    def __init__(self, path: Path, seen: set[Path], template: ChatTemplate | None, by_repository: bool):
-        self._path = path
+    def __init__(
+        self,
+        path: str | Path,
+        seen: set[Path],
+        template: ChatTemplate | None,
+        by_repository: bool,
+        columns: Columns,
+    ):
+        self._path = Path(path)
+        self._hub = None if self._path.exists() else hub_data(str(path))
+        self._columns = columns
         self._seen = seen
         self._template = template
         self._by_repository = by_repository
@@ -116,17 +138,24 @@ class _Source:
         self._unread: Counter[str] = Counter()
 
     def read(self) -> list[Document]:
-        if self._path.is_dir() and not is_table(self._path):
+        if self._hub is not None:
+            for path in hub.download(self._hub, is_data):
+                self._read_named(path, f"{self._hub}/{path.name}")
+        elif self._path.is_dir() and not is_table(self._path):
             self._read_folder()
         else:
-            try:
-                self._read_file(self._path)
-            except NotText as fault:
-                raise InputError(f"{self._path} {fault}; give UTF-8 text files, tables of records or folders") from None
-            except NotRecords as fault:
-                raise InputError(f"{self._path} {fault} (to train on it as plain text, rename it to .txt)") from None
+            self._read_named(self._path, str(self._path))
         self._judge_records()
         return self._documents
+
+    def _read_named(self, path: Path, shown: str) -> None:
+        """Reads a file that is refused, not omitted, if it has no text or records."""
+        try:
+            self._read_file(path, shown)
+        except NotText as fault:
+            raise InputError(f"{shown} {fault}; give UTF-8 text files, tables of records or folders") from None
+        except NotRecords as fault:
+            raise InputError(f"{shown} {fault} (to train on it as plain text, rename it to .txt)") from None
 
     def _read_folder(self) -> None:
         found = 0
@@ -134,7 +163,7 @@ class _Source:
             try:
                 _refuse_special(path)
                 if is_table(path) or path.is_file():
-                    self._read_file(path)
+                    self._read_file(path, str(path))
                 else:
                     self._documents.append(repository_document(path, self._file_of_repository))
                 found += 1
@@ -175,16 +204,16 @@ class _Source:
 
         return walk(self._path, is_whole=is_whole)
 
-    def _read_file(self, path: Path) -> None:
+    def _read_file(self, path: Path, shown: str) -> None:
         if self._is_new(path):
             if is_table(path):
-                self._read_records(path)
+                self._read_records(path, shown)
             else:
-                self._documents.append(Document(str(path), read_text(path)))
+                self._documents.append(Document(shown, read_text(path)))
 
-    def _read_records(self, path: Path) -> None:
+    def _read_records(self, path: Path, shown: str) -> None:
         first = len(self._documents)
-        for document in read_table(path, self._template, self._unread):
+        for document in read_table(path, self._template, self._unread, self._columns, shown):
             if isinstance(document, BadRecord):
                 self._bad.append(document)
             else:
@@ -217,7 +246,9 @@ class _Source:
             fields = ", ".join(f"{field} (of {count:,})" for field, count in self._unread.most_common(_LISTED_FIELDS))
             more = f" and {len(self._unread) - _LISTED_FIELDS} more" if len(self._unread) > _LISTED_FIELDS else ""
             tools = "; the chat template does not write tools" if "tools" in self._unread else ""
-            _logger.warning("fields of records of %s that are not read: %s%s%s", self._path, fields, more, tools)
+            _logger.warning(
+                "fields of records of %s that are not read: %s%s%s", self._hub or self._path, fields, more, tools
+            )
         if not self._bad:
             return
         bad, count = len(self._bad), len(self._bad) + len(self._documents)
@@ -226,9 +257,9 @@ class _Source:
         )
         if bad > _BAD_SHARE * count:
             raise InputError(
-                f"{first}: {bad:,} of {count:,} records of {self._path} are bad, more than half; correct them"
+                f"{first}: {bad:,} of {count:,} records of {self._hub or self._path} are bad, more than half; correct them"
             )
-        _logger.warning("skipped %d bad records of %d of %s: %s", bad, count, self._path, first)
+        _logger.warning("skipped %d bad records of %d of %s: %s", bad, count, self._hub or self._path, first)
 
 
 def _refuse_special(path: Path) -> None:

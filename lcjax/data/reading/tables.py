@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from lcjax.data.chat import ChatTemplate
-from lcjax.data.columns import COLUMN_SUFFIXES, is_saved_dataset, read_columns
 from lcjax.data.document import Document
-from lcjax.data.files import suffix_of
-from lcjax.data.lines import LINE_SUFFIXES, read_line_file
-from lcjax.data.records import BadRecord, NotRecords, document_of_record
+from lcjax.data.formats.chat import ChatTemplate
+from lcjax.data.formats.mapping import Columns
+from lcjax.data.formats.records import BadRecord, NotRecords, document_of_record
+from lcjax.data.reading.columns import COLUMN_SUFFIXES, is_saved_dataset, read_columns
+from lcjax.data.reading.files import suffix_of
+from lcjax.data.reading.lines import LINE_SUFFIXES, read_line_file
 
 # Data formats without a known form of record; they should not be learned as plain text either.
 _UNREAD = {
@@ -28,10 +29,19 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in COLUMN_SUFFIXES or suffix_of(path) in (*LINE_SUFFIXES, *_UNREAD)
 
 
-def read_table(path: Path, template: ChatTemplate | None, unread: Counter[str]) -> Iterator[Document | BadRecord]:
+def is_data(path: Path) -> bool:
+    """Whether a file may contain documents, by its suffix: records or plain text."""
+    return path.suffix.lower() in COLUMN_SUFFIXES or suffix_of(path) in (*LINE_SUFFIXES, ".txt")
+
+
+def read_table(
+    path: Path, template: ChatTemplate | None, unread: Counter[str], columns: Columns, shown: str
+) -> Iterator[Document | BadRecord]:
     """The document of every record, or a `BadRecord` that names it; blank lines are skipped.
 
     Args:
+      columns: the columns that stand for fields.
+      shown: the name of the path for the user.
       unread: counts the fields that are filled and not read.
 
     Raises:
@@ -40,17 +50,17 @@ def read_table(path: Path, template: ChatTemplate | None, unread: Counter[str]) 
       NotRecords: a file with a suffix of data has no records.
     """
     if path.is_dir() or path.suffix.lower() in COLUMN_SUFFIXES:
-        records = read_columns(path, unread)
+        records = read_columns(path, unread, columns)
     elif suffix_of(path) in _UNREAD:
         raise NotRecords(_UNREAD[suffix_of(path)])
     else:
-        records = read_line_file(path)
+        records = read_line_file(path, columns)
     for number, record in records:
-        name = f"{path}:{number}"
+        name = f"{shown}:{number}"
         try:
             if isinstance(record, BadRecord):
                 raise record
-            document = document_of_record(record, name, template, unread)
+            document = document_of_record(record, name, template, unread, columns)
         except BadRecord as fault:
             yield BadRecord(f"{name} {fault}")
         else:

@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow
 from pyarrow import ipc, parquet, types
 
-from lcjax.data.records import FIELDS, NEEDED, READ_FIELDS, BadRecord, NotRecords
+from lcjax.data.formats.mapping import Columns
+from lcjax.data.formats.records import FIELDS, NEEDED, READ_FIELDS, BadRecord, NotRecords
 from lcjax.errors import InputError
 
 COLUMN_SUFFIXES = (".parquet", ".arrow", ".feather")
@@ -31,7 +32,7 @@ def is_saved_dataset(folder: Path) -> bool:
     return (folder / _SPLITS).is_file() or ((folder / _DATASET).is_file() and (folder / "dataset_info.json").is_file())
 
 
-def read_columns(path: Path, unread: Counter[str]) -> Iterator[tuple[int, Any]]:
+def read_columns(path: Path, unread: Counter[str], columns: Columns) -> Iterator[tuple[int, Any]]:
     """The records of a table, each numbered from 1; a BadRecord for a row that cannot be read.
 
     Every row of a table has every column and every field of a structure. So a null column or a null
@@ -42,6 +43,7 @@ def read_columns(path: Path, unread: Counter[str]) -> Iterator[tuple[int, Any]]:
       path: a file, or a folder for which `is_saved_dataset` is true. Of a saved DatasetDict the
         split `train` is read, or the only split.
       unread: counts the rows of columns that are not read.
+      columns: the columns that stand for fields; the records have the columns' own names.
 
     Raises:
       InputError: a file does not have the format of its suffix, or there are several splits and
@@ -51,9 +53,8 @@ def read_columns(path: Path, unread: Counter[str]) -> Iterator[tuple[int, Any]]:
     number = 0
     for file in _dataset_files(path) if path.is_dir() else [path]:
         try:
-            for batch in (
-                _parquet_batches(file, unread) if file.suffix.lower() == ".parquet" else _arrow_batches(file, unread)
-            ):
+            batches = _parquet_batches if file.suffix.lower() == ".parquet" else _arrow_batches
+            for batch in batches(file, unread, columns):
                 for record in _records(batch):
                     number += 1
                     yield number, record
@@ -65,17 +66,22 @@ def read_columns(path: Path, unread: Counter[str]) -> Iterator[tuple[int, Any]]:
             raise InputError(f"{file} cannot be read as a table ({reason}); write it again, or omit it") from None
 
 
-def _known(schema: pyarrow.Schema) -> list[str]:
-    if set(schema.names).isdisjoint(FIELDS):
+def _known(schema: pyarrow.Schema, columns: Columns) -> list[str]:
+    if columns.fields_of(schema.names).isdisjoint(FIELDS):
         names = ", ".join(map(str, schema.names[:5])) or "none"
         raise NotRecords(f"has the columns {names}, none of which is read; {NEEDED}")
-    return [name for name in dict.fromkeys(schema.names) if name in READ_FIELDS]
+    return [name for name in dict.fromkeys(schema.names) if _is_read(name, columns)]
 
 
-def _parquet_batches(path: Path, unread: Counter[str]) -> Iterator[pyarrow.RecordBatch]:
+def _is_read(name: str, columns: Columns) -> bool:
+    return columns.fields.get(name, name) in READ_FIELDS
+
+
+def _parquet_batches(path: Path, unread: Counter[str], columns: Columns) -> Iterator[pyarrow.RecordBatch]:
     with parquet.ParquetFile(path) as file:
-        known = _known(file.schema_arrow)
-        unread.update({name: file.metadata.num_rows for name in file.schema_arrow.names if name not in READ_FIELDS})
+        known = _known(file.schema_arrow, columns)
+        names = file.schema_arrow.names
+        unread.update({name: file.metadata.num_rows for name in names if not _is_read(name, columns)})
         first = next(file.iter_batches(_FIRST_ROWS, columns=known), None)
         if first is None or not first.num_rows:
             return
@@ -102,7 +108,7 @@ def _rows_at_a_time(first: pyarrow.RecordBatch) -> int:
     return max(1, min(_MOST_ROWS, _BATCH_BYTES // mean))
 
 
-def _arrow_batches(path: Path, unread: Counter[str]) -> Iterator[pyarrow.RecordBatch]:
+def _arrow_batches(path: Path, unread: Counter[str], columns: Columns) -> Iterator[pyarrow.RecordBatch]:
     """Reads both arrow formats: `datasets` writes streams, other programs write files."""
     with pyarrow.memory_map(str(path)) as source:
         try:
@@ -111,9 +117,9 @@ def _arrow_batches(path: Path, unread: Counter[str]) -> Iterator[pyarrow.RecordB
         except pyarrow.ArrowInvalid:
             stream = ipc.open_file(source)
             batches = (stream.get_batch(i) for i in range(stream.num_record_batches))
-        known = _known(stream.schema)
+        known = _known(stream.schema, columns)
         for batch in batches:
-            unread.update({name: batch.num_rows for name in batch.schema.names if name not in READ_FIELDS})
+            unread.update({name: batch.num_rows for name in batch.schema.names if not _is_read(name, columns)})
             some = batch.select(known)
             rows = _rows_at_a_time(some)
             for start in range(0, some.num_rows, rows):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lcjax.data.document import Document
-from lcjax.data.files import walk
+from lcjax.data.reading.files import walk
 
 # Entries of version control in a repository's root; a file for a git worktree or submodule.
 _ROOT_MARKS = frozenset({".git", ".hg", ".svn"})

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lcjax.data.files import read_bytes, read_lines, suffix_of
-from lcjax.data.records import FIELDS, NEEDED, BadRecord, NotRecords, record_of_line
+from lcjax.data.formats.mapping import Columns
+from lcjax.data.formats.records import FIELDS, NEEDED, BadRecord, NotRecords, record_of_line
+from lcjax.data.reading.files import read_bytes, read_lines, suffix_of
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LINES, _JSON = (".jsonl", ".ndjson"), ".json"
@@ -24,10 +25,13 @@ Numbered = tuple[int, Any]
 """A number with a record or a BadRecord."""
 
 
-def read_line_file(path: Path) -> Iterator[Numbered]:
+def read_line_file(path: Path, columns: Columns) -> Iterator[Numbered]:
     """The records of a file, each with the number of its line, item or row, from 1.
 
     The suffix of the file is one of LINE_SUFFIXES.
+
+    Args:
+      columns: the columns that stand for fields; the records have the columns' own names.
 
     Raises:
       NotText: the file is binary, or is compressed and damaged.
@@ -36,7 +40,7 @@ def read_line_file(path: Path) -> Iterator[Numbered]:
     suffix = suffix_of(path)
     if suffix in _LINES:
         return _lines(path)
-    return _items(path) if suffix == _JSON else _rows(path, _DELIMITERS[suffix])
+    return _items(path, columns) if suffix == _JSON else _rows(path, _DELIMITERS[suffix], columns)
 
 
 def _lines(path: Path) -> Iterator[Numbered]:
@@ -48,7 +52,7 @@ def _lines(path: Path) -> Iterator[Numbered]:
                 yield number, fault
 
 
-def _items(path: Path) -> Iterator[Numbered]:
+def _items(path: Path, columns: Columns) -> Iterator[Numbered]:
     """The items of a .json file's array, the objects on its lines, or its single object."""
     content = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
     first, _, rest = content.strip().partition(b"\n")
@@ -64,7 +68,7 @@ def _items(path: Path) -> Iterator[Numbered]:
         raise NotRecords(f"is not readable JSON ({error})") from None
     items = value if isinstance(value, list) else [value]
     fields = dict.fromkeys(str(field) for item in items if isinstance(item, dict) for field in item)
-    if fields and fields.keys().isdisjoint(FIELDS):
+    if fields and columns.fields_of(fields).isdisjoint(FIELDS):
         raise NotRecords(f"has the fields {_abridged(fields)}, none of which is read; {NEEDED}")
     if not fields:
         raise NotRecords(f"has no records; {NEEDED}")
@@ -78,7 +82,7 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def _rows(path: Path, delimiter: str) -> Iterator[Numbered]:
+def _rows(path: Path, delimiter: str, mapping: Columns) -> Iterator[Numbered]:
     """The rows of a .csv or .tsv file after the header; empty values count as absent."""
     # Bytes that are not UTF-8 become lone surrogates, so that the row with them can be named.
     text = read_bytes(path).decode("utf-8-sig", errors="surrogateescape")
@@ -90,7 +94,7 @@ def _rows(path: Path, delimiter: str) -> Iterator[Numbered]:
             raise NotRecords(f"has no first line with the names of its columns ({error})") from None
     if len(set(columns)) < len(columns):
         raise NotRecords(f"has a duplicate column name among {_abridged(columns)}")
-    if set(columns).isdisjoint(FIELDS):
+    if mapping.fields_of(columns).isdisjoint(FIELDS):
         raise NotRecords(f"has the columns {_abridged(columns)}, none of which is read; {NEEDED}")
     return _records(reader, columns)
 
