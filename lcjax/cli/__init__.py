@@ -2,6 +2,7 @@
 
 entry.py            exit codes, and one-line errors
 flags.py            parsing of flags
+config_file.py      files of settings, for --config
 help.py             the help that shows them
 model_arguments.py  flags that select a model
 model_loading.py    loading of that model

@@ -13,7 +13,8 @@ policies.py     what gradient checkpointing saves
 execution.py    how a model runs: the request, and what follows from it
 precision.py    the precision of the base weights
 training.py     the training arguments
-run_record.py   reading of a run's run.json
+run_record.py   reading of a run's run.yaml
+yaml_files.py   strict reading and writing of YAML
 """
 
 from __future__ import annotations

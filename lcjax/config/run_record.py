@@ -1,6 +1,6 @@
-"""Reads run.json, the arguments and data of a run.
+"""Reads run.yaml, the arguments and data of a run.
 
-`lcjax.train.reporting.run_record` writes it.
+`lcjax.train.reporting.run_record` writes it. Earlier versions wrote run.json, which is read too.
 """
 
 from __future__ import annotations
@@ -14,37 +14,47 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lcjax.config.yaml_files import parse_yaml
 from lcjax.errors import InputError
 
-RECORD = "run.json"
-FORMAT = 1
+RECORD = "run.yaml"
+FORMER = "run.json"
+FORMAT = 2
+_FORMATS = {RECORD: FORMAT, FORMER: 1}
 
 
 def read_run_record(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a run's run.json; see `write_run_record`.
+    """The content of a run's run.yaml, or of its run.json; see `write_run_record`.
 
     Raises:
       InputError: the file is missing, damaged, or from a newer lcjax.
     """
-    path = Path(output_dir) / RECORD
-    if not path.is_file():
+    path = record_of(output_dir)
+    if path is None:
         raise InputError(f"{output_dir} has no {RECORD}; give the output directory of a run that lcjax.train wrote")
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_yaml(path.read_bytes()) if path.name == RECORD else json.loads(path.read_bytes())
         number = content["format"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{path} is damaged ({error or type(error).__name__}); resuming the run writes it again"
         ) from None
-    if number != FORMAT:
+    expected = _FORMATS[path.name]
+    if number != expected:
         raise InputError(
-            f"{path} has format {number!r}, but this lcjax reads format {FORMAT}; use the lcjax that wrote it"
+            f"{path} has format {number!r}, but this lcjax reads format {expected}; use the lcjax that wrote it"
         )
     if not _is_whole(content):
         raise InputError(
             f"{path} is damaged (parts are missing or have the wrong type); resuming the run writes it again"
         )
     return content
+
+
+def record_of(output_dir: str | os.PathLike[str]) -> Path | None:
+    """The record of a run, of this version or of earlier ones; None if its folder has none."""
+    paths = (Path(output_dir) / name for name in _FORMATS)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def as_json(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The settings that an evaluation takes from a run's run.json."""
+"""The settings that an evaluation takes from a run's run.yaml."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from lcjax.config.run_record import RECORD, path_from, read_run_record
+from lcjax.config.run_record import path_from, read_run_record, record_of
 from lcjax.errors import InputError
 
 # Arguments that lcjax.train and an evaluation share.
@@ -28,7 +28,7 @@ class TrainingText:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A folder written by lcjax.train, and the content of its run.json."""
+    """A folder written by lcjax.train, and the content of its run.yaml."""
 
     folder: Path
     record: dict[str, Any]
@@ -41,7 +41,7 @@ class Run:
     @classmethod
     def of_adapter(cls, adapter: Path | None) -> Run | None:
         """The run whose folder contains an adapter, if there is one."""
-        if adapter is None or not (adapter.parent / RECORD).is_file():
+        if adapter is None or record_of(adapter.parent) is None:
             return None
         return cls.read(adapter.parent)
 

@@ -68,14 +68,25 @@ def build_program(
         warmup_steps=arguments.warmup_steps,
         warmup_ratio=arguments.warmup_ratio,
     )
-    masters = any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(trainable))
+    masters = _has_masters(trainable)
     optimizer = make_optimizer(
         schedule,
         mask,
         weight_decay=arguments.weight_decay,
         max_grad_norm=arguments.max_grad_norm,
         by_layers=masters,
-        on_host=arguments.optimizer_memory == "host" or (masters and arguments.optimizer_memory == "auto"),
+        on_host=optimizer_is_on_host(arguments, trainable),
         mesh=settings.execution.mesh,
     )
     return Program(Objective(config, settings), optimizer, schedule, trainable, frozen)
+
+
+def optimizer_is_on_host(arguments: TrainingArguments, trainable: Tree) -> bool:
+    """Whether the optimizer's state is in host memory between steps."""
+    requested = arguments.optimizer_memory
+    return requested == "host" or (requested == "auto" and _has_masters(trainable))
+
+
+def _has_masters(trainable: Tree) -> bool:
+    """Whether the optimizer has float32 copies of the weights."""
+    return any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(trainable))

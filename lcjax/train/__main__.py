@@ -8,34 +8,49 @@ import sys
 from lcjax.cli.startup import importing, leave
 
 with importing(__name__ == "__main__"):
+    from lcjax.cli.config_file import ConfigFile, given_config
     from lcjax.cli.entry import command
     from lcjax.cli.flags import parse_in_sections
-    from lcjax.errors import InputError
+    from lcjax.errors import InputError, flag
     from lcjax.train.arguments import SECTIONS, RunArguments
 
 
 def parse(argv: list[str] | None = None) -> RunArguments:
     """The arguments of a run: flags that override the resumed run's, the demo's or the defaults."""
-    given = _parse(argv, RunArguments())
+    file = given_config(argv, RunArguments)
+    try:
+        return _from(argv, file)
+    except InputError as error:
+        raise error if file is None else file.blamed(error, sys.argv[1:] if argv is None else argv) from None
+
+
+def _from(argv: list[str] | None, file: ConfigFile | None) -> RunArguments:
+    """The arguments, from a file of settings too."""
+
+    def over(default: RunArguments) -> RunArguments:
+        return default if file is None else file.over(default)
+
+    given = _parse(argv, over(RunArguments()))
     if given.resume_from_checkpoint is not None:
         with importing(argv is None):
             from lcjax.train.checkpoints.resumed_arguments import arguments_of_resumed_run, refuse_changed_flags
         saved = arguments_of_resumed_run(given)
         try:
-            return _parse(argv, saved)
+            return _parse(argv, over(saved))
         except InputError:
             refuse_changed_flags(given)
             raise
-    return given if given.model is not None else _parse(argv, _demo_for(given, argv))
+    return given if given.model is not None else _parse(argv, over(_demo_for(given, argv, file)))
 
 
-def _demo_for(given: RunArguments, argv: list[str] | None) -> RunArguments:
+def _demo_for(given: RunArguments, argv: list[str] | None, file: ConfigFile | None) -> RunArguments:
     """The demo's arguments, adjusted so that none of its defaults conflicts with a given flag."""
     from lcjax.train.demo import demo
 
     words = sys.argv[1:] if argv is None else argv
+    names = [] if file is None else [flag(name) for name in file.values]
     chosen = demo()
-    epochs = given.max_steps == -1 and any(word.startswith("--num-train-epochs") for word in words)
+    epochs = given.max_steps == -1 and any(word.startswith("--num-train-epochs") for word in [*words, *names])
     max_steps = -1 if epochs else given.max_steps if given.max_steps > 0 else chosen.max_steps
     warmup = 0 if given.warmup_ratio else min(chosen.warmup_steps, abs(max_steps))
     return dataclasses.replace(chosen, max_steps=max_steps, warmup_steps=warmup)

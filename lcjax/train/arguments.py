@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from lcjax.config import ALL_LINEAR, ExecutionRequest, LoraConfig, parse_memory
 from lcjax.config.parallel.cluster import Cluster
@@ -28,8 +29,14 @@ class RunArguments(TrainingArguments):
       python -m lcjax.train
       python -m lcjax.train --model DIR_OR_HUB_ID --data book.txt rows.jsonl --output-dir runs/x
       python -m lcjax.train --output-dir runs/x --resume-from-checkpoint latest
+      python -m lcjax.train --config runs/x/run.yaml --learning-rate 1e-4
     """
 
+    config: Path | None = None
+    """A YAML file with the names and values of flags (max_steps: 100), or the run.yaml of a run,
+    which is repeated in a new folder. Flags on the command line override it. Relative paths in it
+    are relative to the current folder.
+    """
     model: str | None = None
     """A Hugging Face directory or hub id, or a .gguf file."""
     data: tuple[str, ...] = ()
@@ -95,6 +102,8 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if isinstance(self.config, str):
+            object.__setattr__(self, "config", Path(self.config))
         if not 2 <= self.max_seq_length <= LONGEST:
             raise InputError(
                 f"--max-seq-length {self.max_seq_length} is out of range; it must be from 2 to {LONGEST:,}"
@@ -156,7 +165,8 @@ class RunArguments(TrainingArguments):
 
 SECTIONS = {
     "run": (
-        "model", "data", "columns", "documents", "data_weights", "max_seq_length", "output_dir", "resume_from_checkpoint",
+        "config", "model", "data", "columns", "documents", "data_weights", "max_seq_length", "output_dir",
+        "resume_from_checkpoint",
         "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed",
     ),
     "adapter": (

@@ -143,6 +143,8 @@ def _prepare(
         check_output_dir("--programs-dir", arguments.programs_dir)
     require_same(_shared_by_processes(arguments))
     output_dir = Path(from_first(str(arguments.output_dir or default_output_dir(str(arguments.model)))))
+    if arguments.config is not None and arguments.output_dir is None:
+        say(console, f"a new run with the settings of {arguments.config}, in {output_dir}")
     folder = opened.enter_context(open_run_folder(output_dir, arguments))
     if folder.has_nothing_to_do(arguments):
         say_finished(console, folder, arguments)

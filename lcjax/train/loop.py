@@ -31,6 +31,7 @@ from lcjax.train.reporting.how_to_resume import how_to_resume
 from lcjax.train.reporting.metrics import RunLog
 from lcjax.train.reporting.picture import run_title
 from lcjax.train.reporting.progress import TrainingProgress
+from lcjax.train.reporting.resolved import resolved_arguments
 from lcjax.train.reporting.run_record import write_run_record
 from lcjax.train.result import TrainingResult, default_output_dir
 from lcjax.train.running.computation import Computation
@@ -126,7 +127,12 @@ class _Run:
 
     def _write_record(self) -> None:
         arguments = dataclasses.asdict(self.arguments) | {"output_dir": self.output_dir, "data": self.data.paths}
-        write_run_record(self.output_dir, self.started, self.start, arguments, self.model, self.data, self.max_steps)
+        computation = self.computation
+        model = Llama(self.model.config, self.model.params, computation.settings)
+        resolved = resolved_arguments(self.arguments, model, computation.state.trainable, self.max_steps)
+        write_run_record(
+            self.output_dir, self.started, self.start, arguments, resolved, model, self.data, self.max_steps
+        )
 
     def _move_native_log(self) -> str:
         """Sends XLA's output to a file; returns its path, or "" if it stays on the terminal."""

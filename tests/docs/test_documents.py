@@ -30,6 +30,7 @@ from tests.support.document_commands import (
     python_blocks,
     run,
     unknown_names,
+    yaml_block,
 )
 from tests.support.thin import thinned
 
@@ -65,6 +66,7 @@ def reader(tmp_path_factory, model_dir, texts):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("".join(texts[6 * number : 6 * number + 6] * 2))
     (folder / "book.txt").write_text(texts[0])
+    (folder / "book.yaml").write_text(yaml_block(TEXTS["docs/settings.md"]))
     (folder / "chat.jsonl").write_text(json_block(TEXTS["README.md"]))
     (folder / "faq.csv").write_text("question,answer\n" + "Where is it?,In the harbor.\n" * 4)
     with pytest.MonkeyPatch.context() as patch:
@@ -94,9 +96,9 @@ def tables_as_before():
 
 def prepare(command: Command, folder: Path) -> None:
     """Removes the folder for a new run, or the last step for a run to be resumed."""
-    if command.program == "lcjax.train" and "--resume-from-checkpoint" not in command.words:
+    if command.program == "lcjax.train" and not {"--resume-from-checkpoint", "runs/x/run.yaml"} & {*command.words}:
         shutil.rmtree(folder / "runs")
-    elif command.program == "lcjax.train":
+    elif "--resume-from-checkpoint" in command.words:
         shutil.rmtree(folder / "runs" / "x" / "checkpoints" / "2")
         shutil.rmtree(folder / "runs" / "x" / "adapter")
 

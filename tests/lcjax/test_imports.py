@@ -48,7 +48,7 @@ UPWARD = {
 LIBRARIES = {
     "errors": "",
     "lazy": "",
-    "config": "",
+    "config": "yaml",
     "ops": "jax numpy flash_attn3_jax",
     "pallas": "jax jaxlib numpy",
     "parallel": "jax numpy",
@@ -182,10 +182,10 @@ def test_a_package_can_be_imported_alone(package):
     assert loaded_alone(package) <= {name.removeprefix("lcjax.") for name in may_import(package)}
 
 
-@pytest.mark.parametrize("package", [package for package in LEVEL if LIBRARIES[package] == ""])
-def test_settings_of_a_run_need_no_library(package):
+@pytest.mark.parametrize("package", [package for package in LEVEL if LIBRARIES[package] in ("", "yaml")])
+def test_settings_of_a_run_need_only_what_reads_their_files(package):
     assert all(
-        module.split(".")[0] in {*sys.stdlib_module_names, "lcjax"}
+        module.split(".")[0] in {*sys.stdlib_module_names, "lcjax", "yaml"}
         for path in FILES
         if package_of(path) == package
         for module in imports(path)

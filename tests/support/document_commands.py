@@ -127,6 +127,12 @@ def json_block(text: str) -> str:
     return next(block.group(2) for block in _FENCE.finditer(text) if block.group(1) == "json")
 
 
+def yaml_block(text: str) -> str:
+    """Returns the first YAML block of a document, with placeholders and lengths replaced."""
+    block = next(block.group(2) for block in _FENCE.finditer(text) if block.group(1) == "yaml")
+    return block.replace("DIR_OR_HUB_ID", PLACEHOLDERS["DIR_OR_HUB_ID"]).replace("8192", LENGTH)
+
+
 def _line(text: str, at: int) -> int:
     return text.count("\n", 0, at) + 1
 

@@ -30,7 +30,7 @@ def arguments_of_resumed_run(given: RunArguments) -> RunArguments:
         saved = description["arguments"]
         if "model" not in saved:
             raise InputError(f"{point} was written by lcjax.train() in a program; resume from that program")
-        saved |= {"output_dir": output_dir, "resume_from_checkpoint": requested}
+        saved |= {"output_dir": output_dir, "resume_from_checkpoint": requested, "config": given.config}
         # machine code is never loaded from a folder named in a file
         saved.pop("programs_dir", None)
         # the processes may be others now

@@ -26,6 +26,7 @@ def world(model_dir, data_dir, tmp_path_factory) -> Path:
     (folder / "full").mkdir()
     (folder / "full" / "notes").write_text("here before")
     (folder / "file").write_text("here before")
+    (folder / "settings.yaml").write_text("max_step: 4\n")
     (folder / "short.gguf").write_bytes(b"GGUF\3\0\0\0")
     (folder / "text.gguf").write_text("not a model")
     (folder / "prompt.txt").write_text("the old river")

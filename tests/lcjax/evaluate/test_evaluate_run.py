@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import lcjax
+from lcjax.config.run_record import read_run_record
 from lcjax.evaluate.__main__ import main
 from lcjax.evaluate.arguments import parse
 from lcjax.evaluate.overlap import WINDOW
@@ -56,13 +57,13 @@ def evaluate(work, monkeypatch, capsys):
 
 @pytest.fixture
 def changed_run(work, tmp_path):
-    """Makes a copy of the run whose run.json has other arguments."""
+    """Makes a copy of the run whose run.yaml has other arguments."""
 
     def change(**arguments) -> str:
         shutil.copytree(work / "runs" / "x", tmp_path / "run")
-        record = json.loads((tmp_path / "run" / "run.json").read_text())
+        record = read_run_record(tmp_path / "run")
         record["arguments"] |= arguments
-        (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+        (tmp_path / "run" / "run.yaml").write_text(json.dumps(record))
         return str(tmp_path / "run")
 
     return change
@@ -207,8 +208,8 @@ def test_a_chat_template_writes_the_date_of_the_run(work, changed_run, tmp_path,
         json.dumps({"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "you"}]}) + "\n"
     )
     folder = Path(changed_run())
-    record = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(record | {"started": "2001-02-03T04:05:06+02:00"}))
+    record = read_run_record(folder)
+    (folder / "run.yaml").write_text(json.dumps(record | {"started": "2001-02-03T04:05:06+02:00"}))
     settings = TrainingText((str(rows),), "file", (), 0.0, 0)
     data = load_text(settings, Run.read(folder), tokenizer, 64, None)
     assert tokenizer.decode(data.corpus.document(0)).startswith("2001: hello")

@@ -33,7 +33,7 @@ def resume_flags(run: Path) -> list[str]:
 # run continues after step 2, or after its last step. The limits have a margin on both sides,
 # because the digits of a loss depend on the machine.
 LIMITS = {
-    "run.json": (2000, 2),
+    "run.yaml": (2000, 2),
     "checkpoints/4": (9000, 2),
     "adapter": (8000, 4),
     "loss.png": (14_000, 4),
@@ -78,7 +78,7 @@ def test_every_file_that_a_run_writes(name, finished, tmp_path, capsys):
 
 @pytest.mark.parametrize(("name", "limit", "logging_steps"), [("metrics.jsonl", 390, 100), ("tensorboard", 700, 1)])
 def test_records_that_grow_with_every_step(name, limit, logging_steps, tmp_path):
-    """In a short run, run.json is larger than the records, so they are written here without it."""
+    """In a short run, run.yaml is larger than the records, so they are written here without it."""
     log = RunLog(tmp_path, 0, logging_steps)
 
     def train():

@@ -11,6 +11,7 @@ import jax
 import pytest
 
 from lcjax.config import MemorySettings
+from lcjax.config.run_record import read_run_record
 from lcjax.train.__main__ import main
 from lcjax.train.compiled.execution import SavedExecution
 from lcjax.train.compiled.programs import Programs, digest_of
@@ -193,7 +194,7 @@ def test_programs_come_only_from_the_folder_of_this_user(run, capsys, tmp_path, 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert main(["--output-dir", str(output_dir), "--resume-from-checkpoint", "latest"]) == 0
     assert f"are not in {tmp_path / 'cache' / 'lcjax' / 'programs'}" in capsys.readouterr().err
-    record = json.loads((output_dir / "run.json").read_text())
+    record = read_run_record(output_dir)
     assert record["arguments"]["programs_dir"] is None
 
 

@@ -67,7 +67,7 @@ def test_a_finished_run_gets_its_lost_records_back(finished, tmp_path, capsys):
     assert records(run) == records(finished)
 
 
-@pytest.mark.parametrize("name", [*RECORDS, "loss.png", "run.json"])
+@pytest.mark.parametrize("name", [*RECORDS, "loss.png", "run.yaml"])
 def test_a_folder_in_place_of_a_file_is_refused(name, cut_run, short, tmp_path, capsys):
     fresh = tmp_path / "fresh"
     (fresh / name).mkdir(parents=True)
