@@ -28,6 +28,7 @@ from lcjax.train.divergence import TrainingDiverged
 from lcjax.train.interrupt import StopRequest
 from lcjax.train.outcome import losses_before_and_after, save_results, say_finished, say_results, trained_model
 from lcjax.train.reporting.how_to_resume import how_to_resume
+from lcjax.train.reporting.measuring import Meter
 from lcjax.train.reporting.metrics import RunLog
 from lcjax.train.reporting.picture import run_title
 from lcjax.train.reporting.progress import TrainingProgress
@@ -164,6 +165,7 @@ class _Run:
     def execute(self) -> TrainingResult:
         self.stop.defer()
         rows = self.log.evaluations.rows
+        self.meter = Meter(self.computation, self.log.metrics.rows)
         self._evaluate_if_due(self.start)  # also one that a signal cut short before its checkpoint
         if self.start and self.selection.must_save(rows, self.start):
             self._save(self.start)
@@ -190,17 +192,9 @@ class _Run:
         if not (math.isfinite(done.loss) and math.isfinite(done.grad_norm)):
             what = f"the loss is {done.loss} and the norm of its gradient {done.grad_norm}"
             raise self._diverged(number, what, self.data.documents_of(done.batch), untrained=number == 1)
-        rate = done.tokens / done.seconds
-        row = {
-            "step": number,
-            "loss": done.loss,
-            "grad_norm": done.grad_norm,
-            "learning_rate": done.learning_rate,
-            "tokens": done.tokens,
-            "tokens_per_second": round(rate, 1),
-        }
+        row = self.meter.row(number, done)
         together(lambda: self.log.step(row))
-        progress.update(number, done.loss, rate)
+        progress.update(row)
 
     def _evaluate_if_due(self, number: int) -> None:
         due = number % self.arguments.eval_steps == 0 or number == self.max_steps

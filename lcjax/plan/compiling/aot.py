@@ -91,6 +91,20 @@ def gpu_memory_bytes(gpu: str) -> int:
     return int(size)
 
 
+def gpu_of_kind(kind: str) -> str | None:
+    """The name of the GPU whose `jax.Device.device_kind` is `kind`; None if it is not listed.
+
+    Cards with other clocks or less power, such as those for PCI Express, are other kinds.
+    """
+    editions = ("", " Server Edition", " Workstation Edition")
+    return next((gpu for gpu in gpu_names() if kind in [_kind(gpu) + edition for edition in editions]), None)
+
+
+def _kind(gpu: str) -> str:
+    [kind] = re.findall(r'^device_description_str: "(.*)"', _target(gpu), re.MULTILINE)
+    return kind
+
+
 def gpu_sharding(gpu: str, gpus: int = 1, hosts: int = 1, shape: MeshShape = ONE_DEVICE) -> GpuSharding:
     """A sharding that replicates an array on every GPU of several hosts.
 

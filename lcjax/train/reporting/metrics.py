@@ -122,7 +122,7 @@ class RunLog:
         return [self.metrics.path, self.evaluations.path]
 
     def step(self, row: dict[str, Any]) -> None:
-        """Records one step: step, loss, grad_norm, learning_rate, tokens, tokens_per_second."""
+        """Records one step, a row of `lcjax.train.reporting.measuring.Meter`."""
         self.metrics.write(row)
         if row["step"] % self._logging_steps == 0:
             self._events.add("train", row)

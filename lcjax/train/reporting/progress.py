@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lcjax.cli.terminal import say
-from lcjax.parallel.placement import this_device
 
 
 class TrainingProgress:
-    """A context that shows step, loss, tokens per second, time left and peak device memory.
+    """A context that shows a step's numbers and the time left.
 
-    The peak is omitted if the device does not report it.
+    The peak of device memory is omitted if the device does not report it.
     """
 
     def __init__(self, console: Console, start: int, max_steps: int, logging_steps: int):
@@ -41,20 +42,22 @@ class TrainingProgress:
     def __exit__(self, *_) -> None:
         self._bar.stop()
 
-    def update(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """Shows the numbers of a finished step."""
-        figures = f"loss {loss:.4f}  {tokens_per_second:,.0f} tok/s{peak_device_memory()}"
-        self._bar.update(self._task, completed=step, figures=figures)
+    def update(self, row: dict[str, Any]) -> None:
+        """Shows the numbers of a finished step, from its row in metrics.jsonl."""
+        step, shown = row["step"], figures(row)
+        self._bar.update(self._task, completed=step, figures=shown)
         if not self._console.is_terminal and step % self._logging_steps == 0:
-            say(self._console, f"step {step}/{self._max_steps}  {figures}")
+            say(self._console, f"step {step}/{self._max_steps}  {shown}")
 
 
-def peak_device_memory() -> str:
-    """Peak memory of the first device as "  peak 12.3 GiB", or "" if it is unknown."""
-    return memory_column(this_device().memory_stats())
-
-
-def memory_column(statistics: dict[str, int] | None) -> str:
-    """The text for a result of `jax.Device.memory_stats`."""
-    peak = (statistics or {}).get("peak_bytes_in_use")
-    return f"  peak {peak / 2**30:.1f} GiB" if peak else ""
+def figures(row: dict[str, Any]) -> str:
+    """A step's row in a few words; what it does not have is left out."""
+    parts = [f"loss {row['loss']:.4f}", f"{row['tokens_per_second']:,.0f} tok/s"]
+    if "epoch" in row:
+        parts.append(f"epoch {row['epoch']:.2f}")
+    if "mfu" in row:
+        parts.append(f"MFU {row['mfu']:.0%}")
+    for name, field in (("peak", "device_memory_peak_bytes"), ("host", "host_memory_bytes")):
+        if field in row:
+            parts.append(f"{name} {row[field] / 2**30:.1f} GiB")
+    return "  ".join(parts)

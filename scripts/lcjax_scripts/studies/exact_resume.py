@@ -21,6 +21,7 @@ import numpy as np
 from lcjax import weights
 from lcjax.config import presets
 from lcjax.model.params import TensorName
+from lcjax.train.reporting.measuring import MEASURED
 
 CASES = {
     "nf4": "--quantize nf4",
@@ -120,7 +121,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def outcome(run: Path) -> dict[str, Any]:
     """Returns all that must be equal: the metrics of each step, evaluations and weight files."""
-    steps = [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows(run / "metrics.jsonl")]
+    steps = [{k: v for k, v in row.items() if k not in MEASURED} for row in rows(run / "metrics.jsonl")]
     files = sorted([*run.glob("adapter/*.safetensors"), *run.glob("model/*.safetensors")])
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     return {"metrics": steps, "evaluations": rows(run / "evaluation.jsonl"), **digests}

@@ -9,13 +9,13 @@ import pytest
 from rich.console import Console
 
 from lcjax.cli.terminal import say, show_warnings
-from lcjax.train.reporting.progress import TrainingProgress, memory_column, peak_device_memory
+from lcjax.train.reporting.progress import TrainingProgress, figures
 
 
 def run(console: Console, logging_steps: int = 1) -> None:
     with TrainingProgress(console, start=2, max_steps=6, logging_steps=logging_steps) as progress:
         for step in range(3, 7):
-            progress.update(step, loss=2.0 + step / 100, tokens_per_second=12345.6)
+            progress.update({"step": step, "loss": 2.0 + step / 100, "tokens_per_second": 12345.6, "epoch": step / 8})
 
 
 def test_lines_without_a_terminal():
@@ -23,8 +23,8 @@ def test_lines_without_a_terminal():
     run(Console(file=file, width=40), logging_steps=2)
     assert file.getvalue().splitlines() == [
         "compiling the training step and taking the first",
-        "step 4/6  loss 2.0400  12,346 tok/s",
-        "step 6/6  loss 2.0600  12,346 tok/s",
+        "step 4/6  loss 2.0400  12,346 tok/s  epoch 0.50",
+        "step 6/6  loss 2.0600  12,346 tok/s  epoch 0.75",
     ]
 
 
@@ -32,14 +32,16 @@ def test_a_bar_on_a_terminal():
     console = Console(file=io.StringIO(), force_terminal=True, record=True, width=120)
     run(console)
     last = console.export_text().splitlines()[-1]
-    for part in ("training ━━━━", "6/6", "loss 2.0600  12,346 tok/s", "eta 0:00:00"):
+    for part in ("training ━━━━", "6/6", "loss 2.0600  12,346 tok/s  epoch 0.75", "eta 0:00:00"):
         assert part in last
     assert "step" not in last
 
 
-def test_the_memory_column_is_shown_if_the_backend_reports_memory():
-    assert memory_column({"peak_bytes_in_use": 13 * 2**30 + 2**28}) == "  peak 13.2 GiB"
-    assert memory_column({}) == memory_column(None) == peak_device_memory() == ""
+def test_what_a_step_took_is_shown_if_it_is_known():
+    row = {"loss": 2.0, "tokens_per_second": 900.0}
+    assert figures(row) == "loss 2.0000  900 tok/s"
+    row |= {"epoch": 1.5, "mfu": 0.412, "device_memory_peak_bytes": 13 * 2**30 + 2**28, "host_memory_bytes": 2**31}
+    assert figures(row) == "loss 2.0000  900 tok/s  epoch 1.50  MFU 41%  peak 13.2 GiB  host 2.0 GiB"
 
 
 def test_a_line_is_shown_verbatim():
