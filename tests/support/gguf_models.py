@@ -57,6 +57,23 @@ KINDS["gemma3"]["rope_scaling"] = RopeScaling("linear", factor=8.0)
 KINDS["gemma2"] = gemma("gemma2", attn_logit_softcapping=20.5)
 
 
+# Three quarters of a head's dimensions are rotated.
+LONGROPE = {
+    "model_type": "phi3",
+    "rope_scaling": RopeScaling(
+        "longrope",
+        factor=2.0,
+        original_max_position_embeddings=64,
+        short_factor=tuple(1 + i / 8 for i in range(12)),
+        long_factor=tuple(1.5 + i for i in range(12)),
+    ),
+    "partial_rotary_factor": 0.75,
+    "own_values": (("original_max_position_embeddings", 64),),
+}
+KINDS["phi3"] = {"model_type": "phi3", "sliding_window": 100}
+KINDS["phi3, longrope"] = LONGROPE
+
+
 def config_of(**fields) -> LlamaConfig:
     return LlamaConfig(**{**SIZES, **fields})
 

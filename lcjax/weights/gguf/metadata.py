@@ -17,7 +17,7 @@ from lcjax.config import LlamaConfig
 from lcjax.config.families import FAMILIES
 from lcjax.config.rope import attention_factor
 from lcjax.errors import InputError
-from lcjax.weights.gguf.config import WINDOW, YARN_BETAS, llama3_factors
+from lcjax.weights.gguf.config import LONGROPE, ROPE_FACTORS, WINDOW, YARN_BETAS, llama3_factors
 
 SOFT_CAP, SCALE = "attn_logit_softcapping", "attention.scale"
 _INSTEAD = "write a Hugging Face directory instead"
@@ -57,18 +57,25 @@ def add_config(writer: GGUFWriter, config: LlamaConfig) -> None:
     writer.add_rope_freq_base(config.rope_theta)
     _add_rope_scaling(writer, config)
     for key, name in config.family.gguf_keys.items():
-        _add(writer, f"{writer.arch}.{key}", _value(config, name))
+        if (full := f"{writer.arch}.{key}") not in writer.kv_data[0]:  # RoPE's own numbers come first
+            _add(writer, full, _value(config, key, name))
 
 
-def rope_factors(config: LlamaConfig) -> np.ndarray | None:
-    """The values of `rope_freqs.weight`, float32 [head_dim / 2]; None for a file without it."""
-    if config.rope_scaling.rope_type != "llama3":
-        return None
-    return llama3_factors(config.rope_scaling, config.rope_theta, config.head_dim).astype(np.float32)
+def rope_factors(config: LlamaConfig) -> dict[str, np.ndarray]:
+    """The divisors of RoPE's frequencies by the names of their tensors, float32 [rotary_dim / 2]."""
+    scaling = config.rope_scaling
+    if scaling.rope_type == "llama3":
+        return {ROPE_FACTORS: llama3_factors(scaling, config.rope_theta, config.head_dim).astype(np.float32)}
+    if scaling.rope_type == "longrope":
+        lists = scaling.short_factor, scaling.long_factor
+        return {name: np.array(values, np.float32) for name, values in zip(LONGROPE, lists, strict=True)}
+    return {}
 
 
-def _value(config: LlamaConfig, name: str) -> Any:
-    return getattr(config, name) if hasattr(config, name) else config.own_value(name)
+def _value(config: LlamaConfig, key: str, name: str) -> Any:
+    value = getattr(config, name) if hasattr(config, name) else config.own_value(name)
+    # llama.cpp refuses a file of Phi-3 without the key, and takes 0 for no window.
+    return 0 if key == WINDOW and value is None else value
 
 
 def _add(writer: GGUFWriter, key: str, value: Any) -> None:
@@ -116,7 +123,7 @@ def _of_rope(config: LlamaConfig) -> str | None:
     scaling = config.rope_scaling
     if config.rotary_dim != config.head_dim and not config.family.gguf_longrope:
         return f"partial_rotary_factor={config.partial_rotary_factor}"
-    if scaling.rope_type in ("dynamic", "longrope"):
+    if scaling.rope_type == "dynamic" or (scaling.rope_type == "longrope" and not config.family.gguf_longrope):
         return f"rope_type={scaling.rope_type}"
     if scaling.rope_type == "llama3" and not config.family.gguf_rope_factors:
         return "rope_type=llama3"
@@ -142,6 +149,9 @@ def _add_rope_scaling(writer: GGUFWriter, config: LlamaConfig) -> None:
         times = attention_factor(config) / (0.1 * math.log(scaling.factor) + 1.0)
         if np.float32(times) != 1.0:
             writer.add_rope_scaling_attn_factors(times)
+    elif scaling.rope_type == "longrope":
+        writer.add_rope_scaling_orig_ctx_len(scaling.original_max_position_embeddings)
+        writer.add_rope_scaling_attn_factors(attention_factor(config))
     elif scaling.rope_type == "llama3":
         # llama.cpp does not need it, because the factors contain it; our reader does.
         writer.add_rope_scaling_orig_ctx_len(scaling.original_max_position_embeddings)

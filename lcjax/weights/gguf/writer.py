@@ -17,7 +17,6 @@ from lcjax.config import LlamaConfig
 from lcjax.errors import InputError
 from lcjax.model.params import TensorName
 from lcjax.weights.assembly import row_chunks
-from lcjax.weights.gguf.config import ROPE_FACTORS
 from lcjax.weights.gguf.metadata import add_config, rope_factors
 from lcjax.weights.gguf.reader import row_places
 from lcjax.weights.gguf.types import StoredTensor, encode, file_type, stored_tensors
@@ -37,14 +36,14 @@ class GgufContent:
     Attributes:
       config: the model.
       header: the metadata and the names, types and shapes of the tensors.
-      factors: the values of `rope_freqs.weight`, None for a file without it.
+      factors: the divisors of RoPE's frequencies by the names of their tensors.
       tensors: the model's tensors, in the order of the file.
       notes: lines for the user about what differs from the source.
     """
 
     config: LlamaConfig
     header: GGUFWriter
-    factors: np.ndarray | None
+    factors: dict[str, np.ndarray]
     tensors: tuple[StoredTensor, ...]
     notes: tuple[str, ...]
 
@@ -83,10 +82,8 @@ def gguf_content(
     end_note = add_tokenizer(header, tokenizer, config.vocab_size, _ends(config, generation_config))
     tensors, type_note = stored_tensors(config, type_name)
     factors = rope_factors(config)
-    if factors is not None:
-        header.add_tensor_info(
-            ROPE_FACTORS, factors.shape, factors.dtype, factors.nbytes, raw_dtype=GGMLQuantizationType.F32
-        )
+    for of_rope, values in factors.items():
+        header.add_tensor_info(of_rope, values.shape, values.dtype, values.nbytes, raw_dtype=GGMLQuantizationType.F32)
     for tensor in tensors:
         header.add_tensor_info(
             tensor.gguf, tensor.byte_shape, np.dtype(np.uint8), tensor.num_bytes, raw_dtype=tensor.type
@@ -146,9 +143,9 @@ def write_gguf(
             content.header.close()
         # Not by GGUFWriter, whose error for a full disk does not say so.
         with temporary.open("ab") as file:
-            if content.factors is not None:
+            for values in content.factors.values():
                 _pad(file)
-                file.write(content.factors.data)
+                file.write(values.data)
             for tensor in content.tensors:
                 _pad(file)
                 for source in tensor.sources:

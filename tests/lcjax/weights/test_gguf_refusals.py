@@ -44,6 +44,7 @@ def small_model():
             "smollm3 models cannot express layers without RoPE other than every 4th",
         ),
         ({"rope_scaling": RopeScaling("dynamic", 2.0)}, "rope_type=dynamic"),
+        ({"rope_scaling": RopeScaling("longrope", 2.0, short_factor=(1.0,) * 16, long_factor=(1.0,) * 16)}, "rope_type=longrope"),
         ({"model_type": "qwen2", "rope_scaling": RopeScaling("llama3", 8.0)}, "rope_type=llama3"),
         ({"rope_scaling": RopeScaling("yarn", 2.0, beta_fast=16.0)}, "YaRN with beta_fast=16.0 instead of 32.0"),
         ({"rope_scaling": RopeScaling("yarn", 2.0, truncate=False)}, "YaRN with truncate=false"),

@@ -1,6 +1,7 @@
 """GGUF files that `lcjax.convert` and `save_gguf` write, read by lcjax and by the gguf library."""
 
 import dataclasses
+import math
 import tracemalloc
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lcjax.config import RopeScaling
 from lcjax.errors import InputError
 from lcjax.generate import stop_ids
 from lcjax.model.params import tensor_names
-from tests.support.gguf_models import KINDS, TEMPLATE, assert_same_bits, config_of, converted
+from tests.support.gguf_models import KINDS, LONGROPE, TEMPLATE, assert_same_bits, config_of, converted
 from tests.support.gguf_writing import gguf_name, permute
 from tests.support.settings import model_settings
 from tests.support.thin import thinned
@@ -58,7 +59,7 @@ def test_round_trip(small_model_of, tmp_path, kind, type_name):
     assert found_config.views == config.views
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     tensors = expected_tensors(source)
-    assert stored.keys() == tensors.keys()
+    assert {name for name in stored if not name.startswith("rope_")} == tensors.keys()
     for name, array in tensors.items():
         kind_of = Type.F32 if array.ndim == 1 or "ffn_gate_inp" in name else Type[type_name.upper()]
         assert stored[name].tensor_type == kind_of, name
@@ -196,6 +197,29 @@ def test_rope_scaling_comes_back(small_tokenizer, tmp_path, kind):
     model = lcjax.Llama(config, random_params(config), model_settings(64))
     lcjax.save_gguf(model, tmp_path / "m.gguf", small_tokenizer)
     assert weights.open_model_files(tmp_path / "m.gguf").config.rope_scaling == ROPES[kind]
+
+
+@pytest.mark.parametrize("factor", [None, 1.25])
+def test_longrope_is_written_as_by_llama_cpp(small_model_of, tmp_path, factor):
+    """The converter writes the attention factor, which llama.cpp does not compute, and no type."""
+    scaling = dataclasses.replace(LONGROPE["rope_scaling"], attention_factor=factor)
+    source = small_model_of(**LONGROPE | {"rope_scaling": scaling})
+    path = converted(source, tmp_path / "m.gguf", "--type", "f32")
+    reader = gguf.GGUFReader(path)
+    keys = {key: field.contents() for key, field in reader.fields.items() if "rope" in key or "sliding" in key}
+    assert keys.pop("phi3.rope.scaling.attn_factor") == np.float32(factor or math.sqrt(1 + math.log(2) / math.log(64)))
+    assert keys == {
+        "phi3.rope.dimension_count": 24,
+        "phi3.rope.freq_base": 500_000.0,
+        "phi3.rope.scaling.original_context_length": 64,
+        "phi3.attention.sliding_window": 0,
+    }
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    for kind in ("short", "long"):
+        tensor = stored[f"rope_factors_{kind}.weight"]
+        assert tensor.tensor_type == Type.F32
+        np.testing.assert_array_equal(tensor.data, np.array(getattr(scaling, f"{kind}_factor"), np.float32))
+    assert weights.open_model_files(path).config.rope_scaling == scaling
 
 
 def test_a_tensor_is_encoded_in_parts(small_tokenizer, tmp_path):
