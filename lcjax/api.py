@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ from lcjax.model.params import TensorName
 from lcjax.ops.attention.registry import check_implementation
 from lcjax.parallel.devices import ON_ONE, Devices
 from lcjax.step import resolved_settings, with_request
+from lcjax.weights.cards.card import adapter_card, model_card
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -163,11 +164,14 @@ def load_adapter(model: Llama, directory: str | Path) -> Llama:
     return _with_adapter(model, lora_config, adapter, model.settings.requested.use_gradient_checkpointing)
 
 
-def save_pretrained(model: Llama, directory: str | Path, tokenizer=None) -> None:
+def save_pretrained(
+    model: Llama, directory: str | Path, tokenizer=None, figures: Mapping[str, str] | None = None
+) -> None:
     """Writes the adapter, as `peft.PeftModel.from_pretrained(base, directory)` reads it.
 
-    The tokenizer is written as well, if given. base_config.json is the base model's config with the
-    RoPE of the training. If that was scaled, transformers' base model needs it
+    The tokenizer is written as well, if given, and a card (README.md) with `figures` of the
+    training. A README.md that lcjax did not write stays. base_config.json is the base model's
+    config with the RoPE of the training. If that was scaled, transformers' base model needs it
     (`transformers.AutoConfig.from_pretrained("DIRECTORY/base_config.json")`).
 
     Raises:
@@ -177,15 +181,18 @@ def save_pretrained(model: Llama, directory: str | Path, tokenizer=None) -> None
     if config is None:
         raise InputError("this model has no adapter to save; use save_merged for the full weights")
     _, adapter = lora.detach(model.params)
-    weights.save_adapter(Path(directory), adapter, config, model.settings.name_or_path, model.config, tokenizer)
+    name = model.settings.name_or_path
+    card = adapter_card(name, config, model.config, figures)
+    weights.save_adapter(Path(directory), adapter, config, name, model.config, tokenizer, card)
 
 
-def save_merged(model: Llama, directory: str | Path, tokenizer=None) -> None:
+def save_merged(model: Llama, directory: str | Path, tokenizer=None, figures: Mapping[str, str] | None = None) -> None:
     """Writes a full Hugging Face checkpoint in the base weights' dtype, tensor by tensor.
 
     The adapter, if any, is merged in. The base model's generation_config.json and the files of an
     unchanged tokenizer are copied byte for byte. Quantized weights are dequantized first: the whole
-    checkpoint has the dtype of the embedding, and is many times larger than the model.
+    checkpoint has the dtype of the embedding, and is many times larger than the model. A card is
+    written as by `save_pretrained`.
 
     Raises:
       InputError: the directory cannot be written.
@@ -203,6 +210,7 @@ def save_merged(model: Llama, directory: str | Path, tokenizer=None) -> None:
         tokenizer,
         dtype=np.dtype(model.dtype),
         generation_config=model.settings.generation_config,
+        card=model_card(model.settings.name_or_path, merged=model.settings.lora is not None, figures=figures),
     )
 
 

@@ -47,6 +47,7 @@ from lcjax.weights import (
     write_gguf,
 )
 from lcjax.weights.assembly import DTYPES
+from lcjax.weights.cards.card import model_card, training_section
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -177,8 +178,16 @@ def _write_directory(arguments: ConvertArguments, source: _Source, max_shard_byt
             dtype=dtype,
             max_shard_bytes=max_shard_bytes,
             generation_config=generation_config,
+            card=_card(arguments),
         )
     print(f"{arguments.destination}: {len(names)} tensors, {dtype.name}, {total_bytes:,} bytes")
+
+
+def _card(arguments: ConvertArguments) -> str | None:
+    """The card of a merged model, with what the adapter's card says about the training."""
+    if arguments.adapter is None:
+        return None
+    return model_card(arguments.source, merged=True, training=training_section(Path(arguments.adapter)))
 
 
 def _write_gguf(arguments: ConvertArguments, source: _Source) -> None:

@@ -27,6 +27,7 @@ from lcjax.train.disk import writing
 from lcjax.train.divergence import TrainingDiverged
 from lcjax.train.interrupt import StopRequest
 from lcjax.train.outcome import losses_before_and_after, save_results, say_finished, say_results, trained_model
+from lcjax.train.reporting.card import card_figures
 from lcjax.train.reporting.how_to_resume import how_to_resume
 from lcjax.train.reporting.measuring import Meter
 from lcjax.train.reporting.metrics import RunLog
@@ -254,13 +255,15 @@ class _Run:
         if self.was_finished:
             say_finished(self.console, self.folder, self.arguments)
             return result
-        weights_dir = only_first(lambda: self._save_results(result.model))
+        weights_dir = only_first(lambda: self._save_results(result.model, best))
         if weights_dir is not None:
             say_results(self.console, self.output_dir, weights_dir, self.log.evaluations.rows, best)
         return result
 
-    def _save_results(self, model: Llama) -> Path:
-        weights_dir = save_results(model, self.output_dir, self.tokenizer)
+    def _save_results(self, model: Llama, best: Best | None) -> Path:
+        rows = self.log.metrics.rows, self.log.evaluations.rows
+        figures = card_figures(self.arguments, model, self.data, *rows, best)
+        weights_dir = save_results(model, self.output_dir, self.tokenizer, figures)
         self.log.draw()
         return weights_dir
 

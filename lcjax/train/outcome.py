@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,16 +27,20 @@ def trained_model(model: Llama, trainable: lora.Tree) -> Llama:
     return Llama(model.config, lora.combine(trainable, frozen), model.settings)
 
 
-def save_results(model: Llama, output_dir: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+def save_results(
+    model: Llama, output_dir: Path, tokenizer: PreTrainedTokenizerFast, figures: Mapping[str, str]
+) -> Path:
     """Saves the adapter, or every weight if there is none, with the tokenizer; returns the folder.
+
+    Its card has the figures, see `lcjax.train.reporting.card`.
 
     Raises:
       InputError: the files cannot be written.
     """
     if model.settings.lora is None:
-        api.save_merged(model, output_dir / "model", tokenizer)
+        api.save_merged(model, output_dir / "model", tokenizer, figures)
         return output_dir / "model"
-    api.save_pretrained(model, output_dir / "adapter", tokenizer)
+    api.save_pretrained(model, output_dir / "adapter", tokenizer, figures)
     return output_dir / "adapter"
 
 

@@ -18,6 +18,7 @@ from lcjax.errors import InputError
 from lcjax.model.params import TensorName, tensor_names
 from lcjax.weights.assembly import DTYPES, Checkpoint, abridged, check_tensors, parameter_dtype, tree_leaves
 from lcjax.weights.bnb import require_whole_stacks, take_packed_weights
+from lcjax.weights.cards.card import write_card
 from lcjax.weights.experts import joined, joint_tensors, stored_shape, take_experts
 from lcjax.weights.generation import GENERATION_CONFIG, write_generation_config
 from lcjax.weights.packing import Packing, Shape
@@ -150,8 +151,12 @@ def write_checkpoint(
     dtype: np.dtype,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     generation_config: str | None = None,
+    card: str | None = None,
 ) -> None:
-    """`save_checkpoint` for tensors made one at a time: `fetch` returns a tensor in `dtype`."""
+    """`save_checkpoint` for tensors made one at a time: `fetch` returns a tensor in `dtype`.
+
+    `card` is the text of README.md, if there is to be one; see `lcjax.weights.cards`.
+    """
     tensors, fetch_tensor = _stored_tensors(config, fetch)
     shards = _shards(tensors, dtype.itemsize, max_shard_bytes)
     total_bytes = sum(math.prod(shape) * dtype.itemsize for shape in tensors.values())
@@ -173,6 +178,7 @@ def write_checkpoint(
         if tokenizer is not None:
             save_tokenizer(tokenizer, staging)
         write_generation_config(staging, generation_config)
+        write_card(staging, Path(directory), card)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

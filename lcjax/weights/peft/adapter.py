@@ -21,6 +21,7 @@ from lcjax.config.families import DEFAULT_FAMILY, Family, Parameter
 from lcjax.errors import InputError
 from lcjax.model.params import TensorName
 from lcjax.weights.assembly import Shape, assemble, check_tensors, parameter_dtype, tree_leaves
+from lcjax.weights.cards.card import write_card
 from lcjax.weights.hf import refuse_pickles, write_json
 from lcjax.weights.peft.config import adapted_modules, lora_config, named_base, read_adapter_config
 from lcjax.weights.peft.fused import file_array, file_shape, file_tensors, separated, target_parameters
@@ -61,6 +62,7 @@ def save_adapter(
     base_model: str,
     config: LlamaConfig | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    card: str | None = None,
 ) -> None:
     """Saves an adapter as `peft.PeftModel.from_pretrained` reads it; all or nothing.
 
@@ -77,6 +79,7 @@ def save_adapter(
         differ from the base's own files (see `base_config`). If None, the base is assumed to be of
         the default family.
       tokenizer: saved with the adapter, if given, as is usual with PEFT; see `save_tokenizer`.
+      card: the text of README.md, if there is to be one; see `lcjax.weights.cards`.
 
     Raises:
       InputError: the directory cannot be written or the disk is full; the former content is intact.
@@ -99,6 +102,7 @@ def save_adapter(
             write_json(staging / BASE_CONFIG_FILE, config.to_dict())
         if tokenizer is not None:
             save_tokenizer(tokenizer, staging)
+        write_card(staging, Path(directory), card)
 
 
 def base_config(directory: str | os.PathLike[str], config: LlamaConfig) -> LlamaConfig:
