@@ -23,6 +23,7 @@ COMMANDS = {
     "doctor": ("lcjax.doctor.__main__", "check data, RoPE and memory for a long run, and print the command for it"),
     "generate": ("lcjax.generate.__main__", "continue a text, or hold a conversation"),
     "evaluate": ("lcjax.evaluate.__main__", "measure how well a model uses long context"),
+    "data": ("lcjax.data.__main__", "show packed rows as text, with what is learned marked"),
     "tokens": ("lcjax.tokens.__main__", "count the tokens of the data, document by document"),
     "audit": ("lcjax.audit.__main__", "say whether the data has anything far back to learn"),
     "leak": ("lcjax.leak.__main__", "check that packed documents do not see each other"),
@@ -82,7 +83,7 @@ def _command(name: str, argv: list[str] | None) -> int:
     return module.main(argv)
 
 
-train, plan, doctor, generate, evaluate, tokens, audit, leak, convert = (
+train, plan, doctor, generate, evaluate, data, tokens, audit, leak, convert = (
     functools.partial(script, name) for name in COMMANDS
 )
 

@@ -156,7 +156,7 @@ def test_commands_are_found():
     with_commands = {command.document for command in COMMANDS}
     assert with_commands >= {"README.md", "CONTRIBUTING.md", "docs/long-context.md", "docs/rope.md", "docs/planning.md"}
     of_readme = {command.program for command in COMMANDS if command.document == "README.md"}
-    every = "train evaluate generate doctor tokens audit leak plan convert".split()
+    every = "train evaluate generate doctor data tokens audit leak plan convert".split()
     assert of_readme >= {"make", "pip", *(f"lcjax.{name}" for name in every)}
     assert {command.needs_gpu for command in PYTHON} == {True, False}
     assert len(BLOCKS) >= 3
