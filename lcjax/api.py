@@ -227,8 +227,8 @@ def save_gguf(
       path: the file, whose name ends in .gguf; its folder is created if missing.
       tokenizer: the model's; its stop tokens and those of the base model's generation_config.json
         are written.
-      type: of the matrices: "f32", "f16", "bf16", "q8_0" or "q4_0"; "auto" means bf16 if the model
-        is in bfloat16, otherwise f16. See docs/models.md.
+      type: of the matrices: "f32", "f16", "bf16", "q8_0", "q4_0" or "mxfp4"; "auto" means bf16 if
+        the model is in bfloat16, otherwise f16. See docs/models.md.
       overwrite: replace a file at the path.
 
     Raises:

@@ -53,9 +53,10 @@ class ConvertArguments:
     float32.
     """
 
-    type: Literal["auto", "f32", "f16", "bf16", "q8_0", "q4_0"] = "auto"
+    type: Literal["auto", "f32", "f16", "bf16", "q8_0", "q4_0", "mxfp4"] = "auto"
     """The type of matrices in a .gguf file. auto: bf16 if the source is bfloat16, otherwise f16.
-    Norms and biases are f32; q4_0 has embedding and head in q8_0.
+    Norms and biases are f32; q4_0 has embedding and head in q8_0; mxfp4 has all but
+    the matrices of experts in q8_0.
     """
 
     adapter: Path | None = None

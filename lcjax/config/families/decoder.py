@@ -35,6 +35,7 @@ def decoder_parameters(
     joint: bool = False,
     mlp: tuple[Parameter, ...] | None = None,
     sinks: bool = False,
+    gguf_before_mlp: str = "ffn_norm",
 ) -> tuple[Parameter, ...]:
     """The rows in the order in which checkpoints are written.
 
@@ -47,6 +48,7 @@ def decoder_parameters(
         and up.
       mlp: the rows of another MLP than the gated one.
       sinks: whether a sink joins the softmax of every head.
+      gguf_before_mlp: what GGUF files call the norm before the MLP.
     """
     return (
         Parameter(("embed_tokens", "weight"), "model.embed_tokens.weight", "token_embd.weight", ("vocab", "embed")),
@@ -57,7 +59,7 @@ def decoder_parameters(
         *(_qk_norms(norms, *qk_norm) if qk_norm else ()),
         *(_gated_mlp(joint, mlp_bias) if mlp is None else mlp),
         *_norm(norms, norms.after_attention, "post_attention_norm"),
-        *_norm(norms, norms.before_mlp, "ffn_norm"),
+        *_norm(norms, norms.before_mlp, gguf_before_mlp),
         *_norm(norms, norms.after_mlp, "post_ffw_norm"),
         Parameter(("norm", "weight"), "model.norm.weight", "output_norm.weight", ("embed",), gguf_offset=norms.offset),
         Parameter(

@@ -122,6 +122,8 @@ class Parameter:
         `{expert}` for the expert's. `X[{expert}]` is an expert's part of a tensor X of all experts;
         see `lcjax.weights.experts`.
       gguf: its name in GGUF files, also with `{layer}`.
+      gguf_odd: the name of the tensor with rows 1, 3, ... if `gguf` has only rows 0, 2, ...; None
+        for most parameters.
       axes: its logical axes, names of AXES.
       quantizable: whether it can be stored in 4 bits.
       adaptable: whether it can have a low-rank adapter.
@@ -142,6 +144,7 @@ class Parameter:
     matmul: bool = False
     interleaved: bool = False
     gguf_offset: float = 0.0
+    gguf_odd: str | None = None
     stored: Callable[[LlamaConfig], bool] = lambda config: True
 
     @property
@@ -252,6 +255,8 @@ class Family:
         not written.
       gguf_rope_factors: whether llama.cpp reads `rope_freqs.weight` for this architecture, which
         has the divisors of Llama 3's RoPE scaling.
+      gguf_yarn_truncates: whether models of this architecture round the limits of YaRN
+        (`truncate`), which has no place in a file.
       gguf_longrope: whether llama.cpp reads the two lists of divisors of longrope for this
         architecture, and rotates only a part of each head.
       gguf_refusal: what GGUF files cannot express of a model with a given config, beyond the
@@ -281,6 +286,7 @@ class Family:
     gguf_architecture: str | None = None
     gguf_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     gguf_rope_factors: bool = False
+    gguf_yarn_truncates: bool = True
     gguf_longrope: bool = False
     gguf_refusal: Callable[[LlamaConfig], str | None] = lambda config: None
     gguf_derived: Callable[[LlamaConfig], Mapping[str, Any]] = lambda config: {}
@@ -363,14 +369,21 @@ def expert_linear(name: str, gguf: str, out_axis: str, in_axis: str) -> Paramete
     return _in_experts(f"{{expert}}.{name}.weight", f"{gguf}.weight", (name, "weight"), (out_axis, in_axis))
 
 
-def joint_expert_linear(name: str, gguf: str, out_axis: str, in_axis: str) -> tuple[Parameter, ...]:
+def joint_expert_linear(
+    name: str, gguf: str, out_axis: str, in_axis: str, *, gguf_odd: str | None = None
+) -> tuple[Parameter, ...]:
     """A linear map of every expert whose weight and bias are one tensor each for all experts."""
-    weight = _in_experts(f"{name}[{{expert}}]", f"{gguf}.weight", (name, "weight"), (out_axis, in_axis))
-    bias = _in_experts(f"{name}_bias[{{expert}}]", f"{gguf}.bias", (name, "bias"), (out_axis,))
-    return weight, bias
+
+    def of(kind: str, suffix: str, axes: tuple[str, ...]) -> Parameter:
+        odd = None if gguf_odd is None else f"{gguf_odd}.{kind}"
+        return _in_experts(f"{name}{suffix}[{{expert}}]", f"{gguf}.{kind}", (name, kind), axes, odd)
+
+    return of("weight", "", (out_axis, in_axis)), of("bias", "_bias", (out_axis,))
 
 
-def _in_experts(name: str, gguf: str, path: tuple[str, str], axes: tuple[str, ...]) -> Parameter:
+def _in_experts(
+    name: str, gguf: str, path: tuple[str, str], axes: tuple[str, ...], gguf_odd: str | None = None
+) -> Parameter:
     is_matrix = len(axes) == 2
     return Parameter(
         ("layers", "mlp", "experts", *path),
@@ -380,6 +393,7 @@ def _in_experts(name: str, gguf: str, path: tuple[str, str], axes: tuple[str, ..
         quantizable=is_matrix,
         adaptable=is_matrix,
         matmul=is_matrix,
+        gguf_odd=None if gguf_odd is None else f"blk.{{layer}}.{gguf_odd}",
     )
 
 

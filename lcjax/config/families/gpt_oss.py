@@ -1,7 +1,7 @@
 """gpt-oss: sinks in attention, biases, a window in every other layer, and experts.
 
 Source: transformers 5, `models/gpt_oss/configuration_gpt_oss.py`; OpenAI, gpt-oss model card,
-arXiv 2508.10925.
+arXiv 2508.10925; llama.cpp, `conversion/gpt_oss.py`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,11 @@ def refusal(config: LlamaConfig) -> str | None:
 def _kinds(config: LlamaConfig) -> tuple[str, ...]:
     if (given := config.own_value("layer_types")) is not None:
         return given
-    return tuple(windows.FULL if layer % 2 else windows.WINDOW for layer in range(config.num_hidden_layers))
+    return _alternating(config.num_hidden_layers)
+
+
+def _alternating(layers: int) -> tuple[str, ...]:
+    return tuple(windows.FULL if layer % 2 else windows.WINDOW for layer in range(layers))
 
 
 def _written(values: dict[str, Any]) -> dict[str, Any]:
@@ -111,6 +115,12 @@ def _refusal(config: LlamaConfig) -> str | None:
     return refusal(config) or experts.refusal(config, "num_local_experts")
 
 
+def _gguf_refusal(config: LlamaConfig) -> str | None:
+    if _kinds(config) != _alternating(config.num_hidden_layers):
+        return "layer_types other than a window in the first layer and every second one after it"
+    return None if config.attention_bias else "attention_bias=false"
+
+
 GPT_OSS = Family(
     model_type="gpt_oss",
     architecture="GptOssForCausalLM",
@@ -121,9 +131,12 @@ GPT_OSS = Family(
         output_bias=has_bias,
         norms=NORMS,
         sinks=True,
+        gguf_before_mlp="post_attention_norm",
         mlp=(
             *router("router", has_bias=True),
-            *joint_expert_linear("gate_up_proj", "ffn_gate_up_exps", "expert_gate_and_mlp", "embed"),
+            *joint_expert_linear(
+                "gate_up_proj", "ffn_gate_exps", "expert_gate_and_mlp", "embed", gguf_odd="ffn_up_exps"
+            ),
             *joint_expert_linear("down_proj", "ffn_down_exps", "embed", "expert_mlp"),
         ),
     ),
@@ -134,4 +147,14 @@ GPT_OSS = Family(
     flattened=flattened,
     written=_written,
     stored_formats=_FORMATS,
+    gguf_architecture="gpt-oss",
+    gguf_keys={
+        "attention.sliding_window": "sliding_window",
+        "expert_count": "num_local_experts",
+        "expert_used_count": "num_experts_per_tok",
+        "expert_feed_forward_length": "intermediate_size",
+    },
+    gguf_derived=lambda config: {key: _OF_EXPERTS[key] for key in ("swiglu_limit", "swiglu_alpha")},
+    gguf_refusal=_gguf_refusal,
+    gguf_yarn_truncates=False,
 )

@@ -4,6 +4,7 @@ file.py        the header of a file: its metadata, and where its tensors are sto
 config.py      the metadata as a LlamaConfig
 tokenizer.py   the tokenizer of the metadata
 reader.py      the tensors, dequantized
+mxfp4.py       experts in MXFP4, as they are
 metadata.py    a LlamaConfig as metadata, and what cannot be expressed
 vocabulary.py  a tokenizer as metadata
 words.py       how byte-level tokenizers split text, for reading and writing
@@ -14,7 +15,7 @@ writer.py      a whole file
 from __future__ import annotations
 
 from lcjax.weights.gguf.metadata import check_expressible as check_expressible
-from lcjax.weights.gguf.reader import gguf_name as gguf_name
+from lcjax.weights.gguf.reader import gguf_names as gguf_names
 from lcjax.weights.gguf.reader import load_gguf as load_gguf
 from lcjax.weights.gguf.reader import open_gguf as open_gguf
 from lcjax.weights.gguf.types import GGUF_TYPES as GGUF_TYPES

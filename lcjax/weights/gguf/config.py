@@ -49,7 +49,7 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
             f"{file.path} says {metadata.prefix}.block_count={layers} and has {len(file.tensors)} tensors; {REMEDY}"
         )
     theta = metadata.decimal("rope.freq_base", default=10_000.0)
-    config = LlamaConfig(
+    fields: dict[str, Any] = dict(
         vocab_size=metadata.integer("vocab_size", default=len(file.metadata.get("tokenizer.ggml.tokens", ()))),
         hidden_size=hidden,
         intermediate_size=metadata.integer("feed_forward_length"),
@@ -69,8 +69,8 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
         bos_token_id=file.metadata.get("tokenizer.ggml.bos_token_id"),
         eos_token_id=file.metadata.get("tokenizer.ggml.eos_token_id"),
         model_type=family.model_type,
-        **_own_fields(metadata, family),
     )
+    config = LlamaConfig(**fields | _own_fields(metadata, family))
     derived = tuple(family.gguf_derived(config).items())
     return dataclasses.replace(config, own_values=(*config.own_values, *derived))
 
@@ -107,7 +107,7 @@ class _Metadata:
     """Checked values of the keys that begin with the architecture, such as `llama.block_count`."""
 
     def __init__(self, file: GgufFile, family: Family):
-        self.file = file
+        self.file, self.family = file, family
         self.prefix = family.gguf_architecture
         if (parts := file.metadata.get("split.count", 1)) > 1:
             raise InputError(
@@ -213,6 +213,7 @@ def _yarn(metadata: _Metadata) -> RopeScaling:
         original_max_position_embeddings=metadata.integer(
             "rope.scaling.original_context_length", default=metadata.integer("context_length")
         ),
+        truncate=metadata.family.gguf_yarn_truncates,
     )
     times = metadata.decimal("rope.scaling.attn_factor", default=1.0)
     if times == 1.0:

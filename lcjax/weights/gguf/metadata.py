@@ -57,12 +57,16 @@ def add_config(writer: GGUFWriter, config: LlamaConfig) -> None:
     writer.add_rope_freq_base(config.rope_theta)
     _add_rope_scaling(writer, config)
     for key, name in config.family.gguf_keys.items():
-        if (full := f"{writer.arch}.{key}") not in writer.kv_data[0]:  # RoPE's own numbers come first
+        # RoPE's own numbers have been added.
+        if (full := f"{writer.arch}.{key}") not in writer.kv_data[0]:
             _add(writer, full, _value(config, key, name))
 
 
 def rope_factors(config: LlamaConfig) -> dict[str, np.ndarray]:
-    """The divisors of RoPE's frequencies by the names of their tensors, float32 [rotary_dim / 2]."""
+    """The divisors of RoPE's frequencies by the names of their tensors, float32 [rotary_dim / 2].
+
+    There are none for most kinds of RoPE.
+    """
     scaling = config.rope_scaling
     if scaling.rope_type == "llama3":
         return {ROPE_FACTORS: llama3_factors(scaling, config.rope_theta, config.head_dim).astype(np.float32)}
@@ -133,7 +137,8 @@ def _of_rope(config: LlamaConfig) -> str | None:
     for (name, found), expected in zip(betas.items(), YARN_BETAS.values(), strict=True):
         if found != expected:
             return f"YaRN with {name}={found} instead of {expected}"
-    return None if scaling.truncate else "YaRN with truncate=false"
+    expected = config.family.gguf_yarn_truncates
+    return None if scaling.truncate is expected else f"YaRN with truncate={str(not expected).lower()}"
 
 
 def _add_rope_scaling(writer: GGUFWriter, config: LlamaConfig) -> None:

@@ -18,7 +18,7 @@ from lcjax.config import LlamaConfig
 from lcjax.errors import InputError, unknown
 from lcjax.model.params import TensorName, tensor_names
 from lcjax.weights.assembly import DTYPES, abridged
-from lcjax.weights.gguf.reader import gguf_name
+from lcjax.weights.gguf.reader import gguf_names, row_places
 
 # For each type of a file: its number in `general.file_type`, and the types of matrices inside and
 # outside the layers. The latter are the embedding and the head. With 4 bits they would cost the
@@ -29,33 +29,39 @@ _OF_FILES = {
     "bf16": (LlamaFileType.MOSTLY_BF16, GGMLQuantizationType.BF16, GGMLQuantizationType.BF16),
     "q8_0": (LlamaFileType.MOSTLY_Q8_0, GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q8_0),
     "q4_0": (LlamaFileType.MOSTLY_Q4_0, GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q8_0),
+    "mxfp4": (LlamaFileType.MOSTLY_MXFP4_MOE, GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q8_0),
 }
+# Of the matrices of experts, if they get another type than other matrices inside the layers.
+_OF_EXPERTS = {"mxfp4": GGMLQuantizationType.MXFP4}
 GGUF_TYPES = tuple(_OF_FILES)
 """The types that a GGUF file can be written with."""
 
 # The largest value of float16, which is also the type of a block's scale.
 _LARGEST = 65_504.0
-_WIDE = (GGMLQuantizationType.F32, GGMLQuantizationType.BF16)
+_WIDE = (GGMLQuantizationType.F32, GGMLQuantizationType.BF16, GGMLQuantizationType.MXFP4)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class StoredTensor:
     """A tensor of a file that is to be written: its name there, its type, and its sources.
 
     Those of the experts of a layer are one tensor, with an axis of experts before the others.
+    `rows` are the sources' rows in the order of the file.
     """
 
     gguf: str
     type: GGMLQuantizationType
     sources: tuple[TensorName, ...]
+    rows: np.ndarray
 
     @property
     def byte_shape(self) -> tuple[int, ...]:
         """The shape of the encoded tensor in bytes; blocks never cross rows."""
         elements, size = GGML_QUANT_SIZES[self.type]
         first = self.sources[0]
-        *rows, columns = first.shape
         experts = () if first.expert is None else (len(self.sources),)
+        rows = (len(self.rows),) if len(first.shape) == 2 else ()
+        columns = first.shape[1] if rows else len(self.rows)
         return (*experts, *rows, columns // elements * size)
 
     @property
@@ -89,20 +95,27 @@ def stored_tensors(config: LlamaConfig, name: str) -> tuple[list[StoredTensor], 
 
     Returns:
       (tensors, note): a line about the matrices in float16, None if there are none.
+
+    Raises:
+      InputError: the type is for experts, and the model has none.
     """
+    if name in _OF_EXPERTS and config.family.experts(config) is None:
+        raise InputError(f"type={name!r} is for models with experts, and {config.model_type} has none; use q4_0")
     _, in_layers, outside = _OF_FILES[name]
     tensors, uneven = [], []
     in_order = sorted(tensor_names(config), key=lambda source: -1 if source.layer is None else source.layer)
-    for gguf, group in itertools.groupby(in_order, lambda source: gguf_name(source, config)):
+    for names, group in itertools.groupby(in_order, lambda source: gguf_names(source, config)):
         source, *others = group
         stored = in_layers if source.layer is not None else outside
+        stored = stored if source.expert is None else _OF_EXPERTS.get(name, stored)
         is_router = source.layer is not None and not config.family.by_path[source.path].quantizable
         if len(source.shape) == 1 or is_router:
             stored = GGMLQuantizationType.F32
         elif source.shape[-1] % GGML_QUANT_SIZES[stored][0]:
             stored = GGMLQuantizationType.F16
             uneven.append(source)
-        tensors.append(StoredTensor(gguf, stored, (source, *others)))
+        places = zip(names, row_places(source, config), strict=True)
+        tensors += [StoredTensor(gguf, stored, (source, *others), rows) for gguf, rows in places]
     if not uneven:
         return tensors, None
     lengths = sorted({source.shape[-1] for source in uneven})

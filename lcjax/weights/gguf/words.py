@@ -37,12 +37,15 @@ class Words:
       whole: whether a word that is in the vocabulary becomes one token even if no sequence of
         merges produces it (`ignore_merges`).
       adds_bos: whether llama.cpp begins a text with BOS if the file does not say it.
+      also_whole: whether the name is also that of tokenizers with `ignore_merges`. llama.cpp's
+        converter uses gpt-4o for those of gpt-oss, in which merges produce every token.
     """
 
     pattern: str | None = None
     digits: bool = False
     whole: bool = False
     adds_bos: bool = False
+    also_whole: bool = False
 
     def pre_tokenizer(self) -> pre_tokenizers.PreTokenizer:
         """The pre-tokenizer, which also maps bytes to the characters of the vocabulary."""
@@ -69,7 +72,7 @@ PRE_TYPES = {
     "qwen2": Words(QWEN2),
     "deepseek-r1-qwen": Words(QWEN2),
     "tekken": Words(TEKKEN, whole=True, adds_bos=True),
-    "gpt-4o": Words(GPT4O),
+    "gpt-4o": Words(GPT4O, also_whole=True),
 }
 
 
@@ -83,7 +86,7 @@ def pre_type(pre_tokenizer: dict[str, Any] | None, *, whole: bool) -> str | None
     """
     steps = _steps(pre_tokenizer)
     for name, words in PRE_TYPES.items():
-        if words.whole == whole and _steps(_as_json(words)) == steps:
+        if (words.whole == whole or (whole and words.also_whole)) and _steps(_as_json(words)) == steps:
             return name
     return None
 

@@ -18,7 +18,6 @@ from lcjax.errors import InputError
 from lcjax.model.params import TensorName
 from lcjax.weights.assembly import row_chunks
 from lcjax.weights.gguf.metadata import add_config, rope_factors
-from lcjax.weights.gguf.reader import row_places
 from lcjax.weights.gguf.types import StoredTensor, encode, file_type, stored_tensors
 from lcjax.weights.gguf.vocabulary import add_tokenizer
 from lcjax.weights.staging import staged
@@ -158,9 +157,9 @@ def write_gguf(
 
 def _append(file: BinaryIO, tensor: StoredTensor, source: TensorName, values: np.ndarray, config: LlamaConfig) -> None:
     """Writes the rows in the order of the file, some at a time, because encoding copies them."""
-    row, places = config.family.by_path[source.path], row_places(source, config)
-    for rows in row_chunks(len(values), values.nbytes // len(values)):
-        part = values[places[rows]] if row.interleaved else values[rows]
+    row = config.family.by_path[source.path]
+    for rows in row_chunks(len(tensor.rows), values.nbytes // len(values)):
+        part = values[tensor.rows[rows]]
         part = part + np.float32(row.gguf_offset) if row.gguf_offset else part
         file.write(encode(tensor, source, part).data)
 

@@ -23,7 +23,7 @@ from lcjax.model.params import tensor_names
 from lcjax.ops import nf4
 from lcjax.plan.compiling.parameters import abstract_params
 from lcjax.step import resolve
-from lcjax.weights.gguf import gguf_name
+from lcjax.weights.gguf import gguf_names
 from tests.support import dense_gpt_oss, plain_attention
 from tests.support.numerics import error_ratio, tree_error_ratio
 from tests.support.oracles import (
@@ -167,7 +167,7 @@ def test_files(full, tmp_path):
     assert written.keys() == read.keys()
     assert all(np.array_equal(written[name], read[name]) for name in read)
     assert "model.layers.1.self_attn.sinks" in written
-    names = {name.name: gguf_name(name, config) for name in tensor_names(config)}
+    names = {name.name: gguf_names(name, config)[0] for name in tensor_names(config)}
     assert names["model.layers.1.self_attn.sinks"] == "blk.1.attn_sinks.weight"
 
 

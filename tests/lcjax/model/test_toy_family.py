@@ -33,7 +33,7 @@ from lcjax.optim.adamw import make_optimizer
 from lcjax.plan.choosing.flops import step_flops
 from lcjax.plan.compiling.parameters import abstract_params
 from lcjax.step import with_request
-from lcjax.weights.gguf import gguf_name
+from lcjax.weights.gguf import gguf_names
 from tests.support.compiling import QUICKEST_TO_COMPILE
 from tests.support.numerics import error_ratio, tree_error_ratio
 from tests.support.oracles import jax_gradients, make_batch, micro_batches, split
@@ -284,7 +284,7 @@ def test_files_are_written_as_they_were_read(directory, adapted, tensors, tmp_pa
 
 
 def test_llama_cpp_s_names_are_in_the_table(model):
-    names = {name.name: gguf_name(name, model.config) for name in tensor_names(model.config)}
+    names = {name.name: gguf_names(name, model.config)[0] for name in tensor_names(model.config)}
     assert names["model.layers.1.self_attn.q_norm.weight"] == "blk.1.attn_q_norm.weight"
     assert len(set(names.values())) == len(names) == 3 + 2 * len(SHAPES)
     assert sum(math.prod(name.shape) for name in tensor_names(model.config)) == sum(

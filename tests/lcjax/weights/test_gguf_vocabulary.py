@@ -191,7 +191,10 @@ def test_every_name_in_the_table_is_found_by_its_own_pipeline():
         backend = Tokenizer(models.BPE())
         backend.pre_tokenizer = words.pre_tokenizer()
         found = pre_type(json.loads(backend.to_str())["pre_tokenizer"], whole=words.whole)
-        assert PRE_TYPES[found or ""] == type(words)(words.pattern, words.digits, words.whole, words.adds_bos), name
+        assert PRE_TYPES[found or ""] == words, name
+    # The tokenizer of gpt-oss ignores merges, and llama.cpp's converter gives it the same name.
+    backend.pre_tokenizer = PRE_TYPES["gpt-4o"].pre_tokenizer()
+    assert pre_type(json.loads(backend.to_str())["pre_tokenizer"], whole=True) == "gpt-4o"
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,11 @@ from lcjax.model.params import TensorName, tensor_names
 from lcjax.ops import mxfp4
 from lcjax.parallel.loading import Rows
 from lcjax.train.__main__ import main as train
-from lcjax.weights import load_config, load_model_files, load_tokenizer, open_model_files
+from lcjax.weights import load_config, load_gguf, load_model_files, load_tokenizer, open_model_files
 from lcjax.weights.experts import Mxfp4Weight, take_experts
 from lcjax.weights.hf import SINGLE_FILE
 from lcjax.weights.safetensors_files import read_header, read_into
 from tests.support.fused_experts import parameter_of, tensor_of
-from tests.support.gguf_writing import write
 from tests.support.oracles import make_oracle
 from tests.support.settings import model_settings
 from tests.support.shapes import MODELS
@@ -269,13 +268,14 @@ def test_dropout_of_experts_is_refused(for_training, text, tmp_path, capsys):
     assert "\n" not in error
 
 
-def test_there_are_no_gguf_files(for_training, tmp_path, capsys):
-    assert convert([str(for_training), str(tmp_path / "model.gguf")]) == 2
-    error = capsys.readouterr().err.strip()
-    assert "a GGUF file of gpt_oss models cannot be written" in error
-    assert "\n" not in error
-    assert not (tmp_path / "model.gguf").exists()
-    path = write(tmp_path / "llama-cpp.gguf", lambda writer: None, "gpt-oss")
-    with pytest.raises(InputError, match=r"says general.architecture='gpt-oss'; supported are") as caught:
-        open_model_files(path)
-    assert "\n" not in str(caught.value)
+def test_a_gguf_file_has_the_same_values(for_training, tmp_path):
+    """The exponents and codes of a block may differ, but not its values."""
+    path = tmp_path / "model.gguf"
+    assert convert([str(for_training), str(path), "--type", "mxfp4"]) == 0
+    _, params, _ = load_model_files(for_training, "bfloat16")
+    _, found = load_gguf(path, "bfloat16")
+    for module in ("gate_up_proj", "down_proj"):
+        one, other = (tree["layers"]["mlp"]["experts"][module] for tree in (params, found))
+        values = (np.asarray(mxfp4.dequantize(tree["weight"], "bfloat16"), np.float32) for tree in (one, other))
+        np.testing.assert_array_equal(*values)
+        np.testing.assert_array_equal(np.asarray(one["bias"]), np.asarray(other["bias"]))
