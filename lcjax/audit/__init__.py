@@ -1,1 +1,1 @@
-"""python -m lcjax.audit: is there anything long-range to learn in the data?"""
+"""lcjax audit: is there anything long-range to learn in the data?"""

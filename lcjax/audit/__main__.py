@@ -1,4 +1,4 @@
-"""`python -m lcjax.audit`."""
+"""`lcjax audit`."""
 
 from lcjax.cli.startup import importing, leave
 
@@ -7,7 +7,7 @@ with importing(__name__ == "__main__"):
     from lcjax.cli.entry import command
     from lcjax.cli.flags import parse
 
-main = command(lambda argv: parse(AuditArguments, argv, "python -m lcjax.audit"), "lcjax.audit.command")
+main = command(lambda argv: parse(AuditArguments, argv, "lcjax audit"), "lcjax.audit.command")
 
 if __name__ == "__main__":
     leave(main())

@@ -1,4 +1,4 @@
-"""The flags of `python -m lcjax.audit`."""
+"""The flags of `lcjax audit`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class AuditArguments(CorpusArguments):
     Counts how much text repeats after 1K, 2K, ... tokens and no nearer, compared with chance
     (docs/data.md has the equation), long documents, packing and near-duplicates. Examples:
 
-      python -m lcjax.audit books/ --max-seq-length 131072
-      python -m lcjax.audit repos/ --documents repository --max-seq-length 65536 --plot reuse.png
+      lcjax audit books/ --max-seq-length 131072
+      lcjax audit repos/ --documents repository --max-seq-length 65536 --plot reuse.png
     """
 
     per_device_train_batch_size: int = 1

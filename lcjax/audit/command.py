@@ -1,4 +1,4 @@
-"""Runs `python -m lcjax.audit` after its flags are parsed: reads, encodes, measures, advises."""
+"""Runs `lcjax audit` after its flags are parsed: reads, encodes, measures, advises."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""python -m lcjax.convert: writes a Hugging Face directory or a GGUF file; merges an adapter."""
+"""lcjax convert: writes a Hugging Face directory or a GGUF file; merges an adapter."""

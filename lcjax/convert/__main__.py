@@ -1,4 +1,4 @@
-"""`python -m lcjax.convert`."""
+"""`lcjax convert`."""
 
 from lcjax.cli.startup import importing, leave
 

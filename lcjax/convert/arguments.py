@@ -1,4 +1,4 @@
-"""The flags of `python -m lcjax.convert`."""
+"""The flags of `lcjax convert`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lcjax.cli import flags
 from lcjax.errors import InputError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_PROGRAM = "python -m lcjax.convert"
+_PROGRAM = "lcjax convert"
 _DESCRIPTION = f"""Writes a model as a Hugging Face directory (config.json, weights and tokenizer), or
 as one file for llama.cpp if DESTINATION ends in .gguf. One tensor is in memory at a time, so the
 model need not fit. Nothing appears at DESTINATION until everything is written.

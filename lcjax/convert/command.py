@@ -1,4 +1,4 @@
-"""Runs `python -m lcjax.convert` after its flags are parsed.
+"""Runs `lcjax convert` after its flags are parsed.
 
 It converts a model to a Hugging Face directory or a GGUF file, and merges an adapter.
 """

@@ -1,4 +1,4 @@
-"""`python -m lcjax.data show`."""
+"""`lcjax data show`."""
 
 import sys
 
@@ -20,8 +20,8 @@ def _parsed(argv: list[str] | None) -> ShowArguments:
             raise InputError(unknown("the action of lcjax.data", words[0], ACTIONS))
         words = words[1:]
     elif not {"-h", "--help", "--version"} & set(words):
-        raise InputError("lcjax.data has no action; give python -m lcjax.data show --data PATH...")
-    return parse(ShowArguments, words, "python -m lcjax.data show")
+        raise InputError("lcjax.data has no action; give lcjax data show --data PATH...")
+    return parse(ShowArguments, words, "lcjax data show")
 
 
 main = command(_parsed, "lcjax.data.show.command")

@@ -1,4 +1,4 @@
-"""python -m lcjax.doctor: checks before a long run, and the resulting lcjax.train command.
+"""lcjax doctor: checks before a long run, and the resulting lcjax.train command.
 
 findings.py       a question, its answer, and the flags that it requires
 rope.py           is the length beyond the trained context?

@@ -1,4 +1,4 @@
-"""`python -m lcjax.doctor`."""
+"""`lcjax doctor`."""
 
 from lcjax.cli.startup import importing, leave
 
@@ -7,7 +7,7 @@ with importing(__name__ == "__main__"):
     from lcjax.cli.flags import parse
     from lcjax.doctor.arguments import DoctorArguments
 
-main = command(lambda argv: parse(DoctorArguments, argv, "python -m lcjax.doctor"), "lcjax.doctor.command")
+main = command(lambda argv: parse(DoctorArguments, argv, "lcjax doctor"), "lcjax.doctor.command")
 
 if __name__ == "__main__":
     leave(main())

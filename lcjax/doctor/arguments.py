@@ -1,4 +1,4 @@
-"""The flags of `python -m lcjax.doctor`."""
+"""The flags of `lcjax doctor`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class DoctorArguments:
     Exits with 0 if the run is possible as requested, 1 if it is not, 2 if a flag is invalid.
     Examples:
 
-      python -m lcjax.doctor --model DIR_OR_HUB_ID --data books/ --max-seq-length 65536 --gpu h200
-      python -m lcjax.doctor --model x.gguf --data src/ --documents repository --max-seq-length 8192
+      lcjax doctor --model DIR_OR_HUB_ID --data books/ --max-seq-length 65536 --gpu h200
+      lcjax doctor --model x.gguf --data src/ --documents repository --max-seq-length 8192
     """
 
     model: str

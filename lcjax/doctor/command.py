@@ -1,4 +1,4 @@
-"""Runs `python -m lcjax.doctor` after its flags are parsed; its output ends with a command."""
+"""Runs `lcjax doctor` after its flags are parsed; its output ends with a command."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from lcjax.train.result import default_output_dir
 
 
 def train_command(requested: Mapping[str, str], data: Iterable[str], findings: Iterable[Finding]) -> str:
-    """`python -m lcjax.train ...`, quoted for a shell.
+    """`lcjax train ...`, quoted for a shell.
 
     It has the requested flags, overridden by those of the findings, and a new output directory,
     with which the run can be resumed. A flag without a value is a switch.
@@ -19,7 +19,7 @@ def train_command(requested: Mapping[str, str], data: Iterable[str], findings: I
     for finding in findings:
         flags |= finding.flags
     flags["output-dir"] = str(default_output_dir(flags["model"]))
-    words = ["python", "-m", "lcjax.train"]
+    words = ["lcjax", "train"]
     for name, value in flags.items():
         words += [f"--{name}", value] if value else [f"--{name}"]
         if name == "model":

@@ -1,4 +1,4 @@
-"""`python -m lcjax.evaluate`."""
+"""`lcjax evaluate`."""
 
 from lcjax.cli.startup import importing, leave
 

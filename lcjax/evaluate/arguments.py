@@ -1,4 +1,4 @@
-"""The flags of `python -m lcjax.evaluate`, and the defaults that --run gives them."""
+"""The flags of `lcjax evaluate`, and the defaults that --run gives them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class EvaluateArguments(ModelArguments):
     only the last 16, 32, ... tokens. needle: how often a passkey, and one of four key-value pairs,
     is found in real text, by length and depth. Examples:
 
-      python -m lcjax.evaluate --run runs/x
-      python -m lcjax.evaluate --model DIR_OR_HUB_ID --data new_text/ --max-seq-length 8192
-      python -m lcjax.evaluate --model DIR_OR_HUB_ID --adapter x/adapter --data x.txt --tasks needle
+      lcjax evaluate --run runs/x
+      lcjax evaluate --model DIR_OR_HUB_ID --data new_text/ --max-seq-length 8192
+      lcjax evaluate --model DIR_OR_HUB_ID --adapter x/adapter --data x.txt --tasks needle
     """
 
     run: Path | None = None
@@ -127,7 +127,7 @@ def parse(argv: list[str] | None) -> EvaluateArguments:
     Raises:
       InputError: the folder of --run does not belong to a run, or a value is invalid.
     """
-    program = "python -m lcjax.evaluate"
+    program = "lcjax evaluate"
     refuse_empty(sys.argv[1:] if argv is None else argv)
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--run", nargs="?")

@@ -1,4 +1,4 @@
-"""Runs `python -m lcjax.evaluate` after its flags are parsed: loads, measures, reports."""
+"""Runs `lcjax evaluate` after its flags are parsed: loads, measures, reports."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Run:
             return {"model": str(model)}
         raise InputError(
             f"{self.folder} has neither adapter/ nor model/, which a finished run has; resume "
-            f"it: python -m lcjax.train --output-dir {self.folder} --resume-from-checkpoint "
+            f"it: lcjax train --output-dir {self.folder} --resume-from-checkpoint "
             "latest"
         )
 

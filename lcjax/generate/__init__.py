@@ -1,4 +1,4 @@
-"""Text generation with a KV cache, and `python -m lcjax.generate`."""
+"""Text generation with a KV cache, and `lcjax generate`."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""`python -m lcjax.generate`."""
+"""`lcjax generate`."""
 
 from lcjax.cli.startup import importing, leave
 
@@ -7,7 +7,7 @@ with importing(__name__ == "__main__"):
     from lcjax.cli.flags import parse
     from lcjax.generate.arguments import GenerateArguments
 
-main = command(lambda argv: parse(GenerateArguments, argv, "python -m lcjax.generate"), "lcjax.generate.command")
+main = command(lambda argv: parse(GenerateArguments, argv, "lcjax generate"), "lcjax.generate.command")
 
 if __name__ == "__main__":
     leave(main())

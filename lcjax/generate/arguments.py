@@ -1,4 +1,4 @@
-"""The flags of `python -m lcjax.generate`."""
+"""The flags of `lcjax generate`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class GenerateArguments(ModelArguments):
     CUDA_VISIBLE_DEVICES.
     Examples:
 
-      python -m lcjax.generate --model DIR_OR_HUB_ID --prompt "The capital of France is"
-      python -m lcjax.generate --model DIR_OR_HUB_ID --adapter runs/x/adapter --prompt-file book.txt
-      python -m lcjax.generate --model DIR_OR_HUB_ID
+      lcjax generate --model DIR_OR_HUB_ID --prompt "The capital of France is"
+      lcjax generate --model DIR_OR_HUB_ID --adapter runs/x/adapter --prompt-file book.txt
+      lcjax generate --model DIR_OR_HUB_ID
     """
 
     prompt: str | None = None

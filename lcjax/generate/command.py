@@ -1,4 +1,4 @@
-"""Runs `python -m lcjax.generate` after its flags are parsed: loads, generates."""
+"""Runs `lcjax generate` after its flags are parsed: loads, generates."""
 
 from __future__ import annotations
 

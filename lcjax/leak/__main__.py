@@ -1,4 +1,4 @@
-"""`python -m lcjax.leak`."""
+"""`lcjax leak`."""
 
 from lcjax.cli.startup import importing, leave
 
@@ -7,7 +7,7 @@ with importing(__name__ == "__main__"):
     from lcjax.cli.flags import parse
     from lcjax.leak.arguments import LeakArguments
 
-main = command(lambda argv: parse(LeakArguments, argv, "python -m lcjax.leak"), "lcjax.leak.command")
+main = command(lambda argv: parse(LeakArguments, argv, "lcjax leak"), "lcjax.leak.command")
 
 if __name__ == "__main__":
     leave(main())

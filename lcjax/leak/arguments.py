@@ -1,4 +1,4 @@
-"""The flags of `python -m lcjax.leak`."""
+"""The flags of `lcjax leak`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class LeakArguments:
     Other tokens in one document must change no logit in another, bit for bit. Exits with 0 if
     nothing leaks, 1 if something does, 2 if a flag is invalid. Example:
 
-      python -m lcjax.leak --model DIR_OR_HUB_ID --data PATH... --max-seq-length 8192
+      lcjax leak --model DIR_OR_HUB_ID --data PATH... --max-seq-length 8192
     """
 
     model: str

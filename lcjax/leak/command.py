@@ -1,4 +1,4 @@
-"""Runs `python -m lcjax.leak` after its flags are parsed: probes packed rows of user data."""
+"""Runs `lcjax leak` after its flags are parsed: probes packed rows of user data."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""`python -m lcjax.plan`: finds out whether a run fits a GPU by compiling it; no GPU is needed."""
+"""`lcjax plan`: finds out whether a run fits a GPU by compiling it; no GPU is needed."""

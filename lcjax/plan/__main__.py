@@ -1,4 +1,4 @@
-"""`python -m lcjax.plan`."""
+"""`lcjax plan`."""
 
 from lcjax.cli.startup import importing, leave
 
@@ -7,7 +7,7 @@ with importing(__name__ == "__main__"):
     from lcjax.cli.flags import parse
     from lcjax.plan.arguments import PlanArguments
 
-main = command(lambda argv: parse(PlanArguments, argv, "python -m lcjax.plan"), "lcjax.plan.command")
+main = command(lambda argv: parse(PlanArguments, argv, "lcjax plan"), "lcjax.plan.command")
 
 if __name__ == "__main__":
     leave(main())

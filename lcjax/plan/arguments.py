@@ -1,4 +1,4 @@
-"""The flags of `python -m lcjax.plan`."""
+"""The flags of `lcjax plan`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class PlanArguments:
     Compiles the step that lcjax.train runs and reports its memory. The exit code is 0 if the step
     fits, 1 if it does not, and 2 if the arguments are invalid. Examples:
 
-      python -m lcjax.plan --model llama-3.1-8b --max-seq-length 131072 --quantize nf4 --lora-r 32
-      python -m lcjax.plan --model llama-3.1-8b --gpu rtx4090 --quantize nf4 --find-max
-      python -m lcjax.plan --model path/of/config.json --table
+      lcjax plan --model llama-3.1-8b --max-seq-length 131072 --quantize nf4 --lora-r 32
+      lcjax plan --model llama-3.1-8b --gpu rtx4090 --quantize nf4 --find-max
+      lcjax plan --model path/of/config.json --table
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""What `python -m lcjax.plan` does once its flags are parsed: compile, search, report."""
+"""What `lcjax plan` does once its flags are parsed: compile, search, report."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""python -m lcjax.tokens: how long the documents are, and how they fill windows of a length."""
+"""lcjax tokens: how long the documents are, and how they fill windows of a length."""

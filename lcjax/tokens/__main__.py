@@ -1,4 +1,4 @@
-"""`python -m lcjax.tokens`."""
+"""`lcjax tokens`."""
 
 from lcjax.cli.startup import importing, leave
 
@@ -7,7 +7,7 @@ with importing(__name__ == "__main__"):
     from lcjax.cli.flags import parse
     from lcjax.tokens.arguments import TokenArguments
 
-main = command(lambda argv: parse(TokenArguments, argv, "python -m lcjax.tokens"), "lcjax.tokens.command")
+main = command(lambda argv: parse(TokenArguments, argv, "lcjax tokens"), "lcjax.tokens.command")
 
 if __name__ == "__main__":
     leave(main())

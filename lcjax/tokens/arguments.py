@@ -1,4 +1,4 @@
-"""The flags of `python -m lcjax.tokens`."""
+"""The flags of `lcjax tokens`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ class TokenArguments(CorpusArguments):
 
     Examples:
 
-      python -m lcjax.tokens docs/ rows.jsonl --model DIR_OR_HUB_ID --max-seq-length 8192
-      python -m lcjax.tokens repositories/ --documents repository --plot lengths.png
+      lcjax tokens docs/ rows.jsonl --model DIR_OR_HUB_ID --max-seq-length 8192
+      lcjax tokens repositories/ --documents repository --plot lengths.png
     """

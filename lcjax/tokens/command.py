@@ -1,4 +1,4 @@
-"""Runs `python -m lcjax.tokens` after its flags are parsed: reads, encodes, counts."""
+"""Runs `lcjax tokens` after its flags are parsed: reads, encodes, counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training: `lcjax.train(model, tokenizer, data, ...)` and `python -m lcjax.train`.
+"""Training: `lcjax.train(model, tokenizer, data, ...)` and `lcjax train`.
 
 The package itself is callable: calling it calls `lcjax.train.loop.train`.
 """

@@ -1,4 +1,4 @@
-"""`python -m lcjax.train`: flags that override a resumed run's, the demo's or the defaults."""
+"""`lcjax train`: flags that override a resumed run's, the demo's or the defaults."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _demo_for(given: RunArguments, argv: list[str] | None, file: ConfigFile | No
 
 
 def _parse(argv: list[str] | None, default: RunArguments) -> RunArguments:
-    return parse_in_sections(RunArguments, argv, "python -m lcjax.train", default, SECTIONS)
+    return parse_in_sections(RunArguments, argv, "lcjax train", default, SECTIONS)
 
 
 main = command(parse, "lcjax.train.command")

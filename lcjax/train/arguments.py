@@ -1,4 +1,4 @@
-"""The flags of `python -m lcjax.train`, named as in the Hugging Face trainer where possible."""
+"""The flags of `lcjax train`, named as in the Hugging Face trainer where possible."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class RunArguments(TrainingArguments):
     Without --model and --data it trains SmolLM2-135M-Instruct on the source of Python's standard
     library, in a few minutes on a CPU. Examples:
 
-      python -m lcjax.train
-      python -m lcjax.train --model DIR_OR_HUB_ID --data book.txt rows.jsonl --output-dir runs/x
-      python -m lcjax.train --output-dir runs/x --resume-from-checkpoint latest
-      python -m lcjax.train --config runs/x/run.yaml --learning-rate 1e-4
+      lcjax train
+      lcjax train --model DIR_OR_HUB_ID --data book.txt rows.jsonl --output-dir runs/x
+      lcjax train --output-dir runs/x --resume-from-checkpoint latest
+      lcjax train --config runs/x/run.yaml --learning-rate 1e-4
     """
 
     config: Path | None = None

@@ -1,4 +1,4 @@
-"""Runs `python -m lcjax.train` after its flags are parsed: reads data, loads the model, trains."""
+"""Runs `lcjax train` after its flags are parsed: reads data, loads the model, trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run of `python -m lcjax.train` without a model and data."""
+"""The run of `lcjax train` without a model and data."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def check_model(config: LlamaConfig, arguments: RunArguments, folder: RunFolder)
     if arguments.full_finetuning and (experts := config.family.experts(config)) and experts.stored_format:
         raise InputError(
             f"--full-finetuning trains every weight, and the experts of {arguments.model} are in {experts.stored_format}: "
-            f"convert it first with `python -m lcjax.convert {arguments.model} NEW_FOLDER --dtype bfloat16`, or train an "
+            f"convert it first with `lcjax convert {arguments.model} NEW_FOLDER --dtype bfloat16`, or train an "
             "adapter"
         )
     if not arguments.full_finetuning:

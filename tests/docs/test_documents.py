@@ -36,7 +36,7 @@ from tests.support.thin import thinned
 
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in DOCUMENTS}
 COMMANDS = [command for name, text in TEXTS.items() for command in commands(text, name)]
-PYTHON = [command for command in COMMANDS if command.words[0] == "python"]
+PYTHON = [command for command in COMMANDS if command.is_python]
 BLOCKS = [(name, line, code) for name, text in TEXTS.items() for line, code in python_blocks(text)]
 
 
@@ -146,7 +146,7 @@ def run_block(document: str, line: int, code: str) -> None:
     exec(compile("\n" * line + code, document, "exec"), {"__name__": "block"})
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.words[0] != "python"], ids=place)
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.is_python], ids=place)
 def test_targets_extras_and_programs_exist(command):
     assert command.text.startswith(STARTS)
     assert unknown_names(command) == []
@@ -165,7 +165,7 @@ def test_commands_are_found():
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("lcjax.evaluate --run", "lcjax.evaluate --of-run"),
+        ("lcjax evaluate --run", "lcjax evaluate --of-run"),
         ("--resume-from-checkpoint", "--resume"),
         ("--lora-r 32", "--lora-rank 32"),
         ("--top-p 0.9", "--top-p 1.9"),
@@ -181,7 +181,7 @@ def test_a_wrong_flag_is_found(right, wrong, here):
     changed = [c for c in commands(text.replace(right, wrong), "copy") if c not in commands(text, "copy")]
     assert changed
     for command in changed:
-        assert parse(command, command.argv) if command.words[0] == "python" else unknown_names(command)
+        assert parse(command, command.argv) if command.is_python else unknown_names(command)
 
 
 def test_a_wrong_name_in_a_python_block_is_found(here):

@@ -18,12 +18,14 @@ from unittest import mock
 
 import tyro
 
+from lcjax.__main__ import COMMANDS as LCJAX
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-STARTS = ("python ", "make ", "pip ", ".venv/bin/", "lcjax")
+STARTS = ("python ", "make ", "pip ", ".venv/bin/", "lcjax ")
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_INLINE = re.compile(r"`(python (?:-m lcjax|scripts/)[^`]*)`( \(GPU\))?")
+_INLINE = re.compile(rf"`((?:lcjax (?:{'|'.join(LCJAX)})|python scripts/)\b[^`]*)`( \(GPU\))?")
 
 # Placeholders in the documents for the reader's files, and their values in the tests.
 PLACEHOLDERS = {
@@ -73,17 +75,22 @@ class Command:
         return shlex.split(self.text, comments=True)
 
     @property
+    def is_python(self) -> bool:
+        """Whether it runs a command of lcjax or a script of this repository."""
+        return self.words[0] in ("lcjax", "python")
+
+    @property
     def program(self) -> str:
-        """The first word or, for Python, a name such as lcjax.train or scripts/parity.py."""
+        """The first word, or a name such as lcjax.train or scripts/parity.py."""
         words = self.words
-        if words[0] != "python":
-            return words[0]
-        return words[2] if words[1] == "-m" else words[1]
+        if words[0] == "lcjax":
+            return f"lcjax.{words[1]}"
+        return words[1] if words[0] == "python" else words[0]
 
     @property
     def argv(self) -> list[str]:
         """The arguments, with placeholders and lengths replaced, and with the flags of SHORTER."""
-        words = self.words[3 if self.words[1] == "-m" else 2 :]
+        words = self.words[2:]
         for number, word in enumerate(words[:-1]):
             if word == "--max-seq-length":
                 words[number + 1] = LENGTH
@@ -93,7 +100,7 @@ class Command:
     @property
     def is_a_name(self) -> bool:
         """Whether the command only names a program, within a sentence."""
-        return len(self.words) == (3 if self.words[1] == "-m" else 2)
+        return len(self.words) == 2
 
 
 def commands(text: str, document: str) -> list[Command]:

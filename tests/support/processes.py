@@ -1,4 +1,4 @@
-"""Runs `python -m lcjax.train` in a separate process, and watches the files that it writes."""
+"""Runs `lcjax train` in a separate process, and watches the files that it writes."""
 
 from __future__ import annotations
 

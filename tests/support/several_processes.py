@@ -1,4 +1,4 @@
-"""Runs `python -m lcjax.train` in several processes of one machine, with two CPU devices each."""
+"""Runs `lcjax train` in several processes of one machine, with two CPU devices each."""
 
 from __future__ import annotations
 

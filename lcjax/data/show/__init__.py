@@ -1,4 +1,4 @@
-"""`python -m lcjax.data show`: packed rows as text, with what is learned marked.
+"""`lcjax data show`: packed rows as text, with what is learned marked.
 
 arguments.py  flags
 command.py    reads the data and prints

@@ -1,4 +1,4 @@
-"""The flags of `python -m lcjax.data show`."""
+"""The flags of `lcjax data show`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class ShowArguments:
 
     What is learned is green. Without color it is between {+ and +}. Examples:
 
-      python -m lcjax.data show --data chat.jsonl --model DIR_OR_HUB_ID --max-seq-length 8192
-      python -m lcjax.data show --data faq.csv --columns instruction=question output=answer --rows 1
+      lcjax data show --data chat.jsonl --model DIR_OR_HUB_ID --max-seq-length 8192
+      lcjax data show --data faq.csv --columns instruction=question output=answer --rows 1
     """
 
     data: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Runs `python -m lcjax.data show` after its flags are parsed."""
+"""Runs `lcjax data show` after its flags are parsed."""
 
 from __future__ import annotations
 

@@ -28,9 +28,7 @@ def how_to_resume(arguments: TrainingArguments, data: Sequence[str | Path], outp
     if not step:
         return "the same command"
     programs = f" --programs-dir {shlex.quote(str(arguments.programs_dir))}" if arguments.programs_dir else ""
-    return (
-        f"python -m lcjax.train --output-dir {shlex.quote(str(output_dir))} --resume-from-checkpoint latest{programs}"
-    )
+    return f"lcjax train --output-dir {shlex.quote(str(output_dir))} --resume-from-checkpoint latest{programs}"
 
 
 def _call(arguments: TrainingArguments, data: Sequence[str | Path], output_dir: Path, step: int) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
+from lcjax import __main__ as lcjax_main
+from lcjax.__main__ import COMMANDS
 from lcjax.cli.entry import entry_point
 
 
@@ -44,3 +49,21 @@ def test_a_missing_folder_is_named(tmp_path, monkeypatch, capsys):
     (tmp_path / "gone").rmdir()
     assert entry_point(lambda argv: 0)([]) == 2
     assert capsys.readouterr().err == ("error: the current folder no longer exists; change to another\n")
+
+
+def test_the_installed_names_are_those_of_the_help():
+    """The scripts next to this Python, not those of another installation on the PATH."""
+    scripts = Path(sys.executable).parent
+    for words in (["lcjax", "train"], ["lcjax-train"]):
+        command = [str(scripts / words[0]), *words[1:], "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("usage: lcjax train ")
+    done = subprocess.run([str(scripts / "lcjax"), "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"lcjax {importlib.metadata.version('lcjax')}\n"
+
+
+def test_every_command_has_an_installed_name():
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    expected = {f"lcjax-{name}": f"lcjax.__main__:{name}" for name in COMMANDS}
+    assert project["scripts"] == {"lcjax": "lcjax.__main__:script"} | expected
+    assert all(callable(getattr(lcjax_main, name)) for name in COMMANDS)

@@ -1,4 +1,4 @@
-"""The commands `python -m lcjax.tokens` and `python -m lcjax.audit`."""
+"""The commands `lcjax tokens` and `lcjax audit`."""
 
 import json
 import re

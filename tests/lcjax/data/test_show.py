@@ -1,4 +1,4 @@
-"""`python -m lcjax.data show`: rows as text, the notation of what is learned, and the summary."""
+"""`lcjax data show`: rows as text, the notation of what is learned, and the summary."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def shown(capsys, *words):
 def test_the_page_shows_what_is_printed(chat, capsys):
     out = shown(capsys, "--data", chat, "--max-seq-length", "128", "--eval-fraction", "0", "--rows", "1")
     page = DOCS.read_text(encoding="utf-8")
-    example = page.partition("python -m lcjax.data show --data chat.jsonl")[2].partition("```\n\n```\n")[2]
+    example = page.partition("lcjax data show --data chat.jsonl")[2].partition("```\n\n```\n")[2]
     assert example.partition("\n```")[0].rstrip() == out.rstrip()
 
 

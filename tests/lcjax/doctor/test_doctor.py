@@ -1,4 +1,4 @@
-"""`python -m lcjax.doctor`, and the same advice in lcjax.train before its first step."""
+"""`lcjax doctor`, and the same advice in lcjax.train before its first step."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def doctor(capsys, model_dir, data_dir):
         code = main([str(flag) for flag in asked])
         content = json.loads(capsys.readouterr().out)
         words = shlex.split(content["command"])
-        assert words[:3] == ["python", "-m", "lcjax.train"]
-        return code, {finding["question"]: finding["answer"] for finding in content["findings"]}, words[3:]
+        assert words[:2] == ["lcjax", "train"]
+        return code, {finding["question"]: finding["answer"] for finding in content["findings"]}, words[2:]
 
     return run
 
@@ -126,7 +126,7 @@ def test_findings_override_the_request():
         [Finding("?", "!", {"max-seq-length": "8"}), Finding("?", "!", {"quantize": "nf4"})],
     )
     assert re.fullmatch(
-        r"python -m lcjax\.train --model m --data 'a b' c --max-seq-length 8 --full-finetuning --quantize nf4 "
+        r"lcjax train --model m --data 'a b' c --max-seq-length 8 --full-finetuning --quantize nf4 "
         r"--output-dir runs/m-\d{8}-\d{6}",
         line,
     )

@@ -1,4 +1,4 @@
-"""The command `python -m lcjax.evaluate`."""
+"""The command `lcjax evaluate`."""
 
 from __future__ import annotations
 

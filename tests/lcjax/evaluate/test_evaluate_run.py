@@ -1,4 +1,4 @@
-"""`python -m lcjax.evaluate --run`: evaluates a run on its held-out text, with correct claims."""
+"""`lcjax evaluate --run`: evaluates a run on its held-out text, with correct claims."""
 
 from __future__ import annotations
 

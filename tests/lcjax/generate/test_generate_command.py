@@ -1,4 +1,4 @@
-"""The command `python -m lcjax.generate`."""
+"""The command `lcjax generate`."""
 
 from __future__ import annotations
 

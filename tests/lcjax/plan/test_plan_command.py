@@ -1,4 +1,4 @@
-"""The command line of `python -m lcjax.plan`."""
+"""The command line of `lcjax plan`."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_the_plot_shows_the_memory_and_its_limit(plan, tiny_json, tmp_path, comp
         (("--model", "llama-3.1-9b"), r"--model llama-3.1-9b is unknown; did you mean llama-3.1-8b .*"),
         (("--max-seq-length", "1"), "--max-seq-length 1 is out of range; it must be from 2 to 2,147,483,647"),
         (("--host-gb", "0"), "--host-gb 0.0 is out of range; it must be positive"),
-        (("--host-memory", "abc"), "--host-memory: 'abc' is not a number; see python -m lcjax.plan --help"),
+        (("--host-memory", "abc"), "--host-memory: 'abc' is not a number; see lcjax plan --help"),
         (("--vram-gb", "0.5"), "--vram-gb 0.5 leaves no memory after the margin of 1.0 GiB"),
         (
             ("--find-max", "--max-seq-length", "9"),

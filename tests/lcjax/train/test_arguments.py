@@ -59,7 +59,7 @@ def test_the_help_has_every_flag_in_one_section_and_common_flags_first(capsys):
     shown = capsys.readouterr().out
     first = [shown.index(f"{flag(name)} ") for name in ("model", "data", "max_seq_length", "output_dir")]
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("python -m lcjax.train ")
+    assert capsys.readouterr().out.startswith("lcjax train ")
     assert first[-1] < shown.index("--learning-rate FLOAT")
 
 
@@ -73,8 +73,8 @@ def test_the_help_names_every_flag_and_gives_examples(capsys):
     shown = capsys.readouterr().out
     for field in dataclasses.fields(RunArguments):
         assert flag(field.name) in shown
-    assert "python -m lcjax.train --model DIR_OR_HUB_ID --data book.txt" in shown
-    assert "python -m lcjax.train --output-dir runs/x --resume-from-checkpoint latest" in shown
+    assert "lcjax train --model DIR_OR_HUB_ID --data book.txt" in shown
+    assert "lcjax train --output-dir runs/x --resume-from-checkpoint latest" in shown
 
 
 @pytest.mark.parametrize(

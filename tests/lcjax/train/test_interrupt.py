@@ -126,7 +126,7 @@ def test_an_evaluation_cut_short_is_made_up_for(
     assert not (run / "adapter").exists()
     last = capsys.readouterr().err.splitlines()[-1]
     if steps:
-        assert f"saved after step {steps}; resume with: python -m lcjax.train --output-dir {run} --resume" in last
+        assert f"saved after step {steps}; resume with: lcjax train --output-dir {run} --resume" in last
     else:
         assert last == "SIGTERM: stopped before the first step; resume with: the same command"
 

@@ -1,4 +1,4 @@
-"""`python -m lcjax.train --quantize nf4`: recorded, resumed exactly, or refused."""
+"""`lcjax train --quantize nf4`: recorded, resumed exactly, or refused."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def test_a_signal_saves_and_prints_how_to_resume(arguments, uninterrupted, cache
     resume = stop(process, signal.SIGINT, run)
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
-    assert main(shlex.split(resume)[3:]) == 0
+    assert main(shlex.split(resume)[2:]) == 0
     output = "".join(capsys.readouterr())
     assert [line for line in output.splitlines() if not re.fullmatch(f"{PROGRESS}|{FILES}", line)] == []
     assert records(run) == uninterrupted
@@ -149,7 +149,7 @@ def stop(process: subprocess.Popen[str], number: signal.Signals, run: Path) -> s
     said = re.fullmatch(rf"{number.name}: saved after step (\d+); resume with: (.*)", last)
     assert said, output
     assert max(complete_saves(run / "checkpoints")) == int(said[1]) == lines(metrics) < MAX_STEPS
-    assert said[2].startswith("python -m lcjax.train --output-dir ")
+    assert said[2].startswith("lcjax train --output-dir ")
     return said[2]
 
 

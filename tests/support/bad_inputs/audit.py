@@ -1,4 +1,4 @@
-"""Bad inputs of `python -m lcjax.audit`."""
+"""Bad inputs of `lcjax audit`."""
 
 from tests.support.bad_inputs.common import Case, data, lengths, outputs, words
 

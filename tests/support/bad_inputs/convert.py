@@ -1,4 +1,4 @@
-"""Bad inputs of `python -m lcjax.convert`."""
+"""Bad inputs of `lcjax convert`."""
 
 from tests.support.bad_inputs.common import Case, models
 

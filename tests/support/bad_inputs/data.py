@@ -1,4 +1,4 @@
-"""Bad inputs of `python -m lcjax.data show`."""
+"""Bad inputs of `lcjax data show`."""
 
 from tests.support.bad_inputs.common import Case, data, lengths, words
 

@@ -1,4 +1,4 @@
-"""Bad inputs of `python -m lcjax.doctor`."""
+"""Bad inputs of `lcjax doctor`."""
 
 from tests.support.bad_inputs.common import Case, data, lengths, models, outputs, words
 

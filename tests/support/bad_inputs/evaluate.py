@@ -1,4 +1,4 @@
-"""Bad inputs of `python -m lcjax.evaluate`."""
+"""Bad inputs of `lcjax evaluate`."""
 
 from tests.support.bad_inputs.common import Case, data, models, words
 

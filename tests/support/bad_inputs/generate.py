@@ -1,4 +1,4 @@
-"""Bad inputs of `python -m lcjax.generate`."""
+"""Bad inputs of `lcjax generate`."""
 
 from tests.support.bad_inputs.common import Case, models, words
 

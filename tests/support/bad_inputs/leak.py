@@ -1,4 +1,4 @@
-"""Bad inputs of `python -m lcjax.leak`."""
+"""Bad inputs of `lcjax leak`."""
 
 from tests.support.bad_inputs.common import Case, data, models, words
 

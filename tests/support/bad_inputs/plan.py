@@ -1,4 +1,4 @@
-"""Bad inputs of `python -m lcjax.plan`."""
+"""Bad inputs of `lcjax plan`."""
 
 from tests.support.bad_inputs.common import Case, lengths, models, outputs, words
 

@@ -1,4 +1,4 @@
-"""Bad inputs of `python -m lcjax.tokens`."""
+"""Bad inputs of `lcjax tokens`."""
 
 from tests.support.bad_inputs.common import Case, data, lengths, models, outputs
 

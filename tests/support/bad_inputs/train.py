@@ -1,4 +1,4 @@
-"""Bad inputs of `python -m lcjax.train`."""
+"""Bad inputs of `lcjax train`."""
 
 from tests.support.bad_inputs.common import Case, data, lengths, models, words
 
