@@ -15,7 +15,14 @@ import jax
 from lcjax.plan.compiling.aot import compile_lowered
 from tests.support.xla_options import QUICK_TO_COMPILE, QUICKEST_TO_COMPILE
 
-__all__ = ["KERNELS", "QUICKEST_TO_COMPILE", "QUICK_TO_COMPILE", "compile_optimized", "compile_with_known_kernels"]
+__all__ = [
+    "KERNELS",
+    "QUICKEST_TO_COMPILE",
+    "QUICK_TO_COMPILE",
+    "compile_optimized",
+    "compile_with_known_kernels",
+    "known_kernels",
+]
 
 KERNELS = "LCJAX_TEST_KERNELS"
 """Environment variable with the folder of the kernels that XLA has compiled for GPUs."""
@@ -38,7 +45,7 @@ def compile_with_known_kernels(lowered: jax.stages.Lowered, options: dict[str, A
     be for another GPU, and its PTX is not dumped.
     """
     try:
-        with _known_kernels() as path:
+        with known_kernels() as path:
             return compile_lowered(lowered, {"xla_gpu_kernel_cache_file": str(path)} | (options or {}))
     except jax.errors.JaxRuntimeError as error:
         if _UNREADABLE not in str(error):
@@ -50,7 +57,7 @@ def compile_with_known_kernels(lowered: jax.stages.Lowered, options: dict[str, A
 
 
 @contextlib.contextmanager
-def _known_kernels() -> Iterator[Path]:
+def known_kernels() -> Iterator[Path]:
     """A file with the kernels that all processes of the tests have compiled, for one compilation.
 
     XLA writes it in place, so it is a copy, which then replaces the shared file. What another

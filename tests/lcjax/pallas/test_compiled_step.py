@@ -15,8 +15,8 @@ from lcjax.plan.workload import Workload
 from tests.support.thin import thinned
 
 TOKENS = 131_072
-# The depth changes only the length of the scan, not the program.
-CONFIG = dataclasses.replace(PRESETS["llama-3.1-8b"], num_hidden_layers=2)
+# The kernels of the step with `offload_attn` are those of test_plan_command.py.
+CONFIG, RANK = PRESETS["llama-3.1-8b"], 32
 
 
 # The backward pass recomputes the layer, except what the policy saves. RoPE also runs in its own
@@ -38,7 +38,7 @@ RECOMPUTED = {"attention_forward": 2, "attention_dq": 1, "attention_dkv": 1, "ro
 )
 def test_the_step_contains_the_kernels(policy, memory, attention, expected):
     workload = Workload(
-        "8b", CONFIG, "h100-80gb", lora_r=8, use_gradient_checkpointing=policy, memory=memory, attention=attention
+        "8b", CONFIG, "h100-80gb", RANK, use_gradient_checkpointing=policy, memory=memory, attention=attention
     )
     assert compile_step(workload, requested_settings(workload, TOKENS)).program.kernels() == expected
 

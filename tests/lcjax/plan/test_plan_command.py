@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from lcjax.plan import plot
 from lcjax.plan.__main__ import main
 from lcjax.plan.compiling import aot
 from lcjax.plan.compiling.memory import GIB
+from tests.support.compiling import known_kernels
+from tests.support.tiny_model import TOKENS
 
 KEYS = {
     "model", "gpu", "max_seq_length", "fits", "device_bytes", "device_argument_bytes", "device_temp_bytes",
@@ -34,27 +37,30 @@ def plan(capsys):
 
 
 def test_the_real_step_end_to_end(plan, tiny_json):
-    code, out, err = plan("--model", tiny_json, "--max-seq-length", 1024, "--lora-r", 4, "--json", "-")
+    # With the length and the rank of other tests of the compiler, their kernels are the same.
+    code, out, err = plan("--model", tiny_json, "--max-seq-length", TOKENS, "--lora-r", 8, "--json", "-")
     found = json.loads(out)
     assert code == 0
     assert found.keys() >= KEYS
-    assert (found["gpu"], found["max_seq_length"], found["fits"]) == ("h100-80gb", 1024, True)
+    assert (found["gpu"], found["max_seq_length"], found["fits"]) == ("h100-80gb", TOKENS, True)
     assert (found["policy"], found["attention"], found["host_bytes"]) == ("none", "pallas", 0)
     assert found["device_limit_bytes"] == 84_978_434_048 - GIB
     assert 0 < found["device_argument_bytes"] + found["device_temp_bytes"] <= found["device_bytes"]
     assert found["kernels"]["attention_forward"] == 1
-    assert "1,024 tokens, h100-80gb: fits" in err
+    assert "2,048 tokens, h100-80gb: fits" in err
     assert "lcjax/model/" in err
 
 
 def test_several_gpus_and_hosts(plan, tiny_json):
     """All of them share a sequence; each GPU has the whole model."""
-    flags = ("--model", tiny_json, "--max-seq-length", 1024, "--lora-r", 4, "--memory", "none", "--json", "-")
-    code, out, _ = plan(*flags, "--gpus", 8, "--hosts", 4)
+    tokens = 16_384  # with these flags, the kernels are those of test_several_gpus.py
+    layers = ("--use-gradient-checkpointing", "offload", "--memory", "tile=1024")
+    flags = ("--model", tiny_json, "--max-seq-length", tokens, "--lora-r", 8, *layers, "--json", "-")
+    code, out, _ = plan(*flags, "--gpus", 4, "--hosts", 2)
     found = json.loads(out)
-    assert (code, found["gpus"], found["hosts"], found["local_tokens"]) == (0, 8, 4, 32)
-    assert found["mesh"] == {"data": 1, "ring": 8, "heads": 4, "shard_axes": []}
-    batch = 4 * 4 * 1024 // 32
+    assert (code, found["gpus"], found["hosts"], found["local_tokens"]) == (0, 4, 2, tokens // 8)
+    assert found["mesh"] == {"data": 1, "ring": 2, "heads": 4, "shard_axes": []}
+    batch = 4 * 4 * tokens // 8
     assert found["device_argument_bytes"] == found["weights_bytes"] + found["state_bytes"] + batch
 
 
@@ -191,7 +197,15 @@ def test_an_error_says_how_to_install_the_compiler(plan, tiny_json, monkeypatch)
 def test_an_8b_at_131072_tokens_in_a_process_of_its_own(tmp_path):
     """A real plan; XLA's log, which warns of such lengths, is not shown."""
     command = "-m lcjax.plan --model llama-3.1-8b --max-seq-length 131072 --lora-r 32 --json".split()
-    done = subprocess.run([sys.executable, *command, "-"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    with known_kernels() as kernels:
+        done = subprocess.run(
+            [sys.executable, *command, "-"],
+            env={**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_kernel_cache_file={kernels}"},
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+        )
     found = json.loads(done.stdout)
     assert (done.returncode, found["fits"]) == (0, True)
     # Every layer's input and attention output, and float32 log-sum-exps.

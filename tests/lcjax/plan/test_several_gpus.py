@@ -14,13 +14,16 @@ from lcjax.plan.compiling.collectives import collectives
 from lcjax.plan.compiling.compile import CompiledStep, compile_step
 from lcjax.plan.compiling.parameters import abstract_params, tree_bytes
 from lcjax.plan.workload import Workload
+from tests.support.thin import thinned
 from tests.support.tiny_model import TINY
 
+# Eight GPUs have the kernels of test_plan_command.py.
 TOKENS, LAYERS, WIDTH = 16_384, 3, 128
 ONE = Workload("tiny", TINY, "h100-80gb", 8, None, "offload", memory="tile=1024")
 WORKLOADS = {
     "heads": dataclasses.replace(ONE, gpus=2),
     "ring": dataclasses.replace(ONE, gpus=2, mesh=MeshRequest(ring_degree=2)),
+    "ring and heads": dataclasses.replace(ONE, gpus=8),
     "every weight": dataclasses.replace(ONE, gpus=2, lora_r=0),
 }
 
@@ -30,21 +33,30 @@ def compiled(name: str) -> CompiledStep:
     return compile_step(WORKLOADS[name], requested_settings(WORKLOADS[name], TOKENS))
 
 
-@pytest.mark.parametrize("name", ["heads", "ring"])
+def with_both_in_every_run(*names: str) -> list[str]:
+    """A step with a ring and heads has everything of those with one of them, but its own kernels."""
+    return thinned([*names, "ring and heads"], lambda name: name == "ring and heads")
+
+
+@pytest.mark.parametrize("name", with_both_in_every_run("heads", "ring"))
 def test_each_gpu_offloads_its_own_tokens(name):
-    assert compiled(name).memory.host_bytes == LAYERS * TOKENS // 2 * WIDTH * 2
+    assert compiled(name).memory.host_bytes == LAYERS * TOKENS // WORKLOADS[name].gpus * WIDTH * 2
 
 
-def test_the_gpus_exchange_tokens_for_heads():
-    found = {row.kind: row for row in collectives(compiled("heads").program)}
-    assert set(found) == {"all-to-all", "all-gather", "all-reduce"}
+@pytest.mark.parametrize("name", with_both_in_every_run("heads"))
+def test_the_gpus_exchange_tokens_for_heads(name):
+    found = {row.kind: row for row in collectives(compiled(name).program)}
+    assert found.keys() - {"collective-permute"} == {"all-to-all", "all-gather", "all-reduce"}
+    assert ("collective-permute" in found) == ("ring" in name)
     # Forward: q, k, v and the output. Backward: these again, delta, and the four gradients.
     assert found["all-to-all"].calls == 4 + 9
 
 
-def test_keys_travel_while_kernels_run():
-    found = {row.kind: row for row in collectives(compiled("ring").program)}
-    assert set(found) == {"collective-permute", "all-reduce"}
+@pytest.mark.parametrize("name", with_both_in_every_run("ring"))
+def test_keys_travel_while_kernels_run(name):
+    found = {row.kind: row for row in collectives(compiled(name).program)}
+    assert found.keys() - {"all-to-all", "all-gather"} == {"collective-permute", "all-reduce"}
+    assert ("all-to-all" in found) == ("heads" in name)
     # Keys and values of three passes, and the sums of their gradients; the last hop is alone.
     assert (found["collective-permute"].calls, found["collective-permute"].overlapped) == (4, 3)
 
