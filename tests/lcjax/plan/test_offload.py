@@ -13,7 +13,7 @@ from lcjax.config.presets import PRESETS
 from lcjax.errors import InputError
 from lcjax.memory import stack as memory_stack
 from lcjax.plan.choosing.settings import requested_settings
-from lcjax.plan.compiling.compile import compile_step
+from lcjax.plan.compiling.compile import CompiledStep, compile_step
 from lcjax.plan.compiling.offload import host_arrays
 from lcjax.plan.workload import Workload
 from lcjax.step import program
@@ -53,13 +53,11 @@ def test_a_compiled_step_has_exactly_these_bytes(policy):
     assert (expected > 0) == policy.startswith("offload")
 
 
-def weights_at_known_offsets(policy: str, memory: str = "none") -> set[str]:
+def weights_at_known_offsets(step: CompiledStep) -> set[str]:
     """Shapes of the weights that XLA slices out of their stack at offsets it knows.
 
     XLA may copy such slices with the copy engine.
     """
-    workload = Workload("tiny", TINY, "h100-80gb", 8, None, policy, memory)
-    step = compile_step(workload, requested_settings(workload, TOKENS))
     slices = [x for x in step.program.instructions.values() if x.attribute(r'"dynamic_slice_config":\{"(\w+)"')]
     weights = {f"bf16[1,{out_features},{in_features}]" for out_features, in_features in TINY.linear_shapes().values()}
     return weights & {shape for x in slices for shape, _ in x.arrays}
@@ -70,11 +68,12 @@ def weights_at_known_offsets(policy: str, memory: str = "none") -> set[str]:
     thinned([("offload", "none"), ("offload_attn", "none"), ("offload", "tile=1024")], lambda case: "tile" in case[1]),
 )
 def test_weights_do_not_wait_behind_copies_from_the_host(policy, memory):
-    assert not weights_at_known_offsets(policy, memory)
+    workload = Workload("tiny", TINY, "h100-80gb", 8, None, policy, memory)
+    assert not weights_at_known_offsets(compile_step(workload, requested_settings(workload, TOKENS)))
 
 
 def test_without_offload_the_offsets_are_known():
-    assert weights_at_known_offsets("full")
+    assert weights_at_known_offsets(compiled("full"))
 
 
 def test_what_stayed_on_the_device_is_named(monkeypatch):
