@@ -7,6 +7,7 @@ JAX fixes the number of CPU devices when it starts, and other tests run on one d
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import subprocess
@@ -48,6 +49,7 @@ class Case:
       shard_axes: the axes along which devices share the weights.
       quantize: as in `lcjax.weights.load_model_files`.
       broken: a fault of `MUTANTS` to plant.
+      folder: that of another model and its adapter, which `tests.support.oracles.make_oracle` wrote.
     """
 
     mesh: tuple[int, int, int]
@@ -56,6 +58,7 @@ class Case:
     quantize: str | None = None
     shard_axes: tuple[str, ...] = ()
     broken: str | None = None
+    folder: str | None = None
 
 
 MUTANTS = {
@@ -98,12 +101,14 @@ def gradients_in(
 
 
 def main(arguments: Sequence[str]) -> None:
-    folder, model, *adapter = map(Path, arguments)
+    gc.set_threshold(50_000, 10, 10)  # as in conftest.py
+    folder, *own = map(Path, arguments)
     FAMILIES[DENSE.model_type] = DENSE
     for number, fields in enumerate(json.loads((folder / "cases.json").read_text()).values()):
         case = Case(**fields | {name: tuple(fields[name]) for name in ("mesh", "shard_axes")})
         batch = dict(np.load(folder / f"batch-{case.batch}.npz"))
-        loss, gradients = _gradients(case, batch, model, *adapter)
+        model = own if case.folder is None else [Path(case.folder) / name for name in ("model", "adapter")]
+        loss, gradients = _gradients(case, batch, *model)
         arrays = {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(gradients)}
         np.savez(folder / f"result-{number}.npz", loss=loss, **arrays)
 

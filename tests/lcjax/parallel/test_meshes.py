@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -60,6 +62,19 @@ BROKEN = {
     "one device's tokens alone": Case((2, 2, 2), "packed", LAYERS["plain"]),
 }
 
+# Norms over all heads, soft caps, and layers that differ in window and RoPE.
+OF_FAMILIES = {
+    "olmo2": ({"model_type": "olmo2"}, Case((2, 2, 2), "packed", LAYERS["tiles"])),
+    "gemma2": (
+        {"model_type": "gemma2", "sliding_window": 20, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+        Case((1, 2, 4), "packed", LAYERS["plain"]),
+    ),
+    "gemma3": (
+        {"model_type": "gemma3_text", "sliding_window": 20, "sliding_window_pattern": 2},
+        Case((2, 2, 2), "one document", LAYERS["tiles, two groups of heads, every second input"]),
+    ),
+}
+
 
 @pytest.fixture(scope="module")
 def oracle(tmp_path_factory) -> Oracle:
@@ -75,12 +90,27 @@ def batches(oracle) -> dict[str, dict[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="module")
-def results(request, oracle, batches, tmp_path_factory):
+def families(request, tmp_path_factory) -> dict[str, Oracle]:
+    """The models of the selected families, which have the batches of the others."""
+    wanted = {item.callspec.params.get("family") for item in request.session.items if item.path == request.path}
+    return {
+        family: make_oracle(tmp_path_factory.mktemp("family"), **FIELDS | fields)
+        for family, (fields, _) in OF_FAMILIES.items()
+        if family in wanted
+    }
+
+
+@pytest.fixture(scope="module")
+def results(request, oracle, families, batches, tmp_path_factory):
     """The results of the cases that this run of the tests has selected."""
     wanted = {item.callspec.params.get("name") for item in request.session.items if item.path == request.path}
     cases = {name: case for name, case in CASES.items() if name in wanted}
     cases |= {name: case for name, case in SHARDED.items() if name in wanted}
     cases |= {name: Case(**{**vars(case), "broken": name}) for name, case in BROKEN.items() if name in wanted}
+    cases |= {
+        family: dataclasses.replace(OF_FAMILIES[family][1], folder=str(other.directory.parent))
+        for family, other in families.items()
+    }
     return gradients_in(tmp_path_factory.mktemp("results"), cases, batches, oracle.directory, oracle.adapter)
 
 
@@ -119,28 +149,12 @@ def test_weights_that_devices_share(name, results, expected):
     assert ratio(results[name], expected["packed"]) <= 1
 
 
-# Norms over all heads, soft caps, and layers that differ in window and RoPE.
-OF_FAMILIES = {
-    "olmo2": ({"model_type": "olmo2"}, Case((2, 2, 2), "packed", LAYERS["tiles"])),
-    "gemma2": (
-        {"model_type": "gemma2", "sliding_window": 20, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
-        Case((1, 2, 4), "packed", LAYERS["plain"]),
-    ),
-    "gemma3": (
-        {"model_type": "gemma3_text", "sliding_window": 20, "sliding_window_pattern": 2},
-        Case((2, 2, 2), "one document", LAYERS["tiles, two groups of heads, every second input"]),
-    ),
-}
-
-
 @pytest.mark.parametrize("family", thinned(OF_FAMILIES, lambda family: family == "gemma2"))
-def test_gradients_of_other_families(family, batches, tmp_path):
-    fields, case = OF_FAMILIES[family]
-    oracle, batch = make_oracle(tmp_path / "model", **FIELDS | fields), batches[case.batch]
-    [result] = gradients_in(tmp_path, {family: case}, {case.batch: batch}, oracle.directory, oracle.adapter).values()
+def test_gradients_of_other_families(family, results, families, batches):
+    oracle, batch = families[family], batches[OF_FAMILIES[family][1].batch]
     names = names_of(oracle.model())
     plain, exact = (_by_path(torch_gradients(model, batch, names)) for model in (oracle.plain, oracle.exact))
-    assert ratio(result, (None, plain, exact)) <= 1
+    assert ratio(results[family], (None, plain, exact)) <= 1
 
 
 @pytest.mark.parametrize("name", BROKEN)
