@@ -177,9 +177,9 @@ def test_parts_are_the_whole():
 @pytest.mark.usefixtures("one_process_a_side")
 def test_long_shapes_are_judged_on_samples_of_rows(capsys, monkeypatch):
     small = {
-        "full attention": cases.LongShape(160, 2, 1, 64),
-        "a window": cases.LongShape(160, 1, 1, 64, window=60),
-        "rope": cases.LongShape(160, 2, 1, 64, of="rope"),
+        "full attention": cases.LongShape(300, 2, 1, 64),
+        "a window": cases.LongShape(300, 1, 1, 64, window=100),
+        "rope": cases.LongShape(300, 2, 1, 64, of="rope"),
     }
     monkeypatch.setattr(cases, "long_matrix", lambda: small)
     assert parity.main(["--long"]) == 0
