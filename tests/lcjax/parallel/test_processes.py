@@ -54,8 +54,7 @@ def test_killed_signaled_and_resumed_by_other_numbers_of_processes(arguments, tm
     assert "another process of the run had ended" in output
     assert time.monotonic() - killed < 60
 
-    # Once is enough for the check of leaks, which compiles a program.
-    resumed = [*folder, "--resume-from-checkpoint", "latest", "--skip-leak-check"]
+    resumed = [*folder, "--resume-from-checkpoint", "latest"]
     saved = complete_saves(tmp_path / "run" / "checkpoints")[-1]
     both = start_together(resumed, tmp_path, cache)
     wait_until(lambda: complete_saves(tmp_path / "run" / "checkpoints")[-1] > saved, both[0])
@@ -68,8 +67,7 @@ def test_killed_signaled_and_resumed_by_other_numbers_of_processes(arguments, tm
     ) or (stopped == STEPS)
 
     assert main(resumed) == 0
-    alone = ["--save-steps", str(STEPS), "--skip-leak-check", "--output-dir", str(tmp_path / "alone")]
-    assert main([*arguments, *alone]) == 0
+    assert main([*arguments, "--save-steps", str(STEPS), "--output-dir", str(tmp_path / "alone")]) == 0
     _assert_same_losses(tmp_path / "run", tmp_path / "alone")
 
 
