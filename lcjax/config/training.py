@@ -106,6 +106,14 @@ class TrainingArguments:
     """
     early_stopping_threshold: float = 0.0
     """By how much an evaluation must improve the metric to count as an improvement."""
+    sample_prompts: Path | None = None
+    """A file of prompts, one a line, or .jsonl with the messages of a conversation on each line. The
+    model's answers during the run are in samples.jsonl.
+    """
+    sample_steps: int = 0
+    """Steps between samples; 0 samples at every evaluation."""
+    sample_tokens: int = 64
+    """The most tokens of a sample; they are the most likely ones (greedy)."""
     logging_steps: int = 1
     """Steps between lines on a terminal without cursor control, and between TensorBoard points;
     metrics.jsonl has every step.
@@ -185,7 +193,7 @@ class TrainingArguments:
 
     def _take_paths(self) -> None:
         """Converts paths given as strings, and the reverse; programs may give either."""
-        for name in ("output_dir", "programs_dir"):
+        for name in ("output_dir", "programs_dir", "sample_prompts"):
             if isinstance(path := getattr(self, name), str):
                 object.__setattr__(self, name, Path(path))
         if isinstance(self.resume_from_checkpoint, Path):
@@ -224,14 +232,14 @@ class TrainingArguments:
     def _check_ranges(self):
         at_least_one = (
             "per_device_train_batch_size", "gradient_accumulation_steps", "eval_batches", "eval_steps", "save_steps",
-            "save_total_limit", "logging_steps",
+            "save_total_limit", "logging_steps", "sample_tokens",
         )  # fmt: skip
         ranges = {name: (1, float("inf")) for name in at_least_one}
         ranges |= {
             name: (0, float("inf"))
             for name in (
                 "learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "early_stopping_patience",
-                "early_stopping_threshold",
+                "early_stopping_threshold", "sample_steps",
             )
         }  # fmt: skip
         ranges |= {"warmup_ratio": (0, 1), "eval_fraction": (0, 0.9), "seed": (0, 2**32 - 1)}

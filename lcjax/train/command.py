@@ -53,6 +53,7 @@ from lcjax.train.loop import train
 from lcjax.train.outcome import say_finished
 from lcjax.train.refusals import check_attention_here, check_model, check_policy_early
 from lcjax.train.result import default_output_dir
+from lcjax.train.sampling.samples import check_samples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -138,6 +139,7 @@ def _prepare(
         # Before the processes first exchange something, which starts JAX's devices.
         prepare_devices(_config(arguments), arguments)
     check_policy_early(arguments)
+    check_samples(arguments)
     check_data_paths(arguments.data)
     if arguments.programs_dir:
         check_output_dir("--programs-dir", arguments.programs_dir)
@@ -147,7 +149,7 @@ def _prepare(
         say(console, f"a new run with the settings of {arguments.config}, in {output_dir}")
     folder = opened.enter_context(open_run_folder(output_dir, arguments))
     if folder.has_nothing_to_do(arguments):
-        say_finished(console, folder, arguments)
+        say_finished(console, folder)
         return None
     data = first_before_others(lambda: read_data(arguments, folder, console))
     require_same({"the data": data.fingerprint()})

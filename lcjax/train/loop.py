@@ -18,6 +18,7 @@ from lcjax.config.training import TrainingArguments
 from lcjax.data import Data
 from lcjax.model import Llama
 from lcjax.parallel.processes import any_of, only_first, together, writes_files
+from lcjax.report.records import Best
 from lcjax.train.checkpoints.checkpoint import Checkpoints
 from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
 from lcjax.train.checkpoints.same_run import describe_arguments, describe_data, describe_model
@@ -38,7 +39,8 @@ from lcjax.train.reporting.run_record import write_run_record
 from lcjax.train.result import TrainingResult, default_output_dir
 from lcjax.train.running.computation import Computation
 from lcjax.train.running.held_out import NotFinite, held_out_loss
-from lcjax.train.selection.best import Best, require_held_out
+from lcjax.train.sampling.samples import Samples
+from lcjax.train.selection.best import require_held_out
 from lcjax.train.selection.keeping import Selection
 
 if TYPE_CHECKING:
@@ -161,6 +163,12 @@ class _Run:
         log = together(lambda: RunLog(kept, self.start, self.arguments.logging_steps, folder.records, self.title))
         self.log = resources.enter_context(contextlib.closing(log))
         together(lambda: self.selection.take_over(self.log.evaluations.rows, resume))
+        self.samples = None
+        if self.arguments.sample_prompts is not None:
+            samples = Samples(
+                self.computation, self.tokenizer, self.arguments, self.output_dir, self.start, self.console
+            )
+            self.samples = resources.enter_context(contextlib.closing(samples))
         only_first(self._write_record)
 
     def execute(self) -> TrainingResult:
@@ -168,6 +176,7 @@ class _Run:
         rows = self.log.evaluations.rows
         self.meter = Meter(self.computation, self.log.metrics.rows)
         self._evaluate_if_due(self.start)  # also one that a signal cut short before its checkpoint
+        self._sample_if_due(self.start)
         if self.start and self.selection.must_save(rows, self.start):
             self._save(self.start)
         with TrainingProgress(self.console, self.start, self.max_steps, self.arguments.logging_steps) as progress:
@@ -178,6 +187,7 @@ class _Run:
                     return self._finish(number - 1)
                 self._one_step(number, progress)
                 self._evaluate_if_due(number)
+                self._sample_if_due(number)
                 due = number % self.arguments.save_steps == 0 or number == self.max_steps
                 if due or self.selection.stops_early(rows) or self.selection.must_save(rows, number):
                     self._save(number)
@@ -211,6 +221,11 @@ class _Run:
             together(lambda: self.log.evaluation(row | {"eval_loss_by_position": losses.means()}))
             note = self.selection.note(self.log.evaluations.rows)
             self._say(f"held-out loss {losses.mean:.4f} at step {number} ({losses.tokens:,} tokens){note}")
+
+    def _sample_if_due(self, number: int) -> None:
+        every = self.arguments.sample_steps or self.arguments.eval_steps
+        if self.samples is not None and (number % every == 0 or number == self.max_steps):
+            self.samples.take(number)
 
     def _save(self, number: int) -> None:
         together(self.log.sync)
@@ -253,11 +268,11 @@ class _Run:
             self.computation.restore(self.checkpoints, best.step)
         result = self._result(steps, best)
         if self.was_finished:
-            say_finished(self.console, self.folder, self.arguments)
+            say_finished(self.console, self.folder)
             return result
         weights_dir = only_first(lambda: self._save_results(result.model, best))
         if weights_dir is not None:
-            say_results(self.console, self.output_dir, weights_dir, self.log.evaluations.rows, best)
+            say_results(self.console, self.output_dir, weights_dir)
         return result
 
     def _save_results(self, model: Llama, best: Best | None) -> Path:

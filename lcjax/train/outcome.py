@@ -10,11 +10,10 @@ from rich.console import Console
 
 from lcjax import api
 from lcjax.cli.terminal import say
-from lcjax.config.training import TrainingArguments
 from lcjax.model import Llama, lora
+from lcjax.report.records import RunRecords
+from lcjax.report.summary import summary
 from lcjax.train.checkpoints.folder import RunFolder
-from lcjax.train.reporting.metrics import parse_rows
-from lcjax.train.selection.best import Best, best_evaluation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -50,25 +49,16 @@ def losses_before_and_after(evaluations: list[dict]) -> tuple[float | None, floa
     return (losses[0], losses[-1]) if losses else (None, None)
 
 
-def say_results(
-    console: Console, output_dir: Path, results: Path, evaluations: list[dict], best: Best | None = None
-) -> None:
-    """Prints the results of the run and where its files are; `best` if its weights were saved."""
-    before, after = losses_before_and_after(evaluations)
-    if before is not None and after is not None:
-        of_best = f"{best.value:.4f} at the best step, {best.step}, and " if best else ""
-        say(console, f"held-out loss {before:.4f} before, {of_best}{after:.4f} after")
-    places = {
-        "metrics": "metrics.jsonl",
-        "picture": "loss.png",
-        "checkpoints": "checkpoints",
-        "tensorboard": "tensorboard",
-    }
-    for name, place in {results.name: results.name, **places}.items():
-        say(console, f"{name:<11} {output_dir / place}")
+def say_results(console: Console, output_dir: Path, results: Path) -> None:
+    """Prints a summary of the run and where its files are."""
+    lines = summary(RunRecords.read(output_dir)) | {results.name: str(output_dir / results.name)}
+    names = ("metrics.jsonl", "evaluation.jsonl", "samples.jsonl", "loss.png", "checkpoints", "tensorboard")
+    lines["also there"] = ", ".join(name for name in names if (output_dir / name).exists())
+    for name, text in lines.items():
+        say(console, f"{name:<11} {text}")
 
 
-def say_finished(console: Console, folder: RunFolder, arguments: TrainingArguments) -> None:
+def say_finished(console: Console, folder: RunFolder) -> None:
     """Prints that the run in the folder had nothing left to do."""
     results = folder.results()
     assert results is not None
@@ -76,6 +66,4 @@ def say_finished(console: Console, folder: RunFolder, arguments: TrainingArgumen
     if folder.first_step < folder.saved["max_steps"]:
         ended = f"it was stopped early after step {folder.first_step}"
     say(console, f"{folder.path} is finished: {ended}; nothing is trained")
-    rows = parse_rows(folder.records["evaluation.jsonl"])
-    best = best_evaluation(rows, arguments.metric_for_best_model) if arguments.load_best_model_at_end else None
-    say_results(console, folder.path, results, rows, best)
+    say_results(console, folder.path, results)

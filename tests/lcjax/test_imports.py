@@ -28,7 +28,7 @@ weights | step
 api
 cli
 data | convert | generate
-leak | tokens
+leak | tokens | report
 plan | evaluate | audit
 train
 doctor
@@ -64,6 +64,7 @@ LIBRARIES = {
     "step": "jax optax",
     "leak": "jax numpy rich",
     "tokens": "matplotlib numpy rich",
+    "report": "matplotlib",
     "plan": "jax rich matplotlib",
     "evaluate": "jax numpy rich matplotlib transformers",
     "audit": "matplotlib numpy rich",

@@ -17,6 +17,7 @@ from lcjax.config.training import TrainingArguments
 from lcjax.data import Data
 from lcjax.errors import InputError
 from lcjax.parallel.processes import first_before_others, from_first, writes_files
+from lcjax.report.records import parse_rows
 from lcjax.train.checkpoints.checkpoint import Checkpoints, unused_name
 from lcjax.train.checkpoints.lock import locked
 from lcjax.train.checkpoints.resume import RESULTS, ResumePoint, find_resume_point, refuse_damage, set_newer_aside
@@ -31,10 +32,10 @@ from lcjax.train.checkpoints.same_run import (
     refuse_other_run,
 )
 from lcjax.train.disk import writing
-from lcjax.train.reporting.metrics import RECORDS, damage_of_record, parse_rows
+from lcjax.train.reporting.metrics import RECORDS, damage_of_record
 from lcjax.train.selection.best import stops_early
 
-_FILES = (*RECORDS, "loss.png", RECORD)
+_FILES = (*RECORDS, "samples.jsonl", "loss.png", RECORD)
 _FOLDERS = ("checkpoints", "tensorboard", *RESULTS)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lcjax.cli.outputs import written_atomically
+from lcjax.report.records import parse_rows
 from lcjax.train.disk import writing
 from lcjax.train.reporting.picture import draw_losses
 from lcjax.train.reporting.tensorboard import EventFile
@@ -51,25 +52,6 @@ class JsonLines:
 
     def close(self) -> None:
         self._file.close()
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of such a file, in order; [] if it does not exist."""
-    return parse_rows(path.read_bytes()) if path.exists() else []
-
-
-def parse_rows(content: bytes) -> list[dict[str, Any]]:
-    """The rows of such a file's complete lines, up to the first invalid line."""
-    rows = []
-    for line in content.split(b"\n"):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break  # cut short by a kill; later lines belong to no finished step
-        if not isinstance(row, dict) or "step" not in row:
-            break
-        rows.append(row)
-    return rows
 
 
 def damage_of_record(path: Path, content: bytes) -> str | None:

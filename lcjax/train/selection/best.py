@@ -1,35 +1,19 @@
-"""The best evaluation of a run, and whether its patience is exhausted.
+"""Whether the patience of a run is exhausted.
 
-Both are functions of the rows of evaluation.jsonl. A checkpoint has a copy of that file, so a
-resumed run knows them exactly.
+This and the best evaluation are functions of the rows of evaluation.jsonl. A checkpoint has a copy
+of that file, so a resumed run knows them exactly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from lcjax.config.training import TrainingArguments
 from lcjax.data import Data
 from lcjax.errors import InputError
 
 Rows = Sequence[dict[str, Any]]
-
-
-class Best(NamedTuple):
-    """The best evaluation: after which step, and its value of the metric."""
-
-    step: int
-    value: float
-
-
-def best_evaluation(rows: Rows, metric: str) -> Best | None:
-    """The evaluation with the lowest value, and of equal ones the first; None if there is none.
-
-    The evaluation before the first step is not counted, because nothing was trained then.
-    """
-    found = [Best(row["step"], row[metric]) for row in rows if row["step"]]
-    return min(found, key=lambda best: best.value, default=None)
 
 
 def evaluations_without_improvement(rows: Rows, metric: str, threshold: float = 0.0) -> int:

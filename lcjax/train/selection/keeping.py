@@ -7,9 +7,10 @@ import dataclasses
 from lcjax.config.training import TrainingArguments
 from lcjax.errors import InputError
 from lcjax.parallel.processes import only_first
+from lcjax.report.records import Best, best_evaluation
 from lcjax.train.checkpoints.checkpoint import Checkpoints
 from lcjax.train.checkpoints.resume import ResumePoint
-from lcjax.train.selection.best import Best, Rows, best_evaluation, stops_early
+from lcjax.train.selection.best import Rows, stops_early
 
 
 @dataclasses.dataclass(frozen=True)

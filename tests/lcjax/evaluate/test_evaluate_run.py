@@ -15,8 +15,8 @@ from lcjax.evaluate.arguments import parse
 from lcjax.evaluate.overlap import WINDOW
 from lcjax.evaluate.provenance import load_text
 from lcjax.evaluate.run import Run, TrainingText
+from lcjax.report.records import read_rows
 from lcjax.train.__main__ import main as train_main
-from lcjax.train.reporting.metrics import read_rows
 
 REPOSITORIES = 6
 POSITION = ("--tasks", "position")

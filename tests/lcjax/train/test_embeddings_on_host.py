@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from lcjax.report.records import read_rows
 from lcjax.train.__main__ import main
-from lcjax.train.reporting.metrics import read_rows
 
 
 def test_it_trains_as_without(short, finished, tmp_path):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 import lcjax
+from lcjax.report.records import read_rows
 from lcjax.train.__main__ import main
-from lcjax.train.reporting.metrics import read_rows
 from lcjax.weights.tokenizer import TOKENIZER_FILES
 from tests.support.processes import SHORT, contents, metrics_of, records
 
@@ -33,8 +34,17 @@ def test_resuming_a_finished_run_reports_it_and_changes_nothing(finished, capsys
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == f"{finished} is finished: all of its 4 steps were already taken; nothing is trained"
     losses = [row["eval_loss"] for row in read_rows(finished / "evaluation.jsonl")]
-    assert lines[1] == f"held-out loss {losses[0]:.4f} before, {losses[-1]:.4f} after"
-    assert [line.split()[0] for line in lines[2:]] == ["adapter", "metrics", "picture", "checkpoints", "tensorboard"]
+    shown = dict(line.split(maxsplit=1) for line in lines[1:])
+    assert list(shown) == ["model", "data", "time", "loss", "held", "adapter", "also"]
+    assert shown["held"] == f"out    {losses[0]:.4f} before, {losses[-1]:.4f} after"
+    steps = read_rows(finished / "metrics.jsonl")
+    assert shown["loss"] == f"{steps[0]['loss']:.4f} in the first step, {steps[-1]['loss']:.4f} in the last"
+    assert re.fullmatch(r"tiny, float32; LoRA r=2, [\d,]+ trainable parameters", shown["model"])
+    assert re.fullmatch(r"24 documents, [\d,]+ tokens; \d+ rows of 48, \d+ held out", shown["data"])
+    tokens = sum(row["tokens"] for row in steps)
+    assert re.fullmatch(rf"4 steps, {tokens:,} tokens, [\d.]+ epochs in [\d.]+ s", shown["time"])
+    assert shown["adapter"] == str(finished / "adapter")
+    assert all((finished / name).exists() for name in shown["also"].removeprefix("there  ").split(", "))
     assert contents(finished) == before
 
 

@@ -11,8 +11,8 @@ from lcjax.config import LoraConfig
 from lcjax.model import ModelSettings
 from lcjax.plan.choosing.flops import PEAK_BF16_TFLOPS, step_flops
 from lcjax.plan.compiling.aot import gpu_names, gpu_of_kind
+from lcjax.report.records import read_rows
 from lcjax.train.reporting.measuring import MEASURED, batch_flops, memory, peak_flops, piece_lengths, resident_bytes
-from lcjax.train.reporting.metrics import read_rows
 from tests.support.tiny_model import TINY
 
 

@@ -9,7 +9,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
-from lcjax.train.reporting.metrics import RECORDS, JsonLines, RunLog, damage_of_record, read_rows
+from lcjax.report.records import read_rows
+from lcjax.train.reporting.metrics import RECORDS, JsonLines, RunLog, damage_of_record
 from lcjax.train.reporting.picture import draw_losses
 
 

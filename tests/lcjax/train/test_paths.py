@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 import lcjax
+from lcjax.report.records import read_rows
 from lcjax.train.interrupt import StopRequest
-from lcjax.train.reporting.metrics import read_rows
 
 FLAGS = {"max_steps": 3, "eval_fraction": 0.2, "eval_batches": 1, "save_steps": 3, "skip_leak_check": True}
 

@@ -13,9 +13,9 @@ import lcjax
 from lcjax.config.training import TrainingArguments
 from lcjax.data import load_corpus
 from lcjax.errors import InputError
+from lcjax.report.records import best_evaluation, read_rows
 from lcjax.train.__main__ import main
-from lcjax.train.reporting.metrics import read_rows
-from lcjax.train.selection.best import best_evaluation, evaluations_without_improvement, require_held_out, stops_early
+from lcjax.train.selection.best import evaluations_without_improvement, require_held_out, stops_early
 from lcjax.weights import load_tokenizer
 from tests.support.processes import complete_saves, contents, finish, metrics_of, records
 from tests.support.several_processes import start_together
