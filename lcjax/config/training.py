@@ -107,8 +107,8 @@ class TrainingArguments:
     early_stopping_threshold: float = 0.0
     """By how much an evaluation must improve the metric to count as an improvement."""
     sample_prompts: Path | None = None
-    """A file of prompts, one a line, or .jsonl with the messages of a conversation on each line. The
-    model's answers during the run are in samples.jsonl.
+    """A file of prompts, one a line, or .jsonl with the messages of a conversation on each line.
+    What the model writes during the run is in samples.jsonl.
     """
     sample_steps: int = 0
     """Steps between samples; 0 samples at every evaluation."""

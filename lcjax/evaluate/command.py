@@ -23,6 +23,7 @@ from lcjax.evaluate.tables import tables
 from lcjax.evaluate.tasks import measure, possible_tasks
 from lcjax.evaluate.text import Text
 from lcjax.evaluate.titles import subject
+from lcjax.report.page import write_report
 
 RESULTS = "results.json"
 
@@ -43,6 +44,8 @@ def run(arguments: EvaluateArguments) -> int:
         Console(width=width).print(*tables(results))
         for path in [folder / RESULTS, *draw(results, folder, _title(arguments, source))]:
             say(console, str(path))
+        if arguments.run is not None and folder.parent == arguments.run:
+            say(console, str(write_report(arguments.run)))
     return 0
 
 

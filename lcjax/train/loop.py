@@ -18,6 +18,7 @@ from lcjax.config.training import TrainingArguments
 from lcjax.data import Data
 from lcjax.model import Llama
 from lcjax.parallel.processes import any_of, only_first, together, writes_files
+from lcjax.report.page import PAGE, write_report
 from lcjax.report.records import Best
 from lcjax.train.checkpoints.checkpoint import Checkpoints
 from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
@@ -186,11 +187,13 @@ class _Run:
                 if self.selection.stops_early(rows):
                     return self._finish(number - 1)
                 self._one_step(number, progress)
-                self._evaluate_if_due(number)
+                evaluated = self._evaluate_if_due(number)
                 self._sample_if_due(number)
                 due = number % self.arguments.save_steps == 0 or number == self.max_steps
                 if due or self.selection.stops_early(rows) or self.selection.must_save(rows, number):
                     self._save(number)
+                if evaluated:
+                    only_first(self._write_report)
         return self._leave(self.max_steps) if self._stop_requested() else self._finish(self.max_steps)
 
     def _stop_requested(self) -> str | None:
@@ -207,20 +210,23 @@ class _Run:
         together(lambda: self.log.step(row))
         progress.update(row)
 
-    def _evaluate_if_due(self, number: int) -> None:
+    def _evaluate_if_due(self, number: int) -> bool:
+        """Measures the held-out loss if it is time; returns whether it is now recorded."""
         due = number % self.arguments.eval_steps == 0 or number == self.max_steps
         if not due or not len(self.data.held_out_plan) or self.log.evaluated(number):
-            return
+            return False
         self._say(f"measuring the held-out loss {f'after step {number}' if number else 'before the first step'}")
         try:
             losses = held_out_loss(self.computation, self._stop_requested)
         except NotFinite as error:
             raise self._diverged(number, str(error), error.documents, untrained=number == 0) from None
-        if losses is not None and losses.tokens:
-            row = {"step": number, "eval_loss": losses.mean, "eval_tokens": losses.tokens}
-            together(lambda: self.log.evaluation(row | {"eval_loss_by_position": losses.means()}))
-            note = self.selection.note(self.log.evaluations.rows)
-            self._say(f"held-out loss {losses.mean:.4f} at step {number} ({losses.tokens:,} tokens){note}")
+        if losses is None or not losses.tokens:
+            return False
+        row = {"step": number, "eval_loss": losses.mean, "eval_tokens": losses.tokens}
+        together(lambda: self.log.evaluation(row | {"eval_loss_by_position": losses.means()}))
+        note = self.selection.note(self.log.evaluations.rows)
+        self._say(f"held-out loss {losses.mean:.4f} at step {number} ({losses.tokens:,} tokens){note}")
+        return True
 
     def _sample_if_due(self, number: int) -> None:
         every = self.arguments.sample_steps or self.arguments.eval_steps
@@ -275,11 +281,16 @@ class _Run:
             say_results(self.console, self.output_dir, weights_dir)
         return result
 
+    def _write_report(self) -> None:
+        with writing(self.output_dir / PAGE):
+            write_report(self.output_dir)
+
     def _save_results(self, model: Llama, best: Best | None) -> Path:
         rows = self.log.metrics.rows, self.log.evaluations.rows
         figures = card_figures(self.arguments, model, self.data, *rows, best)
         weights_dir = save_results(model, self.output_dir, self.tokenizer, figures)
         self.log.draw()
+        self._write_report()
         return weights_dir
 
     def _result(self, steps: int, best: Best | None = None, stopped_by: str | None = None) -> TrainingResult:

@@ -11,6 +11,7 @@ from rich.console import Console
 from lcjax import api
 from lcjax.cli.terminal import say
 from lcjax.model import Llama, lora
+from lcjax.report.page import PAGE
 from lcjax.report.records import RunRecords
 from lcjax.report.summary import summary
 from lcjax.train.checkpoints.folder import RunFolder
@@ -52,6 +53,8 @@ def losses_before_and_after(evaluations: list[dict]) -> tuple[float | None, floa
 def say_results(console: Console, output_dir: Path, results: Path) -> None:
     """Prints a summary of the run and where its files are."""
     lines = summary(RunRecords.read(output_dir)) | {results.name: str(output_dir / results.name)}
+    if (output_dir / PAGE).exists():
+        lines["report"] = str(output_dir / PAGE)
     names = ("metrics.jsonl", "evaluation.jsonl", "samples.jsonl", "loss.png", "checkpoints", "tensorboard")
     lines["also there"] = ", ".join(name for name in names if (output_dir / name).exists())
     for name, text in lines.items():

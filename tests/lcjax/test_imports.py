@@ -64,7 +64,7 @@ LIBRARIES = {
     "step": "jax optax",
     "leak": "jax numpy rich",
     "tokens": "matplotlib numpy rich",
-    "report": "matplotlib",
+    "report": "",
     "plan": "jax rich matplotlib",
     "evaluate": "jax numpy rich matplotlib transformers",
     "audit": "matplotlib numpy rich",

@@ -35,7 +35,7 @@ from lcjax.train.disk import writing
 from lcjax.train.reporting.metrics import RECORDS, damage_of_record
 from lcjax.train.selection.best import stops_early
 
-_FILES = (*RECORDS, "samples.jsonl", "loss.png", RECORD)
+_FILES = (*RECORDS, "samples.jsonl", "report.html", "loss.png", RECORD)
 _FOLDERS = ("checkpoints", "tensorboard", *RESULTS)
 
 

@@ -197,6 +197,7 @@ def test_every_evaluation_has_its_own_folder(evaluate, work):
     folders = list((work / "runs" / "x").glob("evaluation-*"))
     assert len(folders) >= 2
     assert all({path.name for path in folder.iterdir()} >= {"results.json", "position.png"} for folder in folders)
+    assert max(folder.name for folder in folders) in (work / "runs" / "x" / "report.html").read_text()
 
 
 def test_a_chat_template_writes_the_date_of_the_run(work, changed_run, tmp_path, model_dir):

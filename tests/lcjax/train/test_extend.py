@@ -35,7 +35,7 @@ def test_resuming_a_finished_run_reports_it_and_changes_nothing(finished, capsys
     assert lines[0] == f"{finished} is finished: all of its 4 steps were already taken; nothing is trained"
     losses = [row["eval_loss"] for row in read_rows(finished / "evaluation.jsonl")]
     shown = dict(line.split(maxsplit=1) for line in lines[1:])
-    assert list(shown) == ["model", "data", "time", "loss", "held", "adapter", "also"]
+    assert list(shown) == ["model", "data", "time", "loss", "held", "adapter", "report", "also"]
     assert shown["held"] == f"out    {losses[0]:.4f} before, {losses[-1]:.4f} after"
     steps = read_rows(finished / "metrics.jsonl")
     assert shown["loss"] == f"{steps[0]['loss']:.4f} in the first step, {steps[-1]['loss']:.4f} in the last"

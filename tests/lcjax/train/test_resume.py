@@ -115,7 +115,7 @@ PROGRESS = (
     r"importing .*|24 documents, .*|loading .*|reading .*|checking .*|measuring .*|compiling .*|start: .*|resumed .*"
     r"|step \d+/40  loss .* tok/s.*|held-out loss .*"
 )
-FILES = r"(model|data|time|loss|held out|adapter|also there) +\S.*"
+FILES = r"(model|data|time|loss|held out|adapter|report|also there) +\S.*"
 
 
 def test_a_signal_saves_and_prints_how_to_resume(arguments, uninterrupted, cache, tmp_path, monkeypatch, capsys):
