@@ -10,7 +10,7 @@ from lcjax.config.training import TrainingArguments
 from lcjax.data import Data
 from lcjax.model import Llama
 from lcjax.ops.four_bits import formats_of
-from lcjax.train.selection.best import Best
+from lcjax.report.records import Best
 
 
 def card_figures(

@@ -13,7 +13,7 @@ import lcjax
 from lcjax.config import LoraConfig
 from lcjax.config.run_record import read_run_record
 from lcjax.convert.__main__ import main as convert_main
-from lcjax.train.reporting.metrics import read_rows
+from lcjax.report.records import read_rows
 from lcjax.weights.cards.card import adapter_card, model_card
 from lcjax.weights.cards.names import hub_id, shown_name
 
