@@ -119,10 +119,24 @@ def read_into(tensor: StoredTensor, out: np.ndarray, first: int = 0) -> None:
 
 
 def _read_transposed(tensor: StoredTensor, out: np.ndarray, start: int) -> None:
-    """Fills an array with rows from `start` on, which are columns in the file; reads all of it."""
-    whole = np.empty(tensor.shape[::-1], tensor.dtype)
-    read_into(dataclasses.replace(tensor, shape=whole.shape, transposed=False), whole)
-    out[...] = whole.T[start : start + len(out)]
+    """Fills an array with rows from `start` on, which are columns in the file; reads no others."""
+    columns, rows = tensor.shape
+    stored = dataclasses.replace(tensor, shape=(rows, columns), transposed=False)
+    part = np.empty((rows, len(out)), tensor.dtype)
+    if len(out) == columns:
+        read_into(stored, part)
+    else:
+        try:
+            with tensor.path.open("rb", buffering=0) as file:
+                for row, values in enumerate(part):
+                    file.seek(tensor.offset + (row * columns + start) * tensor.dtype.itemsize)
+                    _fill(file, values, tensor)
+        except OSError as error:
+            raise InputError(f"{tensor.path} cannot be read ({error}); check the disk and the permissions") from None
+        if not np.isfinite(part).all():
+            for row, values in enumerate(part):
+                require_finite(values, tensor.path, tensor.name, shape=stored.shape, start=row * columns + start)
+    out[...] = part.T
 
 
 def same_values(left: StoredTensor, right: StoredTensor) -> bool:

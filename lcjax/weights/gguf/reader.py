@@ -144,7 +144,8 @@ def _read_tensor(
         first, count, before = int(wanted[0]), int(wanted[-1] + 1 - wanted[0]), expert * len(places)
         encoded_row, decoded_row = tensor.num_bytes // (experts * len(places)), out.nbytes // len(out)
         try:
-            with file.path.open("rb") as stream:
+            # Unbuffered, because the buffer would be larger than many parts of a tensor.
+            with file.path.open("rb", buffering=0) as stream:
                 stream.seek(tensor.offset + (before + first) * encoded_row)
                 for chunk in row_chunks(count, decoded_row):
                     encoded = np.empty((chunk.stop - chunk.start, encoded_row), np.uint8)

@@ -10,9 +10,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from lcjax.config import LlamaConfig, RopeScaling
+from lcjax.convert.__main__ import main as convert
 from lcjax.parallel.loading import Rows
+from lcjax.weights import load_tokenizer, save_checkpoint
 from tests.support.gguf_writing import add_model, write
 from tests.support.loading_runs import MESHES, loaded_by_2, loaded_on_8
+from tests.support.tiny_llama import random_params
 
 # 8 devices have half of a key head each, whose rows are not adjacent in a GGUF file.
 FIELDS = {
@@ -74,6 +78,41 @@ def test_each_of_two_processes_reads_its_rows(models, tmp_path):
             cut = row["mesh"] == "cut over 4"
             assert f"{NAN} is nan at [511, 5]" in other["error"]
             assert row["error"] == ("process 1 has stopped: " if cut else "") + other["error"]
+
+
+@pytest.fixture(scope="module")
+def mixtures(model_dir, tmp_path_factory) -> list[Path]:
+    """Models with experts: one by one, in a tensor of a layer, and in MXFP4."""
+    folder = tmp_path_factory.mktemp("mixtures")
+    sizes = {**FIELDS, "num_hidden_layers": 2, "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 1e4}
+    qwen3 = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 256, "norm_topk_prob": True}
+    gpt_oss = {"num_local_experts": 8, "num_experts_per_tok": 2}
+    yarn = RopeScaling("yarn", 32.0, original_max_position_embeddings=4, truncate=False)
+    made = {
+        "experts": LlamaConfig(**sizes, model_type="qwen3_moe", own_values=tuple(qwen3.items())),
+        "joint": LlamaConfig(
+            **sizes,
+            model_type="gpt_oss",
+            attention_bias=True,
+            sliding_window=20,
+            rope_scaling=yarn,
+            own_values=tuple(gpt_oss.items()),
+        ),
+    }
+    for name, config in made.items():
+        save_checkpoint(folder / name, random_params(config), config, load_tokenizer(model_dir))
+    assert convert([str(folder / "joint"), str(folder / "mxfp4.gguf"), "--type", "mxfp4"]) == 0
+    return sorted(folder.iterdir())
+
+
+def test_each_of_two_processes_reads_its_rows_of_experts(mixtures, tmp_path):
+    both = loaded_by_2(tmp_path, mixtures)
+    assert len(both[0]) == 2 * 2 * len(mixtures)
+    for row in (row for rows in both for row in rows):
+        assert not row["differing"], row
+        assert row["same_digest"], row
+        expected = 0.5 if row["mesh"] == "cut over 4" else 1
+        assert row["read"] / row["read_alone"] == pytest.approx(expected, abs=0.05), row
 
 
 def test_rows_of_a_process_that_has_all_of_them():

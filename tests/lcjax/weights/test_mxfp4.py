@@ -146,6 +146,10 @@ def test_some_rows_of_transposed_experts(tmp_path):
             rows = np.empty((last - first, expected.shape[1]), np.float32)
             read_into(tensor, rows, first * expected.shape[1])
             np.testing.assert_array_equal(rows, expected[first:last])
+    stored["model.layers.0.mlp.experts.down_proj"][3, 4, 20] = torch.nan
+    save_file(stored, directory / SINGLE_FILE, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"down_proj.* is nan at \[4, 20\]"):
+        read_into(tensor, rows, 5 * expected.shape[1])
 
 
 @pytest.fixture(scope="module")
