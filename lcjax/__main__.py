@@ -28,6 +28,7 @@ COMMANDS = {
     "audit": ("lcjax.audit.__main__", "say whether the data has anything far back to learn"),
     "leak": ("lcjax.leak.__main__", "check that packed documents do not see each other"),
     "convert": ("lcjax.convert.__main__", "write a model as a Hugging Face directory, with an adapter merged in"),
+    "push": ("lcjax.push.__main__", "upload a finished adapter or model to the Hugging Face hub"),
 }
 """Each command's module and its purpose."""
 
@@ -83,7 +84,7 @@ def _command(name: str, argv: list[str] | None) -> int:
     return module.main(argv)
 
 
-train, plan, doctor, generate, evaluate, data, tokens, audit, leak, convert = (
+train, plan, doctor, generate, evaluate, data, tokens, audit, leak, convert, push = (
     functools.partial(script, name) for name in COMMANDS
 )
 

@@ -27,7 +27,7 @@ model
 weights | step
 api
 cli
-data | convert | generate
+data | convert | generate | push
 leak | tokens | report
 plan | evaluate | audit
 train
@@ -61,6 +61,7 @@ LIBRARIES = {
     "data": "numpy grain huggingface_hub jinja2 pyarrow rich tokenizers transformers tyro",
     "convert": "jax numpy rich transformers tyro",
     "generate": "jax numpy flax rich tokenizers transformers jinja2",
+    "push": "tyro huggingface_hub",
     "step": "jax optax",
     "leak": "jax numpy rich",
     "tokens": "matplotlib numpy rich",

@@ -1,79 +1,120 @@
-"""A server with the parts of the Hugging Face hub's interface that list and send files."""
+"""A local server that speaks as much of the Hugging Face hub as an upload needs.
+
+It really receives the files: small ones inside of the commit, weights by the protocol of Git LFS.
+"""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import http.server
 import json
 import threading
-import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import Any
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-CONVERTED = "76543210fedcba9876543210fedcba9876543210"
+OID = "a" * 40
+"""The name of every commit."""
+
+
+class FakeHub(http.server.ThreadingHTTPServer):
+    """The server. `refuses` is the status of every answer, if it is not 0."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.refuses = 0
+        self.created: list[dict[str, Any]] = []
+        self.branches: list[str] = []
+        self.commits: list[dict[str, Any]] = []
+        self.objects: dict[str, bytes] = {}
+        self.tokens: set[str | None] = set()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
 
 
 @contextlib.contextmanager
-def fake_hub(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[tuple[str, list[str]]]:
-    """A context with the server's address, and the list of the files that it has sent.
-
-    Args:
-      repositories: from `owner/name` to the contents of the data set's files by name. Those of the
-        branch refs/convert/parquet are under `owner/name@convert`.
-    """
-    sent: list[str] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            path = urllib.parse.unquote(urllib.parse.urlparse(self.path).path).strip("/")
-            parts = path.removeprefix("api/").split("/")
-            name, rest = "/".join(parts[1:3]), parts[3:]
-            if name not in repositories or parts[0] != "datasets":
-                return self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "none"})
-            converted = (path.startswith("api/") and rest[1:2] == ["refs"]) or rest[1:2] == [CONVERTED]
-            files = repositories.get(f"{name}@convert" if converted else name)
-            if files is None:
-                return self._answer(404, b"{}", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "none"})
-            if not path.startswith("api/"):
-                return self._file(files, "/".join(rest[2:]), CONVERTED if converted else COMMIT)
-            if rest[:1] == ["tree"]:
-                entries = [
-                    {"type": "file", "path": file, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-                    for file, content in files.items()
-                ]
-                return self._answer(200, json.dumps(entries).encode())
-            commit = CONVERTED if converted else COMMIT
-            return self._answer(200, json.dumps({"id": name, "sha": commit, "siblings": []}).encode())
-
-        do_HEAD = do_GET
-
-        def _file(self, files: Mapping[str, bytes], file: str, commit: str) -> None:
-            if file not in files:
-                return self._answer(404, b"{}", {"X-Error-Code": "EntryNotFound", "X-Error-Message": "none"})
-            if self.command == "GET":
-                sent.append(file)
-            headers = {"ETag": f'"{hashlib.sha1(files[file]).hexdigest()}"', "X-Repo-Commit": commit}
-            return self._answer(200, files[file], headers)
-
-        def _answer(self, status: int, content: bytes, headers: Mapping[str, str] | None = None) -> None:
-            self.send_response(status)
-            for key, value in (headers or {}).items():
-                self.send_header(key, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(content)
-
-        def log_message(self, format, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+def fake_hub() -> Iterator[FakeHub]:
+    hub = FakeHub()
+    thread = threading.Thread(target=hub.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", sent
+        yield hub
     finally:
-        server.shutdown()
-        server.server_close()
+        hub.shutdown()
+        hub.server_close()
         thread.join()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FakeHub  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def answer(self) -> None:
+        body = self._body()
+        status, content = (self.server.refuses, {"error": "refused"}) if self.server.refuses else (200, self._of(body))
+        text = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    do_GET = do_POST = do_PUT = answer
+
+    def log_message(self, format, *args) -> None:
+        pass
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def _of(self, body: bytes) -> dict[str, Any]:
+        hub, path = self.server, self.path.partition("?")[0]
+        if path == "/api/repos/create":
+            hub.tokens.add(self.headers.get("Authorization"))
+            hub.created.append(json.loads(body))
+            name = f"{hub.created[-1].get('organization') or 'me'}/{hub.created[-1]['name']}"
+            return {"url": f"{hub.address}/{name}", "id": name}
+        if "/branch/" in path:
+            hub.branches.append(path.rpartition("/branch/")[2])
+        elif "/preupload/" in path:
+            files = json.loads(body)["files"]
+            modes = {True: "lfs", False: "regular"}
+            return {"files": [self._mode(file, modes[file["path"].endswith(".safetensors")]) for file in files]}
+        elif path.endswith("/info/lfs/objects/batch"):
+            return {"transfer": "basic", "objects": [self._place(item) for item in json.loads(body)["objects"]]}
+        elif path.startswith("/put/"):
+            assert hashlib.sha256(body).hexdigest() == path.removeprefix("/put/")
+            hub.objects[path.removeprefix("/put/")] = body
+        elif "/commit/" in path:
+            hub.commits.append(self._commit(path, [json.loads(line) for line in body.splitlines()]))
+            name = path.removeprefix("/api/models/").partition("/commit/")[0]
+            return {"success": True, "commitOid": OID, "commitUrl": f"{hub.address}/{name}/commit/{OID}"}
+        return {}
+
+    def _mode(self, file: dict[str, Any], mode: str) -> dict[str, Any]:
+        return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": None}
+
+    def _place(self, item: dict[str, Any]) -> dict[str, Any]:
+        upload = {"href": f"{self.server.address}/put/{item['oid']}", "header": {}}
+        return {"oid": item["oid"], "size": item["size"], "actions": {"upload": upload}}
+
+    def _commit(self, path: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
+        files = {}
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.server.objects[value["oid"]]
+        [header] = [line["value"] for line in lines if line["key"] == "header"]
+        return {"branch": path.rpartition("/commit/")[2], "message": header["summary"], "files": files}
