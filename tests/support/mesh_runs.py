@@ -49,7 +49,7 @@ class Case:
       shard_axes: the axes along which devices share the weights.
       quantize: as in `lcjax.weights.load_model_files`.
       broken: a fault of `MUTANTS` to plant.
-      folder: that of another model and its adapter, which `tests.support.oracles.make_oracle` wrote.
+      folder: that of another model and its adapter, written by `tests.support.oracles.make_oracle`.
     """
 
     mesh: tuple[int, int, int]

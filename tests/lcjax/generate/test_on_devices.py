@@ -17,8 +17,8 @@ from tests.support import dense_gpt_oss
 from tests.support.oracles import make_oracle
 from tests.support.thin import thinned
 
-# With 8 devices, each key/value head is on two of them. 3 devices do not divide the heads, so two of
-# them are used.
+# With 8 devices, each key/value head is on two of them. 3 devices do not divide the heads, so two
+# of them are used.
 COUNTS = (1, 2, 3, 4, 8)
 IN_EVERY_RUN = (1, 3, 8)
 USED = {1: 1, 2: 2, 3: 2, 4: 4, 8: 8}

@@ -34,7 +34,7 @@ def compiled(name: str) -> CompiledStep:
 
 
 def with_both_in_every_run(*names: str) -> list[str]:
-    """A step with a ring and heads has everything of those with one of them, but its own kernels."""
+    """The names; only a step with a ring and heads runs always: it has everything of the others."""
     return thinned([*names, "ring and heads"], lambda name: name == "ring and heads")
 
 

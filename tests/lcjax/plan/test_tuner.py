@@ -135,7 +135,8 @@ def test_chunks_of_the_loss():
 
 @pytest.mark.parametrize("chunk", thinned([128, 512], lambda chunk: chunk == 128))
 def test_the_loss_has_the_chunk_that_is_planned(chunk):
-    workload = dataclasses.replace(SMALL, lora_r=8)  # the rank of other tests, which have its kernels
+    # With the rank of other tests, the kernels are theirs.
+    workload = dataclasses.replace(SMALL, lora_r=8)
     step = compile_step(workload, with_request(requested_settings(workload, TOKENS), loss_chunk=chunk))
     arrays = {array for instruction in step.program.instructions.values() for array in instruction.arrays}
     logits = [re.fullmatch(rf"f32\[(\d+),{TINY.vocab_size}\]", shape) for shape, _ in arrays]
