@@ -10,8 +10,8 @@ from lcjax import weights
 from lcjax.cli.terminal import say, show_warnings
 from lcjax.data.arguments import CorpusArguments
 from lcjax.data.formats.chat import ChatTemplate
-from lcjax.data.reading.sources import check_data_paths, read_documents
-from lcjax.data.tokens import TokenizedCorpus, tokenize
+from lcjax.data.reading.sources import check_data_paths
+from lcjax.data.tokens import TokenizedCorpus, tokenize_sources
 from lcjax.weights.demo import demo_model
 
 if TYPE_CHECKING:
@@ -28,8 +28,14 @@ def load(arguments: CorpusArguments, console: Console) -> TokenizedCorpus:
     with show_warnings(console):
         tokenizer = _tokenizer(arguments.model)
         say(console, "reading the data")
-        documents = read_documents(arguments.paths, ChatTemplate(tokenizer), arguments.documents, arguments.columns)
-        return tokenize(documents, tokenizer, progress=console, stored=True)
+        return tokenize_sources(
+            arguments.paths,
+            tokenizer,
+            ChatTemplate(tokenizer),
+            documents=arguments.documents,
+            columns=arguments.columns,
+            progress=console,
+        ).corpus
 
 
 def _tokenizer(model: str | None) -> PreTrainedTokenizerFast:

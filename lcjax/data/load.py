@@ -20,10 +20,9 @@ from lcjax.data.formats.chat import ChatTemplate
 from lcjax.data.mixture import Mixture, pack_mixture
 from lcjax.data.packing import PackingPlan, nothing_learned, pack
 from lcjax.data.pipeline import evaluation_batches, make_dataset
-from lcjax.data.reading.sources import read_sources
 from lcjax.data.rows import Batch, documents_of, is_learned
 from lcjax.data.split import split_corpus
-from lcjax.data.tokens import TokenizedCorpus, tokenize
+from lcjax.data.tokens import TokenizedCorpus, tokenize_sources
 from lcjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -166,10 +165,11 @@ def load_corpus(
         check_weights(weights, len(paths))
     if progress is not None:
         say(progress, "reading the data")
-    sources = read_sources(paths, ChatTemplate(tokenizer, date), documents, columns)
-    every_document = [document for source in sources for document in source]
-    corpus = tokenize(every_document, tokenizer, vocab_size=vocab_size, progress=progress, stored=True)
-    split = split_corpus(corpus, sources, tokenizer, held_out_fraction, seed, by_source=bool(weights))
+    template = ChatTemplate(tokenizer, date)
+    sources = tokenize_sources(
+        paths, tokenizer, template, documents=documents, columns=columns, vocab_size=vocab_size, progress=progress
+    )
+    split = split_corpus(sources, tokenizer, held_out_fraction, seed, by_source=bool(weights))
     corpus, learns = split.corpus, functools.partial(is_learned, split.corpus)
     held_out_plan = pack(corpus.lengths, max_seq_length, split.held_out, learns)
     if held_out_plan.num_unlearned and not len(held_out_plan):

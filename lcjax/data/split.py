@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lcjax.data.document import Document
 from lcjax.data.ends import cut_documents, end_to_hold_out
-from lcjax.data.tokens import TokenizedCorpus
+from lcjax.data.tokens import TokenizedCorpus, TokenizedSources
 from lcjax.errors import InputError
 
 if TYPE_CHECKING:  # transformers takes seconds to import
@@ -35,8 +34,7 @@ class Split:
 
 
 def split_corpus(
-    corpus: TokenizedCorpus,
-    sources: Sequence[Sequence[Document]],
+    sources: TokenizedSources,
     tokenizer: PreTrainedTokenizerFast,
     fraction: float,
     seed: int,
@@ -46,7 +44,7 @@ def split_corpus(
     """Holds out whole documents; if a source is a single text, its end.
 
     Args:
-      corpus: the documents of all sources, one after another.
+      sources: the documents of all sources, one after another.
       by_source: whether each source needs something to train on, as in a mixture; otherwise all
         sources count as one.
 
@@ -55,17 +53,17 @@ def split_corpus(
         can be cut.
     """
     check_fraction(fraction, seed)
-    counts = [len(source) for source in sources] if by_source else [sum(map(len, sources))]
+    corpus = sources.corpus
+    counts = list(sources.counts) if by_source else [len(corpus)]
     first = np.cumsum([0, *counts])
-    documents = [document for source in sources for document in source]
     alone = [start for start, count in zip(first[:-1].tolist(), counts, strict=True) if count == 1 and fraction > 0]
-    cuts = _cuts(corpus, {document: documents[document] for document in alone}, fraction, tokenizer)
+    cuts = _cuts(corpus, [document for document in alone if sources.is_text[document]], fraction, tokenizer)
     # A document alone in its source is not drawn. It is cut; if it is a record, it is trained on.
-    drawn = np.setdiff1d(np.arange(len(documents)), alone)
+    drawn = np.setdiff1d(np.arange(len(corpus)), alone)
     _, held_out = split_held_out(len(drawn), 0 if cuts and not len(drawn) else fraction, seed)
-    train = np.setdiff1d(np.arange(len(documents)), drawn[held_out])
+    train = np.setdiff1d(np.arange(len(corpus)), drawn[held_out])
     cut = np.array(list(cuts), dtype=np.int64)
-    moved = np.arange(len(documents)) + np.searchsorted(cut, np.arange(len(documents)))
+    moved = np.arange(len(corpus)) + np.searchsorted(cut, np.arange(len(corpus)))
     return Split(
         cut_documents(corpus, cuts) if cuts else corpus,
         tuple(moved[part] for part in np.split(train, np.searchsorted(train, first[1:-1]))),
@@ -75,14 +73,10 @@ def split_corpus(
 
 
 def _cuts(
-    corpus: TokenizedCorpus, documents: Mapping[int, Document], fraction: float, tokenizer: PreTrainedTokenizerFast
+    corpus: TokenizedCorpus, texts: Sequence[int], fraction: float, tokenizer: PreTrainedTokenizerFast
 ) -> dict[int, int]:
-    """For each of these documents that is a long enough text, where its held-out end begins."""
-    ends = {
-        index: end_to_hold_out(corpus.document(index), fraction, tokenizer)
-        for index, document in documents.items()
-        if document.learned is None and not document.is_rendered
-    }
+    """For each of these texts that is long enough, where its held-out end begins."""
+    ends = {index: end_to_hold_out(corpus.document(index), fraction, tokenizer) for index in texts}
     return {index: end for index, end in ends.items() if end is not None}
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 
 from lcjax.data.document import Document
+from lcjax.data.formats.chat import ChatTemplate
+from lcjax.data.reading.identity import identify
+from lcjax.data.reading.sources import check_data_paths, iterate_sources, read_sources
 from lcjax.data.tokenizing import store
+from lcjax.data.tokenizing.contents import GrowingContents, find, write
 from lcjax.data.tokenizing.encoding import Encoder
 from lcjax.data.tokenizing.growing import GrowingTokens
 from lcjax.data.tokenizing.progress import progress_of
@@ -19,6 +26,8 @@ from lcjax.errors import InputError
 
 if TYPE_CHECKING:  # transformers, and torch if installed, take seconds to import
     from transformers import PreTrainedTokenizerFast
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,23 +104,122 @@ def tokenize(
       InputError: the tokenizer is not a fast one, has no EOS token, or produces ids that the model
         does not have.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise InputError(f"{type(tokenizer).__name__} is not a fast tokenizer; use a model that has a tokenizer.json")
-    encoder = Encoder(tokenizer, _eos_id(tokenizer) if append_eos else None)
+    encoder = _encoder(tokenizer, append_eos=append_eos)
     key = store.digest(encoder.definition(), documents) if stored and store.limit_bytes() else None
     found = None if key is None else store.find(key)
     names = tuple(document.name for document in documents)
-    encoded = found or _encoded(documents, encoder, vocab_size, key, progress)
+    characters = sum(len(document.text) for document in documents)
+    encoded = found or _encoded(documents, characters, encoder, vocab_size, key, progress)
     corpus = TokenizedCorpus(encoded.tokens, encoded.offsets, names, encoded.learned, was_stored=found is not None)
     if found is not None and vocab_size is not None:
         corpus.check_ids(vocab_size)
     return corpus
 
 
+@dataclasses.dataclass(frozen=True)
+class TokenizedSources:
+    """The corpus of several paths, one after another.
+
+    Attributes:
+      corpus: all documents.
+      counts: the number of documents of each path.
+      is_text: [N] bool, whether a document is plain text, all of it learned.
+    """
+
+    corpus: TokenizedCorpus
+    counts: tuple[int, ...]
+    is_text: np.ndarray
+
+
+def tokenize_sources(
+    paths: Sequence[str | Path],
+    tokenizer: PreTrainedTokenizerFast,
+    template: ChatTemplate,
+    *,
+    documents: str = "file",
+    columns: Sequence[str] = (),
+    vocab_size: int | None = None,
+    progress: Console | None = None,
+) -> TokenizedSources:
+    """Encodes the documents of paths while they are read; equal to `tokenize` of `read_sources`.
+
+    If an earlier run has stored the tokens of files with the same content, the files are only
+    hashed. Otherwise the memory does not depend on the size of the data, apart from a few bytes per
+    document and one bit per token if some have no loss. The arrays are mapped from a file.
+
+    Args:
+      paths, documents, columns: as in `read_sources`.
+      tokenizer, vocab_size, progress: as in `tokenize`.
+      template: how conversations become text.
+
+    Raises:
+      InputError: as in `read_sources` and `tokenize`.
+    """
+    encoder = _encoder(tokenizer, append_eos=True)
+    check_data_paths(paths)
+    if documents == "repository":  # depends on hidden folders, too, so its texts are compared
+        read = read_sources(paths, template, documents, columns)
+        texts = [document for source in read for document in source]
+        corpus = tokenize(texts, tokenizer, vocab_size=vocab_size, progress=progress, stored=True)
+        is_text = np.array([document.learned is None and not document.is_rendered for document in texts])
+        return TokenizedSources(corpus, tuple(map(len, read)), is_text)
+    identity = identify(paths, template, columns, encoder.definition()) if store.limit_bytes() else None
+    if identity is not None and (contents := find(identity.digest)) and (tokens := store.find(identity.digest)):
+        for line in contents.warnings:
+            _logger.warning("%s", line)
+        corpus = TokenizedCorpus(tokens.tokens, tokens.offsets, contents.names, tokens.learned, was_stored=True)
+        if vocab_size is not None:
+            corpus.check_ids(vocab_size)
+        return TokenizedSources(corpus, contents.counts, contents.is_text)
+    growing = GrowingContents(len(paths))
+
+    def stream() -> Iterator[Document]:
+        for source, document in iterate_sources(paths, template, documents, columns):
+            growing.add(source, document)
+            yield document
+
+    key = None if identity is None else identity.digest
+    with _collected_warnings() as warnings:
+        size = 0 if identity is None else identity.num_bytes
+        tokens = _encoded(stream(), size, encoder, vocab_size, key, progress)
+    contents = growing.finish(warnings)
+    if identity is not None and identity.still_holds():
+        write(identity.digest, growing, contents)
+    corpus = TokenizedCorpus(tokens.tokens, tokens.offsets, contents.names, tokens.learned)
+    return TokenizedSources(corpus, contents.counts, contents.is_text)
+
+
+@contextlib.contextmanager
+def _collected_warnings() -> Iterator[list[str]]:
+    """A context in which the warnings about what is read are collected as well as shown."""
+    found: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(record.getMessage())
+
+    logger, handler = logging.getLogger("lcjax.data.reading"), Collector(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
+
+
+def _encoder(tokenizer: PreTrainedTokenizerFast, *, append_eos: bool) -> Encoder:
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(f"{type(tokenizer).__name__} is not a fast tokenizer; use a model that has a tokenizer.json")
+    return Encoder(tokenizer, _eos_id(tokenizer) if append_eos else None)
+
+
 def _encoded(
-    documents: Sequence[Document], encoder: Encoder, vocab_size: int | None, key: str | None, progress: Console | None
+    documents: Iterable[Document],
+    characters: int,
+    encoder: Encoder,
+    vocab_size: int | None,
+    key: str | None,
+    progress: Console | None,
 ) -> StoredTokens:
-    characters = sum(len(document.text) for document in documents)
     with progress_of(progress, "tokenizing", characters) as advance, GrowingTokens(key) as growing:
         for part, ids, learned in encoder.encode(documents):
             if vocab_size is not None and len(ids):

@@ -58,6 +58,16 @@ class ChatTemplate:
             self._templates[tools] = with_date(template, self._date)
         return self._templates[tools]
 
+    def definition(self) -> str:
+        """Everything that determines the text of a conversation."""
+        templates = []
+        for tools in (False, True):
+            try:
+                templates.append(self._template(tools))
+            except CannotRender as error:
+                templates.append(str(error))
+        return repr((templates, self._special_tokens, sorted(self._tokenizer.special_tokens_map.items())))
+
     @functools.cached_property
     def _special_tokens(self) -> tuple[str, ...]:
         return tuple(token.content for token in self._tokenizer.added_tokens_decoder.values() if token.special)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lcjax.config.training import UNITS
@@ -94,24 +94,42 @@ def read_sources(
         not UTF-8 text, or has no records although its suffix says so; more than half of a path's
         records are bad; a column of `columns` occurs nowhere; or all documents are empty.
     """
+    sources: list[list[Document]] = [[] for _ in paths]
+    for source, document in iterate_sources(paths, template, documents, columns):
+        sources[source].append(document)
+    return sources
+
+
+def iterate_sources(
+    paths: Sequence[str | Path],
+    template: ChatTemplate | None = None,
+    documents: str = "file",
+    columns: Sequence[str] = (),
+) -> Iterator[tuple[int, Document]]:
+    """Yields the documents of `read_sources`, each with the index of its path, while reading.
+
+    What is wrong with a path as a whole is raised or logged after its documents.
+    """
     if documents not in UNITS:
         raise InputError(unknown("documents", documents, UNITS))
     check_data_paths(paths)
     seen: set[Path] = set()
     mapping = Columns.parse(columns)
-    try:
-        sources = [_Source(path, seen, template, documents == "repository", mapping).read() for path in paths]
-    except OSError as error:
-        raise unreadable(error) from None
+    count = with_text = 0
+    for index, path in enumerate(paths):
+        try:
+            for document in _Source(path, seen, template, documents == "repository", mapping).documents():
+                count += 1
+                if document.text.strip():
+                    with_text += 1
+                    yield index, document
+        except OSError as error:
+            raise unreadable(error) from None
     mapping.refuse_unfound()
-    count = sum(map(len, sources))
-    sources = [[document for document in source if document.text.strip()] for source in sources]
-    with_text = sum(map(len, sources))
     if not with_text:
         raise InputError(f"all documents in {', '.join(map(str, paths))} are empty; give files that have text")
     if with_text < count:
         _logger.info("skipped %d empty documents of %d", count - with_text, count)
-    return sources
 
 
 class _Source:
@@ -131,41 +149,45 @@ class _Source:
         self._seen = seen
         self._template = template
         self._by_repository = by_repository
-        self._documents: list[Document] = []
+        self._good = 0
         self._bad: list[BadRecord] = []
         self._not_text: list[Path] = []
         self._not_records: dict[Path, str] = {}
         self._unread: Counter[str] = Counter()
 
-    def read(self) -> list[Document]:
+    def documents(self) -> Iterator[Document]:
+        for document in self._all_documents():
+            self._good += 1
+            yield document
+        self._judge_records()
+
+    def _all_documents(self) -> Iterator[Document]:
         if self._hub is not None:
             for path in hub.download(self._hub, is_data):
-                self._read_named(path, f"{self._hub}/{path.name}")
+                yield from self._read_named(path, f"{self._hub}/{path.name}")
         elif self._path.is_dir() and not is_table(self._path):
-            self._read_folder()
+            yield from self._read_folder()
         else:
-            self._read_named(self._path, str(self._path))
-        self._judge_records()
-        return self._documents
+            yield from self._read_named(self._path, str(self._path))
 
-    def _read_named(self, path: Path, shown: str) -> None:
+    def _read_named(self, path: Path, shown: str) -> Iterator[Document]:
         """Reads a file that is refused, not omitted, if it has no text or records."""
         try:
-            self._read_file(path, shown)
+            yield from self._read_file(path, shown)
         except NotText as fault:
             raise InputError(f"{shown} {fault}; give UTF-8 text files, tables of records or folders") from None
         except NotRecords as fault:
             raise InputError(f"{shown} {fault} (to train on it as plain text, rename it to .txt)") from None
 
-    def _read_folder(self) -> None:
+    def _read_folder(self) -> Iterator[Document]:
         found = 0
         for path in self._entries():
             try:
                 _refuse_special(path)
                 if is_table(path) or path.is_file():
-                    self._read_file(path, str(path))
+                    yield from self._read_file(path, str(path))
                 else:
-                    self._documents.append(repository_document(path, self._file_of_repository))
+                    yield repository_document(path, self._file_of_repository)
                 found += 1
             except NotText:
                 self._not_text.append(path)
@@ -204,21 +226,21 @@ class _Source:
 
         return walk(self._path, is_whole=is_whole)
 
-    def _read_file(self, path: Path, shown: str) -> None:
+    def _read_file(self, path: Path, shown: str) -> Iterator[Document]:
         if self._is_new(path):
             if is_table(path):
-                self._read_records(path, shown)
+                yield from self._read_records(path, shown)
             else:
-                self._documents.append(Document(shown, read_text(path)))
+                yield Document(shown, read_text(path))
 
-    def _read_records(self, path: Path, shown: str) -> None:
-        first = len(self._documents)
+    def _read_records(self, path: Path, shown: str) -> Iterator[Document]:
+        characters = 0
         for document in read_table(path, self._template, self._unread, self._columns, shown):
             if isinstance(document, BadRecord):
                 self._bad.append(document)
             else:
-                self._documents.append(document)
-        characters = sum(len(document.text) for document in self._documents[first:])
+                characters += len(document.text)
+                yield document
         size = path.stat().st_size
         if path.is_file() and characters > max(_MUCH_TEXT, _EXPANSION * size):
             _logger.warning(
@@ -251,7 +273,7 @@ class _Source:
             )
         if not self._bad:
             return
-        bad, count = len(self._bad), len(self._bad) + len(self._documents)
+        bad, count = len(self._bad), len(self._bad) + self._good
         first = "; ".join(map(str, self._bad[:_LISTED_RECORDS])) + (
             f"; and {bad - _LISTED_RECORDS} more" if bad > _LISTED_RECORDS else ""
         )

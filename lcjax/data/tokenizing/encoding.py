@@ -8,7 +8,7 @@ import copy
 import functools
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -73,7 +73,7 @@ class Encoder:
         """Everything that determines the ids of a text."""
         return f"{tokenizers.__version__} {self._eos} {self._backend.encode_special_tokens} {self._backend.to_str()}"
 
-    def encode(self, documents: Sequence[Document]) -> Iterator[Encoded]:
+    def encode(self, documents: Iterable[Document]) -> Iterator[Encoded]:
         """The parts of every document, in order."""
         last: int | None = None
         for adds_special, batch, encodings in self._encoded_batches(documents):
@@ -91,7 +91,7 @@ class Encoder:
                 array = np.array(ids, dtype=np.int32)
                 yield Encoded(part, array, None if ends is None else self._learned(part, array, ends))
 
-    def _encoded_batches(self, documents: Sequence[Document]) -> Iterator[tuple[bool, list[Part], list[Encoding]]]:
+    def _encoded_batches(self, documents: Iterable[Document]) -> Iterator[tuple[bool, list[Part], list[Encoding]]]:
         """The batches with their encodings; one batch is encoded while the previous one is used."""
         with concurrent.futures.ThreadPoolExecutor(1) as worker:
             made: collections.deque[tuple[bool, list[Part], concurrent.futures.Future[list[Encoding]]]]
@@ -104,7 +104,7 @@ class Encoder:
             for adds_special, batch, encodings in made:
                 yield adds_special, batch, encodings.result()
 
-    def _batches(self, documents: Sequence[Document]) -> Iterator[tuple[bool, list[Part]]]:
+    def _batches(self, documents: Iterable[Document]) -> Iterator[tuple[bool, list[Part]]]:
         """Groups of parts that are encoded alike, and whether special tokens are added."""
         for kind, alike in itertools.groupby(self._parts(documents), self._kind):
             batch, characters = [], 0
@@ -122,7 +122,7 @@ class Encoder:
         adds_special = is_whole and not part.document.is_rendered and self._around != ([], [])
         return adds_special, part.document.learned is not None
 
-    def _parts(self, documents: Sequence[Document]) -> Iterator[Part]:
+    def _parts(self, documents: Iterable[Document]) -> Iterator[Part]:
         for document in documents:
             parts = self._divided(document) if len(document.text) > PART_CHARACTERS else [(0, len(document.text))]
             yield from (Part(document, start, stop) for start, stop in parts)

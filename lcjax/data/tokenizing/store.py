@@ -32,6 +32,8 @@ LIMIT_VARIABLE = "LCJAX_TOKEN_CACHE_GB"
 _DEFAULT_GB = 20
 _FORMAT = "lcjax tokens 1"
 _SUFFIX, _UNFINISHED = ".tokens", ".unfinished"
+CONTENTS_SUFFIX = ".documents"
+"""Of the file next to the tokens that `lcjax.data.tokenizing.contents` writes."""
 HEADER_BYTES = 256
 _BLOCK_BYTES = 1 << 24
 # Number of characters hashed at a time, so that the text is not duplicated as bytes.
@@ -54,6 +56,11 @@ class StoredTokens:
 def folder() -> Path:
     """Where tokens are stored: lcjax/tokens under $XDG_CACHE_HOME, or under ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lcjax" / "tokens"
+
+
+def path_of(key: str) -> Path:
+    """The file of the tokens under a key."""
+    return folder() / f"{key}{_SUFFIX}"
 
 
 def limit_bytes() -> int:
@@ -85,7 +92,7 @@ def digest(definition: str, documents: Sequence[Document]) -> str:
 
 def find(key: str) -> StoredTokens | None:
     """The tokens under a key, checked; None if there are no valid ones."""
-    path = folder() / f"{key}{_SUFFIX}"
+    path = path_of(key)
     try:
         with path.open("rb") as file:
             header = _checked_header(file, key)
@@ -201,7 +208,7 @@ class UnfinishedFile:
                 checksum = zlib.crc32(block, checksum)
             self._file.write(_header_line(header, checksum))
             stored = _mapped(written, header)
-        path = folder() / f"{self._key}{_SUFFIX}"
+        path = path_of(self._key)
         os.replace(self._file.name, path)
         _remove_oldest(path, limit_bytes())
         return stored
@@ -234,5 +241,9 @@ def _remove_oldest(newest: Path, limit: int) -> None:
     for _, _, size, path in sorted(found):
         total += size
         if total > limit:
+            with contextlib.suppress(OSError):
+                path.unlink()
+    for path in folder().glob(f"*{CONTENTS_SUFFIX}"):
+        if not path.with_suffix(_SUFFIX).exists():
             with contextlib.suppress(OSError):
                 path.unlink()
