@@ -5,27 +5,30 @@ The plan counts them by name, and the memory that they need.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
 
+from lcjax.config.presets import PRESETS
 from lcjax.ops.attention.registry import backend_of
 from lcjax.plan.choosing.settings import requested_settings
 from lcjax.plan.compiling.compile import CompiledStep, compile_step
 from lcjax.plan.workload import Workload
 from tests.support.thin import thinned
-from tests.support.tiny_model import TINY, TOKENS
+
+TOKENS = 131_072
+# Depth does not change the program, only the scan's length.
+CONFIG = dataclasses.replace(PRESETS["llama-3.1-8b"], num_hidden_layers=2)
 
 
 @pytest.mark.parametrize(
     ("policy", "memory", "forward_passes"),
-    thinned(
-        [("offload_attn", "none", 1), ("offload", "none", 2), ("offload", "tile=1024", 2)], lambda case: case[2] == 1
-    ),
+    thinned([("offload_attn", "none", 1), ("offload", "none", 2), ("offload", "auto", 2)], lambda case: case[2] == 1),
 )
 def test_the_step_contains_the_kernels(policy, memory, forward_passes):
     workload = Workload(
-        "tiny", TINY, "h100-80gb", lora_r=8, use_gradient_checkpointing=policy, memory=memory, attention="mosaic"
+        "8b", CONFIG, "h100-80gb", lora_r=8, use_gradient_checkpointing=policy, memory=memory, attention="mosaic"
     )
     step = compile_step(workload, requested_settings(workload, TOKENS))
     kernels = {name: count for name, count in step.program.kernels().items() if name != "rope"}
@@ -42,6 +45,6 @@ def check_sum_of_dq(step: CompiledStep) -> None:
         for call in step.program.instructions.values()
         if call.is_mosaic_kernel and "mosaic_attention_backward" in call.op_name
     ]
-    heads, head_dim = TINY.num_attention_heads, TINY.head_dim
+    heads, head_dim = CONFIG.num_attention_heads, CONFIG.head_dim
     assert f"f32[1,{TOKENS},{heads},{head_dim}]" in arrays
     assert step.memory.temp_bytes > 4 * TOKENS * heads * head_dim
