@@ -23,6 +23,8 @@ LEVEL_SCHEDULES = ("constant", "constant_with_warmup")
 DEFAULT_MAX_SEQ_LENGTH = 2048
 """The default context of a run, in tokens."""
 OPTIMIZER_MEMORY = ("auto", "device", "host")
+TRACKERS = ("tensorboard", "wandb", "mlflow", "none")
+"""Where the numbers of a run can go in addition to its own files."""
 METRICS = ("eval_loss",)
 """The metrics by which the best evaluation can be selected."""
 # Steps are counted in 32 bits.
@@ -114,6 +116,10 @@ class TrainingArguments:
     """Steps between samples; 0 samples at every evaluation."""
     sample_tokens: int = 64
     """The most tokens of a sample; they are the most likely ones (greedy)."""
+    report_to: tuple[str, ...] = ("tensorboard",)
+    """Where the numbers go in addition to the run's files: tensorboard, wandb, mlflow (several are
+    allowed), or none. For two of them: pip install 'lcjax[wandb]', 'lcjax[mlflow]'.
+    """
     logging_steps: int = 1
     """Steps between lines on a terminal without cursor control, and between TensorBoard points;
     metrics.jsonl has every step.

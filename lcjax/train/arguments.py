@@ -179,7 +179,7 @@ SECTIONS = {
     "evaluation and checkpoint": (
         "eval_fraction", "eval_batches", "eval_steps", "save_steps", "save_total_limit",
         "load_best_model_at_end", "metric_for_best_model", "early_stopping_patience", "early_stopping_threshold",
-        "sample_prompts", "sample_steps", "sample_tokens",
+        "sample_prompts", "sample_steps", "sample_tokens", "report_to",
         "logging_steps", "programs_dir", "skip_leak_check",
     ),
     "several GPUs and hosts": (

@@ -52,6 +52,7 @@ from lcjax.train.interrupt import Interrupted, StopRequest
 from lcjax.train.loop import train
 from lcjax.train.outcome import say_finished
 from lcjax.train.refusals import check_attention_here, check_model, check_policy_early
+from lcjax.train.reporting.trackers import check_trackers
 from lcjax.train.result import default_output_dir
 from lcjax.train.sampling.samples import check_samples
 
@@ -140,6 +141,7 @@ def _prepare(
         prepare_devices(_config(arguments), arguments)
     check_policy_early(arguments)
     check_samples(arguments)
+    check_trackers(arguments)
     check_data_paths(arguments.data)
     if arguments.programs_dir:
         check_output_dir("--programs-dir", arguments.programs_dir)

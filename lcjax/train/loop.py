@@ -37,6 +37,7 @@ from lcjax.train.reporting.picture import run_title
 from lcjax.train.reporting.progress import TrainingProgress
 from lcjax.train.reporting.resolved import resolved_arguments
 from lcjax.train.reporting.run_record import write_run_record
+from lcjax.train.reporting.trackers import check_trackers
 from lcjax.train.result import TrainingResult, default_output_dir
 from lcjax.train.running.computation import Computation
 from lcjax.train.running.held_out import NotFinite, held_out_loss
@@ -107,6 +108,7 @@ class _Run:
         self.native_log: NativeLog | None = native_log
         self.folder: RunFolder = folder
         self.output_dir, self.start = folder.path, folder.first_step
+        check_trackers(arguments)
         self.description = describe_arguments(arguments) | describe_model(model)
         folder.refuse_other_run(self.description)
         if not isinstance(data, Data):
@@ -161,7 +163,11 @@ class _Run:
         self.selection = Selection(self.arguments, self.checkpoints)
         # The other processes need the rows, but nobody reads their files.
         kept = self.output_dir if writes_files() else Path(resources.enter_context(tempfile.TemporaryDirectory()))
-        log = together(lambda: RunLog(kept, self.start, self.arguments.logging_steps, folder.records, self.title))
+        log = together(
+            lambda: RunLog(
+                kept, self.start, self.arguments.logging_steps, folder.records, self.title, self.arguments.report_to
+            )
+        )
         self.log = resources.enter_context(contextlib.closing(log))
         together(lambda: self.selection.take_over(self.log.evaluations.rows, resume))
         self.samples = None

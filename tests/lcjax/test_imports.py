@@ -69,7 +69,7 @@ LIBRARIES = {
     "plan": "jax rich matplotlib",
     "evaluate": "jax numpy rich matplotlib transformers",
     "audit": "matplotlib numpy rich",
-    "train": "jax numpy optax orbax rich matplotlib tensorboardX transformers",
+    "train": "jax numpy optax orbax rich matplotlib tensorboardX transformers wandb mlflow",
     "doctor": "rich",
     "": "",
     "__main__": "",

@@ -37,7 +37,9 @@ def arguments_of_resumed_run(given: RunArguments) -> RunArguments:
         for name in ("coordinator", "num_processes", "process_id"):
             saved.pop(name, None)
         saved |= {
-            name: tuple(saved[name]) for name in ("data", "columns", "data_weights", "target_modules") if name in saved
+            name: tuple(saved[name])
+            for name in ("data", "columns", "data_weights", "target_modules", "report_to")
+            if name in saved
         }
         if "working_directory" in description:
             there = functools.partial(path_from, description["working_directory"])

@@ -12,7 +12,7 @@ from lcjax.cli.outputs import written_atomically
 from lcjax.report.records import parse_rows
 from lcjax.train.disk import writing
 from lcjax.train.reporting.picture import draw_losses
-from lcjax.train.reporting.tensorboard import EventFile
+from lcjax.train.reporting.trackers import open_trackers
 
 RECORDS = ("metrics.jsonl", "evaluation.jsonl")
 """The files that a checkpoint has copies of."""
@@ -80,6 +80,7 @@ class RunLog:
         logging_steps: int,
         records: Mapping[str, bytes] | None = None,
         title: str = "",
+        report_to: tuple[str, ...] = ("tensorboard",),
     ):
         """Opens all files, to continue after a step; `title` describes the run in the picture.
 
@@ -87,6 +88,7 @@ class RunLog:
           output_dir: of the run.
           after_step: the number of steps taken.
           logging_steps: steps between TensorBoard's points.
+          report_to: names of trackers, see `lcjax.train.reporting.trackers`.
           records: the contents of the files of `RECORDS` up to that step; by default empty.
 
         Raises:
@@ -96,7 +98,7 @@ class RunLog:
         contents = records or {}
         self.metrics, self.evaluations = (JsonLines(output_dir / name, contents.get(name, b"")) for name in RECORDS)
         self._logging_steps, self._title = logging_steps, title
-        self._events = EventFile(output_dir / "tensorboard", after_step + 1 if after_step else 0)
+        self._trackers = open_trackers(report_to, output_dir, after_step + 1 if after_step else 0)
 
     @property
     def files(self) -> list[Path]:
@@ -107,13 +109,15 @@ class RunLog:
         """Records one step, a row of `lcjax.train.reporting.measuring.Meter`."""
         self.metrics.write(row)
         if row["step"] % self._logging_steps == 0:
-            self._events.add("train", row)
+            for tracker in self._trackers:
+                tracker.add("train", row)
 
     def evaluation(self, row: dict[str, Any]) -> None:
         """Records one evaluation: step, eval_loss, eval_tokens, eval_loss_by_position."""
         self.evaluations.write(row)
-        self._events.add("eval", row)
-        self._events.flush()
+        for tracker in self._trackers:
+            tracker.add("eval", row)
+            tracker.flush()
 
     def evaluated(self, step: int) -> bool:
         """Whether the evaluation after that step is recorded."""
@@ -123,7 +127,8 @@ class RunLog:
         """Flushes everything recorded to the disk, before a checkpoint that relies on it."""
         self.metrics.sync()
         self.evaluations.sync()
-        self._events.flush()
+        for tracker in self._trackers:
+            tracker.flush()
 
     def draw(self) -> Path:
         """Draws training and held-out loss over steps; returns the picture's path."""
@@ -135,4 +140,5 @@ class RunLog:
     def close(self) -> None:
         self.metrics.close()
         self.evaluations.close()
-        self._events.close()
+        for tracker in self._trackers:
+            tracker.close()
