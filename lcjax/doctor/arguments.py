@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+from lcjax.cli.outputs import check_outputs
 from lcjax.data.arguments import CorpusArguments
 from lcjax.errors import InputError
 
@@ -37,8 +39,11 @@ class DoctorArguments:
     """Columns with other names than the fields of a record, as field=column, as in lcjax.train."""
     json: str | None = None
     """Write the findings as JSON to this file, or to standard output for -."""
+    write_config: Path | None = None
+    """Write the settings of the command to this YAML file, for --config of lcjax train."""
 
     def __post_init__(self):
+        check_outputs([self.model, *self.data], **{"write-config": self.write_config})
         self.corpus()  # rejects the length, the unit of documents, the output
         if self.lora_r < 0:
             raise InputError(f"--lora-r {self.lora_r} is out of range; it must be 0 (every weight) or a rank")

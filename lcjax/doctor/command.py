@@ -10,7 +10,7 @@ from rich.console import Console
 from lcjax import weights
 from lcjax.audit.figures import audit
 from lcjax.cli.native_log import NativeLog
-from lcjax.cli.outputs import write_json
+from lcjax.cli.outputs import output_file, write_json
 from lcjax.cli.signals import WhileCompiling
 from lcjax.cli.terminal import tables_console
 from lcjax.data.corpus import load
@@ -19,7 +19,7 @@ from lcjax.doctor.documents import on_documents
 from lcjax.doctor.findings import Finding
 from lcjax.doctor.memory import by_plan, by_rule
 from lcjax.doctor.rope import on_rope
-from lcjax.doctor.train_command import train_command
+from lcjax.doctor.train_command import config_file, train_command
 from lcjax.errors import InputError, unknown
 from lcjax.plan.command import start_quietly
 from lcjax.plan.compiling.aot import gpu_names
@@ -42,6 +42,9 @@ def run(arguments: DoctorArguments) -> int:
     findings = list(examine(arguments))
     line = train_command(arguments.flags(), arguments.data, findings)
     write_json({"findings": [dataclasses.asdict(finding) for finding in findings], "command": line}, arguments.json)
+    if arguments.write_config is not None:
+        with output_file(arguments.write_config) as temporary:
+            temporary.write_text(config_file(line), encoding="utf-8")
     console = tables_console(arguments.json)
     for finding in findings:
         console.print(finding.question, style="bold", end=" " if finding.question else "  - ")

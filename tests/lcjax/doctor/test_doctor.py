@@ -155,3 +155,9 @@ def test_training_gives_the_same_advice_for_long_contexts_only():
     corpus = TokenizedCorpus(tokens, np.arange(21) * 4096, [str(i) for i in range(20)])
     assert "there is nothing to learn at a distance" in advice_before_training(corpus, 4096, 16)[0]
     assert advice_before_training(corpus, 2048, 16) == []
+
+
+def test_the_command_as_a_file_of_settings(doctor, model_dir, data_dir, tmp_path):
+    _, _, words = doctor("--max-seq-length", 64, "--write-config", tmp_path / "my.yaml")
+    from_file = parse_train(["--config", str(tmp_path / "my.yaml")])
+    assert dataclasses.replace(from_file, config=None) == parse_train(words)
