@@ -11,7 +11,7 @@ from pyarrow import parquet
 from lcjax.data import check_data_paths, read_documents
 from lcjax.data.reading.hub import hub_data
 from lcjax.errors import InputError
-from tests.support.fake_hub import fake_hub
+from tests.support.dataset_hub import dataset_hub
 
 
 def lines(*texts):
@@ -72,7 +72,7 @@ REPOSITORIES = {
 
 @pytest.fixture(scope="module")
 def server():
-    with fake_hub(REPOSITORIES) as (address, sent):
+    with dataset_hub(REPOSITORIES) as (address, sent):
         yield address, sent
 
 
