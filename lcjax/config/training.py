@@ -67,6 +67,10 @@ class TrainingArguments:
     """AdamW's weight decay; biases and norms are not decayed."""
     max_grad_norm: float = 1.0
     """Gradients with a larger global norm are scaled down to it; 0 does not clip."""
+    router_aux_loss_coef: float | None = None
+    """Weight of the loss that balances the experts of a mixture, with --full-finetuning; by default
+    the model's own, 0 for none. An adapter does not train the router.
+    """
     optimizer_memory: str = "auto"
     """Where AdamW's state is between steps: device, host (updated on the device layer by layer), or
     auto. auto is host if bfloat16 weights are trained, because their float32 master weights and
@@ -210,6 +214,8 @@ class TrainingArguments:
         for field in dataclasses.fields(TrainingArguments):
             value = getattr(self, field.name)
             types, expected = _TYPES.get(type(field.default), (object, ""))
+            if field.name == "router_aux_loss_coef" and value is not None:
+                types, expected = _TYPES[float]
             if not isinstance(value, types) or (isinstance(value, bool) and expected in ("a number", "a whole number")):
                 raise InputError(f"{flag(field.name)} {value!r} is of type {type(value).__name__}; give {expected}")
 
@@ -249,6 +255,8 @@ class TrainingArguments:
             )
         }  # fmt: skip
         ranges |= {"warmup_ratio": (0, 1), "eval_fraction": (0, 0.9), "seed": (0, 2**32 - 1)}
+        if self.router_aux_loss_coef is not None:
+            ranges["router_aux_loss_coef"] = (0, float("inf"))
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if not (low <= value <= high and math.isfinite(value)):

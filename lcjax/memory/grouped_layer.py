@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lcjax.memory.parts import LayerInputs, LayerParts
+from lcjax.memory.parts import LayerInputs, LayerParts, Load
 from lcjax.memory.position_wise import Leaves, PositionWise, added, delta_of
 from lcjax.memory.tiles import Tiles
 from lcjax.memory.trainable import Parameters
@@ -36,32 +36,40 @@ class GroupedLayer:
     tile: int
     groups: int
 
-    def forward(self, x_BTD: jax.Array, inputs: LayerInputs, attended: None = None) -> tuple[jax.Array, None]:
-        """(the layer's output, None): attention's complete output never exists."""
+    def forward(
+        self, x_BTD: jax.Array, load: Load, inputs: LayerInputs, attended: None = None
+    ) -> tuple[tuple[jax.Array, Load], None]:
+        """((the layer's output, the load with its own), None).
+
+        Attention's complete output never exists.
+        """
         layer = self._over_tiles(self.parts, x_BTD, inputs)
         *others, y_BTD = self._after_attention(x_BTD, inputs)
 
-        def one_tile(i, y_BTD):
+        def one_tile(i, carry):
+            y_BTD, load = carry
             streams = [layer.tiles.take(x, i) for x in (*others, y_BTD)]
-            return layer.tiles.put(y_BTD, _rest(layer, i, streams, layer.trainable), i)
+            y_BtD, load = _rest(layer, i, streams, load, layer.trainable)
+            return layer.tiles.put(y_BTD, y_BtD, i), load
 
-        return layer.tiles.loop(one_tile, y_BTD), None
+        return layer.tiles.loop(one_tile, (y_BTD, load)), None
 
     def backward(
-        self, x_BTD: jax.Array, inputs: LayerInputs, dy_BTD: jax.Array, attended: None = None
+        self, x_BTD: jax.Array, inputs: LayerInputs, dy_BTD: jax.Array, dload: Load, attended: None = None
     ) -> tuple[jax.Array, Leaves]:
         """(dx, float32 gradients of the trainable parameters), from the layer's input."""
         layer = self._over_tiles(self.parts, x_BTD, inputs)
         tiles, streams = layer.tiles, self._after_attention(x_BTD, inputs)
+        nothing = jax.tree.map(jnp.zeros_like, dload)
 
         def one_tile(i, carry):
             dstreams, gradients = carry
             _, pull_back = jax.vjp(
-                lambda streams, trainable: _rest(layer, i, streams, trainable),
+                lambda streams, trainable: _rest(layer, i, streams, nothing, trainable),
                 [tiles.take(stream, i) for stream in streams],
                 layer.trainable,
             )
-            parts, own = pull_back(tiles.take(dstreams[0], i))
+            parts, own = pull_back((tiles.take(dstreams[0], i), dload))
             return [tiles.put(x, part, i) for x, part in zip(dstreams, parts, strict=True)], added(gradients, own)
 
         start = [dy_BTD, *(jnp.zeros_like(dy_BTD) for _ in streams[1:])], inputs.params.zeros()
@@ -116,11 +124,11 @@ class GroupedLayer:
         return PositionWise(parts, inputs, Tiles.of(x_BTD.shape[1], self.tile), self.attention)
 
 
-def _rest(layer: PositionWise, i, streams: list[jax.Array], trainable: Leaves) -> jax.Array:
-    """The layer's output in tile i, from the streams of `_after_attention`."""
+def _rest(layer: PositionWise, i, streams: list[jax.Array], load: Load, trainable: Leaves) -> tuple[jax.Array, Load]:
+    """(the layer's output in tile i, the load), from the streams of `_after_attention`."""
     *before, last_BtD = streams
     middle_BtD = layer.add_attention(before[0], last_BtD, trainable) if before else last_BtD
-    return layer.feed_forward(i, middle_BtD, trainable)
+    return layer.feed_forward(i, middle_BtD, load, trainable)
 
 
 def _group_gradients(group: PositionWise, x_BTD, doutput_BTD, dx_BTD) -> tuple[jax.Array, Leaves]:

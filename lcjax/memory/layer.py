@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lcjax.memory.parts import LayerInputs, LayerParts
+from lcjax.memory.parts import LayerInputs, LayerParts, Load
 from lcjax.memory.position_wise import Leaves, PositionWise, added, delta_of
 from lcjax.memory.tiles import Tiles
 from lcjax.ops.attention.passes import Passes
@@ -33,8 +33,10 @@ class TiledLayer:
     attention: Passes
     tile: int
 
-    def forward(self, x_BTD: jax.Array, inputs: LayerInputs, attended: Any = None) -> tuple[jax.Array, Any]:
-        """(the layer's output, (attention's output, log-sum-exp)).
+    def forward(
+        self, x_BTD: jax.Array, load: Load, inputs: LayerInputs, attended: Any = None
+    ) -> tuple[tuple[jax.Array, Load], Any]:
+        """((the layer's output, the load with its own), (attention's output, log-sum-exp)).
 
         `attended` is the second result if it is known already. The output reuses x's memory if x is
         not used afterward.
@@ -42,19 +44,21 @@ class TiledLayer:
         layer = self._over_tiles(x_BTD, inputs)
         out_BTHd, lse = layer.attend(layer.project(x_BTD)) if attended is None else attended
 
-        def one_tile(i, x_BTD):
-            y_BtD = _after(layer, i, layer.tiles.take(x_BTD, i), layer.tiles.take(out_BTHd, i), layer.trainable)
-            return layer.tiles.put(x_BTD, y_BtD, i)
+        def one_tile(i, stream):
+            x_BTD, load = stream
+            x_BtD, out_BtHd = layer.tiles.take(x_BTD, i), layer.tiles.take(out_BTHd, i)
+            y_BtD, load = _after(layer, i, x_BtD, out_BtHd, load, layer.trainable)
+            return layer.tiles.put(x_BTD, y_BtD, i), load
 
-        return layer.tiles.loop(one_tile, x_BTD), (out_BTHd, lse)
+        return layer.tiles.loop(one_tile, (x_BTD, load)), (out_BTHd, lse)
 
     def backward(
-        self, x_BTD: jax.Array, inputs: LayerInputs, dy_BTD: jax.Array, attended: Any = None
+        self, x_BTD: jax.Array, inputs: LayerInputs, dy_BTD: jax.Array, dload: Load, attended: Any = None
     ) -> tuple[jax.Array, Leaves]:
         """(dx in dy's memory, float32 gradients of the trainable parameters).
 
-        With `attended`, the second result of `forward`, attention's forward pass does not run
-        again.
+        The layer adds to the load, so the cotangent of the load before it is `dload` too. With
+        `attended`, the second result of `forward`, attention's forward pass does not run again.
         """
         layer = self._over_tiles(x_BTD, inputs)
         tiles = layer.tiles
@@ -65,10 +69,10 @@ class TiledLayer:
             dx_BTD, out_BTHd, delta_BHT, gradients = carry
             out_BtHd = tiles.take(out_BTHd, i)
             _, pull_back = jax.vjp(
-                lambda x, out, trainable: _after(layer, i, x, out, trainable),
+                lambda x, out, trainable: _after(layer, i, x, out, nothing, trainable),
                 *(tiles.take(x_BTD, i), out_BtHd, layer.trainable),
             )
-            dx_BtD, dout_BtHd, own = pull_back(tiles.take(dx_BTD, i))
+            dx_BtD, dout_BtHd, own = pull_back((tiles.take(dx_BTD, i), dload))
             return (
                 tiles.put(dx_BTD, dx_BtD, i),
                 tiles.put(out_BTHd, dout_BtHd, i),
@@ -76,6 +80,7 @@ class TiledLayer:
                 added(gradients, own),
             )
 
+        nothing = jax.tree.map(jnp.zeros_like, dload)
         delta_BHT = jnp.zeros((out_BTHd.shape[0], out_BTHd.shape[2], out_BTHd.shape[1]), jnp.float32)
         start = dy_BTD, out_BTHd, delta_BHT, inputs.params.zeros()
         dx_BTD, dout_BTHd, delta_BHT, gradients = tiles.loop(one_tile, start)
@@ -86,6 +91,8 @@ class TiledLayer:
         return PositionWise(self.parts, inputs, Tiles.of(x_BTD.shape[1], self.tile), self.attention)
 
 
-def _after(layer: PositionWise, i, x_BtD: jax.Array, out_BtHd: jax.Array, trainable: Leaves) -> jax.Array:
+def _after(
+    layer: PositionWise, i, x_BtD: jax.Array, out_BtHd: jax.Array, load: Load, trainable: Leaves
+) -> tuple[jax.Array, Load]:
     middle_BtD = layer.add_attention(x_BtD, layer.output(i, out_BtHd, trainable), trainable)
-    return layer.feed_forward(i, middle_BtD, trainable)
+    return layer.feed_forward(i, middle_BtD, load, trainable)

@@ -16,6 +16,11 @@ from lcjax.ops.dropout import DropoutKey
 from lcjax.parallel.weights import gather_layer
 
 Tree = Any
+Load = Any
+"""Sums over tokens and layers that travel with the residual stream; None if there are none.
+
+They are `lcjax.ops.grouped.ExpertLoad`.
+"""
 
 
 class LayerParts(Protocol):
@@ -44,8 +49,10 @@ class LayerParts(Protocol):
         """The residual stream after attention, from the projection of its whole output."""
         ...
 
-    def feed_forward(self, params: Tree, x_BtD: jax.Array, key: DropoutKey | None, /) -> jax.Array:
-        """The residual stream after the MLP, [B, t, D]."""
+    def feed_forward(
+        self, params: Tree, x_BtD: jax.Array, key: DropoutKey | None, load: Load, counted_Bt: jax.Array | None, /
+    ) -> tuple[jax.Array, Load]:
+        """(the residual stream after the MLP [B, t, D], the load with that of the tile)."""
         ...
 
     def heads(self, params: Tree, group: jax.Array, groups: int, /) -> tuple[Tree, LayerParts]:
@@ -59,8 +66,8 @@ class LayerParts(Protocol):
 class LayerInputs(NamedTuple):
     """What one layer reads in addition to the residual stream.
 
-    `context` has the positions, segment ids and places of all tokens, what the layer's attention
-    sees, and the `mesh` of the devices.
+    `context` has the positions, segment ids and places of all tokens, which tokens count in the
+    load of experts, what the layer's attention sees, and the `mesh` of the devices.
     """
 
     params: Parameters

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lcjax.memory.parts import LayerInputs, LayerParts
+from lcjax.memory.parts import LayerInputs, LayerParts, Load
 from lcjax.memory.tiles import Tiles
 from lcjax.ops.attention.passes import Passes
 from lcjax.ops.dropout import DropoutKey
@@ -52,9 +52,11 @@ class PositionWise:
         """The residual stream after attention."""
         return self.parts.add_attention(self.inputs.params.joined(trainable), x_BtD, output_BtD)
 
-    def feed_forward(self, i: Any, x_BtD: jax.Array, trainable: Leaves) -> jax.Array:
-        """The residual stream after the MLP."""
-        return self.parts.feed_forward(self.inputs.params.joined(trainable), x_BtD, self._key(i, 2))
+    def feed_forward(self, i: Any, x_BtD: jax.Array, load: Load, trainable: Leaves) -> tuple[jax.Array, Load]:
+        """(the residual stream after the MLP, the load of experts with that of tile i)."""
+        counted_BT = self.inputs.context.counted_BT
+        counted_Bt = None if counted_BT is None else self.tiles.take(counted_BT, i)
+        return self.parts.feed_forward(self.inputs.params.joined(trainable), x_BtD, self._key(i, 2), load, counted_Bt)
 
     def project(self, x_BTD: jax.Array) -> tuple[jax.Array, ...]:
         """Queries, keys and values of the sequence."""

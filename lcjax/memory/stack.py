@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from lcjax.config.execution import check_tiles
 from lcjax.config.memory import MemorySettings
@@ -25,7 +26,7 @@ from lcjax.config.parallel.mesh import ONE_DEVICE, MeshShape
 from lcjax.errors import InputError
 from lcjax.memory.grouped_layer import GroupedLayer
 from lcjax.memory.layer import TiledLayer
-from lcjax.memory.parts import LayerInputs, LayerParts
+from lcjax.memory.parts import LayerInputs, LayerParts, Load
 from lcjax.memory.stacked import layer_at, layer_numbers, scan_layers
 from lcjax.memory.trainable import Parameters
 from lcjax.ops.attention.parallel import passes_over
@@ -76,18 +77,21 @@ def tiled_stack(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def run_stack(stack: Stack, x_BTD: jax.Array, params: Tree, dropout_keys: jax.Array | None, context: Any) -> jax.Array:
-    """The residual stream after all layers. `params` and `dropout_keys` are stacked, L first.
+def run_stack(
+    stack: Stack, x_BTD: jax.Array, load: Load, params: Tree, dropout_keys: jax.Array | None, context: Any
+) -> tuple[jax.Array, Load]:
+    """(the residual stream after all layers, `load` plus that of all layers).
 
-    Differentiable in x and params. Gradients are computed only for those leaves of params that JAX
-    differentiates with respect to.
+    `params` and `dropout_keys` are stacked, L first. Differentiable in x and params. Gradients are
+    computed only for those leaves of params that JAX differentiates with respect to.
     """
     layers = LayerInputs(Parameters.of(params, [False] * len(jax.tree.leaves(params))), dropout_keys, context)
 
-    def one_layer(x_BTD, layer, _):
-        return stack.layer.forward(x_BTD, layers.of(layer))[0], None
+    def one_layer(stream, layer, _):
+        x_BTD, load = stream
+        return stack.layer.forward(x_BTD, load, layers.of(layer))[0], None
 
-    return scan_layers(one_layer, x_BTD, layer_numbers(_layer_count(params)))[0]
+    return scan_layers(one_layer, (x_BTD, load), layer_numbers(_layer_count(params)))[0]
 
 
 @jax.tree_util.register_dataclass
@@ -98,30 +102,33 @@ class _Residuals:
     layers: LayerInputs
 
 
-def _forward(stack, x_BTD, params, dropout_keys, context):
+def _forward(stack, x_BTD, load, params, dropout_keys, context):
     # With symbolic_zeros, `perturbed` tells for every array whether its gradient is needed.
     learns = [leaf.perturbed for leaf in jax.tree.leaves(params)]
-    params, dropout_keys, context = jax.tree.map(lambda leaf: leaf.value, (params, dropout_keys, context))
+    x_BTD, load, params, dropout_keys, context = jax.tree.map(
+        lambda leaf: leaf.value, (x_BTD, load, params, dropout_keys, context)
+    )
     layers = LayerInputs(Parameters.of(params, learns), dropout_keys, context)
 
     def save(tree):
         return to_host(tree) if stack.offload else tree
 
-    def one_layer(x_BTD, layer, _):
-        y_BTD, attended = stack.layer.forward(x_BTD, layers.of(layer))
-        return y_BTD, save(attended) if stack.save_attention else None
+    def one_layer(stream, layer, _):
+        x_BTD, load = stream
+        stream, attended = stack.layer.forward(x_BTD, load, layers.of(layer))
+        return stream, save(attended) if stack.save_attention else None
 
-    def save_and_run(x_BTD, group, _):
-        y_BTD, attended = scan_layers(one_layer, x_BTD, group)
-        return y_BTD, (save(x_BTD), attended)
+    def save_and_run(stream, group, _):
+        after, attended = scan_layers(one_layer, stream, group)
+        return after, (save(stream[0]), attended)
 
     count, size = _layer_count(params), stack.save_every
     if count % size:
         raise InputError(f"save_every={size} does not divide {count} layers; use one of {_divisors(count)}")
     groups = layer_numbers(count).reshape(count // size, size)
-    y_BTD, (saved_SBTD, attended) = scan_layers(save_and_run, x_BTD.value, groups)
+    stream, (saved_SBTD, attended) = scan_layers(save_and_run, (x_BTD, load), groups)
     attended_L = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), attended)
-    return y_BTD, _Residuals(saved_SBTD, attended_L, layers)
+    return stream, _Residuals(saved_SBTD, attended_L, layers)
 
 
 def _layer_count(stacked: Tree) -> int:
@@ -132,7 +139,8 @@ def _divisors(number: int) -> str:
     return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
 
 
-def _backward(stack, residuals, dy_BTD):
+def _backward(stack, residuals, dstream):
+    dy_BTD, dload = jax.tree.map(_instantiated, dstream, is_leaf=_is_symbolic)
     params, size = residuals.layers.params, stack.save_every
     count = len(residuals.saved_SBTD) * size
 
@@ -144,7 +152,8 @@ def _backward(stack, residuals, dy_BTD):
         return fetch((layer_at(residuals.saved_SBTD, layer // size), layer_at(residuals.attended_L, layer)))
 
     def rerun(i: jax.Array, x_BTD: jax.Array) -> jax.Array:
-        return stack.layer.forward(x_BTD, residuals.layers.of(i), fetch(layer_at(residuals.attended_L, i)))[0]
+        attended = fetch(layer_at(residuals.attended_L, i))
+        return stack.layer.forward(x_BTD, None, residuals.layers.of(i), attended)[0][0]
 
     def one_layer(carry, layer, _):
         dy_BTD, fetched = carry
@@ -154,7 +163,7 @@ def _backward(stack, residuals, dy_BTD):
             (x_BTD, attended), below = fetch_for(layer), None
         if size > 1:
             x_BTD = lax.fori_loop(layer - layer % size, layer, rerun, x_BTD)
-        dx_BTD, gradients = stack.layer.backward(x_BTD, residuals.layers.of(layer), dy_BTD, attended)
+        dx_BTD, gradients = stack.layer.backward(x_BTD, residuals.layers.of(layer), dy_BTD, dload, attended)
         gradients = scatter_layer(residuals.layers.context.mesh, params.trainable_paths, gradients)
         # Convert to the weights' dtype now. The gradients of all layers together are as large as
         # the weights, and twice that in float32.
@@ -163,7 +172,15 @@ def _backward(stack, residuals, dy_BTD):
 
     start = dy_BTD, fetch_for(jnp.int32(count - 1)) if stack.fetch_ahead else None
     (dx_BTD, _), gradients = scan_layers(one_layer, start, layer_numbers(count), reverse=True)
-    return dx_BTD, params.with_leaves(gradients, [None] * len(params.frozen)), None, None
+    return dx_BTD, dload, params.with_leaves(gradients, [None] * len(params.frozen)), None, None
+
+
+def _is_symbolic(leaf: Any) -> bool:
+    return isinstance(leaf, SymbolicZero)
+
+
+def _instantiated(cotangent: Any) -> jax.Array:
+    return jnp.zeros(cotangent.shape, cotangent.dtype) if _is_symbolic(cotangent) else cotangent
 
 
 run_stack.defvjp(_forward, _backward, symbolic_zeros=True)

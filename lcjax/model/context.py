@@ -27,7 +27,8 @@ class Context:
     `rotation` is RoPE's. `attention` and `rope` are names of implementations. `views` say what
     attention sees, and `view_of_layer` has the index of every layer's view. `view`, int32, is that
     of the layer that reads this; None if all layers have the same. `places_T`, int32, has each
-    token's index in its sequence; None without dropout. On a `mesh` of several devices, tokens are
+    token's index in its sequence; None without dropout. `counted_BT`, bool, says which tokens count
+    in the load of experts; None if that is not computed. On a `mesh` of several devices, tokens are
     those of one device.
     """
 
@@ -41,6 +42,7 @@ class Context:
     view_of_layer: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     mesh: MeshShape = dataclasses.field(default=ONE_DEVICE, metadata={"static": True})
     view: jax.Array | None = None
+    counted_BT: jax.Array | None = None
 
     def of_layer(self, layer: jax.Array) -> Context:
         """What one layer reads. Its number may be traced, as in a scan over layers that differ."""

@@ -19,6 +19,7 @@ from lcjax.model.context import Context
 from lcjax.model.mlp import new_mlp
 from lcjax.model.norm import RMSNorm
 from lcjax.ops.dropout import DropoutKey, split_key
+from lcjax.ops.grouped import ExpertLoad
 from lcjax.ops.residuals import LAYER_INPUT, MIDDLE, PROJECTION, name_residual
 
 Tree = dict[str, Any]
@@ -38,12 +39,16 @@ class DecoderLayer(nnx.Module):
         self.self_attn = SelfAttention(tree["self_attn"], config, lora)
         self.mlp = new_mlp(tree["mlp"], config, lora)
 
-    def __call__(self, x_BTD: jax.Array, context: Context, dropout_key: DropoutKey | None) -> jax.Array:
-        before_key, *after_keys = split_key(dropout_key, 3)
+    def __call__(
+        self, x_BTD: jax.Array, context: Context, dropout_key: DropoutKey | None, load: ExpertLoad | None = None
+    ) -> tuple[jax.Array, ExpertLoad | None]:
+        """(the residual stream after the layer, the load of experts with its own, if any)."""
+        before_key, output_key, mlp_key = split_key(dropout_key, 3)
         x_BTD = name_residual(x_BTD, LAYER_INPUT)
         q_BTHd, k_BTKd, v_BTKd = self.before_attention(x_BTD, context, before_key)
         out_BTHd = attend(q_BTHd, k_BTKd, v_BTKd, context, sinks_H=self.self_attn.sinks_H)
-        return self.after_attention(x_BTD, out_BTHd, *after_keys)
+        x_BTD = self._middle(x_BTD, out_BTHd, output_key)
+        return self.feed_forward(x_BTD, mlp_key, load, context.counted_BT)
 
     def before_attention(
         self, x_BTD: jax.Array, context: Context, dropout_key: DropoutKey | None
@@ -51,25 +56,31 @@ class DecoderLayer(nnx.Module):
         """Queries, keys and values of part of the residual stream; `context` has its positions."""
         return self.self_attn.project(self._before(self.norms.before_attention, x_BTD), context, dropout_key)
 
-    def after_attention(
-        self,
-        x_BTD: jax.Array,
-        out_BTHd: jax.Array,
-        output_key: DropoutKey | None = None,
-        mlp_key: DropoutKey | None = None,
-    ) -> jax.Array:
-        """The layer's output, from residual stream and attention's output at the same positions."""
-        x_BTD = name_residual(self.add_attention(x_BTD, self.self_attn.output(out_BTHd, output_key)), MIDDLE)
-        return self.feed_forward(x_BTD, mlp_key)
+    def after_attention(self, x_BTD: jax.Array, out_BTHd: jax.Array) -> jax.Array:
+        """The layer's output, from residual stream and attention's output at the same positions.
+
+        It has no dropout.
+        """
+        return self.feed_forward(self._middle(x_BTD, out_BTHd, None), None)[0]
 
     def add_attention(self, x_BTD: jax.Array, output_BTD: jax.Array) -> jax.Array:
         """The residual stream after attention, from the sum of what its heads give."""
         return x_BTD + self._after(self.norms.after_attention, output_BTD)
 
-    def feed_forward(self, x_BTD: jax.Array, dropout_key: DropoutKey | None) -> jax.Array:
-        """The residual stream after the MLP."""
-        result_BTD = self.mlp(self._before(self.norms.before_mlp, x_BTD), dropout_key)
-        return x_BTD + self._after(self.norms.after_mlp, result_BTD)
+    def feed_forward(
+        self,
+        x_BTD: jax.Array,
+        dropout_key: DropoutKey | None,
+        load: ExpertLoad | None = None,
+        counted_BT: jax.Array | None = None,
+    ) -> tuple[jax.Array, ExpertLoad | None]:
+        """(the residual stream after the MLP, the load of experts with the layer's own, if any)."""
+        result_BTD, load = self.mlp(self._before(self.norms.before_mlp, x_BTD), dropout_key, load, counted_BT)
+        return x_BTD + self._after(self.norms.after_mlp, result_BTD), load
+
+    def _middle(self, x_BTD: jax.Array, out_BTHd: jax.Array, dropout_key: DropoutKey | None) -> jax.Array:
+        """The residual stream after attention, from attention's output."""
+        return name_residual(self.add_attention(x_BTD, self.self_attn.output(out_BTHd, dropout_key)), MIDDLE)
 
     def _before(self, name: str | None, x_BTD: jax.Array) -> jax.Array:
         """The residual stream, normalized if the layer has this norm."""
@@ -103,8 +114,15 @@ class LayerFunctions:
     def add_attention(self, params: Any, x_BtD: jax.Array, output_BtD: jax.Array):
         return nnx.merge(self.structure, params).add_attention(x_BtD, output_BtD)
 
-    def feed_forward(self, params: Any, x_BtD: jax.Array, key: DropoutKey | None):
-        return nnx.merge(self.structure, params).feed_forward(x_BtD, key)
+    def feed_forward(
+        self,
+        params: Any,
+        x_BtD: jax.Array,
+        key: DropoutKey | None,
+        load: ExpertLoad | None,
+        counted_Bt: jax.Array | None,
+    ):
+        return nnx.merge(self.structure, params).feed_forward(x_BtD, key, load, counted_Bt)
 
     def heads(self, params: Any, group: jax.Array, groups: int):
         layer = nnx.merge(self.structure, params)

@@ -31,6 +31,7 @@ from lcjax.model.settings import ModelSettings
 from lcjax.ops.cross_entropy import capped
 from lcjax.ops.dropout import DropoutKey
 from lcjax.ops.four_bits import has_quantized
+from lcjax.ops.grouped import ExpertLoad
 from lcjax.parallel.collectives import largest_over, places_of
 from lcjax.parallel.weights import gather_layer, gather_rows
 
@@ -158,6 +159,24 @@ class Llama(nnx.Module):
           InputError: the ids are not rows of tokens, or an id is outside the vocabulary. A traced
             call cannot check ids; there the embedding of such an id is NaN.
         """
+        return self.hidden_states_and_load(tokens_BT, positions_BT, segment_ids_BT, dropout_key)[0]
+
+    def hidden_states_and_load(
+        self,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array | None = None,
+        segment_ids_BT: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+        counted_BT: jax.Array | None = None,
+    ) -> tuple[jax.Array, ExpertLoad | None]:
+        """(`hidden_states`, the load of experts over all layers).
+
+        Other arguments and errors are those of `hidden_states`.
+
+        Args:
+          counted_BT: bool, the tokens that count in the load; if None, the load is None. The model
+            must have experts.
+        """
         tokens_BT = jnp.asarray(tokens_BT)
         check_ids(tokens_BT, self.config.vocab_size)
         if tokens_BT.ndim != 2 or not tokens_BT.size:
@@ -166,6 +185,8 @@ class Llama(nnx.Module):
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None], tokens_BT.shape)
         # Padding comes after the document, whose tokens do not see later tokens.
         context = self.context(positions_BT, None if self.settings.one_document_a_row else segment_ids_BT)
+        context = dataclasses.replace(context, counted_BT=counted_BT)
+        load = None if counted_BT is None else ExpertLoad.zeros(self.config.experts.count)
         form = self.settings.execution.form(tokens_BT.shape[1])
         layer_structure, stacked_params = nnx.split(self.layers)
 
@@ -182,25 +203,28 @@ class Llama(nnx.Module):
                 form.memory,
                 context.mesh,
             )
-            return self.norm(run_stack(stack, x_BTD, stacked_params, layer_keys, context))
+            stream: Any = run_stack(stack, x_BTD, load, stacked_params, layer_keys, context)
+            return self.norm(stream[0]), stream[1]
         # The scan itself must slice trainable weights, so that it accumulates their gradients. The
         # kernels that dequantize quantized weights read them from their stack.
         learns, quantized = self.settings.lora is None, has_quantized(nnx.to_pure_dict(stacked_params))
         by_number = form.policy in OFFLOADING and not learns and not quantized
         params = Parameters.of(stacked_params, [not by_number or adapts for adapts in _of_adapters(stacked_params)])
 
-        def layer(x_BTD, number, inputs):
-            trainable, key = inputs
+        def layer(stream, number, inputs):
+            (x_BTD, load), (trainable, key) = stream, inputs
             layer_params = params.with_leaves(trainable, layer_at(params.frozen, number))
             layer_params = gather_layer(context.mesh, layer_params)
             places_T = context.places_T
             dropout_key = None if key is None or places_T is None else DropoutKey(key, places_T)
-            return nnx.merge(layer_structure, layer_params)(x_BTD, context.of_layer(number), dropout_key), None
+            return nnx.merge(layer_structure, layer_params)(x_BTD, context.of_layer(number), dropout_key, load), None
 
         layers = layer_numbers(self.config.num_hidden_layers)
         checkpoint = functools.partial(checkpoint_layer, policy=form.policy)
-        x_BTD, _ = scan_layers(layer, x_BTD, layers, (params.trainable, layer_keys), checkpoint=checkpoint)
-        return self.norm(x_BTD)
+        (x_BTD, load), _ = scan_layers(
+            layer, (x_BTD, load), layers, (params.trainable, layer_keys), checkpoint=checkpoint
+        )
+        return self.norm(x_BTD), load
 
 
 def _of_adapters(params: nnx.State) -> list[bool]:

@@ -21,6 +21,11 @@ def sum_over(mesh: MeshShape, tree: Tree) -> Tree:
     return tree if mesh.size == 1 else lax.psum(tree, AXES)
 
 
+def sum_over_context(mesh: MeshShape, tree: Tree) -> Tree:
+    """The sum of every leaf over the devices that share a sequence."""
+    return tree if mesh.context == 1 else lax.psum(tree, CONTEXT)
+
+
 def largest_over(mesh: MeshShape, x: jax.Array) -> jax.Array:
     """The largest value on the devices that share a sequence."""
     return x if mesh.context == 1 else lax.pmax(x, CONTEXT)

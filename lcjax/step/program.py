@@ -78,7 +78,24 @@ def build_program(
         on_host=optimizer_is_on_host(arguments, trainable),
         mesh=settings.execution.mesh,
     )
-    return Program(Objective(config, settings), optimizer, schedule, trainable, frozen)
+    objective = Objective(config, settings, balance_weight(config, arguments, trains_router=settings.lora is None))
+    return Program(objective, optimizer, schedule, trainable, frozen)
+
+
+def balance_weight(config: LlamaConfig, arguments: TrainingArguments, *, trains_router: bool) -> float:
+    """The weight of the loss that balances experts; 0 if there is no router to train.
+
+    Raises:
+      InputError: a weight is given, and there is none.
+    """
+    experts, given = config.family.experts(config), arguments.router_aux_loss_coef
+    if experts is None or not trains_router:
+        if given:
+            why = f"a {config.model_type} model has no experts" if experts is None else "an adapter trains no router"
+            remedy = "omit it" if experts is None else "omit it, or train every weight with --full-finetuning"
+            raise InputError(f"--router-aux-loss-coef {given} has no effect, because {why}; {remedy}")
+        return 0.0
+    return float(experts.router_aux_loss_coef if given is None else given)
 
 
 def optimizer_is_on_host(arguments: TrainingArguments, trainable: Tree) -> bool:

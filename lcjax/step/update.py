@@ -45,13 +45,15 @@ class TrainState:
 class StepMetrics:
     """Scalars of one step.
 
-    They are the mean loss in nats per token and the norm of its gradient before clipping, both
-    float32, and the number of counted tokens, an integer.
+    They are the mean loss in nats per token and the norm of the gradient before clipping, both
+    float32, and the number of counted tokens, an integer. `router_aux_loss`, float32, is the mean
+    of `load_balancing_loss` before its weight; None if experts are not balanced.
     """
 
     loss: jax.Array
     grad_norm: jax.Array
     tokens: jax.Array
+    router_aux_loss: jax.Array | None = None
 
 
 def train_step(
@@ -60,11 +62,11 @@ def train_step(
     """One optimizer step over micro-batches [A, B, T]; jit it with `jit_train_step`."""
     uses_dropout = objective.settings.lora is not None and objective.settings.lora.lora_dropout > 0
     dropout_key = jax.random.fold_in(state.key, state.step) if uses_dropout else None
-    loss, tokens, grads = gradients(objective, state.trainable, frozen, batches, dropout_key)
+    loss, balance, tokens, grads = gradients(objective, state.trainable, frozen, batches, dropout_key)
     updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
     trainable = cast(Tree, optax.apply_updates(state.trainable, updates))
     grad_norm = global_norm(objective.settings.execution.mesh, grads)
-    metrics = StepMetrics(loss=loss, grad_norm=grad_norm, tokens=tokens)
+    metrics = StepMetrics(loss=loss, grad_norm=grad_norm, tokens=tokens, router_aux_loss=balance)
     return TrainState(state.step + 1, trainable, optimizer_state, state.key), metrics
 
 

@@ -174,7 +174,7 @@ SECTIONS = {
     ),
     "optimizer": (
         "learning_rate", "lr_scheduler_type", "warmup_ratio", "warmup_steps",
-        "weight_decay", "max_grad_norm", "optimizer_memory",
+        "weight_decay", "max_grad_norm", "router_aux_loss_coef", "optimizer_memory",
     ),
     "evaluation and checkpoint": (
         "eval_fraction", "eval_batches", "eval_steps", "save_steps", "save_total_limit",

@@ -17,6 +17,7 @@ from lcjax.ops.attention.registry import backend_of
 from lcjax.pallas.triton.block_sizes import traced_for
 from lcjax.parallel.processes import is_alone, processes_per_host
 from lcjax.step import Hardware, resolve, resolve_mesh
+from lcjax.step.program import balance_weight
 from lcjax.train.arguments import RunArguments
 from lcjax.train.checkpoints.folder import RunFolder
 
@@ -52,6 +53,7 @@ def check_model(config: LlamaConfig, arguments: RunArguments, folder: RunFolder)
     if not arguments.full_finetuning:
         modules = target_modules_of(config.family, arguments.target_modules)
         check_targets(config, modules, arguments.lora_dropout)
+    balance_weight(config, arguments, trains_router=arguments.full_finetuning)
     check_quantizable(config, arguments.quantize)
     dtype = "bfloat16" if arguments.dtype == "auto" else arguments.dtype
     resolve(arguments.execution_request, config, jnp.dtype(dtype), "gpu")

@@ -50,6 +50,7 @@ class Case:
       quantize: as in `lcjax.weights.load_model_files`.
       broken: a fault of `MUTANTS` to plant.
       folder: that of another model and its adapter, written by `tests.support.oracles.make_oracle`.
+      router_aux_loss_coef: as in `lcjax.step.Objective`.
     """
 
     mesh: tuple[int, int, int]
@@ -59,6 +60,7 @@ class Case:
     shard_axes: tuple[str, ...] = ()
     broken: str | None = None
     folder: str | None = None
+    router_aux_loss_coef: float = 0.0
 
 
 MUTANTS = {
@@ -75,6 +77,7 @@ MUTANTS = {
         "lcjax.ops.attention.parallel.ring.Ring.forward",
         lambda self, q, k, v, sinks, *others: _RING_FORWARD(self, q, k, v, None, *others),
     ),
+    "experts counted on one device alone": ("lcjax.step.objective.sum_over_context", lambda mesh, tree: tree),
     "one device's tokens alone": ("lcjax.step.objective.sum_over", lambda mesh, tree: tree),
 }
 
@@ -123,10 +126,11 @@ def _gradients(case: Case, batch: dict[str, np.ndarray], directory: Path, adapte
         model = lcjax.load_adapter(model, adapter)
     trains = lora.everything if adapter is None else lora.adapters_only
     trainable, frozen = lora.partition(model.params, lora.trainable_mask(model.params, trains))
-    objective, devices = step.Objective(config, model.settings), Devices.of(model.settings.execution.mesh)
+    objective = step.Objective(config, model.settings, case.router_aux_loss_coef)
+    devices = Devices.of(model.settings.execution.mesh)
 
     def compute(trainable, frozen, batches):
-        loss, _, gradients = step.gradients(objective, trainable, frozen, batches, None)
+        loss, *_, gradients = step.gradients(objective, trainable, frozen, batches, None)
         return loss, gradients
 
     trainable, frozen = devices.distribute(trainable), devices.distribute(frozen)

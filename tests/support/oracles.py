@@ -173,13 +173,20 @@ def make_batch(
 
 def torch_logits(model, batch: Batch) -> torch.Tensor:
     """Returns transformers' logits. The mask is explicit, so that positions can be arbitrary."""
-    tokens, positions, segments = (torch.from_numpy(batch[k]).long() for k in ("tokens", "positions", "segment_ids"))
+    tokens, positions = (torch.from_numpy(batch[k]).long() for k in ("tokens", "positions"))
+    mask = torch_mask(model, batch)
+    return model(input_ids=tokens, position_ids=positions, attention_mask=mask, use_cache=False).logits
+
+
+def torch_mask(model, batch: Batch) -> Any:
+    """Returns which tokens see which, in the form that the model of transformers takes."""
+    segments = torch.from_numpy(batch["segment_ids"]).long()
     mask = (segments[:, :, None] == segments[:, None, :]).tril()[:, None]
     if (window := getattr(model.config, "sliding_window", None)) is not None:
         in_window = mask.triu(1 - window)
         differ = len(set(getattr(model.config, "layer_types", None) or ())) > 1
         mask = {"full_attention": mask, "sliding_attention": in_window} if differ else in_window
-    return model(input_ids=tokens, position_ids=positions, attention_mask=mask, use_cache=False).logits
+    return mask
 
 
 def torch_loss(model, batch: Batch) -> torch.Tensor:
@@ -243,7 +250,7 @@ def jax_gradients(
     trainable, frozen, _ = split(model)
     objective = step.Objective(model.config, model.settings)
     compiled = _GRADIENTS["same bits" if same_bits else "quickest"]
-    loss, _, gradients = compiled(objective, trainable, frozen, micro_batches(batch, count), None)
+    loss, *_, gradients = compiled(objective, trainable, frozen, micro_batches(batch, count), None)
     return float(loss), without_masked(gradients)
 
 

@@ -26,6 +26,7 @@ class Experts:
       width: the intermediate size of an expert.
       sums_to_one: whether the weights of a token's experts are divided by their sum. Otherwise they
         are the probabilities among all experts.
+      router_aux_loss_coef: the weight of the loss that balances experts, if the router is trained.
       limit: an expert computes `(up + 1) gate sigmoid(sharpness gate)` with gate at most `limit`
         and up within it; None for the family's activation of gate, times up.
       sharpness: see `limit`.
@@ -37,6 +38,7 @@ class Experts:
     per_token: int
     width: int
     sums_to_one: bool
+    router_aux_loss_coef: float
     limit: float | None = None
     sharpness: float = 1.0
     stored_format: str | None = None
@@ -50,6 +52,9 @@ def refusal(config: LlamaConfig, count: str, width: str | None = None) -> str | 
       count: the key of config.json with the number of experts.
       width: the key with their intermediate size, if it is not that of dense models.
     """
+    coef: Any = config.own_value("router_aux_loss_coef")
+    if isinstance(coef, bool) or not isinstance(coef, int | float) or not 0 <= coef < 1e6:
+        return f"router_aux_loss_coef={coef!r} is not a number of at least 0"
     keys = count, "num_experts_per_tok", *([width] if width else [])
     return refusal_of(count, {key: config.own_value(key) for key in keys})
 

@@ -101,6 +101,7 @@ def _experts(config: LlamaConfig) -> experts.Experts:
         per_token=config.own_value("num_experts_per_tok"),
         width=config.intermediate_size,
         sums_to_one=True,
+        router_aux_loss_coef=config.own_value("router_aux_loss_coef"),
         limit=config.own_value("swiglu_limit"),
         sharpness=config.own_value("swiglu_alpha"),
         stored_format=config.own_value(experts.STORED_FORMAT),

@@ -122,8 +122,13 @@ def _moe_refusal(config: LlamaConfig) -> str | None:
 
 
 def _experts(config: LlamaConfig) -> experts.Experts:
-    keys = "num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob"
-    return experts.Experts(*map(config.own_value, keys))
+    return experts.Experts(
+        count=config.own_value("num_experts"),
+        per_token=config.own_value("num_experts_per_tok"),
+        width=config.own_value("moe_intermediate_size"),
+        sums_to_one=config.own_value("norm_topk_prob"),
+        router_aux_loss_coef=config.own_value("router_aux_loss_coef"),
+    )
 
 
 QWEN3_MOE = Family(

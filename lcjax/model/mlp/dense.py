@@ -14,6 +14,7 @@ from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.model.linear import Linear, outputs_of
 from lcjax.model.mlp.activations import ACTIVATIONS
 from lcjax.ops.dropout import DropoutKey, split_key
+from lcjax.ops.grouped import ExpertLoad
 from lcjax.ops.residuals import PROJECTION, name_residual
 
 Tree = dict[str, Any]
@@ -31,9 +32,16 @@ class MLP(nnx.Module):
         self.size = config.intermediate_size
         self.down_proj = Linear(tree["down_proj"], lora)
 
-    def __call__(self, x_BTD: jax.Array, dropout_key: DropoutKey | None) -> jax.Array:
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        dropout_key: DropoutKey | None,
+        load: ExpertLoad | None = None,
+        counted_BT: jax.Array | None = None,
+    ) -> tuple[jax.Array, ExpertLoad | None]:
+        """(the result, the load as it is)."""
         maps = [getattr(self, name) for name in self.maps]
         *keys, down_key = split_key(dropout_key, len(maps) + 1)
         outputs = list(outputs_of(maps, x_BTD, keys, (self.size, self.size)))
         gate, up = (name_residual(x, PROJECTION) for x in outputs)
-        return self.down_proj(ACTIVATIONS[self.activation](gate) * up, down_key)
+        return self.down_proj(ACTIVATIONS[self.activation](gate) * up, down_key), load

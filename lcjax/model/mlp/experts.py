@@ -18,7 +18,7 @@ from lcjax.config import LlamaConfig, LoraConfig
 from lcjax.model.mlp.activations import ACTIVATIONS
 from lcjax.model.mlp.grouped_linear import GroupedLinear
 from lcjax.ops.dropout import DropoutKey
-from lcjax.ops.grouped import Routing, collect, dispatch, route
+from lcjax.ops.grouped import ExpertLoad, Routing, collect, dispatch, route
 from lcjax.ops.residuals import PROJECTION, name_residual
 
 Tree = dict[str, Any]
@@ -35,15 +35,19 @@ class Router(nnx.Module):
         self.bias = nnx.Param(tree["bias"]) if "bias" in tree else None
         self.experts = config.experts
 
-    def __call__(self, x_ND: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(weights float32 [N, C], experts int32 [N, C]) of each token, largest weight first."""
+    def __call__(self, x_ND: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(weights float32 [N, C], experts int32 [N, C], logits float32 [N, E]) of each token.
+
+        The largest weight is first.
+        """
         product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32, precision="highest")
         logits_NE = product("nd,ed->ne", x_ND, self.weight[...])
         if self.bias is not None:
             logits_NE = logits_NE + self.bias[...][None].astype(jnp.float32)
         logits_NC, expert_NC = lax.top_k(logits_NE, self.experts.per_token)
         among_NX = logits_NC if self.experts.sums_to_one else logits_NE
-        return jnp.exp(logits_NC - jax.nn.logsumexp(among_NX, axis=-1, keepdims=True)), expert_NC
+        weight_NC = jnp.exp(logits_NC - jax.nn.logsumexp(among_NX, axis=-1, keepdims=True))
+        return weight_NC, expert_NC, logits_NE
 
 
 class Experts(nnx.Module):
@@ -81,11 +85,22 @@ class MixtureOfExperts(nnx.Module):
         self.experts = Experts(tree["experts"], config, lora)
         self.count = config.experts.count
 
-    def __call__(self, x_BTD: jax.Array, dropout_key: DropoutKey | None) -> jax.Array:
-        """Adapters of experts have no dropout, so the key is not used."""
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        dropout_key: DropoutKey | None,
+        load: ExpertLoad | None = None,
+        counted_BT: jax.Array | None = None,
+    ) -> tuple[jax.Array, ExpertLoad | None]:
+        """(the result, the load with these tokens, or None if none is given).
+
+        Adapters of experts have no dropout, so the key is not used.
+        """
         x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
-        weight_NC, expert_NC = self.router(x_ND)
+        weight_NC, expert_NC, logits_NE = self.router(x_ND)
+        if load is not None and counted_BT is not None:
+            load = load.plus(logits_NE, expert_NC, counted_BT.reshape(-1))
         routing = route(expert_NC, self.count)
         y_NCD = collect(self.experts(dispatch(x_ND, routing), routing), routing)
         y_ND = jnp.einsum("ncd,nc->nd", y_NCD, weight_NC, preferred_element_type=jnp.float32, precision="highest")
-        return y_ND.astype(x_BTD.dtype).reshape(x_BTD.shape)
+        return y_ND.astype(x_BTD.dtype).reshape(x_BTD.shape), load

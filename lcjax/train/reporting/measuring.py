@@ -51,14 +51,16 @@ class Meter:
     def row(self, number: int, done: Step) -> dict[str, Any]:
         """The row of step `number`.
 
-        Its fields: step, loss (nats per token), grad_norm, learning_rate, tokens (of this step,
-        without padding), epoch, num_input_tokens_seen, and those of `MEASURED`: seconds of the
-        step, elapsed_seconds of all sessions of the run, mfu, bytes of memory.
+        Its fields: step, loss (nats per token), router_aux_loss if experts are balanced, grad_norm,
+        learning_rate, tokens (of this step, without padding), epoch, num_input_tokens_seen, and
+        those of `MEASURED`: seconds of the step, elapsed_seconds of all sessions of the run, mfu,
+        bytes of memory.
         """
         self._tokens += done.tokens
         row = {
             "step": number,
             "loss": done.loss,
+            **({} if done.router_aux_loss is None else {"router_aux_loss": done.router_aux_loss}),
             "grad_norm": done.grad_norm,
             "learning_rate": done.learning_rate,
             "tokens": done.tokens,

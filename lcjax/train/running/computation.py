@@ -42,6 +42,7 @@ class Step(NamedTuple):
       learning_rate: of this step.
       tokens: the number of tokens that are not padding.
       seconds: the time that it took.
+      router_aux_loss: the loss that balances experts, before its weight; None if there is none.
     """
 
     batch: Batch
@@ -50,6 +51,7 @@ class Step(NamedTuple):
     learning_rate: float
     tokens: int
     seconds: float
+    router_aux_loss: float | None
 
 
 class Computation:
@@ -160,7 +162,8 @@ class Computation:
         tokens = int(np.count_nonzero(batch["segment_ids"]))
         seconds = time.perf_counter() - began
         rate = float(jnp.asarray(self._schedule(number - 1)))
-        return Step(batch, loss, grad_norm, rate, tokens, seconds)
+        balance = None if metrics.router_aux_loss is None else float(metrics.router_aux_loss)
+        return Step(batch, loss, grad_norm, rate, tokens, seconds, balance)
 
     def trained(self) -> Llama:
         """The model with its current weights, on the devices of the run, for held-out rows."""

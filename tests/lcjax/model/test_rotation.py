@@ -93,7 +93,7 @@ def one_layer(model: lcjax.Llama, x_BTD, layer, rotary, window, positions, segme
     alike = lcjax.Llama(config, model.params, model.settings)
     context = alike.context(positions if rotary.rotates else 0 * positions, segment_ids, jnp.int32(TOKENS))
     structure, params = nnx.split(model.layers)
-    return nnx.merge(structure, layer_at(params, layer))(x_BTD, context, None)
+    return nnx.merge(structure, layer_at(params, layer))(x_BTD, context, None)[0]
 
 
 @functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from lcjax.config.parallel.mesh import MeshShape
 from lcjax.parallel.weights import is_cut, spec_of
 from tests.support.mesh_runs import Case, gradients_in
 from tests.support.numerics import tree_error_ratio
-from tests.support.oracles import make_batch, make_oracle, names_of, torch_gradients
+from tests.support.oracles import make_batch, make_oracle, names_of
+from tests.support.router_balance import balanced_gradients
 from tests.support.shapes import MODELS
 from tests.support.thin import thinned
 
@@ -26,16 +29,27 @@ FIELDS = {
 }
 TILED = {"memory": "tile=8", "use_gradient_checkpointing": "offload"}
 RECOMPUTED = {"use_gradient_checkpointing": "full"}
+COEF = 3.0
 # Data, ring, heads.
 CASES = {
     "a ring of 2, tiles": Case((1, 2, 1), requested=TILED),
     "a ring of 2, weights cut, tiles": Case((1, 2, 1), requested=TILED, shard_axes=("ring",)),
     "2 data, 2 heads, weights cut": Case((2, 1, 2), requested=RECOMPUTED, shard_axes=("heads",)),
     "a ring of 2, 2 heads, weights cut": Case((1, 2, 2), requested=RECOMPUTED, shard_axes=("ring", "heads")),
-    "a ring of 2, 2 heads, weights cut, tiles": Case((1, 2, 2), requested=TILED, shard_axes=("ring", "heads")),
+    "a ring of 2, 2 heads, weights cut, tiles, balanced": Case(
+        (1, 2, 2), requested=TILED, shard_axes=("ring", "heads"), router_aux_loss_coef=COEF
+    ),
+    "2 data, a ring of 2, tiles, balanced": Case((2, 2, 1), requested=TILED, router_aux_loss_coef=COEF),
+    "experts counted on one device alone": Case(
+        (1, 2, 1), requested=TILED, router_aux_loss_coef=COEF, broken="experts counted on one device alone"
+    ),
     "one device's tokens alone": Case((1, 2, 1), requested=TILED, broken="one device's tokens alone"),
 }
-IN_EVERY_RUN = ("a ring of 2, 2 heads, weights cut, tiles", "one device's tokens alone")
+IN_EVERY_RUN = (
+    "a ring of 2, 2 heads, weights cut, tiles, balanced",
+    "one device's tokens alone",
+    "experts counted on one device alone",
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +61,19 @@ def ratios(request, tmp_path_factory) -> dict[str, float]:
     batch["tokens"] = np.maximum(batch["tokens"], 2)  # torch does not train padding
     oracle = make_oracle(folder, adapter=False, **FIELDS)
     names = names_of(oracle.model())
-    plain, exact = (
-        {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(torch_gradients(model, batch, names))}
-        for model in (oracle.plain, oracle.exact)
-    )
     results = gradients_in(folder, cases, {"packed": batch}, oracle.directory, None)
-    return {
-        name: tree_error_ratio({path: found[path] for path in exact}, plain, exact)
-        for name, (_, found) in results.items()
-    }
+
+    @functools.cache
+    def expected(coef: float):
+        compute = functools.partial(balanced_gradients, batch=batch, names=names, coef=coef, micro_batches=ROWS)
+        trees = (compute(model)[1] for model in (oracle.plain, oracle.exact))
+        return [{jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(tree)} for tree in trees]
+
+    def ratio(name, found):
+        plain, exact = expected(cases[name].router_aux_loss_coef)
+        return tree_error_ratio({path: found[path] for path in exact}, plain, exact)
+
+    return {name: ratio(name, found) for name, (_, found) in results.items()}
 
 
 @pytest.mark.parametrize("name", thinned(CASES, lambda name: name in IN_EVERY_RUN))

@@ -63,7 +63,7 @@ def test_experts_of_another_writer_have_the_library_s_bits(source, tmp_path, nam
     path = write(tmp_path / "m.gguf", lambda writer: add_model(writer, model, encode), "qwen3moe")
     encoded = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     config, params = weights.load_gguf(path, "float32")
-    assert config.experts == lcjax.config.families.experts.Experts(5, 2, 256, True)
+    assert config.experts == lcjax.config.families.experts.Experts(5, 2, 256, True, 0.001)
     assert encoded["blk.1.ffn_down_exps.weight"].tensor_type == stored
     assert encoded["blk.1.ffn_gate_inp.weight"].tensor_type == Type.F32
     mlp = params["layers"]["mlp"]

@@ -81,7 +81,7 @@ def _logits_and_gradients(model: lcjax.Llama, tokens: np.ndarray, labels: np.nda
     }
     objective = step.Objective(model.config, model.settings)
     compute = jax.jit(step.gradients, static_argnums=0, compiler_options=options)
-    _, _, gradients = compute(objective, trainable, frozen, {k: jnp.asarray(x)[None] for k, x in batch.items()}, None)
+    *_, gradients = compute(objective, trainable, frozen, {k: jnp.asarray(x)[None] for k, x in batch.items()}, None)
     leaves = jax.tree.leaves_with_path(gradients)
     named = {".".join(key.key for key in path[1:]): np.asarray(leaf, np.float32) for path, leaf in leaves}
     return {"logits": np.asarray(logits, np.float32)} | {f"{GRADIENTS}/{k}": x for k, x in named.items()}
