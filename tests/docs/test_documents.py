@@ -66,6 +66,7 @@ def reader(tmp_path_factory, model_dir, texts):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("".join(texts[6 * number : 6 * number + 6] * 2))
     (folder / "book.txt").write_text(texts[0])
+    (folder / "prompts.txt").write_text("def main():\n")
     (folder / "book.yaml").write_text(yaml_block(TEXTS["docs/settings.md"]))
     (folder / "chat.jsonl").write_text(json_block(TEXTS["README.md"]))
     (folder / "faq.csv").write_text("question,answer\n" + "Where is it?,In the harbor.\n" * 4)

@@ -186,7 +186,7 @@ def test_bad_data(name, content, said, refused, model_dir, tmp_path):
         ("--use-gradient-checkpointing some", "--use-gradient-checkpointing some is unknown; use one of auto, none"),
         ("--attention flash", "--attention flash is unknown; use one of auto, pallas, mosaic, cudnn, fa3, xla"),
         ("--dtype float16", "--dtype float16 is not supported; use float32 or bfloat16"),
-        ("--lora-r 0", "--lora-r 0 must be a positive integer"),
+        ("--lora-r 0", "--lora-r 0 is no adapter; use --full-finetuning"),
         ("--lora-alpha -2", "--lora-alpha -2.0 must be positive"),
         ("--lora-dropout 1", "--lora-dropout 1.0 must be at least 0 and below 1"),
         ("--target-modules q_proj lm_head", "--target-modules lm_head cannot be adapted, only the linear maps"),

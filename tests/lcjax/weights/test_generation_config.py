@@ -33,7 +33,7 @@ def files_of(directory):
 
 def assert_survived(source, out):
     before, after = files_of(source), files_of(out)
-    assert after.keys() == before.keys()
+    assert after.keys() - {"README.md"} == before.keys()  # the card of what was trained
     for name in before.keys() - {"config.json"}:
         assert after[name] == before[name], name
     loaded = transformers.GenerationConfig.from_pretrained(out)
