@@ -44,7 +44,8 @@ def dataset_hub(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[tup
                 ]
                 return self._answer(200, json.dumps(entries).encode())
             commit = CONVERTED if converted else COMMIT
-            return self._answer(200, json.dumps({"id": name, "sha": commit, "siblings": []}).encode())
+            info = {"id": name, "sha": commit, "siblings": [{"rfilename": file} for file in files]}
+            return self._answer(200, json.dumps(info).encode())
 
         do_HEAD = do_GET
 

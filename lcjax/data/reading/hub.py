@@ -139,7 +139,9 @@ def _listed(data: HubData, revision: str | None) -> tuple[Path, list[str]]:
         return Path(), []
     try:
         # The snapshot's folder is named by its commit. There may be a newer one.
-        names = HfApi().list_repo_files(data.repository, repo_type="dataset", revision=snapshot.name)
+        # Without a network, `list_repo_files` would try for 20 seconds.
+        info = HfApi().dataset_info(data.repository, revision=snapshot.name, timeout=_TIMEOUT_S)
+        names = [file.rfilename for file in info.siblings or ()]
     except Exception:  # the errors of the client's HTTP library; a file that is missing is noticed
         names = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()]
     return snapshot, sorted(names)
