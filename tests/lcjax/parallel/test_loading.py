@@ -66,20 +66,6 @@ def test_eight_devices_have_the_bytes_of_one(models, tmp_path):
             assert row["own"] < row["whole"] / 6  # norms and scales of scales are whole
 
 
-def test_each_of_two_processes_reads_its_rows(models, tmp_path):
-    both = loaded_by_2(tmp_path, [models[name] for name in ("plain", "model.gguf", "bnb", "damaged")])
-    for row in (row for rows in both for row in rows if row["model"] != "damaged"):
-        assert not row["differing"], row
-        assert row["same_digest"], row
-        expected = 0.5 if row["mesh"] == "cut over 4" else 1
-        assert row["read"] / row["read_alone"] == pytest.approx(expected, abs=0.05), row
-    for row, other in zip(*both, strict=True):
-        if row["model"] == "damaged":
-            cut = row["mesh"] == "cut over 4"
-            assert f"{NAN} is nan at [511, 5]" in other["error"]
-            assert row["error"] == ("process 1 has stopped: " if cut else "") + other["error"]
-
-
 @pytest.fixture(scope="module")
 def mixtures(model_dir, tmp_path_factory) -> list[Path]:
     """Models with experts: one by one, in a tensor of a layer, and in MXFP4."""
@@ -105,14 +91,35 @@ def mixtures(model_dir, tmp_path_factory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def test_each_of_two_processes_reads_its_rows_of_experts(mixtures, tmp_path):
-    both = loaded_by_2(tmp_path, mixtures)
-    assert len(both[0]) == 2 * 2 * len(mixtures)
-    for row in (row for rows in both for row in rows):
-        assert not row["differing"], row
-        assert row["same_digest"], row
-        expected = 0.5 if row["mesh"] == "cut over 4" else 1
-        assert row["read"] / row["read_alone"] == pytest.approx(expected, abs=0.05), row
+@pytest.fixture(scope="module")
+def found_by_2(models, mixtures, tmp_path_factory) -> list[list[dict]]:
+    """What each of two processes found in every model."""
+    dense = [models[name] for name in ("plain", "model.gguf", "bnb", "damaged")]
+    return loaded_by_2(tmp_path_factory.mktemp("found"), [*dense, *mixtures])
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"), [("plain", 2), ("model.gguf", 2), ("bnb", 1), ("experts", 2), ("joint", 2), ("mxfp4.gguf", 2)]
+)
+def test_each_of_two_processes_reads_its_rows(found_by_2, name, kinds):
+    """Also of experts: one by one, in a tensor of a layer, and in MXFP4."""
+    for rows in found_by_2:
+        found = [row for row in rows if row["model"] == name]
+        assert len(found) == 2 * kinds
+        for row in found:
+            assert not row["differing"], row
+            assert row["same_digest"], row
+            expected = 0.5 if row["mesh"] == "cut over 4" else 1
+            assert row["read"] / row["read_alone"] == pytest.approx(expected, abs=0.05), row
+
+
+def test_a_process_says_which_value_of_its_rows_is_not_finite(found_by_2):
+    pairs = [pair for pair in zip(*found_by_2, strict=True) if pair[0]["model"] == "damaged"]
+    assert len(pairs) == 4
+    for row, other in pairs:
+        cut = row["mesh"] == "cut over 4"
+        assert f"{NAN} is nan at [511, 5]" in other["error"]
+        assert row["error"] == ("process 1 has stopped: " if cut else "") + other["error"]
 
 
 def test_rows_of_a_process_that_has_all_of_them():
