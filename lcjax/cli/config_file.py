@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lcjax.cli.outputs import shortened
+from lcjax.config.run_record import FORMAT, FORMER_FORMAT
 from lcjax.config.yaml_files import parse_yaml
 from lcjax.errors import InputError, flag
 
@@ -77,6 +78,11 @@ def read_config(path: Path, kind: type) -> ConfigFile:
     """
     content = _content(path)
     is_record = isinstance(content.get("arguments"), dict) and "format" in content
+    if is_record and content["format"] not in (FORMAT, FORMER_FORMAT):
+        raise InputError(
+            f"--config {path} has format {shortened(repr(content['format']))}, but this lcjax reads format {FORMAT}; use "
+            "the lcjax that wrote it, or write its settings in a file of your own"
+        )
     if is_record and "lora_r" not in content["arguments"]:
         raise InputError(f"--config {path} was written by lcjax.train() in a program; repeat the run from that program")
     return ConfigFile(path, _values(path, content["arguments"] if is_record else content, kind, is_record))
@@ -108,10 +114,9 @@ def _values(path: Path, content: Mapping[str, Any], kind: type, is_record: bool)
         if is_record and name in _OF_ONE_RUN:
             continue
         if name not in hints:
-            near = difflib.get_close_matches(name, hints, n=1, cutoff=0.0)
-            raise InputError(
-                f"{shortened(key)} in {path} is no flag of this command; did you mean {near[0]}? see --help for all"
-            )
+            near = difflib.get_close_matches(name, hints, n=1, cutoff=0.45)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise InputError(f"{shortened(key)} in {path} is no flag of this command; {meant}see --help for all")
         if name in _ON_THE_COMMAND_LINE:
             raise InputError(f"{key} in {path} is not read from a file; give {flag(name)} on the command line")
         if name in values:

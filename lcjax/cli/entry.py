@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lcjax.cli import flags
-from lcjax.cli.outputs import ENVIRONMENT, shortened
+from lcjax.cli.outputs import ENVIRONMENT, printable, shortened
 from lcjax.cli.signals import Interrupted, Signals
 from lcjax.cli.startup import BROKEN_PIPE, EXIT_CODES, LAST_LINES, discard, importing, open_missing_streams
 from lcjax.errors import InputError
@@ -135,4 +135,4 @@ def _robust_streams() -> Iterator[None]:
 
 def _print_last_line(line: str) -> None:
     with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from lcjax.errors import InputError
 
 PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 """The kinds of pictures that --plot writes."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 # Errors of the file system, and the remedy for each.
 ENVIRONMENT = {
@@ -153,6 +156,14 @@ def _refuse_to_replace(name: str, path: Path, reads: Sequence[str | Path]) -> No
         place = Path(os.path.realpath(source))
         if place == written or place in written.parents or (place.is_file() and place.samefile(written)):
             raise InputError(f"{name} {path} would replace an input file, of {source}; choose another file")
+
+
+def printable(line: str) -> str:
+    """The line with escapes, such as \\x1b, for control characters, which a terminal would obey.
+
+    They come from names of files and from data.
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", line)
 
 
 def shortened(text: str) -> str:

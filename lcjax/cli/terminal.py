@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from lcjax.cli.flags import in_flags
+from lcjax.cli.outputs import printable
 
 
 def say(console: Console, line: str) -> None:
     """Prints a line literally: [brackets] and :colons: in a path are not markup."""
-    console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console.print(printable(line), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def tables_console(json_path: str | None) -> Console:

@@ -20,7 +20,8 @@ from lcjax.errors import InputError
 RECORD = "run.yaml"
 FORMER = "run.json"
 FORMAT = 2
-_FORMATS = {RECORD: FORMAT, FORMER: 1}
+FORMER_FORMAT = 1
+_FORMATS = {RECORD: FORMAT, FORMER: FORMER_FORMAT}
 
 
 def read_run_record(output_dir: str | os.PathLike[str]) -> dict[str, Any]:

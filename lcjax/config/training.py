@@ -244,7 +244,7 @@ class TrainingArguments:
     def _check_ranges(self):
         at_least_one = (
             "per_device_train_batch_size", "gradient_accumulation_steps", "eval_batches", "eval_steps", "save_steps",
-            "save_total_limit", "logging_steps", "sample_tokens",
+            "save_total_limit", "logging_steps",
         )  # fmt: skip
         ranges = {name: (1, float("inf")) for name in at_least_one}
         ranges |= {
@@ -254,7 +254,12 @@ class TrainingArguments:
                 "early_stopping_threshold", "sample_steps",
             )
         }  # fmt: skip
-        ranges |= {"warmup_ratio": (0, 1), "eval_fraction": (0, 0.9), "seed": (0, 2**32 - 1)}
+        ranges |= {
+            "sample_tokens": (1, 4096),
+            "warmup_ratio": (0, 1),
+            "eval_fraction": (0, 0.9),
+            "seed": (0, 2**32 - 1),
+        }
         if self.router_aux_loss_coef is not None:
             ranges["router_aux_loss_coef"] = (0, float("inf"))
         for name, (low, high) in ranges.items():
@@ -267,6 +272,8 @@ class TrainingArguments:
                 f"--max-steps {self.max_steps} is out of range; give a number from 1 to "
                 f"{_MOST_STEPS:,}, or -1 for whole epochs"
             )
+        if self.sample_steps and self.sample_prompts is None:
+            raise InputError(f"--sample-steps {self.sample_steps} has no effect without --sample-prompts; give both")
         if self.max_steps == -1 and not 0 < self.num_train_epochs < math.inf:
             raise InputError(f"--num-train-epochs {self.num_train_epochs} is out of range; it must be positive")
 

@@ -73,6 +73,9 @@ def parse_yaml(content: bytes) -> Any:
         raise ValueError(" ".join(str(error).split())) from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    # PyYAML does not check these.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        raise ValueError("a value is not of the type that its tag (!!) names, or has thousands of digits") from None
 
 
 def as_yaml(value: Any) -> str:

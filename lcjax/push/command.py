@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -53,8 +54,10 @@ def _upload(arguments: PushArguments, files: list[Path]) -> str:
     import huggingface_hub
     from huggingface_hub.utils import disable_progress_bars
 
-    if huggingface_hub.get_token() is None:
+    if (token := huggingface_hub.get_token()) is None:
         raise InputError("there is no token of the hub; log in with `hf auth login`, or set HF_TOKEN")
+    if not token.isascii():
+        raise InputError("the token of the hub has characters that are not ASCII; copy it again to HF_TOKEN")
     if not sys.stderr.isatty():
         disable_progress_bars()
     api = huggingface_hub.HfApi(library_name="lcjax")
@@ -86,4 +89,6 @@ def _reason(error: BaseException | None) -> str | None:
         return _BY_STATUS.get(error.response.status_code, f"the hub refuses ({first[:200]}): see its page")
     if isinstance(error, OSError) or type(error).__module__.startswith(_HTTP):
         return f"the hub cannot be reached ({first[:200]}): check the network, then run the same command again"
+    if isinstance(error, ValueError) and (endpoint := os.environ.get("HF_ENDPOINT")):
+        return f"HF_ENDPOINT={endpoint!r} is not an address ({first[:200]}): correct it, or unset it"
     return _reason(error.__cause__)

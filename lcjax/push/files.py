@@ -17,7 +17,8 @@ def finished_files(directory: Path) -> list[Path]:
     Hidden files and folders are left out: they are of interrupted saves.
 
     Raises:
-      InputError: it is not a finished adapter or model, or its weights are damaged.
+      InputError: it is not a finished adapter or model, its weights are damaged, or a file is a
+        link to one outside of it.
     """
     if not directory.is_dir():
         raise InputError(f"{directory} is not a directory; give the folder of an adapter or of a model")
@@ -25,7 +26,21 @@ def finished_files(directory: Path) -> list[Path]:
         read_header(directory / weights, packed=True)
     paths = (path for path in directory.rglob("*") if path.is_file())
     names = (path.relative_to(directory) for path in paths)
-    return sorted(name for name in names if not any(part.startswith(".") for part in name.parts))
+    names = sorted(name for name in names if not any(part.startswith(".") for part in name.parts))
+    for name in names:
+        _refuse_link_to_another_folder(directory, name)
+    return names
+
+
+def _refuse_link_to_another_folder(directory: Path, name: Path) -> None:
+    """A file that is not of this model could be uploaded without being noticed."""
+    inside, target = directory.resolve(), (directory / name).resolve()
+    if inside.parent.name == "snapshots":  # of the hub's cache: its files are links
+        inside = inside.parent.parent
+    if not target.is_relative_to(inside):
+        raise InputError(
+            f"{directory / name} is a link to {target}, outside of the folder; remove it, or put the file in its place"
+        )
 
 
 def local_base(directory: Path) -> str | None:

@@ -63,6 +63,10 @@ def test_an_anchor_is_a_shared_value(settings):
     [
         ("max_step: 4", "max_step in {} is no flag of this command; did you mean max_steps?"),
         ("lr: 1e-4", "lr in {} is no flag of this command; did you mean"),
+        ('"\\e[31mfoo": 1', "\x1b[31mfoo in {} is no flag of this command; see --help"),
+        ("a: !!timestamp x", "is not of the type that its tag (!!) names"),
+        ("lora_r: !!bool x", "is not of the type that its tag (!!) names"),
+        ("format: 9\narguments: {lora_r: 4}", "has format 9, but this lcjax reads format 2"),
         ("max_steps: ten", "max_steps: 'ten' in {} is text; give a whole number"),
         ("max_steps: 1.5", "max_steps: 1.5 in {} is a number with a fraction or an exponent; give a whole number"),
         ("max_steps: 010", "max_steps: '010' in {} is text; give a whole number"),

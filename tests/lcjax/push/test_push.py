@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -119,6 +120,27 @@ def test_without_a_token_or_a_network(hub, model_dir, tmp_path, monkeypatch, cap
     assert capsys.readouterr().err == (
         "error: there is no token of the hub; log in with `hf auth login`, or set HF_TOKEN\n"
     )
+
+
+def test_what_the_client_cannot_send_is_one_line(hub, model_dir, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", "hf_\xe9")
+    assert main([str(model_dir), "me/x"]) == 2
+    assert capsys.readouterr().err == (
+        "error: the token of the hub has characters that are not ASCII; copy it again to HF_TOKEN\n"
+    )
+
+
+def test_a_link_to_a_file_of_another_folder_is_not_uploaded(hub, adapter, tmp_path, capsys):
+    folder, other = tmp_path / "adapter", tmp_path / "secret\x1b.txt"
+    shutil.copytree(adapter, folder)
+    other.write_text("secret")
+    (folder / "link.txt").symlink_to(other)
+    assert main([str(folder), "me/x", "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert f"{folder / 'link.txt'} is a link to {tmp_path}/secret\\x1b.txt, outside of the folder; remove it" in said
+    (folder / "link.txt").unlink()
+    (folder / "README.txt").symlink_to(folder / "adapter_config.json")
+    assert main([str(folder), "me/x", "--dry-run"]) == 0
 
 
 def test_damaged_weights_are_not_uploaded(hub, adapter, tmp_path, capsys):

@@ -55,6 +55,8 @@ CASES: list[Case] = [
     ("--early-stopping-threshold 0.1", "--early-stopping-threshold 0.1 has no effect"),
     ("--early-stopping-patience 2 --early-stopping-threshold nan", "--early-stopping-threshold nan is out of range"),
     ("--sample-tokens 0", "--sample-tokens 0 is out of range"),
+    ("--sample-tokens 1000000000", "--sample-tokens 1000000000 is out of range; it must be between 1 and 4096"),
+    ("--sample-steps 3", "--sample-steps 3 has no effect without --sample-prompts; give both"),
     ("--sample-steps -1", "--sample-steps -1 is out of range"),
     (f"{_ALL} --sample-prompts {{w}}/none.txt", "none.txt cannot be read"),
     ("--load-best-model-at-end --eval-fraction 0", "--load-best-model-at-end needs held-out text"),
