@@ -55,6 +55,31 @@ def show_warnings(console: Console) -> Iterator[None]:
         logger.propagate = propagates
 
 
+@contextlib.contextmanager
+def collected_warnings(name: str, *, shown: bool = True) -> Iterator[list[str]]:
+    """A context with the list of the warnings of a logger, and of those below it, so far.
+
+    Args:
+      name: of the logger.
+      shown: whether other handlers get the warnings as well.
+    """
+    found: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(record.getMessage())
+
+    logger, handler = logging.getLogger(name), Collector(logging.WARNING)
+    propagates = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = propagates and shown
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagates
+
+
 @functools.cache
 def mute_libraries() -> None:
     """Silences, for the rest of the process, library messages that the user cannot act on.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
+from lcjax.cli.terminal import collected_warnings
 from lcjax.data.document import Document
 from lcjax.data.formats.chat import ChatTemplate
 from lcjax.data.reading.identity import identify
@@ -179,7 +179,7 @@ def tokenize_sources(
             yield document
 
     key = None if identity is None else identity.digest
-    with _collected_warnings() as warnings:
+    with collected_warnings("lcjax.data.reading") as warnings:
         size = 0 if identity is None else identity.num_bytes
         tokens = _encoded(stream(), size, encoder, vocab_size, key, progress)
     contents = growing.finish(warnings)
@@ -187,23 +187,6 @@ def tokenize_sources(
         write(identity.digest, growing, contents)
     corpus = TokenizedCorpus(tokens.tokens, tokens.offsets, contents.names, tokens.learned)
     return TokenizedSources(corpus, contents.counts, contents.is_text)
-
-
-@contextlib.contextmanager
-def _collected_warnings() -> Iterator[list[str]]:
-    """A context in which the warnings about what is read are collected as well as shown."""
-    found: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            found.append(record.getMessage())
-
-    logger, handler = logging.getLogger("lcjax.data.reading"), Collector(logging.WARNING)
-    logger.addHandler(handler)
-    try:
-        yield found
-    finally:
-        logger.removeHandler(handler)
 
 
 def _encoder(tokenizer: PreTrainedTokenizerFast, *, append_eos: bool) -> Encoder:

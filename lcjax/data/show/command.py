@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import sys
-from collections.abc import Iterator
 
 from rich.console import Console
 
 from lcjax import weights
-from lcjax.cli.terminal import say
+from lcjax.cli.terminal import collected_warnings, say
 from lcjax.data.load import load_corpus
 from lcjax.data.reading.sources import check_data_paths
 from lcjax.data.show.arguments import ShowArguments
@@ -23,7 +20,7 @@ def run(arguments: ShowArguments) -> int:
     check_data_paths(arguments.data)
     model = weights.resolve_model(arguments.model or demo_model(), with_weights=False)
     tokenizer = weights.load_tokenizer(model)
-    with _warnings() as skipped:
+    with collected_warnings("lcjax", shown=False) as skipped:
         data = load_corpus(
             arguments.data,
             tokenizer,
@@ -48,23 +45,3 @@ def run(arguments: ShowArguments) -> int:
     for line in summary_lines(data, skipped):
         say(console, line)
     return 0
-
-
-@contextlib.contextmanager
-def _warnings() -> Iterator[list[str]]:
-    """A context in which warnings of lcjax are collected: they say what was skipped, and why."""
-    found: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            found.append(record.getMessage())
-
-    logger, handler = logging.getLogger("lcjax"), Collector(logging.WARNING)
-    propagates = logger.propagate
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        yield found
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagates

@@ -1,4 +1,4 @@
-"""Stores what is known of tokenized documents besides their ids: names, sources, warnings.
+"""Stores what is known of tokenized documents apart from their ids: names, sources, warnings.
 
 The file is next to that of the ids and has the same key. Layout: a header line (JSON, padded to a
 multiple of 8 bytes), the offsets of the names [documents + 1] int64, whether each document is a
