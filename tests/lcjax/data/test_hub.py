@@ -5,7 +5,7 @@ import json
 
 import pyarrow
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import close_session, constants
 from pyarrow import parquet
 
 from lcjax.data import check_data_paths, read_documents
@@ -79,6 +79,7 @@ def server():
 @pytest.fixture
 def sent(server, tmp_path, monkeypatch):
     """The names of files that the hub has sent; the cache is empty."""
+    close_session()  # one that another test has opened may have its proxy
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(constants, "ENDPOINT", server[0])
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))

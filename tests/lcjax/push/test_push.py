@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import close_session, constants
 
 import lcjax
 from lcjax.push.__main__ import main
@@ -34,6 +34,7 @@ def adapter(model_dir, tmp_path_factory):
 @pytest.fixture
 def hub(monkeypatch):
     """A local hub that this process uses, with a token."""
+    close_session()  # one that another test has opened may have its proxy
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     with fake_hub() as running:
