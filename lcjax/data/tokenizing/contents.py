@@ -113,7 +113,7 @@ def write(key: str, growing: GrowingContents, contents: Contents) -> None:
                     os.unlink(file.name)
                 raise
     except OSError as error:
-        _logger.warning("what the tokens are of is not stored for the next run (%s)", error.strerror)
+        _logger.warning("the names of the tokenized documents are not stored for the next run (%s)", error.strerror)
 
 
 def find(key: str) -> Contents | None:
