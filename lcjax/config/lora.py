@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from lcjax.config.families import FAMILIES, Family
-from lcjax.config.families.decoder import decoder_parameters
+from lcjax.config.families.parameters.decoder import decoder_parameters
 from lcjax.errors import InputError, unknown
 
 TARGET_MODULES = tuple(row.module for row in decoder_parameters() if row.adaptable)

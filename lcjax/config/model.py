@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lcjax.config.families import DEFAULT_FAMILY, FAMILIES, AttentionView, Experts, Family, Rotary, windows
-from lcjax.config.families.decoder import decoder_parameters
+from lcjax.config.families.parameters.decoder import decoder_parameters
 from lcjax.config.reading import read_fields, read_json_file
 from lcjax.config.rope import UNSCALED, RopeScaling
 from lcjax.errors import InputError

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from unittest import mock
 
 from lcjax.config.families import FAMILIES, Family, gpt_oss
-from lcjax.config.families.decoder import decoder_parameters
+from lcjax.config.families.parameters.decoder import decoder_parameters
 
 DENSE = Family(
     model_type="dense_gpt_oss",

@@ -6,7 +6,7 @@ planner's abstract parameters. The model, the tiled layers and the KV cache use 
 
 A family is plain data and needs no JAX. So it is in the lowest package, where both the reader of
 config.json and the model can import it. A family is one file in this folder and one line in
-`lcjax.config.families`.
+`lcjax.config.families`; `lcjax.config.families.parameters` has what tables consist of.
 """
 
 from __future__ import annotations
@@ -17,35 +17,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lcjax.config.families.experts import Experts
+from lcjax.config.families.parameters.common import SINKS
+from lcjax.config.families.parameters.norms import PRE_NORMS, Norms
+from lcjax.config.families.parameters.row import Parameter
 
 if TYPE_CHECKING:
     from lcjax.config.model import LlamaConfig
-
-AXES: Mapping[str, Callable[[LlamaConfig], int]] = {
-    "layers": lambda config: config.num_hidden_layers,
-    "vocab": lambda config: config.vocab_size,
-    "embed": lambda config: config.hidden_size,
-    "heads": lambda config: config.num_attention_heads * config.head_dim,
-    "kv_heads": lambda config: config.num_key_value_heads * config.head_dim,
-    "heads_and_kv_heads": lambda config: (
-        (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
-    ),
-    "head_dim": lambda config: config.head_dim,
-    "q_heads": lambda config: config.num_attention_heads,
-    "mlp": lambda config: config.intermediate_size,
-    "gate_and_mlp": lambda config: 2 * config.intermediate_size,
-    "experts": lambda config: config.experts.count,
-    "num_experts": lambda config: config.experts.count,
-    "expert_mlp": lambda config: config.experts.width,
-    "expert_gate_and_mlp": lambda config: 2 * config.experts.width,
-}
-"""The logical axes of parameters and their sizes.
-
-`heads` and `kv_heads` are the features of all heads, one head after another. In
-`heads_and_kv_heads`, those of queries are followed by those of keys and of values. `q_heads` has
-one number for each query head. `experts` is an axis of a matrix for each expert, and `num_experts`
-one of a feature for each.
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,128 +55,6 @@ class AttentionView:
     soft_cap: float | None = None
     scale: float | None = None
     rotary: Rotary = Rotary()
-
-
-@dataclasses.dataclass(frozen=True)
-class Norms:
-    """A layer's norms by name, None where it has none, and how all norms use their weights.
-
-    Attributes:
-      before_attention, before_mlp: of the residual stream, before attention and the MLP read it.
-      after_attention, after_mlp: of their results, before these are added to the residual stream.
-      offset: normalized values are multiplied by `offset + weight`.
-      in_float32: whether they are rounded to the dtype of activations after the product, and not
-        before it.
-    """
-
-    before_attention: str | None = "input_layernorm"
-    after_attention: str | None = None
-    before_mlp: str | None = "post_attention_layernorm"
-    after_mlp: str | None = None
-    offset: float = 0.0
-    in_float32: bool = False
-
-    @property
-    def of_layer(self) -> tuple[str, ...]:
-        """The names of the norms that a layer has."""
-        names = self.before_attention, self.after_attention, self.before_mlp, self.after_mlp
-        return tuple(name for name in names if name is not None)
-
-
-PRE_NORMS = Norms()
-"""Those of Llama, before attention and before the MLP."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Parameter:
-    """One row of a family's table: a leaf of the parameter tree.
-
-    It is stacked over the layers if its first axis is `layers`.
-
-    Attributes:
-      path: its place in the parameter tree.
-      hugging_face: its name in safetensors files, with `{layer}` for the layer's number, and
-        `{expert}` for the expert's. `X[{expert}]` is an expert's part of a tensor X of all experts;
-        see `lcjax.weights.experts`.
-      gguf: its name in GGUF files, also with `{layer}`.
-      gguf_odd: the name of the tensor with rows 1, 3, ... if `gguf` has only rows 0, 2, ...; None
-        for most parameters.
-      axes: its logical axes, names of AXES.
-      quantizable: whether it can be stored in 4 bits.
-      adaptable: whether it can have a low-rank adapter.
-      matmul: whether each token is multiplied by it, which costs FLOPs.
-      interleaved: whether llama.cpp's converter interleaves the two halves of every head along the
-        first axis after `layers`.
-      gguf_offset: what llama.cpp's converter adds to the values.
-      stored: whether a checkpoint with a given config has it; biases and an untied head are
-        optional.
-    """
-
-    path: tuple[str, ...]
-    hugging_face: str
-    gguf: str
-    axes: tuple[str, ...]
-    quantizable: bool = False
-    adaptable: bool = False
-    matmul: bool = False
-    interleaved: bool = False
-    gguf_offset: float = 0.0
-    gguf_odd: str | None = None
-    stored: Callable[[LlamaConfig], bool] = lambda config: True
-
-    @property
-    def module(self) -> str:
-        """The module that the leaf belongs to, e.g. `q_proj`."""
-        return self.path[-2]
-
-    @property
-    def in_layers(self) -> bool:
-        """Whether every layer has this parameter."""
-        return self.axes[0] == "layers"
-
-    @property
-    def in_experts(self) -> bool:
-        """Whether every expert of a layer has this parameter."""
-        return self.axes[:2] == ("layers", "experts")
-
-    @property
-    def is_joint(self) -> bool:
-        """Whether one tensor of a checkpoint has this parameter of all experts of a layer."""
-        return self.hugging_face.endswith("[{expert}]")
-
-    def stacks(self, config: LlamaConfig) -> tuple[int, ...]:
-        """The sizes of the leaf's leading axes, of layers and of experts."""
-        return tuple(AXES[axis](config) for axis in self.axes[: self._stacked_axes])
-
-    def shape(self, config: LlamaConfig) -> tuple[int, ...]:
-        """The shape in one expert or layer; for a leaf outside the layers, its own shape."""
-        return tuple(AXES[axis](config) for axis in self.axes[self._stacked_axes :])
-
-    @property
-    def _stacked_axes(self) -> int:
-        return self.in_layers + self.in_experts
-
-    def uses_per_token(self, config: LlamaConfig) -> int:
-        """How many matrices of the leaf each token is multiplied by."""
-        layers = config.num_hidden_layers if self.in_layers else 1
-        return layers * (config.experts.per_token if self.in_experts else 1)
-
-    def stacked_shape(self, config: LlamaConfig) -> tuple[int, ...]:
-        """The leaf's shape in the parameter tree, with all layers stacked."""
-        return tuple(AXES[axis](config) for axis in self.axes)
-
-
-SINKS = Parameter(
-    ("layers", "self_attn", "sinks"),
-    "model.layers.{layer}.self_attn.sinks",
-    "blk.{layer}.attn_sinks.weight",
-    ("layers", "q_heads"),
-)
-"""A logit for each query head, which joins the softmax of attention without a key and a value.
-
-It is a leaf of attention itself, not of a module in it. Source: OpenAI, gpt-oss model card, arXiv
-2508.10925.
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,88 +170,3 @@ class Family:
     def stored(self, config: LlamaConfig) -> Iterator[Parameter]:
         """The rows that a checkpoint with this config has."""
         return (row for row in self.parameters if row.stored(config))
-
-
-def norm(
-    name: str,
-    gguf: str,
-    axis: str,
-    stored: Callable[[LlamaConfig], bool] = lambda config: True,
-    *,
-    gguf_offset: float = 0.0,
-) -> Parameter:
-    """The weight of a norm in every layer, e.g. `input_layernorm`."""
-    return _in_layers(f"{name}.weight", f"{gguf}.weight", (axis,), stored=stored, gguf_offset=gguf_offset)
-
-
-def linear(
-    name: str,
-    gguf: str,
-    out_axis: str,
-    in_axis: str,
-    *,
-    has_bias: Callable[[LlamaConfig], bool] = lambda config: False,
-    interleaved: bool = False,
-) -> tuple[Parameter, Parameter]:
-    """A linear map in every layer, e.g. `self_attn.q_proj`: weight [out, in] and optional bias."""
-    weight = _in_layers(
-        f"{name}.weight",
-        f"{gguf}.weight",
-        (out_axis, in_axis),
-        quantizable=True,
-        adaptable=True,
-        matmul=True,
-        interleaved=interleaved,
-    )
-    return weight, _in_layers(f"{name}.bias", f"{gguf}.bias", (out_axis,), stored=has_bias, interleaved=interleaved)
-
-
-def router(name: str, *, has_bias: bool = False) -> tuple[Parameter, ...]:
-    """The weight [E, D] of a router and its bias, neither quantized nor adapted."""
-    path, hugging_face, gguf = (
-        ("layers", "mlp", "router"),
-        f"model.layers.{{layer}}.mlp.{name}",
-        "blk.{layer}.ffn_gate_inp",
-    )
-    axes = "layers", "num_experts", "embed"
-    weight = Parameter((*path, "weight"), f"{hugging_face}.weight", f"{gguf}.weight", axes, matmul=True)
-    bias = Parameter((*path, "bias"), f"{hugging_face}.bias", f"{gguf}.bias", axes[:2])
-    return (weight, bias) if has_bias else (weight,)
-
-
-def expert_linear(name: str, gguf: str, out_axis: str, in_axis: str) -> Parameter:
-    """The weight [E, out, in] of a linear map of every expert, e.g. `gate_proj`."""
-    return _in_experts(f"{{expert}}.{name}.weight", f"{gguf}.weight", (name, "weight"), (out_axis, in_axis))
-
-
-def joint_expert_linear(
-    name: str, gguf: str, out_axis: str, in_axis: str, *, gguf_odd: str | None = None
-) -> tuple[Parameter, ...]:
-    """A linear map of every expert whose weight and bias are one tensor each for all experts."""
-
-    def of(kind: str, suffix: str, axes: tuple[str, ...]) -> Parameter:
-        odd = None if gguf_odd is None else f"{gguf_odd}.{kind}"
-        return _in_experts(f"{name}{suffix}[{{expert}}]", f"{gguf}.{kind}", (name, kind), axes, odd)
-
-    return of("weight", "", (out_axis, in_axis)), of("bias", "_bias", (out_axis,))
-
-
-def _in_experts(
-    name: str, gguf: str, path: tuple[str, str], axes: tuple[str, ...], gguf_odd: str | None = None
-) -> Parameter:
-    is_matrix = len(axes) == 2
-    return Parameter(
-        ("layers", "mlp", "experts", *path),
-        f"model.layers.{{layer}}.mlp.experts.{name}",
-        f"blk.{{layer}}.{gguf}",
-        ("layers", "experts", *axes),
-        quantizable=is_matrix,
-        adaptable=is_matrix,
-        matmul=is_matrix,
-        gguf_odd=None if gguf_odd is None else f"blk.{{layer}}.{gguf_odd}",
-    )
-
-
-def _in_layers(name: str, gguf: str, axes: tuple[str, ...], **flags: Any) -> Parameter:
-    path = ("layers", *name.split("."))
-    return Parameter(path, f"model.layers.{{layer}}.{name}", f"blk.{{layer}}.{gguf}", ("layers", *axes), **flags)

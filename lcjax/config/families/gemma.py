@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lcjax.config.families import windows
-from lcjax.config.families.decoder import OF_A_HEAD, decoder_parameters
-from lcjax.config.families.family import AttentionView, Composite, Family, Norms, Rotary
+from lcjax.config.families.family import AttentionView, Composite, Family, Rotary
+from lcjax.config.families.parameters.decoder import OF_A_HEAD, decoder_parameters
+from lcjax.config.families.parameters.norms import Norms
 from lcjax.errors import InputError
 
 if TYPE_CHECKING:

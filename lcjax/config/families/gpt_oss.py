@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lcjax.config.families import experts, windows
-from lcjax.config.families.decoder import decoder_parameters
-from lcjax.config.families.family import AttentionView, Family, Norms, joint_expert_linear, router
+from lcjax.config.families.family import AttentionView, Family
+from lcjax.config.families.parameters.common import joint_expert_linear, router
+from lcjax.config.families.parameters.decoder import decoder_parameters
+from lcjax.config.families.parameters.norms import Norms
 
 if TYPE_CHECKING:
     from lcjax.config.model import LlamaConfig

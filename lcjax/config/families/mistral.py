@@ -9,9 +9,9 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from lcjax.config.families import windows
-from lcjax.config.families.decoder import decoder_parameters
 from lcjax.config.families.family import AttentionView, Family
 from lcjax.config.families.llama import LLAMA
+from lcjax.config.families.parameters.decoder import decoder_parameters
 
 if TYPE_CHECKING:
     from lcjax.config.model import LlamaConfig

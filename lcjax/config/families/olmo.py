@@ -6,9 +6,10 @@ Source: transformers 5, `models/olmo2/configuration_olmo2.py` and `modeling_olmo
 
 from __future__ import annotations
 
-from lcjax.config.families.decoder import OF_ALL_HEADS, decoder_parameters
-from lcjax.config.families.family import Family, Norms
+from lcjax.config.families.family import Family
 from lcjax.config.families.llama import LLAMA
+from lcjax.config.families.parameters.decoder import OF_ALL_HEADS, decoder_parameters
+from lcjax.config.families.parameters.norms import Norms
 
 _NORMS = Norms(
     before_attention=None,

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lcjax.config.families.decoder import decoder_parameters
 from lcjax.config.families.family import AttentionView, Family
+from lcjax.config.families.parameters.decoder import decoder_parameters
 
 if TYPE_CHECKING:
     from lcjax.config.model import LlamaConfig

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lcjax.config.families import experts, windows
-from lcjax.config.families.decoder import OF_A_HEAD, always, decoder_parameters
-from lcjax.config.families.family import AttentionView, Family, expert_linear, router
+from lcjax.config.families.family import AttentionView, Family
+from lcjax.config.families.parameters.common import expert_linear, router
+from lcjax.config.families.parameters.decoder import OF_A_HEAD, always, decoder_parameters
 from lcjax.errors import InputError
 
 if TYPE_CHECKING:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lcjax.config.families.family import PRE_NORMS, SINKS, Norms, Parameter, linear, norm
+from lcjax.config.families.parameters.common import SINKS, linear, norm
+from lcjax.config.families.parameters.norms import PRE_NORMS, Norms
+from lcjax.config.families.parameters.row import Parameter
 
 if TYPE_CHECKING:
     from lcjax.config.model import LlamaConfig
