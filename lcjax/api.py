@@ -141,12 +141,13 @@ def get_peft_model(
     return _with_adapter(model, config, adapter, use_gradient_checkpointing)
 
 
-def load_adapter(model: Llama, directory: str | Path) -> Llama:
+def load_adapter(model: Llama, directory: str | Path, *, keep_rope: bool = False) -> Llama:
     """A model with the adapter of a PEFT directory on the weights of `model`.
 
     The directory has adapter_config.json and adapter_model.safetensors. The model uses the RoPE
-    that the adapter was trained with, if `save_pretrained` wrote it. A warning says if the adapter
-    was trained on another model of the same shapes.
+    that the adapter was trained with, if `save_pretrained` wrote it, or its own with `keep_rope`. A
+    warning says if the adapter was trained on another model of the same shapes. `lcjax.train`
+    continues to train the adapter, and does not change the directory.
 
     Raises:
       InputError: the directory has no adapter, or one of another model or of an unsupported kind.
@@ -154,14 +155,15 @@ def load_adapter(model: Llama, directory: str | Path) -> Llama:
     lora_config, adapter = weights.load_adapter(Path(directory), model.config)
     if (warning := weights.other_base(Path(directory), model.settings.name_or_path)) is not None:
         logger.warning(warning)
-    config = weights.base_config(directory, model.config)
+    config = model.config if keep_rope else weights.base_config(directory, model.config)
     chosen, line = choose_rope(config, model.settings.max_seq_length)
     if chosen != model.config:
         logger.warning("RoPE is now that of the adapter in %s: %s", directory, describe_rope(config))
         if line is not None:
             logger.warning(line)
         model = Llama(chosen, model.params, model.settings)
-    return _with_adapter(model, lora_config, adapter, model.settings.requested.use_gradient_checkpointing)
+    model = _with_adapter(model, lora_config, adapter, model.settings.requested.use_gradient_checkpointing)
+    return Llama(model.config, model.params, dataclasses.replace(model.settings, adapter=str(directory)))
 
 
 def save_pretrained(

@@ -23,6 +23,7 @@ class ModelSettings:
         needs no segment ids, which cuDNN and FlashAttention-3 do not support.
       generation_config: the text of the generation_config.json of the base weights; it is saved
         together with new weights.
+      adapter: the directory that the adapter was loaded from; "" for a new one, or none.
     """
 
     max_seq_length: int
@@ -32,6 +33,7 @@ class ModelSettings:
     requested: ExecutionRequest = dataclasses.field(default_factory=ExecutionRequest)
     one_document_a_row: bool = False
     generation_config: str | None = None
+    adapter: str = ""
 
     @property
     def local_tokens(self) -> int:

@@ -34,13 +34,20 @@ def _from(argv: list[str] | None, file: ConfigFile | None) -> RunArguments:
     if given.resume_from_checkpoint is not None:
         with importing(argv is None):
             from lcjax.train.checkpoints.resumed_arguments import arguments_of_resumed_run, refuse_changed_flags
+            from lcjax.train.start.flags import refuse_other_start
         saved = arguments_of_resumed_run(given)
+        refuse_other_start(given, saved)
         try:
             return _parse(argv, over(saved))
         except InputError:
             refuse_changed_flags(given)
             raise
-    return given if given.model is not None else _parse(argv, over(_demo_for(given, argv, file)))
+    default = RunArguments() if given.model is not None else _demo_for(given, argv, file)
+    if given.adapter is None:
+        return given if given.model is not None else _parse(argv, over(default))
+    with importing(argv is None):
+        from lcjax.train.start.flags import arguments_from_start
+    return arguments_from_start(given, default, lambda own: _parse(argv, over(own)))
 
 
 def _demo_for(given: RunArguments, argv: list[str] | None, file: ConfigFile | None) -> RunArguments:

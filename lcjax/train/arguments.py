@@ -64,6 +64,10 @@ class RunArguments(TrainingArguments):
     """nf4: the layers' linear maps in 4 bits, as in bitsandbytes, under an adapter; dequantized one
     layer at a time.
     """
+    adapter: Path | None = None
+    """A PEFT directory, such as the adapter/ of a run, to train further. Rank, lora_alpha, target
+    modules, dropout and RoPE are its own. The directory is not changed.
+    """
     lora_r: int = LoraConfig.r
     """Rank of the adapter."""
     lora_alpha: float = LoraConfig.lora_alpha
@@ -102,8 +106,9 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if isinstance(self.config, str):
-            object.__setattr__(self, "config", Path(self.config))
+        for name in ("config", "adapter"):
+            if isinstance(path := getattr(self, name), str):
+                object.__setattr__(self, name, Path(path))
         if not 2 <= self.max_seq_length <= LONGEST:
             raise InputError(
                 f"--max-seq-length {self.max_seq_length} is out of range; it must be from 2 to {LONGEST:,}"
@@ -128,6 +133,13 @@ class RunArguments(TrainingArguments):
             LoraConfig(self.lora_r, self.lora_alpha, self.target_modules, self.use_rslora, self.lora_dropout)
         elif changed := [name for name in _ADAPTER_FLAGS if getattr(self, name) != _default(name)]:
             raise InputError(f"--full-finetuning and {flag(changed[0])} contradict each other; omit one of them")
+        if self.full_finetuning and self.adapter is not None:
+            raise InputError(
+                f"--full-finetuning and --adapter {self.adapter} contradict each other: merge the adapter with "
+                "`lcjax convert` and train the merged model, or omit one of them"
+            )
+        if self.adapter is not None and self.output_dir is not None:
+            _refuse_to_write_in(self.adapter, self.output_dir)
         if self.full_finetuning and self.quantize:
             raise InputError(
                 f"--full-finetuning and --quantize {self.quantize} contradict each other: "
@@ -170,7 +182,8 @@ SECTIONS = {
         "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed",
     ),
     "adapter": (
-        "lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "full_finetuning", "quantize", "dtype",
+        "adapter", "lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "full_finetuning",
+        "quantize", "dtype",
     ),
     "optimizer": (
         "learning_rate", "lr_scheduler_type", "warmup_ratio", "warmup_steps",
@@ -191,6 +204,15 @@ SECTIONS = {
     ),
 }  # fmt: skip
 """The sections of the help; the flags that most runs need come first."""
+
+
+def _refuse_to_write_in(adapter: Path, output_dir: Path) -> None:
+    """Raises InputError if a run would write to the folder of the adapter that it starts from."""
+    folder, output = adapter.absolute().resolve(), output_dir.absolute().resolve()
+    if folder in (output, *output.parents):
+        raise InputError(
+            f"--output-dir {output_dir} is in the folder of --adapter {adapter}, which stays unchanged; choose another"
+        )
 
 
 def _default(name: str):

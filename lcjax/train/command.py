@@ -55,6 +55,7 @@ from lcjax.train.refusals import check_attention_here, check_model, check_policy
 from lcjax.train.reporting.trackers import check_trackers
 from lcjax.train.result import default_output_dir
 from lcjax.train.sampling.samples import check_samples
+from lcjax.train.start.model import model_to_train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -199,7 +200,7 @@ def read_data(arguments: RunArguments, folder: RunFolder, console: Console) -> D
 
 
 def load(arguments: RunArguments) -> tuple[Llama, PreTrainedTokenizerFast]:
-    """(model, tokenizer), with a new adapter unless every weight is trained.
+    """(model, tokenizer), with an adapter unless every weight is trained.
 
     The weights are on the run's devices, each of which has its part of them.
     """
@@ -229,15 +230,4 @@ def load(arguments: RunArguments) -> tuple[Llama, PreTrainedTokenizerFast]:
         embeddings_on_host=budget_here() is not None and arguments.memory == "auto" and not arguments.full_finetuning,
         devices=Devices.of(mesh),
     )
-    if not arguments.full_finetuning:
-        model = api.get_peft_model(
-            model,
-            r=arguments.lora_r,
-            lora_alpha=arguments.lora_alpha,
-            target_modules=arguments.target_modules,
-            use_rslora=arguments.use_rslora,
-            lora_dropout=arguments.lora_dropout,
-            use_gradient_checkpointing=arguments.use_gradient_checkpointing,
-            random_state=arguments.seed,
-        )
-    return model, tokenizer
+    return model_to_train(model, arguments), tokenizer

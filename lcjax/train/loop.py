@@ -44,6 +44,7 @@ from lcjax.train.running.held_out import NotFinite, held_out_loss
 from lcjax.train.sampling.samples import Samples
 from lcjax.train.selection.best import require_held_out
 from lcjax.train.selection.keeping import Selection
+from lcjax.train.start.record import origin_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -111,6 +112,8 @@ class _Run:
         check_trackers(arguments)
         self.description = describe_arguments(arguments) | describe_model(model)
         folder.refuse_other_run(self.description)
+        self.origin = origin_of(model, folder.saved)
+        self.description |= {"origin": self.origin} if self.origin else {}
         if not isinstance(data, Data):
             data = load_run_data(data, tokenizer, model.settings.max_seq_length, arguments, folder.started, console)
         data.check_fit(model.config.vocab_size, model.settings.max_seq_length)
@@ -137,9 +140,7 @@ class _Run:
         computation = self.computation
         model = Llama(self.model.config, self.model.params, computation.settings)
         resolved = resolved_arguments(self.arguments, model, computation.state.trainable, self.max_steps)
-        write_run_record(
-            self.output_dir, self.started, self.start, arguments, resolved, model, self.data, self.max_steps
-        )
+        write_run_record(self.output_dir, self.started, self.start, arguments, resolved, model, self.data, self.origin)
 
     def _move_native_log(self) -> str:
         """Sends XLA's output to a file; returns its path, or "" if it stays on the terminal."""
@@ -293,7 +294,7 @@ class _Run:
 
     def _save_results(self, model: Llama, best: Best | None) -> Path:
         rows = self.log.metrics.rows, self.log.evaluations.rows
-        figures = card_figures(self.arguments, model, self.data, *rows, best)
+        figures = card_figures(self.arguments, model, self.data, *rows, best, self.origin)
         weights_dir = save_results(model, self.output_dir, self.tokenizer, figures)
         self.log.draw()
         self._write_report()
@@ -301,7 +302,8 @@ class _Run:
 
     def _result(self, steps: int, best: Best | None = None, stopped_by: str | None = None) -> TrainingResult:
         before, after = losses_before_and_after(self.log.evaluations.rows)
-        model = trained_model(self.model, self.computation.devices.collect(self.computation.state.trainable))
+        trainable = self.computation.devices.collect(self.computation.state.trainable)
+        model = trained_model(self.model, trainable, self.output_dir)
         if best is None:
             return TrainingResult(model, self.output_dir, steps, before, after, stopped_by)
         return TrainingResult(model, self.output_dir, steps, before, best.value, stopped_by, best.step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,16 +16,22 @@ from lcjax.report.page import PAGE
 from lcjax.report.records import RunRecords
 from lcjax.report.summary import summary
 from lcjax.train.checkpoints.folder import RunFolder
+from lcjax.train.checkpoints.resume import RESULTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-def trained_model(model: Llama, trainable: lora.Tree) -> Llama:
+ADAPTER, WEIGHTS = RESULTS
+
+
+def trained_model(model: Llama, trainable: lora.Tree, output_dir: Path) -> Llama:
     """The model of a run with the weights that were trained, as of `lcjax.model.lora.partition`."""
     trains = lora.everything if model.settings.lora is None else lora.adapters_only
     _, frozen = lora.partition(model.params, lora.trainable_mask(model.params, trains))
-    return Llama(model.config, lora.combine(trainable, frozen), model.settings)
+    adapter = "" if model.settings.lora is None else str(output_dir / ADAPTER)
+    settings = dataclasses.replace(model.settings, adapter=adapter)
+    return Llama(model.config, lora.combine(trainable, frozen), settings)
 
 
 def save_results(
@@ -38,10 +45,10 @@ def save_results(
       InputError: the files cannot be written.
     """
     if model.settings.lora is None:
-        api.save_merged(model, output_dir / "model", tokenizer, figures)
-        return output_dir / "model"
-    api.save_pretrained(model, output_dir / "adapter", tokenizer, figures)
-    return output_dir / "adapter"
+        api.save_merged(model, output_dir / WEIGHTS, tokenizer, figures)
+        return output_dir / WEIGHTS
+    api.save_pretrained(model, output_dir / ADAPTER, tokenizer, figures)
+    return output_dir / ADAPTER
 
 
 def losses_before_and_after(evaluations: list[dict]) -> tuple[float | None, float | None]:

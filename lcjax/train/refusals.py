@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from lcjax.api import resolve_dtype
 from lcjax.config import LlamaConfig, target_modules_of
 from lcjax.config.policies import check_policy
-from lcjax.config.rope_choice import choose_rope
 from lcjax.errors import InputError
 from lcjax.memory.allocators import cpu_devices, may_have_gpu, visible_devices, visible_gpus
 from lcjax.model.lora import check_targets
@@ -20,6 +19,7 @@ from lcjax.step import Hardware, resolve, resolve_mesh
 from lcjax.step.program import balance_weight
 from lcjax.train.arguments import RunArguments
 from lcjax.train.checkpoints.folder import RunFolder
+from lcjax.train.start.model import config_of_run
 
 
 def check_policy_early(arguments: RunArguments) -> None:
@@ -41,7 +41,7 @@ def check_model(config: LlamaConfig, arguments: RunArguments, folder: RunFolder)
       InputError: the resumed run had another model, or the model or the visible devices do not
         support some argument.
     """
-    config, _ = choose_rope(config, arguments.max_seq_length, arguments.rope_scaling, arguments.rope_theta)
+    config = config_of_run(config, arguments)
     # First, because other arguments may not suit another model.
     folder.refuse_other_config(config)
     if arguments.full_finetuning and (experts := config.family.experts(config)) and experts.stored_format:

@@ -29,6 +29,7 @@ from lcjax.weights.hf import write_checkpoint as write_checkpoint
 from lcjax.weights.hub import resolve_model as resolve_model
 from lcjax.weights.peft import base_config as base_config
 from lcjax.weights.peft import load_adapter as load_adapter
+from lcjax.weights.peft import load_adapter_config as load_adapter_config
 from lcjax.weights.peft import other_base as other_base
 from lcjax.weights.peft import save_adapter as save_adapter
 from lcjax.weights.tokenizer import load_tokenizer as load_tokenizer

@@ -97,7 +97,8 @@ def tables_as_before():
 
 def prepare(command: Command, folder: Path) -> None:
     """Removes the folder for a new run, or the last step for a run to be resumed."""
-    if command.program == "lcjax.train" and not {"--resume-from-checkpoint", "runs/x/run.yaml"} & {*command.words}:
+    reads_run = "--resume-from-checkpoint" in command.words or any(word.startswith("runs/x/") for word in command.words)
+    if command.program == "lcjax.train" and not reads_run:
         shutil.rmtree(folder / "runs")
     elif "--resume-from-checkpoint" in command.words:
         shutil.rmtree(folder / "runs" / "x" / "checkpoints" / "2")

@@ -44,8 +44,7 @@ def arguments_of_resumed_run(given: RunArguments) -> RunArguments:
         if "working_directory" in description:
             there = functools.partial(path_from, description["working_directory"])
             saved |= {"model": there(saved["model"]), "data": tuple(map(there, saved["data"]))}
-            if saved.get("sample_prompts"):
-                saved["sample_prompts"] = there(saved["sample_prompts"])
+            saved |= {name: there(saved[name]) for name in ("sample_prompts", "adapter") if saved.get(name)}
         known = {field.name for field in dataclasses.fields(RunArguments)}
         return RunArguments(**{name: value for name, value in saved.items() if name in known})
     except (InputError, TypeError, ValueError, KeyError):

@@ -36,11 +36,13 @@ _FREE_ARGUMENTS = _COMPARED_BY_RESULT | {
     "programs_dir", "context_parallel_size", "data_parallel_size", "ulysses_degree", "ring_degree",
     "shard_weights", "coordinator", "num_processes", "process_id", "load_best_model_at_end",
     "metric_for_best_model", "early_stopping_patience", "early_stopping_threshold",
-    "sample_prompts", "sample_steps", "sample_tokens", "report_to", "config",
+    "sample_prompts", "sample_steps", "sample_tokens", "report_to", "config", "adapter",
 }  # fmt: skip
 # The location of files and the scheduling of a step may change between two sessions; the numbers do
 # not.
-_FREE_SETTINGS = {"name_or_path", "execution", "use_gradient_checkpointing", "attention", "generation_config"}
+_FREE_SETTINGS = {
+    "name_or_path", "adapter", "execution", "use_gradient_checkpointing", "attention", "generation_config",
+}  # fmt: skip
 # Fields of LlamaConfig that checkpoints of earlier versions lack; the weights' names and bytes
 # distinguish the families.
 _ADDED_FIELDS = ("model_type", "own_values")

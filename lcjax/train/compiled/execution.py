@@ -87,7 +87,7 @@ def open_programs(model: Llama, arguments: TrainingArguments, saved: SavedExecut
     Raises:
       InputError: `programs_dir` cannot be written.
     """
-    settings = dataclasses.asdict(model.settings) | {"name_or_path": ""}
+    settings = dataclasses.asdict(model.settings) | {"name_or_path": "", "adapter": ""}
     rows = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
     shape = digest_of([dataclasses.asdict(model.config), settings, str(model.dtype), rows])
     base = Path(arguments.programs_dir) if arguments.programs_dir else programs_folder()

@@ -11,6 +11,7 @@ from lcjax.data import Data
 from lcjax.model import Llama
 from lcjax.ops.four_bits import formats_of
 from lcjax.report.records import Best
+from lcjax.train.start.record import shown_origin
 
 
 def card_figures(
@@ -20,16 +21,19 @@ def card_figures(
     steps: Sequence[Mapping[str, Any]],
     evaluations: Sequence[Mapping[str, Any]],
     best: Best | None,
+    origin: Mapping[str, Any],
 ) -> dict[str, str]:
     """What was trained, on how much, with which settings and with which result, as text.
 
     Args:
       steps, evaluations: the rows of metrics.jsonl and of evaluation.jsonl.
       best: the evaluation whose weights are saved, if they are not those of the last step.
+      origin: what the run started from; see `lcjax.train.start.record`.
     """
     rows_per_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
     taken = [row for row in steps if best is None or row["step"] <= best.step]
     figures = {
+        **({"started from": shown_origin(origin)} if origin else {}),
         "base weights": " and ".join(sorted(formats_of(model.params))) or str(model.dtype),
         "documents, tokens of data": f"{data.num_documents:,}, {len(data.corpus.tokens):,}",
         "context length": f"{model.settings.max_seq_length:,} tokens, packed documents",

@@ -8,6 +8,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def write_run_record(
     resolved: dict[str, Any],
     model: Llama,
     data: Data,
-    max_steps: int,
+    origin: Mapping[str, Any],
 ) -> None:
     """Writes the record when a process begins to train, all or nothing.
 
@@ -52,6 +53,7 @@ def write_run_record(
       sessions: for each time that the run was started: its time, its command, its working directory
         (paths are relative to it), the first step, versions, devices and host.
       model: the resolved config.
+      origin: what the run started from, if not from a new adapter; see `lcjax.train.start.record`.
 
     No environment variable is written, because some are secrets.
 
@@ -63,7 +65,7 @@ def write_run_record(
       resolved: from `lcjax.train.reporting.resolved`.
       model: the model that is trained.
       data: the data that it is trained on.
-      max_steps: the number of optimizer steps.
+      origin: what the run started from; empty for a new adapter.
 
     Raises:
       InputError: the file cannot be written.
@@ -81,9 +83,10 @@ def write_run_record(
         "arguments": arguments | {"model": settings.name_or_path, "max_seq_length": settings.max_seq_length},
         "resolved": resolved,
         "data": _describe(data),
-        "max_steps": max_steps,
+        "max_steps": resolved["max_steps"],
         "sessions": sessions,
         "model": {"config": model.config},
+        **({"origin": origin} if origin else {}),
     }
     path = output_dir / RECORD
     with writing(path), written_atomically(path) as temporary:

@@ -26,6 +26,7 @@ def start_line(
     rows, length = len(data.train_plan), settings.max_seq_length
     rows_per_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
     learns = "every weight" if settings.lora is None else f"LoRA r={settings.lora.r}"
+    learns += f" from {settings.adapter}" if settings.adapter else ""
     # MXFP4 is a format of experts alone (lcjax.weights.experts).
     parts = {"nf4": "layers in nf4", "mxfp4": "experts in mxfp4"}
     formats = formats_of(model.params)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from lcjax.weights.peft.adapter import adapter_names as adapter_names
 from lcjax.weights.peft.adapter import base_config as base_config
 from lcjax.weights.peft.adapter import load_adapter as load_adapter
+from lcjax.weights.peft.adapter import load_adapter_config as load_adapter_config
 from lcjax.weights.peft.adapter import save_adapter as save_adapter
 from lcjax.weights.peft.base import other_base as other_base
 from lcjax.weights.peft.names import CONFIG_FILE as CONFIG_FILE

@@ -161,7 +161,27 @@ def load_adapter(
       InputError: a file is missing or corrupt, the adapter is not plain LoRA on the layers' linear
         maps, or its tensors do not match the model.
     """
-    directory = Path(directory)
+    lora, adapted, factors = _opened(Path(directory), config)
+
+    def read(name: TensorName, out: np.ndarray, start: int = 0) -> None:
+        out[...] = 0  # A = B = 0 adds exactly zero, and no gradient changes it
+        if module_of(name.name) in adapted:
+            _read(factors[name.name], out, start)
+
+    return lora, assemble(adapter_names(lora, config), read, parameter_dtype(dtype))
+
+
+def load_adapter_config(directory: str | os.PathLike[str], config: LlamaConfig) -> LoraConfig:
+    """The LoraConfig that `load_adapter` returns, hardly reading more than the tensors' names.
+
+    Raises:
+      InputError: as `load_adapter`.
+    """
+    return _opened(Path(directory), config)[0]
+
+
+def _opened(directory: Path, config: LlamaConfig) -> tuple[LoraConfig, set[str], dict[str, Factor]]:
+    """The adapter's config, the linear maps that it has, and their factors, which are not read."""
     if not (directory / WEIGHTS_FILE).exists():
         refuse_pickles(directory, WEIGHTS_FILE)
     parsed = read_adapter_config(directory / CONFIG_FILE)
@@ -169,20 +189,14 @@ def load_adapter(
     factors = separated(stored, config, use_rslora=bool(parsed.get("use_rslora")))
     lora, ranks = lora_config(parsed, factors, directory, config)
     adapted = adapted_modules(parsed, factors, config)
-    names = adapter_names(lora, config)
+    names = [name for name in adapter_names(lora, config) if module_of(name.name) in adapted]
     check_tensors(
         {name: factor.shape for name, factor in factors.items()},
-        {name.name: _own_shape(name, ranks) for name in names if module_of(name.name) in adapted},
+        {name.name: _own_shape(name, ranks) for name in names},
         source=directory / WEIGHTS_FILE,
         remedy=f"load the adapter with the base model it was trained on{named_base(parsed)}",
     )
-
-    def read(name: TensorName, out: np.ndarray, start: int = 0) -> None:
-        out[...] = 0  # A = B = 0 adds exactly zero, and no gradient changes it
-        if module_of(name.name) in adapted:
-            _read(factors[name.name], out, start)
-
-    return lora, assemble(names, read, parameter_dtype(dtype))
+    return lora, adapted, factors
 
 
 def _own_shape(name: TensorName, ranks: Mapping[str, int]) -> Shape:

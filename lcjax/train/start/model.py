@@ -1,0 +1,91 @@
+"""The model that a run trains: with a new adapter, with one that was trained before, or without."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from lcjax import api, weights
+from lcjax.config import LlamaConfig
+from lcjax.config.rope import RopeScaling
+from lcjax.config.rope_choice import choose_rope
+from lcjax.model import Llama
+from lcjax.train.arguments import RunArguments
+from lcjax.train.checkpoints.checkpoint import Checkpoints
+from lcjax.train.checkpoints.resume import find_resume_point
+
+
+def model_to_train(model: Llama, arguments: RunArguments) -> Llama:
+    """The loaded model as the run trains it.
+
+    A resumed run has its trained weights in the checkpoint, and does not read the adapter that it
+    had started from.
+
+    Raises:
+      InputError: the adapter cannot be read, or it belongs to another model.
+    """
+    if arguments.adapter is not None and arguments.resume_from_checkpoint is None:
+        model = api.load_adapter(model, arguments.adapter, keep_rope=_chooses_rope(arguments))
+        assert model.settings.lora is not None
+        lora = dataclasses.replace(model.settings.lora, lora_dropout=arguments.lora_dropout)
+        return Llama(model.config, model.params, dataclasses.replace(model.settings, lora=lora))
+    trained = _trained_so_far(model.config, arguments)
+    if trained is not None:
+        model = Llama(_extended(model.config, trained, arguments), model.params, model.settings)
+    if arguments.full_finetuning:
+        return model
+    return api.get_peft_model(
+        model,
+        r=arguments.lora_r,
+        lora_alpha=arguments.lora_alpha,
+        target_modules=arguments.target_modules,
+        use_rslora=arguments.use_rslora,
+        lora_dropout=arguments.lora_dropout,
+        use_gradient_checkpointing=arguments.use_gradient_checkpointing,
+        random_state=arguments.seed,
+    )
+
+
+def config_of_run(config: LlamaConfig, arguments: RunArguments) -> LlamaConfig:
+    """The model's own config with the RoPE of the run: as requested, or as trained so far.
+
+    Raises:
+      InputError: the arguments do not suit the model.
+    """
+    trained = _trained_so_far(config, arguments)
+    if trained is not None:
+        return _extended(config, trained, arguments)
+    return choose_rope(config, arguments.max_seq_length, arguments.rope_scaling, arguments.rope_theta)[0]
+
+
+def _extended(config: LlamaConfig, trained: LlamaConfig, arguments: RunArguments) -> LlamaConfig:
+    """The config with the RoPE of trained weights, extended to the run's length if necessary."""
+    return choose_rope(config.with_rope_of(trained), arguments.max_seq_length)[0]
+
+
+def _chooses_rope(arguments: RunArguments) -> bool:
+    return arguments.rope_scaling != "auto" or arguments.rope_theta is not None
+
+
+def _trained_so_far(config: LlamaConfig, arguments: RunArguments) -> LlamaConfig | None:
+    """A config with the RoPE of the weights that the run starts from.
+
+    None if they are new, or if the arguments choose RoPE.
+    """
+    if arguments.adapter is None or _chooses_rope(arguments):
+        return None
+    if arguments.resume_from_checkpoint is None:
+        return weights.base_config(arguments.adapter, config)
+    point = find_resume_point(arguments.resume_from_checkpoint, arguments.output_dir)
+    assert point is not None
+    return _with_saved_rope(config, Checkpoints(point.directory).run(point.step)["model"])
+
+
+def _with_saved_rope(config: LlamaConfig, saved: dict[str, Any]) -> LlamaConfig:
+    """The config with the RoPE of the model in a checkpoint's description."""
+    scaling: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in saved["rope_scaling"].items()
+    }
+    names = "rope_theta", "partial_rotary_factor", "max_position_embeddings"
+    fields = {name: saved[name] for name in names} | {"rope_scaling": RopeScaling(**scaling)}
+    return dataclasses.replace(config, **fields)
