@@ -31,6 +31,7 @@ class Cuts:
         self._backend = backend
         definition = json.loads(backend.to_str())
         self._added = _AddedTokens(definition["added_tokens"], backend)
+        self._depends_on_chance = bool(definition["model"].get("dropout"))
         self._is_tried: dict[tuple[str, str, str], bool] = {}
         self._allows = functools.lru_cache(maxsize=1 << 16)(self.cut_is_safe)
         try:
@@ -54,6 +55,11 @@ class Cuts:
             yield start, cut
             start = cut + int(self.leave_out)
         yield start, len(text)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether texts may be cut at all, and the same text always has the same ids."""
+        return self._levels is not None and not self._depends_on_chance
 
     @property
     def leave_out(self) -> bool:

@@ -8,7 +8,7 @@ import copy
 import functools
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ import tokenizers
 
 from lcjax.data.document import Document
 from lcjax.data.tokenizing.cuts import Cuts
+from lcjax.data.tokenizing.pieces import Pieces
 from lcjax.errors import InputError
 
 if TYPE_CHECKING:  # transformers, and torch if installed, take seconds to import
@@ -26,6 +27,8 @@ if TYPE_CHECKING:  # transformers, and torch if installed, take seconds to impor
 # of it. Two batches exist at a time: one is encoded while the ids of the other are read.
 PART_CHARACTERS = 1 << 14
 BATCH_CHARACTERS = max(1 << 19, 4 * PART_CHARACTERS * (os.cpu_count() or 1))
+# After this many characters, texts are encoded by pieces. It takes up to a second to begin with.
+CHARACTERS_BEFORE_PIECES = 1 << 20
 
 
 class Part(NamedTuple):
@@ -68,6 +71,7 @@ class Encoder:
         self._backend.no_padding()
         self._backend.encode_special_tokens = tokenizer.split_special_tokens
         self._eos = eos
+        self._characters = 0
 
     def definition(self) -> str:
         """Everything that determines the ids of a text."""
@@ -76,33 +80,28 @@ class Encoder:
     def encode(self, documents: Iterable[Document]) -> Iterator[Encoded]:
         """The parts of every document, in order."""
         last: int | None = None
-        for adds_special, batch, encodings in self._encoded_batches(documents):
-            for part, encoding in zip(batch, encodings, strict=True):
-                ids = encoding.ids
-                ends = None if part.document.learned is None else self._ends(encoding, part)
-                if not (adds_special or part.document.is_rendered):
-                    before, after = self._around or ([], [])
-                    before, after = before if part.is_first else [], after if part.is_last else []
-                    ids = [*before, *ids, *after]
-                    ends = None if ends is None else np.pad(ends, (len(before), len(after)))
-                last = ids[-1] if ids else None if part.is_first else last
+        for batch, encodings in self._encoded_batches(documents):
+            for part, encoding in zip(batch, encodings.of_parts, strict=True):
+                ids, ends = _ids_and_ends(encoding, part)
+                if not (encodings.have_special or part.document.is_rendered):
+                    ids, ends = self._surrounded(part, ids, ends)
+                last = int(ids[-1]) if len(ids) else None if part.is_first else last
                 if part.is_last and not part.document.is_rendered and self._eos not in (None, last):
-                    ids.append(self._eos)
-                array = np.array(ids, dtype=np.int32)
-                yield Encoded(part, array, None if ends is None else self._learned(part, array, ends))
+                    ids = np.append(ids, np.int32(self._eos))
+                yield Encoded(part, ids, None if ends is None else self._learned(part, ids, ends))
 
-    def _encoded_batches(self, documents: Iterable[Document]) -> Iterator[tuple[bool, list[Part], list[Encoding]]]:
+    def _encoded_batches(self, documents: Iterable[Document]) -> Iterator[tuple[list[Part], _Encodings]]:
         """The batches with their encodings; one batch is encoded while the previous one is used."""
         with concurrent.futures.ThreadPoolExecutor(1) as worker:
-            made: collections.deque[tuple[bool, list[Part], concurrent.futures.Future[list[Encoding]]]]
+            made: collections.deque[tuple[list[Part], concurrent.futures.Future[_Encodings]]]
             made = collections.deque()
             for adds_special, batch in self._batches(documents):
-                made.append((adds_special, batch, worker.submit(self._encodings, batch, adds_special)))
+                made.append((batch, worker.submit(self._encodings, batch, adds_special)))
                 if len(made) > 1:
-                    adds_special, batch, encodings = made.popleft()
-                    yield adds_special, batch, encodings.result()
-            for adds_special, batch, encodings in made:
-                yield adds_special, batch, encodings.result()
+                    batch, encodings = made.popleft()
+                    yield batch, encodings.result()
+            for batch, encodings in made:
+                yield batch, encodings.result()
 
     def _batches(self, documents: Iterable[Document]) -> Iterator[tuple[bool, list[Part]]]:
         """Groups of parts that are encoded alike, and whether special tokens are added."""
@@ -134,21 +133,36 @@ class Encoder:
             return [(0, len(document.text))]
         return self._cuts.parts(document.text, PART_CHARACTERS)
 
-    def _encodings(self, batch: list[Part], adds_special: bool) -> list[Encoding]:
+    def _encodings(self, batch: list[Part], adds_special: bool) -> _Encodings:
         # The fast form does not return which characters a token stands for.
-        in_parts = batch[0].document.learned is not None
-        encode = self._backend.encode_batch if in_parts else self._backend.encode_batch_fast
+        with_ends = batch[0].document.learned is not None
+        encode = self._backend.encode_batch if with_ends else self._backend.encode_batch_fast
         texts = [part.document.text[part.start : part.stop] for part in batch]
+        self._characters += sum(map(len, texts))
         try:
-            return encode(texts, add_special_tokens=adds_special)
+            if self._characters > CHARACTERS_BEFORE_PIECES and self._by_pieces(batch[0].document):
+                return _Encodings(self._pieces.encode(texts, with_ends=with_ends), have_special=False)
+            return _Encodings(encode(texts, add_special_tokens=adds_special), have_special=adds_special)
         except (TypeError, UnicodeEncodeError):
             for part in batch:
                 refuse_surrogates(part.document)
             raise
 
+    def _by_pieces(self, document: Document) -> bool:
+        """Whether documents of this kind are encoded by pieces."""
+        return (
+            self._cuts.is_exact
+            and not (document.learned is not None and self._cuts.leave_out)
+            and (self._around is not None or document.is_rendered)
+        )
+
     @functools.cached_property
     def _cuts(self) -> Cuts:
         return Cuts(self._backend)
+
+    @functools.cached_property
+    def _pieces(self) -> Pieces:
+        return Pieces(self._backend, self._cuts)
 
     @functools.cached_property
     def _around(self) -> tuple[list[int], list[int]] | None:
@@ -160,11 +174,14 @@ class Encoder:
             return None
         return encoding.ids[: inner[0]], encoding.ids[inner[-1] + 1 :]
 
-    @staticmethod
-    def _ends(encoding: Encoding, part: Part) -> np.ndarray:
-        """The end of each token in the document; 0 for tokens that the tokenizer added."""
-        ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 1]
-        return np.where(ends > 0, ends + part.start, 0)
+    def _surrounded(self, part: Part, ids: np.ndarray, ends: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """With the ids that the tokenizer puts before and after every text."""
+        if self._around in (None, ([], [])):
+            return ids, ends
+        before, after = self._around
+        before, after = before if part.is_first else [], after if part.is_last else []
+        ids = np.concatenate([np.array(before, np.int32), ids, np.array(after, np.int32)])
+        return ids, None if ends is None else np.pad(ends, (len(before), len(after)))
 
     def _learned(self, part: Part, ids: np.ndarray, ends: np.ndarray) -> np.ndarray:
         document = part.document
@@ -176,6 +193,32 @@ class Encoder:
         if part.is_last and not document.is_rendered and len(ids) and ids[-1] == self._eos:
             learned[-1] = spans[-1, 1] == len(document.text)
         return learned
+
+
+class _Encodings(NamedTuple):
+    """What the parts of a batch were encoded to.
+
+    Attributes:
+      of_parts: as the library or `Pieces` returns them.
+      have_special: whether they include the special tokens that the tokenizer adds.
+    """
+
+    of_parts: Sequence[Encoding | tuple[np.ndarray, np.ndarray | None]]
+    have_special: bool
+
+
+def _ids_and_ends(
+    encoding: Encoding | tuple[np.ndarray, np.ndarray | None], part: Part
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The ids, and each token's end in the document, 0 for tokens that the tokenizer added."""
+    if isinstance(encoding, tuple):
+        ids, ends = encoding
+    else:
+        ids = np.array(encoding.ids, dtype=np.int32)
+        ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 1]
+    if part.document.learned is None or ends is None:
+        return ids, None
+    return ids, np.where(ends > 0, ends.astype(np.int64) + part.start, 0)
 
 
 def refuse_surrogates(document: Document) -> None:
