@@ -15,7 +15,7 @@ from lcjax.cli.terminal import collected_warnings
 from lcjax.data.document import Document
 from lcjax.data.formats.chat import ChatTemplate
 from lcjax.data.reading.identity import identify
-from lcjax.data.reading.sources import check_data_paths, iterate_sources, read_sources
+from lcjax.data.reading.sources import check_data_paths, iterate_sources
 from lcjax.data.tokenizing import store
 from lcjax.data.tokenizing.contents import GrowingContents, find, write
 from lcjax.data.tokenizing.encoding import Encoder
@@ -157,13 +157,7 @@ def tokenize_sources(
     """
     encoder = _encoder(tokenizer, append_eos=True)
     check_data_paths(paths)
-    if documents == "repository":  # depends on hidden folders, too, so its texts are compared
-        read = read_sources(paths, template, documents, columns)
-        texts = [document for source in read for document in source]
-        corpus = tokenize(texts, tokenizer, vocab_size=vocab_size, progress=progress, stored=True)
-        is_text = np.array([document.learned is None and not document.is_rendered for document in texts])
-        return TokenizedSources(corpus, tuple(map(len, read)), is_text)
-    identity = identify(paths, template, columns, encoder.definition()) if store.limit_bytes() else None
+    identity = identify(paths, template, columns, encoder.definition(), documents) if store.limit_bytes() else None
     if identity is not None and (contents := find(identity.digest)) and (tokens := store.find(identity.digest)):
         for line in contents.warnings:
             _logger.warning("%s", line)

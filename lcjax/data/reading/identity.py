@@ -11,11 +11,12 @@ from pathlib import Path
 from lcjax.data.formats.chat import ChatTemplate
 from lcjax.data.reading import hub
 from lcjax.data.reading.files import walk
+from lcjax.data.reading.repositories import roots
 from lcjax.data.reading.tables import is_data
 from lcjax.data.tokenizing import store
 
 # Changes whenever the same files give other documents than before.
-_FORMAT = "lcjax documents 1"
+_FORMAT = "lcjax documents 2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Identity:
 
 
 def identify(
-    paths: Sequence[str | Path], template: ChatTemplate, columns: Sequence[str], definition: str
+    paths: Sequence[str | Path], template: ChatTemplate, columns: Sequence[str], definition: str, documents: str
 ) -> Identity | None:
     """The identity of the documents below paths; None if it cannot be known before they are read.
 
@@ -49,12 +50,16 @@ def identify(
 
     Args:
       definition: of the tokenizer.
+      documents: how files become documents; see `read_sources`.
     """
     hashed = hashlib.blake2b(digest_size=16)
     states: dict[Path, tuple[int, int]] = {}
-    hashed.update(json.dumps([_FORMAT, definition, template.definition(), list(columns)]).encode())
+    hashed.update(json.dumps([_FORMAT, definition, template.definition(), list(columns), documents]).encode())
     try:
         for source, path in enumerate(paths):
+            if documents == "repository" and Path(path).is_dir():
+                # Hidden entries mark the roots, and no others have an effect.
+                hashed.update(json.dumps([source, *map(str, roots(Path(path)))]).encode())
             for file, shown in _files(path):
                 if not file.is_file():
                     if file == Path(path):

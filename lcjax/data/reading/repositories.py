@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lcjax.data.document import Document
+from lcjax.data.joining.order import dependency_order
 from lcjax.data.reading.files import walk
 
 # Entries of version control in a repository's root; a file for a git worktree or submodule.
@@ -22,15 +23,21 @@ def holds_repositories(folder: Path) -> bool:
     return any(path.is_dir() for path in walk(folder, is_whole=is_repository))
 
 
+def roots(folder: Path) -> list[Path]:
+    """The roots of the repositories below a folder; the folder itself if there is none."""
+    return [path for path in walk(folder, is_whole=is_repository) if path.is_dir()] or [folder]
+
+
 def repository_document(folder: Path, read: Callable[[Path], str | None]) -> Document:
-    """All text of a repository: files in the order of `walk`, each after a line with its path.
+    """All text of a repository, each file after a line with its path and after what it imports.
 
     Args:
       read: returns the text of a file; None omits the file.
     """
-    parts = []
+    texts = {}
     for path in walk(folder):
         text = read(path)
         if text is not None and text.strip():
-            parts.append(f"=== {path.relative_to(folder).as_posix()} ===\n{text.removesuffix(chr(10))}\n")
+            texts[path.relative_to(folder).as_posix()] = text
+    parts = (f"=== {path} ===\n{texts[path].removesuffix(chr(10))}\n" for path in dependency_order(texts))
     return Document(str(folder), "\n".join(parts))

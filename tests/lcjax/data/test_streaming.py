@@ -155,9 +155,17 @@ def test_masks_are_those_that_were_added():
     assert np.array_equal(found.tokens, np.concatenate(parts))
 
 
-def test_repositories_are_found_by_their_texts(tokenizer, paths):
+def test_the_tokens_of_repositories_are_stored(tokenizer, paths):
+    separate = read(paths[:1], tokenizer)
     (paths[0] / ".git").mkdir()
     found = [read(paths[:1], tokenizer, documents="repository") for _ in range(2)]
     assert [each.corpus.was_stored for each in found] == [False, True]
     assert [each.counts for each in found] == [(1,), (1,)]
     assert found[1].is_text.tolist() == [True]
+    assert len(separate.corpus) > 1
+    # A repository further down is another document, although no file has changed.
+    (paths[0] / "sub/.git").mkdir(parents=True)
+    (paths[0] / "sub/c.py").write_text("import a")
+    whole = read(paths[:1], tokenizer, documents="repository")
+    (paths[0] / ".git").rmdir()
+    assert len(read(paths[:1], tokenizer, documents="repository").corpus) > len(whole.corpus) == 1
