@@ -123,6 +123,8 @@ class _Run:
         self.started = folder.started if folder.resume or data.date is None else data.date.astimezone()
         self.title = run_title(model.settings, data.paths)
         self.max_steps = arguments.number_of_steps(len(data.train_plan))
+        if (line := folder.line_about_rates(self.max_steps, arguments)) is not None:
+            say(console, line)
         self.description |= describe_data(data, self.max_steps) | {"started": self.started.isoformat()}
         self.computation = Computation(
             model,

@@ -20,6 +20,7 @@ from lcjax.parallel.processes import first_before_others, from_first, writes_fil
 from lcjax.report.records import parse_rows
 from lcjax.train.checkpoints.checkpoint import Checkpoints, unused_name
 from lcjax.train.checkpoints.lock import locked
+from lcjax.train.checkpoints.other_length import line_about_rates, refuse_too_few_steps
 from lcjax.train.checkpoints.resume import RESULTS, ResumePoint, find_resume_point, refuse_damage, set_newer_aside
 from lcjax.train.checkpoints.same_run import (
     describe_arguments,
@@ -28,7 +29,6 @@ from lcjax.train.checkpoints.same_run import (
     is_same_command,
     is_same_result,
     known_steps,
-    refuse_other_length,
     refuse_other_run,
 )
 from lcjax.train.disk import writing
@@ -108,11 +108,15 @@ class RunFolder:
         self.refuse_other_run(describe_config(config))
 
     def refuse_other_data(self, data: Data, arguments: TrainingArguments) -> None:
-        """Raises InputError if the resumed run had other data, or another relevant length."""
+        """Raises InputError if the resumed run had other data, or has taken more steps."""
         if self.resume is not None:
             max_steps = arguments.number_of_steps(len(data.train_plan))
             refuse_other_run(self.saved, describe_data(data, max_steps), self.resume, self._date_wanted(data))
-            refuse_other_length(self.saved, arguments, max_steps, self.resume)
+            refuse_too_few_steps(max_steps, self.resume)
+
+    def line_about_rates(self, max_steps: int, arguments: TrainingArguments) -> str | None:
+        """What another number of steps than planned means for the learning rate, if it matters."""
+        return self.resume and line_about_rates(self.saved["max_steps"], max_steps, arguments, self.resume)
 
     def _date_wanted(self, data: Data) -> str:
         """The hint for data that a program loaded on another day than the run's.
@@ -249,7 +253,7 @@ def _open(output_dir: Path, arguments: TrainingArguments) -> RunFolder:
     refuse_other_run(saved, describe_arguments(arguments), point)
     steps = known_steps(saved, arguments)
     if steps is not None:
-        refuse_other_length(saved, arguments, steps, point)
+        refuse_too_few_steps(steps, point)
     return RunFolder(output_dir, started, point, saved, checkpoints.records(point.step, RECORDS))
 
 

@@ -12,11 +12,10 @@ from typing import Any
 
 from lcjax.config import LlamaConfig
 from lcjax.config.run_record import as_json
-from lcjax.config.training import LEVEL_SCHEDULES, METRICS, TrainingArguments
+from lcjax.config.training import METRICS, TrainingArguments
 from lcjax.data import Data
 from lcjax.errors import InputError
 from lcjax.model import Llama, lora
-from lcjax.optim.schedules import warmup_length
 from lcjax.train.arguments import flag
 from lcjax.train.checkpoints.checkpoint import FORMAT
 from lcjax.train.checkpoints.fingerprint import fingerprint
@@ -138,35 +137,6 @@ def refuse_other_run(saved: Description, current: Description, point: ResumePoin
                 case _:
                     what = f"{'.'.join(path)} was {before!r} and is {now!r}; give the same"
             raise _other(point, what)
-
-
-def refuse_other_length(saved: Description, arguments: TrainingArguments, max_steps: int, point: ResumePoint) -> None:
-    """Raises InputError if a run of `max_steps` has other learning rates than the saved one.
-
-    Only the steps up to `point` matter.
-    """
-    before = saved["max_steps"]
-    if max_steps == before:
-        return
-    if max_steps < point.step:
-        raise _other(
-            point, f"it has taken {point.step} steps, but --max-steps is now {max_steps}; give at least as many"
-        )
-    kind = arguments.lr_scheduler_type
-    rate_falls = f"its learning rate falls ({kind}) over {before} steps, not {max_steps}"
-    if kind not in LEVEL_SCHEDULES:
-        levels = " and ".join(LEVEL_SCHEDULES)
-        raise _other(point, f"{rate_falls}; give the same number (only {levels} runs can be extended)")
-    warmups = [
-        warmup_length(kind, steps, arguments.warmup_steps, arguments.warmup_ratio) for steps in (before, max_steps)
-    ]
-    if warmups[0] != warmups[1]:
-        raise _other(
-            point,
-            f"with {max_steps} steps instead of {before}, --warmup-ratio "
-            f"{arguments.warmup_ratio} gives a warm-up of {warmups[1]} steps instead of "
-            f"{warmups[0]}; give the same number",
-        )
 
 
 def _other(point: ResumePoint, what: str) -> InputError:
