@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,28 @@ def test_rows_are_those_of_best_fit_decreasing(max_seq_length, seed):
     full, rest = np.divmod(lengths, max_seq_length)
     spaces = naive_best_fit(rest[rest > 0].tolist(), max_seq_length) + [0] * int(full.sum())
     assert fill(pack(lengths, max_seq_length)) == sorted(max_seq_length - space for space in spaces)
+
+
+@pytest.mark.parametrize("max_seq_length", [2, 7, 64, 1000])
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_are_filled_as_if_pieces_were_placed_one_by_one(max_seq_length, seed):
+    lengths = np.random.default_rng(seed).integers(1, max(2, max_seq_length // (1 + seed)), 300)
+    rows, free = {}, []  # (space, row), the latest last
+    for document in np.argsort(-lengths, kind="stable").tolist():
+        fitting = [space for space, _ in free if space >= lengths[document]]
+        at = max(i for i, (space, _) in enumerate(free) if space == min(fitting)) if fitting else None
+        space, row = (max_seq_length, len(rows)) if at is None else free.pop(at)
+        rows.setdefault(row, []).append(document)
+        free.append((space - lengths[document], row))
+    plan = pack(lengths, max_seq_length)
+    assert [[piece.document for piece in plan.row(r)] for r in range(len(plan))] == [rows[r] for r in sorted(rows)]
+
+
+def test_a_run_resumes_with_the_plan_of_earlier_versions():
+    lengths = np.random.RandomState(0).lognormal(4, 1, 20_000).astype(np.int64)
+    plan = pack(lengths, 4096)
+    digest = hashlib.md5(plan.pieces.tobytes() + plan.row_offsets.tobytes()).hexdigest()
+    assert digest == "f50348241a3464a9af7644823d0d5533"
 
 
 def test_a_small_plan_in_full():
