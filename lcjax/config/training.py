@@ -11,8 +11,8 @@ from typing import Any
 from lcjax.config.parallel.mesh import MeshRequest
 from lcjax.errors import InputError, flag, unknown
 
-UNITS = ("file", "repository")
-"""What counts as a document if a path is a folder."""
+UNITS = ("file", "folder", "repository", "related")
+"""What counts as a document."""
 COLUMN_FIELDS = (
     "messages", "conversations", "prompt", "completion", "instruction", "input", "output", "text", "tools", "system",
 )  # fmt: skip
@@ -77,8 +77,8 @@ class TrainingArguments:
     moments are six times their size; otherwise it is device.
     """
     documents: str = "file"
-    """What counts as a document if a path is a folder: file, or repository (its files, each after
-    its path).
+    """What counts as a document: file, folder (its text files, in order), repository (its files,
+    after what they import), or related (similar texts joined up to the length).
     """
     columns: tuple[str, ...] = ()
     """Columns of the data that have other names than the fields of a record, as field=column; for

@@ -31,7 +31,9 @@ class CorpusArguments:
     max_seq_length: int = DEFAULT_MAX_SEQ_LENGTH
     """Context length, in tokens, to train with; if not given, the default of lcjax.train."""
     documents: str = "file"
-    """What counts as a document if a path is a folder: file or repository."""
+    """What counts as a document: file, folder (its text files, in order), repository (its files,
+    after what they import), or related (similar texts joined up to the length).
+    """
     columns: tuple[str, ...] = ()
     """Columns with other names than the fields of a record, as field=column, as in lcjax.train."""
     json: str | None = None

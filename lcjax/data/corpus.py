@@ -10,6 +10,7 @@ from lcjax import weights
 from lcjax.cli.terminal import say, show_warnings
 from lcjax.data.arguments import CorpusArguments
 from lcjax.data.formats.chat import ChatTemplate
+from lcjax.data.joining.corpora import join_related
 from lcjax.data.reading.sources import check_data_paths
 from lcjax.data.tokens import TokenizedCorpus, tokenize_sources
 from lcjax.weights.demo import demo_model
@@ -28,14 +29,17 @@ def load(arguments: CorpusArguments, console: Console) -> TokenizedCorpus:
     with show_warnings(console):
         tokenizer = _tokenizer(arguments.model)
         say(console, "reading the data")
-        return tokenize_sources(
+        sources = tokenize_sources(
             arguments.paths,
             tokenizer,
             ChatTemplate(tokenizer),
             documents=arguments.documents,
             columns=arguments.columns,
             progress=console,
-        ).corpus
+        )
+        if arguments.documents == "related":
+            sources = join_related(sources, arguments.max_seq_length)
+        return sources.corpus
 
 
 def _tokenizer(model: str | None) -> PreTrainedTokenizerFast:

@@ -17,6 +17,7 @@ from rich.console import Console
 from lcjax.cli.terminal import say
 from lcjax.config.training import check_weights
 from lcjax.data.formats.chat import ChatTemplate
+from lcjax.data.joining.corpora import join_related
 from lcjax.data.mixture import Mixture, pack_mixture
 from lcjax.data.packing import PackingPlan, nothing_learned, pack
 from lcjax.data.pipeline import evaluation_batches, make_dataset
@@ -147,7 +148,8 @@ def load_corpus(
       held_out_fraction: share of the documents held out, in [0, 1). If there is only one text, or a
         source of a mixture is one text, the share of its tokens that is held out at its end.
       seed: seed of the split and of the training order, 0, ..., 2^32 - 1.
-      documents: "file" or "repository"; see `read_sources`.
+      documents: what counts as a document: "file", "folder", "repository" or "related"; see
+        `read_sources` and `join_related`.
       columns: `field=column` words, for columns with other names; see `read_sources`.
       weights: a share of the tokens for each path; see `Mixture`. Without weights every document
         occurs once per epoch.
@@ -169,6 +171,8 @@ def load_corpus(
     sources = tokenize_sources(
         paths, tokenizer, template, documents=documents, columns=columns, vocab_size=vocab_size, progress=progress
     )
+    if documents == "related":
+        sources = join_related(sources, max_seq_length)
     split = split_corpus(sources, tokenizer, held_out_fraction, seed, by_source=bool(weights))
     corpus, learns = split.corpus, functools.partial(is_learned, split.corpus)
     held_out_plan = pack(corpus.lengths, max_seq_length, split.held_out, learns)

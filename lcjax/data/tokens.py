@@ -157,6 +157,8 @@ def tokenize_sources(
     """
     encoder = _encoder(tokenizer, append_eos=True)
     check_data_paths(paths)
+    if documents == "related":  # files, which are joined after they are encoded
+        documents = "file"
     identity = identify(paths, template, columns, encoder.definition(), documents) if store.limit_bytes() else None
     if identity is not None and (contents := find(identity.digest)) and (tokens := store.find(identity.digest)):
         for line in contents.warnings:

@@ -34,7 +34,9 @@ class DoctorArguments:
     lora_r: int = 16
     """Rank of the adapter; 0 trains every weight."""
     documents: str = "file"
-    """What counts as a document if a path is a folder: file or repository."""
+    """What counts as a document: file, folder (its text files, in order), repository (its files,
+    after what they import), or related (similar texts joined up to the length).
+    """
     columns: tuple[str, ...] = ()
     """Columns with other names than the fields of a record, as field=column, as in lcjax.train."""
     json: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from lcjax.data.document import Document
 from lcjax.data.formats.chat import ChatTemplate
 from lcjax.data.formats.mapping import Columns
 from lcjax.data.formats.records import BadRecord, NotRecords
+from lcjax.data.joining.chapters import joined, natural
 from lcjax.data.reading import hub
 from lcjax.data.reading.files import NotText, read_text, suffix_of, unreadable, walk
 from lcjax.data.reading.hub import hub_data
@@ -82,8 +84,10 @@ def read_sources(
 
     Args:
       template: how `messages` become text; None rejects them.
-      documents: "file", or "repository": each folder with a `.git` (`.hg`, `.svn`) below a path is
-        one document; if there is none, each folder that is a path.
+      documents: "file"; "folder": the text files directly in a folder are one document; or
+        "repository": each folder with a `.git` (`.hg`, `.svn`) below a path is one document; if
+        there is none, each folder that is a path. "related" reads files, which are joined after
+        they are encoded; see `lcjax.data.joining.corpora`.
       columns: `field=column` words, for columns with other names than the fields of a record.
 
     Returns:
@@ -118,7 +122,7 @@ def iterate_sources(
     count = with_text = 0
     for index, path in enumerate(paths):
         try:
-            for document in _Source(path, seen, template, documents == "repository", mapping).documents():
+            for document in _Source(path, seen, template, documents, mapping).documents():
                 count += 1
                 if document.text.strip():
                     with_text += 1
@@ -140,7 +144,7 @@ class _Source:
         path: str | Path,
         seen: set[Path],
         template: ChatTemplate | None,
-        by_repository: bool,
+        unit: str,
         columns: Columns,
     ):
         self._path = Path(path)
@@ -148,7 +152,9 @@ class _Source:
         self._columns = columns
         self._seen = seen
         self._template = template
-        self._by_repository = by_repository
+        self._by_repository = unit == "repository"
+        self._by_folder = unit == "folder"
+        self._found = 0
         self._good = 0
         self._bad: list[BadRecord] = []
         self._not_text: list[Path] = []
@@ -180,26 +186,45 @@ class _Source:
             raise InputError(f"{shown} {fault} (to train on it as plain text, rename it to .txt)") from None
 
     def _read_folder(self) -> Iterator[Document]:
-        found = 0
-        for path in self._entries():
-            try:
-                _refuse_special(path)
-                if is_table(path) or path.is_file():
-                    yield from self._read_file(path, str(path))
-                else:
-                    yield repository_document(path, self._file_of_repository)
-                found += 1
-            except NotText:
-                self._not_text.append(path)
-            except NotRecords as fault:
-                self._not_records[path] = str(fault)
+        # The files of a folder follow each other.
+        for folder, paths in itertools.groupby(self._entries(), lambda path: path.parent):
+            if self._by_folder:
+                yield from self._read_chapters(folder, list(paths))
+            else:
+                for path in paths:
+                    yield from self._read_entry(path)
         self._report_left_out()
-        if not found:
+        if not self._found:
             count = len(self._not_text) + len(self._not_records)
             what = f"no text among its {count} files" if count else "no files"
             raise InputError(
                 f"the folder {self._path} has {what} (hidden ones are not read); give one that has UTF-8 text"
             )
+
+    def _read_chapters(self, folder: Path, paths: list[Path]) -> Iterator[Document]:
+        """The text files of a folder as one document; records remain separate."""
+        texts = []
+        for path in sorted(paths, key=lambda path: natural(path.name)):
+            if is_table(path):
+                yield from self._read_entry(path)
+            else:
+                texts += [document.text for document in self._read_entry(path)]
+        if texts:
+            yield Document(str(folder), joined(texts))
+
+    def _read_entry(self, path: Path) -> Iterator[Document]:
+        """Reads a file or repository of a folder; notes it if it has nothing."""
+        try:
+            _refuse_special(path)
+            if is_table(path) or path.is_file():
+                yield from self._read_file(path, str(path))
+            else:
+                yield repository_document(path, self._file_of_repository)
+            self._found += 1
+        except NotText:
+            self._not_text.append(path)
+        except NotRecords as fault:
+            self._not_records[path] = str(fault)
 
     def _report_left_out(self) -> None:
         if skipped := self._not_text:

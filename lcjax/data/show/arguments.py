@@ -30,7 +30,9 @@ class ShowArguments:
     columns: tuple[str, ...] = ()
     """Columns with other names than the fields of a record, as field=column, as in lcjax.train."""
     documents: str = "file"
-    """What counts as a document if a path is a folder: file or repository."""
+    """What counts as a document: file, folder (its text files, in order), repository (its files,
+    after what they import), or related (similar texts joined up to the length).
+    """
     data_weights: tuple[float, ...] = ()
     """A share of the tokens for each path, as in lcjax.train."""
     eval_fraction: float = 0.05
