@@ -51,6 +51,13 @@ IN_EVERY_RUN = (
 )
 
 
+# `test_families.py` compares the gradients of the others in other forms of layers.
+GRADIENTS_IN_EVERY_RUN = (
+    *("tied gqa 1", "untied gqa 3, odd head_dim", "untied gqa 8, biases", "bfloat16 biases, tied"),
+    *("mistral, window", "qwen2, tied", "qwen3", "gemma3, layer types, bfloat16"),
+)
+
+
 @pytest.fixture(scope="module", params=thinned(MODELS, lambda name: name in IN_EVERY_RUN))
 def oracle(request, tmp_path_factory) -> Oracle:
     return make_oracle(tmp_path_factory.mktemp("model"), **MODELS[request.param])
@@ -82,6 +89,7 @@ def test_logits(oracle, positions):
     assert logits_ratio(logits(oracle.model(), batch), oracle, batch) <= 1
 
 
+@pytest.mark.parametrize("oracle", thinned(MODELS, lambda name: name in GRADIENTS_IN_EVERY_RUN), indirect=True)
 def test_gradients_of_every_adapter_weight(oracle):
     model = oracle.model()
     names = names_of(model)
@@ -188,10 +196,13 @@ def source(loaded) -> np.ndarray:
     return np.asarray(loaded[1](inspect.getsource(argparse))["input_ids"][:256], np.int32)[None]
 
 
-@pytest.fixture(scope="module")
-def smollm2_oracle(loaded, tmp_path_factory) -> Oracle:
-    directory = tmp_path_factory.mktemp("smollm2")
-    lcjax.save_merged(loaded[0], directory / "model")
+@pytest.fixture(scope="module", params=thinned([4, 30], lambda layers: layers == 4))
+def smollm2_oracle(request, loaded, tmp_path_factory) -> Oracle:
+    """SmolLM2's first layers, or all 30 of them."""
+    directory, model = tmp_path_factory.mktemp("smollm2"), loaded[0]
+    config = dataclasses.replace(model.config, num_hidden_layers=request.param)
+    layers = jax.tree.map(lambda x: x[: request.param], model.params["layers"])
+    lcjax.save_merged(lcjax.Llama(config, model.params | {"layers": layers}, model.settings), directory / "model")
     return with_random_adapter(Oracle(directory / "model"), directory / "adapter", scale=0.01, r=4)
 
 
