@@ -195,7 +195,10 @@ def test_an_error_says_how_to_install_the_compiler(plan, tiny_json, monkeypatch)
 
 
 def test_an_8b_at_131072_tokens_in_a_process_of_its_own(tmp_path):
-    """A real plan; XLA's log, which warns of such lengths, is not shown."""
+    """A real plan; XLA's log, which warns of such lengths, is not shown.
+
+    As `offload_attn` saves attention's outputs, the backward pass does not run its forward kernel.
+    """
     command = "-m lcjax.plan --model llama-3.1-8b --max-seq-length 131072 --lora-r 32 --json".split()
     with known_kernels() as kernels:
         done = subprocess.run(
@@ -213,6 +216,7 @@ def test_an_8b_at_131072_tokens_in_a_process_of_its_own(tmp_path):
     assert found["host_bytes"] == 32 * 131_072 * (2 * 4096 * 2 + 32 * 4)
     adapter = 3 * 4 * 83_886_080 + 20
     assert found["device_argument_bytes"] == 2 * 8_030_261_248 + adapter + 4 * 4 * 131_072
+    assert found["kernels"] == {"attention_forward": 1, "attention_dq": 1, "attention_dkv": 1, "rope": 3}
     assert "131,072 tokens, h100-80gb: fits" in done.stderr
     assert not re.search(r"\.cc:\d+\]", done.stderr)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shlex
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -119,17 +121,14 @@ FILES = r"(model|data|time|loss|held out|adapter|report|also there) +\S.*"
 
 
 def test_a_signal_saves_and_prints_how_to_resume(arguments, uninterrupted, cache, tmp_path, monkeypatch, capsys):
-    """SIGTERM stops the run, and SIGINT the one that continues it as it was printed."""
+    """SIGINT stops the run, and SIGTERM the process that continues it as it was printed."""
     run = tmp_path / "a run: {1} :+1:"
-    process = start([*arguments, "--output-dir", run.name], tmp_path, cache)
-    resume = stop(process, signal.SIGTERM, run)
-    [session] = read_run_record(run)["sessions"]
-    assert f"-m lcjax.train {shlex.join(arguments)}" in session["command"]
-    # The process that gets the signal replaces the shell.
-    process = launch(f"exec {resume}", tmp_path, cache)
-    resume = stop(process, signal.SIGINT, run)
     monkeypatch.chdir(tmp_path)
-    capsys.readouterr()
+    printed = stopped_here([*arguments, "--output-dir", run.name], signal.SIGINT, run, capsys)
+    # The process that gets the signal replaces the shell.
+    process = launch(f"exec {printed}", tmp_path, cache)
+    resume = stop(process, signal.SIGTERM, run)
+    assert read_run_record(run)["sessions"][-1]["command"].endswith(printed.removeprefix("lcjax"))
     assert main(shlex.split(resume)[2:]) == 0
     output = "".join(capsys.readouterr())
     assert [line for line in output.splitlines() if not re.fullmatch(f"{PROGRESS}|{FILES}", line)] == []
@@ -144,6 +143,33 @@ def stop(process: subprocess.Popen[str], number: signal.Signals, run: Path) -> s
     process.send_signal(number)
     code, output = finish(process)
     assert code == 0, output
+    return resume_command(output, number, run)
+
+
+def stopped_here(arguments: list[str], number: signal.Signals, run: Path, capsys) -> str:
+    """Sends a run in this process a signal after five steps; returns the command that resumes it."""
+    ended = threading.Event()
+
+    def send() -> None:
+        while lines(run / "metrics.jsonl") < 5 and not ended.wait(0.01):
+            pass
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(number, lambda *_: None)  # of a signal that comes after the run
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        assert main(arguments) == 0
+    finally:
+        ended.set()
+        sender.join()
+        signal.signal(number, before)
+    return resume_command("".join(capsys.readouterr()), number, run)
+
+
+def resume_command(output: str, number: signal.Signals, run: Path) -> str:
+    """The command that a stopped run has printed in its last line."""
+    metrics = run / "metrics.jsonl"
     *before, last = output.splitlines()
     assert [line for line in before if not re.fullmatch(PROGRESS, line)] == []
     said = re.fullmatch(rf"{number.name}: saved after step (\d+); resume with: (.*)", last)
