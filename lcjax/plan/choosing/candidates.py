@@ -140,7 +140,9 @@ def _tilings(head_groups: Sequence[int], tokens: int, embeddings_may_be_on_host:
 def _within_host(candidate: Candidate, layers: int, settings: ModelSettings, host_fits) -> Candidate:
     """The candidate with as many saved inputs as the host can hold."""
     assert candidate.memory is not None
-    numbers = _divisors(layers) if candidate.policy in OFFLOADING else [1]
+    # XLA cannot compile offload_attn with groups of layers: it does not place the attention outputs
+    # of the layers within a group in host memory.
+    numbers = _divisors(layers) if candidate.policy == "offload" else [1]
     memories = (dataclasses.replace(candidate.memory, save_every=every) for every in numbers)
     *fewer, fewest = (dataclasses.replace(candidate, memory=memory) for memory in memories)
     return next((saving for saving in fewer if host_fits(saving.applied(settings))), fewest)

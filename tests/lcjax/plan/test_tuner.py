@@ -165,6 +165,8 @@ def test_as_many_inputs_are_saved_as_the_host_can_hold():
         found = candidates(LLAMA_8B, SETTINGS, lambda settings, gib=gib: bytes_of(settings) <= gib * 2**30)
         saved = {c.memory.save_every for c in found if c.memory and c.policy == "offload"}
         assert saved == {every}
+        # XLA of JAX 0.10.2 cannot compile offload_attn with groups of layers.
+        assert {c.memory.save_every for c in found if c.memory and c.policy == "offload_attn"} == {1}
 
 
 def test_costs_are_in_the_order_that_was_measured():
