@@ -45,8 +45,11 @@ class ConfigFile:
         return InputError(f"{error} ({named[0]} is set in {self.path})") if named else error
 
 
-def given_config(argv: list[str] | None, kind: type) -> ConfigFile | None:
+def given_config(argv: list[str] | None, kind: type, command: str = "this command") -> ConfigFile | None:
     """The file that `--config FILE` names, if the words have it; None also for --help.
+
+    Args:
+      kind, command: as in `read_config`.
 
     Raises:
       InputError: as `read_config`.
@@ -60,17 +63,18 @@ def given_config(argv: list[str] | None, kind: type) -> ConfigFile | None:
             path = word.removeprefix("--config=")
         elif word == "--config" and position + 1 < len(words):
             path = words[position + 1]
-    return None if path in (None, "") or "\0" in path else read_config(Path(path), kind)
+    return None if path in (None, "") or "\0" in path else read_config(Path(path), kind, command)
 
 
-def read_config(path: Path, kind: type) -> ConfigFile:
+def read_config(path: Path, kind: type, command: str = "this command") -> ConfigFile:
     """The settings in a file.
 
     The file is a mapping from names of flags, with underscores or dashes, to values. A run's
     run.yaml has such a mapping at `arguments`; the run's own folders and processes are left out.
 
     Args:
-      kind: the dataclass of flags.
+      kind: a class whose annotations are the names and types of the flags.
+      command: the command with these flags, for messages.
 
     Raises:
       InputError: the file cannot be read, a key is unknown or occurs twice, or a value has the
@@ -85,7 +89,7 @@ def read_config(path: Path, kind: type) -> ConfigFile:
         )
     if is_record and "lora_r" not in content["arguments"]:
         raise InputError(f"--config {path} was written by lcjax.train() in a program; repeat the run from that program")
-    return ConfigFile(path, _values(path, content["arguments"] if is_record else content, kind, is_record))
+    return ConfigFile(path, _values(path, content["arguments"] if is_record else content, kind, command, is_record))
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -107,7 +111,7 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _values(path: Path, content: Mapping[str, Any], kind: type, is_record: bool) -> dict[str, Any]:
+def _values(path: Path, content: Mapping[str, Any], kind: type, command: str, is_record: bool) -> dict[str, Any]:
     hints, values = typing.get_type_hints(kind), {}
     for key, value in content.items():
         name = key.replace("-", "_")
@@ -116,7 +120,7 @@ def _values(path: Path, content: Mapping[str, Any], kind: type, is_record: bool)
         if name not in hints:
             near = difflib.get_close_matches(name, hints, n=1, cutoff=0.45)
             meant = f"did you mean {near[0]}? " if near else ""
-            raise InputError(f"{shortened(key)} in {path} is no flag of this command; {meant}see --help for all")
+            raise InputError(f"{shortened(key)} in {path} is no flag of {command}; {meant}see --help for all")
         if name in _ON_THE_COMMAND_LINE:
             raise InputError(f"{key} in {path} is not read from a file; give {flag(name)} on the command line")
         if name in values:

@@ -22,10 +22,16 @@ class PlanArguments:
       lcjax plan --model llama-3.1-8b --max-seq-length 131072 --quantize nf4 --lora-r 32
       lcjax plan --model llama-3.1-8b --gpu rtx4090 --quantize nf4 --find-max
       lcjax plan --model path/of/config.json --table
+      lcjax plan --config run.yaml --gpu rtx4090
     """
 
     model: str
-    """A preset such as llama-3.1-8b, a config.json, or a directory that contains one."""
+    """A preset such as llama-3.1-8b, a config.json, a directory that contains one, a hub id, or a
+    .gguf file.
+    """
+    config: Path | None = None
+    """The settings of a run: a YAML file for lcjax train, or a run's run.yaml. Flags override it.
+    """
     gpu: str = "h100-80gb"
     """A name in lcjax/plan/targets, e.g. rtx4090, a100-40gb, h100-80gb, h200."""
     max_seq_length: int | None = None
@@ -73,6 +79,10 @@ class PlanArguments:
     """As in lcjax.train: the part of the context that exchanges tokens for heads."""
     ring_degree: int | None = None
     """As in lcjax.train: the part of the context along which keys and values travel."""
+    per_device_train_batch_size: int = 1
+    """As in lcjax.train: sequences on the device at once."""
+    gradient_accumulation_steps: int | None = None
+    """As in lcjax.train. Default: one for each group of GPUs with different sequences."""
     shard_weights: str = "auto"
     """As in lcjax.train: layers (the GPUs of a host share the weights), none or auto."""
 

@@ -12,10 +12,10 @@ from lcjax.cli.outputs import output_file, write_json
 from lcjax.cli.signals import WhileCompiling
 from lcjax.cli.terminal import say, tables_console
 from lcjax.config.parallel.mesh import MeshRequest
-from lcjax.config.presets import resolve_config
 from lcjax.errors import InputError
 from lcjax.plan.arguments import PlanArguments
 from lcjax.plan.compiling.aot import gpu_memory_bytes, gpu_names, gpu_sharding
+from lcjax.plan.models import config_of
 from lcjax.plan.planner import Plan, Planner
 from lcjax.plan.plot import draw, lengths
 from lcjax.plan.progress import CompilationProgress
@@ -49,7 +49,7 @@ def workload_of(arguments: PlanArguments) -> Workload:
     """
     return Workload(
         model=arguments.model,
-        config=resolve_config(arguments.model),
+        config=config_of(arguments.model),
         gpu=arguments.gpu,
         lora_r=arguments.lora_r,
         target_modules=arguments.target_modules,
@@ -62,6 +62,8 @@ def workload_of(arguments: PlanArguments) -> Workload:
         gpus=arguments.gpus,
         hosts=arguments.hosts,
         mesh=MeshRequest.of(arguments),
+        per_device_train_batch_size=arguments.per_device_train_batch_size,
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
     )
 
 

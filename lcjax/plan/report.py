@@ -35,6 +35,7 @@ def plan_table(plan: Plan) -> Table:
     batch = memory.argument_bytes - memory.weights_bytes - memory.state_bytes
     limit = plan.budget.device
     host = "" if plan.budget.host is None else f"of {gib(plan.budget.host)}"
+    step = "step" if plan.workload.rows == 1 else "a sequence"
     mesh = plan.settings.execution.mesh
     if mesh.size > 1:
         host = f"a GPU {host}".strip()
@@ -51,7 +52,7 @@ def plan_table(plan: Plan) -> Table:
         ("margin", gib(MARGIN_BYTES), "reserved for the CUDA context and the allocator"),
         ("pinned host", gib(memory.host_bytes), host),
         ("model FLOPs", f"{flops.total / 1e15:,.2f} P", f"attention {flops.attention / flops.total:.0%}"),
-        ("step", duration(plan.seconds), f"estimated: {plan.utilization:.0%} of the GPU's dense bfloat16 peak"),
+        (step, duration(plan.seconds), f"estimated: {plan.utilization:.0%} of the GPU's dense bfloat16 peak"),
         ("kernels", str(sum(plan.kernels.values())), ", ".join(f"{n} x {name}" for name, n in plan.kernels.items())),
         *_communication(plan),
     ):  # fmt: skip

@@ -21,7 +21,7 @@ from lcjax.step import Hardware, resolve_mesh
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A run with one sequence per step and bfloat16 weights, as `lcjax.train` does it on a GPU.
+    """A run with bfloat16 weights, as `lcjax.train` does it on a GPU.
 
     Args:
       model: the model's name as the user wrote it.
@@ -35,6 +35,9 @@ class Workload:
       hosts: number of hosts.
       mesh: how the GPUs share the work; by default all of them share the sequence.
       target_modules: the linear maps of a layer that have an adapter.
+      per_device_train_batch_size: sequences on a device at once.
+      gradient_accumulation_steps: micro-batches of a step; None for one in each group of GPUs that
+        share a sequence.
 
     Raises:
       InputError: an unknown name, a value out of range, or `quantize` without an adapter.
@@ -54,6 +57,8 @@ class Workload:
     hosts: int = 1
     mesh: MeshRequest = dataclasses.field(default_factory=MeshRequest)
     target_modules: tuple[str, ...] = (ALL_LINEAR,)
+    per_device_train_batch_size: int = 1
+    gradient_accumulation_steps: int | None = None
 
     def __post_init__(self):
         if self.lora_r < 0:
@@ -82,9 +87,17 @@ class Workload:
 
     @property
     def training(self) -> TrainingArguments:
-        """The run's arguments, with a micro-batch for each group of GPUs."""
-        micro_batches = self.mesh.data_parallel_size or 1
-        return TrainingArguments(optimizer_memory=self.optimizer_memory, gradient_accumulation_steps=micro_batches)
+        """The run's arguments."""
+        return TrainingArguments(
+            optimizer_memory=self.optimizer_memory,
+            per_device_train_batch_size=self.per_device_train_batch_size,
+            gradient_accumulation_steps=self.gradient_accumulation_steps or self.mesh.data_parallel_size or 1,
+        )
+
+    @property
+    def rows(self) -> int:
+        """The number of sequences of a step, in one group of GPUs that share a sequence."""
+        return self.training.per_device_train_batch_size * self.training.gradient_accumulation_steps
 
     def mesh_for(self, tokens: int) -> MeshShape:
         """How the GPUs share sequences of `tokens` tokens.
