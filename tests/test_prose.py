@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.document_commands import DOCUMENTS, ROOT
+from tests.support.example_pages import PAGES
 from tests.support.prose import COLUMNS, prose_of_markdown, prose_of_python, too_wide
 
 FOLDERS = ("lcjax", "scripts", "tests", "triton_ref")
@@ -22,7 +23,8 @@ def test_comments_and_docstrings_are_narrow(folder):
 
 def test_pages_are_narrow():
     found = {
-        str(path.relative_to(ROOT)): too_wide(prose_of_markdown(path.read_text(encoding="utf-8"))) for path in DOCUMENTS
+        str(path.relative_to(ROOT)): too_wide(prose_of_markdown(path.read_text(encoding="utf-8")))
+        for path in [*DOCUMENTS, *PAGES]
     }
     assert {path: lines for path, lines in found.items() if lines} == {}
 

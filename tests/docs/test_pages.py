@@ -1,4 +1,4 @@
-"""Checks the text of README.md, CONTRIBUTING.md and docs/*.md, except its commands."""
+"""Checks the text of README.md, CONTRIBUTING.md, docs/*.md and the examples, not their commands."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 
 import context_picture
 from tests.support.document_commands import DOCUMENTS, ROOT
+from tests.support.example_pages import PAGES
 from tests.support.prose import prose_of_markdown
 
-NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
+NAMES = [path.relative_to(ROOT).as_posix() for path in [*DOCUMENTS, *PAGES]]
 
 
 @pytest.mark.parametrize("name", NAMES)
