@@ -128,6 +128,8 @@ class Execution:
 
     Attributes:
       attention, rope: the names of the implementations.
+      slower_attention: other implementations that could compute attention, the fastest first. They
+        need less memory. Empty if the user named one.
       forms: how the layers run, by length; see `layer_forms`.
       loss_chunk: the number of tokens whose logits exist at a time. None means the value of
         `lcjax.ops.cross_entropy.chunk_tokens`.
@@ -139,6 +141,7 @@ class Execution:
     forms: tuple[LayerForm, ...] = PLAIN_FORMS
     loss_chunk: int | None = None
     mesh: MeshShape = ONE_DEVICE
+    slower_attention: tuple[str, ...] = ()
 
     def form(self, tokens: int) -> LayerForm:
         """How the layers run over `tokens` tokens of a device.

@@ -23,6 +23,7 @@ from lcjax.plan.compiling.memory import Memory, gib
 from lcjax.plan.compiling.parameters import abstract_params
 from lcjax.plan.compiling.run import Run
 from lcjax.plan.remedies import FOUR_BITS, Estimated, remedies
+from lcjax.step import with_attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,8 @@ def fit(
 ) -> Fit:
     """The fastest settings with which the training step fits.
 
-    All settings are tried that `settings.requested` leaves open.
+    All settings are tried that `settings.requested` leaves open. If attention is one of them, slower
+    implementations, which need less memory, follow after the settings for the fastest one.
 
     Args:
       run: the run, its weights already placed as the step needs them.
@@ -77,9 +79,11 @@ def fit(
 
     tuning = choose(run, settings, budget, measure)
     [chosen] = [trial for trial in tuning.trials if trial.candidate == tuning.chosen]
-    if chosen.memory is None or not chosen.fits:
-        raise _refusal(run, settings, budget, chosen)
-    return Fit(tuning.chosen.applied(settings), chosen.memory, tuning)
+    if chosen.memory is not None and chosen.fits:
+        return Fit(tuning.chosen.applied(settings), chosen.memory, tuning)
+    if slower := settings.execution.slower_attention:
+        return fit(run, with_attention(settings, slower[0]), budget, compiler=compiler)
+    raise _refusal(run, settings, budget, chosen)
 
 
 def pinned_at_most(config: LlamaConfig, settings: ModelSettings, arguments: TrainingArguments, limit: int) -> int:

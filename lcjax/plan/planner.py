@@ -22,6 +22,7 @@ from lcjax.plan.compiling.figures import compiled_figures
 from lcjax.plan.compiling.memory import Memory
 from lcjax.plan.compiling.run import Run
 from lcjax.plan.workload import Workload
+from lcjax.step import with_attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +167,14 @@ class Planner:
             for this GPU.
         """
         settings = requested_settings(self.workload, tokens)
+        plan = self._fastest(settings)
+        for slower in settings.execution.slower_attention:
+            if plan.fits:
+                break
+            plan = self._fastest(with_attention(settings, slower))
+        return plan
+
+    def _fastest(self, settings: ModelSettings) -> Plan:
         if not settings.requested.leaves_memory_open:
             return self._plan_with(settings)
         tuning = choose(self._run, settings, self.budget, lambda chosen: self._plan_with(chosen).memory)
@@ -198,6 +207,8 @@ class Planner:
 
     def _of_least_memory(self, tokens: int) -> Plan:
         settings = requested_settings(self.workload, tokens)
+        if slower := settings.execution.slower_attention:
+            settings = with_attention(settings, slower[-1])
         if settings.requested.leaves_memory_open:
             settings = settings_of_least_memory(self._run, settings, self.budget)
         return self._plan_with(settings)

@@ -1,12 +1,15 @@
 """The training step: what training, planning, evaluation and the tests all compile.
 
 resolve.py      from what a user requests to how the model runs
+attention.py    which implementation computes attention, and why
 objective.py    the loss and its gradient over micro-batches
 update.py       one optimizer step, and how it is compiled
 on_devices.py   a model on all devices, for commands that do not train
 program.py      a run's objective, optimizer and schedule, made from its arguments
 """
 
+from lcjax.step.attention import why_attention as why_attention
+from lcjax.step.attention import with_attention as with_attention
 from lcjax.step.objective import BATCH_KEYS as BATCH_KEYS
 from lcjax.step.objective import Batch as Batch
 from lcjax.step.objective import Objective as Objective

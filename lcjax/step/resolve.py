@@ -1,30 +1,25 @@
-"""From what a user requests to how the model runs: the only place where "auto" is replaced.
+"""From what a user requests to how the model runs, with nothing left open.
 
 Shapes: B batch, T tokens, H query heads, K key/value heads, d head_dim.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lcjax.config import Execution, ExecutionRequest, LlamaConfig, LoraConfig, MemorySettings
 from lcjax.config.execution import layer_forms
-from lcjax.config.families import AttentionView
 from lcjax.config.memory import check_head_groups
 from lcjax.config.parallel.mesh import ONE_DEVICE, MeshRequest, MeshShape, choose_mesh, choose_shard_axes
 from lcjax.config.policies import check_policy, check_policy_name
 from lcjax.model import ModelSettings
-from lcjax.ops.attention.call import AttentionCall
-from lcjax.ops.attention.passes import has_passes, layer_call
-from lcjax.ops.attention.registry import backend_of, choose_backend
+from lcjax.ops.attention.passes import has_passes
+from lcjax.ops.attention.registry import backend_of
 from lcjax.ops.rope.api import rope_for
-from lcjax.pallas.triton.block_sizes import is_traced_for_gpu, traced_with
+from lcjax.step.attention import attention_names, with_attention
 
 
 def resolve(
@@ -44,12 +39,13 @@ def resolve(
     if isinstance(requested.memory, MemorySettings):
         groups, family = requested.memory.head_groups, config.family
         check_head_groups(groups, config.num_key_value_heads, family.has_separate_heads)
-    attention = _attention(requested.attention, config, dtype, platform)
+    attention, *slower = attention_names(requested.attention, config, dtype, platform)
     return Execution(
         attention=attention,
         rope=rope_for(requested.attention, platform),
         forms=layer_forms(requested, attention_has_passes=has_passes(attention)),
         loss_chunk=requested.loss_chunk,
+        slower_attention=tuple(slower),
     )
 
 
@@ -160,7 +156,8 @@ def resolve_mesh(
 
 def _most_tokens_of_a_head(config: LlamaConfig, attention: str, device_bytes: int | None) -> int | None:
     """How many tokens of one head take 3/10 of a GPU; None if attention has no ring."""
-    if device_bytes is None or backend_of(_attention(attention, config, jnp.bfloat16, "gpu")).lse_form is None:
+    names = attention_names(attention, config, jnp.bfloat16, "gpu")
+    if device_bytes is None or not any(_has_ring(name) for name in names):
         return None
     bytes_of_a_token = _ARRAYS_OF_A_HEAD * config.head_dim * jnp.dtype(jnp.bfloat16).itemsize
     # Less would lengthen the ring of a 70B, which needs as much memory with one. More would not let
@@ -168,55 +165,25 @@ def _most_tokens_of_a_head(config: LlamaConfig, attention: str, device_bytes: in
     return 3 * device_bytes // (10 * bytes_of_a_token)
 
 
+def _has_ring(attention: str) -> bool:
+    return backend_of(attention).lse_form is not None
+
+
 def with_mesh(settings: ModelSettings, mesh: MeshShape) -> ModelSettings:
     """The settings of a model that runs on a mesh of devices.
+
+    In a ring, attention is the fastest implementation that can join the results of several devices.
 
     Raises:
       InputError: the policy is not allowed for a device's tokens.
     """
     _check_policy_on(mesh, settings.requested, settings.max_seq_length)
+    execution = settings.execution
+    if mesh.ring > 1 and not _has_ring(execution.attention):
+        joining = filter(_has_ring, execution.slower_attention)
+        settings = with_attention(settings, next(joining, execution.attention))
     return dataclasses.replace(settings, execution=dataclasses.replace(settings.execution, mesh=mesh))
 
 
 def _check_policy_on(mesh: MeshShape, requested: ExecutionRequest, max_seq_length: int) -> None:
     check_policy(requested.use_gradient_checkpointing, -(-max_seq_length // mesh.context))
-
-
-def _attention(requested: str, config: LlamaConfig, dtype: DTypeLike, platform: str | None) -> str:
-    """The name of the implementation that computes the model's attention.
-
-    Raises:
-      InputError: the requested one is unknown, or does not support what some layer's attention
-        sees, or the model's heads on a given platform. What depends on lengths, on the kind of GPU
-        or on the default platform is checked when it is called.
-    """
-
-    def shape(heads: int) -> jax.ShapeDtypeStruct:
-        # Some libraries need an even number of tokens.
-        return jax.ShapeDtypeStruct((1, 2, heads, config.head_dim), dtype)
-
-    chosen = []
-
-    def attend(q_BTHd, k_BTKd, sinks_H):
-        calls = [layer_call(q_BTHd, k_BTKd, k_BTKd, None, view, sinks_H=sinks_H) for view in config.views]
-        if requested == "auto":
-            chosen.append(_choose_for_all(calls, platform))
-            return q_BTHd
-        without_view = layer_call(q_BTHd, k_BTKd, k_BTKd, None, AttentionView())
-        if platform is not None or backend_of(requested).refusal(without_view) is None:
-            for call in calls:
-                choose_backend(requested, call)
-        return q_BTHd
-
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    sinks_H = jax.ShapeDtypeStruct((heads,), jnp.float32) if config.family.has_sinks else None
-    # JAX need not start if the platform is known.
-    with traced_with() if platform == "gpu" and not is_traced_for_gpu() else contextlib.nullcontext():
-        jax.eval_shape(attend, shape(heads), shape(kv_heads), sinks_H)
-    return chosen[0] if chosen else backend_of(requested).name
-
-
-def _choose_for_all(calls: Sequence[AttentionCall], platform: str | None) -> str:
-    """The first choice for one of the calls that supports all of them."""
-    names = [choose_backend("auto", call, platform).name for call in calls]
-    return next(name for name in names if all(backend_of(name).refusal(call) is None for call in calls))

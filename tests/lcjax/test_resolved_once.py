@@ -1,4 +1,4 @@
-"""Open choices are made once, by `lcjax.step.resolve`; what computes never sees the word "auto"."""
+"""Open choices are made once, in `lcjax.step`; what computes never sees the word "auto"."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PACKAGE = Path(lcjax.__file__).parent
 COMPUTING = ("model", "memory", "optim", "pallas", "parallel", "step", "ops")
 # The functions of lcjax.ops are public too, and have an edge of their own.
 EDGES = (
-    "step/resolve.py",
+    "step/attention.py",
     "step/program.py",  # where the optimizer's state is
     "ops/attention/api.py",
     "ops/attention/registry.py",

@@ -41,6 +41,10 @@ class LseForm:
     log_e: float = 1.0
 
 
+def _nothing(call: AttentionCall) -> str | None:
+    return None
+
+
 def _no_scratch(heads: int, kv_heads: int, head_dim: int, tokens: int) -> int:
     return 0
 
@@ -54,6 +58,8 @@ class Backend:
       refusal: returns why a call is not supported, and what to use instead; None if it is
         supported.
       run: computes a supported call. The result is differentiable.
+      objection: returns why a caller who names no implementation gets another one for a supported
+        call; None if there is no reason.
       takes_segments: whether it supports segment ids, which separate the documents of a row.
       needs_gpu: whether it cannot run on a CPU, not even slowly.
       order_of_sums: "fixed" gives the same bits in every run. "on request" does so if XLA is set
@@ -74,6 +80,7 @@ class Backend:
     name: str
     refusal: Callable[[AttentionCall], str | None]
     run: Callable[[AttentionCall], Result]
+    objection: Callable[[AttentionCall], str | None] = _nothing
     takes_segments: bool = False
     needs_gpu: bool = False
     order_of_sums: Literal["fixed", "on request", "any"] = "fixed"

@@ -13,6 +13,8 @@ from lcjax.ops.attention.call import AttentionCall
 from lcjax.pallas.triton.block_sizes import is_traced_for_gpu, traced_gpu
 
 OLDEST_JAX = (0, 10, 2)
+# The oldest JAX with which the values were compared with float64 on a GPU.
+OLDEST_VERIFIED_JAX = (0, 11, 2)
 HEAD_DIMS = (64, 128)
 
 _INSTEAD = "use attention='pallas' or attention='xla'"
@@ -23,7 +25,7 @@ _UNSUPPORTED = ("mask_mod", "score_mod", "soft_cap")
 def _refusal(call: AttentionCall) -> str | None:
     head_dim, dtype = call.q_BTHD.shape[-1], call.q_BTHD.dtype
     if jax.__version_info__ < OLDEST_JAX:
-        return f"needs JAX {'.'.join(map(str, OLDEST_JAX))} or later, and this is {jax.__version__}; {_INSTEAD}"
+        return f"needs JAX {_version(OLDEST_JAX)} or later, and this is {jax.__version__}; {_INSTEAD}"
     if not (_is_for_gpu() and traced_gpu().is_hopper):
         return f"runs on Hopper GPUs (H100, H200) only; {_INSTEAD}"
     if dtype not in _DTYPES:
@@ -34,6 +36,17 @@ def _refusal(call: AttentionCall) -> str | None:
     if found := [name for name in _UNSUPPORTED if name in call.extras]:
         return f"does not support {', '.join(found)}; {_INSTEAD}"
     return None
+
+
+def _objection(call: AttentionCall) -> str | None:
+    if jax.__version_info__ < OLDEST_VERIFIED_JAX:
+        verified = _version(OLDEST_VERIFIED_JAX)
+        return f"was verified on GPUs with JAX {verified} and later, and this is {jax.__version__}; {_INSTEAD}"
+    return None
+
+
+def _version(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))
 
 
 def _is_for_gpu() -> bool:
@@ -71,6 +84,7 @@ BACKEND = Backend(
     name="mosaic",
     refusal=_refusal,
     run=_run,
+    objection=_objection,
     takes_segments=True,
     needs_gpu=True,
     forward=_forward,

@@ -16,8 +16,10 @@ from lcjax.ops.cross_entropy import chunk_tokens
 from lcjax.plan.choosing.flops import PEAK_BF16_TFLOPS, step_flops
 
 # The fractions of the peak that a step's matrix products and its attention kernels reach, measured
-# for 8B in NF4 on an H200. The estimates are within 10% of docs/measured/h200-2026-11-24-steps.csv.
-_PRODUCTS, _ATTENTION = 0.62, 0.45
+# for 8B in NF4 on an H200. The estimates are within 10% of docs/measured/h200-2026-11-24-steps.csv,
+# and with mosaic within 4% of h200-2026-12-01-steps-mosaic.csv from 65,536 tokens on.
+_PRODUCTS, _ATTENTION = 0.62, {"mosaic": 0.53}
+_OTHER_ATTENTION = 0.45
 # Bytes per second: an H100's memory, and a copy from pinned memory over PCI Express 5.
 _MEMORY, _HOST_LINK = 3.0e12, 5.0e10
 # Bytes that dequantizing one weight moves: half a byte is read, and bfloat16 written and read.
@@ -68,7 +70,8 @@ def step_seconds(
     forward_share = 1 / (2 if lora_r else 3)
     linear = flops.linear + flops.adapter
     products = (linear * (1 + forward_share * passes.products) + flops.head) / (peak * _PRODUCTS)
-    attention = flops.attention * (1 + passes.attention / 3.5) / (peak * _ATTENTION)
+    reached = _ATTENTION.get(settings.execution.attention, _OTHER_ATTENTION)
+    attention = flops.attention * (1 + passes.attention / 3.5) / (peak * reached)
     products_of_layers = [row for row in config.family.parameters if row.matmul and row.in_layers]
     weights = sum(math.prod(row.stacked_shape(config)) for row in products_of_layers)
     dequantization = passes.weight_reads * weights * _DEQUANTIZED_BYTES / _MEMORY if quantized else 0.0

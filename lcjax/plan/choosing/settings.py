@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from lcjax.config.policies import policies_by_length
 from lcjax.model import ModelSettings
 from lcjax.ops.attention.registry import takes_segments
+from lcjax.plan.compiling.aot import kernels_of
 from lcjax.plan.workload import Workload
 from lcjax.step import resolved_settings
 
@@ -24,9 +25,11 @@ def requested_settings(workload: Workload, tokens: int) -> ModelSettings:
       InputError: a policy that is unknown or not allowed at this length.
     """
     request = workload.execution_request
-    settings = resolved_settings(
-        request, workload.config, jnp.bfloat16, tokens, "gpu", lora=workload.lora, mesh=workload.mesh_for(tokens)
-    )
+    mesh = workload.mesh_for(tokens)
+    with kernels_of(workload.gpu):
+        settings = resolved_settings(
+            request, workload.config, jnp.bfloat16, tokens, "gpu", lora=workload.lora, mesh=mesh
+        )
     return dataclasses.replace(settings, one_document_a_row=not takes_segments(settings.execution.attention))
 
 

@@ -36,7 +36,7 @@ from jax.sharding import (
 
 from lcjax.config.parallel.mesh import ONE_DEVICE, MeshShape
 from lcjax.errors import InputError, unknown
-from lcjax.pallas.triton.block_sizes import traced_for
+from lcjax.pallas.triton.block_sizes import Gpu, traced_for, traced_with
 from lcjax.parallel.devices import Devices
 
 _TARGETS = resources.files("lcjax.plan") / "targets"
@@ -89,6 +89,18 @@ def gpu_memory_bytes(gpu: str) -> int:
     """
     [size] = re.findall(r"^\s*device_memory_size: (\d+)", _target(gpu), re.MULTILINE)
     return int(size)
+
+
+def kernels_of(gpu: str) -> contextlib.AbstractContextManager[None]:
+    """A context in which operations choose their kernels for a GPU, without any device.
+
+    Raises:
+      InputError: an unknown name.
+    """
+    target = _target(gpu)
+    [shared_memory] = re.findall(r"^\s*shared_memory_per_block_optin: (\d+)", target, re.MULTILINE)
+    [(major, minor)] = re.findall(r"cuda_compute_capability {\s*major: (\d+)\s*minor: (\d+)", target)
+    return traced_with(Gpu(int(shared_memory), f"{major}.{minor}"))
 
 
 def gpu_of_kind(kind: str) -> str | None:

@@ -15,7 +15,7 @@ from lcjax.data import PackingPlan
 from lcjax.errors import InputError
 from lcjax.model import Llama, ModelSettings
 from lcjax.ops.attention.registry import takes_segments
-from lcjax.step import with_request
+from lcjax.step import with_attention, with_request
 from lcjax.train.compiled.builder import builder
 from lcjax.train.compiled.programs import Programs, digest_of, programs_folder
 
@@ -29,6 +29,7 @@ class SavedExecution:
       builder: what they were compiled with and for.
       policy, memory, loss_chunk: the form of the step that was chosen if the arguments said "auto",
       as in `ModelSettings`; None on a CPU, where nothing is chosen.
+      attention: the implementation of attention; None as well.
     """
 
     programs: str
@@ -36,16 +37,20 @@ class SavedExecution:
     policy: str | None = None
     memory: str | None = None
     loss_chunk: int | None = None
+    attention: str | None = None
 
     @classmethod
     def of(cls, programs: Programs, fitted: ModelSettings | None) -> SavedExecution:
         if fitted is None:
             return cls(programs.run, programs.builder)
         form, loss_chunk = fitted.form, fitted.execution.loss_chunk
-        return cls(programs.run, programs.builder, form.policy, str(form.memory or "none"), loss_chunk)
+        memory, attention = str(form.memory or "none"), fitted.execution.attention
+        return cls(programs.run, programs.builder, form.policy, memory, loss_chunk, attention)
 
     def applied(self, settings: ModelSettings) -> ModelSettings:
         """The settings with the run's original form of the step, unless the user set another."""
+        if self.attention in settings.execution.slower_attention:
+            settings = with_attention(settings, self.attention)
         requested = settings.requested
         if self.policy is None or self.memory is None or not requested.leaves_memory_open:
             return settings

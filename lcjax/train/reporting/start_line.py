@@ -12,6 +12,7 @@ from lcjax.model import Llama, ModelSettings
 from lcjax.ops.attention.registry import backend_of
 from lcjax.ops.four_bits import formats_of
 from lcjax.plan.compiling.parameters import abstract_params
+from lcjax.step import why_attention
 
 
 def start_line(
@@ -39,17 +40,18 @@ def start_line(
             f"{max_steps:,} steps, {max_steps * rows_per_step / max(rows, 1):.3g} epochs",
             f"learning rate {arguments.learning_rate:g} ({arguments.lr_scheduler_type})",
             f"gradient checkpointing {settings.form.policy}",
-            f"attention {_attention(settings.execution.attention)}",
+            f"attention {_attention(model, settings)}",
             *_devices(settings),
         ]
     )
 
 
-def _attention(name: str) -> str:
-    """The implementation, and what it implies for an exact resume (docs/resume.md)."""
-    backend = backend_of(name)
+def _attention(model: Llama, settings: ModelSettings) -> str:
+    """The implementation, why it is used, and what it implies for an exact resume (docs/resume.md)."""
+    backend = backend_of(settings.execution.attention)
     differs = ", whose sums differ from run to run in the last bits" if backend.order_of_sums == "any" else ""
-    return f"{backend.name}{differs}"
+    reason = why_attention(settings, model.config, model.dtype)
+    return f"{backend.name}{reason and f' ({reason})'}{differs}"
 
 
 def _devices(settings: ModelSettings) -> list[str]:

@@ -8,7 +8,9 @@ import pytest
 
 from lcjax.config.rope import LONGEST
 from lcjax.errors import InputError
+from lcjax.pallas.mosaic import backend as mosaic
 from lcjax.plan.choosing.settings import policy_lengths, requested_settings
+from lcjax.plan.compiling import figures
 from lcjax.plan.compiling.memory import GIB
 from lcjax.plan.planner import Planner
 from lcjax.plan.workload import Workload
@@ -44,6 +46,29 @@ def test_the_longest_context_takes_few_compilations(compilations):
     assert longest.max_seq_length == (LIMIT - 16_000_000_000) // 200_000 // 1024 * 1024
     assert ("h100-80gb", longest.max_seq_length + 1024) in compilations
     assert len(compilations) == len(set(compilations)) <= 6
+
+
+def test_attention_that_needs_less_memory_where_the_fastest_does_not_fit(compilations, monkeypatch):
+    """As if Mosaic's kernels needed 8 GB more, and were verified with this JAX."""
+    monkeypatch.setattr(mosaic, "OLDEST_VERIFIED_JAX", mosaic.OLDEST_JAX)
+    compile_line = figures.compile_step
+
+    def compile_more(workload, settings):
+        step = compile_line(workload, settings)
+        more = 8_000_000_000 if settings.execution.attention == "mosaic" else 0
+        memory = dataclasses.replace(step.memory, temp_bytes=step.memory.temp_bytes + more)
+        return dataclasses.replace(step, memory=memory)
+
+    monkeypatch.setattr(figures, "compile_step", compile_more)
+    workload = dataclasses.replace(BIG, config=dataclasses.replace(TINY, head_dim=64))
+    planner = Planner(workload)
+    longest = planner.longest()
+    assert longest is not None
+    assert longest.max_seq_length == (LIMIT - 16_000_000_000) // 200_000 // 1024 * 1024
+    assert longest.attention == planner.plan(longest.max_seq_length).attention == "pallas"
+    assert planner.plan(65_536).attention == "mosaic"
+    named = Planner(dataclasses.replace(workload, attention="mosaic")).plan(longest.max_seq_length)
+    assert (named.attention, named.fits) == ("mosaic", False)
 
 
 def test_host_memory_is_a_limit_too(compilations):

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from lcjax import ops
 from lcjax.config.parallel.mesh import HEADS, MeshShape
 from lcjax.errors import InputError
-from lcjax.ops.attention.registry import backend_of, default_implementation, takes_segments
+from lcjax.ops.attention.registry import backend_of, takes_segments
 from lcjax.pallas.mosaic import launch
 from lcjax.pallas.mosaic.attention_backward import KEY_BLOCK, heads_together
 from lcjax.parallel.devices import Devices
@@ -34,12 +34,11 @@ def traced(gpu: str, head_dim: int = 128, dtype="bfloat16", **options) -> None:
         jax.jit(attend).trace(*abstract((q, k), sharding))
 
 
-def test_the_registry_has_it_but_auto_selects_another():
+def test_the_registry_has_it():
     assert backend_of("mosaic").name == "mosaic"
     assert takes_segments("mosaic")
     assert backend_of("mosaic").has_passes
     assert backend_of("mosaic").order_of_sums == "fixed"
-    assert default_implementation("gpu") == "pallas"
 
 
 @pytest.mark.parametrize(
