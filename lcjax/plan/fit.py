@@ -53,8 +53,8 @@ def fit(
 ) -> Fit:
     """The fastest settings with which the training step fits.
 
-    All settings are tried that `settings.requested` leaves open. If attention is one of them, slower
-    implementations, which need less memory, follow after the settings for the fastest one.
+    All settings are tried that `settings.requested` leaves open. If it leaves attention open, all
+    are tried again with slower implementations, which need less memory.
 
     Args:
       run: the run, its weights already placed as the step needs them.

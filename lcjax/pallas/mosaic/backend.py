@@ -16,6 +16,9 @@ OLDEST_JAX = (0, 10, 2)
 # The oldest JAX with which the values were compared with float64 on a GPU.
 OLDEST_VERIFIED_JAX = (0, 11, 2)
 HEAD_DIMS = (64, 128)
+# Where whole steps on an H200 were faster than with the Triton kernels. At 64 they took 1% less in
+# gpt-oss-20b and 8% more in a 1B (docs/measured/h200-2026-12-01-steps-mosaic.csv).
+FASTER_HEAD_DIM = 128
 
 _INSTEAD = "use attention='pallas' or attention='xla'"
 _DTYPES = (jnp.bfloat16, jnp.float16)
@@ -42,6 +45,8 @@ def _objection(call: AttentionCall) -> str | None:
     if jax.__version_info__ < OLDEST_VERIFIED_JAX:
         verified = _version(OLDEST_VERIFIED_JAX)
         return f"was verified on GPUs with JAX {verified} and later, and this is {jax.__version__}; {_INSTEAD}"
+    if (head_dim := call.q_BTHD.shape[-1]) != FASTER_HEAD_DIM:
+        return f"was not faster for head_dim={head_dim}; {_INSTEAD}"
     return None
 
 

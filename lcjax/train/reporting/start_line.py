@@ -47,7 +47,7 @@ def start_line(
 
 
 def _attention(model: Llama, settings: ModelSettings) -> str:
-    """The implementation, why it is used, and what it implies for an exact resume (docs/resume.md)."""
+    """The implementation, the reason, and what it means for an exact resume (docs/resume.md)."""
     backend = backend_of(settings.execution.attention)
     differs = ", whose sums differ from run to run in the last bits" if backend.order_of_sums == "any" else ""
     reason = why_attention(settings, model.config, model.dtype)

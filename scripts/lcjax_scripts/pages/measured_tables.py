@@ -113,6 +113,22 @@ def fa3_table(paths: Sequence[Path]) -> str:
     return markdown(["tokens", "weights", "policy", "FlashAttention-3", "lcjax (Pallas)", "ratio"], lines)
 
 
+def mosaic_table(paths: Sequence[Path]) -> str:
+    """Steps with the Mosaic kernels and with others: time, speed and memory."""
+    lines = [
+        [
+            row["model"], f"{int(row['tokens']):,}", _WEIGHTS[row["quantize"]], f"`{row['policy']} {row['memory']}`",
+            row["attention"], f"{float(row['seconds']):.2f}", f"{float(row['tokens_per_second']):,.0f}",
+            f"{float(row['mfu']):.0%}", _gib(row["peak_bytes"]),
+        ]
+        for path in paths
+        for row in sorted(rows_of(path), key=lambda row: (row["model"] != "llama-3.1-8b", int(row["tokens"])))
+        if row["seconds"]
+    ]  # fmt: skip
+    header = ["model", "tokens", "weights", "settings", "attention", "seconds", "tokens/s", "of the peak", "GiB"]
+    return markdown(header, lines)
+
+
 def longest_table(paths: Sequence[Path]) -> str:
     """The longest steps: seconds, planned and used GPU memory, and host memory."""
     lines = [

@@ -60,7 +60,7 @@ def test_attention_that_needs_less_memory_where_the_fastest_does_not_fit(compila
         return dataclasses.replace(step, memory=memory)
 
     monkeypatch.setattr(figures, "compile_step", compile_more)
-    workload = dataclasses.replace(BIG, config=dataclasses.replace(TINY, head_dim=64))
+    workload = dataclasses.replace(BIG, config=dataclasses.replace(TINY, head_dim=128))
     planner = Planner(workload)
     longest = planner.longest()
     assert longest is not None
