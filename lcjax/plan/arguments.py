@@ -40,6 +40,8 @@ class PlanArguments:
     """nf4: frozen weights in four bits. Default: bfloat16, or the format of a model's publisher."""
     lora_r: int = LoraConfig.r
     """Rank of the adapter; 0 trains every weight."""
+    adapter: Path | None = None
+    """As in lcjax.train: a PEFT directory to train further, with its rank and linear maps."""
     target_modules: tuple[str, ...] = (ALL_LINEAR,)
     """The linear maps of each layer that get an adapter, e.g. q_proj v_proj; all-linear for all."""
     use_gradient_checkpointing: str = "auto"

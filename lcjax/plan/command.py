@@ -22,6 +22,7 @@ from lcjax.plan.progress import CompilationProgress
 from lcjax.plan.remedies import remedies_of_plan
 from lcjax.plan.report import buffer_table, gpu_table, headline, plan_table, trial_table
 from lcjax.plan.workload import Workload
+from lcjax.weights.peft import load_adapter_config
 
 
 def run(arguments: PlanArguments) -> int:
@@ -47,12 +48,17 @@ def workload_of(arguments: PlanArguments) -> Workload:
     Raises:
       InputError: an unknown model or a value out of range.
     """
+    config = config_of(arguments.model)
+    lora_r, target_modules = arguments.lora_r, arguments.target_modules
+    if arguments.adapter is not None:
+        lora = load_adapter_config(arguments.adapter, config)
+        lora_r, target_modules = lora.r, lora.target_modules
     return Workload(
         model=arguments.model,
-        config=config_of(arguments.model),
+        config=config,
         gpu=arguments.gpu,
-        lora_r=arguments.lora_r,
-        target_modules=arguments.target_modules,
+        lora_r=lora_r,
+        target_modules=target_modules,
         quantize=arguments.quantize,
         use_gradient_checkpointing=arguments.use_gradient_checkpointing,
         memory=arguments.memory,

@@ -24,6 +24,7 @@ class RunSettings(TrainingArguments):
     rope_theta: float | None
     dtype: str
     quantize: str | None
+    adapter: Path | None
     lora_r: int
     lora_alpha: float
     lora_dropout: float

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import lcjax
 from lcjax.config.presets import PRESETS
 from lcjax.config.yaml_files import as_yaml
 from lcjax.errors import InputError
@@ -69,6 +70,14 @@ def test_micro_batches_are_those_of_the_run(file):
     workload = workload_of(parse(["--config", file(**settings)]))
     assert (workload.training.gradient_accumulation_steps, workload.training.per_device_train_batch_size) == (4, 2)
     assert workload.rows == 8
+
+
+def test_an_adapter_to_train_further_has_its_own_rank(file, model_dir, tmp_path):
+    model, _ = lcjax.from_pretrained(str(model_dir), 64)
+    lcjax.save_pretrained(lcjax.get_peft_model(model, r=3, target_modules=["q_proj"]), tmp_path / "adapter")
+    path = file(model=str(model_dir), adapter=str(tmp_path / "adapter"), lora_r=16)
+    workload = workload_of(parse(["--config", path]))
+    assert (workload.lora_r, workload.target_modules) == (3, ("q_proj",))
 
 
 @pytest.mark.parametrize(
