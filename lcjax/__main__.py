@@ -27,7 +27,10 @@ COMMANDS = {
     "tokens": ("lcjax.tokens.__main__", "count the tokens of the data, document by document"),
     "audit": ("lcjax.audit.__main__", "say whether the data has anything far back to learn"),
     "leak": ("lcjax.leak.__main__", "check that packed documents do not see each other"),
-    "convert": ("lcjax.convert.__main__", "write a model as a Hugging Face directory, with an adapter merged in"),
+    "convert": (
+        "lcjax.convert.__main__",
+        "write a model as a Hugging Face directory or a .gguf file, with an adapter merged in",
+    ),
     "push": ("lcjax.push.__main__", "upload a finished adapter or model to the Hugging Face hub"),
 }
 """Each command's module and its purpose."""

@@ -96,6 +96,8 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         if path.is_dir():
             raise InputError(f"--config {path} is a folder; give a file, such as {path / 'run.yaml'}")
+        if path.exists() and not path.is_file():
+            raise InputError(f"--config {path} is not a regular file; give a YAML file of settings")
         with path.open("rb") as file:
             content = parse_yaml(file.read(2**20 + 1))
     except OSError as error:
@@ -128,8 +130,9 @@ def _values(path: Path, content: Mapping[str, Any], kind: type, command: str, is
         try:
             values[name] = _converted(value, hints[name])
         except (TypeError, OverflowError):
+            place, wrong, hint = _wrong(key, value, hints[name])
             raise InputError(
-                f"{key}: {shortened(reprlib.repr(value))} in {path} is {_kind(value)}; give {_expected(hints[name])}"
+                f"{place}: {shortened(reprlib.repr(wrong))} in {path} is {_kind(wrong)}; give {_expected(hint)}"
             ) from None
     return values
 
@@ -147,6 +150,18 @@ def _converted(value: Any, hint: Any) -> Any:
     if type(value) is not (str if kind is Path else kind) or value == "" or (isinstance(value, str) and "\0" in value):
         raise TypeError
     return kind(value)
+
+
+def _wrong(key: str, value: Any, hint: Any) -> tuple[str, Any, Any]:
+    """(place, value, type) of what cannot be converted: the first such item of a list."""
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        kind = typing.get_args(hint)[0]
+        for number, item in enumerate(value, start=1):
+            try:
+                _converted(item, kind)
+            except (TypeError, OverflowError):
+                return f"{key}, item {number}", item, kind
+    return key, value, hint
 
 
 def _expected(hint: Any) -> str:

@@ -194,6 +194,7 @@ def read_data(arguments: RunArguments, folder: RunFolder, console: Console) -> D
     is_here = path.suffix == ".gguf" or Path(arguments.model).expanduser().exists()
     check_model(weights.open_model_files(path).config if is_here else weights.load_config(path), arguments, folder)
     tokenizer = weights.load_tokenizer(path)
+    check_samples(arguments, tokenizer, arguments.max_seq_length)
     data = load_run_data(arguments.data, tokenizer, arguments.max_seq_length, arguments, folder.started, console)
     folder.refuse_other_data(data, arguments)
     return data

@@ -41,7 +41,7 @@ from lcjax.train.reporting.trackers import check_trackers
 from lcjax.train.result import TrainingResult, default_output_dir
 from lcjax.train.running.computation import Computation
 from lcjax.train.running.held_out import NotFinite, held_out_loss
-from lcjax.train.sampling.samples import Samples
+from lcjax.train.sampling.samples import Samples, check_samples
 from lcjax.train.selection.best import require_held_out
 from lcjax.train.selection.keeping import Selection
 from lcjax.train.start.record import origin_of
@@ -110,6 +110,7 @@ class _Run:
         self.folder: RunFolder = folder
         self.output_dir, self.start = folder.path, folder.first_step
         check_trackers(arguments)
+        check_samples(arguments, tokenizer, model.settings.max_seq_length)
         self.description = describe_arguments(arguments) | describe_model(model)
         folder.refuse_other_run(self.description)
         self.origin = origin_of(model, folder.saved)

@@ -30,15 +30,24 @@ SAMPLES = "samples.jsonl"
 _SHOWN = 72  # characters of a prompt and of a text on the terminal
 
 
-def check_samples(arguments: TrainingArguments) -> None:
-    """Checks --sample-prompts before anything else is read.
+def check_samples(
+    arguments: TrainingArguments, tokenizer: PreTrainedTokenizerFast | None = None, longest: int = 0
+) -> None:
+    """Checks --sample-prompts before anything else is read, and again with the tokenizer.
+
+    Args:
+      tokenizer: the model's, once it is there.
+      longest: the most tokens of a prompt.
 
     Raises:
-      InputError: the file is invalid, or the run has several processes.
+      InputError: the file is invalid, a prompt is too long, a conversation has no template, or the
+        run has several processes.
     """
     if arguments.sample_prompts is None:
         return
-    read_prompts(arguments.sample_prompts)
+    prompts = read_prompts(arguments.sample_prompts)
+    if tokenizer is not None:
+        prompt_ids(prompts, tokenizer, longest, arguments.sample_prompts)
     if not is_alone():
         raise InputError("--sample-prompts needs a run of one process; omit it, and use lcjax.generate after the run")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_an_anchor_is_a_shared_value(settings):
     with pytest.raises(InputError, match=r"k0 in .* is no flag") as caught:
         parse(["--config", settings(f"k0: &k0 [x]\n{layers}")])
     assert len(str(caught.value)) < 300
-    with pytest.raises(InputError, match=r"data: .* is a list; give a list, each item text") as caught:
+    with pytest.raises(InputError, match=r"data, item 1: .* is a list; give text") as caught:
         parse(["--config", settings("data: &again [*again, *again]\n")])
     assert len(str(caught.value)) < 300
 
@@ -75,8 +76,8 @@ def test_an_anchor_is_a_shared_value(settings):
         ("learning_rate: {a: 1}", "learning_rate: {'a': 1} in {} is a mapping; give a number"),
         ("use_rslora: yes", "use_rslora: 'yes' in {} is text; give true or false"),
         ("model: 2024-01-01\ndata: 5", "data: 5 in {} is a whole number; give a list, each item text"),
-        ("data: [a, [b]]", "data: ['a', ['b']] in {} is a list; give a list, each item text"),
-        ("data_weights: [1, x]", "data_weights: [1, 'x'] in {} is a list; give a list, each item a number"),
+        ("data: [a, [b]]", "data, item 2: ['b'] in {} is a list; give text"),
+        ("data_weights: [1, x]", "data_weights, item 2: 'x' in {} is text; give a number"),
         ("model: ''", "model: '' in {} is empty; give text, or null"),
         ("rope_theta: 1" + 400 * "0", "give a number, or null"),
         ("seed: 1" + 5000 * "0", "is not a file of settings"),
@@ -141,3 +142,9 @@ def test_what_is_written_reads_back_the_same():
     ]
     value = {"texts": texts, "numbers": [1, -2, 1e-05, 2.5, 1e300, True, None], "nested": {"a": {"b": []}}}
     assert parse_yaml(as_yaml(value).encode()) == value
+
+
+def test_a_file_that_is_not_regular_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"pipe is not a regular file; give a YAML file of settings"):
+        read_config(tmp_path / "pipe", RunArguments)

@@ -103,3 +103,12 @@ def test_a_prompt_that_is_too_long(short, tmp_path, capsys):
     (tmp_path / "p.txt").write_text("word " * 200)
     assert main([*short, "--sample-prompts", str(tmp_path / "p.txt"), "--output-dir", str(tmp_path / "run")]) == 2
     assert "tokens, more than the 48 of --max-seq-length; shorten it" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_conversation_without_a_template(short, tmp_path, capsys):
+    message = {"role": "user", "content": "Capital of Peru?"}
+    (tmp_path / "p.jsonl").write_text(json.dumps({"messages": [message]}))
+    assert main([*short, "--sample-prompts", str(tmp_path / "p.jsonl"), "--output-dir", str(tmp_path / "run")]) == 2
+    assert "has conversations, but the model's tokenizer has no chat template" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
