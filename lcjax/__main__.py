@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         return _printed(f"lcjax {importlib.metadata.version('lcjax')}")
     if name in COMMANDS:
         return _command(name, rest)
-    print(f"error: {unknown('command', name, COMMANDS)}", file=sys.stderr)
+    print(f"error: {unknown('the command', name, COMMANDS)}", file=sys.stderr)
     return 2
 
 

@@ -26,4 +26,5 @@ def unknown(what: str, value: str, known: Iterable[str]) -> str:
     lower = value.lower()
     nearest = [name for name in known if name.startswith(lower)] or difflib.get_close_matches(lower, known, cutoff=0.4)
     hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
-    return f"{what}={value!r} is unknown; {hint}use one of {', '.join(known)}"
+    named = f"{what} {value!r}" if " " in what else f"{what}={value!r}"
+    return f"{named} is unknown; {hint}use one of {', '.join(known)}"

@@ -88,7 +88,9 @@ def _finished(main: Callable[[list[str] | None], int], argv: list[str] | None) -
         raise InputError("the current folder no longer exists; change to another") from None
     try:
         code = main(argv)
-    except SystemExit as stop:  # tyro's exit after --help
+    except SystemExit as stop:  # tyro's exit after --help, or rich's for a closed pipe
+        if isinstance(stop.__context__, BrokenPipeError):
+            return BROKEN_PIPE
         code = 2 if stop.code else 0
     sys.stdout.flush()
     return code

@@ -40,7 +40,7 @@ class EvaluateArguments(ModelArguments):
     data: tuple[str, ...] = ()
     """Text that was not trained on, as in lcjax.train: files, folders, .jsonl."""
     documents: str = "file"
-    """What counts as a document if a path is a folder, as in lcjax.train: file or repository."""
+    """What counts as a document, as in lcjax.train: file, folder, repository or related."""
     columns: tuple[str, ...] = ()
     """Columns with other names than the fields of a record, as field=column, as in lcjax.train."""
     data_weights: tuple[float, ...] = ()

@@ -27,7 +27,7 @@ class LeakArguments:
     rows: int = 4
     """Number of rows to probe; each takes one forward pass, plus one for each document."""
     documents: str = "file"
-    """As in lcjax.train: file or repository."""
+    """As in lcjax.train: file, folder, repository or related."""
     columns: tuple[str, ...] = ()
     """As in lcjax.train: field=column."""
     dtype: str = "auto"

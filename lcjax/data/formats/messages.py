@@ -43,18 +43,19 @@ def messages_of(record: Mapping[str, Any], field: str) -> Messages:
     messages = record[field]
     if not isinstance(messages, list) or not messages:
         raise BadRecord(f"has a {field} that is not a list of messages")
-    return [_message(message, f"message {number} in {field}") for number, message in enumerate(messages, start=1)]
+    of = "" if field in ("messages", "conversations") else f" of its {field}"
+    return [_message(message, f"message {number}{of}") for number, message in enumerate(messages, start=1)]
 
 
 def _message(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise BadRecord(f'has a {where} that is not like {{"role": "user", "content": "..."}}')
+        raise BadRecord(f'has as {where} something that is not like {{"role": "user", "content": "..."}}')
     message = {key: value for key, value in message.items() if value is not None}
     if isinstance(content := message.get("content"), list):
         message["content"] = _joined(content, where)
     calls = message.get("tool_calls")
     if not isinstance(message.get("content"), str) and not calls:
-        raise BadRecord(f"has a {where} whose content is not a string")
+        raise BadRecord(f"has in {where} a content that is not a string")
     if calls:
         message["tool_calls"] = _calls(calls, where)
     return message
@@ -69,35 +70,51 @@ def _joined(parts: list[Any], where: str) -> str:
     texts = []
     for part in parts:
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-            raise BadRecord(f"has a {where} whose content is a list, but not of parts with a type")
+            raise BadRecord(f"has in {where} a content that is a list, but not of parts with a type")
         if part["type"] != "text":
-            raise BadRecord(f"has a {where} with a part of type {part['type']}, and only text is supported")
+            raise BadRecord(f"has in {where} a part of type {part['type']}, and only text is supported")
         if not isinstance(part.get("text"), str):
-            raise BadRecord(f"has a {where} with a part of type text whose text is not a string")
+            raise BadRecord(f"has in {where} a part of type text whose text is not a string")
         texts.append(part["text"])
     return "".join(texts)
 
 
 def _calls(calls: Any, where: str) -> list[Any]:
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise BadRecord(f"has a {where} whose tool_calls are not a list of objects")
+        raise BadRecord(f"has in {where} tool_calls that are not a list of objects")
     return [_call(call, where) for call in calls]
 
 
 def _call(call: dict[str, Any], where: str) -> dict[str, Any]:
     """A call with its arguments as an object."""
-    if "function" in call and isinstance(call["function"], dict):
-        return call | {"function": _call(call["function"], where)}
-    if not isinstance(arguments := call.get("arguments"), str):
+    function = call.get("function")
+    if function is not None:
+        if not isinstance(function, dict):
+            raise BadRecord(f"has in {where} a tool call whose function is not an object")
+        return call | {"function": _call(function, where)}
+    call = {key: value for key, value in call.items() if key != "function"}
+    if not isinstance(call.get("name"), str):
+        raise BadRecord(f"has in {where} a tool call without the name of a function")
+    arguments = call.get("arguments")
+    if isinstance(arguments, str):
+        arguments = _parsed(arguments or "{}", f"in {where} a tool call with arguments")
+    if arguments is None:
         return call
-    return call | {"arguments": _parsed(arguments or "{}", f"{where} with arguments of a tool call")}
+    if not isinstance(arguments, dict):
+        raise BadRecord(f"has in {where} a tool call whose arguments are a {_type(arguments)}, not an object")
+    return call | {"arguments": arguments}
+
+
+def _type(value: Any) -> str:
+    """What JSON calls the type of a value."""
+    return {list: "list", str: "string", bool: "truth value"}.get(type(value), "number")
 
 
 def _parsed(text: str, what: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadRecord(f"has a {what} that are not JSON ({error})") from None
+        raise BadRecord(f"has {what} that are not JSON ({error})") from None
 
 
 def conversations_of(record: Mapping[str, Any]) -> Messages:
@@ -113,7 +130,7 @@ def conversations_of(record: Mapping[str, Any]) -> Messages:
     if all(isinstance(turn, dict) and "role" in turn for turn in turns):
         messages = messages_of(record, "conversations")
     else:
-        messages = [_turn(turn, f"turn {number} in conversations") for number, turn in enumerate(turns, start=1)]
+        messages = [_turn(turn, f"turn {number}") for number, turn in enumerate(turns, start=1)]
     system = record.get("system")
     if not system:
         return messages
@@ -126,16 +143,20 @@ def conversations_of(record: Mapping[str, Any]) -> Messages:
 
 def _turn(turn: Any, where: str) -> dict[str, Any]:
     if not isinstance(turn, dict) or not isinstance(turn.get("from"), str) or not isinstance(turn.get("value"), str):
-        raise BadRecord(f'has a {where} that is not like {{"from": "human", "value": "..."}}')
+        raise BadRecord(f'has as {where} something that is not like {{"from": "human", "value": "..."}}')
     if turn["from"] == _CALL:
-        calls = _parsed(turn["value"], f"{where} whose calls")
+        calls = _parsed(turn["value"], f"in {where} calls")
         calls = calls if isinstance(calls, list) else [calls]
         if not all(isinstance(call, dict) for call in calls):
-            raise BadRecord(f"has a {where} whose calls are not objects")
-        return {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": c} for c in calls]}
+            raise BadRecord(f"has in {where} calls that are not objects")
+        return {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"type": "function", "function": _call(c, where)} for c in calls],
+        }
     if turn["from"] not in _ROLES:
         known = ", ".join((*_ROLES, _CALL))
-        raise BadRecord(f"has a {where} from {turn['from']!r}, which is none of {known}")
+        raise BadRecord(f"has {where} from {turn['from']!r}, which is none of {known}")
     return {"role": _ROLES[turn["from"]], "content": turn["value"]}
 
 

@@ -98,15 +98,14 @@ def summary_lines(data: Data, skipped: Sequence[str]) -> Iterator[str]:
     Args:
       skipped: the warnings about it.
     """
-    plan, lengths = data.train_plan, data.corpus.lengths
+    plan = data.train_plan
     yield visible(data.summary(), stay="")
     packed = plan.packed_rows
     in_packed = int(sum(plan.row_offsets[packed + 1] - plan.row_offsets[packed]))
     yield f"packed: {len(packed):,} of {len(plan):,} rows have several documents, {in_packed:,} in all"
-    cut = lengths[lengths > plan.max_seq_length]
     yield (
-        f"cut: {len(cut):,} of {len(lengths):,} documents are longer than {plan.max_seq_length:,} tokens, "
-        "and continue in other rows"
+        f"cut: {_number_cut(data):,} of {data.num_documents:,} documents are longer than "
+        f"{plan.max_seq_length:,} tokens, and continue in other rows"
     )
     unlearned = plan.num_unlearned + data.held_out_plan.num_unlearned
     yield f"omitted: {unlearned:,} windows without a token to learn"
@@ -114,3 +113,14 @@ def summary_lines(data: Data, skipped: Sequence[str]) -> Iterator[str]:
         yield visible(line, stay="")
     if not skipped:
         yield "skipped: nothing"
+
+
+def _number_cut(data: Data) -> int:
+    """The documents of which a part is longer than a row; a held-out end belongs to its text."""
+    is_cut = data.corpus.lengths > data.train_plan.max_seq_length
+    if data.ends:
+        ends = {f"{name} (its end)" for name in data.ends}
+        at = np.flatnonzero([name in ends for name in data.corpus.names])
+        is_cut[at - 1] |= is_cut[at]
+        is_cut[at] = False
+    return int(np.count_nonzero(is_cut))

@@ -85,21 +85,38 @@ USER, ANSWER = {"role": "user", "content": "u"}, {"role": "assistant", "content"
 @pytest.mark.parametrize(
     ("record", "said"),
     [
-        ({"messages": [{"role": "user", "content": [IMAGE]}, ANSWER]}, "message 1 in messages with a part of type image_url"),
+        ({"messages": [{"role": "user", "content": [IMAGE]}, ANSWER]}, "has in message 1 a part of type image_url"),
         ({"messages": [{"role": "user", "content": ["u"]}, ANSWER]}, "not of parts with a type"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}, ANSWER]}, "whose text is not a string"),
         ({"messages": [USER, ANSWER], "images": ["x.png"]}, "has images in addition to its conversation"),
         ({"conversations": SHAREGPT, "video": "x.mp4"}, "has video in addition to its conversation"),
-        ({"conversations": [{"from": "narrator", "value": "x"}]}, "turn 1 in conversations from 'narrator', which is none of"),
+        ({"conversations": [{"from": "narrator", "value": "x"}]}, "has turn 1 from 'narrator', which is none of"),
         ({"conversations": [{"from": "human"}]}, 'not like {"from": "human", "value": "..."}'),
         ({"conversations": []}, "has conversations that are not a list of turns"),
         ({"conversations": SHAREGPT, "system": "x"}, "has a system prompt in addition to that of its conversations"),
-        ({"conversations": [{"from": "function_call", "value": "f("}]}, "whose calls that are not JSON"),
+        ({"conversations": [{"from": "function_call", "value": "f("}]}, "has in turn 1 calls that are not JSON"),
         (
-            {"messages": [USER, {"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]}]},
-            "with arguments of a tool call that are not JSON",
+            {"messages": [USER, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
+            "has in message 2 a tool call with arguments that are not JSON",
         ),
-        ({"messages": [USER, {"role": "assistant", "tool_calls": "f()"}]}, "whose tool_calls are not a list of objects"),
+        (
+            {"messages": [USER, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}]},
+            "has in message 2 a tool call whose arguments are a list, not an object",
+        ),
+        (
+            {"conversations": [SHAREGPT[0], {"from": "function_call", "value": '{"name": "f", "arguments": "3"}'}]},
+            "has in turn 2 a tool call whose arguments are a number, not an object",
+        ),
+        (
+            {"messages": [USER, {"role": "assistant", "tool_calls": [{"type": "function", "function": None}]}]},
+            "has in message 2 a tool call without the name of a function",
+        ),
+        (
+            {"messages": [USER, {"role": "assistant", "tool_calls": [{"type": "function", "function": "f"}]}]},
+            "has in message 2 a tool call whose function is not an object",
+        ),
+        ({"prompt": [USER], "completion": [{"role": "assistant"}]}, "has in message 1 of its completion a content"),
+        ({"messages": [USER, {"role": "assistant", "tool_calls": "f()"}]}, "tool_calls that are not a list of objects"),
         (
             {"prompt": "p", "chosen": "a", "rejected": "b"},
             "is a preference pair (chosen and rejected), which is not yet supported",

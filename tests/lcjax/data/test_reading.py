@@ -92,8 +92,8 @@ def refusal(paths):
         ('{"prompt": "x", "completion": " "}', "has nothing to learn from"),
         ('{"prompt": "x", "completion": 3}', "has a prompt that is not a list of messages"),
         ('{"messages": []}', "has a messages that is not a list of messages"),
-        ('{"messages": [{"role": "user"}]}', "has a message 1 in messages whose content is not a string"),
-        ('{"messages": ["hello"]}', "has a message 1 in messages that is not like"),
+        ('{"messages": [{"role": "user"}]}', "has in message 1 a content that is not a string"),
+        ('{"messages": ["hello"]}', "has as message 1 something that is not like"),
         ('{"messages": [{"role": "user", "content": "x"}]}', "is a conversation, which needs a tokenizer"),
     ],
 )

@@ -116,3 +116,21 @@ def test_visible_text_is_unchanged():
     assert visible("é\t漢\n🙂") == "é\t漢\n🙂"
     assert visible("a\nb", stay="") == "a\\nb"
     assert visible("\ud800") == "\\ud800"
+
+
+def test_a_held_out_end_is_not_another_document(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("seven small boats " * 100)
+    out = shown(capsys, "--data", str(tmp_path / "a.txt"), "--max-seq-length", "64", "--eval-fraction", "0.4")
+    assert "\n1 document, " in out
+    assert "\ncut: 1 of 1 documents are longer than 64 tokens" in out
+
+
+def test_a_closed_pipe_ends_it_quietly(chat):
+    """Rich raises SystemExit(1) for a closed pipe."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "lcjax.data", "show", "--data", chat, "--max-seq-length", "128"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.returncode == 141
+    assert "Error" not in done.stderr

@@ -18,5 +18,5 @@ CASES: list[Case] = [
     ("show --model {w}/model --data {w}/data --columns text=body", "no record has a column body"),
     ("show --model {w}/model", "no data is given"),
     ("hide --data {w}/data", "hide"),
-    ("--data {w}/data", "lcjax.data has no action"),
+    ("--data {w}/data", "lcjax data needs the word show"),
 ]
