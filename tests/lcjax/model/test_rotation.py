@@ -56,9 +56,10 @@ def registered():
         yield
 
 
-@pytest.fixture(scope="module", params=[None, YARN], ids=["default", "yarn"])
+# yarn has everything of the default, and an attention factor, which not every layer may have.
+@pytest.fixture(scope="module", params=[pytest.param(None, marks=pytest.mark.slow), YARN], ids=["default", "yarn"])
 def model(request, registered) -> lcjax.Llama:
-    """Random weights and adapters; yarn has an attention factor, which not every layer may have."""
+    """Random weights and adapters."""
     config = LlamaConfig.from_dict({**SIZES, "rope_scaling": request.param})
     adapter = LoraConfig(r=4, lora_alpha=8)
     shapes, tree = jax.tree.flatten(abstract_params(config, adapter, None))

@@ -99,10 +99,10 @@ def ours(name: str, implementation: str, dtype, **overrides):
     return compiled(functools.partial(with_gradients, attention))(*inputs(dtype))
 
 
-# For the kernels, all that are neither run in bfloat16 nor parts of others; for XLA one mask, one
-# score and one table.
+# For the kernels, all that are neither run in bfloat16 nor parts of others; for XLA a mask with a
+# score, and a table.
 IN_EVERY_RUN = {(name, "pallas") for name in ("joined masks", "asks of a table", "cap in a window", "odd")}
-IN_EVERY_RUN |= {(name, "xla") for name in ("prefix", "odd", "relative biases")}
+IN_EVERY_RUN |= {(name, "xla") for name in ("cap in a window", "relative biases")}
 EVERY_MOD = [(name, implementation) for name in MODS for implementation in ("xla", "pallas")]
 
 

@@ -153,10 +153,11 @@ def test_some_rows_of_transposed_experts(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def for_training(tmp_path_factory, smollm2) -> Path:
-    """A checkpoint with SmolLM2's tokenizer."""
-    folder = make_checkpoint(tmp_path_factory.mktemp("training"), 64, 64, vocab_size=49_152)
-    load_tokenizer(smollm2).save_pretrained(folder)
+def for_training(tmp_path_factory, model_dir) -> Path:
+    """A checkpoint with the tokenizer of the tiny model."""
+    tokenizer = load_tokenizer(model_dir)
+    folder = make_checkpoint(tmp_path_factory.mktemp("training"), 64, 64, vocab_size=len(tokenizer))
+    tokenizer.save_pretrained(folder)
     return folder
 
 
