@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,8 @@ from lcjax.weights.cards.card import adapter_card, model_card
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    ModelFiles: TypeAlias = tuple[weights.Checkpoint, PreTrainedTokenizerFast]
+
 logger = logging.getLogger("lcjax")
 
 
@@ -52,6 +54,7 @@ def from_pretrained(
     embeddings_on_host: bool = False,
     loss_chunk: int | None = None,
     devices: Devices = ON_ONE,
+    files: ModelFiles | None = None,
 ) -> tuple[Llama, PreTrainedTokenizerFast]:
     """Loads a model and its tokenizer.
 
@@ -77,6 +80,7 @@ def from_pretrained(
         as fill 32 to 128 MiB.
       devices: that get the weights, or each a part of them, see `lcjax.parallel.devices`; by
         default the first device alone. `lcjax.train` distributes them itself if they are on one.
+      files: the model's files and its tokenizer, if the caller has opened them.
 
     Returns:
       (model, tokenizer): a `lcjax.model.Llama` and a transformers `PreTrainedTokenizerFast`.
@@ -90,8 +94,7 @@ def from_pretrained(
     check_choice(rope_scaling, rope_theta)
     source = weights.resolve_model(str(name_or_path))
     memory = parse_memory(memory) if isinstance(memory, str) else memory
-    checkpoint = weights.open_model_files(source)
-    tokenizer = weights.load_tokenizer(source)
+    checkpoint, tokenizer = files or (weights.open_model_files(source), weights.load_tokenizer(source))
     length = checkpoint.config.max_position_embeddings if max_seq_length is None else max_seq_length
     config = _with_chosen_rope(checkpoint.config, length, rope_scaling, rope_theta)
     settings = resolved_settings(

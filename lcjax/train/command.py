@@ -7,6 +7,7 @@ import dataclasses
 import os
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from signal import Signals
@@ -24,13 +25,11 @@ from lcjax.cli.outputs import check_output_dir
 from lcjax.cli.startup import EXIT_CODES
 from lcjax.cli.terminal import mute_libraries, say, show_warnings
 from lcjax.config import LlamaConfig
-from lcjax.config.policies import check_policy
 from lcjax.config.run_record import as_json
 from lcjax.data import Data, check_data_paths
 from lcjax.errors import flag
 from lcjax.leak import PackingLeak
 from lcjax.model import Llama
-from lcjax.parallel.devices import Devices
 from lcjax.parallel.distributed import join, meeting, unmet
 from lcjax.parallel.processes import (
     AgreedError,
@@ -42,23 +41,25 @@ from lcjax.parallel.processes import (
     together,
     writes_files,
 )
-from lcjax.plan.choosing.budget import budget_here
 from lcjax.train.arguments import RunArguments
 from lcjax.train.checkpoints.folder import RunFolder, open_run_folder
 from lcjax.train.data import load_run_data
-from lcjax.train.devices import mesh_of, prepare_devices
+from lcjax.train.devices import prepare_devices
 from lcjax.train.divergence import TrainingDiverged
 from lcjax.train.interrupt import Interrupted, StopRequest
 from lcjax.train.loop import train
 from lcjax.train.outcome import say_finished
-from lcjax.train.refusals import check_attention_here, check_model, check_policy_early
+from lcjax.train.refusals import check_model, check_policy_early
 from lcjax.train.reporting.trackers import check_trackers
 from lcjax.train.result import default_output_dir
+from lcjax.train.running.early_weights import EarlyWeights, Placement
 from lcjax.train.sampling.samples import check_samples
 from lcjax.train.start.model import model_to_train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+    from lcjax.weights import Checkpoint
 
 _LOST = (
     "this process ended because another process of the run had ended or no longer answered, or because it was "
@@ -154,17 +155,29 @@ def _prepare(
     if folder.has_nothing_to_do(arguments):
         say_finished(console, folder)
         return None
-    data = first_before_others(lambda: read_data(arguments, folder, console))
+    early = opened.enter_context(EarlyWeights())
+
+    def start_to_load(checkpoint: Checkpoint) -> Checkpoint:
+        _start_devices(checkpoint.config, arguments, native_log)
+        return early.started(checkpoint, arguments)
+
+    data, tokenizer, checkpoint = first_before_others(lambda: read_data(arguments, folder, console, start_to_load))
     require_same({"the data": data.fingerprint()})
     say(console, f"loading {arguments.model}")
+    if checkpoint is None:
+        checkpoint = weights.open_model_files(weights.resolve_model(str(arguments.model)))
+        _start_devices(checkpoint.config, arguments, native_log)
+    return folder, data, *load(arguments, (checkpoint, tokenizer))
+
+
+def _start_devices(config: LlamaConfig, arguments: RunArguments, native_log: NativeLog) -> None:
+    """Gets JAX's devices ready to be started, and starts them if that may end the process."""
     if is_alone():
-        prepare_devices(_config(arguments), arguments)
+        prepare_devices(config, arguments)
     if os.environ.get("XLA_FLAGS"):
         # XLA prints a line about an unknown flag and ends the process
         with native_log.paused():
             jax.local_devices()
-    check_attention_here(_config(arguments), arguments)
-    return folder, data, *load(arguments)
 
 
 def _end_at_once(message: str, code: int, contexts: contextlib.ExitStack) -> NoReturn:
@@ -186,37 +199,39 @@ def _shared_by_processes(arguments: RunArguments) -> dict[str, Any]:
     return flags | {name: version(name) for name in ("lcjax", "jax", "jaxlib")}
 
 
-def read_data(arguments: RunArguments, folder: RunFolder, console: Console) -> Data:
-    """The data, before any weights are loaded, and for a hub model before they are downloaded."""
+def read_data(
+    arguments: RunArguments, folder: RunFolder, console: Console, start_to_load: Callable[[Checkpoint], Checkpoint]
+) -> tuple[Data, PreTrainedTokenizerFast, Checkpoint | None]:
+    """The data and its tokenizer; for a hub model before the weights are downloaded.
+
+    The weights of a model on disk are loaded at the same time. Several processes load them later,
+    together; the checkpoint is then None.
+    """
     assert arguments.model is not None
     path = weights.resolve_model(arguments.model, with_weights=False)
     # A broken model on disk is reported before the data is read.
     is_here = path.suffix == ".gguf" or Path(arguments.model).expanduser().exists()
-    check_model(weights.open_model_files(path).config if is_here else weights.load_config(path), arguments, folder)
+    checkpoint = weights.open_model_files(path) if is_here else None
+    check_model(weights.load_config(path) if checkpoint is None else checkpoint.config, arguments, folder)
+    checkpoint = None if checkpoint is None or not is_alone() else start_to_load(checkpoint)
     tokenizer = weights.load_tokenizer(path)
     check_samples(arguments, tokenizer, arguments.max_seq_length)
     data = load_run_data(arguments.data, tokenizer, arguments.max_seq_length, arguments, folder.started, console)
     folder.refuse_other_data(data, arguments)
-    return data
+    return data, tokenizer, checkpoint
 
 
-def load(arguments: RunArguments) -> tuple[Llama, PreTrainedTokenizerFast]:
+def load(arguments: RunArguments, files: api.ModelFiles | None = None) -> tuple[Llama, PreTrainedTokenizerFast]:
     """(model, tokenizer), with an adapter unless every weight is trained.
 
-    The weights are on the run's devices, each of which has its part of them.
+    The weights are on the run's devices, each of which has its part of them. `files` are the
+    model's, if they are open.
     """
     assert arguments.model is not None
-    checkpoint = weights.open_model_files(weights.resolve_model(arguments.model))
-    mesh = mesh_of(
-        checkpoint.config,
-        arguments,
-        max_seq_length=arguments.max_seq_length,
-        weights_bytes=checkpoint.weights_bytes(api.resolve_dtype(arguments.dtype), arguments.quantize),
-        trains_every_weight=arguments.full_finetuning,
-        attention=arguments.attention,
-    )
-    check_policy(arguments.use_gradient_checkpointing, mesh.local_tokens(arguments.max_seq_length))
-    model, tokenizer = api.from_pretrained(
+    path = weights.resolve_model(arguments.model)
+    checkpoint, tokenizer = files or (weights.open_model_files(path), weights.load_tokenizer(path))
+    placement = Placement.of(checkpoint, arguments)
+    model, _ = api.from_pretrained(
         arguments.model,
         arguments.max_seq_length,
         arguments.dtype,
@@ -227,8 +242,8 @@ def load(arguments: RunArguments) -> tuple[Llama, PreTrainedTokenizerFast]:
         loss_chunk=arguments.loss_chunk,
         rope_scaling=arguments.rope_scaling,
         rope_theta=arguments.rope_theta,
-        # Until it is known whether they fit on the device.
-        embeddings_on_host=budget_here() is not None and arguments.memory == "auto" and not arguments.full_finetuning,
-        devices=Devices.of(mesh),
+        embeddings_on_host=placement.embeddings_on_host,
+        devices=placement.devices,
+        files=(checkpoint, tokenizer),
     )
     return model_to_train(model, arguments), tokenizer

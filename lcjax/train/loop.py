@@ -216,6 +216,9 @@ class _Run:
         if not (math.isfinite(done.loss) and math.isfinite(done.grad_norm)):
             what = f"the loss is {done.loss} and the norm of its gradient {done.grad_norm}"
             raise self._diverged(number, what, self.data.documents_of(done.batch), untrained=number == 1)
+        if number == self.start + 1:
+            # A run that is stopped before its first checkpoint leaves them to the next one.
+            self.computation.publish_programs()
         row = self.meter.row(number, done)
         together(lambda: self.log.step(row))
         progress.update(row)

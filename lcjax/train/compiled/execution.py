@@ -16,6 +16,7 @@ from lcjax.errors import InputError
 from lcjax.model import Llama, ModelSettings
 from lcjax.ops.attention.registry import takes_segments
 from lcjax.step import with_attention, with_request
+from lcjax.train.arguments import RunArguments
 from lcjax.train.compiled.builder import builder
 from lcjax.train.compiled.programs import Programs, digest_of, programs_folder
 
@@ -81,6 +82,20 @@ def settings_for_rows(settings: ModelSettings, plan: PackingPlan, part: str) -> 
             "several; use attention='pallas' or attention='xla', or longer documents"
         )
     return dataclasses.replace(settings, one_document_a_row=plan.one_document_a_row)
+
+
+def open_adapter_programs(model: Llama, arguments: RunArguments) -> Programs:
+    """The compiled programs that make a new adapter; all runs with the same adapter share them.
+
+    They compute random numbers from integers, so their bits do not depend on how they are compiled.
+    """
+    shape = digest_of([dataclasses.asdict(model.config), arguments.lora_r, arguments.target_modules])
+    built = builder()
+    base = Path(arguments.programs_dir) if arguments.programs_dir else programs_folder()
+    try:
+        return Programs.of_run(base, digest_of([shape, built])[:16], built, shape)
+    except OSError as error:
+        return Programs.not_stored(base, built, shape, str(error))
 
 
 def open_programs(model: Llama, arguments: TrainingArguments, saved: SavedExecution | None) -> Programs:

@@ -13,6 +13,7 @@ from lcjax.model import Llama
 from lcjax.train.arguments import RunArguments
 from lcjax.train.checkpoints.checkpoint import Checkpoints
 from lcjax.train.checkpoints.resume import find_resume_point
+from lcjax.train.compiled.execution import open_adapter_programs
 
 
 def model_to_train(model: Llama, arguments: RunArguments) -> Llama:
@@ -34,16 +35,20 @@ def model_to_train(model: Llama, arguments: RunArguments) -> Llama:
         model = Llama(_extended(model.config, trained, arguments), model.params, model.settings)
     if arguments.full_finetuning:
         return model
-    return api.get_peft_model(
-        model,
-        r=arguments.lora_r,
-        lora_alpha=arguments.lora_alpha,
-        target_modules=arguments.target_modules,
-        use_rslora=arguments.use_rslora,
-        lora_dropout=arguments.lora_dropout,
-        use_gradient_checkpointing=arguments.use_gradient_checkpointing,
-        random_state=arguments.seed,
-    )
+    programs = open_adapter_programs(model, arguments)
+    with programs.compiling():
+        model = api.get_peft_model(
+            model,
+            r=arguments.lora_r,
+            lora_alpha=arguments.lora_alpha,
+            target_modules=arguments.target_modules,
+            use_rslora=arguments.use_rslora,
+            lora_dropout=arguments.lora_dropout,
+            use_gradient_checkpointing=arguments.use_gradient_checkpointing,
+            random_state=arguments.seed,
+        )
+    programs.publish()
+    return model
 
 
 def config_of_run(config: LlamaConfig, arguments: RunArguments) -> LlamaConfig:
