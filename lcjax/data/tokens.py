@@ -20,6 +20,7 @@ from lcjax.data.tokenizing import store
 from lcjax.data.tokenizing.contents import GrowingContents, find, write
 from lcjax.data.tokenizing.encoding import Encoder
 from lcjax.data.tokenizing.growing import GrowingTokens
+from lcjax.data.tokenizing.locking import alone_with
 from lcjax.data.tokenizing.progress import progress_of
 from lcjax.data.tokenizing.store import StoredTokens
 from lcjax.errors import InputError
@@ -106,10 +107,13 @@ def tokenize(
     """
     encoder = _encoder(tokenizer, append_eos=append_eos)
     key = store.digest(encoder.definition(), documents) if stored and store.limit_bytes() else None
-    found = None if key is None else store.find(key)
     names = tuple(document.name for document in documents)
     characters = sum(len(document.text) for document in documents)
-    encoded = found or _encoded(documents, characters, encoder, vocab_size, key, progress)
+    found = None if key is None else store.find(key)
+    if (encoded := found) is None:
+        with alone_with(key, progress) as has_waited:
+            found = store.find(key) if key is not None and has_waited else None
+            encoded = found or _encoded(documents, characters, encoder, vocab_size, key, progress)
     corpus = TokenizedCorpus(encoded.tokens, encoded.offsets, names, encoded.learned, was_stored=found is not None)
     if found is not None and vocab_size is not None:
         corpus.check_ids(vocab_size)
@@ -160,28 +164,38 @@ def tokenize_sources(
     if documents == "related":  # files, which are joined after they are encoded
         documents = "file"
     identity = identify(paths, template, columns, encoder.definition(), documents) if store.limit_bytes() else None
-    if identity is not None and (contents := find(identity.digest)) and (tokens := store.find(identity.digest)):
-        for line in contents.warnings:
-            _logger.warning("%s", line)
-        corpus = TokenizedCorpus(tokens.tokens, tokens.offsets, contents.names, tokens.learned, was_stored=True)
-        if vocab_size is not None:
-            corpus.check_ids(vocab_size)
-        return TokenizedSources(corpus, contents.counts, contents.is_text)
-    growing = GrowingContents(len(paths))
-
-    def stream() -> Iterator[Document]:
-        for source, document in iterate_sources(paths, template, documents, columns):
-            growing.add(source, document)
-            yield document
-
     key = None if identity is None else identity.digest
-    with collected_warnings("lcjax.data.reading") as warnings:
-        size = 0 if identity is None else identity.num_bytes
-        tokens = _encoded(stream(), size, encoder, vocab_size, key, progress)
-    contents = growing.finish(warnings)
-    if identity is not None and identity.still_holds():
-        write(identity.digest, growing, contents)
+    if found := _found(key, vocab_size):
+        return found
+    with alone_with(key, progress) as has_waited:
+        if has_waited and (found := _found(key, vocab_size)):
+            return found
+        growing = GrowingContents(len(paths))
+
+        def stream() -> Iterator[Document]:
+            for source, document in iterate_sources(paths, template, documents, columns):
+                growing.add(source, document)
+                yield document
+
+        with collected_warnings("lcjax.data.reading") as warnings:
+            size = 0 if identity is None else identity.num_bytes
+            tokens = _encoded(stream(), size, encoder, vocab_size, key, progress)
+        contents = growing.finish(warnings)
+        if identity is not None and identity.still_holds():
+            write(identity.digest, growing, contents)
     corpus = TokenizedCorpus(tokens.tokens, tokens.offsets, contents.names, tokens.learned)
+    return TokenizedSources(corpus, contents.counts, contents.is_text)
+
+
+def _found(key: str | None, vocab_size: int | None) -> TokenizedSources | None:
+    """What an earlier run has stored under a key."""
+    if key is None or not (contents := find(key)) or not (tokens := store.find(key)):
+        return None
+    for line in contents.warnings:
+        _logger.warning("%s", line)
+    corpus = TokenizedCorpus(tokens.tokens, tokens.offsets, contents.names, tokens.learned, was_stored=True)
+    if vocab_size is not None:
+        corpus.check_ids(vocab_size)
     return TokenizedSources(corpus, contents.counts, contents.is_text)
 
 

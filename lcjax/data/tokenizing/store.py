@@ -34,6 +34,9 @@ _FORMAT = "lcjax tokens 1"
 _SUFFIX, _UNFINISHED = ".tokens", ".unfinished"
 CONTENTS_SUFFIX = ".documents"
 """Of the file next to the tokens that `lcjax.data.tokenizing.contents` writes."""
+LOCK_SUFFIX = ".lock"
+"""Of the file that the process that encodes the tokens has locked; see `locking`."""
+FOLDER_VARIABLE = "LCJAX_TOKEN_CACHE"
 HEADER_BYTES = 256
 _BLOCK_BYTES = 1 << 24
 # Number of characters hashed at a time, so that the text is not duplicated as bytes.
@@ -54,7 +57,9 @@ class StoredTokens:
 
 
 def folder() -> Path:
-    """Where tokens are stored: lcjax/tokens under $XDG_CACHE_HOME, or under ~/.cache."""
+    """Where tokens are stored: $LCJAX_TOKEN_CACHE, or lcjax/tokens in the user's cache folder."""
+    if given := os.environ.get(FOLDER_VARIABLE, "").strip():
+        return Path(given).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lcjax" / "tokens"
 
 
@@ -227,7 +232,7 @@ class UnfinishedFile:
 
 def _remove_oldest(newest: Path, limit: int) -> None:
     """Removes files of dead processes, and the least recently used files above the limit."""
-    for path in folder().glob(f"*{_UNFINISHED}"):
+    for path in (*folder().glob(f"*{_UNFINISHED}"), *folder().glob(f"*{LOCK_SUFFIX}")):
         with contextlib.suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if time.time() - path.stat().st_mtime > UNLOCKED_SECONDS:
