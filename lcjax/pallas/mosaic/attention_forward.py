@@ -25,7 +25,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from lcjax.pallas.mosaic import launch
+from lcjax.pallas.mosaic import launch, softmax
 from lcjax.pallas.mosaic.launch import COLUMNS, ROWS, TILE
 from lcjax.pallas.mosaic.ranges import Ends, Seen, View, quotient, remainder
 
@@ -35,10 +35,6 @@ LOG2_E = math.log2(math.e)
 _QUERIES = 64  # of a warpgroup
 STAGES = 2
 _MULTIPROCESSORS = 132  # of an H100 or H200; another number is slower but right
-
-# A score after multiplication by c: far below every visible one, and still a finite number. A query
-# whose maximum is below half of it sees no key.
-_HIDDEN = -1e30
 
 
 def computing_for(head_dim: int) -> int:
@@ -120,15 +116,6 @@ class _Tile(NamedTuple):
     ends: Ends
 
 
-class _Softmax(NamedTuple):
-    """The state of a warpgroup's queries between two blocks of keys."""
-
-    sum_MD: jax.Array  # of the products with v, without the last block
-    maximum_M: jax.Array
-    total_M: jax.Array
-    weights_MN: jax.Array  # of the last block, in v's dtype
-
-
 class _Program:
     """One program: the references of its launch, and what its warpgroups do with them."""
 
@@ -140,6 +127,7 @@ class _Program:
         self.smem = scratch
         self.dtype, self.head_dim = q.dtype, q.shape[-1]
         self.c = static.scale * LOG2_E
+        self.sums = 2 if self.view.keys > softmax.MANY_KEYS else 1
         self.computing = computing_for(self.head_dim)
         both = self.computing, 1
         self.turn, self.q_free, self.k_free, self.v_free = launch.named_barriers(
@@ -216,7 +204,7 @@ class _Program:
             if self.view.documents:
                 ids = query_ids, launch.load(self.smem["ids_smem"].at[stage], COLUMNS)
             visible = self.seen.of_queries_and_keys(first_query, block * KEY_BLOCK, scores_MN, ids)
-            return jnp.where(visible, scores_MN, _HIDDEN / self.c)
+            return jnp.where(visible, scores_MN, softmax.HIDDEN / self.c)
 
         def masked_before_full(scores_MN, block, stage):
             is_partial = block < tile.ends.full_first
@@ -239,7 +227,7 @@ class _Program:
         self.finish(warpgroup, tile, first_query, blocks_before + (last - first) - 1, state)
         return blocks_before + (last - first)
 
-    def first_block(self, warpgroup, visit, block, mask) -> _Softmax:
+    def first_block(self, warpgroup, visit, block, mask) -> softmax.State:
         """The state after the last block of keys, which has no sum yet."""
         stage = remainder(visit, STAGES)
 
@@ -254,12 +242,12 @@ class _Program:
         if mask is not None:
             scores_MN = mask(scores_MN, block, stage)
         self.k_free.arrive(stage)
-        maximum_M, total_M = launch.full((_QUERIES,), _HIDDEN, ROWS), launch.full((_QUERIES,), 0, ROWS)
-        weights_MN, maximum_M, total_M, _ = self.softmax(scores_MN, maximum_M, total_M)
+        maximum_M, zero_M = launch.full((_QUERIES,), softmax.HIDDEN, ROWS), launch.full((_QUERIES,), 0, ROWS)
+        weights_MN, maximum_M, _, *sums = softmax.step(scores_MN, self.c, maximum_M, *[zero_M] * self.sums)
         sum_MD = launch.full((_QUERIES, self.head_dim), 0, TILE)
-        return _Softmax(sum_MD, maximum_M, total_M, weights_MN.astype(self.dtype))
+        return softmax.State(sum_MD, maximum_M, tuple(sums), weights_MN.astype(self.dtype))
 
-    def next_block(self, warpgroup, visit, block, mask, state: _Softmax) -> _Softmax:
+    def next_block(self, warpgroup, visit, block, mask, state: softmax.State) -> softmax.State:
         """The scores of this block, together with the values of the one visited before."""
         stage, stage_before = remainder(visit, STAGES), remainder(visit - 1, STAGES)
         plgpu.barrier_wait(self.smem["k_copied"].at[stage])
@@ -275,7 +263,7 @@ class _Program:
                 if mask is not None:
                     scores_MN = mask(scores_MN, block, stage)
                 self.k_free.arrive(stage)
-                return self.softmax(scores_MN, state.maximum_M, state.total_M)
+                return softmax.step(scores_MN, self.c, state.maximum_M, *state.sums)
 
             results = pl.run_scoped(with_scores, launch.accumulator((_QUERIES, KEY_BLOCK)))
             plgpu.wgmma_wait(0)
@@ -284,13 +272,12 @@ class _Program:
 
         row = launch.full((_QUERIES,), 0, ROWS)
         tile = launch.full((_QUERIES, KEY_BLOCK), 0, TILE)
-        sum_MD, weights_MN, maximum_M, total_M, factor_M = launch.continue_sum(
-            state.sum_MD, with_sum, tile, row, row, row
-        )
+        rows = [row] * (2 + self.sums)
+        sum_MD, weights_MN, maximum_M, factor_M, *sums = launch.continue_sum(state.sum_MD, with_sum, tile, *rows)
         sum_MD = sum_MD * launch.over_rows(factor_M, sum_MD)
-        return _Softmax(sum_MD, maximum_M, total_M, weights_MN.astype(self.dtype))
+        return softmax.State(sum_MD, maximum_M, tuple(sums), weights_MN.astype(self.dtype))
 
-    def finish(self, warpgroup, tile: _Tile, first_query, visit, state: _Softmax) -> None:
+    def finish(self, warpgroup, tile: _Tile, first_query, visit, state: softmax.State) -> None:
         """Adds the values of the last visit, and stores the results."""
         stage = remainder(visit, STAGES)
         plgpu.barrier_wait(self.smem["v_copied"].at[stage])
@@ -301,9 +288,10 @@ class _Program:
 
         [sum_MD] = launch.continue_sum(state.sum_MD, add)
         self.v_free.arrive(stage)
-        sees_keys = state.maximum_M > _HIDDEN / 2
-        out_MD = sum_MD * launch.over_rows(jnp.where(sees_keys, 1 / state.total_M, 0.0), sum_MD)
-        lse_M = jnp.where(sees_keys, state.maximum_M + jnp.log2(state.total_M), jnp.inf)
+        total_M, *_ = state.sums
+        sees_keys = state.maximum_M > softmax.HIDDEN / 2
+        out_MD = sum_MD * launch.over_rows(jnp.where(sees_keys, 1 / total_M, 0.0), sum_MD)
+        lse_M = jnp.where(sees_keys, state.maximum_M + jnp.log2(total_M), jnp.inf)
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)  # of the previous tile
         out_smem, lse_smem = self.smem["out_smem"].at[warpgroup], self.smem["lse_smem"].at[warpgroup]
         out_smem[...] = out_MD.astype(self.dtype)
@@ -320,10 +308,3 @@ class _Program:
     def multiply_values(self, accumulator, warpgroup, weights_MN, stage) -> None:
         weights = launch.left_operand(weights_MN, self.smem.get("left"), warpgroup)
         plgpu.wgmma(accumulator, weights, self.smem["v_smem"].at[stage])
-
-    def softmax(self, scores_MN, maximum_M, total_M):
-        """(weights, maximum, total, the factor of sums from before)."""
-        new_maximum_M = jnp.maximum(maximum_M, scores_MN.max(axis=1) * self.c)
-        factor_M = jnp.exp2(maximum_M - new_maximum_M)
-        weights_MN = jnp.exp2(scores_MN * self.c - launch.over_rows(new_maximum_M, scores_MN))
-        return weights_MN, new_maximum_M, total_M * factor_M + weights_MN.sum(axis=1), factor_M

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from lcjax import ops
+from lcjax.pallas.mosaic import softmax
 from lcjax.pallas.mosaic.attention_forward import KEY_BLOCK
 from lcjax.plan.compiling.aot import abstract, compile_lowered, gpu_sharding, lowering_for
 from lcjax_scripts.codegen import ptx, sass, toolchain
@@ -97,6 +98,16 @@ def dumps(tmp_path, monkeypatch):
 # On a JAX with the interpreter, `test_values.py` runs kernels with documents as well. On an older
 # one, `tests/scripts/codegen/test_codegen.py` examines the causal kernels.
 IN_EVERY_RUN = ("causal" if jax.__version_info__ >= OLDEST_JAX else "head_dim 64, documents",)
+
+
+@pytest.mark.slow
+def test_a_compensated_sum_fits_in_the_registers(dumps, monkeypatch):
+    """With a scale of its own: the compiler writes nothing for a kernel that it has seen before."""
+    monkeypatch.setattr(softmax, "MANY_KEYS", 0)
+    kernels = compiled(dumps, {"scale": 0.1}, 128, "bfloat16", False)
+    assert not kernels["forward"].serialized
+    assert kernels["forward"].spilled <= CASES["causal"][-1][0]
+    assert kernels["forward"].spills_in_main_loop == 0
 
 
 @pytest.mark.parametrize("name", thinned(CASES, lambda name: name in IN_EVERY_RUN))
