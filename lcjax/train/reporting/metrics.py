@@ -98,6 +98,7 @@ class RunLog:
         contents = records or {}
         self.metrics, self.evaluations = (JsonLines(output_dir / name, contents.get(name, b"")) for name in RECORDS)
         self._logging_steps, self._title = logging_steps, title
+        self._drawn: tuple[int, int] | None = None
         self._trackers = open_trackers(report_to, output_dir, after_step + 1 if after_step else 0)
 
     @property
@@ -131,10 +132,17 @@ class RunLog:
             tracker.flush()
 
     def draw(self) -> Path:
-        """Draws training and held-out loss over steps; returns the picture's path."""
+        """Draws training and held-out loss over steps; returns the picture's path.
+
+        The last step's checkpoint and the end of the run have the same picture, drawn once.
+        """
         path = self.output_dir / "loss.png"
-        with writing(path):
-            draw_losses(self.metrics.rows, self.evaluations.rows, path, self._title)
+        rows = self.metrics.rows, self.evaluations.rows
+        shown = len(rows[0]), len(rows[1])
+        if shown != self._drawn or not path.exists():
+            with writing(path):
+                draw_losses(*rows, path, self._title)
+            self._drawn = shown
         return path
 
     def close(self) -> None:

@@ -119,6 +119,21 @@ def events(folder) -> list[list[Event]]:
     return files
 
 
+def test_the_picture_is_drawn_again_only_for_new_rows(tmp_path):
+    log, path = RunLog(tmp_path, after_step=0, logging_steps=2), tmp_path / "loss.png"
+    path.write_bytes(b"of the run that is continued")
+    log.step({"step": 1, "loss": 1.5, "tokens": 7})
+    log.draw()
+    assert png_size(path.read_bytes()) == (800, 450)
+    path.write_bytes(b"the same rows")
+    log.draw()
+    assert path.read_bytes() == b"the same rows"
+    log.evaluation({"step": 1, "eval_loss": 3.0, "eval_loss_by_position": {}})
+    log.draw()
+    log.close()
+    assert png_size(path.read_bytes()) == (800, 450)
+
+
 def test_all_records_of_a_run(tmp_path):
     log = RunLog(tmp_path, after_step=0, logging_steps=2)
     log.evaluation({"step": 0, "eval_loss": 3.0, "eval_loss_by_position": {"0": 3.5, "16": 2.5}})
