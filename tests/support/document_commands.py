@@ -50,6 +50,7 @@ RUN_BY = {
     "scripts/performance_page.py": "tests/scripts/pages/test_performance_page.py",
     "scripts/rope_study.py": "tests/scripts/studies/test_rope_study.py",
     "lcjax.plan": "tests/lcjax/plan/test_plan_command.py",
+    "lcjax.doctor": "tests/lcjax/doctor/test_doctor.py",
 }
 # Commands that run in `make test-all` only. `make test` parses them.
 RUN_BEFORE_A_RELEASE = ("scripts/bench_train.py",)
