@@ -180,7 +180,7 @@ def test_a_number_given_twice():
 def test_a_coordinator_that_does_not_answer():
     program = (
         "import lcjax.parallel.distributed as d; from lcjax.config.parallel.cluster import Cluster; "
-        f"d.TIMEOUT_S = 2; d.join(d.meeting(Cluster('127.0.0.1:{free_port()}', 2, 1)))"
+        f"d.TIMEOUT_S = 1; d.join(d.meeting(Cluster('127.0.0.1:{free_port()}', 2, 1)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "InputError: the processes of the run did not meet at 127.0.0.1" in done.stderr
@@ -232,7 +232,7 @@ def test_launchers(monkeypatch, variables, expected):
 def test_a_process_that_waits_in_vain_for_the_others(arguments, tmp_path, cache):
     """JAX aborts the process; a line says why."""
     program = (
-        "import sys, lcjax.parallel.distributed as d; d.TIMEOUT_S = 2; "
+        "import sys, lcjax.parallel.distributed as d; d.TIMEOUT_S = 1; "
         "from lcjax.train.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
     flags = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--process-id", "0"]

@@ -82,12 +82,18 @@ def test_with_enough_memory_the_fastest_is_selected_at_once(params):
     assert line.endswith("GiB of 1,024.0 GiB on the GPU (1 compiled)")
 
 
+# What a small budget leaves, so that one test's program or kernels are those of the others.
+BY_HAND = with_request(
+    SETTINGS,
+    use_gradient_checkpointing="offload",
+    memory=parse_memory("tile=1024,head_groups=2,fetch_ahead=false"),
+    loss_chunk=64,
+)
+
+
 def test_the_figures_are_the_plan_s(params):
-    # What a small budget leaves, so that one test's kernels are those of the other.
-    form = parse_memory("tile=1024,head_groups=2,fetch_ahead=false")
-    settings = with_request(SETTINGS, use_gradient_checkpointing="offload", memory=form, loss_chunk=64)
-    memory = step_memory(run_of(params), settings, compile_once)
-    planned = compile_step(Workload("tiny", TINY, "h100-80gb", lora_r=8), settings).memory
+    memory = step_memory(run_of(params), BY_HAND, compile_once)
+    planned = compile_step(Workload("tiny", TINY, "h100-80gb", lora_r=8), BY_HAND).memory
     assert memory == planned
     assert memory.host_bytes == 3 * TOKENS * 128 * 2
 
@@ -142,12 +148,11 @@ def test_embeddings_stay_in_host_memory_where_the_loader_left_them(params):
 
 
 def test_explicit_settings_are_checked_and_used(params):
-    by_hand = with_request(SETTINGS, memory="none", use_gradient_checkpointing="offload")
-    assert fitted(params, by_hand, TrainingArguments(), PLENTY).settings == by_hand
+    assert fitted(params, BY_HAND, TrainingArguments(), PLENTY).settings == BY_HAND
     with pytest.raises(
         InputError, match=r"use --memory auto, or --max-seq-length \d+, or a host that can pin 0\.0 GiB"
     ):
-        fitted(params, by_hand, TrainingArguments(), Budget(2**40, 2**20))
+        fitted(params, BY_HAND, TrainingArguments(), Budget(2**40, 2**20))
 
 
 def test_on_a_cpu_nothing_changes_unless_requested():
