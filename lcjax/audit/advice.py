@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lcjax.audit.figures import AuditFigures, audit
+from lcjax.audit.joining import Comparison
 from lcjax.audit.reuse import Reuse
 from lcjax.data import TokenizedCorpus
 from lcjax.tokens.figures import short
@@ -26,6 +27,9 @@ STEPS = 20
 # More passes over the same text mostly memorize it.
 MOST_EPOCHS = 5
 DUPLICATED = 0.02
+# Of the ways to join texts with this share of the highest gain, the one that repeats most is
+# advised, because its documents are longer; of several with about as much, the first.
+_NEARLY, _AS_MUCH = 0.8, 0.98
 # The number of documents from which the effect of chance is known well enough.
 KNOWN = 10
 # Contexts up to SHORT need no advice on distances, because nothing in them is far away. COUNTED
@@ -54,6 +58,25 @@ def advice_before_training(
     if max_seq_length <= SHORT:
         return []
     return advice(audit(corpus, max_seq_length, COUNTED), rows_per_step, steps)
+
+
+def advice_on_joining(comparison: Comparison) -> str:
+    """Which way of forming documents helps, and why."""
+    separate = f"{comparison.separate:.1%} in separate texts"
+    if not comparison.joinings:
+        return "--documents file: there are no texts to join"
+    gain = max(way.gain for way in comparison.joinings)
+    ways = [way for way in comparison.joinings if way.gain >= min(gain, _NEARLY * gain)]
+    best = next(way for way in ways if way.repeats >= _AS_MUCH * max(way.repeats for way in ways))
+    if comparison.tokens <= comparison.max_seq_length:
+        return (
+            f"all text fits in one window, so joining it cannot be compared with chance: {best.repeats:.1%} of the "
+            f"tokens repeat text from 1K or more before with --documents {best.documents}, {separate}; audit more text"
+        )
+    compared = f"{best.repeats:.1%} of the tokens repeat text from 1K or more before, {best.by_chance:.1%} by chance, "
+    if best.gain < PRESENT:
+        return f"joining texts does not help, so use --documents file: at best, {compared}{separate}"
+    return f"--documents {best.documents} helps: {compared}{separate}"
 
 
 def reach(figures: AuditFigures) -> Reuse | None:

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lcjax.audit.figures import AuditFigures
+from lcjax.audit.joining import Comparison
 from lcjax.tokens.figures import short
 
 _BAR_WIDTH = 16
@@ -40,6 +41,21 @@ def reuse_table(figures: AuditFigures) -> Table:
             f"{bucket.share:.2%}",
             Bar(most or 1, 0, max(0.0, bucket.share), width=_BAR_WIDTH),
         )
+    return table
+
+
+def joining_table(comparison: Comparison) -> Table:
+    """What each way of forming documents brings together."""
+    title = (
+        f"text of the same window that repeats from 1K or more before, by --documents ({comparison.tokens:,} tokens)"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("--documents")
+    for name in ("documents", "repeat", "by chance", "gain"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row("file", "", f"{comparison.separate:.2%}", "", "")
+    for way in comparison.joinings:
+        table.add_row(way.documents, f"{way.number:,}", f"{way.repeats:.2%}", f"{way.by_chance:.2%}", f"{way.gain:.2%}")
     return table
 
 

@@ -92,6 +92,14 @@ def reuse_by_distance(corpus: TokenizedCorpus, max_seq_length: int, n: int = NGR
     return buckets
 
 
+def repeats_from_afar(corpus: TokenizedCorpus, n: int = NGRAM) -> int:
+    """The tokens that end an n-gram that occurred NEAREST or more tokens before, and no nearer.
+
+    All n-grams count, not only rare ones.
+    """
+    return int(np.count_nonzero(_Grams(corpus, n).distance >= NEAREST))
+
+
 class _Grams:
     """Statistics of every n-gram, each [P].
 
