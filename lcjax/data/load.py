@@ -17,6 +17,7 @@ from rich.console import Console
 from lcjax.cli.terminal import say
 from lcjax.config.training import check_weights
 from lcjax.data.formats.chat import ChatTemplate
+from lcjax.data.joining.conversations import warn_of_long_conversations
 from lcjax.data.joining.corpora import join_related
 from lcjax.data.mixture import Mixture, pack_mixture
 from lcjax.data.packing import PackingPlan, nothing_learned, pack
@@ -173,6 +174,7 @@ def load_corpus(
     )
     if documents == "related":
         sources = join_related(sources, max_seq_length)
+    warn_of_long_conversations(sources, max_seq_length)
     split = split_corpus(sources, tokenizer, held_out_fraction, seed, by_source=bool(weights))
     corpus, learns = split.corpus, functools.partial(is_learned, split.corpus)
     held_out_plan = pack(corpus.lengths, max_seq_length, split.held_out, learns)

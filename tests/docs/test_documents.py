@@ -5,6 +5,7 @@ Commands that need a GPU are only parsed.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -68,6 +69,19 @@ def reader(tmp_path_factory, model_dir, texts):
     (folder / "book.txt").write_text(texts[0])
     (folder / "prompts.txt").write_text("def main():\n")
     (folder / "book.yaml").write_text(yaml_block(TEXTS["docs/settings.md"]))
+    for name, text in {
+        "checkouts/a/main.py": "import lib\n" + texts[0],
+        "checkouts/a/lib.py": texts[1],
+        "books/one/c10.txt": texts[2],
+        "books/one/c2.txt": texts[3],
+        "books/two/c1.txt": texts[4],
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "look", "arguments": "{}"}}]}
+    messages = [{"role": "user", "content": "Where?"}, call | {"content": "Looking."}]
+    messages += [{"role": "tool", "content": "Here."}, {"role": "assistant", "content": "Here."}]
+    (folder / "agents.jsonl").write_text((json.dumps({"messages": messages}) + "\n") * 4)
     (folder / "chat.jsonl").write_text(json_block(TEXTS["README.md"]))
     (folder / "faq.csv").write_text("question,answer\n" + "Where is it?,In the harbor.\n" * 4)
     with pytest.MonkeyPatch.context() as patch:

@@ -134,3 +134,12 @@ def test_a_closed_pipe_ends_it_quietly(chat):
     os.close(writing)
     assert done.returncode == 141
     assert "Error" not in done.stderr
+
+
+def test_cut_conversations_are_named(chat, capsys):
+    words = ("--data", chat, "--eval-fraction", "0", "--rows", "1", "--max-seq-length")
+    assert (
+        "\n2 of 2 conversations and completions are longer than 32 tokens, and are cut, so their later turns do not "
+        "see the first; the longest: chat.jsonl:2 (39), chat.jsonl:1 (38); --max-seq-length 39 cuts none\n"
+    ) in shown(capsys, *words, "32")
+    assert "are cut" not in shown(capsys, *words, "39")
