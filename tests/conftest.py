@@ -80,11 +80,6 @@ def _cache_folder(config, name: str) -> Path:
     return folder
 
 
-def pytest_collection_finish():
-    """Collections of garbage need not search what imports have made, which lives to the end."""
-    gc.freeze()
-
-
 def pytest_collection_modifyitems(items):
     """Starts with the longest files, so that no worker is left alone with one of them at the end.
 

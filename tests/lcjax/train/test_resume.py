@@ -147,7 +147,7 @@ def stop(process: subprocess.Popen[str], number: signal.Signals, run: Path) -> s
 
 
 def stopped_here(arguments: list[str], number: signal.Signals, run: Path, capsys) -> str:
-    """Sends a run in this process a signal after five steps; returns the command that resumes it."""
+    """Sends a run in this process a signal after five steps; returns how it is resumed."""
     ended = threading.Event()
 
     def send() -> None:
