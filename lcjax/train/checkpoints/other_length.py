@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import numpy as np
 
 from lcjax.config.training import LEVEL_SCHEDULES, TrainingArguments
 from lcjax.errors import InputError
@@ -47,7 +47,7 @@ def line_about_rates(before: int, max_steps: int, arguments: TrainingArguments, 
     )
 
 
-def _rate(arguments: TrainingArguments, max_steps: int, step: int) -> Any:
+def _rate(arguments: TrainingArguments, max_steps: int, step: int) -> float:
     schedule = make_schedule(
         arguments.lr_scheduler_type,
         arguments.learning_rate,
@@ -55,4 +55,4 @@ def _rate(arguments: TrainingArguments, max_steps: int, step: int) -> Any:
         warmup_steps=arguments.warmup_steps,
         warmup_ratio=arguments.warmup_ratio,
     )
-    return float(schedule(step - 1))
+    return float(np.asarray(schedule(step - 1)))
