@@ -38,6 +38,12 @@ class ConfigFile:
         """An object with the attributes of `default`, some of them replaced; nothing is checked."""
         return types.SimpleNamespace(**{**vars(default), **self.values})
 
+    def without_other_start(self, words: list[str]) -> ConfigFile:
+        """The file without what its run started from, if a word says what this one starts from."""
+        starts = any(word.partition("=")[0] in ("--adapter", "--start-from") for word in words)
+        dropped = ("adapter", "start_from", "optimizer_state") if starts else ()
+        return ConfigFile(self.path, {name: value for name, value in self.values.items() if name not in dropped})
+
     def blamed(self, error: InputError, words: list[str]) -> InputError:
         """The error, with the file's name if it is about a flag that only the file sets."""
         typed = {word.partition("=")[0] for word in words}

@@ -47,6 +47,12 @@ class TrainingArguments:
 
     output_dir: Path | None = None
     """Folder for adapter, metrics, picture and checkpoints; if not given, a new runs/NAME-TIME."""
+    start_from: Path | None = None
+    """A checkpoint of an earlier run, or the folder of a run for its newest one: a new run that
+    starts from its weights, for example with other data or at a longer context.
+    """
+    optimizer_state: bool = False
+    """With start_from: continue with the moments and the count of the checkpoint's AdamW."""
     max_steps: int = -1
     """Optimizer steps; -1 takes as many as num_train_epochs needs."""
     num_train_epochs: float = 1.0
@@ -165,6 +171,8 @@ class TrainingArguments:
             known = ", ".join(OPTIMIZER_MEMORY)
             raise InputError(f"--optimizer-memory {self.optimizer_memory} is unknown; use one of {known}")
         _ = self.mesh_request
+        if self.optimizer_state and self.start_from is None:
+            raise InputError("--optimizer-state has no effect without --start-from; give both, or omit it")
         self._check_selection()
         if self.documents not in UNITS:
             raise InputError(unknown("--documents", self.documents, UNITS))
@@ -203,7 +211,7 @@ class TrainingArguments:
 
     def _take_paths(self) -> None:
         """Converts paths given as strings, and the reverse; programs may give either."""
-        for name in ("output_dir", "programs_dir", "sample_prompts"):
+        for name in ("output_dir", "start_from", "programs_dir", "sample_prompts"):
             if isinstance(path := getattr(self, name), str):
                 object.__setattr__(self, name, Path(path))
         if isinstance(self.resume_from_checkpoint, Path):

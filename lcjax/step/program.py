@@ -39,9 +39,17 @@ class Program:
 
 
 def build_program(
-    config: LlamaConfig, params: Tree, settings: ModelSettings, arguments: TrainingArguments, max_steps: int
+    config: LlamaConfig,
+    params: Tree,
+    settings: ModelSettings,
+    arguments: TrainingArguments,
+    max_steps: int,
+    optimizer_steps: int = 0,
 ) -> Program:
     """The program of a run over `max_steps` steps.
+
+    `optimizer_steps` are those that the optimizer's state has taken before the first step of the
+    run, at which the schedule begins.
 
     Only the adapter is trained, or all parameters if `settings` has no adapter. `params` may
     contain ShapeDtypeStructs instead of arrays; no values are read. Embedding and head are moved to
@@ -70,7 +78,7 @@ def build_program(
     )
     masters = _has_masters(trainable)
     optimizer = make_optimizer(
-        schedule,
+        schedule if optimizer_steps == 0 else lambda count: schedule(count - optimizer_steps),
         mask,
         weight_decay=arguments.weight_decay,
         max_grad_norm=arguments.max_grad_norm,

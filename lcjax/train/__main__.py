@@ -18,6 +18,8 @@ with importing(__name__ == "__main__"):
 def parse(argv: list[str] | None = None) -> RunArguments:
     """The arguments of a run: flags that override the resumed run's, the demo's or the defaults."""
     file = given_config(argv, RunArguments)
+    if file is not None:
+        file = file.without_other_start(sys.argv[1:] if argv is None else argv)
     try:
         return _from(argv, file)
     except InputError as error:
@@ -42,8 +44,9 @@ def _from(argv: list[str] | None, file: ConfigFile | None) -> RunArguments:
         except InputError:
             refuse_changed_flags(given)
             raise
-    default = RunArguments() if given.model is not None else _demo_for(given, argv, file)
-    if given.adapter is None:
+    starts = given.start_from is not None
+    default = RunArguments() if given.model is not None or starts else _demo_for(given, argv, file)
+    if given.adapter is None and not starts:
         return given if given.model is not None else _parse(argv, over(default))
     with importing(argv is None):
         from lcjax.train.start.flags import arguments_from_start

@@ -122,7 +122,7 @@ class RunArguments(TrainingArguments):
                 f"--gradient-accumulation-steps {self.gradient_accumulation_steps} make "
                 f"{tokens:,} tokens per step; lower them to at most {_MOST_TOKENS:,} tokens"
             )
-        if (self.model is None) != (not self.data) and self.resume_from_checkpoint is None:
+        if (self.model is None) != (not self.data) and not self._follows_another:
             given, missing = ("--model", "--data") if self.model else ("--data", "--model")
             raise InputError(f"{given} is given without {missing}; give both, or neither for the demo")
         if self.data_weights and self.data:  # the data of a resumed run is not known yet
@@ -135,6 +135,10 @@ class RunArguments(TrainingArguments):
             LoraConfig(self.lora_r, self.lora_alpha, self.target_modules, self.use_rslora, self.lora_dropout)
         elif changed := [name for name in _ADAPTER_FLAGS if getattr(self, name) != _default(name)]:
             raise InputError(f"--full-finetuning and {flag(changed[0])} contradict each other; omit one of them")
+        if self.start_from is not None and self.adapter is not None:
+            raise InputError(
+                f"--start-from {self.start_from} and --adapter {self.adapter} contradict each other; give one of them"
+            )
         if self.full_finetuning and self.adapter is not None:
             raise InputError(
                 f"--full-finetuning and --adapter {self.adapter} contradict each other: merge the adapter with "
@@ -165,6 +169,11 @@ class RunArguments(TrainingArguments):
         check_dtype(self.dtype)
 
     @property
+    def _follows_another(self) -> bool:
+        """Whether a checkpoint has arguments that are not given."""
+        return self.resume_from_checkpoint is not None or self.start_from is not None
+
+    @property
     def cluster(self) -> Cluster:
         """The processes of the run."""
         return Cluster(self.coordinator, self.num_processes, self.process_id)
@@ -180,7 +189,7 @@ class RunArguments(TrainingArguments):
 SECTIONS = {
     "run": (
         "config", "model", "data", "columns", "documents", "data_weights", "max_seq_length", "output_dir",
-        "resume_from_checkpoint",
+        "resume_from_checkpoint", "start_from", "optimizer_state",
         "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed",
     ),
     "adapter": (

@@ -113,8 +113,8 @@ class _Run:
         check_samples(arguments, tokenizer, model.settings.max_seq_length)
         self.description = describe_arguments(arguments) | describe_model(model)
         folder.refuse_other_run(self.description)
-        self.origin = origin_of(model, folder.saved)
-        self.description |= {"origin": self.origin} if self.origin else {}
+        self.origin = origin_of(model, folder)
+        folder.say_how_it_starts(model, self.description["weights"], console)
         if not isinstance(data, Data):
             data = load_run_data(data, tokenizer, model.settings.max_seq_length, arguments, folder.started, console)
         data.check_fit(model.config.vocab_size, model.settings.max_seq_length)
@@ -124,15 +124,16 @@ class _Run:
         self.started = folder.started if folder.resume or data.date is None else data.date.astimezone()
         self.title = run_title(model.settings, data.paths)
         self.max_steps = arguments.number_of_steps(len(data.train_plan))
-        if (line := folder.line_about_rates(self.max_steps, arguments)) is not None:
-            say(console, line)
-        self.description |= describe_data(data, self.max_steps) | {"started": self.started.isoformat()}
+        self.description |= describe_data(data, self.max_steps)
+        self.description |= {"started": self.started.isoformat(), "origin": self.origin}
         self.computation = Computation(
             model,
             data,
             arguments,
             self.max_steps,
             SavedExecution.of_json(folder.saved.get("execution")),
+            folder.start,
+            self.origin.get("optimizer_steps", 0),
             console=console,
             move_native_log=self._move_native_log,
             resources=resources,
@@ -161,7 +162,7 @@ class _Run:
             self._say(f"resumed from {resume}")
         together(self._move_native_log)
         self.was_finished = folder.is_finished(self.max_steps, self.arguments)
-        for line in only_first(lambda: folder.set_aside_what_resuming_overwrites(self.max_steps)) or []:
+        for line in only_first(lambda: folder.prepare_to_resume(self.max_steps, self.arguments)) or []:
             self._say(line)
         self.checkpoints = Checkpoints(self.output_dir / "checkpoints", self.arguments.save_total_limit)
         self.selection = Selection(self.arguments, self.checkpoints)

@@ -87,6 +87,8 @@ def reader(tmp_path_factory, model_dir, texts):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert train_main([*RUN.split(), "--output-dir", "runs/x"]) == 0
+        for name in ("32k", "128k"):  # stages of a ladder
+            (folder / "runs" / name).symlink_to("x")
     return folder
 
 
@@ -111,7 +113,8 @@ def tables_as_before():
 
 def prepare(command: Command, folder: Path) -> None:
     """Removes the folder for a new run, or the last step for a run to be resumed."""
-    reads_run = "--resume-from-checkpoint" in command.words or any(word.startswith("runs/x/") for word in command.words)
+    reads_run = {"--resume-from-checkpoint", "--start-from"} & {*command.words}
+    reads_run = reads_run or any(word.startswith("runs/x/") for word in command.words)
     if command.program == "lcjax.train" and not reads_run:
         shutil.rmtree(folder / "runs")
     elif "--resume-from-checkpoint" in command.words:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from lcjax.errors import InputError
+from lcjax.parallel.placement import abstract_like
 from lcjax.parallel.processes import from_first, only_first, writes_files
 from lcjax.step import TrainState
 from lcjax.train.checkpoints.checksums import CHECKSUMS, find_damage, sync, write_checksums
@@ -206,6 +207,34 @@ class Checkpoints:
         except (OSError, ValueError, KeyError) as error:
             raise self._unreadable(step, error) from error
         return jax.tree.unflatten(jax.tree.structure(like), list(restored["state"].values())), restored["iterator"]
+
+    def restore_parts(self, step: int, like: TrainState, *names: str) -> tuple[Any, ...]:
+        """Some attributes of the state after `step` steps; `like` as in `restore`.
+
+        Raises:
+          InputError: the checkpoint is damaged, or its state has other arrays.
+        """
+        import orbax.checkpoint as ocp
+
+        leaves = _flatten(like)
+        keys = [[key for key in leaves if key[4:].startswith(f".{name}")] for name in names]
+        targets = {key: abstract_like(leaves[key]) for part in keys for key in part}
+        arguments = ocp.args.PyTreeRestore(
+            targets, ocp.checkpoint_utils.construct_restore_args(targets), partial_restore=True
+        )
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                restored = checkpointer.restore(self.directory / str(step) / "state", args=arguments)
+        except (OSError, ValueError, KeyError) as error:
+            raise self._unreadable(step, error) from error
+        if not all(isinstance(array, jax.Array) for array in restored.values()):
+            raise InputError(
+                f"checkpoint {self.directory / str(step)} has another form of the optimizer's state than this run; give "
+                "the same --optimizer-memory and --dtype, or omit --optimizer-state"
+            )
+        structures = [jax.tree.structure(getattr(like, name)) for name in names]
+        parts = [[restored[key] for key in part] for part in keys]
+        return tuple(map(jax.tree.unflatten, structures, parts))
 
     def _remove_old(self, best: int | None) -> None:
         assert self._keep is not None

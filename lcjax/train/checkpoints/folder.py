@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from lcjax.cli.terminal import say
 from lcjax.config import LlamaConfig
 from lcjax.config.run_record import RECORD, now
 from lcjax.config.training import TrainingArguments
 from lcjax.data import Data
 from lcjax.errors import InputError
+from lcjax.model import Llama
 from lcjax.parallel.processes import first_before_others, from_first, writes_files
 from lcjax.report.records import parse_rows
 from lcjax.train.checkpoints.checkpoint import Checkpoints, unused_name
@@ -34,6 +38,7 @@ from lcjax.train.checkpoints.same_run import (
 from lcjax.train.disk import writing
 from lcjax.train.reporting.metrics import RECORDS, damage_of_record
 from lcjax.train.selection.best import stops_early
+from lcjax.train.start.point import START_FROM, Start, find_start
 
 _FILES = (*RECORDS, "samples.jsonl", "report.html", "loss.png", RECORD)
 _FOLDERS = ("checkpoints", "tensorboard", *RESULTS)
@@ -45,7 +50,7 @@ class RunFolder:
 
     `started` is when the run was first started. For a resumed run, `resume` is the checkpoint,
     `saved` its description of the run, and `records` its copies of metrics.jsonl and
-    evaluation.jsonl; all files are verified.
+    evaluation.jsonl. `start` is the checkpoint from which a new run starts. All files are verified.
     """
 
     path: Path
@@ -53,6 +58,7 @@ class RunFolder:
     resume: ResumePoint | None = None
     saved: dict[str, Any] = dataclasses.field(default_factory=dict)
     records: dict[str, bytes] = dataclasses.field(default_factory=lambda: dict.fromkeys(RECORDS, b""))
+    start: Start | None = None
 
     @property
     def first_step(self) -> int:
@@ -100,6 +106,17 @@ class RunFolder:
         if self.resume is not None:
             refuse_other_run(self.saved, description, self.resume)
 
+    def say_how_it_starts(self, model: Llama, weights: str, console: Console) -> None:
+        """Prints how the model of a new run differs from that of the checkpoint it starts from.
+
+        Args: as of `Start.compared`, and the console.
+
+        Raises:
+          InputError: the weights of the checkpoint are not those that the run trains.
+        """
+        for line in self.start.compared(model, weights) if self.start else ():
+            say(console, line)
+
     def refuse_other_config(self, config: LlamaConfig) -> None:
         """`refuse_other_run` before the model's weights are read.
 
@@ -114,10 +131,6 @@ class RunFolder:
             refuse_other_run(self.saved, describe_data(data, max_steps), self.resume, self._date_wanted(data))
             refuse_too_few_steps(max_steps, self.resume)
 
-    def line_about_rates(self, max_steps: int, arguments: TrainingArguments) -> str | None:
-        """What another number of steps than planned means for the learning rate, if it matters."""
-        return self.resume and line_about_rates(self.saved["max_steps"], max_steps, arguments, self.resume)
-
     def _date_wanted(self, data: Data) -> str:
         """The hint for data that a program loaded on another day than the run's.
 
@@ -128,17 +141,21 @@ class RunFolder:
         call = f"load_corpus(..., date=datetime.datetime.fromisoformat({self.started.isoformat()!r}))"
         return f", with the run's date if the chat template writes it: {call}"
 
-    def set_aside_what_resuming_overwrites(self, max_steps: int) -> list[str]:
+    def prepare_to_resume(self, max_steps: int, arguments: TrainingArguments) -> list[str]:
         """Renames what resuming to `max_steps` would overwrite, and lost or changed records.
 
-        Returns a line for each.
+        Returns a line for each, and one about the learning rate if it is not that of the plan.
 
         Raises:
           InputError: the files cannot be written.
         """
-        if self.resume is None or not self.resumes_here:
+        if self.resume is None:
             return []
-        lines = set_newer_aside(self.resume)
+        line = line_about_rates(self.saved["max_steps"], max_steps, arguments, self.resume)
+        lines = [] if line is None else [line]
+        if not self.resumes_here:
+            return lines
+        lines += set_newer_aside(self.resume)
         results = self.results()
         if results is not None and self.first_step < max_steps:
             ended = self.first_step if self._had_stopped_early() else self.saved["max_steps"]
@@ -245,7 +262,9 @@ def _open(output_dir: Path, arguments: TrainingArguments) -> RunFolder:
     point = find_resume_point(arguments.resume_from_checkpoint, output_dir)
     _check_kinds(output_dir)
     if point is None:
-        return RunFolder(output_dir, now())
+        if (start := find_start(arguments)) is not None:
+            refuse_damage(start.point, START_FROM)
+        return RunFolder(output_dir, now(), start=start)
     refuse_damage(point)
     checkpoints = Checkpoints(point.directory)
     saved = checkpoints.run(point.step)

@@ -11,6 +11,7 @@ from lcjax.train.checkpoints.checkpoint import Checkpoints
 
 # The folders of a finished run's results.
 RESULTS = ("adapter", "model")
+_RESUME = "--resume-from-checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,18 +43,34 @@ def find_resume_point(requested: str | None, output_dir: Path | None) -> ResumeP
         _refuse_to_overwrite(output_dir, newest)
         return None
     if requested != "latest":
-        point = _named(Path(requested))
+        point = named_point(Path(requested), _RESUME)
     elif own is None:
         raise InputError("--resume-from-checkpoint latest needs the --output-dir of the run to resume")
     else:
-        point = _newest_of(own, output_dir)
+        point = _newest_of(own, output_dir, _RESUME)
     if own is not None and newest is not None:
         _refuse_to_overwrite_newer(point, own, newest, output_dir)
     return point
 
 
-def refuse_damage(point: ResumePoint) -> None:
-    """Reads all files; raises InputError, with the newest undamaged checkpoint, on damage."""
+def named_point(path: Path, flag: str) -> ResumePoint:
+    """The checkpoint of a path: a checkpoint's folder, or the newest one of a run's folder.
+
+    Raises:
+      InputError: there is no folder, or no checkpoint in it; `flag` is the flag that named it.
+    """
+    if not path.is_dir():
+        raise InputError(f"{flag} {path} does not exist; give a folder such as runs/x/checkpoints/100")
+    if path.name.isdigit() and not (path / "checkpoints").is_dir():
+        return ResumePoint(path.parent, int(path.name))
+    return _newest_of(path if path.name == "checkpoints" else path / "checkpoints", path, flag)
+
+
+def refuse_damage(point: ResumePoint, flag: str = _RESUME) -> None:
+    """Reads all files; raises InputError, with the newest undamaged checkpoint, on damage.
+
+    `flag` is the flag that named the checkpoint.
+    """
     checkpoints = Checkpoints(point.directory)
     if point.step not in checkpoints.steps():
         raise InputError(f"checkpoint {point} does not exist; existing checkpoints: {checkpoints.steps() or 'none'}")
@@ -64,7 +81,7 @@ def refuse_damage(point: ResumePoint) -> None:
     remedy = "no undamaged one is left; start again with another --output-dir"
     if sound is not None:
         path = shlex.quote(str(point.directory / str(sound)))
-        remedy = f"the newest undamaged one is {sound}: --resume-from-checkpoint {path}"
+        remedy = f"the newest undamaged one is {sound}: {flag} {path}"
     raise InputError(f"checkpoint {point.step} in {point.directory.parent} is damaged ({damage}); {remedy}")
 
 
@@ -111,19 +128,9 @@ def _refuse_to_overwrite_newer(point: ResumePoint, own: Path, newest: int, outpu
     )
 
 
-def _newest_of(directory: Path, run_directory: Path | None) -> ResumePoint:
+def _newest_of(directory: Path, run_directory: Path | None, flag: str) -> ResumePoint:
     newest = Checkpoints(directory).latest()
     if newest is None:
-        raise InputError(f"{run_directory} has no checkpoint to resume from; start without --resume-from-checkpoint")
+        verb = "resume" if flag == _RESUME else "start"
+        raise InputError(f"{run_directory} has no checkpoint to {verb} from; start without {flag}")
     return ResumePoint(directory, newest)
-
-
-def _named(path: Path) -> ResumePoint:
-    if not path.is_dir():
-        raise InputError(
-            f"--resume-from-checkpoint {path} does not exist; give a folder such as runs/x/checkpoints/100"
-        )
-    if not path.name.isdigit():
-        inner = path if path.name == "checkpoints" else path / "checkpoints"
-        return _newest_of(inner, path)
-    return ResumePoint(path.parent, int(path.name))

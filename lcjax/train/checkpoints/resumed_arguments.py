@@ -13,6 +13,9 @@ from lcjax.train.checkpoints.checkpoint import Checkpoints
 from lcjax.train.checkpoints.resume import ResumePoint, find_resume_point, refuse_damage
 from lcjax.train.checkpoints.same_run import refuse_other_run
 
+# Optional arguments that are a path.
+_PATHS = ("sample_prompts", "adapter", "start_from")
+
 
 def arguments_of_resumed_run(given: RunArguments) -> RunArguments:
     """The run's original arguments, overridden by the given flags.
@@ -44,7 +47,7 @@ def arguments_of_resumed_run(given: RunArguments) -> RunArguments:
         if "working_directory" in description:
             there = functools.partial(path_from, description["working_directory"])
             saved |= {"model": there(saved["model"]), "data": tuple(map(there, saved["data"]))}
-            saved |= {name: there(saved[name]) for name in ("sample_prompts", "adapter") if saved.get(name)}
+            saved |= {name: there(saved[name]) for name in _PATHS if saved.get(name)}
         known = {field.name for field in dataclasses.fields(RunArguments)}
         return RunArguments(**{name: value for name, value in saved.items() if name in known})
     except (InputError, TypeError, ValueError, KeyError):

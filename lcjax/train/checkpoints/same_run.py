@@ -36,6 +36,7 @@ _FREE_ARGUMENTS = _COMPARED_BY_RESULT | {
     "shard_weights", "coordinator", "num_processes", "process_id", "load_best_model_at_end",
     "metric_for_best_model", "early_stopping_patience", "early_stopping_threshold",
     "sample_prompts", "sample_steps", "sample_tokens", "report_to", "config", "adapter",
+    "start_from", "optimizer_state",
 }  # fmt: skip
 # The location of files and the scheduling of a step may change between two sessions; the numbers do
 # not.

@@ -34,7 +34,7 @@ def how_to_resume(arguments: TrainingArguments, data: Sequence[str | Path], outp
 def _call(arguments: TrainingArguments, data: Sequence[str | Path], output_dir: Path, step: int) -> str:
     values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(TrainingArguments)}
     given = {name: value for name, value in values.items() if value != getattr(TrainingArguments(), name)}
-    given |= {name: str(given[name]) for name in ("programs_dir", "sample_prompts") if name in given}
+    given |= {name: str(given[name]) for name in ("programs_dir", "sample_prompts", "start_from") if name in given}
     given |= {"output_dir": str(output_dir)}
     given.pop("resume_from_checkpoint", None)
     if step:

@@ -20,7 +20,6 @@ from lcjax.data import Batch, Data, iterate
 from lcjax.leak import refuse_leak
 from lcjax.model import Llama, ModelSettings, lora
 from lcjax.parallel.devices import Devices
-from lcjax.parallel.placement import committed
 from lcjax.parallel.processes import together
 from lcjax.plan.choosing.budget import budget_here
 from lcjax.plan.compiling.run import Run
@@ -30,6 +29,8 @@ from lcjax.train.compiled.execution import SavedExecution, open_programs, settin
 from lcjax.train.compiled.fitting import COMPILED_AGAIN, fitting_settings
 from lcjax.train.devices import mesh_of_model
 from lcjax.train.reporting.start_line import start_line
+from lcjax.train.start.point import Start
+from lcjax.train.start.state import initial_state
 
 
 class Step(NamedTuple):
@@ -74,6 +75,8 @@ class Computation:
         arguments: TrainingArguments,
         max_steps: int,
         saved_execution: SavedExecution | None,
+        start: Start | None,
+        optimizer_steps: int,
         *,
         console: Console,
         move_native_log: Callable[[], str],
@@ -84,12 +87,15 @@ class Computation:
         Args:
           max_steps: the number of steps of the run.
           saved_execution: how a resumed run has computed so far.
+          start: the checkpoint from which a new run takes its weights.
+          optimizer_steps: as in `build_program`.
           move_native_log: sends the output of XLA to a file, and returns its path or "".
           resources: until it is closed, JAX compiles into the run's own folder of programs.
         """
         self.model, self.data, self.arguments, self.max_steps = model, data, arguments, max_steps
         self.console, self._move_native_log = console, move_native_log
         self.saved_execution = saved_execution
+        self._start, self._optimizer_steps = start, optimizer_steps
         self._open_programs(resources)
         self._build()
 
@@ -109,7 +115,7 @@ class Computation:
         fitted = self._fitting_settings(settings, params)
         self.execution = SavedExecution.of(self.programs, fitted)
         settings = fitted or settings
-        program = build_program(model.config, params, settings, arguments, self.max_steps)
+        program = build_program(model.config, params, settings, arguments, self.max_steps, self._optimizer_steps)
         self._frozen, self._schedule = program.frozen, program.schedule
         if not arguments.skip_leak_check:
             say(self.console, "checking that packed documents do not see each other")
@@ -118,10 +124,7 @@ class Computation:
         self.token_scores = step.jit_token_scores(self.devices)
         evaluated = settings_for_rows(model.settings, self.data.held_out_plan, "held-out")
         self.settings = dataclasses.replace(settings, one_document_a_row=evaluated.one_document_a_row)
-        state = step.init_state(program.optimizer, program.trainable, arguments.seed)
-        # Committed to its devices, as a restored state is. Otherwise JAX would compile a separate
-        # step for each of the two.
-        self.state = committed(self.devices.distribute(state))
+        self.state = initial_state(program, arguments.seed, self.devices, self._start)
         self.batches = iterate(
             self.data.train_dataset(arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps)
         )

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from lcjax import api, weights
 from lcjax.config import LlamaConfig
-from lcjax.config.rope import RopeScaling
 from lcjax.config.rope_choice import choose_rope
 from lcjax.model import Llama
 from lcjax.train.arguments import RunArguments
 from lcjax.train.checkpoints.checkpoint import Checkpoints
 from lcjax.train.checkpoints.resume import find_resume_point
 from lcjax.train.compiled.execution import open_adapter_programs
+from lcjax.train.start.point import find_start, with_saved_rope
 
 
 def model_to_train(model: Llama, arguments: RunArguments) -> Llama:
     """The loaded model as the run trains it.
 
-    A resumed run has its trained weights in the checkpoint, and does not read the adapter that it
-    had started from.
+    A run that starts from a checkpoint, or is resumed, has its trained weights there, and they
+    replace those of this model. It does not read the adapter that it had started from.
 
     Raises:
       InputError: the adapter cannot be read, or it belongs to another model.
@@ -77,20 +76,12 @@ def _trained_so_far(config: LlamaConfig, arguments: RunArguments) -> LlamaConfig
 
     None if they are new, or if the arguments choose RoPE.
     """
-    if arguments.adapter is None or _chooses_rope(arguments):
+    if (arguments.adapter is None and arguments.start_from is None) or _chooses_rope(arguments):
         return None
-    if arguments.resume_from_checkpoint is None:
-        return weights.base_config(arguments.adapter, config)
-    point = find_resume_point(arguments.resume_from_checkpoint, arguments.output_dir)
-    assert point is not None
-    return _with_saved_rope(config, Checkpoints(point.directory).run(point.step)["model"])
-
-
-def _with_saved_rope(config: LlamaConfig, saved: dict[str, Any]) -> LlamaConfig:
-    """The config with the RoPE of the model in a checkpoint's description."""
-    scaling: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in saved["rope_scaling"].items()
-    }
-    names = "rope_theta", "partial_rotary_factor", "max_position_embeddings"
-    fields = {name: saved[name] for name in names} | {"rope_scaling": RopeScaling(**scaling)}
-    return dataclasses.replace(config, **fields)
+    if arguments.resume_from_checkpoint is not None:
+        point = find_resume_point(arguments.resume_from_checkpoint, arguments.output_dir)
+        assert point is not None
+        return with_saved_rope(config, Checkpoints(point.directory).run(point.step))
+    if (start := find_start(arguments)) is not None:
+        return start.with_its_rope(config)
+    return weights.base_config(str(arguments.adapter), config)

@@ -8,31 +8,48 @@ from typing import Any
 
 from lcjax.model import Llama, lora
 from lcjax.train.checkpoints.fingerprint import fingerprint
+from lcjax.train.checkpoints.folder import RunFolder
 
 
-def origin_of(model: Llama, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run started from: `adapter`, its directory, and `weights`, their fingerprint.
+def origin_of(model: Llama, folder: RunFolder) -> dict[str, Any]:
+    """What a run started from: its path as `adapter` or as `checkpoint`, and its `fingerprint`.
+
+    With a checkpoint, `optimizer_state` is whether the optimizer's state is from there too, and
+    `optimizer_steps` is the number of steps that this state had taken.
 
     Args:
       model: as it is before the first step.
-      saved: the description in the checkpoint from which the run is resumed; empty for a new run.
+      folder: of the run; if the run is resumed, its checkpoint knows the origin.
 
     Returns:
       Values for JSON; nothing if the run started from a new adapter or from a model's own weights.
     """
-    if saved:
-        return dict(saved.get("origin", {}))
+    if folder.resume is not None:
+        return dict(folder.saved.get("origin", {}))
+    if (start := folder.start) is not None:
+        return {
+            "checkpoint": str(start.point),
+            "fingerprint": start.fingerprint(),
+            "optimizer_state": start.optimizer_state,
+            "optimizer_steps": start.optimizer_steps,
+        }
     if not model.settings.adapter:
         return {}
-    return {"adapter": model.settings.adapter, "weights": fingerprint(lora.detach(model.params)[1])}
+    return {"adapter": model.settings.adapter, "fingerprint": fingerprint(lora.detach(model.params)[1])}
 
 
 def shown_origin(origin: Mapping[str, Any]) -> str:
     """What a run started from, for its card, which has no paths."""
-    return f"adapter {_name(Path(origin['adapter']))}, fingerprint {origin['weights']}"
+    if "adapter" in origin:
+        return f"adapter {_name(Path(origin['adapter']), 'adapter')}, fingerprint {origin['fingerprint']}"
+    path = Path(origin["checkpoint"])
+    optimizer = ", with the optimizer's state" if origin["optimizer_state"] else ""
+    return (
+        f"checkpoint {path.name} of {_name(path.parent, 'checkpoints')}{optimizer}, fingerprint {origin['fingerprint']}"
+    )
 
 
-def _name(adapter: Path) -> str:
-    """The name of an adapter's folder, or of its run's if that is more specific."""
-    parts = [part for part in adapter.absolute().resolve().parts if part != "adapter"]
-    return parts[-1] if len(parts) > 1 else adapter.name
+def _name(path: Path, usual: str) -> str:
+    """The name of a folder, or if it is the usual one, that of its run."""
+    path = path.absolute().resolve()
+    return path.parent.name if path.name == usual and path.parent.name else path.name

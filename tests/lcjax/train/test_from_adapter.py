@@ -46,14 +46,14 @@ def test_the_adapter_is_not_changed_and_is_named_in_the_record_and_the_card(fini
     config = weights.load_config(model_dir)
     origin = {
         "adapter": str(finished / "adapter"),
-        "weights": fingerprint(weights.load_adapter(finished / "adapter", config)[1]),
+        "fingerprint": fingerprint(weights.load_adapter(finished / "adapter", config)[1]),
     }
     record = read_run_record(second)
     assert record["origin"] == origin
     assert record["arguments"]["adapter"] == str(finished / "adapter")
     assert "origin" not in read_run_record(finished)
     card = (second / "adapter" / "README.md").read_text()
-    assert f"| started from | adapter run, fingerprint {origin['weights']} |" in card
+    assert f"| started from | adapter run, fingerprint {origin['fingerprint']} |" in card
     assert "started from" not in (finished / "adapter" / "README.md").read_text()
     assert (second / "adapter" / "adapter_model.safetensors").read_bytes() != (
         finished / "adapter" / "adapter_model.safetensors"
@@ -74,7 +74,7 @@ def test_it_resumes_exactly_without_the_adapter_that_it_started_from(short, fini
     assert f"the resumed run started from {adapter}; omit it" in capsys.readouterr().err
     assert main(["--output-dir", str(run), "--resume-from-checkpoint", "latest"]) == 0
     assert records(run) == records(second)
-    assert read_run_record(run)["origin"]["weights"] == read_run_record(second)["origin"]["weights"]
+    assert read_run_record(run)["origin"]["fingerprint"] == read_run_record(second)["origin"]["fingerprint"]
 
 
 @pytest.mark.parametrize(
