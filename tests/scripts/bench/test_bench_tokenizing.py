@@ -1,4 +1,4 @@
-"""The script prints the numbers of a first run and of one with stored tokens."""
+"""The script prints the numbers of a first run, of one with stored tokens, and of the peer."""
 
 import re
 
@@ -7,12 +7,16 @@ import pytest
 from bench_tokenizing import main
 from tests.support.thin import thinned
 
+NUMBERS = (
+    r"(first|stored|peer) +([\d.]+) s +([\d.]+) MB/s +([\d.]+) processor s +(\d+) MB of memory +"
+    r"(?P<tokens>[\d,]+) tokens"
+)
 
-@pytest.mark.parametrize("options", thinned([[], ["--one-document"]], lambda options: not options))
-def test_the_second_run_finds_the_tokens_of_the_first(capsys, smollm2, options):
+
+@pytest.mark.parametrize("options", thinned([[], ["--one-document", "--no-peer"]], lambda options: not options))
+def test_all_runs_find_the_same_number_of_tokens(capsys, smollm2, options):
     assert main(["--megabytes", "0.05", "--model", str(smollm2), *options]) == 0
-    first, stored = capsys.readouterr().out.splitlines()
-    pattern = r"(first|stored) +([\d.]+) s +([\d.]+) MB/s +(\d+) MB of memory +([\d,]+) tokens"
-    numbers = [re.fullmatch(pattern, line) for line in (first, stored)]
-    assert [match and match[1] for match in numbers] == ["first", "stored"]
-    assert [match and match[5] for match in numbers] == [numbers[0] and numbers[0][5]] * 2
+    numbers = [re.fullmatch(NUMBERS, line) for line in capsys.readouterr().out.splitlines()]
+    runs = ["first", "stored"] if options else ["first", "stored", "peer"]
+    assert [match and match[1] for match in numbers] == runs
+    assert len({match and match["tokens"] for match in numbers}) == 1
