@@ -20,7 +20,7 @@ from lcjax.model.params import TensorName, tensor_names
 from lcjax.parallel.devices import ON_ONE, Devices
 from lcjax.parallel.loading import Rows
 from lcjax.parallel.processes import together
-from lcjax.weights.packing import Packer, Packing, Parts, Path, TensorReader, one_array, quantizing
+from lcjax.weights.packing import Packer, Packing, Parts, Path, TensorReader, at_once, one_array, quantizing
 from lcjax.weights.packing import Shape as Shape
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -37,6 +37,9 @@ _CHECKED_BYTES = 2**18
 # The CPU backend uses a buffer without copying it only if it has this alignment, in bytes.
 _ALIGNMENT = 64
 _NAMED = 3
+
+# A smaller leaf is read by one thread.
+_LARGE_BYTES = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,19 +209,30 @@ def assemble(
       InputError: of `read`; if processes have different parts, all of them raise it.
     """
     tree: dict[str, Any] = {}
-    # Otherwise the others would wait for a process that cannot read its rows.
-    agreed = together if devices.cut_between_processes else lambda function: function()
     for path, tensors in _by_leaf(names):
-        stack = None
-        for name in tensors:
-            packing = packed(name) or one_array(name, read, dtype)
-            stack = stack or _Stack(path, _stacks(tensors), packing, devices, on_host=path[0] in on_host)
-            rows, out = stack.rows, stack.parts(name.index)
-            packing.finish(rows, out, agreed(functools.partial(packing.read, rows, out)))
-        assert stack is not None
+        packings = [packed(name) or one_array(name, read, dtype) for name in tensors]
+        stack = _Stack(path, _stacks(tensors), packings[0], devices, on_host=path[0] in on_host)
+        _fill(
+            stack,
+            [(packing, stack.parts(name.index)) for packing, name in zip(packings, tensors, strict=True)],
+            devices,
+        )
         for below, leaf in stack.put().items():
             insert(tree, path + below, leaf)
+        del stack  # before the next one exists
     return tree
+
+
+def _fill(stack: _Stack, tensors: list[tuple[Packing, Parts]], devices: Devices) -> None:
+    """Reads the tensors of a leaf into their parts of its buffers."""
+    reads = [functools.partial(packing.read, stack.rows, out) for packing, out in tensors]
+    if devices.cut_between_processes:
+        # Otherwise the others would wait for a process that cannot read its rows.
+        found = map(together, reads)
+    else:
+        found = at_once(reads) if tensors[0][0].is_plain and stack.is_large else (read() for read in reads)
+    for packing, out in tensors:
+        packing.finish(stack.rows, out, next(found))
 
 
 class _Stack:
@@ -237,6 +251,11 @@ class _Stack:
             self._leaves[path] = leaf, [aligned_empty(shape, dtype) for shape in leaf.part_shapes()]
             cut += [rows for rows in [leaf.rows()] if rows is not None]
         self.rows = cut[0] if cut else Rows((slice(0, packing.rows),))
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is worth to start threads for it."""
+        return sum(buffer.nbytes for _, buffers in self._leaves.values() for buffer in buffers) >= _LARGE_BYTES
 
     def parts(self, index: tuple[int, ...]) -> Parts:
         """The buffers of one tensor, at its index along the leading axes."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -19,6 +20,9 @@ Parts: TypeAlias = Mapping[Path, Sequence[np.ndarray]]
 
 # Bytes in float32 of the rows that are quantized at a time.
 _CHUNK_BYTES = 2**25
+
+# That read tensors; each needs a few MB.
+_THREADS = 4
 
 
 class TensorReader(Protocol):
@@ -52,6 +56,11 @@ class Packing:
     rows: int
     finish: Callable[[Rows, Parts, Any], None] = _nothing
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a single array, whose reading needs little memory."""
+        return set(self.leaves) == {()}
+
 
 Packer: TypeAlias = Callable[[TensorName], Packing | None]
 
@@ -64,6 +73,18 @@ def one_array(name: TensorName, read: TensorReader, dtype: np.dtype) -> Packing:
             read(name, values, part.start)
 
     return Packing({(): (name.shape, dtype)}, fill, name.shape[0])
+
+
+def at_once(reads: Sequence[Callable[[], Any]]) -> Iterator[Any]:
+    """Calls functions in threads, some at a time; yields their results in order.
+
+    One core copies slower than a disk or its cache delivers.
+    """
+    threads = ThreadPoolExecutor(_THREADS, "reading")
+    try:
+        yield from threads.map(lambda read: read(), reads)
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def quantizing(read: TensorReader, config: LlamaConfig, kind: str | None) -> Packer:
