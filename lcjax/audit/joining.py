@@ -167,7 +167,7 @@ def of_lengths(totals: Sequence[int], order: Sequence[int], lengths: np.ndarray)
     sizes = lengths[order]
     group = np.searchsorted(np.cumsum(totals), np.cumsum(sizes) - sizes / 2)
     for index in range(len(totals)):
-        if members := [order[place] for place in np.flatnonzero(group == index)]:
+        if members := [order[place] for place in np.flatnonzero(group == index).tolist()]:
             yield members
 
 
