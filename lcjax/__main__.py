@@ -11,7 +11,7 @@ import importlib
 import importlib.metadata
 import sys
 
-from lcjax.cli.startup import BROKEN_PIPE, discard, importing, leave
+from lcjax.cli.startup import BROKEN_PIPE, discard, importing, is_a_program, leave
 from lcjax.errors import unknown
 
 COMMANDS = {
@@ -78,6 +78,7 @@ def overview() -> str:
 
 def script(name: str | None = None) -> None:
     """An installed script: the command of that name, or `main`."""
+    is_a_program()
     leave(main() if name is None else _command(name, None))
 
 

@@ -27,6 +27,16 @@ LAST_LINES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _SILENT_SECONDS = 2.0
 
 
+# Whether a program of lcjax runs, rather than another one that calls lcjax.
+_is_program = False
+
+
+def is_a_program() -> None:
+    """From now on, `importing` takes the process for a program of lcjax."""
+    global _is_program
+    _is_program = True
+
+
 def end_quietly_on_signals() -> None:
     """Until the command takes over, a signal ends the process with one line.
 
@@ -41,10 +51,10 @@ def importing(is_program: bool) -> Iterator[None]:
     """A context in which a program imports its libraries.
 
     It prints a line if that takes long, and exits at once on a signal. A signal's exception would
-    pass through half-imported libraries, some of which print it or continue. If `is_program` is
-    false, because another program imports the module, nothing is changed.
+    pass through half-imported libraries, some of which print it, continue or crash. If `is_program`
+    is false, because another program imports the module, nothing is changed.
     """
-    if not is_program or threading.current_thread() is not threading.main_thread():
+    if not (is_program or _is_program) or threading.current_thread() is not threading.main_thread():
         yield
         return
     open_missing_streams()

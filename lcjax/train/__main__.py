@@ -55,8 +55,8 @@ def _from(argv: list[str] | None, file: ConfigFile | None) -> RunArguments:
 
 def _demo_for(given: RunArguments, argv: list[str] | None, file: ConfigFile | None) -> RunArguments:
     """The demo's arguments, adjusted so that none of its defaults conflicts with a given flag."""
-    from lcjax.train.demo import demo
-
+    with importing(argv is None):
+        from lcjax.train.demo import demo
     words = sys.argv[1:] if argv is None else argv
     names = [] if file is None else [flag(name) for name in file.values]
     chosen = demo()

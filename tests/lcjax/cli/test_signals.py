@@ -37,14 +37,23 @@ IMPORTS = [(command, "tyro", "") for command in COMMANDS] + [
 
 
 @pytest.mark.parametrize("number", CODES)
-@pytest.mark.parametrize(("command", "library", "flags"), IMPORTS)
+@pytest.mark.parametrize(
+    ("command", "library", "flags"),
+    [*IMPORTS, *((f"lcjax {command}", "jax", flags) for command, flags in FLAGS.items())],
+)
 def test_a_signal_while_libraries_are_imported_is_one_line(command, library, flags, number, tmp_path):
-    """The library blocks during its import, so that the process is importing at the signal."""
-    slow = "import sys, time; sys.modules[__name__].__path__ = []\nprint('importing', flush=True)\ntime.sleep(60)\n"
+    """The library blocks during its import, so that the process is importing at the signal.
+
+    As an extension in C, it does not pass on what is raised in it.
+    """
+    slow = (
+        "import sys, time; sys.modules[__name__].__path__ = []\nprint('importing', flush=True)\n"
+        "try:\n    time.sleep(60)\nexcept BaseException:\n    raise ImportError('an error') from None\n"
+    )
     (tmp_path / f"{library}.py").write_text(slow)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(
-        [sys.executable, "-m", module_of(command), *flags.split()],
+        [sys.executable, "-m", *(command.split() if " " in command else [module_of(command)]), *flags.split()],
         env=environment,
         text=True,
         stdout=subprocess.PIPE,
