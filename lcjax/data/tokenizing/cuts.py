@@ -31,6 +31,7 @@ class Cuts:
         self._backend = backend
         definition = json.loads(backend.to_str())
         self._added = _AddedTokens(definition["added_tokens"], backend)
+        self._trims_ends = _trims_ends(definition["post_processor"])
         self._depends_on_chance = bool(definition["model"].get("dropout"))
         self._is_tried: dict[tuple[str, str, str], bool] = {}
         self._allows = functools.lru_cache(maxsize=1 << 16)(self.cut_is_safe)
@@ -60,6 +61,15 @@ class Cuts:
     def is_exact(self) -> bool:
         """Whether texts may be cut at all, and the same text always has the same ids."""
         return self._levels is not None and not self._depends_on_chance
+
+    @property
+    def has_exact_ends(self) -> bool:
+        """Whether it is also known where the tokens of a piece end, wherever the piece is.
+
+        It is not if the tokenizer puts a space before a text, or leaves the space at the beginning
+        of a text out of the first token's offsets.
+        """
+        return self.is_exact and not (self.leave_out or self._trims_ends)
 
     @property
     def leave_out(self) -> bool:
@@ -173,3 +183,10 @@ class _AddedTokens:
 
 def _is_of_word(character: str) -> bool:
     return character.isalnum() or character == "_" or not character.isascii()
+
+
+def _trims_ends(post_processor: Any) -> bool:
+    """Whether a post-processor changes offsets; some do so only at the beginning of a text."""
+    if isinstance(post_processor, dict):
+        return bool(post_processor.get("trim_offsets")) or any(map(_trims_ends, post_processor.values()))
+    return isinstance(post_processor, list) and any(map(_trims_ends, post_processor))

@@ -150,10 +150,8 @@ class Encoder:
 
     def _by_pieces(self, document: Document) -> bool:
         """Whether documents of this kind are encoded by pieces."""
-        return (
-            self._cuts.is_exact
-            and not (document.learned is not None and self._cuts.leave_out)
-            and (self._around is not None or document.is_rendered)
+        return (self._cuts.is_exact if document.learned is None else self._cuts.has_exact_ends) and (
+            self._around is not None or document.is_rendered
         )
 
     @functools.cached_property

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, processors
+from transformers import PreTrainedTokenizerFast
 
 from lcjax.data import Document, tokenize
 from lcjax.data.tokenizing import encoding, pieces
@@ -103,3 +105,20 @@ def test_documents_have_the_same_ids_and_masks_by_pieces(kind, is_rendered, monk
     assert len(encoded) > 10
     for name in ("tokens", "offsets", "learned"):
         assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+
+
+def test_a_tokenizer_that_trims_offsets_encodes_masked_documents_whole(monkeypatch):
+    """It gives the first token of a text other offsets, and with them another mask."""
+    backend = Tokenizer.from_str(tokenizer_of("llama 3").backend_tokenizer.to_str())
+    backend.post_processor = processors.ByteLevel(trim_offsets=True, add_prefix_space=True)
+    content = "the boat. e \u2160 \u2161 (b) 8 \u0308 7 seven rivers\n" * 30
+    documents = [Document("masked", content, ((0, len(content)),)), Document("plain", content)]
+    expected = tokenize(documents, PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"))
+    monkeypatch.setattr(encoding, "CHARACTERS_BEFORE_PIECES", 0)
+    found = tokenize(documents, PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"))
+    assert np.array_equal(found.tokens, expected.tokens)
+    assert np.array_equal(found.learned, expected.learned)
+    monkeypatch.setattr(Cuts, "has_exact_ends", True)
+    mutant = tokenize(documents, PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"))
+    assert np.array_equal(mutant.tokens, expected.tokens)
+    assert not np.array_equal(mutant.learned, expected.learned)
