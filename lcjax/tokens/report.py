@@ -13,7 +13,7 @@ _BAR_WIDTH = 32
 
 def headline(figures: TokenFigures) -> str:
     """The size of the corpus, in one line."""
-    line = f"{figures.documents:,} documents, {figures.tokens:,} tokens"
+    line = f"{figures.documents:,} document{'s' * (figures.documents != 1)}, {figures.tokens:,} tokens"
     return line if figures.learned == figures.tokens else f"{line}, {figures.learned:,} of them with a loss"
 
 

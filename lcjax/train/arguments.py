@@ -144,8 +144,9 @@ class RunArguments(TrainingArguments):
                 f"--full-finetuning and --adapter {self.adapter} contradict each other: merge the adapter with "
                 "`lcjax convert` and train the merged model, or omit one of them"
             )
-        if self.adapter is not None and self.output_dir is not None:
-            _refuse_to_write_in(self.adapter, self.output_dir)
+        for name in ("adapter", "start_from"):
+            if getattr(self, name) is not None and self.output_dir is not None:
+                _refuse_to_write_in(flag(name), getattr(self, name), self.output_dir)
         if self.full_finetuning and self.quantize:
             raise InputError(
                 f"--full-finetuning and --quantize {self.quantize} contradict each other: "
@@ -217,12 +218,13 @@ SECTIONS = {
 """The sections of the help; the flags that most runs need come first."""
 
 
-def _refuse_to_write_in(adapter: Path, output_dir: Path) -> None:
-    """Raises InputError if a run would write to the folder of the adapter that it starts from."""
-    folder, output = adapter.absolute().resolve(), output_dir.absolute().resolve()
-    if folder in (output, *output.parents):
+def _refuse_to_write_in(name: str, start: Path, output_dir: Path) -> None:
+    """Raises InputError if a run would write to the folder that it starts from."""
+    folder, output = start.absolute().resolve(), output_dir.absolute().resolve()
+    # That a run has its own folder is found when the folder is opened.
+    if folder in output.parents or (folder == output and name == "--adapter"):
         raise InputError(
-            f"--output-dir {output_dir} is in the folder of --adapter {adapter}, which stays unchanged; choose another"
+            f"--output-dir {output_dir} is in the folder of {name} {start}, which stays unchanged; choose another"
         )
 
 

@@ -44,7 +44,7 @@ from lcjax.train.running.held_out import NotFinite, held_out_loss
 from lcjax.train.sampling.samples import Samples, check_samples
 from lcjax.train.selection.best import require_held_out
 from lcjax.train.selection.keeping import Selection
-from lcjax.train.start.record import origin_of
+from lcjax.train.start.record import line_about_start, origin_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -126,6 +126,8 @@ class _Run:
         self.max_steps = arguments.number_of_steps(len(data.train_plan))
         self.description |= describe_data(data, self.max_steps)
         self.description |= {"started": self.started.isoformat(), "origin": self.origin}
+        if "checkpoint" in self.origin and folder.resume is None:
+            say(console, line_about_start(self.origin))
         self.computation = Computation(
             model,
             data,

@@ -39,5 +39,9 @@ def repository_document(folder: Path, read: Callable[[Path], str | None]) -> Doc
         text = read(path)
         if text is not None and text.strip():
             texts[path.relative_to(folder).as_posix()] = text
-    parts = (f"=== {path} ===\n{texts[path].removesuffix(chr(10))}\n" for path in dependency_order(texts))
+    # A name may have line breaks.
+    parts = (
+        f"=== {' '.join(path.splitlines())} ===\n{texts[path].removesuffix(chr(10))}\n"
+        for path in dependency_order(texts)
+    )
     return Document(str(folder), "\n".join(parts))

@@ -219,7 +219,10 @@ class _Source:
             if is_table(path) or path.is_file():
                 yield from self._read_file(path, str(path))
             else:
-                yield repository_document(path, self._file_of_repository)
+                document = repository_document(path, self._file_of_repository)
+                if not document.text:
+                    return
+                yield document
             self._found += 1
         except NotText:
             self._not_text.append(path)

@@ -14,8 +14,8 @@ def refuse_too_few_steps(max_steps: int, point: ResumePoint) -> None:
     """Raises InputError if the run had already taken more steps at `point`."""
     if max_steps < point.step:
         raise InputError(
-            f"checkpoint {point} is of another run: it has taken {point.step} steps, but --max-steps is now {max_steps}; "
-            "give at least as many, or start again with another --output-dir"
+            f"checkpoint {point} has taken {point.step} steps, more than the {max_steps} of --max-steps; give at least as "
+            "many, resume from an earlier checkpoint, or start again with another --output-dir"
         )
 
 

@@ -38,6 +38,13 @@ def origin_of(model: Llama, folder: RunFolder) -> dict[str, Any]:
     return {"adapter": model.settings.adapter, "fingerprint": fingerprint(lora.detach(model.params)[1])}
 
 
+def line_about_start(origin: Mapping[str, Any]) -> str:
+    """What a new run takes over from a checkpoint."""
+    steps = origin["optimizer_steps"]
+    optimizer = f"its state after {steps:,} steps" if origin["optimizer_state"] else "no earlier state"
+    return f"starting from checkpoint {origin['checkpoint']}; the optimizer has {optimizer}"
+
+
 def shown_origin(origin: Mapping[str, Any]) -> str:
     """What a run started from, for its card, which has no paths."""
     if "adapter" in origin:

@@ -67,6 +67,8 @@ def test_a_ladder_of_three_lengths_carries_adapter_and_optimizer_bit_for_bit(
         assert main(flags.split()) == 0
         said = capsys.readouterr().err
         line = f"RoPE was default, base 10,000 in {runs[1]}/checkpoints/{STEPS}, and is now yarn, factor 2, base 10,000"
+        start = f"starting from checkpoint {run.parent / str(length // 2)}/checkpoints/{STEPS}; "
+        assert f"{start}the optimizer has its state after {number * STEPS} steps" in said or not number
         assert said.count("RoPE was ") == said.count(line) == (length == 256)
         rates = [row["learning_rate"] for row in metrics_of(run)]
         np.testing.assert_allclose(rates, [0, 5e-4, 1e-3])  # each stage has its own warm-up
@@ -164,6 +166,10 @@ def test_a_second_stage_with_other_data_begins_with_the_loss_of_the_first_and_re
         ("--data d --start-from {run}/missing", "--start-from {run}/missing does not exist; give a folder such as"),
         ("--data d --start-from {run}/checkpoints/3", "{run}/checkpoints/3 does not exist"),
         ("--data d --start-from {run} --adapter {run}/adapter", "contradict each other; give one of them"),
+        (
+            "--data d --start-from {run} --output-dir {run}/x",
+            "--output-dir {run}/x is in the folder of --start-from {run}",
+        ),
         ("--data d --start-from {run} --output-dir {run}", "{run} has a run with checkpoints; resume it with"),
         ("--optimizer-state", "--optimizer-state has no effect without --start-from; give both, or omit it"),
     ],
