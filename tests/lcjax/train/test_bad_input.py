@@ -261,7 +261,6 @@ def others(model_dir, data_dir, tmp_path_factory):
         ("--learning-rate 1", "--learning-rate was 0.0002 and is 1.0; give the same"),
         ("--gradient-accumulation-steps 2", "--gradient-accumulation-steps was 1 and is 2"),
         ("--max-seq-length 32", "--max-seq-length was 48 and is 32"),
-        ("--max-steps 9", "its learning rate falls (linear) over 4 steps, not 9"),
         ("--dtype bfloat16", "--dtype was 'float32' and is 'bfloat16'"),
         ("--full-finetuning --lora-r 16", "--full-finetuning was False and is True"),
         # Not that it contradicts --lora-r, which was not given.

@@ -101,7 +101,7 @@ def test_an_extended_run_equals_an_uninterrupted_longer_one(name, model_dir, dat
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--max-steps 3", "it has taken 4 steps, but --max-steps is now 3; give at least as many"),
+        ("--max-steps 3", "has taken 4 steps, more than the 3 of --max-steps; give at least as many"),
         ("--max-steps 8 --warmup-steps 3", "--warmup-steps was 2 and is 3; give the same"),
         (
             "--max-steps 8 --lr-scheduler-type constant",
